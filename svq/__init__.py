@@ -1,0 +1,3 @@
+"""svq: lightweight speaker verification, from recordings to a packed low-bit model."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,74 @@
+"""What every worker in `svq.bin` shares: argument parsing, one-line errors, progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from svq.errors import UserError
+
+
+def parser(doc: str) -> argparse.ArgumentParser:
+    """An ArgumentParser whose help shows `doc` as written and every option's default."""
+
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
+
+
+def boolean(text: str) -> bool:
+    """argparse type for options that shell recipes pass on as `true` or `false`."""
+    if text in ("true", "false"):
+        return text == "true"
+    raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
+
+
+def _program_name() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else os.path.basename(sys.argv[0])
+
+
+def run_main(main) -> None:
+    """Runs `main()` and exits: 0, or 1 with one line on stderr when it raised a UserError."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"{_program_name()}: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        # The reader of our output left (`... | head`); Python would complain at exit otherwise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(status or 0)
+
+
+def progress(iterable, total: int | None = None, desc: str = "", seconds: float = 10.0):
+    """Iterates with a tqdm bar on a terminal, or with a plain line every `seconds` in a log."""
+    if total is None and hasattr(iterable, "__len__"):
+        total = len(iterable)
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(iterable, total=total, desc=desc, dynamic_ncols=True)
+        return
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= seconds:
+            last = now
+            print(_plain_line(desc, done, total, now - start), file=sys.stderr, flush=True)
+    print(_plain_line(desc, done, total, time.monotonic() - start), file=sys.stderr, flush=True)
+
+
+def _plain_line(desc: str, done: int, total: int | None, elapsed: float) -> str:
+    rate = done / elapsed if elapsed > 0 else 0.0
+    share = f"{done}/{total} ({100 * done / total:.0f} %)" if total else str(done)
+    left = f", {(total - done) / rate:.0f} s left" if total and rate > 0 and done < total else ""
+    return f"{desc}: {share} in {elapsed:.1f} s, {rate:.1f}/s{left}"
