@@ -1,0 +1,130 @@
+"""The one front end: Kaldi's log-mel filter bank, batched, in torch.
+
+Definition: Kaldi's `compute-fbank-feats --dither=0 --num-mel-bins=80`
+(src/feat/feature-window.cc, mel-computations.cc, feature-fbank.cc): 25 ms
+frames every 10 ms, whole frames only (snip edges), DC removed per frame,
+pre-emphasis 0.97, povey window, 512-point power spectrum, triangular filters
+on the mel scale from 20 Hz to the Nyquist frequency, log floored at float
+epsilon; input on the 16-bit scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+PREEMPHASIS = 0.97
+LOW_HZ = 20.0
+INT16_SCALE = 32768.0
+# Frames in flight at a time on the CPU: the buffers then stay in the L2 cache.
+CHUNK_FRAMES = 512
+
+
+def num_frames(num_samples: int, rate: int = 16000) -> int:
+    """Whole 25 ms frames at a 10 ms hop in `num_samples` samples (0 if too short)."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    return 0 if num_samples < length else 1 + (num_samples - length) // hop
+
+
+def num_samples(frames: int, rate: int = 16000) -> int:
+    """The fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    return length + (frames - 1) * hop
+
+
+def povey_window(length: int) -> np.ndarray:
+    """Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
+
+
+def mel_filters(num_mels: int, fft_size: int, rate: int) -> np.ndarray:
+    """Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
+
+    The Nyquist bin is left out, as in Kaldi. Computed in float32 like Kaldi:
+    the lowest filters catch one bin near a corner, where the rounding of the
+    mel scale shows in the result.
+    """
+    def mel(hertz):
+        hertz = np.asarray(hertz, dtype=np.float32)
+        return np.float32(1127.0) * np.log(np.float32(1.0) + hertz / np.float32(700.0))
+
+    low, high = mel(LOW_HZ), mel(0.5 * rate)
+    step = (high - low) / np.float32(num_mels + 1)
+    bins = mel(np.float32(rate / fft_size) * np.arange(fft_size // 2, dtype=np.float32))
+    index = np.arange(num_mels, dtype=np.float32)
+    left, centre, right = (low + (index + np.float32(k)) * step for k in range(3))
+    bins = bins[:, None]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    return np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
+
+
+class Fbank(nn.Module):
+    """Waveforms (B, T) float in [-1, 1] -> log-mels (B, frames, num_mels) float32.
+
+    frames = 1 + (T - 400) // 160 at 16 kHz; ValueError when T is shorter than
+    one frame. There is nothing to train: gradients do not flow through.
+    """
+
+    def __init__(self, num_mels: int = 80, rate: int = 16000):
+        super().__init__()
+        self.num_mels, self.rate = num_mels, rate
+        self.length, self.hop = rate * 25 // 1000, rate * 10 // 1000
+        self.fft_size = 1 << (self.length - 1).bit_length()
+        # The 16-bit scale is a power of two: folded into the window it is exact.
+        window = torch.from_numpy(povey_window(self.length) * INT16_SCALE).float()
+        mel = torch.from_numpy(mel_filters(num_mels, self.fft_size, rate))
+        # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("mel", mel.repeat_interleave(2, dim=0), persistent=False)
+        self.epsilon = float(np.finfo(np.float32).eps)
+
+    @torch.no_grad()
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        if waveforms.dim() != 2:
+            raise ValueError(f"expected waveforms (B, T), got shape {tuple(waveforms.shape)}")
+        waveforms = waveforms.float()
+        batch, samples = waveforms.shape
+        frames = num_frames(samples, self.rate)
+        if frames < 1:
+            raise ValueError(f"{samples} samples are shorter than one frame of {self.length}")
+        output = waveforms.new_empty(batch, frames, self.num_mels)
+        size = CHUNK_FRAMES if waveforms.device.type == "cpu" else 1 << 16
+        rows = max(1, size // frames)
+        for b in range(0, batch, rows):
+            for t in range(0, frames, size):
+                last = min(t + size, frames)
+                piece = waveforms[b:b + rows, t * self.hop:(last - 1) * self.hop + self.length]
+                self._chunk(piece, output[b:b + rows, t:last])
+        return output
+
+    def _chunk(self, waveforms: torch.Tensor, output: torch.Tensor) -> None:
+        """One cache-sized piece, (b, T') -> output (b, t, num_mels)."""
+        frames = self._frames(waveforms)
+        spectrum = torch.fft.rfft(frames, n=self.fft_size)
+        power = torch.view_as_real(spectrum).flatten(-2)[..., :self.fft_size].square_()
+        output.copy_(torch.matmul(power, self.mel).clamp_(min=self.epsilon).log_())
+
+    def _frames(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """DC-free, pre-emphasised, windowed frames (b, t, length).
+
+        Within a frame of mean m Kaldi takes (x[i] - m) - 0.97 (x[i-1] - m),
+        which is (x[i] - 0.97 x[i-1]) - 0.03 m: the first part is the same in
+        all frames that share the sample, so it is done once, before framing.
+        The mean of the piece goes first: it changes nothing on paper, but keeps
+        a large DC offset from eating the float32 digits of the speech. Kaldi's rule for a frame's first sample does not matter, for the povey
+        window is zero there.
+        """
+        waveforms = waveforms - waveforms.mean(dim=1, keepdim=True)
+        emphasised = torch.empty_like(waveforms)
+        torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=PREEMPHASIS, out=emphasised[:, 1:])
+        emphasised[:, 0] = 0
+        mean = waveforms.unfold(1, self.length, self.hop).mean(-1, keepdim=True)
+        frames = emphasised.unfold(1, self.length, self.hop) - (1 - PREEMPHASIS) * mean
+        return frames.mul_(self.window)
+
+
+def mean_normalize(feats: torch.Tensor) -> torch.Tensor:
+    """Features (B, T, F) less their mean over the T frames of each utterance."""
+    return feats - feats.mean(dim=1, keepdim=True)
