@@ -1,0 +1,23 @@
+# shellcheck shell=bash
+# Sourced by every script:  . ./path.sh
+# Sets SVQ_ROOT, PATH, PYTHONPATH and LC_ALL, and makes .venv the first time (utils/setup.sh).
+# It starts no program but readlink once .venv is there, so that it costs nothing to source again.
+
+SVQ_ROOT=$(readlink -f -- "${BASH_SOURCE[0]}") || return 1
+export SVQ_ROOT=${SVQ_ROOT%/*}
+
+# .venv is whole when setup.sh has left there a copy of the list it installed; a list that has
+# changed since (git pull) sets it up again.
+if [[ ! -x $SVQ_ROOT/.venv/bin/python3 || ! -f $SVQ_ROOT/.venv/.svq-requirements ||
+      -e $SVQ_ROOT/.venv/.svq-unfinished ||
+      $(<"$SVQ_ROOT/.venv/.svq-requirements") != "$(<"$SVQ_ROOT/utils/requirements.txt")" ]]; then
+  bash "$SVQ_ROOT/utils/setup.sh" || return 1
+fi
+
+# Sorting and comparing must not depend on the user's language: Kaldi tables are in C order.
+export LC_ALL=C
+# Each only once and in front: this file is sourced again by the scripts that run.sh calls.
+[[ $PATH == "$SVQ_ROOT/.venv/bin:$SVQ_ROOT/utils:"* ]] ||
+  export PATH="$SVQ_ROOT/.venv/bin:$SVQ_ROOT/utils:$PATH"
+[[ ${PYTHONPATH-}: == "$SVQ_ROOT:"* ]] ||
+  export PYTHONPATH="$SVQ_ROOT${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,0 +1,152 @@
+# Sourced after the option variables at the top of a bash script:
+#
+#   #!/usr/bin/env bash
+#   # What the script does; --help prints this comment.
+#   set -euo pipefail
+#   nj=4          # number of jobs
+#   lr=0.1        # learning rate
+#   augment=true  # add noise and rooms
+#   corpus=       # folder of the corpus
+#   . utils/parse_options.sh
+#
+# Every lower-case variable assigned in the first column above that line is an option (a name that
+# starts with an underscore is not). --learning-rate and --learning_rate are the same, and so are
+# `--nj 8` and `--nj=8`; `--augment` alone means true. The kind follows the default: integer,
+# number, true or false, else text. A list is one quoted text: --systems "teacher student".
+# A text that starts with two dashes needs the form --option=TEXT.
+# What is wrong is said in one line, exit status 2. Values are never evaluated.
+# Options end at -- or at the first argument that is none; the rest stay in "$@".
+
+# shellcheck shell=bash
+__po_fail() { printf '%s: %s\n' "${__po_script##*/}" "$1" >&2; exit 2; }
+
+# The text of the calling script: its name may be relative to a folder it has left with cd.
+__po_find_script() {
+  local candidate line i
+  for candidate in "$1" "${OLDPWD:-.}/$1" "${1##*/}" "$0"; do
+    [[ -f $candidate && -r $candidate ]] || continue
+    i=0
+    while IFS= read -r line || [[ -n $line ]]; do
+      if ((++i == $2)); then
+        [[ $line == *parse_options* ]] && { __po_script=$candidate; return 0; }
+        break
+      fi
+    done < "$candidate"
+  done
+  __po_script=$1
+  __po_fail "cannot read this script again to learn its options (parse_options.sh)"
+}
+
+# Fills __po_names; with a second argument, also __po_header and __po_comment (for --help).
+__po_read_script() {
+  local line i=0 name rest above="" in_header=1 last="" text
+  # The value with its quotes, then a comment; a # inside quotes belongs to the value.
+  local with_comment='^("[^"]*"|'\''[^'\'']*'\''|[^[:space:]"'\''#]*)[[:space:]]+#[[:space:]]?(.*)$'
+  while ((++i < $1)) && IFS= read -r line; do
+    if [[ $line =~ ^([a-z][a-z0-9_]*)=(.*)$ ]]; then
+      in_header=0
+      name=${BASH_REMATCH[1]} rest=${BASH_REMATCH[2]}
+      [[ -n ${__po_known[$name]+x} ]] || __po_names+=("$name")
+      __po_known[$name]=1
+      [[ -n ${2-} ]] || continue
+      [[ -z $rest ]] || [[ $rest == [[:space:]]* ]] && rest='""'$rest
+      text=$above
+      if [[ $rest =~ $with_comment ]]; then text=${BASH_REMATCH[2]}
+      elif [[ $rest == *[[:space:]]#\ * ]]; then text=${rest##*[[:space:]]# }; fi
+      __po_comment[$name]=$text last=$name above=""
+    elif [[ -n ${2-} ]]; then
+      if ((in_header)) && [[ $line == '#!'* ]]; then continue
+      elif ((in_header)) && [[ $line == '#'* && $line != '# shellcheck '* ]]; then
+        text=${line#\#} __po_header+=${text# }$'\n'
+      elif [[ $line =~ ^[[:space:]]+#[[:space:]]*(.*)$ && -n $last ]]; then
+        __po_comment[$last]+=$'\n'${BASH_REMATCH[1]}      # a comment that goes on below its option
+      elif [[ $line == '#'* && $line != '# shellcheck '* ]]; then
+        text=${line#\#} above+=${above:+$'\n'}${text# } last=""
+      else in_header=0 above="" last=""
+      fi
+    fi
+  done < "$__po_script"
+}
+
+__po_kind() {
+  case $1 in
+    true | false) printf -v "$2" boolean ;;
+    *) if [[ $1 =~ ^-?(0|[1-9][0-9]{0,17})$ ]]; then printf -v "$2" integer
+       elif [[ $1 =~ $__po_number ]]; then printf -v "$2" number
+       else printf -v "$2" text; fi ;;
+  esac
+}
+
+__po_help() {
+  local name kind line width=0 pad
+  __po_names=() __po_known=()
+  __po_read_script "$1" with-comments
+  printf '%s\nOptions [default]:\n' "$__po_header"
+  for name in ${__po_names[@]+"${__po_names[@]}"}; do ((${#name} > width)) && width=${#name}; done
+  printf -v pad '%*s' $((width + 15)) ''
+  for name in ${__po_names[@]+"${__po_names[@]}"}; do
+    __po_kind "${!name-}" kind
+    line=${__po_comment[$name]-}
+    [[ -z ${!name-} ]] || line+="${line:+ }[${!name}]"
+    printf '  --%-*s  %-8s %s\n' "$width" "${name//_/-}" "$kind" "${line//$'\n'/$'\n'$pad}"
+  done
+  exit 0
+}
+
+__po_assign() {                                   # option as typed, variable, value
+  local kind
+  __po_kind "${__po_default[$2]}" kind
+  case $kind in
+    boolean) [[ $3 == true || $3 == false ]] || __po_fail "$1 takes true or false, not '$3'" ;;
+    integer) [[ $3 =~ ^-?(0|[1-9][0-9]{0,17})$ ]] || __po_fail "$1 takes an integer, not '$3'" ;;
+    number) [[ $3 =~ $__po_number ]] || __po_fail "$1 takes a number, not '$3'" ;;
+  esac
+  printf -v "$2" '%s' "$3"
+}
+
+__po_parse() {
+  local __po_typed __po_name __po_value
+  while (($#)); do
+    case $1 in
+      --) shift; break ;;
+      -h | --help) __po_help "$__po_line" ;;
+      --*) ;;
+      - | -[0-9]* | -.[0-9]*) break ;;                 # standard input, a negative number
+      -*) __po_fail "unknown option $1 (--help lists them)" ;;
+      *) break ;;
+    esac
+    __po_typed=${1%%=*}
+    __po_name=${__po_typed#--} __po_name=${__po_name//-/_}
+    [[ -n $__po_name && -n ${__po_known[$__po_name]+x} ]] ||
+      __po_fail "unknown option $__po_typed (--help lists them)"
+    if [[ $1 == *=* ]]; then
+      __po_value=${1#*=}
+    elif [[ ${__po_default[$__po_name]} == @(true|false) && ${2-} != @(true|false) ]]; then
+      __po_value=true
+    elif (($# < 2)); then
+      __po_fail "$__po_typed needs a value"
+    elif [[ $2 == --* ]]; then
+      __po_fail "$__po_typed needs a value, not the option $2 (or write $__po_typed=$2)"
+    else
+      __po_value=$2
+      shift
+    fi
+    __po_assign "$__po_typed" "$__po_name" "$__po_value"
+    shift
+  done
+  __po_rest=("$@")
+}
+
+declare -a __po_names=() __po_rest=()
+declare -A __po_known=() __po_comment=() __po_default=()
+__po_header="" __po_line=${BASH_LINENO[0]}
+__po_number='^-?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?$'
+__po_script=${BASH_SOURCE[1]:-$0}
+__po_find_script "$__po_script" "$__po_line"
+__po_read_script "$__po_line"
+# Kinds follow the defaults, not what an earlier option on the same line has made of them.
+for __po_i in ${__po_names[@]+"${__po_names[@]}"}; do __po_default[$__po_i]=${!__po_i-}; done
+__po_parse "$@"
+set -- ${__po_rest[@]+"${__po_rest[@]}"}
+unset __po_names __po_rest __po_known __po_comment __po_default __po_header __po_line __po_number \
+  __po_script __po_i
