@@ -1,0 +1,275 @@
+"""Online augmentation of training speech: noise, reverberation, SpecAugment.
+
+The recipe is the field's (Snyder et al., "X-vectors", ICASSP 2018, section 3.3,
+for the noise levels; WeSpeaker for drawing one kind per utterance): with
+probability 0.6 an utterance gets either reverberation or one kind of noise.
+Every draw comes from the generator that is passed in, so that the result is a
+pure function of the waveform and the generator's state.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.signal import fftconvolve
+
+from svq.data import audio
+from svq.data.table import Table
+from svq.errors import UserError
+
+CATEGORIES = ("noise", "music", "speech")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Online augmentation of waveforms. SNRs in dB, drawn uniformly from [low, high]."""
+
+    noise_dir: str | None = None  # Kaldi data directory of noise, music and speech clips
+    rir_dir: str | None = None  # Kaldi data directory of room impulse responses
+    prob: float = 0.6  # share of utterances that are augmented
+    both: bool = False  # a third choice beside noise and reverberation: the two together
+    noise_snr: tuple[float, float] = (0.0, 15.0)
+    music_snr: tuple[float, float] = (5.0, 15.0)
+    speech_snr: tuple[float, float] = (13.0, 20.0)
+    babble: tuple[int, int] = (3, 7)  # how many speech clips are added up, [least, most]
+    rir_seconds: float = 1.0  # responses are cut to this length after their direct path
+    cache_mb: int = 512  # clips kept in memory as int16, per process; later ones are read each time
+
+    def __post_init__(self):
+        if not 0 <= self.prob <= 1:
+            raise ValueError(f"prob is {self.prob}; it must lie between 0 and 1")
+        for name in ("noise_snr", "music_snr", "speech_snr", "babble"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or pair[0] > pair[1]:
+                raise ValueError(f"{name} is {list(pair)}; it must be [low, high]")
+        if self.babble[0] < 1:
+            raise ValueError("babble must be at least one clip")
+        if self.rir_seconds <= 0:
+            raise ValueError(f"rir_seconds is {self.rir_seconds}; it must be positive")
+
+
+@dataclass(frozen=True)
+class SpecAugmentConfig:
+    """SpecAugment (Park et al., Interspeech 2019, section 2) without time warping."""
+
+    prob: float = 0.6  # share of utterances that are masked
+    num_freq_masks: int = 1
+    max_freq: int = 8  # widest frequency mask, in mel bands
+    num_time_masks: int = 1
+    max_time: int = 10  # widest time mask, in frames
+
+    def __post_init__(self):
+        if not 0 <= self.prob <= 1:
+            raise ValueError(f"prob is {self.prob}; it must lie between 0 and 1")
+        for name in ("num_freq_masks", "max_freq", "num_time_masks", "max_time"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Augment:
+    """`augment(wav, rng) -> wav`: noise or reverberation, (T,) float32 to (T,) float32.
+
+    noise_dir, rir_dir: Kaldi data directories; one may be None. A clip's category
+    (noise, music, speech) comes from noise_dir/utt2category where it exists, else
+    from utt2spk; anything that names neither music nor speech or babble is noise.
+    Further options are those of `AugmentConfig`. UserError when there is neither
+    directory or one holds nothing.
+    """
+
+    def __init__(self, noise_dir=None, rir_dir=None, prob: float = 0.6, rate: int = 16000, **options):
+        self.config = AugmentConfig(noise_dir and os.fspath(noise_dir), rir_dir and os.fspath(rir_dir),
+                                    prob, **options)
+        self.rate = rate
+        if not noise_dir and not rir_dir:
+            raise UserError("augmentation needs a noise_dir, a rir_dir or both; without them turn it off")
+        self.noise = _Clips(noise_dir, rate, self.config.cache_mb) if noise_dir else None
+        self.rirs = _Clips(rir_dir, rate, self.config.cache_mb) if rir_dir else None
+        if self.noise:
+            self.members = _by_category(noise_dir, self.noise)
+            self.categories = [name for name in CATEGORIES if len(self.members[name])]
+
+    @classmethod
+    def from_config(cls, config: AugmentConfig, rate: int = 16000) -> "Augment":
+        return cls(rate=rate, **vars(config))
+
+    def __call__(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if rng.random() >= self.config.prob:
+            return wav
+        kinds = ["reverb"] * bool(self.rirs) + ["noise"] * bool(self.noise)
+        if len(kinds) == 2 and self.config.both:
+            kinds.append("both")
+        kind = kinds[rng.integers(len(kinds))]
+        if kind in ("reverb", "both"):
+            wav = self.reverberate(wav, rng)
+        if kind in ("noise", "both"):
+            wav = self.add_noise(wav, rng)
+        return wav
+
+    def reverberate(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        response = self.rirs.whole(int(rng.integers(len(self.rirs))))
+        return reverberate(wav, response, int(self.config.rir_seconds * self.rate))
+
+    def add_noise(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        category = self.categories[rng.integers(len(self.categories))]
+        members = self.members[category]
+        low, high = self.config.babble if category == "speech" else (1, 1)
+        noise = np.zeros(len(wav), dtype=np.float32)
+        for _ in range(rng.integers(low, high + 1)):
+            # Drawn before the clip is read: the draws never depend on its content.
+            clip, where = int(members[rng.integers(len(members))]), rng.random()
+            noise += _unit_power(self.noise.crop(clip, len(wav), where))
+        snr = rng.uniform(*getattr(self.config, f"{category}_snr"))
+        return add_noise(wav, noise, snr)
+
+
+def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
+    """`wav` plus `noise` scaled to a signal-to-noise ratio of `snr` dB; both (T,).
+
+    Silence on either side has no such ratio: then `wav` comes back as it is.
+    """
+    signal, power = _power(wav), _power(noise)
+    if signal == 0 or power == 0:
+        return wav
+    gain = np.sqrt(signal / power * 10 ** (-snr / 10))
+    return wav + np.float32(gain) * noise
+
+
+def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarray:
+    """`wav` (T,) in the room of `response`: as long, as loud and as early as before.
+
+    The response starts at its direct path (the first sample of at least half the
+    peak), so that the speech is not delayed out of the crop, and ends `longest`
+    samples later.
+    """
+    size = np.abs(response)
+    peak = size.max(initial=0.0)
+    power = _power(wav)
+    if peak == 0 or power == 0:
+        return wav
+    first = int(np.argmax(size >= 0.5 * peak))
+    wet = fftconvolve(wav, response[first:first + longest] / peak)[:len(wav)]
+    wet_power = _power(wet)
+    if wet_power == 0:
+        return wav
+    return (wet * np.float32(np.sqrt(power / wet_power))).astype(np.float32, copy=False)
+
+
+def spec_augment(feats: torch.Tensor, generator: torch.Generator | int, num_freq_masks: int = 1,
+                 max_freq: int = 8, num_time_masks: int = 1, max_time: int = 10,
+                 prob: float = 1.0) -> torch.Tensor:
+    """Features (B, T, F) with random bands and spans set to 0, each utterance its own.
+
+    Mask widths are uniform in 0..max, positions uniform where the mask fits.
+    To be used after mean normalization, where 0 is the mean. `generator`: a CPU
+    torch.Generator, or a seed; the draws are the same on every device.
+    """
+    if isinstance(generator, int):
+        generator = torch.Generator().manual_seed(generator)
+    batch, frames, bands = feats.shape
+    chosen = torch.rand(batch, 1, generator=generator) < prob
+    bands_hit = _masks(batch, bands, num_freq_masks, max_freq, generator) & chosen
+    frames_hit = _masks(batch, frames, num_time_masks, max_time, generator) & chosen
+    hit = frames_hit.to(feats.device)[:, :, None] | bands_hit.to(feats.device)[:, None, :]
+    return feats.masked_fill(hit, 0.0)
+
+
+def _masks(batch: int, size: int, count: int, widest: int, generator) -> torch.Tensor:
+    """The union of `count` random intervals in 0..size-1, (batch, size) bool."""
+    widths = (torch.rand(batch, count, 1, generator=generator) * (min(widest, size) + 1)).floor()
+    starts = (torch.rand(batch, count, 1, generator=generator) * (size - widths + 1)).floor()
+    position = torch.arange(size)
+    return ((position >= starts) & (position < starts + widths)).any(dim=1)
+
+
+class _Clips:
+    """Random access to the recordings of a Kaldi data directory, at `rate`.
+
+    The first clips, up to `cache_mb` of int16, are kept once read; which ones
+    depends on the listing alone, so that a crop never depends on what was read
+    before. Later ones are read piece by piece each time.
+    """
+
+    def __init__(self, folder, rate: int, cache_mb: int):
+        self.folder, self.rate = os.fspath(folder), rate
+        self.wav = Table.read(os.path.join(folder, "wav.scp"))
+        self.seconds = self._durations()
+        self.kept = np.cumsum(self.seconds) * rate * 2 <= cache_mb * 1e6
+        self.cache: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.wav)
+
+    def _durations(self) -> np.ndarray:
+        """Seconds of each recording (N,): from utt2dur, else asked of the recordings."""
+        path = os.path.join(self.folder, "utt2dur")
+        if not os.path.exists(path):
+            return np.array([audio.duration(value) for value in self.wav.values()])
+        return _aligned(Table.read(path), self.wav).float_array()
+
+    def whole(self, i: int) -> np.ndarray:
+        """Clip `i`, (T,) float32."""
+        if not self.kept[i]:
+            return _rounded(audio.load(self.wav.value(i), self.rate)) / np.float32(32768)
+        if i not in self.cache:
+            self.cache[i] = _rounded(audio.load(self.wav.value(i), self.rate))
+        return self.cache[i] / np.float32(32768)
+
+    def crop(self, i: int, samples: int, where: float) -> np.ndarray:
+        """`samples` of clip `i`, (samples,) float32; `where` in [0, 1) places them; short clips repeat."""
+        if self.kept[i]:
+            if i not in self.cache:
+                self.whole(i)
+            clip = self.cache[i]
+            start = int(where * (max(0, len(clip) - samples) + 1))
+            clip = clip[start:start + samples]
+        else:
+            available = int(self.seconds[i] * self.rate)
+            start = int(where * (max(0, available - samples) + 1))
+            clip = _rounded(audio.load(self.wav.value(i), self.rate, start / self.rate, samples / self.rate))
+        return wrap(clip, samples) / np.float32(32768)
+
+
+def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
+    """The first `samples` along the first axis of `signal` repeated without end; ValueError if empty."""
+    if len(signal) == 0:
+        raise ValueError("an empty signal cannot be repeated")
+    if len(signal) < samples:
+        signal = np.concatenate([signal] * -(-samples // len(signal)))
+    return signal[:samples]
+
+
+def _by_category(folder, clips: _Clips) -> dict[str, np.ndarray]:
+    """Indices into `clips` of each category."""
+    names = [os.path.join(folder, name) for name in ("utt2category", "utt2spk")]
+    path = next((name for name in names if os.path.exists(name)), None)
+    labels = np.char.lower(_aligned(Table.read(path), clips.wav).value_array() if path else
+                           np.full(len(clips), b"noise"))
+    music = np.char.find(labels, b"music") >= 0
+    speech = (np.char.find(labels, b"speech") >= 0) | (np.char.find(labels, b"babble") >= 0)
+    masks = {"music": music, "speech": speech & ~music, "noise": ~music & ~speech}
+    return {name: np.flatnonzero(mask) for name, mask in masks.items()}
+
+
+def _aligned(table: Table, wav: Table) -> Table:
+    """The lines of `table` for the keys of `wav`, in its order; UserError naming a missing key."""
+    try:
+        order = table.indices(wav.key_array)
+    except KeyError as error:
+        raise UserError(f"{table.path}: no line for {error.args[0]}, which is in {wav.path}") from None
+    return Table.from_pairs(table.items(order), table.path)
+
+
+def _rounded(wav: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
+
+
+def _power(wav: np.ndarray) -> float:
+    return float(np.dot(wav, wav)) / max(1, len(wav))
+
+
+def _unit_power(wav: np.ndarray) -> np.ndarray:
+    power = _power(wav)
+    return wav / np.float32(np.sqrt(power)) if power > 0 else wav

@@ -1,0 +1,223 @@
+"""Training items: random crops of speech with their speakers' labels.
+
+An item is a pure function of (seed, epoch, index) and a batch order one of
+(seed, epoch), so that neither the number of workers nor a resumed run changes
+what the network sees. Everything that grows with the corpus lies in arrays:
+3.3 million utterances are shared by forked workers, not copied.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import signal
+from typing import Iterator, Literal, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from svq.data import audio
+from svq.data.augment import Augment, wrap
+from svq.data.fbank import num_samples
+from svq.data.features import Matrix
+from svq.data.table import Table
+from svq.errors import UserError, some_of
+
+RATE = 16000
+FRAMES_PER_SECOND = 100
+# Keeps the random streams of items and of batch orders apart.
+_ITEMS, _ORDER = 1, 2
+
+
+class TrainSet:
+    """Crops of `crop_seconds` from a Kaldi data directory.
+
+    input: "wav" reads only the crop from the recordings of wav.scp (with utt2dur)
+    and gives (samples,) float32 in [-1, 1], just enough samples for the frames;
+    "feats" reads only its rows of feats.scp and gives (frames, F) float32.
+    Utterances that are shorter are repeated up to the crop.
+    augment: an `Augment` for "wav"; keep_speakers: the speakers to keep, all by default.
+    `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
+    UserError naming the file and the id where the directory does not fit together.
+    """
+
+    def __init__(self, data_dir, input: Literal["wav", "feats"] = "wav", crop_seconds: float = 2.0,
+                 seed: int = 0, augment: Augment | None = None,
+                 keep_speakers: Sequence[str] | None = None):
+        if input not in ("wav", "feats"):
+            raise ValueError(f"input must be wav or feats, not {input!r}")
+        if augment is not None and input == "feats":
+            raise UserError("noise and reverberation need waveforms: train with input wav, or without augmentation")
+        self.data_dir, self.input, self.seed, self.augment = os.fspath(data_dir), input, seed, augment
+        self.frames = round(crop_seconds * FRAMES_PER_SECOND)
+        if self.frames < 1:
+            raise UserError(f"crop_seconds is {crop_seconds}; a crop is at least one frame of 0.01 s")
+        self.samples = num_samples(self.frames, RATE)
+
+        utt2spk = self._table("utt2spk", "stage 1")
+        names, labels = np.unique(utt2spk.value_array(), return_inverse=True)
+        kept = self._kept(names, keep_speakers)
+        new_label = np.cumsum(kept) - 1
+        lines = np.flatnonzero(kept[labels])
+        self.speakers: list[str] = [name.decode() for name in names[kept]]
+        self.labels = new_label[labels[lines]].astype(np.int32)
+        self.utterances, self.lines = utt2spk, lines
+        keys = utt2spk.key_array[lines]
+        self.recordings = self._table("wav.scp" if input == "wav" else "feats.scp",
+                                      "stage 1" if input == "wav" else "stage 2")
+        self.recording = self._align(self.recordings, keys)
+        if input == "wav":
+            durations = self._table("utt2dur", "stage 1")
+            self.seconds = durations.float_array()[self._align(durations, keys)].astype(np.float32)
+
+    def _table(self, name: str, maker: str) -> Table:
+        path = os.path.join(self.data_dir, name)
+        if not os.path.exists(path):
+            raise UserError(f"{path} is missing; {maker} of the recipe makes it")
+        return Table.read(path)
+
+    def _kept(self, names: np.ndarray, keep: Sequence[str] | None) -> np.ndarray:
+        if keep is None:
+            return np.ones(len(names), dtype=bool)
+        wanted = np.unique(np.array([name.encode() for name in keep]))
+        strange = wanted[~np.isin(wanted, names)]
+        if len(strange):
+            raise UserError(f"{self.data_dir}/utt2spk: no utterances of speaker "
+                            f"{some_of(name.decode() for name in strange)}")
+        return np.isin(names, wanted)
+
+    @staticmethod
+    def _align(table: Table, keys: np.ndarray) -> np.ndarray:
+        try:
+            return table.indices(keys)
+        except KeyError as error:
+            raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
+
+    @property
+    def num_speakers(self) -> int:
+        return len(self.speakers)
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def utterance(self, index: int) -> str:
+        return self.utterances.key(self.lines[index])
+
+    def item(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
+        """(samples,) or (frames, F) float32 and the speaker's label; UserError naming the utterance."""
+        rng = np.random.default_rng([_ITEMS, self.seed, epoch, index])
+        where = rng.random()
+        specifier = self.recordings.value(self.recording[index])
+        try:
+            if self.input == "feats":
+                crop = self._feats(specifier, where)
+            else:
+                crop = self._wav(specifier, float(self.seconds[index]), where)
+        except UserError as error:
+            raise UserError(f"{self.data_dir}: utterance {self.utterance(index)}: {error}") from None
+        if self.augment is not None:
+            crop = self.augment(crop, rng)
+        return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index])
+
+    def _wav(self, specifier: str, seconds: float, where: float) -> np.ndarray:
+        start = int(where * (max(0, math.floor(seconds * RATE) - self.samples) + 1))
+        wav = audio.load(specifier, RATE, start / RATE, self.samples / RATE)
+        # utt2dur is rounded: the read may come out short by some samples at the end.
+        return wrap(wav, self.samples)
+
+    def _feats(self, specifier: str, where: float) -> np.ndarray:
+        with Matrix(specifier) as matrix:
+            start = int(where * (max(0, matrix.shape[0] - self.frames) + 1))
+            rows = matrix.rows(start, self.frames)
+        if not len(rows):
+            raise UserError(f"{specifier}: no frames")
+        return wrap(rows, self.frames)
+
+
+class EpochBatches:
+    """Batches of item indices, int64 arrays, for one epoch: a seeded permutation cut into pieces.
+
+    batch_size is that of all ranks together; rank r of world_size takes the r-th
+    contiguous slice of each batch. The last, incomplete batch is dropped.
+    start_batch: batches already done (a resumed epoch goes on with the next one).
+    """
+
+    def __init__(self, num_items: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0,
+                 rank: int = 0, world_size: int = 1):
+        if batch_size % world_size:
+            raise UserError(f"a batch of {batch_size} cannot be shared evenly by {world_size} processes")
+        if num_items < batch_size:
+            raise UserError(f"{num_items} training utterances do not fill a batch of {batch_size}; "
+                            "choose a smaller batch")
+        self.num_items, self.batch_size, self.seed, self.epoch = num_items, batch_size, seed, epoch
+        self.start_batch, self.rank, self.world_size = start_batch, rank, world_size
+
+    def __len__(self) -> int:
+        return max(0, self.num_items // self.batch_size - self.start_batch)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        order = np.random.default_rng([_ORDER, self.seed, self.epoch]).permutation(self.num_items)
+        share = self.batch_size // self.world_size
+        for batch in range(self.start_batch, self.start_batch + len(self)):
+            first = batch * self.batch_size + self.rank * share
+            yield order[first:first + share]
+
+
+def make_loader(train_set: TrainSet, batches, epoch: int, num_workers: int) -> "Loader":
+    """An iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers.
+
+    A UserError of an item (an unreadable recording) is raised in the caller's process.
+    """
+    return Loader(train_set, batches, epoch, num_workers)
+
+
+class Loader:
+    """See `make_loader`; every iteration starts its own workers."""
+
+    def __init__(self, train_set: TrainSet, batches, epoch: int, num_workers: int):
+        self.batches = batches
+        self.loader = DataLoader(
+            _Batches(train_set, epoch), batch_size=None, sampler=batches, num_workers=num_workers,
+            worker_init_fn=_die_with_parent if num_workers else None,
+            # Forked workers share the tables; they never touch the accelerator.
+            multiprocessing_context="fork" if num_workers else None,
+            prefetch_factor=4 if num_workers else None,
+            pin_memory=torch.cuda.is_available())
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for batch in self.loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch
+
+
+class _Batches(Dataset):
+    """Whole batches by their indices; an item's UserError comes back as its message.
+
+    An exception would reach the caller as the worker's traceback pasted into the message.
+    """
+
+    def __init__(self, train_set: TrainSet, epoch: int):
+        self.train_set, self.epoch = train_set, epoch
+
+    def __getitem__(self, indices):
+        try:
+            items = [self.train_set.item(self.epoch, int(index)) for index in indices]
+        except UserError as error:
+            return str(error)
+        inputs, labels = zip(*items)
+        return torch.from_numpy(np.stack(inputs)), torch.tensor(labels, dtype=torch.int64)
+
+
+def _die_with_parent(_worker: int) -> None:
+    """A worker whose parent was killed must not live on with its lock and memory (Linux: prctl(2))."""
+    PR_SET_PDEATHSIG = 1
+    try:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    except (AttributeError, OSError):
+        pass  # not Linux: torch's own watch on the parent ends the worker a little later

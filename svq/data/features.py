@@ -1,0 +1,210 @@
+"""Kaldi matrices and vectors in archives: reading, row ranges included, and writing.
+
+kaldiio writes our archives. Reading is done here, for two reasons: kaldiio
+unpickles archive entries that ask for it, which a downloaded file must not be
+able to do, and a training crop should not decompress a whole utterance.
+Formats: src/matrix/compressed-matrix.h and kaldi-matrix.cc in Kaldi.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+
+import numpy as np
+from kaldiio.matio import read_ascii_mat, write_array
+
+from svq.atomic import atomic_path, atomic_write
+from svq.data.rxfilename import parse
+from svq.errors import UserError
+
+# Kaldi's compression methods by the name of our option; None stores float32.
+COMPRESSION = {"none": None, "speech": 2, "two-byte": 3}
+
+_RANGE = re.compile(r"(.+)\[(\d*):?(\d*)(?:,(\d*):?(\d*))?\]", re.DOTALL)
+_GLOBAL_HEADER = np.dtype([("min", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("cols", "<i4")])
+
+
+class Matrix:
+    """One matrix of an archive, opened but not read: `.shape`, and `.rows(first, count)`.
+
+    `specifier` is what stands in feats.scp: `file:offset`, `file`, either with a
+    Kaldi row range `[first:last]`, or `command |`. UserError when it cannot be read.
+    """
+
+    def __init__(self, specifier: str):
+        self.specifier = specifier
+        ranged = _RANGE.fullmatch(specifier) if specifier.endswith("]") else None
+        if ranged and ranged[4] is not None:
+            raise UserError(f"{specifier}: column ranges are not supported; copy the features first")
+        self.file = _open(ranged[1] if ranged else specifier)
+        try:
+            self._read_header()
+        except BaseException:
+            self.file.close()
+            raise
+        if ranged:
+            self._narrow(ranged[2], ranged[3])
+
+    def __enter__(self) -> "Matrix":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+    def rows(self, first: int = 0, count: int | None = None) -> np.ndarray:
+        """Rows first..first+count-1, (count, cols) float32, or fewer where the matrix ends."""
+        count = max(0, min(self.shape[0] - first, self.shape[0] if count is None else count))
+        first += self.offset
+        values = getattr(self, f"_read_{self.kind}")(first, count)
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def _narrow(self, first: str, last: str) -> None:
+        low = int(first or 0)
+        high = int(last) if last else (self.shape[0] - 1 if ":" in self.specifier.rsplit("[", 1)[1] else low)
+        if not low <= high < self.shape[0]:
+            raise UserError(f"{self.specifier}: the range lies outside of {self.shape[0]} rows")
+        self.offset, self.shape = low, (high - low + 1, self.shape[1])
+
+    def _read_header(self) -> None:
+        self.offset = 0
+        mark = self.file.read(2)
+        if mark != b"\0B":
+            self._read_text(mark)
+            return
+        kind = b""
+        while not kind.endswith(b" ") and len(kind) < 4:
+            kind += self._take(1)
+        self.kind = kind.decode("latin1").strip().lower()
+        if self.kind in ("cm", "cm2", "cm3"):
+            self.head = np.frombuffer(self._take(16), _GLOBAL_HEADER)[0]
+            self.shape = (int(self.head["rows"]), int(self.head["cols"]))
+        elif self.kind in ("fm", "dm"):
+            sizes = np.frombuffer(self._take(10), np.dtype([("four", "u1"), ("size", "<i4")]))["size"]
+            self.shape = (int(sizes[0]), int(sizes[1]))
+        elif self.kind in ("fv", "dv"):
+            sizes = np.frombuffer(self._take(5), np.dtype([("four", "u1"), ("size", "<i4")]))["size"]
+            self.shape = (1, int(sizes[0]))
+        else:
+            raise UserError(f"{self.specifier}: not a Kaldi matrix or vector (type {kind!r})")
+        if min(self.shape) < 0:
+            raise UserError(f"{self.specifier}: damaged header (size {self.shape})")
+        self.start = self.file.tell()
+
+    def _read_text(self, mark: bytes) -> None:
+        if not mark.strip(b" [\n0123456789.-+") == b"":
+            raise UserError(f"{self.specifier}: not a Kaldi matrix or vector")
+        try:
+            self.text = np.atleast_2d(read_ascii_mat(_Pushed(mark, self.file)))
+        except (ValueError, RuntimeError, AssertionError):
+            raise UserError(f"{self.specifier}: not a Kaldi matrix or vector") from None
+        self.kind, self.shape = "ascii", self.text.shape
+
+    def _take(self, size: int) -> bytes:
+        data = self.file.read(size)
+        if len(data) != size:
+            raise UserError(f"{self.specifier}: the archive ends in the middle of the matrix")
+        return data
+
+    def _table(self, dtype: str, first: int, count: int, skip: int = 0) -> np.ndarray:
+        """Rows of a row-major table that begins `skip` bytes into the data."""
+        cols, dtype = self.shape[1], np.dtype(dtype)
+        self.file.seek(self.start + skip + first * cols * dtype.itemsize)
+        data = self._take(count * cols * dtype.itemsize)
+        return np.frombuffer(data, dtype).reshape(count, cols)
+
+    def _read_ascii(self, first, count):
+        return self.text[first:first + count]
+
+    def _read_fm(self, first, count):
+        return self._table("<f4", first, count)
+
+    _read_fv = _read_fm
+
+    def _read_dm(self, first, count):
+        return self._table("<f8", first, count)
+
+    _read_dv = _read_dm
+
+    def _uniform(self, codes: np.ndarray, levels: float) -> np.ndarray:
+        return self.head["min"] + codes.astype(np.float32) * (self.head["range"] / np.float32(levels))
+
+    def _read_cm2(self, first, count):
+        return self._uniform(self._table("<u2", first, count), 65535)
+
+    def _read_cm3(self, first, count):
+        return self._uniform(self._table("u1", first, count), 255)
+
+    def _read_cm(self, first, count):
+        """One byte a value, column-major; three linear pieces between a column's four quantiles."""
+        rows, cols = int(self.head["rows"]), self.shape[1]
+        self.file.seek(self.start)
+        corners = np.frombuffer(self._take(8 * cols), "<u2").reshape(cols, 4)
+        p0, p25, p75, p100 = self._uniform(corners, 65535).T
+        codes = np.frombuffer(self._take(rows * cols), np.uint8).reshape(cols, rows)
+        codes = codes[:, first:first + count].T.astype(np.float32)
+        low = p0 + (p25 - p0) * codes * np.float32(1 / 64)
+        middle = p25 + (p75 - p25) * (codes - 64) * np.float32(1 / 128)
+        high = p75 + (p100 - p75) * (codes - 192) * np.float32(1 / 63)
+        return np.where(codes <= 64, low, np.where(codes <= 192, middle, high))
+
+
+class _Pushed(io.RawIOBase):
+    """A file with some bytes already taken put back in front."""
+
+    def __init__(self, front: bytes, file):
+        self.front, self.file = front, file
+
+    def read(self, size: int = -1) -> bytes:
+        if self.front:
+            taken, self.front = self.front[:size], self.front[size:]
+            return taken
+        return self.file.read(size)
+
+
+def _open(specifier: str):
+    rx = parse(specifier)
+    if rx.kind == "pipe":
+        done = subprocess.run(["bash", "-c", "set -o pipefail; " + rx.path], stdout=subprocess.PIPE)
+        if done.returncode != 0:
+            raise UserError(f"{specifier}: the command failed with status {done.returncode}")
+        return io.BytesIO(done.stdout)
+    try:
+        file = open(rx.path, "rb")
+    except OSError as error:
+        raise UserError(f"{rx.path}: {error.strerror}") from None
+    file.seek(rx.offset)
+    return file
+
+
+def read_matrix(specifier: str, first: int = 0, count: int | None = None) -> np.ndarray:
+    """Rows first..first+count-1 (all by default) of the matrix at `specifier`, (rows, cols) float32."""
+    with Matrix(specifier) as matrix:
+        return matrix.rows(first, count)
+
+
+def read_vector(specifier: str) -> np.ndarray:
+    """The vector at `specifier`, (D,) float32; UserError when a matrix is there."""
+    with Matrix(specifier) as matrix:
+        if matrix.shape[0] != 1:
+            raise UserError(f"{specifier}: expected a vector, found a matrix {matrix.shape}")
+        return matrix.rows()[0]
+
+
+def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
+    """Writes (key, array) pairs to an archive and its scp in the order given; returns their number.
+
+    Both appear under their names when all is written: first the archive, then the
+    scp, so that an scp never points into nothing.
+    """
+    lines = []
+    with atomic_path(ark) as temporary:
+        with open(temporary, "wb") as file:
+            for key, array in pairs:
+                file.write(f"{key} ".encode())
+                lines.append(f"{key} {ark}:{file.tell()}\n")
+                write_array(file, np.asarray(array), compression_method=COMPRESSION[compression])
+    with atomic_write(scp) as file:
+        file.writelines(lines)
+    return len(lines)
