@@ -1,0 +1,1 @@
+"""Back end: embeddings to scores, normalised, calibrated and measured (numpy and scipy only)."""

@@ -1,0 +1,232 @@
+"""Trial lists and score files, read and written by whole arrays.
+
+trials: `enroll test target|nontarget` (the label may be absent from every line).
+scores: `enroll test score`, in the order of the trial list.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from svq.atomic import atomic_path
+from svq.backend.tokens import Tokens, gather, read_columns
+from svq.errors import UserError, located
+
+DECIMALS = 6
+_ROWS = 1 << 15
+
+
+@dataclass
+class Trials:
+    """enroll, test: Tokens (n,); target: (n,) bool, or None where the list has no labels."""
+
+    enroll: Tokens
+    test: Tokens
+    target: np.ndarray | None
+    path: str = "trials"
+
+    def __len__(self):
+        return len(self.enroll)
+
+
+@dataclass
+class Scores:
+    """enroll, test: Tokens (n,); score: (n,) float64."""
+
+    enroll: Tokens
+    test: Tokens
+    score: np.ndarray
+    path: str = "scores"
+
+    def __len__(self):
+        return len(self.enroll)
+
+
+def read_trials(path, labels=True):
+    """Read a trial list.  labels: whether the third column must be there.
+
+    Raises UserError naming file and line for a malformed line.
+    """
+    columns = read_columns(path, (3,) if labels else (2, 3))
+    target = _labels(columns[2], path) if len(columns) == 3 else None
+    return Trials(columns[0], columns[1], target, str(path))
+
+
+def read_scores(path):
+    """Read a score file.  Raises UserError naming file and line for a malformed line or a NaN."""
+    enroll, test, text = read_columns(path, (3,))
+    return Scores(enroll, test, parse_floats(text, path), str(path))
+
+
+def split(scores, trials):
+    """Scores of target trials and of non-target trials, each float64.
+
+    Raises UserError where the score file's trials are not the trial list's, in its order.
+    """
+    check_same_trials(scores, trials)
+    if trials.target is None:
+        raise UserError(f"{trials.path}: no target|nontarget labels")
+    return scores.score[trials.target], scores.score[~trials.target]
+
+
+def check_same_trials(scores, trials):
+    """UserError naming the first line at which a score file leaves its trial list."""
+    if len(scores) != len(trials):
+        raise UserError(f"{scores.path}: {len(scores)} scores for the {len(trials)} trials of {trials.path}")
+    wrong = ~(scores.enroll.equal(trials.enroll) & scores.test.equal(trials.test))
+    if wrong.any():
+        i = int(np.argmax(wrong))
+        raise UserError(located(
+            scores.path, i + 1, f"{scores.enroll[i]} {scores.test[i]} where {trials.path} has "
+                                f"{trials.enroll[i]} {trials.test[i]}: score this list again"))
+
+
+def write_scores(path, trials, score, decimals=DECIMALS):
+    """Write `enroll test score` for each trial, atomically.
+
+    trials: Trials or Scores (n); score: (n,) finite floats, written with fixed decimals.
+    Raises UserError naming the trial of a score that is not finite.
+    """
+    score = np.asarray(score, dtype=np.float64)
+    if len(score) != len(trials):
+        raise ValueError(f"{len(score)} scores for {len(trials)} trials")
+    bad = ~np.isfinite(score)
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise UserError(f"the score of trial {trials.enroll[i]} {trials.test[i]} is {score[i]}")
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        for first in range(0, len(score), _ROWS):
+            rows = slice(first, first + _ROWS)
+            stream.write(_lines(trials.enroll.take(rows), trials.test.take(rows), score[rows], decimals))
+
+
+def rounded(score, decimals=DECIMALS):
+    """What reading a written score gives: so that one process and two agree to the byte."""
+    scaled = np.rint(np.asarray(score, dtype=np.float64) * 10.0 ** decimals)
+    return scaled / 10.0 ** decimals + 0.0      # + 0.0: no negative zero
+
+
+def _lines(enroll, test, score, decimals):
+    """The bytes of a block of lines: columns side by side, the padding then dropped."""
+    text, text_length = format_fixed(score, decimals)
+    columns, lengths = [], []
+    for tokens in (enroll, test):
+        columns.append(gather(tokens, tokens.start, int(tokens.length.max(initial=1)) + 1))
+        columns[-1][np.arange(len(tokens)), tokens.length] = 32
+        lengths.append(tokens.length + 1)
+    columns.append(text)
+    lengths.append(text_length)
+    block = np.concatenate(columns, axis=1)
+    if all((length == column.shape[1]).all() for column, length in zip(columns, lengths)):
+        return block.tobytes()
+    keep = np.concatenate([np.arange(column.shape[1]) < length[:, None]
+                           for column, length in zip(columns, lengths)], axis=1)
+    return block[keep].tobytes()
+
+
+def format_fixed(score, decimals):
+    """Fixed-point text of finite floats, each closed by a newline.
+
+    Returns (n, width) uint8, left-aligned, and (n,) lengths.
+    """
+    scaled = np.rint(np.abs(score) * 10.0 ** decimals)
+    if scaled.size and scaled.max() >= 2.0 ** 53:
+        return _format_slowly(score, decimals)
+    number = scaled.astype(np.int64)
+    negative = (score < 0) & (number > 0)
+    digits = np.ones(len(score), dtype=np.int64)        # before the point
+    whole = number // 10 ** decimals
+    for power in range(1, len(str(int(whole.max(initial=0))))):
+        digits += whole >= 10 ** power
+    widest = int(digits.max(initial=1))
+    # Right-aligned first: ones digit, point and decimals stand at fixed columns.
+    width = 1 + widest + (1 + decimals if decimals else 0) + 1
+    text = np.full((len(score), width), 48, dtype=np.uint8)
+    text[:, -1] = 10
+    column = width - 2
+    for place in range(decimals + widest):
+        if decimals and place == decimals:
+            text[:, column] = 46
+            column -= 1
+        quotient = number // 10
+        text[:, column] += (number - 10 * quotient).astype(np.uint8)
+        number = quotient
+        column -= 1
+    text_length = digits + negative + width - 1 - widest
+    first = width - text_length
+    rows = np.flatnonzero(negative)
+    text[rows, first[rows]] = 45
+    if np.any(first):
+        index = np.minimum(first[:, None] + np.arange(width), width - 1)
+        text = np.take_along_axis(text, index, axis=1)
+    return text, text_length
+
+
+def _format_slowly(score, decimals):
+    lines = [b"%.*f\n" % (decimals, value) for value in score]
+    tokens = Tokens.of([line.decode() for line in lines])
+    return tokens.matrix(), tokens.length
+
+
+def parse_floats(tokens, path="scores"):
+    """(n,) float64 from words.  Equal to Python's float() of each; UserError at what is no number."""
+    out = np.empty(len(tokens), dtype=np.float64)
+    for first in range(0, len(tokens), _ROWS):
+        part = tokens.take(slice(first, first + _ROWS))
+        out[first:first + _ROWS] = _parse_block(part, path, first)
+    return out
+
+
+def _parse_block(tokens, path, first_line):
+    """Plain decimals of up to 15 digits exactly by integers; anything else by float()."""
+    width = min(int(tokens.length.max(initial=1)), 24)
+    plain = tokens.length <= width
+    text = gather(tokens, tokens.start, width)
+    negative = text[:, 0] == 45
+    number = np.zeros(len(tokens), dtype=np.int64)
+    digits = np.zeros(len(tokens), dtype=np.int64)
+    point = np.zeros(len(tokens), dtype=np.int64)
+    after = np.zeros(len(tokens), dtype=np.int64)
+    for column in range(width):
+        inside = tokens.length > column
+        digit = text[:, column].astype(np.int64) - 48
+        is_digit = inside & (digit >= 0) & (digit <= 9)
+        is_point = inside & (digit == -2)
+        is_sign = negative if column == 0 else False
+        plain &= is_digit | is_point | is_sign | ~inside
+        # Past 15 digits the row goes to float(): stop before int64 could wrap.
+        is_digit &= digits < 16
+        number = np.where(is_digit, number * 10 + digit, number)
+        digits += is_digit
+        after += is_digit & (point > 0)
+        point += is_point
+    plain &= (digits > 0) & (digits <= 15) & (point <= 1)
+    value = number / np.power(10.0, after)
+    value[negative] *= -1
+    for i in np.flatnonzero(~plain):
+        value[i] = _slow_float(tokens[i], path, first_line + int(i) + 1)
+    return value
+
+
+def _slow_float(word, path, line):
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if value != value or "_" in word:
+        raise UserError(located(path, line, f"'{word}' is not a score"))
+    return value
+
+
+def _labels(tokens, path):
+    target = tokens.length == len("target")
+    text = tokens.take(target).matrix(6) if target.any() else np.zeros((0, 6), np.uint8)
+    good = np.zeros(len(tokens), dtype=bool)
+    good[target] = (text == np.frombuffer(b"target", np.uint8)).all(axis=1)
+    other = tokens.length == len("nontarget")
+    if other.any():
+        good[other] = (tokens.take(other).matrix(9) == np.frombuffer(b"nontarget", np.uint8)).all(axis=1)
+    if not good.all():
+        i = int(np.argmin(good))
+        raise UserError(located(path, i + 1, f"'{tokens[i]}' where target or nontarget is expected"))
+    return target

@@ -1,0 +1,232 @@
+"""Words of a text file as arrays.
+
+A trial list of half a million lines, or an scp of three million, is held as the
+file's bytes plus the start and length of each word; ids are compared and looked
+up by vectorised hashing.  No Python object is made per line.
+"""
+
+import numpy as np
+
+from svq.errors import UserError, located
+
+# Bytes kept readable behind the last word, so that a fixed-width read never runs off the end.
+_PAD = 64
+# Rows handled at a time: small enough that the gathered words stay in cache.
+_ROWS = 1 << 15
+_MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)
+
+
+class Tokens:
+    """A sequence of words: bytes, start (int64) and length (int64) of each.
+
+    buffer: (bytes,) uint8; start, length: (n,).
+    """
+
+    def __init__(self, buffer, start, length):
+        self.buffer = buffer
+        self.start = np.asarray(start, dtype=np.int64)
+        self.length = np.asarray(length, dtype=np.int64)
+
+    @classmethod
+    def of(cls, words):
+        """Tokens from a list of str."""
+        encoded = [word.encode() for word in words]
+        length = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        start = np.cumsum(length) - length
+        buffer = np.frombuffer(b"".join(encoded) + bytes(_PAD), dtype=np.uint8)
+        return cls(buffer, start, length)
+
+    def __len__(self):
+        return len(self.start)
+
+    def __getitem__(self, i):
+        start, length = int(self.start[i]), int(self.length[i])
+        return self.buffer[start:start + length].tobytes().decode()
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def take(self, rows):
+        """The words at these positions (indices, mask or slice), sharing the bytes."""
+        return Tokens(self.buffer, self.start[rows], self.length[rows])
+
+    def matrix(self, width=None):
+        """(n, width) uint8: one word a row, padded with zeros; width: at least the longest."""
+        if width is None:
+            width = int(self.length.max(initial=1))
+        rows = gather(self, self.start, width)
+        if np.any(self.length != width):
+            rows[np.arange(width) >= self.length[:, None]] = 0
+        return rows
+
+    def hashes(self):
+        """(n,) uint64, a function of each word's bytes only."""
+        out = np.empty(len(self), dtype=np.uint64)
+        for first in range(0, len(self), _ROWS):
+            part = self.take(slice(first, first + _ROWS))
+            words = part.matrix(_words(part) * 8).view(np.uint64)
+            out[first:first + _ROWS] = _hash(words, part.length)
+        return out
+
+    def equal(self, other):
+        """(n,) bool: which words equal the other sequence's word at the same place."""
+        same = self.length == other.length
+        for first in range(0, len(self), _ROWS):
+            rows = slice(first, first + _ROWS)
+            mine, theirs = self.take(rows), other.take(rows)
+            width = max(_words(mine), _words(theirs)) * 8
+            left, right = (t.matrix(width).view(np.uint64) for t in (mine, theirs))
+            same[rows] &= (left == right).all(axis=1)
+        return same
+
+
+def gather(tokens, start, width):
+    """(n, width) uint8: the `width` bytes of the buffer from each start, whatever they hold."""
+    buffer = tokens.buffer
+    if len(start) and int(start.max()) + width > len(buffer):
+        buffer = np.concatenate([buffer, np.zeros(width + _PAD, np.uint8)])
+        tokens.buffer = buffer
+    if not len(start):
+        return np.zeros((0, width), np.uint8)
+    # An overlapping view of width-byte items: one memcpy a row instead of one index a byte.
+    view = np.ndarray((len(buffer) - width + 1,), dtype=f"V{width}", buffer=buffer, strides=(1,))
+    return view[start].view(np.uint8).reshape(len(start), width)
+
+
+def _words(tokens):
+    return int(tokens.length.max(initial=1) + 7) // 8
+
+
+def _hash(words, length):
+    """Multiply-xorshift over the 8-byte words; zero words at the end do not count."""
+    value = length.astype(np.uint64) * np.uint64(_MIX[0])
+    for column in range(words.shape[1]):
+        mixed = (value ^ words[:, column]) * np.uint64(_MIX[1])
+        mixed ^= mixed >> np.uint64(29)
+        value = np.where(length > 8 * column, mixed, value)
+    value *= np.uint64(_MIX[0])
+    return value ^ (value >> np.uint64(32))
+
+
+class IdIndex:
+    """Positions of ids: an open-addressing hash table built and searched by whole arrays.
+
+    ids: Tokens, without repeats.  source names the file in the message about a repeat.
+    """
+
+    def __init__(self, ids, source="ids"):
+        self.ids = ids
+        self._bits = max(4, int(len(ids) * 4).bit_length())
+        self._slots = np.full(1 << self._bits, -1, dtype=np.int32)
+        hashes = ids.hashes()
+        order = np.argsort(hashes, kind="stable")
+        twin = np.flatnonzero(np.diff(hashes[order]) == 0)
+        same = ids.take(order[twin]).equal(ids.take(order[twin + 1]))
+        if same.any():
+            first = order[twin[np.argmax(same)] + 1]
+            raise UserError(located(source, int(first) + 1, f"{ids[first]} occurs twice"))
+        self._hashes = hashes
+        waiting, slot = np.arange(len(ids)), self._home(hashes)
+        while len(waiting):
+            free = self._slots[slot] < 0
+            self._slots[slot[free]] = waiting[free]     # of several for one slot, one stays
+            lost = self._slots[slot] != waiting
+            waiting, slot = waiting[lost], self._next(slot[lost])
+
+    def __len__(self):
+        return len(self.ids)
+
+    def _home(self, hashes):
+        return (hashes >> np.uint64(64 - self._bits)).astype(np.int64)
+
+    def _next(self, slot):
+        return (slot + 1) & (len(self._slots) - 1)
+
+    def find(self, wanted):
+        """(n,) int32: the position of each word of `wanted` (Tokens), -1 where absent."""
+        out = np.full(len(wanted), -1, dtype=np.int32)
+        for first in range(0, len(wanted), _ROWS):
+            part = wanted.take(slice(first, first + _ROWS))
+            out[first:first + _ROWS] = self._find(part)
+        return out
+
+    def _find(self, wanted):
+        hashes = wanted.hashes()
+        found = np.full(len(wanted), -1, dtype=np.int32)
+        waiting, slot = np.arange(len(wanted)), self._home(hashes)
+        while len(waiting):
+            held = self._slots[slot]
+            match = held >= 0
+            match[match] = self._hashes[held[match]] == hashes[waiting[match]]
+            # Equal hashes are not yet equal ids: the bytes decide.
+            match[match] = self.ids.take(held[match]).equal(wanted.take(waiting[match]))
+            found[waiting[match]] = held[match]
+            going = (held >= 0) & ~match
+            waiting, slot = waiting[going], self._next(slot[going])
+        return found
+
+    def require(self, wanted, what, where):
+        """find(), or UserError that lists the ids that are absent: `what` (e.g. "embedding") in `where`."""
+        found = self.find(wanted)
+        if found.size and found.min() < 0:
+            raise UserError(missing_message(wanted.take(found < 0), what, where))
+        return found
+
+
+def missing_message(absent, what, where, shown=5):
+    """One line that lists absent ids (each once, the first few) and counts them."""
+    names = list(dict.fromkeys(absent))
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{where}: no {what} for {len(names)} id{'s' * (len(names) > 1)}: {' '.join(names[:shown])}{more}"
+
+
+def read_columns(path, counts):
+    """The words of a text table, by column.
+
+    counts: the numbers of fields a line may have, e.g. (2, 3); all lines must agree.
+    Returns a list of Tokens, one per column, each as long as the file has lines.
+    Raises UserError naming file and line: missing file, empty file, another number of fields.
+    """
+    tokens, line = read_words(path)
+    lines = int(line[-1]) + 1 if len(line) else 0
+    if lines == 0:
+        raise UserError(f"{path}: empty")
+    per_line = np.bincount(line, minlength=lines)
+    fields = int(per_line[0])
+    bad = np.flatnonzero(per_line != (fields if fields in counts else -1))
+    if len(bad):
+        expected = " or ".join(map(str, counts if fields not in counts else (fields,)))
+        raise UserError(located(path, int(bad[0]) + 1,
+                                f"{per_line[bad[0]]} fields where {expected} are expected"))
+    return [tokens.take(slice(column, None, fields)) for column in range(fields)]
+
+
+def read_words(path):
+    """All words of a text file: Tokens, and the line (from 0) of each, int64."""
+    buffer = read_bytes(path)
+    marks = []
+    for first in range(0, len(buffer), 1 << 22):        # spares a whole-file temporary
+        block = buffer[first:first + (1 << 22)]
+        marks.append(np.flatnonzero(block <= 32) + first)
+    space = np.concatenate([np.array([-1])] + marks)
+    length = np.diff(space) - 1
+    line = np.cumsum(buffer[space[1:]] == 10) - (buffer[space[1:]] == 10)
+    keep = length > 0
+    start, length, line = space[:-1][keep] + 1, length[keep], line[keep]
+    return Tokens(buffer, start, length), line
+
+
+def read_bytes(path):
+    """A file as uint8, closed by a newline and padded with zeros for `gather`."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(0, 2)
+            size = stream.tell()
+            stream.seek(0)
+            buffer = np.zeros(size + 1 + _PAD, dtype=np.uint8)
+            if stream.readinto(memoryview(buffer)[:size]) != size:
+                raise UserError(f"{path}: changed while it was read")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    buffer[size] = 10
+    return buffer
