@@ -1,0 +1,331 @@
+"""Recordings from files, `ark:offset` and `command |`, at any rate, as mono float32.
+
+Relative paths are relative to the current folder, as in Kaldi. 16-bit PCM WAV (all that utils/copy_wav.sh
+writes) is read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files that it does
+not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import os
+import shutil
+import signal
+import struct
+import subprocess
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from svq.data.rxfilename import Rx, parse
+from svq.data.wavfile import read_header
+from svq.errors import UserError
+
+PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
+
+
+@dataclass(frozen=True)
+class Info:
+    """rate in Hz, channels, frames (samples per channel)."""
+
+    rate: int
+    channels: int
+    frames: int
+
+    @property
+    def seconds(self) -> float:
+        return self.frames / self.rate
+
+
+class _Unreadable(Exception):
+    """Why a recording cannot be read; `_naming` puts its name before it."""
+
+
+# ---- sources: an open recording with .info and .read(start, count) -> (count, channels) float32
+
+
+class _Pcm16:
+    def __init__(self, file, header):
+        self.file, self.header = file, header
+        self.info = Info(header.rate, header.channels, header.frames)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        channels = self.info.channels
+        self.file.seek(self.header.data_start + 2 * channels * start)
+        samples = np.frombuffer(self.file.read(2 * channels * count), dtype="<i2")
+        if len(samples) < channels * count:
+            raise _Unreadable("the file ends before its last sample")
+        return (samples.astype(np.float32) * np.float32(1 / 32768)).reshape(-1, channels)
+
+
+class _SoundFile:
+    def __init__(self, sound):
+        self.sound = sound
+        self.info = Info(sound.samplerate, sound.channels, sound.frames)
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        import soundfile
+
+        try:
+            self.sound.seek(start)
+            samples = self.sound.read(count, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
+        if len(samples) < count:
+            raise _Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
+        if not np.isfinite(samples).all():
+            raise _Unreadable("holds NaN or infinite samples")
+        return samples
+
+
+def _wav_or_none(file, size: int, offset: int):
+    """(source, header) of a WAV at `offset`: source is None where libsndfile must read it."""
+    header = read_header(file, size, offset)
+    if header is None:
+        return None, None
+    if not header.complete:
+        raise _Unreadable("cut short: the WAV header promises more samples than there are")
+    if header.streamed and offset:
+        raise _Unreadable("the WAV in this archive does not say its length")
+    return (_Pcm16(file, header) if header.is_pcm16 else None), header
+
+
+def _sound(file, stack):
+    import soundfile
+
+    try:
+        return _SoundFile(stack.enter_context(soundfile.SoundFile(file)))
+    except soundfile.LibsndfileError as error:
+        raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
+
+
+def _from_bytes(data: bytes, stack):
+    """A source for the whole of a recording that is in memory."""
+    if not data:
+        raise _Unreadable("no audio at all")
+    source, header = _wav_or_none(io.BytesIO(data), len(data), 0)
+    if source is not None:
+        return source
+    if header is not None and header.streamed:  # say the length that the writer could not know
+        data = bytearray(data)
+        size = len(data) - header.data_start
+        data[4:8] = struct.pack("<I", len(data) - 8)
+        data[header.data_start - 4 : header.data_start] = struct.pack("<I", size)
+    return _sound(io.BytesIO(data), stack)
+
+
+def _from_offset(rx: Rx, stack):
+    file = stack.enter_context(open(rx.path, "rb"))
+    size = os.fstat(file.fileno()).st_size
+    if rx.offset >= size:
+        raise _Unreadable(f"the archive ends at byte {size}")
+    source, header = _wav_or_none(file, size, rx.offset)
+    if source is not None:
+        return source
+    file.seek(rx.offset)
+    if header is not None:
+        block = header.channels * header.bits // 8
+        return _sound(io.BytesIO(file.read(header.data_start + header.frames * block - rx.offset)), stack)
+    mark = file.read(6)
+    if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
+        length = int.from_bytes(file.read(mark[5]), "little")
+        return _sound(io.BytesIO(file.read(length)), stack)
+    raise _Unreadable("no WAV begins at this offset")
+
+
+def _from_file(rx: Rx, stack):
+    file = stack.enter_context(open(rx.path, "rb"))
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise _Unreadable("the file is empty")
+    source, header = _wav_or_none(file, size, 0)
+    if source is not None:
+        return source
+    if header is not None and header.streamed:
+        file.seek(0)
+        return _from_bytes(file.read(), stack)
+    try:
+        return _sound(rx.path, stack)
+    except _Unreadable as error:
+        return _from_bytes(_convert(rx.path, str(error)), stack)
+
+
+def _convert(path: str, why: str) -> bytes:
+    """The recording as a 16-bit WAV through SoX or ffmpeg, whichever reads it. No shell, no file name patterns."""
+    said = [f"libsndfile: {why}"]
+    extension = os.path.splitext(path)[1][1:].lower()
+    for tool, command in (
+        ("sox", ["sox", "-D", "-V1", "-t", extension or "raw", "-", "-b", "16", "-e", "signed", "-t", "wav", "-"]),
+        ("ffmpeg", ["ffmpeg", "-nostdin", "-v", "error", "-i", "pipe:0", "-c:a", "pcm_s16le", "-f", "wav", "-"]),
+    ):
+        if tool == "sox" and not extension:
+            continue
+        if shutil.which(tool) is None:
+            said.append(f"{tool}: not installed")
+            continue
+        if tool == "ffmpeg":  # MP4 may hold its index at the end, which takes a file that can seek
+            command[command.index("pipe:0")] = "file:" + os.path.abspath(path)
+        with open(path, "rb") as file:
+            done = subprocess.run(command, stdin=file, capture_output=True)
+        if done.returncode == 0 and done.stdout:
+            return done.stdout
+        said.append(f"{tool}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
+    raise _Unreadable("; ".join(said))
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    return lines[-1][-200:] if lines else ""
+
+
+# ---- pipes
+
+
+def _start(command: str) -> subprocess.Popen:
+    # wav.scp commands are shell commands by Kaldi's definition of the file; whoever writes one writes a script.
+    return subprocess.Popen(
+        ["bash", "-o", "pipefail", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def _check_status(status: int, stderr: bytes) -> None:
+    # 141: a writer stopped by SIGPIPE because its reader had all that it wanted and ended well.
+    if status not in (0, 128 + signal.SIGPIPE):
+        raise _Unreadable(f"the command ended with status {status}: {_last_line(stderr) or 'it said nothing'}")
+
+
+def _run(command: str) -> bytes:
+    process = _start(command)
+    out, err = process.communicate()
+    _check_status(process.returncode, err)
+    if not out:
+        raise _Unreadable(f"the command gave no audio: {_last_line(err) or 'it said nothing'}")
+    return out
+
+
+def _probe_pipe(command: str, stack) -> None:
+    """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
+    process = _start(command)
+    head = process.stdout.read(PROBE_BYTES)
+    if len(head) == PROBE_BYTES:
+        header = read_header(io.BytesIO(head), len(head), 0)
+        if header is not None and header.frames > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.stdout.close()
+            process.stderr.close()
+            process.wait()
+            return
+    rest, err = process.communicate()
+    _check_status(process.returncode, err)
+    _require_samples(_from_bytes(head + rest, stack).info)
+
+
+# ---- what others call
+
+
+@contextlib.contextmanager
+def _naming(rxfilename: str):
+    try:
+        yield
+    except _Unreadable as error:
+        raise UserError(f"{rxfilename}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{rxfilename}: {(error.strerror or str(error)).lower()}") from None
+    except UserError as error:
+        raise UserError(f"{rxfilename}: {error}") from None
+
+
+def _open(rxfilename: str, stack):
+    rx = parse(rxfilename)
+    if rx.kind == "pipe":
+        return _from_bytes(_run(rx.path), stack)
+    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+
+
+def _require_samples(found: Info) -> None:
+    if found.frames <= 0:
+        raise _Unreadable("no samples in it")
+
+
+def info(rxfilename: str) -> Info:
+    """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
+    with _naming(rxfilename), contextlib.ExitStack() as stack:
+        found = _open(rxfilename, stack).info
+        _require_samples(found)
+        return found
+
+
+def duration(rxfilename: str) -> float:
+    """Seconds; UserError if unreadable or empty."""
+    return info(rxfilename).seconds
+
+
+def check(rxfilename: str, decode: bool = False) -> None:
+    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes.
+
+    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB.
+    """
+    with _naming(rxfilename), contextlib.ExitStack() as stack:
+        rx = parse(rxfilename)
+        if rx.kind == "pipe" and not decode:
+            _probe_pipe(rx.path, stack)
+            return
+        source = _open(rxfilename, stack)
+        _require_samples(source.info)
+        source.read(0, source.info.frames if decode else 1)
+
+
+def load(rxfilename: str, rate: int = 16000, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+    """A recording, or `seconds` of it from `start`, as mono float32 (T,) in [-1, 1] at `rate` Hz.
+
+    Channels are averaged, then resampled (polyphase FIR, scipy.signal.resample_poly). A part equals the same
+    samples of the whole up to float rounding, and is shorter than asked where the recording ends first.
+    UserError if it is unreadable or empty, or ends before `start`.
+    """
+    with _naming(rxfilename), contextlib.ExitStack() as stack:
+        source = _open(rxfilename, stack)
+        _require_samples(source.info)
+        common = math.gcd(rate, source.info.rate)
+        up, down = rate // common, source.info.rate // common
+        total = -(-source.info.frames * up // down)
+        first = round(start * rate)
+        last = total if seconds is None else min(total, first + round(seconds * rate))
+        if first < 0 or first >= total:
+            raise _Unreadable(f"there is no sample at {start:g} s: it lasts {source.info.seconds:g} s")
+        if up == down:
+            return _mono(source.read(first, last - first))
+        return _resampled_part(source, first, last, up, down)
+
+
+def _mono(samples: np.ndarray) -> np.ndarray:
+    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+
+
+@lru_cache(maxsize=16)
+def _lowpass(up: int, down: int) -> np.ndarray:
+    from scipy.signal import firwin
+
+    # The filter that resample_poly designs by default; designing it costs more than a short segment's filtering.
+    widest = max(up, down)
+    return firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
+
+
+def _resampled_part(source, first: int, last: int, up: int, down: int) -> np.ndarray:
+    """Output samples [first, last): reads only the input under the filter, from a place where the phase is 0."""
+    from scipy.signal import resample_poly
+
+    reach = -(-10 * max(up, down) // up) + 1  # input samples under one side of the filter
+    begin = max(0, first // up - -(-reach // down)) * down
+    end = min(source.info.frames, -(-last * down // up) + reach)
+    samples = _mono(source.read(begin, end - begin))
+    offset = begin // down * up
+    out = resample_poly(samples, up, down, window=_lowpass(up, down))[first - offset : last - offset]
+    return np.ascontiguousarray(out, dtype=np.float32)

@@ -1,0 +1,162 @@
+"""A Kaldi data directory: which files it may hold, how each is keyed, and its speakers."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_write
+from svq.data.table import BLOCK_LINES, Table, write_table
+from svq.errors import UserError
+
+_BY_UTTERANCE = ("utt2spk", "segments", "text", "feats.scp", "vad.scp")
+_BY_RECORDING = ("reco2dur", "reco2file_and_channel")
+_BY_SPEAKER = ("cmvn.scp",)
+MAY_BE_BLANK = ("text",)  # an utterance may have an empty transcript; nothing else may lack its value
+
+
+def keyed_by(name: str, has_segments: bool = False) -> str | None:
+    """"utt", "reco" or "spk" for a table of a data directory, None for any other file (trials, README, ...)."""
+    if name == "wav.scp":
+        return "reco" if has_segments else "utt"
+    if name in _BY_UTTERANCE or (name.startswith("utt2") and "." not in name):
+        return "utt"
+    if name in _BY_RECORDING:
+        return "reco"
+    if name in _BY_SPEAKER or (name.startswith("spk2") and "." not in name):
+        return "spk"
+    return None
+
+
+def is_trials(name: str) -> bool:
+    """True for the name of a trial list: `trials` or `trials_<name>`."""
+    return name == "trials" or (name.startswith("trials_") and "." not in name)
+
+
+class DataDir:
+    """The tables of a data directory, each read when first asked for.
+
+    UserError if the folder or a table that is asked for is missing or malformed.
+    """
+
+    def __init__(self, path):
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise UserError(f"{path}: no such data directory")
+        self._tables: dict[str, Table] = {}
+
+    def has(self, name: str) -> bool:
+        return (self.path / name).is_file()
+
+    def table(self, name: str) -> Table:
+        """The table of the file `name`, read once."""
+        if name not in self._tables:
+            self._tables[name] = Table.read(self.path / name, need_value=name not in MAY_BE_BLANK)
+        return self._tables[name]
+
+    def names(self) -> list[str]:
+        """Files of the directory, sorted; hidden ones and folders (.backup, split4, ...) left out."""
+        return sorted(p.name for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
+
+    def table_names(self) -> list[str]:
+        """Those of `names()` that are tables keyed by utterance, recording or speaker."""
+        return [n for n in self.names() if keyed_by(n) is not None]
+
+    @property
+    def has_segments(self) -> bool:
+        return self.has("segments")
+
+    @property
+    def wav(self) -> Table:
+        """wav.scp by utterance; UserError for a directory whose utterances are segments of recordings."""
+        if self.has_segments:
+            raise UserError(f"{self.path}: has a segments file; cut it first: utils/copy_wav.sh {self.path} NEW ARK_DIR")
+        return self.table("wav.scp")
+
+    @property
+    def utt2spk(self) -> Table:
+        return self.table("utt2spk")
+
+    @property
+    def utt2dur(self) -> Table:
+        return self.table("utt2dur")
+
+    @property
+    def feats(self) -> Table:
+        return self.table("feats.scp")
+
+    @functools.cached_property
+    def _speakers(self) -> tuple[list[str], np.ndarray]:
+        names, index = index_speakers(self.utt2spk.value_array())
+        return [n.decode() for n in names], index
+
+    @property
+    def speakers(self) -> list[str]:
+        """Speaker ids, sorted under LC_ALL=C."""
+        return self._speakers[0]
+
+    @property
+    def speaker_index(self) -> np.ndarray:
+        """For each line of utt2spk, where its speaker stands in `speakers`: int32 (N,)."""
+        return self._speakers[1]
+
+
+def index_speakers(of_utterance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(speakers sorted, index int32 (N,)) of an `S` array (N,) of speaker ids.
+
+    Sorts one id per run of equal ids: utterances of a speaker mostly stand together.
+    """
+    if len(of_utterance) == 0:
+        return of_utterance, np.zeros(0, np.int32)
+    heads = np.flatnonzero(np.concatenate([[True], of_utterance[1:] != of_utterance[:-1]]))
+    names, of_run = np.unique(of_utterance[heads], return_inverse=True)
+    runs = np.diff(np.append(heads, len(of_utterance)))
+    return names, np.repeat(of_run.astype(np.int32), runs)
+
+
+def spk2utt_blocks(utt2spk: Table, indices: np.ndarray | None = None) -> Iterator[bytes]:
+    """The lines of spk2utt that agree with utt2spk (or with its lines at `indices`): for writing."""
+    keys, of_utterance = utt2spk.key_array, utt2spk.value_array()
+    if indices is not None:
+        keys, of_utterance = keys[indices], of_utterance[indices]
+    names, index = index_speakers(of_utterance)
+    order = None if np.all(index[1:] >= index[:-1]) else np.argsort(index, kind="stable")
+    if order is not None:
+        keys, index = keys[order], index[order]
+    bounds = np.searchsorted(index, np.arange(len(names) + 1))
+    out, held = [], 0
+    for s, name in enumerate(names.tolist()):
+        out.append(name + b" " + b" ".join(keys[bounds[s] : bounds[s + 1]].tolist()) + b"\n")
+        held += bounds[s + 1] - bounds[s]
+        if held >= BLOCK_LINES:
+            yield b"".join(out)
+            out, held = [], 0
+    yield b"".join(out)
+
+
+def write_spk2utt(path, utt2spk: Table, indices: np.ndarray | None = None) -> None:
+    """Writes spk2utt atomically from utt2spk (or from its lines at `indices`)."""
+    with atomic_write(path, "wb") as file:
+        for block in spk2utt_blocks(utt2spk, indices):
+            file.write(block)
+
+
+def create(path, wav: Mapping, utt2spk: Mapping, **tables: Mapping) -> Path:
+    """Writes a data directory from mappings: wav.scp, utt2spk, spk2utt and e.g. utt2dur=..., spk2gender=..., text=...
+
+    Every table is sorted under LC_ALL=C. UserError if the utterances of `wav` and `utt2spk` differ. For corpora
+    of up to a few hundred thousand utterances; larger ones are better written as sorted text at once.
+    """
+    path = Path(path)
+    differ = sorted(set(wav) ^ set(utt2spk))
+    if differ:
+        raise UserError(f"{path}: `{differ[0]}` is not in both wav.scp and utt2spk ({len(differ)} such)")
+    write_table(path / "wav.scp", wav.items())
+    write_table(path / "utt2spk", utt2spk.items())
+    for name, table in tables.items():
+        write_table(path / name, table.items())
+    write_spk2utt(path / "spk2utt", Table.read(path / "utt2spk"))
+    return path

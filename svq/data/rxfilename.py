@@ -1,0 +1,63 @@
+"""Kaldi's extended file names, as they stand in wav.scp and feats.scp: a file, `ark:offset`, or `command |`."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+
+from svq.errors import UserError
+
+_OFFSET = re.compile(r"(.+):(\d+)", re.DOTALL)
+# Extensions of the formats that SoX 14.4 decodes; everything else is left to ffmpeg.
+_SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "gsm", "nist", "voc", "w64", "caf"}
+
+
+@dataclass(frozen=True)
+class Rx:
+    """kind: "file", "offset" or "pipe"; path: file name or command; offset: bytes into the file (kind "offset")."""
+
+    kind: str
+    path: str
+    offset: int = 0
+
+
+def parse(rxfilename: str) -> Rx:
+    """Classifies an extended file name as Kaldi's ClassifyRxfilename does; UserError for one that cannot be read."""
+    text = rxfilename.strip()
+    if text.endswith("|"):
+        command = text[:-1].strip()
+        if not command:
+            raise UserError("an empty command before `|`")
+        return Rx("pipe", command)
+    if not text or text == "-":
+        raise UserError("standard input cannot be read twice; name a file" if text else "an empty file name")
+    if text.startswith("|"):
+        raise UserError(f"`{text}` is an output pipe; an input pipe ends in `|`")
+    match = _OFFSET.fullmatch(text)
+    if match:
+        return Rx("offset", match[1], int(match[2]))
+    return Rx("file", text)
+
+
+def quote_path(path: str) -> str:
+    """A file name as one word of a shell command that no tool takes for an option, a pipe or a URL."""
+    if path[:1] in "-|" or "://" in path:
+        path = "./" + path
+    return shlex.quote(path)
+
+
+def speed_command(rxfilename: str, factor: str) -> str:
+    """The `command |` that plays a recording at `factor` times its speed and pitch (SoX's `speed` effect)."""
+    rx = parse(rxfilename)
+    effect = f"-t wav - speed {shlex.quote(factor)} |"
+    if rx.kind == "pipe":
+        return f"{rx.path} | sox -t wav - {effect}"
+    if rx.kind == "offset":  # a WAV inside an archive says its own length, so SoX stops at its end
+        return f"tail -c +{rx.offset + 1} {quote_path(rx.path)} | sox -t wav - {effect}"
+    extension = rx.path.rpartition(".")[2].lower()
+    if extension not in _SOX_READS:
+        return f"ffmpeg -nostdin -v error -i {shlex.quote('file:' + rx.path)} -f wav - | sox -t wav - {effect}"
+    if set(rx.path) & set("*?[]{}~\\"):  # SoX expands these itself, whatever the shell's quotes say
+        return f"sox -t {extension} - {effect[:-2]} < {shlex.quote(rx.path)} |"
+    return f"sox {quote_path(rx.path)} {effect}"

@@ -1,0 +1,365 @@
+"""Two-column text tables (wav.scp, utt2spk, feats.scp, ...) held in arrays.
+
+A table of 3.3 million lines as a dict of str costs over a gigabyte; here it is the bytes of the file and
+four integer arrays, 32 bytes a line. A line is `key value`: the key holds no white space, the value is the
+rest of the line without the white space around it.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_write
+from svq.errors import UserError, located
+
+MAX_KEY = 255  # bytes; an id also becomes a file name
+SCAN_BYTES = 8 << 20  # bytes looked at together by _scan: bounds its temporary arrays
+BLOCK_LINES = 1 << 16  # lines handled together wherever lines become Python objects
+
+_BLANK = np.zeros(256, dtype=bool)
+_BLANK[[9, 13, 32]] = True
+
+
+def pack_fields(data: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """Copies ragged byte fields into a fixed-width array (N,) of dtype `S<longest>`.
+
+    Comparing such arrays gives the order of LC_ALL=C, as the fields hold no NUL byte.
+    """
+    width = max(int(length.max(initial=0)), 1)
+    out = np.zeros((len(start), width), dtype=np.uint8)
+    columns = np.arange(width)
+    rows = max(1, (4 << 20) // width)
+    for i in range(0, len(start), rows):
+        part = slice(i, i + rows)
+        where = start[part, None] + columns
+        np.minimum(where, max(len(data) - 1, 0), out=where)
+        block = data[where]
+        block[columns >= length[part, None]] = 0
+        out[part] = block
+    return out.reshape(-1).view(f"S{width}")
+
+
+def to_bytes_array(keys: Iterable) -> np.ndarray:
+    """str or bytes keys (or an array of them) as an `S` array (N,)."""
+    if isinstance(keys, np.ndarray) and keys.dtype.kind == "S":
+        return keys
+    return np.array([k.encode() if isinstance(k, str) else bytes(k) for k in keys] or [], dtype=np.bytes_)
+
+
+def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each of `wanted` stands in sorted_keys: (position (N,) int64, found (N,) bool)."""
+    if len(sorted_keys) == 0 or len(wanted) == 0:
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    if wanted.dtype == sorted_keys.dtype and len(wanted) == len(sorted_keys) and np.array_equal(wanted, sorted_keys):
+        return np.arange(len(wanted)), np.ones(len(wanted), bool)
+    position = np.searchsorted(sorted_keys, wanted)
+    np.minimum(position, len(sorted_keys) - 1, out=position)
+    return position, sorted_keys[position] == wanted
+
+
+class Malformed:
+    """What is wrong with some lines of a file: `lines` (1-based, ascending) and one text for all of them."""
+
+    def __init__(self, lines, text: str):
+        self.lines = np.asarray(lines, dtype=np.int64)
+        self.text = text
+
+
+def _bad_utf8(raw: bytes, lo: int, starts: np.ndarray, ends: np.ndarray) -> list[int]:
+    bad = []
+    for row, (s, e) in enumerate(zip(starts.tolist(), ends.tolist())):
+        try:
+            raw[lo + s : lo + e].decode("utf-8")
+        except UnicodeDecodeError:
+            bad.append(row)
+    return bad
+
+
+def _scan(raw: bytes, need_value: bool):
+    """Finds the lines and fields of `raw`: (start, key_end, value_start, value_end) and list[Malformed]."""
+    data = np.frombuffer(raw, dtype=np.uint8)
+    parts, found = [], {}
+    first_line = 1
+
+    def report(text: str, rows: np.ndarray) -> None:
+        if len(rows):
+            found.setdefault(text, []).append(np.asarray(rows) + first_line)
+
+    lo = 0
+    while lo < len(raw):
+        hi = lo + SCAN_BYTES
+        if hi < len(raw):
+            cut = raw.rfind(b"\n", lo, hi)
+            if cut < 0:
+                cut = raw.find(b"\n", hi)
+            hi = len(raw) if cut < 0 else cut + 1
+        block = data[lo:hi]
+        space = np.flatnonzero(block <= 32)
+        kind = block[space]
+        end = space[kind == 10]
+        if block[-1] != 10:  # the last line of a file that has no newline at its end
+            end, space = np.append(end, len(block)), np.append(space, len(block))
+            kind = np.append(kind, 10)
+        start = np.concatenate([[0], end[:-1] + 1])
+        key_end = space[np.searchsorted(space, start)]
+
+        value_start = key_end.copy()
+        rows = np.flatnonzero(value_start < end)
+        while len(rows):
+            rows = rows[_BLANK[block[value_start[rows]]]]
+            value_start[rows] += 1
+            rows = rows[value_start[rows] < end[rows]]
+        value_end = end.copy()
+        rows = np.flatnonzero(value_end > value_start)
+        while len(rows):
+            rows = rows[_BLANK[block[value_end[rows] - 1]]]
+            value_end[rows] -= 1
+            rows = rows[value_end[rows] > value_start[rows]]
+
+        control = space[(kind < 32) & (kind != 9) & (kind != 10)]
+        if len(control):
+            at_end = (block[control] == 13) & np.isin(control + 1, end)
+            report("ends in CR LF (a Windows file); mend: sed -i 's/\\r$//' FILE", np.searchsorted(end, control[at_end]))
+            report("holds a control character", np.unique(np.searchsorted(end, control[~at_end])))
+        if block.max() > 127:
+            try:
+                raw[lo:hi].decode("utf-8")
+            except UnicodeDecodeError:
+                report("is not UTF-8; mend: iconv -f latin1 -t utf-8", np.array(_bad_utf8(raw, lo, start, end)))
+        blank = value_start >= end
+        report("is blank", np.flatnonzero(blank & (key_end == start)))
+        report("begins with white space, so it has no id", np.flatnonzero(~blank & (key_end == start)))
+        report(f"has an id of more than {MAX_KEY} bytes", np.flatnonzero(key_end - start > MAX_KEY))
+        if need_value:
+            report("has an id but nothing after it", np.flatnonzero(blank & (key_end > start)))
+
+        parts.append(np.stack([start, key_end, value_start, value_end]) + lo)
+        first_line += len(start)
+        lo = hi
+    fields = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0), np.int64)
+    malformed = [Malformed(np.concatenate(rows), text) for text, rows in found.items()]
+    return fields, malformed
+
+
+class Table:
+    """The lines of a two-column file, in file order.
+
+    Read one with `Table.read(path)`. Keys and values are str; `key_array` and `value_array` give them as
+    numpy `S` arrays (N,). Iterating gives keys, `items()` gives pairs.
+    """
+
+    def __init__(self, raw: bytes, fields: np.ndarray, path: str = "<table>"):
+        self.raw, self.path = raw, str(path)
+        self._start, self._key_end, self._value_start, self._value_end = fields
+        self._keys = self._sorted_keys = self._order = None
+
+    # ---- reading
+
+    @classmethod
+    def scan(cls, path, need_value: bool = True) -> tuple["Table", list[Malformed]]:
+        """The table of a file and all that is malformed in it. UserError if the file cannot be read at all."""
+        try:
+            with open(path, "rb") as file:
+                raw = file.read()
+        except OSError as error:
+            raise UserError(f"{path}: {os.strerror(error.errno).lower()}") from None
+        fields, malformed = _scan(raw, need_value)
+        return cls(raw, fields, path), malformed
+
+    @classmethod
+    def read(cls, path, need_value: bool = True, allow_empty: bool = False) -> "Table":
+        """Reads a table; UserError naming file and line where a line is malformed or the file is empty."""
+        table, malformed = cls.scan(path, need_value)
+        if malformed:
+            worst = min(malformed, key=lambda m: m.lines[0])
+            raise UserError(located(path, int(worst.lines[0]), worst.text.replace("FILE", str(path))))
+        if len(table) == 0 and not allow_empty:
+            raise UserError(f"{path}: empty file")
+        return table
+
+    @classmethod
+    def from_pairs(cls, pairs: Iterable[tuple[str, str]], path: str = "<table>") -> "Table":
+        """A table of (key, value) pairs in the given order (for tests and small tables)."""
+        raw = "".join(f"{k} {v}\n" for k, v in pairs).encode()
+        fields, malformed = _scan(raw, need_value=False)
+        if malformed:
+            raise UserError(located(path, int(malformed[0].lines[0]), malformed[0].text))
+        return cls(raw, fields, path)
+
+    # ---- one line
+
+    def __len__(self) -> int:
+        return len(self._start)
+
+    def key(self, i: int) -> str:
+        return self.raw[self._start[i] : self._key_end[i]].decode()
+
+    def value(self, i: int) -> str:
+        return self.raw[self._value_start[i] : self._value_end[i]].decode()
+
+    def __getitem__(self, key):
+        """The value of a key (KeyError if absent)."""
+        return self.value(self.index(key))
+
+    def __contains__(self, key) -> bool:
+        try:
+            self.index(key)
+        except KeyError:
+            return False
+        return True
+
+    # ---- all lines
+
+    def __iter__(self) -> Iterator[str]:
+        for key, _ in self.items():
+            yield key
+
+    def keys(self) -> list[str]:
+        """All keys as str: for small tables; `key_array` serves large ones."""
+        return list(self)
+
+    def values(self) -> Iterator[str]:
+        for _, value in self.items():
+            yield value
+
+    def items(self, indices: np.ndarray | None = None) -> Iterator[tuple[str, str]]:
+        """(key, value) pairs in file order, or in the order of `indices`; Python objects live one block long."""
+        raw = self.raw
+        for part in self._blocks(indices):
+            bounds = (self._start, self._key_end, self._value_start, self._value_end)
+            for s, k, v, e in zip(*(b[part].tolist() for b in bounds)):
+                yield raw[s:k].decode(), raw[v:e].decode()
+
+    def _blocks(self, indices):
+        count = len(self) if indices is None else len(indices)
+        for i in range(0, count, BLOCK_LINES):
+            yield slice(i, min(i + BLOCK_LINES, count)) if indices is None else indices[i : i + BLOCK_LINES]
+
+    @property
+    def key_array(self) -> np.ndarray:
+        """Keys (N,) as an `S` array, in file order."""
+        if self._keys is None:
+            data = np.frombuffer(self.raw, dtype=np.uint8)
+            self._keys = pack_fields(data, self._start, self._key_end - self._start)
+        return self._keys
+
+    def value_array(self) -> np.ndarray:
+        """Values (N,) as an `S` array as wide as the longest: for short values (speakers, genders)."""
+        data = np.frombuffer(self.raw, dtype=np.uint8)
+        return pack_fields(data, self._value_start, self._value_end - self._value_start)
+
+    def float_array(self) -> np.ndarray:
+        """Values (N,) as float64; UserError naming the line of one that is not a number."""
+        values = self.value_array()
+        try:
+            return values.astype(np.float64)
+        except ValueError:
+            for line, value in enumerate(values, 1):
+                try:
+                    float(value)
+                except ValueError:
+                    text = f"`{value.decode()}` is not a number"
+                    raise UserError(located(self.path, line, text)) from None
+            raise
+
+    # ---- lookup
+
+    @property
+    def is_sorted(self) -> bool:
+        """True if the keys ascend strictly in the order of LC_ALL=C."""
+        return bool(np.all(self.key_array[:-1] < self.key_array[1:]))
+
+    def _lookup(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """The keys in ascending order, and their line numbers (None where the file is sorted)."""
+        if self._sorted_keys is None:
+            if self.is_sorted:
+                self._sorted_keys = self.key_array
+            else:
+                self._order = np.argsort(self.key_array, kind="stable")
+                keys = self.key_array[self._order]
+                twice = np.flatnonzero(keys[1:] == keys[:-1])
+                if len(twice):
+                    i = int(twice[np.argmin(self._order[twice + 1])])
+                    a, b = int(self._order[i]) + 1, int(self._order[i + 1]) + 1
+                    raise UserError(located(self.path, b, f"`{keys[i].decode()}` is already on line {a}"))
+                self._sorted_keys = keys
+        return self._sorted_keys, self._order
+
+    def positions(self, keys: Iterable) -> tuple[np.ndarray, np.ndarray]:
+        """Line indices (N,) int64 of many keys, and which of them are there (N,) bool.
+
+        UserError if the table has a key twice.
+        """
+        ordered, order = self._lookup()
+        position, found = find(ordered, to_bytes_array(keys))
+        return (position if order is None else order[position]) if len(self) else position, found
+
+    def index(self, key, start=0, stop=None) -> int:
+        """Line index of one key; KeyError if it is not there, UserError if the table has a key twice."""
+        key = key.encode() if isinstance(key, str) else key
+        ordered, order = self._lookup()
+        if len(key) <= ordered.dtype.itemsize:
+            i = int(np.searchsorted(ordered, np.bytes_(key)))
+            if i < len(ordered) and ordered[i] == key:
+                return i if order is None else int(order[i])
+        raise KeyError(key.decode())
+
+    def indices(self, keys: Iterable) -> np.ndarray:
+        """Line indices (N,) int64 of many keys; KeyError naming the first that is not there."""
+        keys = to_bytes_array(keys)
+        position, found = self.positions(keys)
+        if not found.all():
+            raise KeyError(keys[np.argmin(found)].decode())
+        return position
+
+    # ---- writing
+
+    def blocks(self, indices: np.ndarray | None = None) -> Iterator[bytes]:
+        """The lines, or those at `indices`, as `key value\\n`, many lines to a piece: for writing."""
+        raw = self.raw
+        for part in self._blocks(indices):
+            bounds = (self._start, self._key_end, self._value_start, self._value_end)
+            start, key_end, value_start, value_end = (b[part] for b in bounds)
+            if len(start) == 0:
+                continue
+            data = np.frombuffer(raw, dtype=np.uint8)
+            plain = np.all(value_start == key_end + 1) and np.all(data[key_end] == 32)
+            if plain and np.all(start[1:] == value_end[:-1] + 1):  # neighbours in the file: one slice
+                yield raw[start[0] : value_end[-1]] + b"\n"
+            elif plain:
+                yield b"\n".join([raw[s:e] for s, e in zip(start.tolist(), value_end.tolist())]) + b"\n"
+            else:
+                bounds = (start.tolist(), key_end.tolist(), value_start.tolist(), value_end.tolist())
+                lines = [raw[s:k] + b" " + raw[v:e] if e > v else raw[s:k] for s, k, v, e in zip(*bounds)]
+                yield b"\n".join(lines) + b"\n"
+
+    def write(self, path, indices: np.ndarray | None = None) -> None:
+        """Writes the lines, or those at `indices`, in that order; atomically."""
+        with atomic_write(path, "wb") as out:
+            for block in self.blocks(indices):
+                out.write(block)
+
+    def sort_order(self) -> np.ndarray:
+        """Line indices (N,) in ascending order of the key; equal keys stay in file order."""
+        return np.argsort(self.key_array, kind="stable")
+
+
+def write_table(path, pairs: Iterable[tuple[str, object]]) -> None:
+    """Writes (key, value) pairs sorted by key under LC_ALL=C; UserError if an id is twice or holds white space."""
+    lines = []
+    for key, value in pairs:
+        if not key or key.split() != [key]:
+            raise UserError(f"{path}: the id `{key}` is empty or holds white space")
+        value = str(value)
+        if "\n" in value or "\r" in value or not value.strip():
+            raise UserError(f"{path}: the value of `{key}` is empty or holds a line break")
+        lines.append((key.encode(), value.encode()))
+    lines.sort()
+    for (a, _), (b, _) in zip(lines, lines[1:]):
+        if a == b:
+            raise UserError(f"{path}: `{a.decode()}` is there twice")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "wb") as out:
+        out.writelines(k + b" " + v + b"\n" for k, v in lines)

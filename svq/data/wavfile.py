@@ -1,0 +1,66 @@
+"""The RIFF/WAVE header, read without touching the samples: so that a segment costs one seek and one read."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+# Sizes that a program writes when it streams to a pipe and cannot know the length.
+_UNKNOWN = 0x7FFF0000
+
+
+@dataclass(frozen=True)
+class WavHeader:
+    """rate in Hz; data_start: offset of the first sample in the file; frames: samples per channel.
+
+    `complete` is False when the header promises more than the file holds (frames is then what there is), and
+    `streamed` is True when the header leaves the length open.
+    """
+
+    rate: int
+    channels: int
+    bits: int
+    format: int  # 1: integer PCM, 3: float; others are left to libsndfile
+    data_start: int
+    frames: int
+    complete: bool
+    streamed: bool
+
+    @property
+    def is_pcm16(self) -> bool:
+        return self.format == 1 and self.bits == 16
+
+
+def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
+    """Parses the header at `offset` of a seekable binary file of `size` bytes; None if there is no WAV there."""
+    file.seek(offset)
+    head = file.read(12)
+    if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    at, layout = offset + 12, None
+    while True:
+        chunk = file.read(8)
+        if len(chunk) < 8:
+            return None
+        name, length = chunk[:4], struct.unpack("<I", chunk[4:])[0]
+        at += 8
+        if name == b"data":
+            break
+        if name == b"fmt ":
+            body = file.read(min(length, 40))
+            if length < 16 or len(body) < 16:
+                return None
+            layout = struct.unpack("<HHIIHH", body[:16])
+            if layout[0] == 0xFFFE and len(body) >= 26:  # WAVE_FORMAT_EXTENSIBLE: the real one opens the GUID
+                layout = (struct.unpack("<H", body[24:26])[0], *layout[1:])
+        at += length + (length & 1)  # chunks are padded to even lengths
+        file.seek(at)
+    if layout is None:
+        return None
+    format_, channels, rate, _, block, bits = layout
+    if channels == 0 or rate == 0 or block == 0:
+        return None
+    present = max(size - at, 0)
+    streamed = length >= _UNKNOWN or (length == 0 and present >= block)
+    frames = (present if streamed else min(length, present)) // block
+    return WavHeader(rate, channels, bits, format_, at, frames, streamed or length <= present, streamed)

@@ -1,0 +1,18 @@
+"""What every test shares: the repository on the path, one thread, hypothesis without a deadline."""
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from hypothesis import settings  # noqa: E402
+
+# A machine under load makes any deadline fail; derandomized, a run of the tests is the same every time.
+settings.register_profile("svq", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("svq")
