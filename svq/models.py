@@ -1,0 +1,104 @@
+"""Networks on disk: `config.yaml` + `model.safetensors`, or one packed `model.svq`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from svq import nets
+from svq.atomic import atomic_path
+from svq.config import dump_config, load_config
+from svq.errors import UserError
+from svq.quant import QuantConfig, quantize_
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """What turns a recording into the network's input.
+
+    rate: samples per second. num_mels: log-mel channels.
+    mean_normalize: whether each utterance's mean over time is taken off every channel.
+    """
+
+    rate: int = 16000
+    num_mels: int = 80
+    mean_normalize: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a network and feed it. `net` holds the options of `arch`."""
+
+    arch: str = "ResNet34"
+    net: dict = field(default_factory=dict)
+    embed_dim: int = 256
+    front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
+    quant: QuantConfig | None = None
+
+    def build(self) -> nn.Module:
+        """The float network, initialised from torch's global random state."""
+        return nets.build(self.arch, self.front_end.num_mels, self.embed_dim, **self.net)
+
+
+def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
+    """Writes `folder/model.safetensors` and `folder/config.yaml`, the weights last."""
+    dump_config(config, os.path.join(folder, "config.yaml"))
+    save_tensors(os.path.join(folder, "model.safetensors"), net.state_dict())
+
+
+def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_tensors(path) -> dict[str, torch.Tensor]:
+    """Reads a safetensors file; UserError when it is missing or damaged."""
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a complete safetensors file ({error}); make or copy it again") from None
+
+
+def load_model(path) -> tuple[nn.Module, ModelConfig]:
+    """The network at `path`, in eval mode, and its config.
+
+    `path`: a folder with config.yaml and model.safetensors (float or quantization-aware), or a packed
+    `.svq` file. The network maps features (B, T, F) to embeddings (B, D).
+    Raises UserError for a missing or damaged file and for tensors that do not fit the config.
+    """
+    path = os.fspath(path)
+    if path.endswith(".svq"):
+        from svq.quant.packing import load_packed
+
+        return load_packed(path)
+    if not os.path.isdir(path):
+        raise UserError(f"{path}: neither a model folder nor a .svq file")
+    config = load_config(os.path.join(path, "config.yaml"), ModelConfig)
+    net = config.build()
+    if config.quant is not None:
+        quantize_(net, config.quant)
+    load_state(net, load_tensors(os.path.join(path, "model.safetensors")), path)
+    return net.eval(), config
+
+
+def load_state(net: nn.Module, state: dict[str, torch.Tensor], where) -> None:
+    """`net.load_state_dict(state)`, every tensor accounted for; UserError naming what does not fit."""
+    expected = net.state_dict()
+    missing = sorted(expected.keys() - state.keys())
+    extra = sorted(state.keys() - expected.keys())
+    if missing or extra:
+        raise UserError(f"{where}: weights do not fit the config: missing {missing[:3]}, unexpected {extra[:3]}")
+    for name, tensor in state.items():
+        if tensor.shape != expected[name].shape:
+            shapes = f"{list(tensor.shape)}, the config asks for {list(expected[name].shape)}"
+            raise UserError(f"{where}: {name} has shape {shapes}")
+    net.load_state_dict(state)

@@ -1,0 +1,36 @@
+"""Backbones. Each is `Net(feat_dim, embed_dim, **options)`: features (B, T, F) -> embeddings (B, D)."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+
+from torch import nn
+
+from svq.errors import UserError
+from svq.nets.resnet import ResNet
+
+ARCHITECTURES = {
+    "ResNet18": partial(ResNet, blocks=(2, 2, 2, 2)),
+    "ResNet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+}
+
+
+def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.Module:
+    """The network named `arch`, freshly initialised from torch's global random state.
+
+    Raises UserError for an unknown architecture or an option that it does not take.
+    """
+    if arch not in ARCHITECTURES:
+        raise UserError(f"arch '{arch}' is unknown; known: {', '.join(ARCHITECTURES)}")
+    make = ARCHITECTURES[arch]
+    known = [name for name in inspect.signature(make).parameters if name not in ("feat_dim", "embed_dim", "blocks")]
+    for name in options:
+        if name not in known:
+            raise UserError(f"arch {arch} takes no option '{name}'; it takes: {', '.join(known)}")
+    return make(feat_dim=feat_dim, embed_dim=embed_dim, **options)
+
+
+def num_parameters(net: nn.Module) -> int:
+    """How many learned numbers `net` holds (buffers such as running means are not counted)."""
+    return sum(p.numel() for p in net.parameters())

@@ -1,0 +1,81 @@
+"""Weight quantizers as parametrizations: float weight in, quantized weight out, gradients straight through."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from svq.quant.levels import kmeans_levels, rescale_symmetric
+
+
+class _ToLevels(torch.autograd.Function):
+    """Q = alpha * q with q the level nearest to w / alpha (eq. 4), and its straight-through gradients.
+
+    To w the gradient passes unchanged (eq. 5). For alpha the rounding counts as adding a constant,
+    so that dQ/dalpha is q - w / alpha inside [-alpha, alpha] and q outside, where w is clipped.
+    """
+
+    @staticmethod
+    def forward(ctx, w, alpha, levels):
+        codes = nearest_codes(w, alpha, levels)
+        ctx.save_for_backward(w, alpha, levels, codes)
+        return look_up(levels * alpha, codes)
+
+    @staticmethod
+    def backward(ctx, grad):
+        w, alpha, levels, codes = ctx.saved_tensors
+        grad_alpha = None
+        if ctx.needs_input_grad[1]:
+            scaled = w / alpha
+            difference = look_up(levels, codes).sub_(scaled.masked_fill_(scaled.abs() > 1, 0))
+            grad_alpha = difference.mul_(grad).sum().reshape(alpha.shape)
+        return grad, grad_alpha, None
+
+
+def nearest_codes(w: torch.Tensor, alpha: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Index (int32, shape of w) of the level nearest to w / alpha; a tie takes the lower level."""
+    thresholds = (levels[1:] + levels[:-1]) / 2 * alpha
+    return _in_memory_order(w, lambda flat: torch.bucketize(flat, thresholds, out_int32=True))
+
+
+def look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """table[codes], in the memory layout of `codes`."""
+    return _in_memory_order(codes, lambda flat: table.index_select(0, flat))
+
+
+def _in_memory_order(x: torch.Tensor, function) -> torch.Tensor:
+    """Applies a function of vectors to `x` in the order in which it lies in memory.
+
+    So a channels-last weight is neither copied to another layout nor comes back in one, which would
+    make the convolutions after it convert it again at every step.
+    """
+    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), d))
+    back = sorted(range(x.dim()), key=order.__getitem__)
+    dense = x.permute(order)
+    return function(dense.reshape(-1)).view(dense.shape).permute(back)
+
+
+class KMeansQuantizer(nn.Module):
+    """Uniform-precision k-means quantizer of one layer (KMQAT, section III-B).
+
+    Levels are fixed at the start from the float weights (see `kmeans_levels`), rescaled symmetrically
+    to [-1, 1]; the scale alpha is learned. Parametrizes a weight of any shape.
+    """
+
+    def __init__(self, weight: torch.Tensor, bits: int, retention: float = 0.9):
+        super().__init__()
+        levels, alpha = rescale_symmetric(kmeans_levels(weight.detach().cpu().numpy(), bits, retention))
+        self.bits = bits
+        self.register_buffer("levels", torch.tensor(levels, dtype=weight.dtype, device=weight.device))
+        self.alpha = nn.Parameter(torch.tensor(alpha, dtype=weight.dtype, device=weight.device))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return _ToLevels.apply(weight, self.alpha, self.levels)
+
+    def codes(self, weight: torch.Tensor) -> torch.Tensor:
+        """Level indices (uint8) of the float weight."""
+        return nearest_codes(weight, self.alpha, self.levels).to(torch.uint8)
+
+    def codebook(self) -> torch.Tensor:
+        """(2^bits,) the values that quantized weights take: alpha times the levels."""
+        return (self.levels * self.alpha).detach()

@@ -1,0 +1,74 @@
+"""Checkpoints that hold everything a run needs to go on as if it had never stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+
+import torch
+
+from svq.atomic import atomic_path
+from svq.errors import UserError
+
+
+def save_checkpoint(path, state: dict) -> None:
+    """Writes `state` (tensors, numbers, strings, lists, dicts) so that `path` is always a whole file."""
+    with atomic_path(path) as temporary:
+        torch.save(state, temporary)
+
+
+def load_checkpoint(path) -> dict | None:
+    """The state at `path`, or None where there is no file. Only plain data is read, never code."""
+    if not os.path.exists(path):
+        return None
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise UserError(f"{path}: not a checkpoint of ours ({error}); remove it to start anew") from None
+
+
+def fingerprint(*parts) -> str:
+    """A digest of what a run depends on. `parts`: anything that JSON holds, or ("file", path) pairs."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        if isinstance(part, tuple) and part[0] == "file":
+            with open(part[1], "rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest")
+                              else hashlib.blake2b(file.read()).digest())
+        else:
+            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+class RunningAverage:
+    """The mean of several state dicts, kept as sums so that it costs one copy of the model.
+
+    Integer tensors (batch-norm's counters) are not averaged: the last one counts.
+    """
+
+    def __init__(self, sums: dict[str, torch.Tensor] | None = None, count: int = 0):
+        self.sums = sums or {}
+        self.count = count
+
+    def add(self, state: dict[str, torch.Tensor]) -> None:
+        for name, tensor in state.items():
+            if tensor.is_floating_point() and name in self.sums:
+                self.sums[name] += tensor.detach().cpu().double()
+            else:
+                value = tensor.detach().cpu()
+                self.sums[name] = value.double() if tensor.is_floating_point() else value.clone()
+        self.count += 1
+
+    def mean(self) -> dict[str, torch.Tensor]:
+        """The averages in float32; UserError before the first `add`."""
+        if not self.count:
+            raise UserError("no checkpoint to average yet")
+        return {
+            name: (total / self.count).float() if total.is_floating_point() else total
+            for name, total in self.sums.items()
+        }
+
+    def state(self) -> dict:
+        return {"sums": self.sums, "count": self.count}

@@ -1,0 +1,78 @@
+"""The schema of a training config (teacher, student, quantization-aware finetuning alike)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from svq.data.augment import AugmentConfig, SpecAugmentConfig
+from svq.distill.objective import DistillConfig
+from svq.models import ModelConfig
+from svq.quant import QuantConfig
+from svq.train.schedule import ScheduleConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where samples come from.
+
+    input: `wav` reads waveforms (and can augment them), `feats` the features of stage 2.
+    crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any.
+    """
+
+    input: Literal["wav", "feats"] = "wav"
+    crop_seconds: float = 2.0
+    num_workers: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`sgd` (Nesterov momentum) or `adamw`. Norms, biases and quantizer scales take no weight decay.
+
+    scale_lr: what the learning rate of quantizer scales is multiplied with. A scale's gradient sums over
+    a whole layer of weights, so at the weights' own rate it would move much faster than they do.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    grad_clip: float = 5.0
+    scale_lr: float = 0.01
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run.
+
+    batch_size: samples per step over all processes. average: how many last epochs' weights are averaged
+    into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
+    computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
+    checkpoint_minutes: also between epochs, a checkpoint this often.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig | None = None
+    spec_augment: SpecAugmentConfig | None = None
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    scale: float = 32.0
+    epochs: int = 150
+    batch_size: int = 128
+    average: int = 10
+    seed: int = 1
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    channels_last: bool = True
+    num_threads: int = 2
+    checkpoint_minutes: float = 10.0
+    distill: DistillConfig | None = None
+    quant: QuantConfig | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "average", "num_threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.model.quant is not None:
+            raise ValueError("model.quant is for finished models; put the quantizer under quant")
+        if self.augment is not None and self.data.input != "wav":
+            raise ValueError("augment works on waveforms; set data.input to wav or drop augment")

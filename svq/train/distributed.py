@@ -1,0 +1,91 @@
+"""Several processes as one: torchrun's environment, and batch norm over the whole batch."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among those that train together."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+
+def join_world() -> World:
+    """Joins the process group that torchrun announces in the environment; alone without one.
+
+    Uses CUDA with NCCL where there are GPUs, else CPU with Gloo.
+    """
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    if size == 1:
+        return World(device=device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    return World(dist.get_rank(), size, device)
+
+
+def leave_world(world: World) -> None:
+    if world.size > 1:
+        dist.destroy_process_group()
+
+
+class GlobalBatchNorm(_BatchNorm):
+    """Batch norm whose statistics cover the batch of all processes, on any device.
+
+    torch's SyncBatchNorm needs GPUs; this one runs wherever all_reduce does, in float32.
+    """
+
+    def _check_input_dim(self, x):
+        if x.dim() < 2:
+            raise ValueError(f"expected at least 2 dimensions, got {x.dim()}")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce
+
+        axes = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        wide = x.float()
+        count = x.numel() // x.shape[1] * dist.get_world_size()  # equal slices: see EpochBatches
+        mean = all_reduce(wide.sum(axes)) / count
+        centred = wide - mean.view(shape)
+        variance = all_reduce(centred.square().sum(axes)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+
+
+def synchronize_batch_norm(net: nn.Module, world: World) -> nn.Module:
+    """`net` with batch norm over all processes: the same statistics as one process with the whole batch."""
+    if world.size == 1:
+        return net
+    if world.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    for module in list(net.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
+                other = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
+                other.load_state_dict(child.state_dict())
+                setattr(module, name, other)
+    return net

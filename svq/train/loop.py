@@ -1,0 +1,174 @@
+"""The one training loop: teacher, student and quantization-aware finetuning all run through it."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from svq.config import to_dict
+from svq.data.augment import spec_augment
+from svq.data.dataset import EpochBatches, TrainSet, make_loader
+from svq.data.fbank import Fbank, mean_normalize
+from svq.errors import UserError, some_of
+from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
+from svq.train.config import TrainConfig
+from svq.train.distributed import World, synchronize_batch_norm
+from svq.train.objective import Objective
+from svq.train.optimizer import make_optimizer, set_learning_rate
+from svq.train.precision import autocast, use_bf16
+from svq.train.progress import Curves, Progress
+from svq.train.schedule import learning_rate, margin
+
+
+class NonFiniteLoss(UserError):
+    """The loss or its gradient is no longer a number; the message names the batch."""
+
+
+class Trainer:
+    """Trains an Objective and leaves the averaged weights in it.
+
+    Args:
+        config: the run's settings.
+        objective: network, head and losses, on any device; moved to the world's.
+        train_set: what to train on.
+        folder: where `checkpoints/last.pt` and `curves.csv` go.
+        run_id: digest of all that the result depends on; a checkpoint of another run is not resumed.
+        teacher: a frozen network whose embeddings the objective wants, or None.
+    """
+
+    def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
+                 world: World = World(), teacher: nn.Module | None = None):
+        self.config, self.train_set, self.world, self.run_id = config, train_set, world, run_id
+        self.steps_per_epoch = len(self._batches(0))
+        if not self.steps_per_epoch:
+            raise UserError(f"{len(train_set)} utterances do not fill one batch of {config.batch_size}: "
+                            "lower batch_size")
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.checkpoint_path = os.path.join(folder, "checkpoints", "last.pt")
+        self.bf16 = use_bf16(config.precision, world.device)
+        layout = torch.channels_last if config.channels_last and self.bf16 else torch.contiguous_format
+        objective.net = synchronize_batch_norm(objective.net, world)
+        self.objective = objective.to(world.device, memory_format=layout).train()
+        self.parallel = self._wrap(self.objective)
+        self.teacher = None
+        if teacher is not None:
+            self.teacher = teacher.to(world.device, memory_format=layout).eval().requires_grad_(False)
+        self.fbank = Fbank(config.model.front_end.num_mels, config.model.front_end.rate).to(world.device)
+        self.optimizer = make_optimizer(config.optimizer, self.objective)
+        self.average = RunningAverage()
+        self.step = 0
+        self.curves = Curves(os.path.join(folder, "curves.csv"), every=max(1, min(20, self.steps_per_epoch)))
+        self.saved_at = time.monotonic()
+
+    def run(self) -> None:
+        """Trains to the end, from the last checkpoint where there is one of this run."""
+        self._resume()
+        progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
+        while self.step < self.total_steps:
+            epoch, done = divmod(self.step, self.steps_per_epoch)
+            loader = make_loader(self.train_set, self._batches(epoch, done), epoch, self.config.data.num_workers)
+            for inputs, labels in loader:
+                self._train_step(inputs, labels, progress)
+                self._save_if_due()
+        progress.close()
+        self.objective.load_state_dict(self.average.mean())
+
+    def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: Progress) -> None:
+        config = self.config
+        lr = learning_rate(config.schedule, self.step, self.steps_per_epoch, config.epochs)
+        now_margin = margin(config.schedule, self.step, self.steps_per_epoch)
+        set_learning_rate(self.optimizer, lr)
+        labels = labels.to(self.world.device, non_blocking=True)
+        feats = self._features(inputs.to(self.world.device, non_blocking=True))
+        with autocast(self.bf16, self.world.device):
+            loss, correct = self.parallel(feats, labels, now_margin, self._teach(feats))
+        self._check_finite(loss, "loss")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optimizer.grad_clip)
+        self._check_finite(norm, "gradient")
+        self.optimizer.step()
+        self.step += 1
+        epoch = self.step / self.steps_per_epoch
+        self.curves.add(self.step, epoch, lr, now_margin, loss.item(), int(correct), len(labels))
+        progress.update(self.step, epoch, loss.item(), int(correct) / len(labels), lr)
+
+    @torch.no_grad()
+    def _features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
+        feats = self.fbank(inputs) if self.config.data.input == "wav" else inputs.float()
+        if self.config.model.front_end.mean_normalize:
+            feats = mean_normalize(feats)
+        if self.config.spec_augment is not None:
+            # Masks depend on the step alone, so that a resumed run draws the same ones.
+            seed = (self.config.seed * 1_000_003 + self.step) * self.world.size + self.world.rank
+            feats = spec_augment(feats, seed, self.config.spec_augment)
+        return feats
+
+    @torch.no_grad()
+    def _teach(self, feats: torch.Tensor) -> torch.Tensor | None:
+        return None if self.teacher is None else self.teacher(feats)
+
+    def _check_finite(self, value: torch.Tensor, what: str) -> None:
+        if torch.isfinite(value):
+            return
+        epoch, batch = divmod(self.step, self.steps_per_epoch)
+        items = next(iter(self._batches(epoch, batch)))
+        names = some_of([self.train_set.utterance(i) for i in items])
+        kept = self.checkpoint_path if os.path.exists(self.checkpoint_path) else "no checkpoint yet"
+        raise NonFiniteLoss(f"the {what} is {value.item()} at step {self.step + 1} (epoch {epoch + 1}, batch "
+                            f"{batch + 1}: {names}); lower schedule.lr or look at these recordings. "
+                            f"Last good state: {kept}")
+
+    def _batches(self, epoch: int, start: int = 0) -> EpochBatches:
+        return EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=start,
+                            rank=self.world.rank, world_size=self.world.size)
+
+    def _wrap(self, objective: Objective) -> nn.Module:
+        if self.world.size == 1:
+            return objective
+        devices = [self.world.device] if self.world.device.type == "cuda" else None
+        # Batch norm is synchronised already; broadcasting its buffers would only cost time.
+        return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
+
+    def _save_if_due(self) -> None:
+        """A checkpoint after every epoch and every `checkpoint_minutes`; averages over the last epochs."""
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        if done == 0 and epoch > self.config.epochs - self.config.average:
+            self.average.add(self.objective.state_dict())
+        due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        if self.world.is_main and (done == 0 or due):
+            save_checkpoint(self.checkpoint_path, self._state())
+            self.curves.write()
+            self.saved_at = time.monotonic()
+
+    def _state(self) -> dict:
+        return {
+            "run_id": self.run_id,
+            "config": to_dict(self.config),
+            "step": self.step,  # with the seed, the position of sampler and schedules
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.state(),
+            "curves": self.curves.state(),
+            "rng": torch.get_rng_state(),
+        }
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.checkpoint_path)
+        if state is None:
+            return
+        if state["run_id"] != self.run_id:
+            print(f"{self.checkpoint_path} belongs to another config or other data: starting anew", flush=True)
+            return
+        self.step = state["step"]
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.average = RunningAverage(**state["average"])
+        self.curves.rows, self.curves.sums = state["curves"]["rows"], state["curves"]["sums"]
+        torch.set_rng_state(state["rng"])
+        print(f"resuming from {self.checkpoint_path} at step {self.step} of {self.total_steps}", flush=True)

@@ -1,0 +1,35 @@
+"""What a run minimizes: classification, and the teacher's embeddings where there is a teacher."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from svq.distill.objective import DistillConfig, EmbeddingObjective
+from svq.train.heads import AAMSoftmax
+
+
+class Objective(nn.Module):
+    """Network, head and losses as one module, so that DistributedDataParallel wraps them together."""
+
+    def __init__(self, net: nn.Module, head: AAMSoftmax, distill: DistillConfig | None = None,
+                 embedding_objective: EmbeddingObjective | None = None):
+        super().__init__()
+        self.net, self.head = net, head
+        self.config = distill
+        self.embedding_objective = embedding_objective
+
+    def forward(self, feats: torch.Tensor, labels: torch.Tensor, margin: float,
+                teacher: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, T, F), labels (B,), teacher embeddings (B, D') or None -> loss, right answers (both scalar).
+
+        The right answers are counted with the margin on, as the loss sees them.
+        """
+        embeddings = self.net(feats).float()
+        logits = self.head(embeddings, labels, margin)
+        loss = F.cross_entropy(logits, labels)
+        if self.embedding_objective is not None:
+            loss = (self.config.label_weight * loss
+                    + self.config.embedding_weight * self.embedding_objective(embeddings, teacher))
+        return loss, (logits.argmax(1) == labels).sum()
