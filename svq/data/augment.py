@@ -17,6 +17,7 @@ import torch
 from scipy.signal import fftconvolve
 
 from svq.data import audio
+from svq.data.datadir import DataDir
 from svq.data.table import Table
 from svq.errors import UserError
 
@@ -157,22 +158,22 @@ def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarr
     return (wet * np.float32(np.sqrt(power / wet_power))).astype(np.float32, copy=False)
 
 
-def spec_augment(feats: torch.Tensor, generator: torch.Generator | int, num_freq_masks: int = 1,
-                 max_freq: int = 8, num_time_masks: int = 1, max_time: int = 10,
-                 prob: float = 1.0) -> torch.Tensor:
+def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = SpecAugmentConfig(),
+                 rank: int = 0, world_size: int = 1) -> torch.Tensor:
     """Features (B, T, F) with random bands and spans set to 0, each utterance its own.
 
     Mask widths are uniform in 0..max, positions uniform where the mask fits.
-    To be used after mean normalization, where 0 is the mean. `generator`: a CPU
-    torch.Generator, or a seed; the draws are the same on every device.
+    To be used after mean normalization, where 0 is the mean. The draws depend on
+    `seed` alone, not on the device; rank r of world_size gets the masks that its
+    slice of the whole batch would get in one process.
     """
-    if isinstance(generator, int):
-        generator = torch.Generator().manual_seed(generator)
+    generator = torch.Generator().manual_seed(seed)
     batch, frames, bands = feats.shape
-    chosen = torch.rand(batch, 1, generator=generator) < prob
-    bands_hit = _masks(batch, bands, num_freq_masks, max_freq, generator) & chosen
-    frames_hit = _masks(batch, frames, num_time_masks, max_time, generator) & chosen
-    hit = frames_hit.to(feats.device)[:, :, None] | bands_hit.to(feats.device)[:, None, :]
+    total, mine = batch * world_size, slice(batch * rank, batch * (rank + 1))
+    chosen = torch.rand(total, 1, generator=generator) < config.prob
+    bands_hit = _masks(total, bands, config.num_freq_masks, config.max_freq, generator) & chosen
+    frames_hit = _masks(total, frames, config.num_time_masks, config.max_time, generator) & chosen
+    hit = frames_hit[mine, :, None].to(feats.device) | bands_hit[mine, None, :].to(feats.device)
     return feats.masked_fill(hit, 0.0)
 
 
@@ -194,7 +195,7 @@ class _Clips:
 
     def __init__(self, folder, rate: int, cache_mb: int):
         self.folder, self.rate = os.fspath(folder), rate
-        self.wav = Table.read(os.path.join(folder, "wav.scp"))
+        self.wav = DataDir(folder).wav
         self.seconds = self._durations()
         self.kept = np.cumsum(self.seconds) * rate * 2 <= cache_mb * 1e6
         self.cache: dict[int, np.ndarray] = {}

@@ -19,13 +19,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from svq.data import audio
-from svq.data.augment import Augment, wrap
+from svq.data.augment import Augment, AugmentConfig, wrap
+from svq.data.datadir import DataDir
 from svq.data.fbank import num_samples
 from svq.data.features import Matrix
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 
-RATE = 16000
 FRAMES_PER_SECOND = 100
 # Keeps the random streams of items and of batch orders apart.
 _ITEMS, _ORDER = 1, 2
@@ -38,23 +38,26 @@ class TrainSet:
     and gives (samples,) float32 in [-1, 1], just enough samples for the frames;
     "feats" reads only its rows of feats.scp and gives (frames, F) float32.
     Utterances that are shorter are repeated up to the crop.
-    augment: an `Augment` for "wav"; keep_speakers: the speakers to keep, all by default.
+    augment: an `Augment`, or its config, for "wav"; keep_speakers: the speakers to keep, all by default.
     `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
     UserError naming the file and the id where the directory does not fit together.
     """
 
     def __init__(self, data_dir, input: Literal["wav", "feats"] = "wav", crop_seconds: float = 2.0,
-                 seed: int = 0, augment: Augment | None = None,
-                 keep_speakers: Sequence[str] | None = None):
+                 seed: int = 0, augment: Augment | AugmentConfig | None = None,
+                 keep_speakers: Sequence[str] | None = None, rate: int = 16000):
         if input not in ("wav", "feats"):
             raise ValueError(f"input must be wav or feats, not {input!r}")
         if augment is not None and input == "feats":
             raise UserError("noise and reverberation need waveforms: train with input wav, or without augmentation")
+        if isinstance(augment, AugmentConfig):
+            augment = Augment.from_config(augment, rate)
         self.data_dir, self.input, self.seed, self.augment = os.fspath(data_dir), input, seed, augment
+        self.rate = rate
         self.frames = round(crop_seconds * FRAMES_PER_SECOND)
         if self.frames < 1:
             raise UserError(f"crop_seconds is {crop_seconds}; a crop is at least one frame of 0.01 s")
-        self.samples = num_samples(self.frames, RATE)
+        self.samples = num_samples(self.frames, rate)
 
         utt2spk = self._table("utt2spk", "stage 1")
         names, labels = np.unique(utt2spk.value_array(), return_inverse=True)
@@ -76,7 +79,8 @@ class TrainSet:
         path = os.path.join(self.data_dir, name)
         if not os.path.exists(path):
             raise UserError(f"{path} is missing; {maker} of the recipe makes it")
-        return Table.read(path)
+        folder = DataDir(self.data_dir)
+        return folder.wav if name == "wav.scp" else folder.table(name)
 
     def _kept(self, names: np.ndarray, keep: Sequence[str] | None) -> np.ndarray:
         if keep is None:
@@ -122,8 +126,8 @@ class TrainSet:
         return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index])
 
     def _wav(self, specifier: str, seconds: float, where: float) -> np.ndarray:
-        start = int(where * (max(0, math.floor(seconds * RATE) - self.samples) + 1))
-        wav = audio.load(specifier, RATE, start / RATE, self.samples / RATE)
+        start = int(where * (max(0, math.floor(seconds * self.rate) - self.samples) + 1))
+        wav = audio.load(specifier, self.rate, start / self.rate, self.samples / self.rate)
         # utt2dur is rounded: the read may come out short by some samples at the end.
         return wrap(wav, self.samples)
 

@@ -111,17 +111,18 @@ class Fbank(nn.Module):
 
         Within a frame of mean m Kaldi takes (x[i] - m) - 0.97 (x[i-1] - m),
         which is (x[i] - 0.97 x[i-1]) - 0.03 m: the first part is the same in
-        all frames that share the sample, so it is done once, before framing.
-        The mean of the piece goes first: it changes nothing on paper, but keeps
-        a large DC offset from eating the float32 digits of the speech. Kaldi's rule for a frame's first sample does not matter, for the povey
-        window is zero there.
+        all frames that share the sample, so it is done once, before framing,
+        and can afford float64. The mean of the piece goes first: that changes
+        nothing on paper, but keeps a DC offset from eating the digits of the
+        speech. Kaldi's rule for a frame's first sample does not matter, for
+        the povey window is zero there.
         """
+        waveforms = waveforms.double()
         waveforms = waveforms - waveforms.mean(dim=1, keepdim=True)
-        emphasised = torch.empty_like(waveforms)
+        emphasised = torch.zeros_like(waveforms)
         torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=PREEMPHASIS, out=emphasised[:, 1:])
-        emphasised[:, 0] = 0
-        mean = waveforms.unfold(1, self.length, self.hop).mean(-1, keepdim=True)
-        frames = emphasised.unfold(1, self.length, self.hop) - (1 - PREEMPHASIS) * mean
+        mean = waveforms.float().unfold(1, self.length, self.hop).mean(-1, keepdim=True)
+        frames = emphasised.float().unfold(1, self.length, self.hop) - (1 - PREEMPHASIS) * mean
         return frames.mul_(self.window)
 
 
