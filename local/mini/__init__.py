@@ -1,0 +1,1 @@
+"""Synthetic speech for the mini recipe: texts, voices, recording sessions, corpus."""
