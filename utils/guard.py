@@ -19,7 +19,7 @@ import time
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_GRACE = 1.0      # seconds between asking a command to end and killing it
+_GRACE = 2.0      # seconds between asking a command to end and killing it
 
 
 def _prctl(option, value):
@@ -71,14 +71,16 @@ def _reap():
     return True
 
 
-def _kill_descendants():
+def _kill_descendants(deadline):
+    """Kill what is left of the command, once the time to end by itself (slurm.py cancels) is over."""
     # Orphans of the command have become children of this process: without children there are none.
     while _reap():
-        for pid in descendants(os.getpid()):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass
+        if deadline is None or time.monotonic() > deadline:
+            for pid in descendants(os.getpid()):
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except OSError:
+                    pass
         time.sleep(0.005)
 
 
@@ -129,7 +131,7 @@ def _guard(argv, environ, stdout, parent):
                 break
         if status is None and deadline is not None and time.monotonic() > deadline:
             status = signal.SIGKILL
-    _kill_descendants()
+    _kill_descendants(deadline)
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
@@ -167,7 +169,7 @@ def stop(pids):
         except OSError:
             pass
     for pid in pids:
-        deadline = time.monotonic() + 3 * _GRACE
+        deadline = time.monotonic() + 2 * _GRACE
         while True:
             try:
                 if os.waitpid(pid, os.WNOHANG)[0]:

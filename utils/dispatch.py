@@ -1,0 +1,111 @@
+"""What run.py and slurm.py have in common: their command line, and the report on failed jobs."""
+
+import os
+import re
+import shlex
+import shutil
+import sys
+
+# Words that a shell has to understand. They count only as whole arguments: a data value such as
+# "<unk>" or "a|b" is passed on as it is.
+OPERATORS = {"|", "||", "&&", ";", "<", ">", ">>", "2>", "2>>", "2>&1", "&>"}
+
+COUNTS = {"num-threads": 1, "gpu": 0, "max-jobs-run": 1}      # option -> smallest value
+TEXTS = ("mem", "time", "partition", "account", "qos", "sbatch-options")
+
+
+class UsageError(Exception):
+    pass
+
+
+class Request:
+    """A command line taken apart.
+
+    options: {"mem": "4G", "num-threads": 2, ...}, only those given
+    variable: "JOB" or None; jobs: the numbers, [None] where there is no variable
+    log, command: before the variable is replaced
+    """
+
+    def __init__(self, options, variable, jobs, log, command):
+        self.options, self.variable, self.jobs = options, variable, jobs
+        self.log, self.command = log, command
+
+    def substitute(self, text, job):
+        return text if self.variable is None else text.replace(self.variable, str(job))
+
+    def log_of(self, job):
+        return self.substitute(self.log, job)
+
+    def argv_of(self, job):
+        """The argument list to run; through bash only where the command holds shell syntax."""
+        words = [self.substitute(w, job) for w in self.command]
+        if len(words) == 1 and re.search(r"\s", words[0]) and not shutil.which(words[0]):
+            return ["bash", "-o", "pipefail", "-c", words[0]]
+        if OPERATORS.isdisjoint(words):
+            return words
+        line = " ".join(w if w in OPERATORS else shlex.quote(w) for w in words)
+        return ["bash", "-o", "pipefail", "-c", line]
+
+
+def parse(argv, doc):
+    """Request from a command line; UsageError where it is wrong. ``--help`` prints ``doc``."""
+    options, rest = {}, list(argv)
+    while rest and rest[0].startswith("-"):
+        name, equals, value = rest.pop(0).partition("=")
+        if name in ("--help", "-h"):
+            print(doc.strip())
+            sys.exit(0)
+        key = name[2:].replace("_", "-")
+        if not name.startswith("--") or key not in COUNTS and key not in TEXTS:
+            raise UsageError("unknown option %s (--help lists them)" % name)
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError("%s needs a value" % name)
+            value = rest.pop(0)
+        if key in COUNTS:
+            if not re.fullmatch("0|[1-9][0-9]{0,8}", value) or int(value) < COUNTS[key]:
+                raise UsageError("%s takes a number from %d, not '%s'" % (name, COUNTS[key], value))
+            value = int(value)
+        elif not value:
+            raise UsageError("%s needs a value" % name)
+        options[key] = value
+
+    variable, jobs = None, [None]
+    if rest and (match := re.fullmatch(r"([A-Za-z_]\w*)=(\d{1,9})(?::(\d{1,9}))?", rest[0])):
+        rest.pop(0)
+        variable, first = match[1], int(match[2])
+        jobs = list(range(first, int(match[3] or first) + 1))
+        if not jobs:
+            raise UsageError("%s: the range of jobs is empty" % match[0])
+    if len(rest) < 2:
+        raise UsageError("no command: after the options come [JOB=1:4] LOG COMMAND ARGUMENTS...")
+    log, command = rest[0], rest[1:]
+    if len(jobs) > 1 and variable not in log:
+        raise UsageError("%d jobs would write the one log %s: put %s into its name"
+                         % (len(jobs), log, variable))
+    return Request(options, variable, jobs, log, command)
+
+
+def last_lines(path, count=10):
+    """The last lines of a log, as a list; empty where it cannot be read."""
+    try:
+        with open(path, "rb") as f:
+            f.seek(max(0, os.path.getsize(path) - 16384))
+            return f.read().decode("utf-8", "replace").splitlines()[-count:]
+    except OSError:
+        return []
+
+
+def report_failures(program, request, failed, not_started=0):
+    """Name each failed job, its log and the log's last lines. ``failed``: {job: why}."""
+    total = len(request.jobs)
+    for job, why in sorted(failed.items(), key=lambda item: item[0] or 0):
+        log = request.log_of(job)
+        name = "the job" if job is None else "job %d of %s" % (job, request.jobs[-1])
+        print("%s: %s failed (%s); log: %s" % (program, name, why, log), file=sys.stderr)
+        for line in last_lines(log):
+            print("    " + line, file=sys.stderr)
+    if total > 1:
+        print("%s: %d of %d jobs failed%s" % (
+            program, len(failed), total,
+            ", %d were not started after that" % not_started if not_started else ""), file=sys.stderr)
