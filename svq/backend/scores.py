@@ -163,8 +163,9 @@ def format_fixed(score, decimals):
 
 
 def _format_slowly(score, decimals):
-    lines = [b"%.*f\n" % (decimals, value) for value in score]
-    tokens = Tokens.of([line.decode() for line in lines])
+    words = ["%.*f" % (decimals, value) for value in score]
+    words = [word.lstrip("-") if float(word) == 0 else word for word in words]
+    tokens = Tokens.of([word + "\n" for word in words])
     return tokens.matrix(), tokens.length
 
 

@@ -86,6 +86,11 @@ def gather(tokens, start, width):
     if len(start) and int(start.max()) + width > len(buffer):
         buffer = np.concatenate([buffer, np.zeros(width + _PAD, np.uint8)])
         tokens.buffer = buffer
+    return rows_at(buffer, start, width)
+
+
+def rows_at(buffer, start, width):
+    """(n, width) uint8: the bytes buffer[start:start + width] of each start; all must lie inside."""
     if not len(start):
         return np.zeros((0, width), np.uint8)
     # An overlapping view of width-byte items: one memcpy a row instead of one index a byte.
@@ -199,6 +204,38 @@ def read_columns(path, counts):
         raise UserError(located(path, int(bad[0]) + 1,
                                 f"{per_line[bad[0]]} fields where {expected} are expected"))
     return [tokens.take(slice(column, None, fields)) for column in range(fields)]
+
+
+def read_pairs(path):
+    """The first word of each line and the rest of the line (which may hold spaces): two Tokens.
+
+    Raises UserError naming file and line where there is no second word, or where the file is empty.
+    """
+    tokens, first, last = _lines_of(path)
+    return tokens.take(first), Tokens(tokens.buffer, tokens.start[first + 1],
+                                      tokens.start[last] + tokens.length[last] - tokens.start[first + 1])
+
+
+def read_groups(path):
+    """A spk2utt-like table: names (g,), members (n,) as Tokens, and the group of each member (n,) int64."""
+    tokens, first, last = _lines_of(path)
+    is_member = np.ones(len(tokens), dtype=bool)
+    is_member[first] = False
+    return tokens.take(first), tokens.take(is_member), np.repeat(np.arange(len(first)), last - first)
+
+
+def _lines_of(path):
+    """All words, and where the first and last of each line stand; every line has at least two."""
+    tokens, line = read_words(path)
+    if not len(line):
+        raise UserError(f"{path}: empty")
+    per_line = np.bincount(line)
+    short = np.flatnonzero(per_line < 2)
+    if len(short):
+        raise UserError(located(path, int(short[0]) + 1, "an empty line" if per_line[short[0]] == 0
+                                else f"nothing after {tokens[int(per_line[:short[0]].sum())]}"))
+    last = np.cumsum(per_line) - 1
+    return tokens, last - per_line + 1, last
 
 
 def read_words(path):

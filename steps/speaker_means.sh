@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Averages embeddings by speaker: <embeddings>/spk_embedding.{ark,scp}, the cohort of score
+# normalisation, and mean.vec, subtracted before cosine scoring.
+#
+# Usage: steps/speaker_means.sh [options] <data-dir> <embeddings>
+#   e.g. steps/speaker_means.sh data/train exp/teacher/embeddings/train
+set -euo pipefail
+cmd=run.py              # dispatcher
+length_normalize=false  # scale each embedding to length 1 before it is averaged
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 2)) || { echo "speaker_means.sh: needs <data-dir> <embeddings> (--help says more)" >&2; exit 2; }
+data=$1 embeddings=$2
+
+$cmd "$embeddings/log/speaker_means.log" python3 -m svq.bin.speaker_means \
+  --length-normalize "$length_normalize" "$data/spk2utt" "$embeddings"

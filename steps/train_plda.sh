@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Trains a two-covariance PLDA with LDA and length normalisation on the embeddings of a data
+# directory's speakers.
+#
+# Usage: steps/train_plda.sh [options] <data-dir> <embeddings> <plda-model>
+#   e.g. steps/train_plda.sh data/train exp/teacher/embeddings/train exp/teacher/plda.safetensors
+set -euo pipefail
+cmd=run.py      # dispatcher
+lda_dim=128     # dimensions kept by LDA; 0 keeps all, and never more than speakers - 1
+iterations=10   # of EM
+floor=0.000001  # least eigenvalue of a within-speaker covariance, relative to the mean eigenvalue
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 3)) || { echo "train_plda.sh: needs <data-dir> <embeddings> <plda-model> (--help says more)" >&2; exit 2; }
+data=$1 embeddings=$2 model=$3
+
+$cmd "$(dirname "$model")/log/train_plda.log" python3 -m svq.bin.train_plda --lda-dim "$lda_dim" \
+  --iterations "$iterations" --floor "$floor" "$data/spk2utt" "$embeddings" "$model"

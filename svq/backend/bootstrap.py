@@ -1,0 +1,70 @@
+"""Confidence intervals of error rates by resampling speakers, not trials.
+
+Trials that share a speaker are not independent, and a list has many trials of few
+speakers: resampling trials gives intervals that are far too narrow.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from svq.backend.metrics import checked, eer_of, error_rates
+from svq.errors import UserError
+
+_TRIES = 100
+
+
+@dataclass(frozen=True)
+class Interval:
+    """value: on all trials; low, high: bounds of the interval; samples: (replicates,)."""
+
+    value: float
+    low: float
+    high: float
+    samples: np.ndarray
+
+
+def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=eer_of,
+                      replicates=1000, level=0.95, seed=0):
+    """Percentile interval of a measure of the error rates.
+
+    score (n,) floats; is_target (n,) bool; enroll_speaker, test_speaker (n,) ids or
+    numbers of the same kind.  Each replicate draws as many speakers as there are, with
+    replacement; a non-target trial counts (draws of one speaker) x (draws of the
+    other), a target trial (draws of its speaker).
+    measure: a function of p_miss, p_fa (k,) at rising thresholds, such as eer_of.
+    A replicate that draws no target or no non-target trial is drawn again.
+    UserError where a class is empty or no draw holds both classes.
+    """
+    score, is_target = np.asarray(score, dtype=np.float64), np.asarray(is_target, dtype=bool)
+    checked(score[is_target], score[~is_target])
+    if not 0 < level < 1:
+        raise UserError(f"the confidence level is {level}, not between 0 and 1")
+    names, number = np.unique(np.concatenate([enroll_speaker, test_speaker]), return_inverse=True)
+    order = np.argsort(score, kind="stable")
+    ranked = score[order]
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+    target = is_target[order]
+    enroll, test = number[:len(score)][order], number[len(score):][order]
+
+    def measured(draws):
+        weight = np.where(target, draws[enroll], draws[enroll] * draws[test])
+        targets = np.add.reduceat(np.where(target, weight, 0), first)
+        nontargets = np.add.reduceat(np.where(target, 0, weight), first)
+        if not targets.any() or not nontargets.any():
+            return None
+        return measure(*error_rates(targets, nontargets))
+
+    rng = np.random.default_rng(seed)
+    samples = np.empty(replicates)
+    for i in range(replicates):
+        for _ in range(_TRIES):
+            value = measured(np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)))
+            if value is not None:
+                break
+        else:
+            raise UserError(f"{len(names)} speakers are too few to resample: no draw has both kinds of trials")
+        samples[i] = value
+    tail = (1 - level) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail])
+    return Interval(measured(np.ones(len(names), dtype=np.int64)), float(low), float(high), samples)

@@ -1,0 +1,249 @@
+"""Embeddings in Kaldi float-vector archives, through scp files.
+
+A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
+read by whole arrays through a memory map; anything else that kaldiio understands
+(text, matrices of one row, pipes) is read one by one.
+"""
+
+import os
+
+import numpy as np
+
+from svq.atomic import atomic_path
+from svq.backend.tokens import IdIndex, Tokens, missing_message, read_groups, read_pairs, rows_at
+from svq.errors import UserError, located
+
+_BLOCK = 1 << 13            # embeddings read together: bounds the float64 temporaries
+_HEADER = 10                # "\0B" "FV " "\4" int32
+_KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
+
+
+class EmbeddingReader:
+    """Embeddings by id, read when asked for.
+
+    path: an scp file, or a folder that holds `<name>.scp`.
+    ids: Tokens (N,), in the file's order; dim: values per embedding.
+    Raises UserError naming file and line for what cannot be read.
+    """
+
+    def __init__(self, path, name="embedding"):
+        path = os.fspath(path)
+        self.path = os.path.join(path, f"{name}.scp") if os.path.isdir(path) else path
+        self.ids, self._where = read_pairs(self.path)
+        self._index = None
+        self._plan = _plan(self._where)
+        self.dim = self._plan.dim if self._plan else len(self._read_one(0))
+
+    def __len__(self):
+        return len(self.ids)
+
+    @property
+    def index(self):
+        if self._index is None:
+            self._index = IdIndex(self.ids, self.path)
+        return self._index
+
+    def rows(self, wanted):
+        """(n,) int32 positions of these ids (Tokens); UserError that lists those without an embedding."""
+        return self.index.require(wanted, "embedding", self.path)
+
+    def read(self, rows=None):
+        """(n, dim) float32: the embeddings at these positions, or all.
+
+        UserError that lists the ids of embeddings that are not finite.
+        """
+        rows = np.arange(len(self)) if rows is None else np.asarray(rows)
+        out = np.empty((len(rows), self.dim), dtype=np.float32)
+        for first in range(0, len(rows), _BLOCK):
+            part = rows[first:first + _BLOCK]
+            block = out[first:first + _BLOCK]
+            if self._plan:
+                self._plan.read(part, block)
+            else:
+                for i, row in enumerate(part):
+                    block[i] = self._read_one(int(row))
+            # One sum per row finds NaN and infinity without a mask of the whole block.
+            bad = ~np.isfinite(block.sum(axis=1, dtype=np.float64))
+            if bad.any():
+                raise UserError(missing_message(self.ids.take(part[bad]), "finite embedding", self.path))
+        return out
+
+    def _read_one(self, row):
+        import kaldiio
+        try:
+            value = np.asarray(kaldiio.load_mat(self._where[row]))
+        except Exception as error:
+            text = f"{self.ids[row]}: {self._where[row]} cannot be read: {' '.join(str(error).split())}"
+            raise UserError(located(self.path, row + 1, text)) from None
+        value = value[0] if value.ndim == 2 and len(value) == 1 else value
+        if value.ndim != 1 or value.dtype.kind != "f" or value.size == 0:
+            raise UserError(located(self.path, row + 1, f"{self.ids[row]} is not a vector of floats"))
+        if len(value) != getattr(self, "dim", len(value)):
+            raise UserError(located(self.path, row + 1, f"{self.ids[row]} has {len(value)} values where "
+                                                        f"the first embedding has {self.dim}"))
+        return value
+
+
+class _Plan:
+    """Where regular records lie: archive number and byte offset of each."""
+
+    def __init__(self, arks, ark, offset, dim, dtype):
+        self.arks, self.ark, self.offset, self.dim, self.dtype = arks, ark, offset, dim, dtype
+
+    def read(self, rows, out):
+        for number in np.unique(self.ark[rows]):
+            mine = self.ark[rows] == number
+            start = self.offset[rows[mine]] + _HEADER
+            data = rows_at(self.arks[number], start, self.dim * self.dtype.itemsize)
+            out[mine] = data.view(self.dtype)
+
+
+def _plan(where):
+    """A _Plan where every record is a binary vector of one and the same layout, else None."""
+    parts = _split_offsets(where)
+    if parts is None:
+        return None
+    paths, offset = parts
+    hashes = paths.hashes()
+    _, first, ark = np.unique(hashes, return_index=True, return_inverse=True)
+    if not paths.equal(paths.take(first[ark])).all():
+        return None
+    arks, headers = [], np.empty((len(offset), _HEADER), np.uint8)
+    for number, i in enumerate(first):
+        try:
+            data = np.memmap(paths[i], dtype=np.uint8, mode="r")
+        except (OSError, ValueError):
+            return None             # the one-by-one reader says which line, and why
+        mine = ark == number
+        if offset[mine].max() + _HEADER > len(data):
+            return None
+        headers[mine] = rows_at(data, offset[mine], _HEADER)
+        arks.append(data)
+    dtype = _KINDS.get(headers[0, :6].tobytes())
+    if dtype is None or (headers != headers[0]).any():
+        return None
+    dim = int(headers[0, 6:].view("<i4")[0])
+    sizes = np.array([len(data) for data in arks])
+    if dim <= 0 or (offset + _HEADER + dim * dtype.itemsize > sizes[ark]).any():
+        return None
+    return _Plan(arks, ark, offset, dim, dtype)
+
+
+def _split_offsets(where):
+    """`path:offset` of every line as paths (Tokens) and offsets (N,) int64; None if one is otherwise."""
+    end = where.start + where.length
+    number = np.zeros(len(where), dtype=np.int64)
+    digits = np.zeros(len(where), dtype=np.int64)
+    active = np.ones(len(where), dtype=bool)
+    for place in range(18):
+        byte = where.buffer[np.maximum(end - 1 - place, 0)]
+        active &= (byte >= 48) & (byte <= 57)
+        if not active.any():
+            break
+        number[active] += (byte[active].astype(np.int64) - 48) * 10 ** place
+        digits += active
+    length = where.length - digits - 1
+    regular = (digits > 0) & (length > 0)
+    if not regular.all() or (where.buffer[where.start + length] != 58).any():
+        return None
+    return Tokens(where.buffer, where.start, length), number
+
+
+def read_embeddings(path, name="embedding"):
+    """All embeddings of an scp file or folder: ids (Tokens), (N, D) float32."""
+    reader = EmbeddingReader(path, name)
+    return reader.ids, reader.read()
+
+
+def write_embeddings(folder, ids, matrix, name="embedding"):
+    """Write `<name>.ark` and `<name>.scp` into a folder, sorted by id under LC_ALL=C.
+
+    ids: list of str or Tokens (N,); matrix: (N, D) floats, written as float32.
+    Both files appear whole; the scp last, so that it never points into another archive.
+    """
+    keys = [word.encode() for word in ids]
+    matrix = np.ascontiguousarray(matrix, dtype="<f4")
+    if len(keys) != len(matrix) or matrix.ndim != 2:
+        raise ValueError(f"{len(keys)} ids for an array of shape {matrix.shape}")
+    os.makedirs(folder, exist_ok=True)
+    ark, scp = (os.path.join(os.fspath(folder), f"{name}.{kind}") for kind in ("ark", "scp"))
+    header = b" \0BFV \4" + np.array(matrix.shape[1], "<i4").tobytes()
+    with atomic_path(scp) as new_scp, open(new_scp, "wb") as index:
+        with atomic_path(ark) as new_ark, open(new_ark, "wb") as archive:
+            for i in sorted(range(len(keys)), key=keys.__getitem__):
+                index.write(b"%s %s:%d\n" % (keys[i], os.fsencode(ark), archive.tell() + len(keys[i]) + 1))
+                archive.write(keys[i] + header + matrix[i].tobytes())
+            archive.flush()
+            if os.path.exists(scp):
+                os.unlink(scp)
+
+
+def write_vector(path, vector):
+    """Write one Kaldi binary float vector (such as mean.vec), atomically."""
+    vector = np.ascontiguousarray(vector, dtype="<f4")
+    with atomic_path(path) as temporary, open(temporary, "wb") as stream:
+        stream.write(b"\0BFV \4" + np.array(vector.size, "<i4").tobytes() + vector.tobytes())
+
+
+def read_vector(path):
+    """(D,) float32 from a Kaldi vector file, binary or text."""
+    if not os.path.exists(path):
+        raise UserError(f"{path} is missing; steps/speaker_means.sh makes it")
+    import kaldiio
+    try:
+        value = np.asarray(kaldiio.load_mat(os.fspath(path)), dtype=np.float32)
+    except Exception as error:
+        raise UserError(f"{path}: not a Kaldi vector: {' '.join(str(error).split())}") from None
+    if value.ndim != 1 or not np.isfinite(value).all():
+        raise UserError(f"{path}: not a vector of finite floats")
+    return value
+
+
+def unit_length(matrix, ids=None, source="embeddings"):
+    """Rows scaled to length 1, same dtype.  UserError that lists the ids of zero rows."""
+    norm = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+    if matrix.size and not norm.min() > 0:
+        zero = np.flatnonzero(~(norm > 0))
+        names = ids.take(zero) if ids is not None else [f"row {i}" for i in zero]
+        raise UserError(missing_message(names, "embedding of non-zero length", source))
+    return matrix / norm.astype(matrix.dtype)[:, None]
+
+
+class Groups:
+    """Utterances by speaker or model: spk2utt, enroll.spk2utt.
+
+    names: Tokens (g,); members: Tokens (n,); group: (n,) int64, non-decreasing; counts: (g,).
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        self.names, self.members, self.group = read_groups(path)
+        self.counts = np.bincount(self.group, minlength=len(self.names))
+        self.index = IdIndex(self.names, self.path)
+
+    def blocks(self, reader):
+        """Yields ((b, dim) float32 embeddings, (b,) group numbers) over all members, in file order."""
+        rows = reader.rows(self.members)
+        for first in range(0, len(rows), _BLOCK):
+            part = slice(first, first + _BLOCK)
+            yield reader.read(rows[part]), self.group[part]
+
+
+def add_by_group(sums, values, group):
+    """sums[g] += the values of group g; group (b,) must be non-decreasing."""
+    first = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    sums[group[first]] += np.add.reduceat(values, first, axis=0, dtype=sums.dtype)
+
+
+def speaker_means(groups, reader, length_normalize=False):
+    """Mean embedding of each group, and the mean of all utterances.
+
+    groups: Groups; reader: EmbeddingReader.  length_normalize: scale each utterance to
+    length 1 first.  Returns (g, D) float32 and (D,) float32.
+    UserError that lists utterances without an embedding.
+    """
+    sums = np.zeros((len(groups.names), reader.dim))
+    for block, group in groups.blocks(reader):
+        add_by_group(sums, unit_length(block) if length_normalize else block, group)
+    mean = sums.sum(axis=0) / groups.counts.sum()
+    return (sums / groups.counts[:, None]).astype(np.float32), mean.astype(np.float32)

@@ -1,0 +1,225 @@
+"""Two-covariance PLDA: x = mu + y + e, y ~ N(0, B) a speaker, e ~ N(0, W) an utterance.
+
+Bruemmer and de Villiers, "The speaker partitioning problem" (Odyssey 2010), section 4;
+length normalisation: Garcia-Romero and Espy-Wilson (Interspeech 2011).  Training is
+exact EM on the means and scatters of the speakers, in float64.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from svq.atomic import atomic_path
+from svq.backend.embeddings import add_by_group, unit_length
+from svq.errors import UserError
+
+FORMAT = "svq-plda-1"
+
+
+@dataclass
+class SpeakerStatistics:
+    """counts: (K,) utterances per speaker; means: (K, d); within: (d, d), the sum over all
+    utterances of the outer product of the deviation from the speaker's mean."""
+
+    counts: np.ndarray
+    means: np.ndarray
+    within: np.ndarray
+
+    @classmethod
+    def collect(cls, blocks, speakers):
+        """From blocks of ((b, d) vectors, (b,) non-decreasing speaker numbers) covering all speakers."""
+        sums = counts = scatter = None
+        for x, group in blocks:
+            x = np.asarray(x, dtype=np.float64)
+            if sums is None:
+                sums, scatter = np.zeros((speakers, x.shape[1])), np.zeros((x.shape[1],) * 2)
+                counts = np.zeros(speakers, dtype=np.int64)
+            add_by_group(sums, x, group)
+            counts += np.bincount(group, minlength=speakers)
+            scatter += x.T @ x
+        means = sums / counts[:, None]
+        within = scatter - sums.T @ means
+        return cls(counts, means, 0.5 * (within + within.T))
+
+    @property
+    def total(self):
+        return int(self.counts.sum())
+
+
+def eigen_floor(matrix, floor):
+    """Eigenvalues, none below floor x their mean, and eigenvectors (columns) of a symmetric matrix."""
+    values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
+    least = floor * max(values.mean(), np.finfo(np.float64).tiny)
+    return np.maximum(values, least), vectors
+
+
+def joint_diagonalize(between, within, floor):
+    """transform (d, d) and psi (d,), falling, with T W T' = I and T B T' = diag(psi), psi >= 0."""
+    values, vectors = eigen_floor(within, floor)
+    whiten = vectors.T / np.sqrt(values)[:, None]
+    psi, rotation = np.linalg.eigh(whiten @ between @ whiten.T)
+    return rotation[:, ::-1].T @ whiten, np.maximum(psi[::-1], 0.0)
+
+
+def lda(statistics, dim, floor=1e-6):
+    """Linear discriminant analysis: (D, dim) projection, within-class covariance made white.
+
+    The directions of largest between- over within-speaker variance; floor: least
+    eigenvalue of the within-speaker covariance, relative to the mean one.
+    """
+    mean = statistics.counts @ statistics.means / statistics.total
+    centred = statistics.means - mean
+    between = (centred * statistics.counts[:, None]).T @ centred / statistics.total
+    transform, _ = joint_diagonalize(between, statistics.within / statistics.total, floor)
+    return transform[:dim].T
+
+
+class Plda:
+    """A trained back end, from raw embeddings (D values) to log-likelihood ratios.
+
+    centre (D,), lda (D, d): raw embedding to `process`ed vector of length sqrt(d);
+    mean (d,), transform (d, d), psi (d,): the model, within-speaker covariance I and
+    between-speaker covariance diag(psi) after the transform.  All float64.
+    """
+
+    def __init__(self, centre, lda, mean, transform, psi):
+        self.centre, self.lda, self.mean, self.transform, self.psi = (
+            np.asarray(a, dtype=np.float64) for a in (centre, lda, mean, transform, psi))
+
+    def process(self, x, ids=None, source="embeddings"):
+        """(N, D) raw embeddings to (N, d): centred, LDA, length sqrt(d)."""
+        if x.shape[1] != len(self.centre):
+            raise UserError(f"{source}: embeddings of {x.shape[1]} values for a PLDA of {len(self.centre)}")
+        return self.unit((x.astype(np.float64) - self.centre) @ self.lda, ids, source)
+
+    def unit(self, x, ids=None, source="embeddings"):
+        """Rows scaled to length sqrt(d)."""
+        return unit_length(x, ids, source) * np.sqrt(x.shape[1])
+
+    def project(self, x):
+        """(N, d) processed vectors into the space where both covariances are diagonal."""
+        return (x - self.mean) @ self.transform.T
+
+    def enroll_side(self, x, counts=1):
+        """(N, 2d + 1) rows whose dot product with `test_side` rows is the log-likelihood ratio.
+
+        x: (N, d) processed vectors, each the average of `counts` ((N,) or 1) utterances.
+        log p(t | e) - log p(t): with m the posterior mean of the speaker and v the
+        predictive variance, per dimension; the squares are written out so that the
+        terms of t, t^2 and 1 stand apart.
+        """
+        e = self.project(x)
+        n = np.broadcast_to(np.asarray(counts, dtype=np.float64), len(e))[:, None]
+        gain = n * self.psi / (n * self.psi + 1)
+        variance = 1 + self.psi / (n * self.psi + 1)
+        constant = 0.5 * np.sum(np.log1p(self.psi) - np.log(variance) - (gain * e) ** 2 / variance, axis=1)
+        return np.concatenate([gain * e / variance, 0.5 / (1 + self.psi) - 0.5 / variance, constant[:, None]], axis=1)
+
+    def test_side(self, x):
+        """(N, 2d + 1) rows of processed test vectors; see `enroll_side`."""
+        t = self.project(x)
+        return np.concatenate([t, t * t, np.ones((len(t), 1))], axis=1)
+
+    def save(self, path):
+        """Write as safetensors, atomically."""
+        from safetensors.numpy import save_file
+        arrays = {name: np.ascontiguousarray(getattr(self, name))
+                  for name in ("centre", "lda", "mean", "transform", "psi")}
+        with atomic_path(path) as temporary:
+            # One metadata key: the order of several is not defined, and bytes must repeat.
+            save_file(arrays, temporary, metadata={"svq": json.dumps({"format": FORMAT})})
+
+    @classmethod
+    def load(cls, path):
+        """UserError where the file is no PLDA model."""
+        from safetensors import SafetensorError, safe_open
+        try:
+            with safe_open(str(path), framework="numpy") as stream:
+                metadata = json.loads((stream.metadata() or {}).get("svq", "{}"))
+                arrays = {name: stream.get_tensor(name) for name in stream.keys()}
+        except FileNotFoundError:
+            raise UserError(f"{path} is missing; steps/train_plda.sh makes it") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise UserError(f"{path}: not a PLDA model: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path}: not a PLDA model of format {FORMAT}")
+        return cls(**arrays)
+
+
+class TwoCovariance:
+    """The generative model and its EM.  mean (d,), between (d, d), within (d, d)."""
+
+    def __init__(self, mean, between, within, floor=1e-6):
+        self.mean, self.between, self.within, self.floor = mean, between, within, floor
+
+    @classmethod
+    def start(cls, statistics, floor=1e-6):
+        """From the moments: the pooled within-speaker covariance, and that of the speaker means."""
+        degrees = statistics.total - len(statistics.counts)
+        if degrees < 1 or len(statistics.counts) < 2:
+            raise UserError("PLDA needs at least 2 speakers, and speakers with more than one utterance: "
+                            f"{len(statistics.counts)} speakers with {statistics.total} utterances given")
+        mean = statistics.counts @ statistics.means / statistics.total
+        centred = statistics.means - mean
+        return cls(mean, centred.T @ centred / len(centred), statistics.within / degrees, floor)
+
+    def log_likelihood(self, statistics):
+        """Log-likelihood of all utterances, in nats."""
+        return self._expect(statistics)[0]
+
+    def _expect(self, statistics):
+        """Log-likelihood; posterior means (K, d) of the speakers; transform and its
+        inverse; posterior variances (K, d) in the transformed space."""
+        n = statistics.counts[:, None].astype(np.float64)
+        transform, psi = joint_diagonalize(self.between, self.within, self.floor)
+        inverse = np.linalg.inv(transform)
+        z = (statistics.means - self.mean) @ transform.T
+        # |W| = |T|^-2; a speaker's n vectors split into their scatter and their mean.
+        log_det = np.linalg.slogdet(transform)[1]
+        total, dim = statistics.total, len(psi)
+        likelihood = (total * log_det - 0.5 * total * dim * np.log(2 * np.pi)
+                      - 0.5 * np.einsum("ij,jk,ik->", transform, statistics.within, transform, optimize=True)
+                      - 0.5 * np.sum(np.log1p(n * psi) + n * z ** 2 / (1 + n * psi)))
+        variance = psi / (1 + n * psi)
+        speakers = (n * variance * z) @ inverse.T
+        return likelihood, speakers, inverse, variance
+
+    def step(self, statistics):
+        """One EM iteration in place.  Returns the log-likelihood before it."""
+        likelihood, speakers, inverse, variance = self._expect(statistics)
+        n = statistics.counts[:, None].astype(np.float64)
+        total = statistics.total
+        self.between = (speakers.T @ speakers + (inverse * variance.sum(axis=0)) @ inverse.T) / len(n)
+        self.mean = np.sum(n * (statistics.means - speakers), axis=0) / total
+        rest = statistics.means - self.mean - speakers
+        spread = (inverse * (n * variance).sum(axis=0)) @ inverse.T
+        self.within = (statistics.within + (n * rest).T @ rest + spread) / total
+        return likelihood
+
+
+def train(blocks, speakers, lda_dim=0, iterations=10, floor=1e-6, report=lambda line: None):
+    """Train a Plda.
+
+    blocks: a function returning an iterator over ((b, D) raw embeddings, (b,) speaker
+    numbers, non-decreasing), called twice; speakers: how many.  lda_dim: 0 for all that
+    the data allows, else at most min(D, speakers - 1).  floor: least eigenvalue of the
+    within-speaker covariances relative to the mean one.  report: called with a line
+    per iteration.
+    """
+    raw = SpeakerStatistics.collect(blocks(), speakers)
+    TwoCovariance.start(raw, floor)         # refuses too few speakers before any work
+    most = min(raw.means.shape[1], speakers - 1)
+    dim = min(lda_dim, most) if lda_dim else most
+    if lda_dim > most:
+        report(f"LDA to {most} dimensions, not {lda_dim}: {raw.means.shape[1]} values, {speakers} speakers")
+    centre = raw.counts @ raw.means / raw.total
+    model = Plda(centre, lda(raw, dim, floor), np.zeros(dim), np.eye(dim), np.ones(dim))
+    statistics = SpeakerStatistics.collect(((model.process(x), group) for x, group in blocks()), speakers)
+    gaussians = TwoCovariance.start(statistics, floor)
+    for i in range(iterations):
+        likelihood = gaussians.step(statistics) / statistics.total
+        report(f"iteration {i}: log-likelihood {likelihood:.6f} per utterance")
+    report(f"trained: log-likelihood {gaussians.log_likelihood(statistics) / statistics.total:.6f} per utterance")
+    transform, psi = joint_diagonalize(gaussians.between, gaussians.within, floor)
+    return Plda(centre, model.lda, gaussians.mean, transform, psi)

@@ -1,0 +1,98 @@
+"""Scores a trial list with cosine or PLDA, and normalises the scores where asked.
+
+Writes SCORES/<backend>_none.score, and with --norm also SCORES/<backend>_<norm>.score:
+lines "enroll test score" in the order of the trial list. Enrolment ids are utterances,
+or models of --enroll-spk2utt. An id without an embedding is an error that lists the ids.
+"""
+
+import os
+import sys
+
+# Blocks run in threads of our own; set before numpy loads its BLAS.
+os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+
+from svq.backend.embeddings import EmbeddingReader, Groups, read_vector
+from svq.backend.norm import available_threads
+from svq.backend.scores import read_trials, rounded, write_scores
+from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
+from svq.cli import parser, run_main
+from svq.errors import UserError
+
+NORMS = ("snorm", "asnorm")
+
+
+def arguments(doc, norms):
+    """The options that scoring and score normalisation share."""
+    options = parser(doc)
+    options.add_argument("--backend", choices=("cosine", "plda"), default="cosine")
+    options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
+    options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
+                         "and spk_embedding.scp, the cohort of score normalisation (svq.bin.speaker_means makes both)")
+    options.add_argument("--enroll-spk2utt", metavar="FILE", help="models of several utterances")
+    options.add_argument("--plda-enroll", choices=("average", "by-the-book"), default="average",
+                         help="models of several utterances under PLDA: as one utterance, or with their count")
+    options.add_argument("--norm", choices=norms, default=norms[0])
+    options.add_argument("--top-n", type=int, default=300, help="cohort speakers that AS-norm keeps for each embedding")
+    options.add_argument("--threads", type=int, default=available_threads())
+    options.add_argument("trials", help="lines: enroll test [target|nontarget]")
+    options.add_argument("embeddings", help="embedding folder or scp of the trials")
+    options.add_argument("scores", help="folder for the score files")
+    return options
+
+
+def backend(options):
+    """The back end that the options name."""
+    if options.threads < 1:
+        raise UserError(f"--threads {options.threads}: at least 1")
+    if options.backend == "plda":
+        if not options.plda:
+            raise UserError("--backend plda needs --plda FILE; steps/train_plda.sh makes it")
+        from svq.backend.plda import Plda
+        return PldaScores(Plda.load(options.plda), options.plda_enroll == "by-the-book")
+    return Cosine(read_vector(os.path.join(options.cohort, "mean.vec")) if options.cohort else None)
+
+
+def cohort(options):
+    """(C, D) cohort embeddings, and the top_n of the normalisation (None: all)."""
+    if not options.cohort:
+        raise UserError(f"--norm {options.norm} needs --cohort DIR")
+    if not os.path.exists(os.path.join(options.cohort, "spk_embedding.scp")):
+        raise UserError(f"{options.cohort}/spk_embedding.scp is missing; steps/speaker_means.sh makes it")
+    vectors = EmbeddingReader(options.cohort, "spk_embedding").read()
+    if options.norm == "snorm":
+        return vectors, None
+    if options.top_n < 2:
+        raise UserError(f"--top-n {options.top_n}: at least 2")
+    if options.top_n > len(vectors):
+        print(f"--top-n {options.top_n}: the cohort has {len(vectors)} speakers, all are used", file=sys.stderr)
+    return vectors, options.top_n
+
+
+def prepared(options, system):
+    """The trial list and its rows."""
+    trials = read_trials(options.trials, labels=False)
+    groups = Groups(options.enroll_spk2utt) if options.enroll_spk2utt else None
+    return trials, prepare(trials, EmbeddingReader(options.embeddings), system, groups)
+
+
+def score_path(options, norm):
+    return os.path.join(options.scores, f"{options.backend}_{norm}.score")
+
+
+def main():
+    options = arguments(__doc__, ("none",) + NORMS).parse_args()
+    system = backend(options)
+    cohort_vectors = cohort(options) if options.norm != "none" else None
+    trials, rows = prepared(options, system)
+    # Rounded as written: normalising here or later from the file gives the same bytes.
+    score = rounded(raw_scores(rows, options.threads))
+    write_scores(score_path(options, "none"), trials, score)
+    if cohort_vectors:
+        vectors, top_n = cohort_vectors
+        score = normalized_scores(score, rows, system, vectors, top_n, options.threads)
+        write_scores(score_path(options, options.norm), trials, score)
+    print(f"{len(trials)} trials scored into {options.scores}")
+
+
+if __name__ == "__main__":
+    run_main(main)
