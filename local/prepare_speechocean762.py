@@ -1,0 +1,117 @@
+#!/usr/bin/env python3
+"""Kaldi data directories train, dev and test from an official-layout speechocean762 folder.
+
+train   the corpus's training speakers but those set aside, and an extra corpus in LibriSpeech's layout
+        cut into pieces (--extra-corpus)
+dev     training speakers set aside, balanced over gender and age group: for calibration and for choosing
+test    the corpus's test speakers; `trials`: all target pairs and a fixed draw of non-target pairs of the
+        same gender; `trials_all`: every pair of utterances
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import prepare_librispeech
+from corpus_tools import check_disjoint, draw_trials, need_folder, wav_value, write_data_dir
+
+from svq.cli import parser, progress, run_main
+from svq.data.audio import duration
+from svq.data.table import Table
+from svq.data.trials import make_trials
+from svq.errors import UserError, located
+
+ADULT = 18  # years; below it: a child, in the corpus's own division
+
+
+def read_part(corpus: str, part: str):
+    """Rows for `write_data_dir`, speaker -> gender, and speaker -> (gender, age group) of `train` or `test`.
+
+    Utterances are called <speaker>-<official name>, so that every speaker's lie together in any sorting.
+    """
+    folder = os.path.join(corpus, part)
+    if not os.path.exists(os.path.join(folder, "wav.scp")):
+        raise UserError(f"{folder}/wav.scp: no such file; --corpus takes the folder that holds WAVE, train and test")
+    wav, utt2spk = (Table.read(os.path.join(folder, name)) for name in ("wav.scp", "utt2spk"))
+    genders = dict(Table.read(os.path.join(folder, "spk2gender")).items())
+    ages_file = os.path.join(folder, "spk2age")
+    ages = dict(Table.read(ages_file).items()) if os.path.exists(ages_file) else {}
+    cells = {}
+    rows = []
+    for line, (utt, relative) in enumerate(progress(wav.items(), len(wav), f"reading {folder}"), 1):
+        try:
+            speaker = utt2spk[utt]
+        except KeyError:
+            raise UserError(located(wav.path, line, f"{utt} is not in {utt2spk.path}")) from None
+        if genders.get(speaker) not in ("m", "f"):
+            raise UserError(f"{folder}/spk2gender: no m or f for speaker {speaker}")
+        age = ages.get(speaker, "")
+        cells[speaker] = (genders[speaker], "" if not age.isdigit() else "child" if int(age) < ADULT else "adult")
+        path = os.path.join(corpus, relative)
+        if not os.path.exists(path):
+            raise UserError(located(wav.path, line, f"{path} is not there; unpack the corpus again"))
+        rows.append((f"{speaker}-{utt}", speaker, wav_value(path), duration(wav_value(path))))
+    return sorted(rows), genders, cells
+
+
+def set_aside(cells: dict[str, tuple], count: int, seed: int) -> set[str]:
+    """`count` speakers drawn so that each (gender, age group) keeps its share, by largest remainder."""
+    if not 0 < count < len(cells):
+        raise UserError(f"--dev-speakers is {count}: the corpus has {len(cells)} training speakers")
+    groups: dict[tuple, list[str]] = {}
+    for speaker in sorted(cells):
+        groups.setdefault(cells[speaker], []).append(speaker)
+    shares = {cell: count * len(members) / len(cells) for cell, members in groups.items()}
+    quotas = {cell: int(share) for cell, share in shares.items()}
+    by_remainder = sorted(groups, key=lambda cell: (quotas[cell] - shares[cell], cell))
+    for cell in by_remainder[: count - sum(quotas.values())]:
+        quotas[cell] += 1
+    rng = np.random.default_rng(seed)
+    return {str(s) for cell in sorted(groups) for s in rng.permutation(groups[cell])[: quotas[cell]]}
+
+
+def say(path: str, rows) -> None:
+    speakers = len({row[1] for row in rows})
+    print(f"{path}: {speakers} speakers, {len(rows)} utterances, {sum(row[3] for row in rows) / 3600:.2f} h")
+
+
+def main() -> None:
+    options = parser(__doc__)
+    options.add_argument("--corpus", required=True, help="speechocean762 as unpacked: WAVE, train, test")
+    options.add_argument("--extra-corpus", default="", help="folder in LibriSpeech's layout; empty: none")
+    options.add_argument("--data", default="data", help="writes <data>/train, <data>/dev, <data>/test")
+    options.add_argument("--dev-speakers", type=int, default=20, help="training speakers set aside")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for each list; fewer: all")
+    options.add_argument("--piece-seconds", type=float, default=4.0, help="extra corpus: length of a piece")
+    options.add_argument("--shortest-seconds", type=float, default=2.0, help="extra corpus: shortest last piece")
+    options.add_argument("--seed", type=int, default=0, help="for the speakers set aside and the trials")
+    args = options.parse_args()
+
+    corpus = need_folder(args.corpus, "speechocean762")
+    rows, genders, cells = read_part(corpus, "train")
+    test, test_genders, _ = read_part(corpus, "test")
+    # Looked at before the split as well: a speaker set aside must not be in the test part either.
+    check_disjoint({"train": list(cells), "test": [row[1] for row in test]})
+    aside = set_aside(cells, args.dev_speakers, args.seed)
+    dev = [row for row in rows if row[1] in aside]
+    train = [row for row in rows if row[1] not in aside]
+    if args.extra_corpus:
+        extra, extra_genders = prepare_librispeech.prepare(args.extra_corpus, args.piece_seconds, args.shortest_seconds)
+        train = sorted(train + extra)
+        genders = {**genders, **extra_genders}
+    check_disjoint({name: [row[1] for row in part] for name, part in (("train", train), ("dev", dev), ("test", test))})
+
+    genders = {**genders, **test_genders}
+    for name, part in (("train", train), ("dev", dev), ("test", test)):
+        folder = os.path.join(args.data, name)
+        write_data_dir(folder, part, genders)
+        say(folder, part)
+        if name != "train":
+            print(draw_trials(folder, args.num_nontarget, True, args.seed))
+    targets, nontargets = make_trials(os.path.join(args.data, "test"), name="all")
+    print(f"{args.data}/test/trials_all: all {targets} target and {nontargets} non-target trials")
+
+
+if __name__ == "__main__":
+    run_main(main)
