@@ -1,0 +1,160 @@
+#!/usr/bin/env bash
+# Make .venv with the pinned packages of utils/requirements.txt, and see that SoX is there.
+# path.sh calls this the first time and when the list has changed. A set-up that was killed is made
+# good by the next one, and of two at once one waits for the other.
+#
+# Usage: utils/setup.sh [--extras test] [--with ffmpeg]
+#
+# SVQ_PYTHON names the Python to use, else the first of python3, python3.14 ... python3.10 that is
+# 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). System programs are
+# installed by the system's package manager where this runs as root, else a line says what to type.
+set -euo pipefail
+extras=     # more packages: test (what tests/run.sh needs)
+with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a)
+ROOT=$(readlink -f -- "${BASH_SOURCE[0]}")
+ROOT=${ROOT%/utils/*}
+. "$ROOT/utils/parse_options.sh"
+
+say() { printf 'setup.sh: %s\n' "$1" >&2; }
+fail() { say "$1"; exit 1; }
+
+# System packages that bring a program: manager, program -> packages, on standard output.
+packages_of() {
+  case $1:$2 in
+    apt-get:sox) echo sox libsox-fmt-base ;;
+    apt-get:python) echo python3 python3-venv ;;
+    apt-get:venv) echo python3-venv ;;
+    dnf:ffmpeg) echo ffmpeg-free ;;
+    pacman:python) echo python ;;
+    *:python | *:venv) echo python3 ;;
+    *) echo "$2" ;;
+  esac
+}
+
+# install_program NAME: by the package manager; where that cannot be, says what to type; status 1.
+install_program() {
+  local manager line=() packages
+  for manager in apt-get dnf apk pacman; do
+    command -v "$manager" > /dev/null || continue
+    read -ra packages <<< "$(packages_of "$manager" "$1")"
+    case $manager in
+      apt-get) line=(apt-get install -y "${packages[@]}") ;;
+      dnf) line=(dnf install -y "${packages[@]}") ;;
+      apk) line=(apk add "${packages[@]}") ;;
+      pacman) line=(pacman -S --noconfirm "${packages[@]}") ;;
+    esac
+    if [[ $(id -u) != 0 ]]; then
+      say "$1 is missing; type: sudo ${line[*]}"
+      return 1
+    fi
+    say "installing $1: ${line[*]}"
+    case $manager in
+      apt-get)      # an old list names files that are gone from the mirrors
+        DEBIAN_FRONTEND=noninteractive apt-get update -qq >&2 || true
+        DEBIAN_FRONTEND=noninteractive "${line[@]}" -qq --no-install-recommends < /dev/null >&2 && return 0 ;;
+      pacman) pacman -Sy >&2 && "${line[@]}" < /dev/null >&2 && return 0 ;;
+      *) "${line[@]}" < /dev/null >&2 && return 0 ;;
+    esac
+    say "$1 could not be installed; type, as root: ${line[*]}"
+    return 1
+  done
+  say "$1 is missing and no package manager was found: install $1 by hand"
+  return 1
+}
+
+is_usable() {
+  "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 14))' 2> /dev/null
+}
+can_make_venv() { "$1" -c 'import ensurepip, venv' 2> /dev/null; }
+
+# Sets PYTHON to one that can make a virtual environment; 1: there is none, 2: one without venv.
+find_python() {
+  local candidate found=1
+  PYTHON=
+  for candidate in "${SVQ_PYTHON:-python3}" ${SVQ_PYTHON:+""} python3.14 python3.13 python3.12 \
+    python3.11 python3.10; do
+    [[ -n $candidate ]] || break                 # SVQ_PYTHON, or none
+    { command -v "$candidate" > /dev/null && is_usable "$candidate"; } || continue
+    found=2
+    if can_make_venv "$candidate"; then
+      PYTHON=$candidate
+      return 0
+    fi
+  done
+  return $found
+}
+
+choose_python() {
+  local status=0 lacking
+  find_python || status=$?
+  ((status != 0)) || return 0
+  if [[ -n ${SVQ_PYTHON-} ]]; then
+    ((status == 1)) && fail "SVQ_PYTHON=$SVQ_PYTHON is not a Python from 3.10 to 3.14"
+    fail "SVQ_PYTHON=$SVQ_PYTHON lacks the modules venv and ensurepip"
+  fi
+  lacking=python
+  ((status == 1)) || lacking=venv
+  install_program "$lacking" || fail "no Python from 3.10 to 3.14 that can make virtual environments"
+  find_python ||
+    fail "the system's Python is not one from 3.10 to 3.14 with venv: name another one with SVQ_PYTHON"
+}
+
+# install NAME FILE: what the list FILE names, unless the copy in .venv says that it is there.
+install() {
+  local done_list=$VENV/.svq-$1
+  [[ ! -f $done_list || $(< "$done_list") != "$(< "$2")" ]] || return 0
+  local quiet=(--quiet)
+  [[ ! -t 2 ]] || quiet=()
+  say "installing ${2#"$ROOT"/} into .venv (a few minutes, once; torch is large)"
+  : > "$VENV/.svq-unfinished"
+  "$VENV/bin/python3" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} -r "$2" >&2 ||
+    fail "pip could not install ${2#"$ROOT"/}; its reason stands above"
+  rm -f "$VENV/.svq-unfinished"
+  cp -- "$2" "$done_list.new"
+  mv -- "$done_list.new" "$done_list"
+}
+
+for _name in $extras; do
+  [[ -f $ROOT/utils/requirements-$_name.txt ]] || fail "--extras: there is no '$_name', only: test"
+done
+for _name in $with; do
+  [[ $_name == ffmpeg ]] || fail "--with: there is no '$_name', only: ffmpeg"
+done
+
+VENV=$ROOT/.venv
+PATH=${PATH//"$VENV/bin:"/}      # a Python is not to be made from itself
+unset PYTHONPATH PYTHONHOME
+
+# One set-up at a time. The lock needs a file that is always there and that making .venv anew does
+# not remove; it is opened for reading and writing, and not written.
+command -v flock > /dev/null || fail "needs the program flock (package util-linux)"
+exec {LOCK}<> "$ROOT/utils/requirements.txt" || fail "cannot write in $ROOT"
+if ! flock -n "$LOCK"; then
+  say "waiting for another set-up of $ROOT"
+  flock "$LOCK"
+fi
+
+if [[ -e $VENV/.svq-unfinished ]]; then
+  say "an earlier set-up was stopped half-way: making .venv anew"
+  rm -rf -- "$VENV"
+elif [[ -e $VENV || -L $VENV ]] && ! { is_usable "$VENV/bin/python3" && "$VENV/bin/python3" -c 'import pip' 2> /dev/null; }; then
+  say ".venv has no Python from 3.10 to 3.14 with pip that runs: making it anew"
+  rm -rf -- "$VENV"
+fi
+if [[ ! -e $VENV ]]; then
+  choose_python
+  say "making .venv with $("$PYTHON" --version 2>&1) ($(command -v "$PYTHON"))"
+  mkdir -- "$VENV"
+  : > "$VENV/.svq-unfinished"
+  "$PYTHON" -m venv "$VENV" >&2 || fail "$PYTHON -m venv failed; its reason stands above"
+fi
+install requirements "$ROOT/utils/requirements.txt"
+for _name in $extras; do
+  install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt"
+done
+
+# Without SoX most of the work can go on, so its absence is said and no more.
+command -v sox > /dev/null || install_program sox || true
+for _name in $with; do
+  command -v "$_name" > /dev/null || install_program "$_name" || exit 1
+done
