@@ -1,0 +1,70 @@
+"""Writes exp/results.tsv and exp/report.html from the score files of all systems.
+
+Reads, under --exp: <system>/scores/<list>/<backend>_<norm>.score and .llr, <system>/summary.json,
+<system>/curves.csv, <system>/provenance.yaml and the quantized models. A trial list that is not
+found as it is given is looked for in --data. A missing file is an error that names the stage
+which makes it; both outputs are rewritten whole.
+"""
+
+from pathlib import Path
+
+from svq.atomic import atomic_write
+from svq.cli import parser, run_main
+from svq.errors import UserError
+
+
+def arguments():
+    args = parser(__doc__)
+    args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems")
+    args.add_argument("--data", type=Path, default=Path("data"), help="folder of the data directories")
+    args.add_argument("--systems", nargs="+", required=True, help="names of folders under --exp")
+    args.add_argument("--trials", nargs="+", required=True, help="trial lists, such as data/test/trials")
+    args.add_argument("--backends", nargs="+", default=["cosine", "plda"], help="back ends")
+    args.add_argument("--norms", nargs="+", default=["none", "asnorm"], help="score normalizations")
+    args.add_argument("--plot-backend", help="back end of headline and plots (default: the first)")
+    args.add_argument("--plot-norm", help="score normalization of these (default: the last)")
+    args.add_argument("--bootstrap", type=int, default=200,
+                      help="resamplings of the speakers for the interval of the EER; 0: no interval")
+    args.add_argument("--seed", type=int, default=0, help="seed of these")
+    args.add_argument("--title", default="Speaker verification results", help="title of the page")
+    args.add_argument("--results", type=Path, help="table to write (default: <exp>/results.tsv)")
+    args.add_argument("--html", type=Path, help="page to write (default: <exp>/report.html)")
+    return args.parse_args()
+
+
+def find_list(path: str, data: Path) -> Path:
+    """The trial list as given, else the one of that name within the data folder."""
+    found = [place for place in (Path(path), data / path) if place.is_file()]
+    if not found:
+        raise UserError(f"{path} is missing, here and in {data}; stage 1 makes it")
+    return found[0]
+
+
+def main():
+    args = arguments()
+    from svq.report.collect import Plan, collect_report
+    from svq.report.results import write_results
+
+    plan = Plan(
+        exp=args.exp,
+        systems=tuple(args.systems),
+        trials=tuple(find_list(path, args.data) for path in args.trials),
+        backends=tuple(args.backends),
+        norms=tuple(args.norms),
+        plot=(args.plot_backend or args.backends[0], args.plot_norm or args.norms[-1]),
+        bootstrap=args.bootstrap,
+        seed=args.seed,
+    )
+    report = collect_report(plan, args.title)
+    from svq.report.html import render  # matplotlib: not before all inputs are known to be good
+
+    page = render(report)
+    results, html = args.results or args.exp / "results.tsv", args.html or args.exp / "report.html"
+    write_results(results, report.rows)
+    with atomic_write(html) as file:
+        file.write(page)
+    print(f"wrote {results} ({len(report.rows)} rows) and {html} ({len(page.encode()) / 1e3:.0f} kB)")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,220 @@
+"""From a recipe's exp/ folder to the rows of results.tsv and the contents of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from svq.backend import metrics
+from svq.backend.scores import Trials, read_scores, read_trials, split
+from svq.errors import UserError, located
+from svq.report.contents import Layer, Report, Scored
+from svq.report.results import Row
+from svq.report.speakers import EerInterval
+
+CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to report on: every system x list x backend x norm, in this order.
+
+    trials: paths of trial lists. plot: the (backend, norm) of headline table and plots.
+    bootstrap: resamples for the interval of the EER, 0 for none; seed: theirs.
+    """
+
+    exp: Path
+    systems: tuple[str, ...]
+    trials: tuple[Path, ...]
+    backends: tuple[str, ...]
+    norms: tuple[str, ...]
+    plot: tuple[str, str]
+    bootstrap: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        for what in ("systems", "trials", "backends", "norms"):
+            values = getattr(self, what)
+            if not values:
+                raise UserError(f"no {what} given: nothing to report on")
+            names = [list_name(v) for v in values] if what == "trials" else list(values)
+            for name in names:
+                if names.count(name) > 1:
+                    raise UserError(f"'{name}' is given twice among the {what}")
+        if self.bootstrap < 0:
+            raise UserError(f"{self.bootstrap} bootstrap resamplings; 0 leaves the interval out")
+        if self.plot[0] not in self.backends or self.plot[1] not in self.norms:
+            raise UserError(f"cannot plot {' '.join(self.plot)}: not among the back ends "
+                            f"({' '.join(self.backends)}) and norms ({' '.join(self.norms)})")
+
+
+def list_name(path) -> str:
+    """A trial list's name in the results: data/test/trials -> test, data/test/trials_all -> test_all."""
+    path = Path(path)
+    if path.name == "trials":
+        return path.absolute().parent.name
+    if path.name.startswith("trials_"):
+        return f"{path.absolute().parent.name}_{path.name[len('trials_'):]}"
+    raise UserError(f"{path}: a trial list is called 'trials' or 'trials_<name>'")
+
+
+def score_path(exp, system: str, trials: str, backend: str, norm: str, suffix: str = "score") -> Path:
+    """Where a score file (suffix "score") or its calibrated twin ("llr") lies."""
+    return Path(exp) / system / "scores" / trials / f"{backend}_{norm}.{suffix}"
+
+
+def require(path, stage: int) -> Path:
+    """`path`, or UserError naming it and the stage which makes it."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; stage {stage} makes it")
+    return Path(path)
+
+
+def require_all(plan: Plan) -> None:
+    """Checks for every input before the first is read: a gap shows in a second, not after minutes."""
+    for path in plan.trials:
+        require(path, 1)
+    for system in plan.systems:
+        for trials in map(list_name, plan.trials):
+            for backend in plan.backends:
+                for norm in plan.norms:
+                    stage = 7 if norm == "none" else 8
+                    require(score_path(plan.exp, system, trials, backend, norm), stage)
+                    require(score_path(plan.exp, system, trials, backend, norm, "llr"), 9)
+        require(plan.exp / system / "summary.json", 10)
+
+
+def read_summary(exp, system: str) -> dict:
+    """avg_bits (float), size_bytes and params (int) of exp/<system>/summary.json, checked."""
+    path = require(Path(exp) / system / "summary.json", 10)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
+    found = {}
+    for key, kind in (("avg_bits", (int, float)), ("size_bytes", int), ("params", int)):
+        value = tree.get(key) if isinstance(tree, dict) else None
+        if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
+            raise UserError(f"{path}: '{key}' must be a positive number, not {value!r}; redo stage 10")
+        found[key] = value
+    return found
+
+
+def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored]]:
+    """All rows, and the scores of the plotted back end by (system, list).
+
+    Raises UserError naming the first missing, malformed or stale file and the stage that makes it.
+    """
+    require_all(plan)
+    lists = {list_name(path): read_trials(path) for path in plan.trials}
+    intervals = {}
+    if plan.bootstrap:
+        intervals = {name: EerInterval(lists[name], path.parent, plan.bootstrap, plan.seed)
+                     for name, path in zip(lists, plan.trials)}
+    rows, scored = [], {}
+    for system in plan.systems:
+        size = read_summary(plan.exp, system)
+        for name, trials in lists.items():
+            for backend in plan.backends:
+                for norm in plan.norms:
+                    found = read_scored(plan.exp, system, name, backend, norm, trials)
+                    low = high = np.nan
+                    if plan.bootstrap:
+                        low, high = intervals[name](found.target, found.nontarget)
+                    names = dict(system=system, trials=name, backend=backend, norm=norm)
+                    rows.append(Row(**names, **measures(found), **size, eer_low=low, eer_high=high))
+                    if (backend, norm) == plan.plot:
+                        scored[system, name] = found
+    return rows, scored
+
+
+def read_scored(exp, system: str, name: str, backend: str, norm: str, trials: Trials) -> Scored:
+    """Raw and calibrated scores of one list, split by class; UserError if not those of `trials`."""
+    raw, llr = (split(read_scores(score_path(exp, system, name, backend, norm, suffix)), trials)
+                for suffix in ("score", "llr"))
+    return Scored(*raw, *llr)
+
+
+def measures(scored: Scored) -> dict:
+    """The measures of a Row by column name: eer in percent, costs normalized, Cllr in bits."""
+    raw, llr = (scored.target, scored.nontarget), (scored.llr_target, scored.llr_nontarget)
+    return {
+        "eer": 100 * metrics.eer(*raw),
+        "mindcf01": metrics.min_dcf(*raw, 0.01),
+        "mindcf05": metrics.min_dcf(*raw, 0.05),
+        "cllr": metrics.cllr(*llr),
+        "mincllr": metrics.min_cllr(*raw),
+        "actdcf01": metrics.act_dcf(*llr, 0.01),
+        "num_target": len(scored.target),
+        "num_nontarget": len(scored.nontarget),
+    }
+
+
+def collect_report(plan: Plan, title: str) -> Report:
+    """Everything that report.html shows."""
+    rows, scored = collect(plan)
+    quantized = [row.system for row in rows if row.avg_bits < 32]
+    return Report(
+        title=title,
+        rows=rows,
+        backend=plan.plot[0],
+        norm=plan.plot[1],
+        scored=scored,
+        curves=_present(plan, "curves.csv", read_curves),
+        layers={system: read_layers(plan.exp / system) for system in dict.fromkeys(quantized)},
+        provenance=_present(plan, "provenance.yaml", _read_provenance),
+    )
+
+
+def _present(plan: Plan, name: str, read) -> dict:
+    """read(file) for each system that has the file: an imported network was not trained here."""
+    paths = {system: plan.exp / system / name for system in plan.systems}
+    return {system: read(path) for system, path in paths.items() if path.is_file()}
+
+
+def read_curves(path) -> dict[str, np.ndarray]:
+    """Columns of a curves.csv as float64 arrays, empty ones for a run that ended before its first row.
+
+    Raises UserError naming file and line when malformed.
+    """
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    header = lines[0].split(",") if lines else []
+    missing = [name for name in CURVES if name not in header]
+    if missing:
+        raise UserError(located(path, 1, f"no column {', '.join(missing)} in a training log"))
+    values = np.empty((len(lines) - 1, len(header)))
+    for number, line in enumerate(lines[1:], 2):
+        try:
+            values[number - 2] = [float(field) for field in line.split(",")]
+        except ValueError:
+            text = f"not {len(header)} numbers parted by commas"
+            raise UserError(located(path, number, text)) from None
+    return {name: values[:, header.index(name)] for name in CURVES}
+
+
+def _read_provenance(path) -> dict:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: must be a mapping of keys to values")
+    return tree
+
+
+def read_layers(model_dir) -> list[Layer]:
+    """The first, the middle and the last quantized layer of a packed model: a first convolution,
+    one half-way, and the embedding layer."""
+    from svq.models import load_model  # torch: seconds, and only for quantized systems
+    from svq.quant import quantized_layers
+
+    network, _ = load_model(model_dir)
+    layers = quantized_layers(network)
+    if not layers:
+        raise UserError(f"{model_dir}: summary.json says it is quantized, but no layer is; redo stage 10")
+    chosen = [layers[i] for i in sorted({0, len(layers) // 2, len(layers) - 1})]
+    return [Layer(each.name, each.weight, each.levels, each.bits) for each in chosen]

@@ -1,0 +1,139 @@
+"""results.tsv as Markdown (for RESULTS.md) and LaTeX tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from svq.atomic import atomic_write
+from svq.errors import UserError, located
+from svq.report.results import Row, best_values, unique
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+_SHOWN = {"eer": ".2f", "mindcf01": ".3f", "mindcf05": ".3f", "cllr": ".3f", "actdcf01": ".3f"}
+_HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01)", "minDCF(0.05)",
+          "Cllr", "actDCF(0.01)", "bits", "file (MB)", "weights (M)")
+
+
+def markdown(rows: list[Row], command: str = "", hardware: str = "") -> str:
+    """A Markdown table per trial list, the best figure of each column in bold.
+
+    command: what was typed to get them, hardware: a line on the machine; either may be empty.
+    """
+    parts = []
+    if command:
+        parts.append(f"Made by\n\n{_fenced(command)}")
+    if hardware:
+        parts.append(f"on {hardware}.")
+    for trials in unique(row.trials for row in rows):
+        chosen = [row for row in rows if row.trials == trials]
+        targets, others = chosen[0].num_target, chosen[0].num_nontarget
+        parts.append(f"### Trials: {trials}\n\n{targets:,} target and {others:,} non-target trials.")
+        parts.append(_table(chosen))
+    return "\n\n".join(parts)
+
+
+def _fenced(command: str) -> str:
+    fence = "```"
+    while fence in command:
+        fence += "`"
+    return f"{fence}sh\n{command.strip()}\n{fence}"
+
+
+def _table(rows: list[Row]) -> str:
+    heads, lines = _body(rows, mark=lambda text: f"**{text}**")
+    rule = ["---"] * 3 + ["---:"] * (len(heads) - 3)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+
+
+def _body(rows: list[Row], mark) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of a table; the interval's column is left out when no row has one."""
+    best = best_values(rows, tuple(_SHOWN))
+    intervals = any(not math.isnan(row.eer_low) for row in rows)
+    lines = []
+    for row in rows:
+        cells = {name: _measure(row, name, best, mark) for name in _SHOWN}
+        line = [row.system, row.backend, row.norm, cells["eer"], _interval(row)]
+        line += [cells[name] for name in ("mindcf01", "mindcf05", "cllr", "actdcf01")]
+        line += [f"{row.avg_bits:.3g}", f"{row.size_bytes / 1e6:.3f}", f"{row.params / 1e6:.3f}"]
+        lines.append(line)
+    heads = list(_HEADS)
+    if not intervals:
+        heads, lines = _drop(heads), [_drop(line) for line in lines]
+    return heads, lines
+
+
+def _measure(row: Row, name: str, best, mark) -> str:
+    value = getattr(row, name)
+    if math.isnan(value):
+        return "-"
+    text = format(value, _SHOWN[name])
+    least = format(best[row.trials, name], _SHOWN[name])
+    return mark(text) if text == least else text
+
+
+def _interval(row: Row) -> str:
+    return "-" if math.isnan(row.eer_low) else f"{row.eer_low:.2f} to {row.eer_high:.2f}"
+
+
+def _drop(cells: list[str]) -> list[str]:
+    return cells[:4] + cells[5:]
+
+
+def latex(rows: list[Row]) -> str:
+    """A booktabs table of all rows, a block per trial list."""
+    blocks = []
+    for trials in unique(row.trials for row in rows):
+        chosen = [row for row in rows if row.trials == trials]
+        heads, lines = _body([_escaped(row) for row in chosen], mark=lambda t: rf"\textbf{{{t}}}")
+        title = rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{_escape(trials)}}}}} \\"
+        blocks.append("\n".join([title] + [" & ".join(line) + r" \\" for line in lines]))
+    top = " & ".join(_escape(head) for head in heads) + r" \\"
+    body = "\n\\midrule\n".join(blocks)
+    columns = "lll" + "r" * (len(heads) - 3)
+    return (f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{top}\n\\midrule\n{body}\n"
+            f"\\bottomrule\n\\end{{tabular}}\n")
+
+
+_LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+_LATEX.update({char: "\\" + char for char in "&%$#_{}"})
+
+
+def _escape(text: str) -> str:
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def _escaped(row: Row) -> Row:
+    return replace(row, system=_escape(row.system), backend=_escape(row.backend),
+                   norm=_escape(row.norm))
+
+
+def insert(text: str, table: str, path="RESULTS.md") -> str:
+    """`text` with what stands between the two markers replaced by `table`; the rest is untouched.
+
+    Raises UserError when a marker is missing, doubled or in the wrong order.
+    """
+    lines = text.split("\n")
+    begins = [i for i, line in enumerate(lines) if line.strip() == BEGIN]
+    ends = [i for i, line in enumerate(lines) if line.strip() == END]
+    if not begins or not ends:
+        lost = BEGIN if not begins else END
+        raise UserError(f"{path}: no line '{lost}'; put '{BEGIN}' and '{END}' where the table belongs")
+    if len(begins) > 1 or len(ends) > 1:
+        line = (begins if len(begins) > 1 else ends)[1] + 1
+        raise UserError(located(path, line, "a second marker; keep one pair"))
+    if ends[0] < begins[0]:
+        raise UserError(located(path, ends[0] + 1, f"'{END}' stands before '{BEGIN}'"))
+    return "\n".join(lines[: begins[0] + 1] + ["", table, ""] + lines[ends[0] :])
+
+
+def update_file(path, table: str) -> None:
+    """Puts the table between the markers of the Markdown file at `path`, atomically."""
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            text = file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; write it with the lines '{BEGIN}' and '{END}' in it") from None
+    mended = insert(text, table, path)
+    with atomic_write(path, "wb") as file:
+        file.write(mended.encode("utf-8"))
