@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Downloads and unpacks speechocean762 (https://www.openslr.org/101/, 520 MB), resuming where it was
 # interrupted:  local/download_speechocean762.sh --folder /corpora   makes /corpora/speechocean762
-# OpenSLR publishes no checksum of the archive. What is checked: its size as Kaldi's recipe for the corpus
+# No published checksum of the archive was found. What is checked: its size as Kaldi's recipe for the corpus
 # (egs/gop_speechocean762) has it, gzip's own CRC over the whole archive, the number of recordings and of
 # speakers after unpacking, and, given with --sha256, a checksum that you trust. The SHA-256 is printed.
 set -euo pipefail

@@ -1,6 +1,6 @@
 """Miniature corpora in their official layouts, filled with tiny generated recordings or with given ones.
 
-As a program it makes a VoxCeleb tree out of a data directory, to run the whole recipe on:
+As a program it makes VoxCeleb out of a data directory, MUSAN and RIRS_NOISES, to run the whole recipe on:
     python tests/local/corpora.py TREE DATA_DIR
 """
 
@@ -173,3 +173,5 @@ def _metas(root: Path, vox1, vox2) -> None:
 
 if __name__ == "__main__":
     voxceleb(sys.argv[1], source=sys.argv[2])
+    musan(sys.argv[1])
+    rirs_noises(sys.argv[1])
