@@ -11,8 +11,6 @@ import numpy as np
 from svq.backend.metrics import checked, eer_of, error_rates
 from svq.errors import UserError
 
-_TRIES = 100
-
 
 @dataclass(frozen=True)
 class Interval:
@@ -34,7 +32,7 @@ def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=ee
     other), a target trial (draws of its speaker).
     measure: a function of p_miss, p_fa (k,) at rising thresholds, such as eer_of.
     A replicate that draws no target or no non-target trial is drawn again.
-    UserError where a class is empty or no draw holds both classes.
+    UserError where a class is empty.
     """
     score, is_target = np.asarray(score, dtype=np.float64), np.asarray(is_target, dtype=bool)
     checked(score[is_target], score[~is_target])
@@ -58,12 +56,9 @@ def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=ee
     rng = np.random.default_rng(seed)
     samples = np.empty(replicates)
     for i in range(replicates):
-        for _ in range(_TRIES):
+        value = None
+        while value is None:
             value = measured(np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)))
-            if value is not None:
-                break
-        else:
-            raise UserError(f"{len(names)} speakers are too few to resample: no draw has both kinds of trials")
         samples[i] = value
     tail = (1 - level) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])

@@ -31,7 +31,7 @@ class EmbeddingReader:
         self.path = os.path.join(path, f"{name}.scp") if os.path.isdir(path) else path
         self.ids, self._where = read_pairs(self.path)
         self._index = None
-        self._plan = _plan(self._where)
+        self._plan = _plan(self._where, self.path)
         self.dim = self._plan.dim if self._plan else len(self._read_one(0))
 
     def __len__(self):
@@ -43,9 +43,12 @@ class EmbeddingReader:
             self._index = IdIndex(self.ids, self.path)
         return self._index
 
-    def rows(self, wanted):
-        """(n,) int32 positions of these ids (Tokens); UserError that lists those without an embedding."""
-        return self.index.require(wanted, "embedding", self.path)
+    def rows(self, *wanted):
+        """int32 positions of several sequences of ids (Tokens), a list of arrays.
+
+        UserError that lists the ids without an embedding.
+        """
+        return self.index.require("embedding", self.path, *wanted)
 
     def read(self, rows=None):
         """(n, dim) float32: the embeddings at these positions, or all.
@@ -98,8 +101,10 @@ class _Plan:
             out[mine] = data.view(self.dtype)
 
 
-def _plan(where):
-    """A _Plan where every record is a binary vector of one and the same layout, else None."""
+def _plan(where, source):
+    """A _Plan where every record is a binary vector of one and the same layout, else None.
+
+    UserError naming the line where an archive is cut short."""
     parts = _split_offsets(where)
     if parts is None:
         return None
@@ -108,7 +113,7 @@ def _plan(where):
     _, first, ark = np.unique(hashes, return_index=True, return_inverse=True)
     if not paths.equal(paths.take(first[ark])).all():
         return None
-    arks, headers = [], np.empty((len(offset), _HEADER), np.uint8)
+    arks, names, headers = [], [], np.empty((len(offset), _HEADER), np.uint8)
     for number, i in enumerate(first):
         try:
             data = np.memmap(paths[i], dtype=np.uint8, mode="r")
@@ -119,13 +124,17 @@ def _plan(where):
             return None
         headers[mine] = rows_at(data, offset[mine], _HEADER)
         arks.append(data)
+        names.append(paths[i])
     dtype = _KINDS.get(headers[0, :6].tobytes())
     if dtype is None or (headers != headers[0]).any():
         return None
     dim = int(headers[0, 6:].view("<i4")[0])
     sizes = np.array([len(data) for data in arks])
-    if dim <= 0 or (offset + _HEADER + dim * dtype.itemsize > sizes[ark]).any():
+    if dim <= 0:
         return None
+    cut = np.flatnonzero(offset + _HEADER + dim * dtype.itemsize > sizes[ark])
+    if len(cut):                    # kaldiio would return a shorter vector and say nothing
+        raise UserError(located(source, int(cut[0]) + 1, f"{names[ark[cut[0]]]} ends inside this embedding"))
     return _Plan(arks, ark, offset, dim, dtype)
 
 
@@ -223,7 +232,7 @@ class Groups:
 
     def blocks(self, reader):
         """Yields ((b, dim) float32 embeddings, (b,) group numbers) over all members, in file order."""
-        rows = reader.rows(self.members)
+        rows, = reader.rows(self.members)
         for first in range(0, len(rows), _BLOCK):
             part = slice(first, first + _BLOCK)
             yield reader.read(rows[part]), self.group[part]

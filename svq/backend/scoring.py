@@ -78,14 +78,15 @@ def prepare(trials, reader, backend, groups=None):
     None where the enrolment ids are utterances.  UserError that lists missing ids.
     """
     if groups is None:
-        both = reader.rows(trials.enroll), reader.rows(trials.test)
-        used, row = _used(np.concatenate(both), len(reader))
+        used, row = _used(np.concatenate(reader.rows(trials.enroll, trials.test)), len(reader))
         x = backend.process(reader.read(used), reader.ids.take(used), reader.path)
         n = len(trials)
         enroll, test = backend.enroll_side(x), backend.test_side(x)
         return Prepared(enroll, test, row[:n], row[n:], enroll, True)
-    model, enroll_row = _used(groups.index.require(trials.enroll, "enrolment model", groups.path), len(groups.names))
-    used, test_row = _used(reader.rows(trials.test), len(reader))
+    model_row, = groups.index.require("enrolment model", groups.path, trials.enroll)
+    test_row, = reader.rows(trials.test)
+    model, enroll_row = _used(model_row, len(groups.names))
+    used, test_row = _used(test_row, len(reader))
     x = backend.process(reader.read(used), reader.ids.take(used), reader.path)
     average, counts = _averages(groups, reader, backend)
     vectors, counts = backend.models(average[model], counts[model])

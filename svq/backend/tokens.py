@@ -170,11 +170,15 @@ class IdIndex:
             waiting, slot = waiting[going], self._next(slot[going])
         return found
 
-    def require(self, wanted, what, where):
-        """find(), or UserError that lists the ids that are absent: `what` (e.g. "embedding") in `where`."""
-        found = self.find(wanted)
-        if found.size and found.min() < 0:
-            raise UserError(missing_message(wanted.take(found < 0), what, where))
+    def require(self, what, where, *wanted):
+        """find() for each of several Tokens, as a list.
+
+        UserError that lists the ids absent from any: no `what` (e.g. "embedding") in the file `where`.
+        """
+        found = [self.find(words) for words in wanted]
+        absent = [word for words, rows in zip(wanted, found) for word in words.take(rows < 0)]
+        if absent:
+            raise UserError(missing_message(absent, what, where))
         return found
 
 

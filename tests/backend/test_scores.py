@@ -47,7 +47,7 @@ def test_repeated_id_names_its_line():
 def test_missing_ids_are_listed_and_counted():
     index = IdIndex(Tokens.of(["a"]))
     with pytest.raises(UserError, match=r"^emb: no embedding for 7 ids: m0 m1 m2 m3 m4 and 2 more$"):
-        index.require(Tokens.of(["m0", "a", "m0"] + [f"m{i}" for i in range(1, 7)]), "embedding", "emb")
+        index.require("embedding", "emb", Tokens.of(["m0", "a", "m0"]), Tokens.of([f"m{i}" for i in range(1, 7)]))
 
 
 @given(st.lists(numbers, min_size=1, max_size=40), st.integers(0, 7))
