@@ -26,10 +26,7 @@ read -ra system_list <<< "$systems"
 read -ra trial_list <<< "$trials"
 read -ra backend_list <<< "$backends"
 read -ra norm_list <<< "$norms"
-options=()
-if [[ -n $plot_backend ]]; then options+=(--plot-backend "$plot_backend"); fi
-if [[ -n $plot_norm ]]; then options+=(--plot-norm "$plot_norm"); fi
 $cmd "$exp/log/report.log" python3 -m svq.bin.report --data "$data" --exp "$exp" \
   --systems "${system_list[@]}" --trials "${trial_list[@]}" --backends "${backend_list[@]}" \
   --norms "${norm_list[@]}" --bootstrap "$bootstrap" --seed "$seed" --title "$title" \
-  ${options[@]+"${options[@]}"}
+  --plot-backend "$plot_backend" --plot-norm "$plot_norm"

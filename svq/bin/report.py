@@ -21,14 +21,14 @@ def arguments():
     args.add_argument("--trials", nargs="+", required=True, help="trial lists, such as data/test/trials")
     args.add_argument("--backends", nargs="+", default=["cosine", "plda"], help="back ends")
     args.add_argument("--norms", nargs="+", default=["none", "asnorm"], help="score normalizations")
-    args.add_argument("--plot-backend", help="back end of headline and plots (default: the first)")
-    args.add_argument("--plot-norm", help="score normalization of these (default: the last)")
+    args.add_argument("--plot-backend", default="", help="back end of headline and plots; empty: the first")
+    args.add_argument("--plot-norm", default="", help="score normalization of these; empty: the last")
     args.add_argument("--bootstrap", type=int, default=200,
                       help="resamplings of the speakers for the interval of the EER; 0: no interval")
     args.add_argument("--seed", type=int, default=0, help="seed of these")
     args.add_argument("--title", default="Speaker verification results", help="title of the page")
-    args.add_argument("--results", type=Path, help="table to write (default: <exp>/results.tsv)")
-    args.add_argument("--html", type=Path, help="page to write (default: <exp>/report.html)")
+    args.add_argument("--results", default="", help="table to write; empty: <exp>/results.tsv")
+    args.add_argument("--html", default="", help="page to write; empty: <exp>/report.html")
     return args.parse_args()
 
 

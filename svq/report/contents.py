@@ -37,8 +37,8 @@ class Report:
     """All that the page shows.
 
     scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its
-    curves.csv, where it has one. layers: quantized system -> up to three layers. provenance: system -> the tree of
-    its provenance.yaml.
+    curves.csv, where it has one. layers: quantized system -> up to three layers. provenance:
+    system -> the tree of its provenance.yaml.
     """
 
     title: str

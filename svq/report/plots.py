@@ -139,7 +139,8 @@ def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name:
                 axes, ("loss", "accuracy", "lr", "margin"),
                 ("loss", "training accuracy (%)", "learning rate", "margin"))):
             scale = 100.0 if key == "accuracy" else 1.0
-            axis.plot(thin_mean(x), scale * thin_mean(curves[key]), marker="o" if len(x) == 1 else "", color=fig.series(index))
+            axis.plot(thin_mean(x), scale * thin_mean(curves[key]), color=fig.series(index),
+                      marker="o" if len(x) == 1 else "")
             axis.yaxis.set_major_locator(_ticks(4))
             axis.xaxis.set_major_locator(_ticks(5))
             axis.set_ylim(bottom=0)
@@ -204,12 +205,12 @@ def size_plot(points: Sequence[Sized], title: str, name: str) -> str:
 
 def _crowded(point: Sized, points: Sequence[Sized]) -> bool:
     """Whether a name above this point would run into another point or that point's name."""
-    room = max(p.eer for p in points) - min(p.eer for p in points) or 1.0
+    room = _eer_bounds(points)[1] - _eer_bounds(points)[0] or 1.0
     for other in points:
         near = abs(np.log(other.size_bytes / point.size_bytes)) < 1.3
         rise = (other.eer - point.eer) / room
         tie = rise == 0 and other.size_bytes > point.size_bytes
-        if near and (tie or 0 < rise < 0.2):
+        if near and (tie or 0 < rise < 0.15):
             return True
     return False
 
@@ -225,13 +226,18 @@ def _draw_sized(axes, point: Sized, below: bool) -> None:
                   bbox={"facecolor": fig.SURFACE, "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
 
 
+def _eer_bounds(points: Sequence[Sized]) -> tuple[float, float]:
+    """Least and greatest EER with their intervals."""
+    values = np.array([[point.eer, point.low, point.high] for point in points])
+    return float(np.nanmin(values)), float(np.nanmax(values))
+
+
 def _pad_size_axes(axes, points: Sequence[Sized]) -> None:
     sizes = np.array([point.size_bytes for point in points]) / 1e6
-    high = np.array([np.nanmax([point.eer, point.high]) for point in points])
-    low = np.array([np.nanmin([point.eer, point.low]) for point in points])
+    low, high = _eer_bounds(points)
     axes.set_xlim(sizes.min() / 1.9, sizes.max() * 1.9)
-    room = max(high.max() - low.min(), 0.1 * high.max(), 1e-3)
-    axes.set_ylim(max(0.0, low.min() - 0.3 * room), high.max() + 0.3 * room)
+    room = max(high - low, 0.1 * high, 1e-3)
+    axes.set_ylim(max(0.0, low - 0.3 * room), high + 0.3 * room)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -27,13 +27,11 @@ def trial_speakers(trials: Trials, data_dir) -> tuple[np.ndarray, np.ndarray]:
     utterances, speakers = read_columns(path, (2,))
     index = IdIndex(utterances, path)
     number = np.unique(_as_bytes(speakers), return_inverse=True)[1]
-    test = number[index.require(trials.test, "speaker", path)]
+    owners, found = _models(Path(data_dir) / "enroll.spk2utt", trials.enroll, index, path, number)
+    single, test = index.require("speaker", path, trials.enroll.take(~found), trials.test)
     enroll = np.empty(len(trials), dtype=np.int64)
-    model_speaker, found = _models(Path(data_dir) / "enroll.spk2utt", trials.enroll, index, path, number)
-    enroll[found] = model_speaker
-    rest = trials.enroll.take(~found)
-    enroll[~found] = number[index.require(rest, "speaker", path)]
-    return enroll, test
+    enroll[found], enroll[~found] = owners, number[single]
+    return enroll, number[test]
 
 
 def _as_bytes(tokens: Tokens) -> np.ndarray:
@@ -51,8 +49,8 @@ def _models(path: Path, enroll: Tokens, index: IdIndex, utt2spk: Path, number: n
     if len(alone):
         raise UserError(f"{path}:{int(line[first[alone[0]]]) + 1}: a model without an utterance")
     place = IdIndex(words.take(first), path).find(enroll)
-    owner = number[index.require(words.take(first + 1), "speaker", utt2spk)]
-    return owner[place[place >= 0]], place >= 0
+    (utterance,) = index.require("speaker", utt2spk, words.take(first + 1))
+    return number[utterance[place[place >= 0]]], place >= 0
 
 
 class EerInterval:

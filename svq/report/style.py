@@ -74,6 +74,6 @@ footer{margin-top:2.5rem;border-top:1px solid var(--grid);padding-top:.7rem}
 @media (max-width:40rem){body{font-size:14px}th,td{padding:.34rem .5rem}h1{font-size:1.4rem}}
 @media print{body{background:#fff;font-size:10pt}main{max-width:none;padding:0}nav{display:none}
  h2,h3{break-after:avoid}.table{overflow:visible}tr{break-inside:avoid}
- th,td{padding:.2rem .35rem;font-size:8pt}.plots{grid-template-columns:repeat(2,1fr)}
+ th,td{padding:.2rem .35rem;font-size:8pt}.plots{grid-template-columns:repeat(3,1fr);gap:.4rem}
  td.best{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
