@@ -105,8 +105,8 @@ class Trainer:
             feats = mean_normalize(feats)
         if self.config.spec_augment is not None:
             # Masks depend on the step alone, so that a resumed run draws the same ones.
-            seed = (self.config.seed * 1_000_003 + self.step) * self.world.size + self.world.rank
-            feats = spec_augment(feats, seed, self.config.spec_augment)
+            seed = self.config.seed * 1_000_003 + self.step
+            feats = spec_augment(feats, seed, self.config.spec_augment, self.world.rank, self.world.size)
         return feats
 
     @torch.no_grad()

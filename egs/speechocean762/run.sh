@@ -1,0 +1,95 @@
+#!/usr/bin/env bash
+# speechocean762 (OpenSLR 101): real read speech of Mandarin speakers of English, half of them children.
+# From recordings to a teacher, a distilled student and their 4-bit versions, with a report.
+#
+#   bash run.sh --corpus /corpora/speechocean762                  everything
+#   bash run.sh --corpus /corpora/speechocean762 --stage 5        stage 5 and what follows
+#   bash run.sh --dry-run                                         what would be done
+#
+# A finished piece of work is skipped; a killed run goes on where it was.
+set -euo pipefail
+corpus=corpus/speechocean762  # official layout; downloaded to there when it is missing and --download true
+download=false                # whether stage 0 may download the corpus (520 MB)
+extra_corpus=                 # LibriSpeech-layout folder: more training speakers, cut into 4 s pieces
+noise=                        # folder of noise recordings for augmentation
+rir=                          # folder of room impulse responses for augmentation
+systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
+backends="cosine plda"        # scoring back ends
+norms="none asnorm"           # score normalizations
+stage=0                       # first stage to run
+stop_stage=11                 # last stage to run
+dry_run=false                 # say what would be done, touch nothing
+force=false                   # redo the chosen stages, finished or not
+nj=2                          # parallel jobs of data preparation and features
+extract_nj=1                  # parallel jobs of embedding extraction
+num_gpus=0                    # GPUs to train on; 0: the CPU
+speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers
+lda_dim=128                   # dimensions kept before PLDA
+top_n=100                     # cohort speakers in AS-norm
+data=data                     # data directories
+exp=exp                       # everything that is computed
+title="speechocean762"        # the report's title
+. utils/parse_options.sh
+. ./path.sh
+. ./cmd.sh
+. utils/stages.sh
+. steps/recipe.sh
+
+if stage 0 "corpora"; then
+  if [[ $download == true ]]; then
+    once --out "$corpus/train/wav.scp" -- local/download_speechocean762.sh "$(dirname "$corpus")"
+  fi
+fi
+
+if stage 1 "data directories"; then
+  once --in "0:$corpus/train/wav.scp" --in "0:$corpus/test/wav.scp" \
+    --out "$data/train" --out "$data/dev" --out "$data/test" --stamp "$data/.done.prepare" -- \
+    local/prepare_speechocean762.sh --corpus "$corpus" --extra-corpus="$extra_corpus" \
+    --noise="$noise" --rir="$rir" --data "$data"
+  validate_data train dev test
+  if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
+fi
+
+if stage 2 "features"; then
+  copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
+  make_features train dev test
+fi
+
+if stage 3 "teacher"; then
+  train_teachers train_wav
+fi
+
+if stage 4 "distillation"; then
+  distill_students train_wav
+fi
+
+if stage 5 "quantization-aware finetuning"; then
+  quantize_systems train_wav
+fi
+
+if stage 6 "embeddings"; then
+  extract_embeddings
+fi
+
+if stage 7 "scores"; then
+  train_plda
+  for_each_scoring score_trials
+fi
+
+if stage 8 "score normalization"; then
+  for_each_scoring normalize_scores
+fi
+
+if stage 9 "calibration"; then
+  calibrate_scores
+fi
+
+if stage 10 "packing"; then
+  pack_systems
+fi
+
+if stage 11 "tables and report"; then
+  make_report
+fi
+stages_done

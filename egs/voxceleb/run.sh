@@ -1,0 +1,96 @@
+#!/usr/bin/env bash
+# VoxCeleb: trained on VoxCeleb2 dev, tested on Vox1-O, Vox1-E and Vox1-H, as in Liu et al., "Towards
+# lightweight speaker verification via adaptive neural network quantization".
+#
+#   bash run.sh --vox1 /corpora/voxceleb1 --vox2 /corpora/voxceleb2 --lists /corpora/voxceleb1/lists \
+#     --musan /corpora/musan --rirs /corpora/RIRS_NOISES --num-gpus 4
+#
+# A finished piece of work is skipped; a killed run goes on where it was. On Slurm: see cmd.sh.
+set -euo pipefail
+vox1=corpus/voxceleb1         # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
+vox2=corpus/voxceleb2         # VoxCeleb2: dev/aac/idNNNNN and test/aac/idNNNNN
+lists=corpus/voxceleb1        # folder of the official trial lists, veri_test2.txt and so on
+musan=corpus/musan            # MUSAN; empty: no noise is added in training
+rirs=corpus/RIRS_NOISES       # RIRS_NOISES; empty: no rooms are added in training
+prepare_options=              # more options for local/prepare_voxceleb.sh, such as "--dev-speakers 50"
+systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; the first one calibrates
+backends="cosine plda"        # scoring back ends
+norms="none asnorm"           # score normalizations
+stage=0                       # first stage to run
+stop_stage=11                 # last stage to run
+dry_run=false                 # say what would be done, touch nothing
+force=false                   # redo the chosen stages, finished or not
+nj=16                         # parallel jobs of data preparation and features
+extract_nj=8                  # parallel jobs of embedding extraction
+num_gpus=0                    # GPUs to train on; 0: the CPU
+speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
+                              # decoded for training they take about 0.8 TB, 0.26 TB without
+lda_dim=256                   # dimensions kept before PLDA
+top_n=300                     # cohort speakers in AS-norm
+data=data                     # data directories
+exp=exp                       # everything that is computed
+title="VoxCeleb"              # the report's title
+. utils/parse_options.sh
+. ./path.sh
+. ./cmd.sh
+. utils/stages.sh
+. steps/recipe.sh
+read -ra extra <<< "$prepare_options"
+
+if stage 0 "corpora"; then
+  once --out "$vox1" --out "$vox2" --out "$lists" --stamp "$exp/.done.corpora" -- \
+    local/check_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs"
+fi
+
+if stage 1 "data directories"; then
+  once --in "0:$vox1" --in "0:$vox2" --in "0:$lists" \
+    --out "$data/train" --out "$data/dev" --out "$data/vox1" --stamp "$data/.done.prepare" -- \
+    local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
+    --data "$data" ${extra[@]+"${extra[@]}"}
+  validate_data train dev vox1
+  if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
+fi
+
+if stage 2 "features"; then
+  copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
+  make_features train dev vox1
+fi
+
+if stage 3 "teacher"; then
+  train_teachers train_wav
+fi
+
+if stage 4 "distillation"; then
+  distill_students train_wav
+fi
+
+if stage 5 "quantization-aware finetuning"; then
+  quantize_systems train_wav
+fi
+
+if stage 6 "embeddings"; then
+  extract_embeddings
+fi
+
+if stage 7 "scores"; then
+  train_plda
+  for_each_scoring score_trials
+fi
+
+if stage 8 "score normalization"; then
+  for_each_scoring normalize_scores
+fi
+
+if stage 9 "calibration"; then
+  calibrate_scores
+fi
+
+if stage 10 "packing"; then
+  pack_systems
+fi
+
+if stage 11 "tables and report"; then
+  make_report
+fi
+stages_done

@@ -1,0 +1,223 @@
+# shellcheck shell=bash disable=SC2154  # the variables are options of run.sh
+# Sourced by run.sh after utils/stages.sh: the bodies of the stages that are the same in every recipe.
+#
+# A system's name says what it is: `student...` is distilled from `teacher`, NAME_..., such as
+# teacher_4bit, is NAME quantized and finetuned, any other is trained from scratch. Its settings are
+# conf/<system>.yaml, its folder $exp/<system>. A trial list is named by where it lies in $data:
+# test/trials is `test` in the results, test/trials_all is `test_all`.
+
+# is_a KIND SYSTEM, with KIND one of teacher, student, quantized
+is_a() {
+  case $2 in
+    *_*) [[ $1 == quantized ]] ;;
+    student*) [[ $1 == student ]] ;;
+    *) [[ $1 == teacher ]] ;;
+  esac
+}
+
+systems_of() {
+  local system
+  for system in $systems; do
+    if is_a "$1" "$system"; then echo "$system"; fi
+  done
+}
+
+# dev/trials -> dev, test/trials_all -> test_all
+list_name() { local file=${1##*/}; echo "${1%/*}${file#trials}"; }
+
+# The sets that trial lists are about, and the one to train on: what needs embeddings.
+embedding_sets() {
+  local list
+  { echo train; for list in $trials; do echo "${list%/*}"; done; } | sort -u
+}
+
+# Stage 1: every recording is opened, so that what is wrong with one is said now.
+validate_data() {                                 # <set>...
+  local set
+  for set; do
+    once --in "$data/$set/wav.scp" --in "$data/$set/utt2spk" --stamp "$data/$set/.done.validate" \
+      --out "$data/$set/utt2spk" -- utils/validate_data_dir.sh --nj "$nj" "$data/$set"
+  done
+}
+
+perturb_speed() {                                 # <set-in> <set-out>
+  once --in "$data/$1/wav.scp" --in "$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
+    utils/perturb_data_dir_speed_3way.sh "$data/$1" "$data/$2"
+}
+
+# Stage 2: decoded waveforms for training, features for the rest.
+copy_waveforms() {                                # <set-in> <set-out>
+  once --in "1:$data/$1/wav.scp" --in "1:$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
+    utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$1" "$data/$2" "$exp/wav"
+}
+
+make_features() {                                 # <set>...
+  local set
+  for set; do
+    once --in "1:$data/$set/wav.scp" --out "$data/$set/feats.scp" --out "$data/$set/utt2num_frames" -- \
+      steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+  done
+}
+
+# Stages 3 to 5: networks. Noise and rooms are used where stage 1 has made their directories.
+augmentation() {
+  local kind
+  for kind in noise rir; do
+    if [[ -d $data/$kind ]]; then echo -n "augment.${kind}_dir=$data/$kind "; fi
+  done
+}
+
+train_network() {                                 # <system> <data-set> [once and train.sh options...]
+  local system=$1 set=$2 once_options=() train_options=() kind
+  shift 2
+  while (($#)); do
+    case $1 in
+      --in) once_options+=(--in "$2") ;;
+      *) train_options+=("$1" "$2") ;;
+    esac
+    shift 2
+  done
+  once --in "conf/$system.yaml" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
+    ${once_options[@]+"${once_options[@]}"} \
+    --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" --neutral num-gpus -- \
+    steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" ${train_options[@]+"${train_options[@]}"} \
+    "conf/$system.yaml" "$data/$set" "$exp/$system"
+}
+
+train_teachers() {                                # <data-set>
+  local system
+  for system in $(systems_of teacher); do
+    train_network "$system" "$1" --overrides "$(augmentation)"
+  done
+}
+
+distill_students() {                              # <data-set>
+  local system
+  for system in $(systems_of student); do
+    train_network "$system" "$1" --in "3:$exp/teacher/model.safetensors" --teacher "$exp/teacher" \
+      --overrides "$(augmentation)"
+  done
+}
+
+quantize_systems() {                              # <data-set>
+  local system parent stage_of_parent
+  for system in $(systems_of quantized); do
+    parent=${system%%_*} stage_of_parent=3
+    if is_a student "$parent"; then stage_of_parent=4; fi
+    train_network "$system" "$1" --in "$stage_of_parent:$exp/$parent/model.safetensors" --init "$exp/$parent"
+  done
+}
+
+# Stage 6: embeddings of every set, and the training speakers' means.
+extract_embeddings() {
+  local system set dir
+  for system in $systems; do
+    for set in $(embedding_sets); do
+      dir=$exp/$system/embeddings/$set
+      once --in "2:$data/$set/feats.scp" --in "$(network_stage "$system"):$exp/$system/model.safetensors" \
+        --out "$dir/embedding.scp" --out "$dir/embedding.ark" -- \
+        steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$exp/$system" "$dir"
+    done
+    dir=$exp/$system/embeddings/train
+    once --in "$dir/embedding.ark" --in "1:$data/train/spk2utt" --out "$dir/spk_embedding.scp" --out "$dir/mean.vec" -- \
+      steps/speaker_means.sh --cmd "$train_cmd" "$data/train" "$dir"
+  done
+}
+
+network_stage() {
+  if is_a quantized "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
+}
+
+# Stages 7 and 8: scores of every list by every back end, plain and normalised.
+train_plda() {
+  local system
+  for system in $systems; do
+    once --in "6:$exp/$system/embeddings/train/embedding.ark" --in "1:$data/train/spk2utt" \
+      --out "$exp/$system/plda.safetensors" -- \
+      steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/train" "$exp/$system/embeddings/train" \
+      "$exp/$system/plda.safetensors"
+  done
+}
+
+for_each_scoring() {                              # <function>: called with <system> <list> <backend>
+  local system list backend
+  for system in $systems; do
+    for list in $trials; do
+      for backend in $backends; do "$1" "$system" "$list" "$backend"; done
+    done
+  done
+}
+
+score_trials() {                                  # <system> <list> <backend>
+  local dir=$exp/$1 scores=$exp/$1/scores model_in=() model=()
+  scores+=/$(list_name "$2")
+  if [[ $3 == plda ]]; then
+    model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
+  fi
+  once --in "1:$data/$2" --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "6:$dir/embeddings/train/mean.vec" \
+    ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_none.score" -- \
+    steps/score.sh --cmd "$train_cmd" --backend "$3" --cohort "$dir/embeddings/train" ${model[@]+"${model[@]}"} \
+    "$data/$2" "$dir/embeddings/${2%/*}" "$scores"
+}
+
+normalize_scores() {                              # <system> <list> <backend>
+  local dir=$exp/$1 scores=$exp/$1/scores model_in=() model=() norm
+  scores+=/$(list_name "$2")
+  if [[ $3 == plda ]]; then
+    model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
+  fi
+  for norm in $norms; do
+    if [[ $norm == none ]]; then continue; fi
+    once --in "7:$scores/$3_none.score" --in "6:$dir/embeddings/train/spk_embedding.ark" \
+      --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "1:$data/$2" \
+      ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_$norm.score" -- \
+      steps/score_norm.sh --cmd "$train_cmd" --backend "$3" --norm "$norm" --top-n "$top_n" \
+      --cohort "$dir/embeddings/train" ${model[@]+"${model[@]}"} "$data/$2" "$dir/embeddings/${2%/*}" "$scores"
+  done
+}
+
+# Stage 9: log-likelihood ratios by logistic regression on the first list of $trials.
+calibrate_scores() {
+  local system list backend norm dev ins outs
+  dev=${trials%% *}
+  for system in $systems; do
+    ins=() outs=()
+    for list in $trials; do
+      for backend in $backends; do
+        for norm in $norms; do
+          ins+=(--in "$([[ $norm == none ]] && echo 7 || echo 8):$exp/$system/scores/$(list_name "$list")/${backend}_$norm.score")
+          outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr")
+        done
+      done
+    done
+    once --in "1:$data/$dev" "${ins[@]}" "${outs[@]}" -- \
+      steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" "$data/$dev" "$exp/$system/scores"
+  done
+}
+
+# Stage 10: packed files; the calibration that goes with the plain cosine score travels in them.
+pack_systems() {
+  local system calibration
+  for system in $systems; do
+    calibration=$exp/$system/scores/$(list_name "${trials%% *}")/cosine_none.calibration.json
+    once --in "$(network_stage "$system"):$exp/$system/model.safetensors" --in "9:$calibration" \
+      --out "$exp/$system/summary.json" -- \
+      steps/pack.sh --cmd "$train_cmd" --calibration "$calibration" "$exp/$system"
+  done
+}
+
+# Stage 11: tables and plots.
+make_report() {
+  local system list backend norm ins=()
+  for system in $systems; do
+    ins+=(--in "10:$exp/$system/summary.json")
+    for list in $trials; do
+      for backend in $backends; do
+        for norm in $norms; do ins+=(--in "9:$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr"); done
+      done
+    done
+  done
+  once "${ins[@]}" --out "$exp/results.tsv" --out "$exp/report.html" -- \
+    steps/report.sh --cmd "$train_cmd" --systems "$systems" --trials "$trials" --backends "$backends" \
+    --norms "$norms" --title "$title" "$data" "$exp"
+}

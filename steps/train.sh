@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Trains a network: a teacher; with --teacher, a student of it; with --init, from a trained
+# network (quantization-aware finetuning, where the config has a `quant` part).
+#
+# Usage: steps/train.sh [options] <config.yaml> <data-dir> <model-dir>
+#
+# A run that was killed goes on from <model-dir>/checkpoints/last.pt.
+set -euo pipefail
+cmd=run.py       # dispatcher
+num_gpus=0       # GPUs to train on, one process each; 0: the CPU
+num_procs=1      # processes on the CPU (where num_gpus is 0)
+num_threads=2    # CPU threads the dispatcher reserves for each process
+mem=8G           # memory the dispatcher reserves
+init=            # model folder to start from, its classifier head included
+teacher=         # model folder of the teacher to distil
+overrides=       # config keys to override, as "key=value key.sub=value"
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
+config=$1 data=$2 dir=$3
+
+launch=(python3)
+resources=(--mem "$mem" --num-threads "$num_threads")
+if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
+processes=$((num_gpus > 0 ? num_gpus : num_procs))
+if ((processes > 1)); then launch=(torchrun --standalone --nproc-per-node "$processes"); fi
+
+options=(--config "$config" --data "$data" --out "$dir")
+if [[ -n $init ]]; then options+=(--init "$init"); fi
+if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
+read -ra pairs <<< "$overrides"
+for pair in ${pairs[@]+"${pairs[@]}"}; do options+=(--set "$pair"); done
+
+$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${options[@]}"
