@@ -8,8 +8,11 @@ Formats: src/matrix/compressed-matrix.h and kaldi-matrix.cc in Kaldi.
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -17,7 +20,8 @@ from kaldiio.matio import read_ascii_mat, write_array
 
 from svq.atomic import atomic_path, atomic_write
 from svq.data.rxfilename import parse
-from svq.errors import UserError
+from svq.data.table import Table
+from svq.errors import UserError, some_of
 
 # Kaldi's compression methods by the name of our option; None stores float32.
 COMPRESSION = {"none": None, "speech": 2, "two-byte": 3}
@@ -58,7 +62,7 @@ class Matrix:
         count = max(0, min(self.shape[0] - first, self.shape[0] if count is None else count))
         first += self.offset
         values = getattr(self, f"_read_{self.kind}")(first, count)
-        return np.ascontiguousarray(values, dtype=np.float32)
+        return np.array(values, dtype=np.float32, order="C")  # a copy: buffers of a file are read-only
 
     def _narrow(self, first: str, last: str) -> None:
         low = int(first or 0)
@@ -192,6 +196,11 @@ def read_vector(specifier: str) -> np.ndarray:
         return matrix.rows()[0]
 
 
+def job_slice(total: int, job: int, num_jobs: int) -> slice:
+    """The job-th (from 1) of num_jobs stretches of 0..total-1 whose lengths differ by one at most."""
+    return slice(total * (job - 1) // num_jobs, total * job // num_jobs)
+
+
 def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
     """Writes (key, array) pairs to an archive and its scp in the order given; returns their number.
 
@@ -208,3 +217,45 @@ def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
     with atomic_write(scp) as file:
         file.writelines(lines)
     return len(lines)
+
+
+def merge_parts(part: str, out: str, expected: str, num_jobs: int, log: str, ark: str | None = None) -> None:
+    """Merges tables part.1 .. part.num_jobs (`JOB` in `part` is the number) into `out`, sorted by id.
+
+    expected: a table with exactly the ids that must come out. ark: the archives
+    that the parts point into, one a part, are joined into this one, and `out`
+    points into it. UserError naming a lost part or ids, with the job's log.
+    """
+    lines: list[bytes] = []
+    ids = np.sort(Table.read(expected).key_array)
+    with contextlib.ExitStack() as stack:
+        joined = stack.enter_context(atomic_write(ark, "wb")) if ark else None
+        for job in range(1, num_jobs + 1):
+            name, job_log = (text.replace("JOB", str(job)) for text in (part, log))
+            if not os.path.exists(name):
+                raise UserError(f"{name} is missing: job {job} was lost; see {job_log}")
+            table = Table.read(name, allow_empty=True)
+            wanted = ids[job_slice(len(ids), job, num_jobs)]
+            absent = wanted[~np.isin(wanted, table.key_array)]
+            if len(absent) or len(table) != len(wanted):
+                lost = some_of(key.decode() for key in absent) or "none, but ids that are not in " + str(expected)
+                raise UserError(f"{name}: {len(table)} ids where job {job} had {len(wanted)}; lost: {lost}; "
+                                f"see {job_log}")
+            lines += _into(joined, ark, table) if joined else list(table.blocks())
+    with atomic_write(out, "wb") as file:
+        file.writelines(lines)
+
+
+def _into(joined, ark: str, table: Table) -> list[bytes]:
+    """Appends the one archive behind a part's scp to `joined`; returns the scp's lines for it there."""
+    base, lines, archives = joined.tell(), [], set()
+    for key, value in table.items():
+        rx = parse(value)
+        archives.add(rx.path)
+        lines.append(f"{key} {ark}:{base + rx.offset}\n".encode())
+    if len(archives) > 1:
+        raise UserError(f"{table.path}: points into more than one archive: {some_of(sorted(archives))}")
+    for archive in archives:
+        with open(archive, "rb") as file:
+            shutil.copyfileobj(file, joined, 1 << 20)
+    return lines

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Log-mel features of a data directory: feats.scp and utt2num_frames, the archives in <ark-dir>.
+# 80 mels, 25 ms / 10 ms, Kaldi's definition, no dither.
+#
+# Usage: steps/make_fbank.sh [options] <data-dir> [<log-dir> [<ark-dir>]]
+#   e.g. steps/make_fbank.sh --nj 8 --cmd "$train_cmd" data/train exp/make_fbank/train fbank
+# The defaults are <data-dir>/log and <data-dir>/data.
+# shellcheck disable=SC2154,SC2086
+set -euo pipefail
+cmd=run.py                   # dispatcher
+nj=4                         # number of jobs
+num_mels=80                  # mel bands
+rate=16000                   # samples per second; recordings at other rates are resampled
+compress=true                # Kaldi's compressed matrices; false: float32
+compression_method=two-byte  # two-byte (within 0.0002) or speech (half the size, within about 0.1)
+. utils/parse_options.sh
+. ./path.sh
+
+(($# >= 1 && $# <= 3)) || { echo "make_fbank.sh: needs <data-dir> [<log-dir> [<ark-dir>]] (--help says more)" >&2; exit 2; }
+((nj >= 1)) || { echo "make_fbank.sh: --nj must be at least 1" >&2; exit 2; }
+data=${1%/} logs=${2:-${1%/}/log} arks=${3:-${1%/}/data}
+for file in wav.scp utt2spk; do
+  [[ -f $data/$file ]] || { echo "make_fbank.sh: $data/$file is missing" >&2; exit 1; }
+done
+
+name=$arks/fbank_${data##*/}
+log=$logs/make_fbank_${data##*/}.JOB.log
+mkdir -p "$logs" "$arks"
+# What a run before this one left: its archives are about to change under feats.scp.
+rm -f "$data/feats.scp" "$data/utt2num_frames" "$name".*.{scp,num_frames,ark}
+
+$cmd JOB=1:"$nj" "$log" python3 -m svq.bin.make_fbank --job JOB --num-jobs "$nj" --num-mels "$num_mels" \
+  --rate "$rate" --compress "$compress" --compression-method "$compression_method" "$data" "$name.JOB"
+
+merge=(python3 -m svq.bin.merge_jobs --expected "$data/utt2spk" --num-jobs "$nj" --log "$log")
+"${merge[@]}" "$name.JOB.num_frames" "$data/utt2num_frames"
+"${merge[@]}" "$name.JOB.scp" "$data/feats.scp"
+rm -f "$name".*.num_frames
+echo "make_fbank.sh: features of $(wc -l < "$data/feats.scp") utterances in $data/feats.scp"

@@ -1,0 +1,139 @@
+"""Utterances in, embeddings out.
+
+Only utterances of exactly the same number of frames share a batch. Nothing is
+padded, so an embedding cannot depend on its neighbours in the batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from svq.data import audio
+from svq.data.datadir import DataDir
+from svq.data.fbank import Fbank, mean_normalize
+from svq.data.features import job_slice, read_matrix
+from svq.errors import UserError
+
+
+class Utterances:
+    """Features of one job's share of a data directory.
+
+    input: "feats" reads feats.scp, "wav" computes features from wav.scp, "auto"
+    takes feats.scp where it is there. job, num_jobs: the job-th of num_jobs equal
+    stretches (from 1) of the sorted utterance ids. max_seconds: only so much from
+    the start of each utterance; 0 takes all. UserError naming files and ids.
+    """
+
+    def __init__(self, data_dir, front_end, input: str = "auto", job: int = 1, num_jobs: int = 1,
+                 max_seconds: float = 0.0, device: str = "cpu"):
+        folder = DataDir(data_dir)
+        self.feats = input == "feats" or (input == "auto" and folder.has("feats.scp"))
+        self.table = folder.feats if self.feats else folder.wav
+        self.front_end, self.device, self.max_seconds = front_end, device, max_seconds
+        self.fbank = Fbank(front_end.num_mels, front_end.rate).to(device)
+        keys = np.sort(folder.utt2spk.key_array)[job_slice(len(folder.utt2spk), job, num_jobs)]
+        self.keys = [key.decode() for key in keys]
+        self.lines = self._lines(self.table, keys)
+        self.order = np.argsort(self._lengths(folder, keys), kind="stable")
+
+    @staticmethod
+    def _lines(table, keys) -> np.ndarray:
+        try:
+            return table.indices(keys)
+        except KeyError as error:
+            raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
+
+    def _lengths(self, folder: DataDir, keys) -> np.ndarray:
+        """Lengths to sort by, so that equal ones meet; zeros where the directory does not know them."""
+        name = "utt2num_frames" if self.feats else "utt2dur"
+        if not folder.has(name):
+            return np.zeros(len(keys))
+        lengths = folder.table(name)
+        return lengths.float_array()[self._lines(lengths, keys)]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor | UserError]]:
+        """(id, features (T, F)), by rising length; a UserError in their place where there are none."""
+        for i in self.order:
+            try:
+                yield self.keys[i], self._features(self.table.value(self.lines[i]))
+            except UserError as error:
+                yield self.keys[i], error
+
+    def _features(self, specifier: str) -> torch.Tensor:
+        feats = self._read(specifier) if self.feats else self._compute(specifier)
+        if feats.shape[1] != self.front_end.num_mels:
+            raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {self.front_end.num_mels}")
+        if self.front_end.mean_normalize:
+            feats = mean_normalize(feats[None])[0]
+        return feats
+
+    def _read(self, specifier: str) -> torch.Tensor:
+        feats = read_matrix(specifier, 0, math.ceil(self.max_seconds * 100) or None)
+        if not len(feats):
+            raise UserError(f"{specifier}: no frames")
+        return torch.from_numpy(feats).to(self.device)
+
+    def _compute(self, specifier: str) -> torch.Tensor:
+        wav = audio.load(specifier, self.front_end.rate, seconds=self.max_seconds or None)
+        if len(wav) < self.fbank.length:
+            raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {self.fbank.length}; "
+                            "take the utterance out of the data directory")
+        return self.fbank(torch.from_numpy(np.ascontiguousarray(wav))[None].to(self.device))[0]
+
+
+def equal_length_batches(utterances: Iterable[tuple[str, torch.Tensor]], batch_frames: int,
+                         held_frames: int | None = None) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Batches (ids, features (B, T, F)) of equal T, of batch_frames frames at most (or one utterance).
+
+    Utterances wait for others of their length; when more than held_frames frames
+    wait (default 16 batches), the group that began first goes on its way as it is.
+    """
+    held_frames = 16 * batch_frames if held_frames is None else held_frames
+    waiting: dict[int, list[tuple[str, torch.Tensor]]] = {}
+    held = 0
+    for key, feats in utterances:
+        length = len(feats)
+        waiting.setdefault(length, []).append((key, feats))
+        held += length
+        done = [length] if (len(waiting[length]) + 1) * length > batch_frames else []
+        while done or held > held_frames:
+            group = waiting.pop(done.pop() if done else next(iter(waiting)))
+            held -= sum(len(feats) for _, feats in group)
+            yield _stacked(group)
+    yield from map(_stacked, waiting.values())
+
+
+def _stacked(group: list[tuple[str, torch.Tensor]]) -> tuple[list[str], torch.Tensor]:
+    return [key for key, _ in group], torch.stack([feats for _, feats in group])
+
+
+def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserError]], batch_frames: int = 4000,
+          device: str = "cpu") -> Iterator[tuple[str, np.ndarray | UserError]]:
+    """(id, embedding (D,) float32), in no particular order; a UserError in the place of one that cannot be had."""
+    net = net.to(device, memory_format=torch.channels_last).eval()
+    unreadable: list[tuple[str, UserError]] = []
+
+    def readable():
+        for key, feats in utterances:
+            if isinstance(feats, UserError):
+                unreadable.append((key, feats))
+            else:
+                yield key, feats
+
+    with parametrize.cached():  # a quantized network computes its weights once, not once a batch
+        for keys, feats in equal_length_batches(readable(), batch_frames):
+            with torch.inference_mode():
+                vectors = net(feats).float().cpu().numpy()
+            for key, vector in zip(keys, vectors):
+                finite = np.isfinite(vector).all()
+                yield key, vector if finite else UserError(f"its embedding is not finite ({feats.shape[1]} frames)")
+    yield from unreadable
