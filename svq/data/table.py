@@ -28,17 +28,25 @@ def pack_fields(data: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.n
     Comparing such arrays gives the order of LC_ALL=C, as the fields hold no NUL byte.
     """
     width = max(int(length.max(initial=0)), 1)
+    inner = np.flatnonzero(start <= len(data) - width)
     out = np.zeros((len(start), width), dtype=np.uint8)
-    columns = np.arange(width)
-    rows = max(1, (4 << 20) // width)
-    for i in range(0, len(start), rows):
-        part = slice(i, i + rows)
-        where = start[part, None] + columns
-        np.minimum(where, max(len(data) - 1, 0), out=where)
-        block = data[where]
-        block[columns >= length[part, None]] = 0
-        out[part] = block
+    rows = out.reshape(-1).view(f"V{width}")
+    if len(inner) == len(start):
+        rows[:] = _windows(data, width)[start]
+    else:  # the last fields, too near the end of the data for a whole window
+        if len(inner):
+            rows[inner] = _windows(data, width)[start[inner]]
+        for i in np.flatnonzero(start > len(data) - width).tolist():
+            out[i, : length[i]] = data[start[i] : start[i] + length[i]]
+    for column in range(int(length.min(initial=width)), width):
+        out[length <= column, column] = 0
     return out.reshape(-1).view(f"S{width}")
+
+
+def _windows(data: np.ndarray, width: int) -> np.ndarray:
+    """All windows of `width` bytes as items of one view: indexing it copies a field as one piece."""
+    shape = (len(data) - width + 1,)
+    return np.ndarray(shape, dtype=f"V{width}", buffer=data, strides=(1,))
 
 
 def to_bytes_array(keys: Iterable) -> np.ndarray:
@@ -52,11 +60,22 @@ def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.nd
     """Where each of `wanted` stands in sorted_keys: (position (N,) int64, found (N,) bool)."""
     if len(sorted_keys) == 0 or len(wanted) == 0:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
-    if wanted.dtype == sorted_keys.dtype and len(wanted) == len(sorted_keys) and np.array_equal(wanted, sorted_keys):
+    if len(wanted) == len(sorted_keys) and np.array_equal(wanted, sorted_keys):
         return np.arange(len(wanted)), np.ones(len(wanted), bool)
     position = np.searchsorted(sorted_keys, wanted)
     np.minimum(position, len(sorted_keys) - 1, out=position)
     return position, sorted_keys[position] == wanted
+
+
+def _skip(data: np.ndarray, at: np.ndarray, end: np.ndarray, blank: bool) -> np.ndarray:
+    """Moves each of `at` forward over blanks (or over non-blanks), at most to its `end`."""
+    at = at.copy()
+    rows = np.flatnonzero(at < end)
+    while len(rows):
+        rows = rows[_BLANK[data[at[rows]]] == blank]
+        at[rows] += 1
+        rows = rows[at[rows] < end[rows]]
+    return at
 
 
 class Malformed:
@@ -105,12 +124,7 @@ def _scan(raw: bytes, need_value: bool):
         start = np.concatenate([[0], end[:-1] + 1])
         key_end = space[np.searchsorted(space, start)]
 
-        value_start = key_end.copy()
-        rows = np.flatnonzero(value_start < end)
-        while len(rows):
-            rows = rows[_BLANK[block[value_start[rows]]]]
-            value_start[rows] += 1
-            rows = rows[value_start[rows] < end[rows]]
+        value_start = _skip(block, key_end, end, blank=True)
         value_end = end.copy()
         rows = np.flatnonzero(value_end > value_start)
         while len(rows):
@@ -153,7 +167,7 @@ class Table:
     def __init__(self, raw: bytes, fields: np.ndarray, path: str = "<table>"):
         self.raw, self.path = raw, str(path)
         self._start, self._key_end, self._value_start, self._value_end = fields
-        self._keys = self._sorted_keys = self._order = None
+        self._keys = self._values = self._sorted_keys = self._order = self._ascends = None
 
     # ---- reading
 
@@ -247,8 +261,21 @@ class Table:
 
     def value_array(self) -> np.ndarray:
         """Values (N,) as an `S` array as wide as the longest: for short values (speakers, genders)."""
+        if self._values is None:
+            data = np.frombuffer(self.raw, dtype=np.uint8)
+            self._values = pack_fields(data, self._value_start, self._value_end - self._value_start)
+        return self._values
+
+    def columns(self, count: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool."""
         data = np.frombuffer(self.raw, dtype=np.uint8)
-        return pack_fields(data, self._value_start, self._value_end - self._value_start)
+        at, out, ok = self._value_start, [], np.ones(len(self), bool)
+        for _ in range(count):
+            end = _skip(data, at, self._value_end, blank=False)
+            ok &= end > at
+            out.append(pack_fields(data, at, end - at))
+            at = _skip(data, end, self._value_end, blank=True)
+        return out, ok & (at == self._value_end)
 
     def float_array(self) -> np.ndarray:
         """Values (N,) as float64; UserError naming the line of one that is not a number."""
@@ -269,7 +296,9 @@ class Table:
     @property
     def is_sorted(self) -> bool:
         """True if the keys ascend strictly in the order of LC_ALL=C."""
-        return bool(np.all(self.key_array[:-1] < self.key_array[1:]))
+        if self._ascends is None:
+            self._ascends = bool(np.all(self.key_array[:-1] < self.key_array[1:]))
+        return self._ascends
 
     def _lookup(self) -> tuple[np.ndarray, np.ndarray | None]:
         """The keys in ascending order, and their line numbers (None where the file is sorted)."""
@@ -341,9 +370,6 @@ class Table:
             for block in self.blocks(indices):
                 out.write(block)
 
-    def sort_order(self) -> np.ndarray:
-        """Line indices (N,) in ascending order of the key; equal keys stay in file order."""
-        return np.argsort(self.key_array, kind="stable")
 
 
 def write_table(path, pairs: Iterable[tuple[str, object]]) -> None:

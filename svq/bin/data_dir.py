@@ -1,0 +1,146 @@
+"""Makes, checks and mends Kaldi data directories. The scripts in utils/ with Kaldi's names run this.
+
+`python -m svq.bin.data_dir VERB --help` says what a verb takes.
+"""
+
+import os
+import sys
+
+from svq import cli
+from svq.data import fix, reshape, speed, trials, validate
+from svq.data.datadir import DataDir, write_spk2utt
+from svq.data.durations import write_utt2dur
+from svq.data.table import Table
+from svq.errors import UserError, some_of
+
+
+def do_validate(args) -> int:
+    problems = validate.validate(args.data, args.check_audio, args.threads, args.limit)
+    for line in problems.lines():
+        print(line, file=sys.stderr)
+    if problems.total:
+        noun = "problem" if problems.total == 1 else "problems"
+        raise UserError(f"{args.data}: {problems.total} {noun}")
+    folder = DataDir(args.data)
+    print(f"{args.data}: sound; {len(folder.utt2spk)} utterances of {len(folder.speakers)} speakers")
+
+
+def do_fix(args) -> None:
+    result = fix.fix(args.data, args.check_audio, args.threads)
+    for line in result.dropped[: args.limit]:
+        print(f"dropped {line}", file=sys.stderr)
+    if len(result.dropped) > args.limit:
+        more = len(result.dropped) - args.limit
+        print(f"... and {more} more: {os.path.join(args.data, '.backup', 'dropped')}", file=sys.stderr)
+    changed = f"rewrote {some_of(result.changed, 20)}; originals in .backup" if result.changed else "nothing to mend"
+    print(f"{args.data}: kept {result.kept} of {result.total} utterances, dropped {len(result.dropped)} lines; {changed}")
+
+
+def do_split(args) -> None:
+    print(reshape.split(args.data, args.jobs, args.per_utt))
+
+
+def do_subset(args) -> None:
+    if sum(x is not None for x in (args.count, args.utt_list, args.spk_list)) != 1:
+        raise UserError("give one of --count, --utt-list and --spk-list")
+    folder = DataDir(args.source)
+    if args.count is not None:
+        chosen = reshape.choose(folder, args.count, args.how)
+    else:
+        chosen = reshape.chosen_by_list(folder, args.utt_list or args.spk_list, args.spk_list is not None)
+    reshape.subset(args.source, args.dest, chosen)
+    print(f"{args.dest}: {len(chosen)} of the {len(folder.utt2spk)} utterances of {args.source}")
+
+
+def do_combine(args) -> None:
+    left_out = reshape.combine(args.dest, args.sources)
+    if left_out:
+        print(f"{args.dest}: without {', '.join(left_out)}, which not all sources have", file=sys.stderr)
+    print(f"{args.dest}: {len(DataDir(args.dest).utt2spk)} utterances of {len(args.sources)} directories")
+
+
+def do_perturb_speed(args) -> None:
+    factors = args.factors.replace(",", " ").split()
+    left_out = speed.perturb_speed(args.source, args.dest, factors, args.keep_original)
+    if left_out:
+        print(f"{args.dest}: without {', '.join(left_out)}, which the speed changes", file=sys.stderr)
+    print(f"{args.dest}: {len(DataDir(args.dest).utt2spk)} utterances at the speeds {' '.join(factors)}")
+
+
+def do_utt2dur(args) -> None:
+    write_utt2dur(args.data, args.out, lambda rows: cli.progress(rows, desc="durations"))
+
+
+def do_merge(args) -> None:
+    print(f"{args.out}: {reshape.merge(args.parts, args.out, args.like)} lines")
+
+
+def do_spk2utt(args) -> None:
+    write_spk2utt(args.out, Table.read(args.utt2spk))
+
+
+def do_make_trials(args) -> None:
+    number = None if args.num_nontarget == 0 else args.num_nontarget
+    made = trials.make_trials(args.data, args.name, number, args.same_gender, args.enroll_utts, args.seed)
+    name = f"trials_{args.name}" if args.name else "trials"
+    print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials")
+
+
+def do_disjoint(args) -> None:
+    shared = reshape.speakers_shared(args.data)
+    if shared:
+        raise UserError(f"speakers in two directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}")
+
+
+def build_parser():
+    parser = cli.parser(__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def verb(function, *positionals, help):
+        name = function.__name__[3:].replace("_", "-")
+        sub = verbs.add_parser(name, help=help, description=help, formatter_class=parser.formatter_class)
+        sub.set_defaults(function=function)
+        for positional in positionals:
+            sub.add_argument(positional.rstrip("+"), **({"nargs": "+"} if positional.endswith("+") else {}))
+        return sub.add_argument
+
+    def audio_options(add, default):
+        add("--check-audio", choices=validate.AUDIO_CHECKS, default=default, help="open, or decode, every recording")
+        add("--threads", type=int, default=4, help="recordings opened at once")
+        add("--limit", type=int, default=20, help="lines shown")
+
+    audio_options(verb(do_validate, "data", help="finds what is wrong; exit status 1 if anything is"), "header")
+    audio_options(verb(do_fix, "data", help="sorts, drops what does not agree; originals in .backup"), "none")
+    add = verb(do_split, "data", help="DATA/split<N>/1 ... for N jobs")
+    add("jobs", type=int)
+    add("--per-utt", type=cli.boolean, default=False, help="split by utterance, not by speaker: DATA/split<N>utt")
+    add = verb(do_subset, "source", "dest", help="some utterances of a directory")
+    add("--count", type=int, help="how many utterances")
+    ways = ["even", "first", "last", "shortest", "per-spk", "speakers"]
+    add("--how", choices=ways, default="even", help="which ones; per-spk: COUNT of each speaker")
+    add("--utt-list", help="file whose first column names the utterances")
+    add("--spk-list", help="file whose first column names the speakers")
+    verb(do_combine, "dest", "sources+", help="the union of directories")
+    add = verb(do_perturb_speed, "factors", "source", "dest", help="copies at other speeds, as new speakers")
+    add("--keep-original", type=cli.boolean, default=False, help="the unchanged utterances, too")
+    verb(do_utt2dur, "data", "out", help="seconds of every utterance")
+    add = verb(do_merge, "out", "parts+", help="one sorted table from those that jobs wrote")
+    add("--like", help="table whose ids must be exactly those of the parts")
+    verb(do_spk2utt, "utt2spk", "out", help="spk2utt from utt2spk")
+    add = verb(do_make_trials, "data", help="all target pairs and a draw of non-target pairs")
+    add("--name", default="", help="writes trials_NAME instead of trials")
+    add("--num-nontarget", type=int, default=0, help="non-target pairs to draw; 0: all of them")
+    add("--same-gender", type=cli.boolean, default=False, help="only pairs of speakers of one gender (spk2gender)")
+    add("--enroll-utts", type=int, default=0, help="utterances of a speaker that make its model; 0: one against one")
+    add("--seed", type=int, default=0, help="seed of the draw")
+    verb(do_disjoint, "data+", help="exit status 1 if a speaker is in two of the directories")
+    return parser
+
+
+def main() -> int | None:
+    args = build_parser().parse_args()
+    return args.function(args)
+
+
+if __name__ == "__main__":
+    cli.run_main(main)

@@ -1,0 +1,117 @@
+"""Speed perturbation as in Kaldi: copies at other speeds through SoX pipes, whose speakers are new ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from svq.atomic import atomic_write
+from svq.data.datadir import DataDir, keyed_by, write_spk2utt
+from svq.data.reshape import _not_into_itself, _remove_others, _require_sorted
+from svq.data.rxfilename import speed_command
+from svq.data.table import BLOCK_LINES, Table
+from svq.errors import UserError, located
+
+_FACTOR = re.compile(r"\d+(\.\d+)?")
+# Tables that stay true of a recording played at another speed; features and frame counts do not.
+_ONE_VALUE = {"text", "utt2lang", "spk2gender", "spk2age", "reco2file_and_channel"}
+
+
+def perturb_speed(source, dest, factors: Sequence[str], keep_original: bool = False) -> list[str]:
+    """Writes `dest` with a copy of every utterance and speaker per factor, ids prefixed `sp<factor>-`.
+
+    With `keep_original` the unchanged utterances are there, too. utt2dur and segments are scaled; `utt2uniq` says
+    which utterance a copy was made from. Returns the tables left out (features). UserError for a bad factor, or
+    ids that already have the prefix.
+    """
+    for factor in factors:
+        if not _FACTOR.fullmatch(factor) or not 0.1 <= float(factor) <= 10 or float(factor) == 1:
+            raise UserError(f"`{factor}` is no speed factor: give numbers such as 0.9 and 1.1")
+    if not factors or len({float(f) for f in factors}) < len(factors):
+        raise UserError(f"speed factors `{' '.join(factors)}`: none, or one of them twice")
+    dest = _not_into_itself(dest, source)
+    folder = DataDir(source)
+    dest.mkdir(parents=True, exist_ok=True)
+    made, left_out = {"spk2utt", "utt2uniq"}, []
+    for name in folder.table_names():
+        if name in ("spk2utt", "utt2uniq"):
+            continue
+        change = _change_of(name)
+        if change is None:
+            left_out.append(name)
+            continue
+        made.add(name)
+        _write(_require_sorted(folder.table(name)), dest / name, factors, keep_original, change)
+    uniq = folder.table("utt2uniq") if folder.has("utt2uniq") else None
+    if uniq is not None:
+        _write(_require_sorted(uniq), dest / "utt2uniq", factors, keep_original, lambda key, value, factor: value)
+    else:
+        _write(folder.utt2spk, dest / "utt2uniq", factors, keep_original, lambda key, value, factor: key)
+    write_spk2utt(dest / "spk2utt", Table.read(dest / "utt2spk"))
+    _remove_others(dest, made)
+    return left_out
+
+
+def _change_of(name: str) -> Callable[[str, str, str], str] | None:
+    """How a value changes with the factor: (key, value, factor; "" for the original) -> value."""
+    if name in _ONE_VALUE or (keyed_by(name) == "spk" and name != "cmvn.scp"):
+        return lambda key, value, factor: value
+    return {"utt2spk": _prefixed, "wav.scp": _faster, "utt2dur": _shorter, "reco2dur": _shorter, "segments": _cut}.get(
+        name
+    )
+
+
+def _prefixed(key: str, value: str, factor: str) -> str:
+    return f"sp{factor}-{value}" if factor else value
+
+
+def _faster(key: str, value: str, factor: str) -> str:
+    return speed_command(value, factor) if factor else value
+
+
+def _shorter(key: str, value: str, factor: str) -> str:
+    return f"{float(value) / float(factor):.6g}" if factor else value
+
+
+def _cut(key: str, value: str, factor: str) -> str:
+    if not factor:
+        return value
+    recording, start, end = value.split()
+    return f"sp{factor}-{recording} {float(start) / float(factor):.6g} {float(end) / float(factor):.6g}"
+
+
+def _write(table: Table, path, factors, keep_original: bool, change) -> None:
+    """All copies of a table in sorted order: the originals that come before a prefix, the prefixed ones, and so on.
+
+    Ids with one prefix stand together, so the sorted order needs no sort.
+    """
+    with atomic_write(path, "wb") as out:
+        done = 0
+        for prefix, factor in sorted((f"sp{f}-", f) for f in factors):
+            begin, end = (int(np.searchsorted(table.key_array, p)) for p in (prefix.encode(), prefix.encode() + b"\xff"))
+            if end > begin:
+                raise UserError(located(table.path, begin + 1, f"`{table.key(begin)}` already begins with `{prefix}`"))
+            if keep_original:
+                for block in _changed(table, done, begin, "", "", change):
+                    out.write(block)
+                done = begin
+            for block in _changed(table, 0, len(table), prefix, factor, change):
+                out.write(block)
+        if keep_original:
+            for block in _changed(table, done, len(table), "", "", change):
+                out.write(block)
+
+
+def _changed(table: Table, begin: int, end: int, prefix: str, factor: str, change) -> Iterator[bytes]:
+    lines, row = [], begin
+    for row, (key, value) in enumerate(table.items(np.arange(begin, end)), begin):
+        try:
+            lines.append(f"{prefix}{key} {change(key, value, factor)}\n")
+        except (UserError, ValueError) as error:
+            raise UserError(located(table.path, row + 1, str(error))) from None
+        if len(lines) == BLOCK_LINES:
+            yield "".join(lines).encode()
+            lines = []
+    yield "".join(lines).encode()

@@ -1,0 +1,194 @@
+"""Trial lists from a data directory: all target pairs and a seeded draw of non-target pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_write
+from svq.data.datadir import DataDir, is_trials
+from svq.errors import UserError, some_of
+
+
+def draw_pairs(group_of: np.ndarray, stratum_of: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` distinct pairs i < j of items of unlike group and like stratum, uniformly: (count, 2), sorted.
+
+    UserError if there are fewer such pairs.
+    """
+    total = count_pairs(group_of, stratum_of)
+    if count > total:
+        raise UserError(f"{count} non-target trials are asked for, but there are only {total} such pairs")
+    rng = np.random.default_rng(seed)
+    n = len(group_of)
+    if 2 * count > total:  # most of them: draw from the list of all
+        every = np.concatenate([_partners(group_of, stratum_of, i) for i in range(n)])
+        return every[np.sort(rng.permutation(total)[:count])]
+    drawn = np.zeros(0, dtype=np.int64)
+    while len(drawn) < count:  # in order of drawing, so that cutting at `count` favours no pair
+        i, j = rng.integers(0, n, size=(2, 2 * count + 1024))
+        i, j = np.minimum(i, j), np.maximum(i, j)
+        good = (group_of[i] != group_of[j]) & (stratum_of[i] == stratum_of[j])
+        both = np.concatenate([drawn, i[good] * n + j[good]])
+        _, first = np.unique(both, return_index=True)
+        drawn = both[np.sort(first)]
+    chosen = np.sort(drawn[:count])
+    return np.stack([chosen // n, chosen % n], axis=1)
+
+
+def _partners(group_of, stratum_of, i: int) -> np.ndarray:
+    j = i + 1 + np.flatnonzero((group_of[i + 1 :] != group_of[i]) & (stratum_of[i + 1 :] == stratum_of[i]))
+    return np.stack([np.full(len(j), i), j], axis=1)
+
+
+def count_pairs(group_of: np.ndarray, stratum_of: np.ndarray) -> int:
+    """How many pairs of items have unlike group and like stratum (a group may span strata)."""
+
+    def pairs(sizes):
+        sizes = sizes.astype(np.int64)
+        return int(np.sum(sizes * (sizes - 1) // 2))
+
+    both = np.unique(np.stack([group_of, stratum_of]), axis=1, return_counts=True)[1]
+    return pairs(np.bincount(stratum_of)) - pairs(both)
+
+
+def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
+    """For each speaker, the stratum that a non-target pair must share: (speakers,) int."""
+    if not same_gender:
+        return np.zeros(len(folder.speakers), dtype=np.int64)
+    if not folder.has("spk2gender"):
+        raise UserError(f"{folder.path}: same-gender trials take a spk2gender, which is not there")
+    table = folder.table("spk2gender")
+    names = np.array([s.encode() for s in folder.speakers], dtype=np.bytes_)
+    rows, found = table.positions(names)
+    if not found.all():
+        raise UserError(f"{table.path}: lacks the speakers {some_of(s.decode() for s in names[~found])}")
+    return np.unique(table.value_array()[rows], return_inverse=True)[1]
+
+
+def make_trials(
+    path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0, seed: int = 0
+) -> tuple[int, int]:
+    """Writes `trials` (or `trials_<name>`) of a data directory; returns the numbers of target and non-target trials.
+
+    Every pair of utterances of one speaker is a target trial. num_nontarget: how many pairs of unlike speakers are
+    drawn, None for all of them; same_gender: only pairs of speakers of one gender. enroll_utts above 0: each
+    speaker's first so many utterances make its model in enroll.spk2utt (named as the speaker), and the trials are
+    models against the utterances that are in no model. Same seed, same list. UserError if there are no such trials.
+    """
+    folder = DataDir(path)
+    out = folder.path / (f"trials_{name}" if name else "trials")
+    if not is_trials(out.name) or len(out.name.split()) != 1 or "/" in name:
+        raise UserError(f"`{name}` is no name for a trial list: letters, digits, - and _ only")
+    stratum = _strata(folder, same_gender)
+    if num_nontarget is not None and num_nontarget < 1:
+        raise UserError(f"{num_nontarget} non-target trials make no list")
+    if enroll_utts:
+        return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed)
+    return _pair_trials(folder, out, stratum, num_nontarget, seed)
+
+
+def _write_rows(out: Path, enroll, test, rows, need=("target", "nontarget")) -> tuple[int, int]:
+    """rows: (i, j (K,), is_target (K,)) in turn: lines of enroll[i] against test[j]."""
+    counts = [0, 0]
+    with atomic_write(out, "wb") as file:
+        for i, j, is_target in rows:
+            head = enroll[i] + b" "
+            labels = (b" nontarget\n", b" target\n")
+            file.write(b"".join([head + test[b] + labels[t] for b, t in zip(j.tolist(), is_target.tolist())]))
+            counts[1] += int(np.sum(is_target))
+            counts[0] += int(np.sum(~is_target))
+        for kind, number in zip(need[::-1], counts):
+            if number == 0:
+                raise UserError(f"{out}: there is no {kind} trial to make; nothing was written")
+    return counts[1], counts[0]
+
+
+def _pair_trials(folder, out, stratum, num_nontarget, seed) -> tuple[int, int]:
+    speaker, names = folder.speaker_index, folder.utt2spk.key_array.tolist()
+    of_utt = stratum[speaker]
+    drawn = None if num_nontarget is None else draw_pairs(speaker, of_utt, num_nontarget, seed)
+
+    order = np.argsort(speaker, kind="stable")
+    bounds = np.searchsorted(speaker[order], np.arange(len(folder.speakers) + 1))
+
+    def rows():
+        for i in range(len(names)):
+            if drawn is None:
+                later = i + 1 + np.flatnonzero((speaker[i + 1 :] == speaker[i]) | (of_utt[i + 1 :] == of_utt[i]))
+            else:
+                own = order[bounds[speaker[i]] : bounds[speaker[i] + 1]]
+                begin, end = np.searchsorted(drawn[:, 0], [i, i + 1])
+                later = np.sort(np.concatenate([own[own > i], drawn[begin:end, 1]]))
+            if len(later):
+                yield i, later, speaker[later] == speaker[i]
+
+    return _write_rows(out, names, names, rows())
+
+
+def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed) -> tuple[int, int]:
+    speaker, keys = folder.speaker_index, folder.utt2spk.key_array
+    order = np.argsort(speaker, kind="stable")
+    sizes = np.bincount(speaker)
+    rank = np.empty(len(speaker), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    models = np.flatnonzero(sizes > enroll_utts)  # a speaker with no utterance left to test makes no model
+    names = [s.encode() for s in folder.speakers]
+    enrolled = np.isin(speaker, models) & (rank < enroll_utts)
+    clash = [s for s in models.tolist() if folder.utt2spk.positions([names[s]])[1][0]]
+    if clash:
+        raise UserError(f"{folder.path}: `{names[clash[0]].decode()}` names a speaker and an utterance, so no model")
+    lines = [names[s] + b" " + b" ".join(keys[enrolled & (speaker == s)].tolist()) + b"\n" for s in models.tolist()]
+    tests = np.flatnonzero(~enrolled)
+    drawn = None
+    if num_nontarget is not None:
+        drawn = _draw_grid(models, stratum, speaker[tests], num_nontarget, seed)
+
+    def rows():
+        of_test = speaker[tests]
+        for row, s in enumerate(models.tolist()):
+            target = of_test == s
+            if drawn is None:
+                chosen = target | (stratum[of_test] == stratum[s])
+            else:
+                begin, end = np.searchsorted(drawn, [row * len(tests), (row + 1) * len(tests)])
+                chosen = target.copy()
+                chosen[drawn[begin:end] - row * len(tests)] = True
+            j = np.flatnonzero(chosen)
+            yield s, tests[j], target[j]
+
+    _write_models(folder, out, b"".join(lines))
+    return _write_rows(out, names, keys.tolist(), rows())
+
+
+def _draw_grid(models, stratum, of_test, count: int, seed: int) -> np.ndarray:
+    """`count` distinct non-target cells of the grid models x tests, as sorted flat positions."""
+    total = sum(int(np.sum((of_test != s) & (stratum[of_test] == stratum[s]))) for s in models.tolist())
+    if count > total:
+        raise UserError(f"{count} non-target trials are asked for, but there are only {total} such pairs")
+    rng = np.random.default_rng(seed)
+    if 2 * count > total:
+        cells = [
+            row * len(of_test) + np.flatnonzero((of_test != s) & (stratum[of_test] == stratum[s]))
+            for row, s in enumerate(models.tolist())
+        ]
+        return np.sort(np.concatenate(cells)[rng.permutation(total)[:count]])
+    drawn = np.zeros(0, dtype=np.int64)
+    while len(drawn) < count:
+        row = rng.integers(0, len(models), 2 * count + 1024)
+        test = rng.integers(0, len(of_test), 2 * count + 1024)
+        a, b = models[row], of_test[test]
+        good = (a != b) & (stratum[a] == stratum[b])
+        both = np.concatenate([drawn, (row * len(of_test) + test)[good]])
+        _, first = np.unique(both, return_index=True)
+        drawn = both[np.sort(first)]
+    return np.sort(drawn[:count])
+
+
+def _write_models(folder: DataDir, out: Path, text: bytes) -> None:
+    path = folder.path / "enroll.spk2utt"
+    others = [n for n in folder.names() if is_trials(n) and n != out.name]
+    if path.exists() and others and path.read_bytes() != text:
+        raise UserError(f"{path}: {some_of(others)} may use its models, which are others; make both with one --enroll-utts")
+    with atomic_write(path, "wb") as file:
+        file.write(text)

@@ -1,0 +1,110 @@
+"""Archives of 16-bit PCM WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_path, atomic_write
+from svq.data import audio
+from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
+from svq.data.reshape import _not_into_itself, _remove_others, merge
+from svq.errors import UserError, some_of
+
+OVERSHOOT = 0.5  # seconds by which a segment may pass the end of its recording, as in Kaldi's extract-segments
+
+
+def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
+    """A mono 16-bit WAV with a 44-byte header. samples: (T,) float in [-1, 1]; what lies beyond is clipped."""
+    pcm = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2").tobytes()
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", len(pcm)
+    )
+    return header + pcm
+
+
+def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
+    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings."""
+    if not folder.has_segments:
+        for utt, rxfilename in folder.table("wav.scp").items():
+            yield utt, lambda rxfilename=rxfilename: audio.load(rxfilename, rate)
+        return
+    wav, segments = folder.table("wav.scp"), folder.table("segments")
+    (recordings, starts, ends), ok = segments.columns(3)
+    if not ok.all():
+        raise UserError(f"{segments.path}:{int(np.argmin(ok)) + 1}: is not `utterance recording start end`")
+    held: dict[str, np.ndarray] = {}  # the recording of the last segment: neighbours mostly share it
+
+    def cut(recording: str, start: float, end: float) -> np.ndarray:
+        if recording not in held:
+            held.clear()
+            try:
+                held[recording] = audio.load(wav[recording], rate)
+            except KeyError:
+                raise UserError(f"recording `{recording}` is not in {wav.path}") from None
+        samples = held[recording]
+        if not 0 <= start < end or end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
+            raise UserError(f"{start:g} to {end:g} s is no part of `{recording}`, {len(samples) / rate:g} s long")
+        return samples[round(start * rate) : round(end * rate)]
+
+    for row, bounds in enumerate(zip(recordings.tolist(), starts.tolist(), ends.tolist())):
+        recording, start, end = (field.decode() for field in bounds)
+        yield segments.key(row), lambda r=recording, s=start, e=end: cut(r, float(s), float(e))
+
+
+def copy_part(source, ark, rate: int, progress=iter) -> None:
+    """Decodes a data directory (one job's part) into `ark`, with `<ark stem>.scp` and `.utt2dur` beside it.
+
+    Tries every utterance before it fails, so that one run names all that cannot be read. UserError then; nothing
+    is written.
+    """
+    failed = []
+    stem = Path(ark).with_suffix("")
+    with (
+        atomic_path(ark) as temporary,
+        atomic_write(f"{stem}.scp") as scp,
+        atomic_write(f"{stem}.utt2dur") as utt2dur,
+        open(temporary, "wb") as out,
+    ):
+        for utt, load in progress(utterances(DataDir(source), rate)):
+            try:
+                samples = load()
+            except UserError as error:
+                print(f"{utt}: {error}", file=sys.stderr)
+                failed.append(utt)
+                continue
+            out.write(f"{utt} ".encode())
+            scp.write(f"{utt} {ark}:{out.tell()}\n")
+            utt2dur.write(f"{utt} {len(samples) / rate:.6g}\n")
+            out.write(wav_bytes(samples, rate))
+        if failed:
+            raise UserError(f"{source}: {len(failed)} utterances cannot be read: {some_of(failed)}")
+
+
+def join_parts(source, dest, arks: Sequence) -> int:
+    """Writes the data directory `dest`: the archives' wav.scp and utt2dur, the other files as in `source`.
+
+    Returns the number of utterances; UserError naming those that are in no archive.
+    """
+    folder, dest = DataDir(source), _not_into_itself(dest, source)
+    dest.mkdir(parents=True, exist_ok=True)
+    like = folder.path / "utt2spk"
+    made = {"wav.scp", "utt2dur", "utt2spk", "spk2utt"}
+    for name in folder.names():
+        keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
+        if keep and name != "segments" and name not in made:
+            made.add(name)
+            with atomic_write(dest / name, "wb") as out, open(folder.path / name, "rb") as file:
+                while block := file.read(1 << 20):
+                    out.write(block)
+    stems = [Path(ark).with_suffix("") for ark in arks]
+    merge([f"{s}.utt2dur" for s in stems], dest / "utt2dur", like)
+    folder.utt2spk.write(dest / "utt2spk")
+    write_spk2utt(dest / "spk2utt", folder.utt2spk)
+    count = merge([f"{s}.scp" for s in stems], dest / "wav.scp", like)
+    _remove_others(dest, made)
+    return count

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of 16-bit
+# mono WAVs, so that training reads a part of one with a seek, and writes a data directory that points there.
+# Usage: utils/copy_wav.sh [options] <data-in> <data-out> <ark-dir>
+set -euo pipefail
+cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's
+nj=4        # number of jobs
+rate=16000  # samples per second of what is written
+. utils/parse_options.sh
+[[ $# -eq 3 ]] || { echo "usage: ${0##*/} [options] <data-in> <data-out> <ark-dir> (--help says more)" >&2; exit 2; }
+. ./path.sh
+data=${1%/} out=${2%/} ark_dir=${3%/}
+[[ -f $data/utt2spk ]] || { echo "${0##*/}: $data/utt2spk is missing" >&2; exit 1; }
+count=$(wc -l < "$data/utt2spk")
+nj=$((nj < count ? nj : count))
+python3 -m svq.bin.data_dir split --per-utt true -- "$data" "$nj" > /dev/null
+mkdir -p "$ark_dir"
+stem=$ark_dir/wav_${out##*/}
+# shellcheck disable=SC2086  # a dispatcher may carry options
+$cmd JOB=1:"$nj" "$out/log/copy_wav.JOB.log" \
+  python3 -m svq.bin.copy_wav part --rate "$rate" "$data/split${nj}utt/JOB" "$stem.JOB.ark"
+arks=()
+for ((j = 1; j <= nj; j++)); do arks+=("$stem.$j.ark"); done
+python3 -m svq.bin.copy_wav join -- "$data" "$out" "${arks[@]}"

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Takes some utterances of a data directory. Trial lists are left out.
+# Usage: utils/subset_data_dir.sh [--first|--last|--shortest|--per-spk|--speakers] <src-dir> <count> <dest-dir>
+#        utils/subset_data_dir.sh --utt-list <file> | --spk-list <file> <src-dir> <dest-dir>
+# Without an option, <count> utterances spread evenly over the list are taken.
+set -euo pipefail
+first=false     # the first <count>
+last=false      # the last <count>
+shortest=false  # the shortest <count> (by utt2dur)
+per_spk=false   # <count> of each speaker (all of a speaker that has fewer)
+speakers=false  # whole speakers until <count> utterances are there
+utt_list=       # file whose first column names the utterances
+spk_list=       # file whose first column names the speakers
+. utils/parse_options.sh
+usage() { echo "${0##*/}: $1 (--help says more)" >&2; exit 2; }
+ways=()
+for way in first last shortest per_spk speakers; do
+  [[ ${!way} == false ]] || ways+=("${way//_/-}")
+done
+if [[ -n $utt_list || -n $spk_list ]]; then
+  [[ ${#ways[@]} -eq 0 && $# -eq 2 ]] || usage "with a list: <src-dir> <dest-dir>, no count, no other choice"
+  [[ -z $utt_list || -z $spk_list ]] || usage "either --utt-list or --spk-list"
+  args=(--utt-list="$utt_list" -- "$1" "$2")
+  [[ -z $spk_list ]] || args=(--spk-list="$spk_list" -- "$1" "$2")
+else
+  [[ ${#ways[@]} -le 1 ]] || usage "one of ${ways[*]/#/--}"
+  [[ $# -eq 3 && $2 =~ ^[0-9]+$ ]] || usage "usage: [options] <src-dir> <count> <dest-dir>"
+  args=(--count "$2" --how "${ways[0]:-even}" -- "$1" "$3")
+fi
+. ./path.sh
+python3 -m svq.bin.data_dir subset "${args[@]}"
