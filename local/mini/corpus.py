@@ -3,7 +3,7 @@
     corpus.json       the options it was made with
     speakers.tsv      speaker, set, gender and the main numbers of the voice
     utterances.tsv    utterance, speaker, seconds, circumstances and text
-    wav/SPEAKER/SPEAKER-NN.wav, noise/noise-NNN.wav, rir/rir-NNN.wav    16 kHz, 16 bits, mono
+    wav/SPEAKER/SPEAKER-NN.wav, noise/KIND-NNN.wav, rir/rir-NNN.wav     16 kHz, 16 bits, mono
 """
 
 import json
@@ -30,7 +30,7 @@ FORMAT = 1  # raise it with every change that changes the bytes
 MARK = "corpus.json"
 SETS = ("train", "dev", "test")
 NOISE_SECONDS = 5.0
-BABBLE_SECONDS = 40.0
+BABBLE_SECONDS = 20.0
 BABBLE_VOICES = 4
 UTTERANCE_COLUMNS = "utterance speaker seconds noise snr rt60 low high level text".split()
 SPEAKER_COLUMNS = "speaker set gender accent pitch rate warp".split()
@@ -181,14 +181,15 @@ def _make_clips(kind: str, partial: str, options: Options) -> None:
     for i in range(1, (options.noises if kind == "noise" else options.rirs) + 1):
         rng = _generator(options, f"{kind} {i}")
         if kind == "noise":
-            colour = acoustics.NOISES[i % len(acoustics.NOISES)]
-            wave = acoustics.noise(rng, colour, int(NOISE_SECONDS * RATE), babble)
+            name = acoustics.NOISES[i % len(acoustics.NOISES)]
+            wave = acoustics.noise(rng, name, int(NOISE_SECONDS * RATE), babble)
             wave = acoustics.to_pcm16(wave, -25.0)
         else:
+            name = "rir"
             rt60 = float(np.exp(rng.uniform(np.log(0.15), np.log(0.8))))
             wave = acoustics.room_response(rng, rt60, rng.uniform(-3, 12))
             wave = np.round(wave * 0.9 / np.max(np.abs(wave)) * 32767).astype(np.int16)
-        _write_wav(os.path.join(partial, kind, f"{kind}-{i:03d}.wav"), wave)
+        _write_wav(os.path.join(partial, kind, f"{name}-{i:03d}.wav"), wave)
 
 
 def _write_wav(path: str, wave: np.ndarray) -> None:

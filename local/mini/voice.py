@@ -15,6 +15,14 @@ ACCENTS = {
 }
 NUM_FORMANTS = 9
 
+# How far speakers of a gender lie from one another: standard deviations of logarithms.
+TRACT_SPREAD = 0.06  # all formants together, about what adults' vocal tracts show
+FORMANT_SPREAD = 0.06  # every formant on its own
+WARP_SPREAD = 0.04  # the whole spectrum, fricatives included
+PITCH_SPREAD = 0.18
+TILT_SPREAD = 2.0  # dB per octave
+TIMBRE_SPREAD = 6.0  # dB
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -47,25 +55,25 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
     male = gender == "m"
     formants = np.empty((NUM_FORMANTS, 3))
     # One factor for the whole tract, and one of its own for every formant.
-    tract = (1.0 if male else 1.15) * np.exp(rng.normal(0, 0.035))
-    formants[:, 0] = 100 * tract * np.exp(rng.normal(0, 0.04, NUM_FORMANTS))
-    formants[:, 1] = rng.uniform(70, 130, NUM_FORMANTS)
-    formants[:, 2] = rng.uniform(75, 150, NUM_FORMANTS)
+    tract = (1.0 if male else 1.15) * np.exp(rng.normal(0, TRACT_SPREAD))
+    formants[:, 0] = 100 * tract * np.exp(rng.normal(0, FORMANT_SPREAD, NUM_FORMANTS))
+    formants[:, 1] = rng.uniform(60, 140, NUM_FORMANTS)
+    formants[:, 2] = rng.uniform(70, 170, NUM_FORMANTS)
     return Voice(
         gender=gender,
         accent=str(rng.choice(list(ACCENTS))),
-        pitch=(112.0 if male else 195.0) * np.exp(rng.normal(0, 0.14)),
+        pitch=(112.0 if male else 195.0) * np.exp(rng.normal(0, PITCH_SPREAD)),
         pitch_range=rng.uniform(1.2, 1.7),
         rate=rng.uniform(140, 200),
-        warp=np.exp(rng.normal(0, 0.03)),
+        warp=np.exp(rng.normal(0, WARP_SPREAD)),
         formants=formants,
         stress=tuple(int(x) for x in rng.integers(14, 23, 8)),
-        breath=int(rng.integers(0, 5)),
+        breath=int(rng.integers(0, 9)),
         roughness=int(rng.integers(0, 4)),
         voicing=int(rng.integers(80, 130)),
-        tilt=rng.normal(0, 1.5),
+        tilt=rng.normal(0, TILT_SPREAD),
         timbre=tuple(
-            (float(np.exp(rng.uniform(np.log(300), np.log(6000)))), rng.normal(0, 4), 0.4)
+            (float(np.exp(rng.uniform(np.log(300), np.log(6000)))), rng.normal(0, TIMBRE_SPREAD), 0.4)
             for _ in range(4)
         ),
     )
