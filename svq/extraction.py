@@ -6,7 +6,6 @@ padded, so an embedding cannot depend on its neighbours in the batch.
 
 from __future__ import annotations
 
-import math
 from typing import Iterable, Iterator
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from svq.data import audio
 from svq.data.datadir import DataDir
-from svq.data.fbank import Fbank, mean_normalize
+from svq.data.fbank import Fbank, mean_normalize, num_frames
 from svq.data.features import job_slice, read_matrix
 from svq.errors import UserError
 
@@ -77,7 +76,9 @@ class Utterances:
         return feats
 
     def _read(self, specifier: str) -> torch.Tensor:
-        feats = read_matrix(specifier, 0, math.ceil(self.max_seconds * 100) or None)
+        # As many frames as the front end takes from so many seconds of the recording.
+        longest = max(1, num_frames(round(self.max_seconds * self.front_end.rate), self.front_end.rate))
+        feats = read_matrix(specifier, 0, longest if self.max_seconds else None)
         if not len(feats):
             raise UserError(f"{specifier}: no frames")
         return torch.from_numpy(feats).to(self.device)

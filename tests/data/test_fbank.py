@@ -36,6 +36,8 @@ def signals():
         "silence": np.zeros(samples),
         "offset": 0.01 + 0.01 * noise,
         "tone_in_noise": 0.3 * np.sin(2 * np.pi * 1000 * time) + 0.001 * noise,
+        "tone": 0.5 * np.sin(2 * np.pi * 1000 * time),
+        "dc": 0.5 + 0.001 * noise,  # speech at -60 dBFS on half of full scale
         "clicks": 0.9 * (np.arange(samples) % 1000 == 0),
     }
 
@@ -89,37 +91,18 @@ def test_equals_kaldi_native_fbank(name):
     np.testing.assert_allclose(ours(wave), reference, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["clipped", "one_bit", "tone_in_noise"])
-def test_close_to_the_peer_where_float32_is_the_limit(name):
-    """In spectral nulls 90 dB under the frame's peak the peer is more than 1e-3 off the truth itself."""
+@pytest.mark.parametrize("name", ["clipped", "one_bit", "tone_in_noise", "tone"])
+def test_differs_from_the_peer_by_no_more_than_its_own_rounding(name):
+    """In spectral nulls, 90 dB and more under the peak, the peer's float32 is itself over 1e-3 off."""
     wave = signals()[name].astype(np.float32)
-    truth, reference = by_definition(wave), native(wave)
-    error = np.abs(ours(wave) - reference)
-    assert np.all(error < 5e-3) and np.mean(error > 1e-3) < 2e-3
-    audible = truth > truth.max(axis=1, keepdims=True) - np.log(1e8)
-    assert error[audible].max() < 1e-3 + np.abs(reference - truth)[audible].max()
+    reference = native(wave)
+    assert np.all(np.abs(ours(wave) - reference) < 1e-3 + np.abs(reference - by_definition(wave)))
 
 
-@pytest.mark.parametrize("name", ["speech", "noise", "clipped", "one_bit", "offset", "silence"])
+@pytest.mark.parametrize("name", signals())
 def test_equals_the_definition_in_float64(name):
     wave = signals()[name].astype(np.float32)
-    np.testing.assert_allclose(ours(wave), by_definition(wave), rtol=0, atol=1e-3)
-
-
-def test_large_offset_costs_no_digits():
-    """Half of full scale as DC under speech at -60 dBFS, where float32 framing would lose it."""
-    rng = np.random.default_rng(1)
-    wave = (0.5 + 0.001 * rng.standard_normal(RATE)).astype(np.float32)
-    np.testing.assert_allclose(ours(wave), by_definition(wave), rtol=0, atol=1e-3)
-
-
-def test_pure_tone_is_as_close_to_the_truth_as_the_peer():
-    """120 dB below a tone float32 itself is the limit, for every implementation: the rest must agree."""
-    wave = (0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)).astype(np.float32)
-    truth = by_definition(wave)
-    heard = truth > truth.max() - np.log(1e10)
-    assert np.abs(ours(wave) - truth)[heard].max() < 1e-3
-    assert np.abs(ours(wave) - truth).max() < 0.1
+    np.testing.assert_allclose(ours(wave), by_definition(wave), rtol=0, atol=5e-4)
 
 
 def test_silence_is_the_floor():

@@ -109,6 +109,9 @@ def test_from_archived_features(place, monkeypatch):
         (feats / "utt2num_frames").write_bytes((feats / "fbank.num_frames").read_bytes())
         call(monkeypatch, extract, feats, model, folder / "from_feats")
         assert_same(read(folder / "from_feats"), reference, atol)
+    for source in ("feats", "wav"):
+        call(monkeypatch, extract, feats, model, folder / f"cut_{source}", "--max-seconds", 0.3, "--input", source)
+    assert_same(read(folder / "cut_feats"), read(folder / "cut_wav"), 1e-4)
 
 
 @pytest.mark.parametrize("method, limit", [("two-byte", 3e-4), ("speech", 0.3)])
