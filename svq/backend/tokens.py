@@ -13,6 +13,8 @@ from svq.errors import UserError, located
 _PAD = 64
 # Rows handled at a time: small enough that the gathered words stay in cache.
 _ROWS = 1 << 15
+# Masks that keep the first 0 to 8 bytes of a little-endian word.
+_KEEP = np.array([(1 << 8 * n) - 1 for n in range(9)], dtype=np.uint64)
 _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)
 
 
@@ -59,13 +61,20 @@ class Tokens:
             rows[np.arange(width) >= self.length[:, None]] = 0
         return rows
 
+    def words(self, count=None):
+        """(n, count) uint64: `matrix` seen as 8-byte words; count: at least the longest needs."""
+        count = _word_count(self) if count is None else count
+        packed = gather(self, self.start, 8 * count).view("<u8")
+        for column in range(int(self.length.min(initial=8 * count)) // 8, count):
+            packed[:, column] &= _KEEP[np.clip(self.length - 8 * column, 0, 8)]
+        return packed
+
     def hashes(self):
         """(n,) uint64, a function of each word's bytes only."""
         out = np.empty(len(self), dtype=np.uint64)
         for first in range(0, len(self), _ROWS):
             part = self.take(slice(first, first + _ROWS))
-            words = part.matrix(_words(part) * 8).view(np.uint64)
-            out[first:first + _ROWS] = _hash(words, part.length)
+            out[first:first + _ROWS] = _hash(part.words(), part.length)
         return out
 
     def equal(self, other):
@@ -74,9 +83,8 @@ class Tokens:
         for first in range(0, len(self), _ROWS):
             rows = slice(first, first + _ROWS)
             mine, theirs = self.take(rows), other.take(rows)
-            width = max(_words(mine), _words(theirs)) * 8
-            left, right = (t.matrix(width).view(np.uint64) for t in (mine, theirs))
-            same[rows] &= (left == right).all(axis=1)
+            count = max(_word_count(mine), _word_count(theirs))
+            same[rows] &= (mine.words(count) == theirs.words(count)).all(axis=1)
         return same
 
 
@@ -98,7 +106,7 @@ def rows_at(buffer, start, width):
     return view[start].view(np.uint8).reshape(len(start), width)
 
 
-def _words(tokens):
+def _word_count(tokens):
     return int(tokens.length.max(initial=1) + 7) // 8
 
 
@@ -244,30 +252,32 @@ def _lines_of(path):
 
 def read_words(path):
     """All words of a text file: Tokens, and the line (from 0) of each, int64."""
-    buffer = read_bytes(path)
+    buffer, size = read_bytes(path)
     marks = []
-    for first in range(0, len(buffer), 1 << 22):        # spares a whole-file temporary
-        block = buffer[first:first + (1 << 22)]
+    for first in range(0, size, 1 << 22):       # spares a whole-file temporary
+        block = buffer[first:min(first + (1 << 22), size)]
         marks.append(np.flatnonzero(block <= 32) + first)
     space = np.concatenate([np.array([-1])] + marks)
     length = np.diff(space) - 1
-    line = np.cumsum(buffer[space[1:]] == 10) - (buffer[space[1:]] == 10)
-    keep = length > 0
-    start, length, line = space[:-1][keep] + 1, length[keep], line[keep]
+    newline = buffer[space[1:]] == 10
+    line = np.cumsum(newline) - newline
+    start, keep = space[:-1] + 1, length > 0
+    if not keep.all():          # more than one blank between words, or empty lines
+        start, length, line = start[keep], length[keep], line[keep]
     return Tokens(buffer, start, length), line
 
 
 def read_bytes(path):
-    """A file as uint8, closed by a newline and padded with zeros for `gather`."""
+    """A file as uint8, padded with zeros for `gather`, and its size, closed by a newline."""
     try:
         with open(path, "rb") as stream:
             stream.seek(0, 2)
             size = stream.tell()
             stream.seek(0)
-            buffer = np.zeros(size + 1 + _PAD, dtype=np.uint8)
+            buffer = np.empty(size + 1 + _PAD, dtype=np.uint8)
             if stream.readinto(memoryview(buffer)[:size]) != size:
                 raise UserError(f"{path}: changed while it was read")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    buffer[size] = 10
-    return buffer
+    buffer[size], buffer[size + 1:] = 10, 0
+    return buffer, size if size and buffer[size - 1] == 10 else size + 1
