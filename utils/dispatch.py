@@ -59,7 +59,7 @@ def parse(argv, doc):
         if not name.startswith("--") or key not in COUNTS and key not in TEXTS:
             raise UsageError("unknown option %s (--help lists them)" % name)
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if not rest or rest[0].startswith("--") and key != "sbatch-options":
                 raise UsageError("%s needs a value" % name)
             value = rest.pop(0)
         if key in COUNTS:

@@ -61,6 +61,14 @@ def descendants(root):
     return found
 
 
+def _signal_all(pids, number):
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except OSError:          # gone in the meantime
+            pass
+
+
 def _reap():
     """Collect the dead children; False when there is no child left, dead or alive."""
     try:
@@ -76,11 +84,7 @@ def _kill_descendants(deadline):
     # Orphans of the command have become children of this process: without children there are none.
     while _reap():
         if deadline is None or time.monotonic() > deadline:
-            for pid in descendants(os.getpid()):
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except OSError:
-                    pass
+            _signal_all(descendants(os.getpid()), signal.SIGKILL)
         time.sleep(0.005)
 
 
@@ -122,7 +126,7 @@ def _guard(argv, environ, stdout, parent):
         got = signal.sigtimedwait(_SIGNALS, 1.0 if deadline is None else 0.02)
         if got and got.si_signo != signal.SIGCHLD and deadline is None:
             deadline = time.monotonic() + _GRACE
-            os.killpg(0, signal.SIGTERM)
+            _signal_all(descendants(me), signal.SIGTERM)
         pid = 1
         while pid:
             pid, code = os.waitpid(-1, os.WNOHANG)     # the command, or an adopted orphan
@@ -163,11 +167,7 @@ def start(argv, environ=None, stdout=None):
 
 def stop(pids):
     """End the guards ``pids`` and all that they guard; returns when they are gone."""
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGTERM)
-        except OSError:
-            pass
+    _signal_all(pids, signal.SIGTERM)
     for pid in pids:
         deadline = time.monotonic() + 2 * _GRACE
         while True:
@@ -177,9 +177,5 @@ def stop(pids):
             except ChildProcessError:
                 break
             if time.monotonic() > deadline:
-                for target in descendants(pid) + [pid]:
-                    try:
-                        os.kill(target, signal.SIGKILL)
-                    except OSError:
-                        pass
+                _signal_all(descendants(pid) + [pid], signal.SIGKILL)
             time.sleep(0.01)

@@ -64,8 +64,9 @@ class Job:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         open(path, "wb").close()
         self.log = open(path, "ab", buffering=0)     # appending: the command writes there too
+        command = " ".join(map(shlex.quote, argv)).replace("\n", "\n# ")
         self.write("# %s\n# Host: %s\n# Started: %s\n#\n"
-                   % (" ".join(map(shlex.quote, argv)), socket.gethostname(), stamp()))
+                   % (command, socket.gethostname(), stamp()))
         self.pid = guard.start(argv, environ, self.log.fileno())
 
     def write(self, text):

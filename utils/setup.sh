@@ -99,13 +99,13 @@ choose_python() {
     fail "the system's Python is not one from 3.10 to 3.14 with venv: name another one with SVQ_PYTHON"
 }
 
-# install NAME FILE: what the list FILE names, unless the copy in .venv says that it is there.
+# install NAME FILE REMARK: what the list FILE names, unless the copy in .venv says that it is there.
 install() {
   local done_list=$VENV/.svq-$1
   [[ ! -f $done_list || $(< "$done_list") != "$(< "$2")" ]] || return 0
   local quiet=(--quiet)
   [[ ! -t 2 ]] || quiet=()
-  say "installing ${2#"$ROOT"/} into .venv (a few minutes, once; torch is large)"
+  say "installing what ${2#"$ROOT"/} lists into .venv$3"
   : > "$VENV/.svq-unfinished"
   "$VENV/bin/python3" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} -r "$2" >&2 ||
     fail "pip could not install ${2#"$ROOT"/}; its reason stands above"
@@ -148,9 +148,9 @@ if [[ ! -e $VENV ]]; then
   : > "$VENV/.svq-unfinished"
   "$PYTHON" -m venv "$VENV" >&2 || fail "$PYTHON -m venv failed; its reason stands above"
 fi
-install requirements "$ROOT/utils/requirements.txt"
+install requirements "$ROOT/utils/requirements.txt" " (once; torch is large, this takes minutes)"
 for _name in $extras; do
-  install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt"
+  install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt" ""
 done
 
 # Without SoX most of the work can go on, so its absence is said and no more.

@@ -206,6 +206,7 @@ def run(request):
 
     def stop(number, frame):
         command_output(["scancel", job_id])
+        os.write(keep, b"x")
         os._exit(128 + number)
 
     caught = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -1,0 +1,185 @@
+"""utils/once.py: what is run again, what is not, and why."""
+
+import os
+import signal
+
+import pytest
+
+
+@pytest.fixture
+def once(shell):
+    def call(*args, **kw):
+        return shell("python3", "-I", "-S", shell.root / "utils/once.py", *args, **kw)
+    return call
+
+
+@pytest.fixture
+def copy(shell, once):
+    """copy(option...): makes `out put` from `in put`, counting its runs in `runs`."""
+    shell.write("in put", "1\n")
+    shell.write("runs", "")
+
+    def call(*options, words=(), **kw):
+        out, err = once("--in", "1:in put", "--out", "out put", *options, "--", "bash", "-c",
+                        'echo run >> runs; cat "$1" > "$2"', "x", "in put", "out put", *words, **kw)
+        return out + err
+    call.runs = lambda: shell.read("runs").count("run")
+    return call
+
+
+def test_skips_what_is_done(copy, shell):
+    assert "not there yet" in copy()
+    assert "up to date" in copy()
+    assert copy.runs() == 1 and shell.read("out put") == "1\n"
+
+
+def test_changed_input_is_named_and_redone(copy, shell):
+    copy()
+    shell.write("in put", "2\n")
+    assert "in put changed" in copy()
+    assert shell.read("out put") == "2\n"
+
+
+def test_same_size_and_time_but_other_content(copy, shell):
+    """A file changed again within the clock's grain: the first look must not have trusted it."""
+    copy()
+    times = os.stat(shell.folder / "in put").st_mtime_ns
+    shell.write("in put", "9\n")
+    os.utime(shell.folder / "in put", ns=(times, times))
+    assert "changed" in copy()
+
+
+def test_touched_input_is_not_redone(copy, shell):
+    copy()
+    old = 1_000_000_000 * 1_500_000_000
+    os.utime(shell.folder / "in put", ns=(old, old))
+    assert "up to date" in copy() and copy.runs() == 1
+
+
+def test_changed_option_is_named(copy):
+    copy(words=["--lr", "0.1"])
+    assert "--lr: '0.1' -> '0.3'" in copy(words=["--lr", "0.3"])
+    assert "now with --more" in copy(words=["--lr", "0.3", "--more"])
+    assert "now without --more" in copy(words=["--lr", "0.3"])
+    assert copy.runs() == 4
+
+
+def test_options_that_say_how_do_not_count(copy):
+    copy(words=["--nj", "4", "--cmd", "run.py", "data"])
+    assert "up to date" in copy(words=["--nj=8", "--cmd", "slurm.py --mem 4G", "data"])
+    assert "up to date" in copy(words=["data"])
+    assert "data" in copy(words=["--device", "cpu"])
+    copy("--neutral", "device", words=["--device", "cpu"])
+    assert "up to date" in copy("--neutral", "device", words=["--device", "cuda"])
+
+
+def test_missing_output_is_made_again(copy, shell):
+    copy()
+    (shell.folder / "out put").unlink()
+    assert "out put is not there" in copy() and copy.runs() == 2
+
+
+def test_missing_input_names_its_stage(once):
+    _, err = once("--in", "3:no such", "--out", "y", "--", "touch", "y", code=1)
+    assert err == "once.py: no such is missing; stage 3 makes it\n"
+    _, err = once("--in", "no such", "--out", "y", "--", "touch", "y", code=1)
+    assert err == "once.py: no such is missing\n"
+
+
+def test_failed_command_leaves_no_stamp(copy, once, shell):
+    copy()
+    args = ["--in", "in put", "--out", "out put", "--stamp", ".done.out put", "--"]
+    _, err = once(*args, "bash", "-c", "exit 3", code=1)
+    assert "code 3" in err and not (shell.folder / ".done.out put").exists()
+    assert "not finished before" in copy()
+
+
+def test_output_that_was_not_made(once):
+    _, err = once("--out", "nothing", "--", "true", code=1)
+    assert "did not make nothing" in err
+
+
+def test_command_not_found(once):
+    _, err = once("--out", "x", "--", "no-such-command", code=1)
+    assert "no-such-command" in err and "code 127" in err
+
+
+def test_force_and_dry_run(copy, shell):
+    before = sorted(shell.folder.iterdir())
+    assert "would make out put" in copy("--dry-run")
+    assert sorted(shell.folder.iterdir()) == before and copy.runs() == 0
+    copy()
+    assert "forced" in copy("--force") and copy.runs() == 2
+    assert "up to date" in copy("--dry-run")
+
+
+def test_dry_run_counts_on_what_was_planned_before(once, shell):
+    args = ["--dry-run", "--in", "1:data/train", "--out", "y", "--", "touch", "y"]
+    once(*args, code=1)
+    out, _ = once(*args, SVQ_PLANNED="data/train/wav.scp\n")
+    assert "would make y" in out
+    once(*args, code=1, SVQ_PLANNED="data/training/wav.scp\n")
+
+
+def test_data_directory_as_input(once, shell):
+    for name in ["wav.scp", "utt2spk", "split4/1/wav.scp", ".backup/wav.scp", "feats.scp"]:
+        shell.write("data/" + name, "x\n")
+    args = ["--in", "data", "--out", "data/feats.scp", "--", "bash", "-c", "date +%N > data/feats.scp"]
+    once(*args)
+    shell.write("data/split4/1/wav.scp", "changed\n")
+    shell.write("data/.backup/wav.scp", "changed\n")
+    assert "up to date" in once(*args)[0]            # its own output is no input
+    shell.write("data/spk2gender", "x\n")
+    assert "data/spk2gender is new" in once(*args)[0]
+    (shell.folder / "data/spk2gender").unlink()
+    assert "data/spk2gender is gone" in once(*args)[0]
+    shell.write("data/utt2spk", "y\n")
+    assert "data/utt2spk changed" in once(*args)[0]
+
+
+def test_command_that_changes_its_input_is_warned_of(once, shell):
+    shell.write("data/wav.scp", "x\n")
+    _, err = once("--in", "data", "--out", "y", "--", "bash", "-c", "echo z >> data/wav.scp; touch y")
+    assert "data/wav.scp changed while" in err
+
+
+def test_damaged_stamp_means_run(copy, shell):
+    copy()
+    stamp = shell.folder / ".done.out put"
+    stamp.write_text(stamp.read_text()[:-20])
+    assert "not finished before" in copy()
+
+
+def test_odd_names(once, shell):
+    name = "tab\there\nnew \\n line é"
+    shell.write(name, "x")
+    args = ["--in", name, "--out", "y", "--", "touch", "y", name]
+    once(*args)
+    assert "up to date" in once(*args)[0]
+
+
+@pytest.mark.parametrize("args", [
+    [], ["--"], ["--out", "y"], ["--out", "y", "--"], ["--out", "--", "true"], ["--", "true"],
+    ["--no-such", "--out", "y", "--", "true"], ["--out", "y", "true"]])
+def test_wrong_command_line(once, args):
+    _, err = once(*args, code=2)
+    assert err.startswith("once.py: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_killed_takes_its_command_along(shell, marked, number):
+    """... even what the command has put into a session of its own; and leaves no stamp."""
+    shell.write("y", "old\n")
+    shell.write(".done.y", "old stamp\n")
+    process = shell.start("python3", shell.root / "utils/once.py", "--out", "y", "--", "bash", "-c",
+                          "setsid sleep 600 & (sleep 600; true); true")
+    shell.until(lambda: len(marked()) >= 5, "the command runs")
+    process.send_signal(number)
+    process.communicate()
+    shell.until(lambda: not marked(), "all are gone")
+    assert not (shell.folder / ".done.y").exists()
+
+
+def test_nothing_is_left_when_the_command_ends(shell, once, marked):
+    once("--out", "y", "--", "bash", "-c", "setsid sleep 600 > /dev/null 2>&1 & touch y")
+    assert not marked()

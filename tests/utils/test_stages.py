@@ -1,0 +1,102 @@
+"""utils/stages.sh: a run.sh in small."""
+
+import signal
+
+import pytest
+
+RUN = """#!/usr/bin/env bash
+# A recipe in small.
+set -euo pipefail
+cd "$(dirname "$0")"
+stage=0
+stop_stage=11
+dry_run=false
+force=false
+exp=exp
+rate=1     # goes into stage 2
+. utils/parse_options.sh
+. utils/stages.sh
+if stage 1 "first"; then
+  once --in 0:corpus --out "$exp/one" -- cp corpus "$exp/one"
+fi
+if stage 2 "second"; then
+  once --in "1:$exp/one" --out "$exp/two" -- bash -c 'cat "$1" > "$2"; echo "$4" >> "$2"' x \\
+    "$exp/one" "$exp/two" --rate "$rate"
+fi
+if stage 3 "third"; then
+  once --in "2:$exp/two" --out "$exp/three" -- bash -c "$(cat third)" x "$exp/two" "$exp/three"
+fi
+stages_done
+"""
+
+
+@pytest.fixture
+def recipe(shell):
+    shell.write("run.sh", RUN)
+    shell.write("corpus", "speech\n")
+    shell.write("third", 'cp "$1" "$2"')
+    (shell.folder / "utils").symlink_to(shell.root / "utils")
+    return lambda *args, **kw: shell("bash", "run.sh", *args, **kw)
+
+
+def files(shell):
+    return sorted(p.name for p in shell.folder.rglob("*") if p.name != "__pycache__")
+
+
+def test_runs_once_and_redoes_what_follows(recipe, shell):
+    assert "3 made, 0 up to date" in recipe()[0]
+    assert "0 made, 3 up to date" in recipe()[0]
+    out, _ = recipe("--rate", "2")
+    assert "2 made, 1 up to date" in out and "--rate: '1' -> '2'" in out
+    assert shell.read("exp/three") == "speech\n2\n"
+    shell.write("corpus", "other\n")
+    assert "3 made" in recipe("--rate", "2")[0]
+
+
+def test_stage_range(recipe):
+    assert recipe("--stop-stage", "1")[0].count("stage") == 1
+    out, _ = recipe("--stage", "2")
+    assert "stage 1" not in out and "2 made" in out
+    assert "1 made, 0" in recipe("--stage", "3", "--force")[0]
+
+
+def test_missing_input(recipe):
+    _, err = recipe("--stage", "2", code=1)
+    assert "exp/one is missing; stage 1 makes it" in err and "--stage 2" in err
+
+
+def test_dry_run_touches_nothing(recipe, shell):
+    before = files(shell)
+    out, _ = recipe("--dry-run")
+    assert "3 to make" in out and files(shell) == before
+    recipe("--dry-run", "--stage", "2", code=1)
+    recipe()
+    assert "2 to make, 1 up to date" in recipe("--dry-run", "--rate", "5")[0]
+    assert "0 to make, 3 up to date" in recipe("--dry-run")[0]
+
+
+@pytest.mark.parametrize("args", [["--stage"], ["--stage", "five"], ["--no-such-option", "1"],
+                                  ["--stage", "-1"], ["--stage", "5", "--stop-stage", "4"], ["5"],
+                                  ["--stage", "$(touch harm)"]])
+def test_wrong_command_line(recipe, shell, args):
+    before = files(shell)
+    _, err = recipe(*args, code=2)
+    assert err.startswith("run.sh: ") and err.count("\n") == 1
+    assert files(shell) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_lock(recipe, shell, marked, number):
+    """A second run is refused; a killed one leaves nothing that runs and no lock."""
+    shell.write("third", "touch started; sleep 600; true")
+    first = shell.start("bash", "run.sh")
+    shell.until((shell.folder / "started").exists, "stage 3 runs")
+    _, err = recipe(code=1)
+    assert "exp is in use by another run (pid %d on " % first.pid in err and err.count("\n") == 1
+    assert "0 to make, 3" not in recipe("--dry-run")[0]      # reads only: not refused
+    recipe("--exp", "other", "--stop-stage", "2")
+    shell.write("third", 'cp "$1" "$2"')
+    first.send_signal(number)
+    first.communicate()
+    assert "1 made, 2 up to date" in recipe()[0]
+    assert not marked()
