@@ -15,6 +15,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,7 +71,8 @@ class _SoundFile:
         import soundfile
 
         try:
-            self.sound.seek(start)
+            if start != self.sound.tell():
+                self.sound.seek(start)
             samples = self.sound.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
@@ -97,9 +99,12 @@ def _sound(file, stack):
     import soundfile
 
     try:
-        return _SoundFile(stack.enter_context(soundfile.SoundFile(file)))
+        sound = stack.enter_context(soundfile.SoundFile(file))
     except soundfile.LibsndfileError as error:
         raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
+    if not sound.seekable():  # GSM and the like: libsndfile cannot even say how long it is; SoX can
+        raise _Unreadable("a format in which it cannot seek")
+    return _SoundFile(sound)
 
 
 def _from_bytes(data: bytes, stack):
@@ -157,17 +162,14 @@ def _convert(path: str, why: str) -> bytes:
     """The recording as a 16-bit WAV through SoX or ffmpeg, whichever reads it. No shell, no file name patterns."""
     said = [f"libsndfile: {why}"]
     extension = os.path.splitext(path)[1][1:].lower()
-    for tool, command in (
-        ("sox", ["sox", "-D", "-V1", "-t", extension or "raw", "-", "-b", "16", "-e", "signed", "-t", "wav", "-"]),
-        ("ffmpeg", ["ffmpeg", "-nostdin", "-v", "error", "-i", "pipe:0", "-c:a", "pcm_s16le", "-f", "wav", "-"]),
-    ):
-        if tool == "sox" and not extension:
-            continue
+    commands = [["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-c:a", "pcm_s16le", "-f", "wav", "-"]]
+    if extension:  # SoX goes by it; reading standard input, it cannot take the name for a pattern or an option
+        commands.insert(0, ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
+    for command in commands:
+        tool = command[0]
         if shutil.which(tool) is None:
             said.append(f"{tool}: not installed")
             continue
-        if tool == "ffmpeg":  # MP4 may hold its index at the end, which takes a file that can seek
-            command[command.index("pipe:0")] = "file:" + os.path.abspath(path)
         with open(path, "rb") as file:
             done = subprocess.run(command, stdin=file, capture_output=True)
         if done.returncode == 0 and done.stdout:
@@ -184,48 +186,47 @@ def _last_line(stderr: bytes) -> str:
 # ---- pipes
 
 
-def _start(command: str) -> subprocess.Popen:
+def _start(command: str, stderr=subprocess.PIPE) -> subprocess.Popen:
     # wav.scp commands are shell commands by Kaldi's definition of the file; whoever writes one writes a script.
     return subprocess.Popen(
         ["bash", "-o", "pipefail", "-c", command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=stderr,
         start_new_session=True,
     )
 
 
-def _check_status(status: int, stderr: bytes) -> None:
+def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
     # 141: a writer stopped by SIGPIPE because its reader had all that it wanted and ended well.
     if status not in (0, 128 + signal.SIGPIPE):
         raise _Unreadable(f"the command ended with status {status}: {_last_line(stderr) or 'it said nothing'}")
+    if not out:
+        raise _Unreadable(f"the command gave no audio: {_last_line(stderr) or 'it said nothing'}")
+    return out
 
 
 def _run(command: str) -> bytes:
     process = _start(command)
     out, err = process.communicate()
-    _check_status(process.returncode, err)
-    if not out:
-        raise _Unreadable(f"the command gave no audio: {_last_line(err) or 'it said nothing'}")
-    return out
+    return _checked_output(process.returncode, out, err)
 
 
 def _probe_pipe(command: str, stack) -> None:
     """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
-    process = _start(command)
+    stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
+    process = stack.enter_context(_start(command, stderr))
     head = process.stdout.read(PROBE_BYTES)
     if len(head) == PROBE_BYTES:
         header = read_header(io.BytesIO(head), len(head), 0)
         if header is not None and header.frames > 0:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.stdout.close()
-            process.stderr.close()
-            process.wait()
             return
-    rest, err = process.communicate()
-    _check_status(process.returncode, err)
-    _require_samples(_from_bytes(head + rest, stack).info)
+    rest = process.stdout.read()
+    process.wait()
+    stderr.seek(0)
+    _require_samples(_from_bytes(_checked_output(process.returncode, head + rest, stderr.read()), stack).info)
 
 
 # ---- what others call

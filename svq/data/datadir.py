@@ -137,9 +137,9 @@ def spk2utt_blocks(utt2spk: Table, indices: np.ndarray | None = None) -> Iterato
     yield b"".join(out)
 
 
-def write_spk2utt(path, utt2spk: Table, indices: np.ndarray | None = None) -> None:
-    """Writes spk2utt atomically from utt2spk (or from its lines at `indices`)."""
-    with atomic_write(path, "wb") as file:
+def write_spk2utt(path, utt2spk: Table, indices: np.ndarray | None = None, atomic: bool = True) -> None:
+    """Writes spk2utt from utt2spk (or from its lines at `indices`); atomically unless a folder will be renamed."""
+    with atomic_write(path, "wb") if atomic else open(path, "wb") as file:
         for block in spk2utt_blocks(utt2spk, indices):
             file.write(block)
 

@@ -57,15 +57,15 @@ class _Selector:
             raise UserError(f"{table.path}: lacks {some_of(ids)} ({np.sum(~found)} ids); mend: utils/fix_data_dir.sh")
         return position
 
-    def write(self, utterances: np.ndarray, dest: Path) -> None:
+    def write(self, utterances: np.ndarray, dest: Path, atomic: bool = True) -> None:
         """Writes all tables, restricted to ascending lines of utt2spk, into the folder `dest`."""
         dest.mkdir(parents=True, exist_ok=True)
-        self.utt2spk.write(dest / "utt2spk", utterances)
-        write_spk2utt(dest / "spk2utt", self.utt2spk, utterances)
+        self.utt2spk.write(dest / "utt2spk", utterances, atomic)
+        write_spk2utt(dest / "spk2utt", self.utt2spk, utterances, atomic)
         for name in self.names:
             rows = self.rows(name, utterances)
             if len(rows):  # a table of speakers need not know those that are left
-                self.folder.table(name).write(dest / name, rows)
+                self.folder.table(name).write(dest / name, rows, atomic)
         _remove_others(dest, {"utt2spk", "spk2utt", *self.names})
 
 
@@ -127,7 +127,7 @@ def split(source, jobs: int, per_utterance: bool = False) -> Path:
     shutil.rmtree(fresh, ignore_errors=True)
     selector = _Selector(folder)
     for j, part in enumerate(parts, 1):
-        selector.write(part, fresh / str(j))
+        selector.write(part, fresh / str(j), atomic=False)
     shutil.rmtree(old, ignore_errors=True)
     if dest.exists():
         os.rename(dest, old)

@@ -35,8 +35,8 @@ def perturb_speed(source, dest, factors: Sequence[str], keep_original: bool = Fa
     folder = DataDir(source)
     dest.mkdir(parents=True, exist_ok=True)
     made, left_out = {"spk2utt", "utt2uniq"}, []
-    for name in folder.table_names():
-        if name in ("spk2utt", "utt2uniq"):
+    for name in ["utt2spk", *folder.table_names()]:
+        if name in made:
             continue
         change = _change_of(name)
         if change is None:

@@ -364,9 +364,9 @@ class Table:
                 lines = [raw[s:k] + b" " + raw[v:e] if e > v else raw[s:k] for s, k, v, e in zip(*bounds)]
                 yield b"\n".join(lines) + b"\n"
 
-    def write(self, path, indices: np.ndarray | None = None) -> None:
-        """Writes the lines, or those at `indices`, in that order; atomically."""
-        with atomic_write(path, "wb") as out:
+    def write(self, path, indices: np.ndarray | None = None, atomic: bool = True) -> None:
+        """Writes the lines, or those at `indices`, in that order; atomically unless a whole folder will be renamed."""
+        with atomic_write(path, "wb") if atomic else open(path, "wb") as out:
             for block in self.blocks(indices):
                 out.write(block)
 

@@ -1,0 +1,194 @@
+import shlex
+import struct
+import subprocess
+
+import kaldiio
+import numpy as np
+import pytest
+import soundfile
+from scipy.signal import resample_poly
+
+from svq.data import audio
+from svq.data.rxfilename import speed_command
+from svq.data.wavark import wav_bytes
+from svq.errors import UserError
+from tests.builders import voice
+
+WAVE = voice(1, 0.8, np.random.default_rng(0))
+
+
+def save(path, wave=WAVE, rate=16000, **more):
+    soundfile.write(path, wave, rate, **more)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "name, subtype, error",
+    [
+        ("a.wav", "PCM_16", 4e-5), ("a.wav", "PCM_24", 2e-7), ("a.wav", "FLOAT", 0), ("a.wav", "PCM_U8", 0.008),
+        ("a.wav", "ULAW", 0.02), ("a.flac", "PCM_16", 4e-5), ("a.ogg", "VORBIS", 0.1), ("a b'c.wav", "PCM_16", 4e-5),
+    ],
+)  # fmt: skip
+def test_formats(tmp_path, name, subtype, error):
+    path = save(tmp_path / name, subtype=subtype)
+    assert np.array_equal(audio.load(path), soundfile.read(path, dtype="float32")[0])
+    assert np.abs(audio.load(path) - WAVE).max() <= error
+    part = audio.load(path, start=0.25, seconds=0.3)
+    assert part.dtype == np.float32 and len(part) == 4800
+    assert np.abs(part - audio.load(path)[4000:8800]).max() <= (1e-3 if name.endswith("ogg") else 0)
+    assert audio.duration(path) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_mp3(tmp_path):
+    path = save(tmp_path / "a.mp3", format="MP3", subtype="MPEG_LAYER_III")
+    assert np.corrcoef(audio.load(path)[:12000], WAVE[:12000])[0, 1] > 0.98
+
+
+def test_format_that_only_sox_reads(tmp_path):
+    """GSM without a header: libsndfile does not know it, SoX does by the extension."""
+    source, path = save(tmp_path / "a.wav", rate=8000), tmp_path / "a.gsm"
+    subprocess.run(["sox", source, str(path)], check=True)
+    expected = subprocess.run(["sox", str(path), "-t", "f32", "-"], check=True, capture_output=True).stdout
+    assert np.abs(audio.load(str(path), rate=8000) - np.frombuffer(expected, "<f4")).max() < 2e-5
+
+
+def test_channels_are_averaged_then_resampled(tmp_path):
+    both = np.stack([WAVE, 0.5 * np.roll(WAVE, 40)], axis=1)
+    path = save(tmp_path / "a.wav", both, 44100, subtype="FLOAT")
+    expected = resample_poly(both.astype(np.float64).mean(axis=1), 160, 441)
+    assert np.abs(audio.load(path) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_part_equals_slice_of_whole_at_any_rate(tmp_path, rate):
+    path = save(tmp_path / "a.wav", rate=rate)
+    whole = audio.load(path)
+    assert len(whole) == -(-len(WAVE) * 16000 // rate)
+    for first, count in [(0, 100), (1, 7), (777, 2000), (len(whole) - 50, 50), (len(whole) - 50, 500)]:
+        part = audio.load(path, start=first / 16000, seconds=count / 16000)
+        assert np.abs(part - whole[first : first + count]).max() < 1e-6
+        assert len(part) == min(count, len(whole) - first)
+
+
+def test_sine_keeps_its_frequency_and_level(tmp_path):
+    t = np.arange(48000) / 48000
+    path = save(tmp_path / "a.wav", 0.5 * np.sin(2 * np.pi * 1000 * t), 48000, subtype="FLOAT")
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000)
+    assert np.abs(audio.load(path) - expected)[200:-200].max() < 2e-3
+
+
+def test_archive_offsets_of_our_own_and_of_kaldiio(tmp_path):
+    raw = b"utt1 " + wav_bytes(WAVE, 16000) + b"utt2 " + wav_bytes(WAVE[::-1], 16000)
+    (tmp_path / "own.ark").write_bytes(raw)
+    second = f"{tmp_path}/own.ark:{raw.index(b'utt2 ') + 5}"
+    assert np.abs(audio.load(f"{tmp_path}/own.ark:5") - WAVE).max() < 2e-5
+    assert np.abs(audio.load(second, start=0.1, seconds=0.2) - WAVE[::-1][1600:4800]).max() < 2e-5
+    rate, samples = kaldiio.load_mat(second)
+    assert rate == 16000 and np.abs(samples / 32768 - WAVE[::-1]).max() < 2e-5
+    pcm = np.rint(WAVE * 32767).astype(np.int16)
+    for form in ({}, {"write_function": "soundfile"}):
+        kaldiio.save_ark(f"{tmp_path}/k.ark", {"u": (16000, pcm)}, scp=f"{tmp_path}/k.scp", **form)
+        rx = open(f"{tmp_path}/k.scp").read().split()[1]
+        assert np.abs(audio.load(rx) - pcm / np.float32(32768)).max() < 1e-6
+    with pytest.raises(UserError, match="no WAV begins at this offset"):
+        audio.load(f"{tmp_path}/own.ark:7")
+    with pytest.raises(UserError, match="the archive ends at byte"):
+        audio.load(f"{tmp_path}/own.ark:9999999")
+
+
+def test_pipes(tmp_path):
+    path = save(tmp_path / "it's a.wav", subtype="PCM_16")
+    quoted = shlex.quote(path)
+    assert np.array_equal(audio.load(f"cat {quoted} |"), audio.load(path))
+    assert np.array_equal(audio.load(f"sox {quoted} -t wav - |"), audio.load(path))
+    assert np.abs(audio.load(f"sox {quoted} -b 24 -t wav - speed 1.0 |") - audio.load(path)).max() < 2e-5
+    assert np.array_equal(audio.load(f"cat {quoted} | head -c 1000000 |"), audio.load(path))
+    # A writer stopped by its reader, which then ends well, is no error.
+    (tmp_path / "a.ark").write_bytes(open(path, "rb").read() + bytes(10_000_000))
+    assert audio.duration(speed_command(f"{tmp_path}/a.ark:0", "0.5")) == pytest.approx(1.6, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "command, text",
+    [
+        ("false |", "status 1"),
+        ("echo lost >&2; exit 3 |", "status 3: lost"),
+        ("cat {wav}; exit 4 |", "status 4"),
+        ("false | cat {wav} |", "status 1"),
+        ("true |", "gave no audio"),
+        ("no-such-program-here |", "not found"),
+        ("echo hello |", "Format not recognised|no audio"),
+    ],
+)
+@pytest.mark.parametrize("how", [audio.load, audio.check, audio.duration])
+def test_pipe_that_fails_is_named(tmp_path, command, text, how):
+    command = command.format(wav=save(tmp_path / "a.wav"))
+    with pytest.raises(UserError, match=text) as error:
+        how(command)
+    assert str(error.value).startswith(command) and "\n" not in str(error.value)
+
+
+def test_check_stops_an_endless_pipe():
+    audio.check("sox -n -r 16000 -b 16 -c 1 -t wav - synth 100000 sine 300 |")
+
+
+def test_unreadable_and_empty(tmp_path):
+    good = open(save(tmp_path / "good.wav"), "rb").read()
+    cases = {
+        "none.wav": (None, "no such file"),
+        "empty.wav": (b"", "the file is empty"),
+        "nothing.wav": (wav_bytes(np.zeros(0), 16000), "no samples"),
+        "short.wav": (good[:-100], "cut short"),
+        "text.wav": (b"not audio at all", "libsndfile: .*sox: "),
+        "header.wav": (good[:20], "libsndfile: .*sox: "),
+        "folder": ("dir", "directory"),
+    }
+    for name, (data, text) in cases.items():
+        path = tmp_path / name
+        path.mkdir() if data == "dir" else data is not None and path.write_bytes(data)
+        for how in (audio.load, audio.check, audio.info):
+            with pytest.raises(UserError, match=text) as error:
+                how(str(path))
+            assert str(error.value).startswith(str(path)) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="NaN"):
+        audio.load(save(tmp_path / "nan.wav", np.full(100, np.nan, np.float32), subtype="FLOAT"))
+    with pytest.raises(UserError, match="no sample at 5 s"):
+        audio.load(str(tmp_path / "good.wav"), start=5)
+
+
+def test_flac_cut_short_is_found_by_decoding(tmp_path):
+    path = save(tmp_path / "a.flac")
+    data = open(path, "rb").read()
+    open(path, "wb").write(data[: len(data) // 2])
+    with pytest.raises(UserError):
+        audio.check(path, decode=True)
+
+
+def test_odd_headers(tmp_path):
+    """Chunks before the data, an odd-sized one among them; WAVE_FORMAT_EXTENSIBLE; a length left open."""
+    pcm = np.arange(-50, 50, dtype="<i2").tobytes()
+    fmt = struct.pack("<HHIIHH", 1, 1, 16000, 32000, 2, 16)
+    ext = struct.pack("<HHIIHHHHI", 0xFFFE, 1, 16000, 32000, 2, 16, 22, 16, 4) + struct.pack("<H", 1) + bytes(14)
+    expected = np.arange(-50, 50) / 32768
+    for layout in (fmt, ext):
+        for size in (len(pcm), 0xFFFFFFFF, 0x7FFFF000, 0):
+            chunks = b"LIST" + struct.pack("<I", 3) + b"abc\0" + b"fmt " + struct.pack("<I", len(layout)) + layout
+            body = b"WAVE" + chunks + b"data" + struct.pack("<I", size) + pcm
+            (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+            assert np.array_equal(audio.load(str(tmp_path / "a.wav")), expected.astype(np.float32))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "it's a [1]*?.wav", "-a.wav", "with:colon.wav"])
+def test_speed_pipe_from_any_source(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    save(name)
+    for factor, seconds in (("0.9", 0.8 / 0.9), ("1.1", 0.8 / 1.1)):
+        command = speed_command(name, factor)
+        assert audio.duration(command) == pytest.approx(seconds, abs=2e-3)
+        assert audio.duration(speed_command(command, "2")) == pytest.approx(seconds / 2, abs=2e-3)
+
+
+def test_no_torch():
+    """Workers that handle data directories must start in a moment: torch takes seconds to import."""
+    code = "import sys, svq.bin.data_dir, svq.bin.copy_wav; sys.exit('torch' in sys.modules)"
+    assert subprocess.run(["python3", "-c", code]).returncode == 0
