@@ -36,7 +36,7 @@ def run_main(main) -> None:
     try:
         status = main()
     except UserError as error:
-        print(f"{_program_name()}: {error}", file=sys.stderr)
+        print(f"{_program_name()}: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         # The reader of our output left (`... | head`); Python would complain at exit otherwise.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import platform
 import subprocess
@@ -40,6 +41,8 @@ def _read_yaml(path) -> dict:
             tree = yaml.safe_load(file)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -59,8 +62,10 @@ def _apply_override(tree: dict, text: str) -> None:
     *parents, last = key.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})
-        if not isinstance(child, dict):
+        if child is None:
             child = tree[parent] = {}
+        elif not isinstance(child, dict):
+            raise UserError(f"override '{text}': the file gives '{parent}' the value {child!r}, not a mapping")
         tree = child
     try:
         tree[last] = yaml.safe_load(value)
@@ -114,9 +119,11 @@ def _check(value, hint, where, key):
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-4 as a string
+            number = float(value)  # YAML 1.1 reads 1e-4 as a string
         except ValueError:
-            pass
+            number = math.nan
+        if not math.isnan(number):  # a NaN would slip through every check of a range
+            return number
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{where}: '{key}' must be of type {hint.__name__}, not {value!r}")

@@ -29,6 +29,11 @@ class FrontEndConfig:
     num_mels: int = 80
     mean_normalize: bool = True
 
+    def __post_init__(self):
+        for name in ("rate", "num_mels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -39,6 +44,10 @@ class ModelConfig:
     embed_dim: int = 256
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     quant: QuantConfig | None = None
+
+    def __post_init__(self):
+        if self.embed_dim < 1:
+            raise ValueError(f"embed_dim is {self.embed_dim}; it must be at least 1")
 
     def build(self) -> nn.Module:
         """The float network, initialised from torch's global random state."""

@@ -42,8 +42,9 @@ def main() -> None:
     check_options(config, options)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment)
     net, model_config = make_network(config, options.init)
+    train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
+                         rate=model_config.front_end.rate)
     config = dataclasses.replace(config, model=dataclasses.replace(model_config, quant=None))
     head = AAMSoftmax(model_config.embed_dim, train_set.num_speakers, config.scale)
     if options.init:
@@ -75,10 +76,14 @@ def make_network(config: TrainConfig, init: str | None) -> tuple[torch.nn.Module
 
 
 def take_head(head: AAMSoftmax, init: str, train_set: TrainSet) -> None:
-    with open(os.path.join(init, "speakers.txt"), encoding="utf-8") as file:
-        if file.read().split() != list(train_set.speakers):
-            raise UserError(f"{init}/speakers.txt: the classifier there was trained on other speakers than this "
-                            "data directory holds; finetune on the data of the first training")
+    try:
+        with open(os.path.join(init, "speakers.txt"), encoding="utf-8") as file:
+            speakers = file.read().split()
+    except FileNotFoundError:
+        raise UserError(f"{init}/speakers.txt: no such file; --init takes a folder that svq.bin.train wrote") from None
+    if speakers != list(train_set.speakers):
+        raise UserError(f"{init}/speakers.txt: the classifier there was trained on other speakers than "
+                        f"{train_set.data_dir} holds; finetune on the data of the first training")
     path = os.path.join(init, "head.safetensors")
     load_state(head, load_tensors(path), path)
 

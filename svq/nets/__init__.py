@@ -24,10 +24,14 @@ def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.
     if arch not in ARCHITECTURES:
         raise UserError(f"arch '{arch}' is unknown; known: {', '.join(ARCHITECTURES)}")
     make = ARCHITECTURES[arch]
-    known = [name for name in inspect.signature(make).parameters if name not in ("feat_dim", "embed_dim", "blocks")]
-    for name in options:
+    fixed = ("feat_dim", "embed_dim", "blocks")
+    known = {name: p.default for name, p in inspect.signature(make).parameters.items() if name not in fixed}
+    for name, value in options.items():
         if name not in known:
             raise UserError(f"arch {arch} takes no option '{name}'; it takes: {', '.join(known)}")
+        if type(value) is not type(known[name]) or (type(value) is int and value < 1):
+            kind = "a positive integer" if type(known[name]) is int else f"of type {type(known[name]).__name__}"
+            raise UserError(f"arch {arch}: option '{name}' is {value!r}; it must be {kind}")
     return make(feat_dim=feat_dim, embed_dim=embed_dim, **options)
 
 

@@ -24,9 +24,13 @@ def load_checkpoint(path) -> dict | None:
     if not os.path.exists(path):
         return None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise UserError(f"{path}: not a checkpoint of ours ({error}); remove it to start anew") from None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, AttributeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a checkpoint of ours ({reason}); remove it to start anew") from None
+    if not isinstance(state, dict) or "run_id" not in state:
+        raise UserError(f"{path}: not a checkpoint of ours; remove it to start anew")
+    return state
 
 
 def fingerprint(*parts) -> str:

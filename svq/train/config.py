@@ -24,6 +24,12 @@ class DataConfig:
     crop_seconds: float = 2.0
     num_workers: int = 1
 
+    def __post_init__(self):
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")
+        if self.crop_seconds <= 0:
+            raise ValueError(f"crop_seconds is {self.crop_seconds}; it must be positive")
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -38,6 +44,15 @@ class OptimizerConfig:
     weight_decay: float = 1e-4
     grad_clip: float = 5.0
     scale_lr: float = 0.01
+
+    def __post_init__(self):
+        for name in ("weight_decay", "scale_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip is {self.grad_clip}; it must be positive (.inf: no clipping)")
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,8 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "average", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.scale <= 0:
+            raise ValueError(f"scale is {self.scale}; it must be positive")
         if self.model.quant is not None:
             raise ValueError("model.quant is for finished models; put the quantizer under quant")
         if self.augment is not None and self.data.input != "wav":

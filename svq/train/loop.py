@@ -6,9 +6,11 @@ import os
 import time
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from svq.atomic import remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
@@ -86,7 +88,8 @@ class Trainer:
         feats = self._features(inputs.to(self.world.device, non_blocking=True))
         with autocast(self.bf16, self.world.device):
             loss, correct = self.parallel(feats, labels, now_margin, self._teach(feats))
-        self._check_finite(loss, "loss")
+        mean_loss, all_correct = self._over_processes(loss.detach(), correct)
+        self._check_finite(mean_loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optimizer.grad_clip)
@@ -94,13 +97,29 @@ class Trainer:
         self.optimizer.step()
         self.step += 1
         epoch = self.step / self.steps_per_epoch
-        self.curves.add(self.step, epoch, lr, now_margin, loss.item(), int(correct), len(labels))
-        progress.update(self.step, epoch, loss.item(), int(correct) / len(labels), lr)
+        samples = config.batch_size
+        self.curves.add(self.step, epoch, lr, now_margin, float(mean_loss), int(all_correct), samples)
+        progress.update(self.step, epoch, float(mean_loss), int(all_correct) / samples, lr)
+
+    def _over_processes(self, loss: torch.Tensor, correct: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole batch's mean loss and right answers: each process has those of its slice.
+
+        So all processes see a loss that is no number at the same step, and none is left waiting.
+        """
+        if self.world.size == 1:
+            return loss, correct
+        both = torch.stack([loss.float() / self.world.size, correct.float()])
+        dist.all_reduce(both)
+        return both[0], both[1]
 
     @torch.no_grad()
     def _features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
         feats = self.fbank(inputs) if self.config.data.input == "wav" else inputs.float()
+        num_mels = self.config.model.front_end.num_mels
+        if feats.shape[-1] != num_mels:
+            raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {feats.shape[-1]} dimensions, the "
+                            f"config's model.front_end.num_mels is {num_mels}; make the two agree")
         if self.config.model.front_end.mean_normalize:
             feats = mean_normalize(feats)
         if self.config.spec_augment is not None:
@@ -113,14 +132,17 @@ class Trainer:
     def _teach(self, feats: torch.Tensor) -> torch.Tensor | None:
         return None if self.teacher is None else self.teacher(feats)
 
-    def _check_finite(self, value: torch.Tensor, what: str) -> None:
+    def _check_finite(self, value: torch.Tensor, what: str, step: int | None = None) -> None:
+        """NonFiniteLoss naming the batch of `step` (from 0; the present one by default) unless `value` is finite."""
         if torch.isfinite(value):
             return
-        epoch, batch = divmod(self.step, self.steps_per_epoch)
-        items = next(iter(self._batches(epoch, batch)))
+        step = self.step if step is None else step
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        whole = EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=batch)
+        items = next(iter(whole))
         names = some_of([self.train_set.utterance(i) for i in items])
         kept = self.checkpoint_path if os.path.exists(self.checkpoint_path) else "no checkpoint yet"
-        raise NonFiniteLoss(f"the {what} is {value.item()} at step {self.step + 1} (epoch {epoch + 1}, batch "
+        raise NonFiniteLoss(f"the {what} is {value.item()} at step {step + 1} (epoch {epoch + 1}, batch "
                             f"{batch + 1}: {names}); lower schedule.lr or look at these recordings. "
                             f"Last good state: {kept}")
 
@@ -142,6 +164,9 @@ class Trainer:
             self.average.add(self.objective.state_dict())
         due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         if self.world.is_main and (done == 0 or due):
+            # The last step may have led out of the numbers; the checkpoint before it is the good one then.
+            for name, parameter in self.objective.named_parameters():
+                self._check_finite(parameter.detach().abs().amax(), f"largest weight of {name}", self.step - 1)
             save_checkpoint(self.checkpoint_path, self._state())
             self.curves.write()
             self.saved_at = time.monotonic()
@@ -159,6 +184,8 @@ class Trainer:
         }
 
     def _resume(self) -> None:
+        if self.world.is_main:
+            remove_leftovers(self.checkpoint_path)
         state = load_checkpoint(self.checkpoint_path)
         if state is None:
             return

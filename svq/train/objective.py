@@ -27,9 +27,11 @@ class Objective(nn.Module):
         The right answers are counted with the margin on, as the loss sees them.
         """
         embeddings = self.net(feats).float()
-        logits = self.head(embeddings, labels, margin)
-        loss = F.cross_entropy(logits, labels)
-        if self.embedding_objective is not None:
-            loss = (self.config.label_weight * loss
-                    + self.config.embedding_weight * self.embedding_objective(embeddings, teacher))
+        # Cosines in bfloat16 have two digits; times the scale they would be logits rounded to 1/8.
+        with torch.autocast(feats.device.type, enabled=False):
+            logits = self.head(embeddings, labels, margin)
+            loss = F.cross_entropy(logits, labels)
+            if self.embedding_objective is not None:
+                loss = (self.config.label_weight * loss
+                        + self.config.embedding_weight * self.embedding_objective(embeddings, teacher))
         return loss, (logits.argmax(1) == labels).sum()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import sys
 import time
 
@@ -75,11 +74,3 @@ class Progress:
     def close(self) -> None:
         if self.bar is not None:
             self.bar.close()
-
-
-def keep_only(folder, names) -> None:
-    """Removes the files of `folder` that are not in `names`: leftovers of a killed process."""
-    if os.path.isdir(folder):
-        for name in os.listdir(folder):
-            if name not in names:
-                os.unlink(os.path.join(folder, name))

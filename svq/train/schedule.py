@@ -31,6 +31,9 @@ class ScheduleConfig:
             raise ValueError(f"margin is {self.margin}; it must be in [0, pi/2)")
         if self.margin_full_epoch < self.margin_start_epoch:
             raise ValueError("margin_full_epoch must not come before margin_start_epoch")
+        for name in ("warmup_epochs", "margin_start_epoch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:

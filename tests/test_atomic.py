@@ -1,0 +1,67 @@
+"""Files appear whole or not at all."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from svq.atomic import atomic_path, atomic_write, remove_leftovers, write_json
+
+
+def test_new_content_replaces_the_old_one(tmp_path):
+    path = tmp_path / "deep folder" / "out.txt"
+    with atomic_write(path) as file:
+        file.write("old")
+    with atomic_write(path) as file:
+        file.write("né")
+        file.flush()
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "né"
+    assert os.listdir(path.parent) == ["out.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_exception_leaves_the_old_file_and_nothing_beside_it(tmp_path, error):
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(error):
+        with atomic_write(path, "wb") as file:
+            file.write(b"half")
+            raise error
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["out.bin"]
+
+
+def test_temporary_name_keeps_the_suffix_and_the_folder(tmp_path):
+    with atomic_path(tmp_path / "plot.png") as temporary:
+        assert temporary.endswith(".png") and os.path.dirname(temporary) == str(tmp_path)
+        assert os.path.basename(temporary).startswith(".")
+
+
+def test_permissions_follow_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        write_json(tmp_path / "a.json", {})
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE(os.stat(tmp_path / "a.json").st_mode) == 0o640
+
+
+def test_json_is_sorted_and_ends_with_a_newline(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == {"a": [1.5, None], "b": 1}
+    assert text.index('"a"') < text.index('"b"') and text.endswith("}\n")
+
+
+def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
+    path = tmp_path / "last.pt"
+    writer = atomic_path(path)
+    writer.__enter__()  # killed here: never exits
+    others = ["last.pt", "best.pt", ".other.x.tmp.pt"]
+    for name in others:
+        (tmp_path / name).write_text("kept")
+    assert len(os.listdir(tmp_path)) == 4
+    remove_leftovers(path)
+    assert sorted(os.listdir(tmp_path)) == sorted(others)

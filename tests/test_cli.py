@@ -1,0 +1,81 @@
+"""What workers share: one line for a user's mistake, exit codes, progress in a log."""
+
+import argparse
+import subprocess
+import sys
+
+import pytest
+
+from svq.cli import boolean, parser, progress, run_main
+from svq.errors import UserError, located, some_of
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize("main, status", [
+    (lambda: None, 0), (lambda: 3, 3), (raising(UserError("x")), 1), (raising(KeyboardInterrupt()), 130)])
+def test_exit_status(main, status):
+    with pytest.raises(SystemExit) as done:
+        run_main(main)
+    assert done.value.code == status
+
+
+def test_user_error_is_one_line_even_when_a_library_gave_it_two(capsys):
+    with pytest.raises(SystemExit):
+        run_main(raising(UserError("a.yaml: bad\nvery bad")))
+    error = capsys.readouterr().err
+    assert error.endswith(": a.yaml: bad very bad\n") and error.count("\n") == 1
+
+
+def test_other_exceptions_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run_main(lambda: 1 / 0)
+
+
+def test_the_line_names_the_worker(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "svq.bin.data_dir", "validate", str(tmp_path / "none")],
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("svq.bin.data_dir: ") and done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_leaves_early_is_no_traceback():
+    code = "from svq.cli import run_main\nrun_main(lambda: [print('x' * 1000) for _ in range(10000)] and None)"
+    done = subprocess.run(["bash", "-c", '"$0" -c "$1" | head -n 1 > /dev/null', sys.executable, code],
+                          capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_help_shows_the_text_as_written_and_defaults():
+    arguments = parser("First line.\n\n  indented")
+    arguments.add_argument("--size", type=int, default=7, help="how large")
+    text = arguments.format_help()
+    assert "\n  indented" in text and "how large (default: 7)" in text
+
+
+def test_boolean():
+    assert boolean("true") is True and boolean("false") is False
+    with pytest.raises(argparse.ArgumentTypeError, match="maybe"):
+        boolean("maybe")
+
+
+def test_progress_in_a_log(capsys):
+    assert list(progress(iter("abc"), total=3, desc="items", seconds=0)) == ["a", "b", "c"]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("items: 1/3 (33 %)") and "left" in lines[0]
+    assert lines[-1].startswith("items: 3/3 (100 %)") and "left" not in lines[-1]
+
+
+def test_progress_of_unknown_length(capsys):
+    assert list(progress(iter([]), desc="none")) == []
+    assert capsys.readouterr().err.startswith("none: 0 in")
+
+
+def test_messages():
+    assert located("a b/wav.scp", 3, "no key") == "a b/wav.scp:3: no key"
+    assert some_of("abc") == "a, b, c"
+    assert some_of(range(7), shown=2) == "0, 1 and 5 more"
