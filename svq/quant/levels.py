@@ -14,19 +14,15 @@ def kmeans_levels(weights: np.ndarray, bits: int, retention: float = 0.9) -> np.
     without weights gets its centre.
     """
     w = np.sort(np.asarray(weights, dtype=np.float64).ravel())
-    cut = int(round(w.size * (1.0 - retention) / 2.0))
-    kept = w[cut : w.size - cut] if w.size > 2 * cut else w
+    # Of a tiny layer at least the middle is kept.
+    cut = min(int(round(w.size * (1.0 - retention) / 2.0)), (w.size - 1) // 2)
+    kept = w[cut : w.size - cut]
     edges = np.linspace(kept[0], kept[-1], 2**bits + 1)
     # kept is sorted, so each interval is a slice of it; the last one includes the right edge.
     bounds = np.searchsorted(kept, edges[1:-1], side="left")
-    sums = np.concatenate([[0.0], np.cumsum(kept)])
-    starts = np.concatenate([[0], bounds])
-    stops = np.concatenate([bounds, [kept.size]])
-    counts = stops - starts
-    centres = (edges[:-1] + edges[1:]) / 2.0
-    means = (sums[stops] - sums[starts]) / np.maximum(counts, 1)
+    means = [piece.mean() if piece.size else np.nan for piece in np.split(kept, bounds)]
     # A mean of rounded sums may leave its interval by an ulp; levels must stay ordered.
-    return np.where(counts > 0, np.clip(means, edges[:-1], edges[1:]), centres)
+    return np.where(np.isnan(means), (edges[:-1] + edges[1:]) / 2.0, np.clip(means, edges[:-1], edges[1:]))
 
 
 def rescale_symmetric(levels: np.ndarray) -> tuple[np.ndarray, float]:

@@ -7,6 +7,8 @@ from torch import nn
 
 from svq.quant.levels import kmeans_levels, rescale_symmetric
 
+PIECE = 1 << 16
+
 
 class _ToLevels(torch.autograd.Function):
     """Q = alpha * q with q the level nearest to w / alpha (eq. 4), and its straight-through gradients.
@@ -17,25 +19,61 @@ class _ToLevels(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, w, alpha, levels):
-        codes = nearest_codes(w, alpha, levels)
-        ctx.save_for_backward(w, alpha, levels, codes)
-        return look_up(levels * alpha, codes)
+        quantized = look_up(levels * alpha, nearest_codes(w, alpha, levels))
+        # The convolution keeps the quantized weight anyway: saving it costs no memory, codes would.
+        ctx.save_for_backward(w, alpha, quantized)
+        return quantized
 
     @staticmethod
     def backward(ctx, grad):
-        w, alpha, levels, codes = ctx.saved_tensors
+        w, alpha, quantized = ctx.saved_tensors
         grad_alpha = None
         if ctx.needs_input_grad[1]:
-            scaled = w / alpha
-            difference = look_up(levels, codes).sub_(scaled.masked_fill_(scaled.abs() > 1, 0))
-            grad_alpha = difference.mul_(grad).sum().reshape(alpha.shape)
+            difference = quantized - w.masked_fill(w.abs() > alpha, 0)
+            grad_alpha = (difference.mul_(grad).sum() / alpha).reshape(alpha.shape)
         return grad, grad_alpha, None
 
 
+@torch.no_grad()
 def nearest_codes(w: torch.Tensor, alpha: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
     """Index (int32, shape of w) of the level nearest to w / alpha; a tie takes the lower level."""
     thresholds = (levels[1:] + levels[:-1]) / 2 * alpha
-    return _in_memory_order(w, lambda flat: torch.bucketize(flat, thresholds, out_int32=True))
+    return _in_memory_order(w, lambda flat: bucketize(flat, thresholds))
+
+
+def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """How many of the ascending `thresholds` (K,) lie below each element of `x` (N,); int32 (N,).
+
+    The same as torch.bucketize, several times as fast on a CPU: the binary search there mispredicts
+    branches, here equal cells are numbered without a branch. A table holds the thresholds in lower
+    cells, one comparison settles the one in the same cell. A cell's number never falls as x grows,
+    in floating point neither, so this is exact. Where two thresholds share a cell, torch searches.
+    """
+    cells = 8 * (len(thresholds) + 1)
+    if x.device.type != "cpu" or x.numel() < cells:
+        return torch.bucketize(x, thresholds, out_int32=True)
+    # The two outermost thresholds fall inside the grid; with only one it sits in the middle of it.
+    margin = (thresholds[-1] - thresholds[0]) / cells + thresholds.abs().max() / cells
+    scale = float(cells / (thresholds[-1] - thresholds[0] + 2 * margin))
+    shift = (margin - thresholds[0]) * scale
+    if not 0 < scale < float("inf"):
+        return torch.bucketize(x, thresholds, out_int32=True)
+
+    def cell(values):
+        number = torch.add(shift, values, alpha=scale).clamp_(0, cells - 1).to(torch.int32)
+        return number.clamp_(0, cells - 1)  # NaN became some integer: it must not index outside
+
+    taken = cell(thresholds)
+    if (taken[1:] == taken[:-1]).any():
+        return torch.bucketize(x, thresholds, out_int32=True)
+    below = torch.bucketize(torch.arange(cells, dtype=torch.int32), taken, out_int32=True)
+    within = torch.cat([thresholds, thresholds.new_full((1,), float("inf"))])[below]
+    codes = torch.empty(x.shape, dtype=torch.int32)
+    # Pieces that stay in the cache between the passes.
+    for values, out in zip(x.split(PIECE), codes.split(PIECE)):
+        at = cell(values)
+        torch.add(below.index_select(0, at), values > within.index_select(0, at), out=out)
+    return codes
 
 
 def look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
