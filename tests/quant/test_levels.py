@@ -1,0 +1,85 @@
+"""KMQAT's levels against a slow rendering of section III-B, steps 1 to 3, with exact fractions."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from svq.quant.levels import kmeans_levels, rescale_symmetric
+
+
+def slow_levels(weights, bits, retention):
+    """Step 1: drop the tails and cut the range evenly. Step 2: each interval's mean, or its centre if empty."""
+    ordered = sorted(Fraction(w) for w in weights)
+    tail = round(len(ordered) * (1.0 - retention) / 2.0)
+    kept = ordered[tail:len(ordered) - tail]
+    low, width = kept[0], (kept[-1] - kept[0]) / 2**bits
+    levels = []
+    for i in range(2**bits):
+        left, right = low + i * width, low + (i + 1) * width
+        last = i == 2**bits - 1
+        inside = [w for w in kept if left <= w and (w < right or last)]
+        levels.append(sum(inside) / len(inside) if inside else (left + right) / 2)
+    return np.array([float(level) for level in levels])
+
+
+# Multiples of 2^-16: interval edges are exact in float64, so that ties at an edge agree with the fractions.
+weights = st.lists(st.integers(-2**18, 2**18).map(lambda i: i / 2**16), min_size=1, max_size=300)
+
+
+@given(weights, st.integers(1, 8), st.sampled_from([1.0, 0.9, 0.8]))
+def test_levels_are_those_of_the_paper(values, bits, retention):
+    levels = kmeans_levels(np.array(values), bits, retention)
+    np.testing.assert_allclose(levels, slow_levels(values, bits, retention), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+@pytest.mark.parametrize("retention", [1.0, 0.9, 0.8])
+def test_levels_of_bell_shaped_weights(bits, retention):
+    values = np.random.default_rng(bits).normal(0.001, 0.02, (20, 15, 3, 3)).astype(np.float32)
+    levels = kmeans_levels(values, bits, retention)
+    np.testing.assert_allclose(levels, slow_levels(values.ravel().tolist(), bits, retention), rtol=1e-9, atol=1e-12)
+    assert levels.shape == (2**bits,) and (np.diff(levels) > 0).all()
+    assert np.quantile(values, (1 - retention) / 2 - 1e-3 if retention < 1 else 0) <= levels[0]
+
+
+@given(weights, st.integers(1, 8), st.floats(0.01, 1.0))
+def test_levels_ascend_and_stay_among_the_weights(values, bits, retention):
+    levels = kmeans_levels(np.array(values), bits, retention)
+    assert (np.diff(levels) >= 0).all()
+    assert min(values) <= levels[0] and levels[-1] <= max(values)
+
+
+def test_outliers_do_not_stretch_the_levels():
+    values = np.concatenate([np.linspace(-1, 1, 1000), [-50.0, 50.0]])
+    assert np.abs(kmeans_levels(values, 4, 0.9)).max() < 1
+    assert np.abs(kmeans_levels(values, 4, 1.0)).max() == 50
+
+
+def test_an_empty_interval_gets_its_centre():
+    np.testing.assert_allclose(kmeans_levels(np.array([0.0, 0.1, 4.0]), 2, 1.0), [0.05, 1.5, 2.5, 4.0])
+
+
+def test_equal_weights_give_equal_levels():
+    np.testing.assert_array_equal(kmeans_levels(np.full(10, 0.3), 3, 0.9), np.full(8, 0.3))
+    np.testing.assert_array_equal(kmeans_levels(np.zeros(1), 1, 0.9), np.zeros(2))
+
+
+def test_a_tiny_layer_keeps_its_middle():
+    np.testing.assert_array_equal(kmeans_levels(np.array([-9.0, 1, 2, 9]), 1, 0.001), [1, 2])
+
+
+@given(weights, st.integers(1, 8))
+def test_symmetric_rescaling_keeps_zero_and_proportions(values, bits):
+    levels = kmeans_levels(np.array(values), bits)
+    scaled, alpha = rescale_symmetric(levels)
+    assume(np.abs(levels).max() > 0)
+    assert np.abs(scaled).max() == 1 and alpha > 0
+    np.testing.assert_allclose(scaled * alpha, levels, rtol=1e-15, atol=0)
+
+
+def test_zeros_keep_scale_one():
+    scaled, alpha = rescale_symmetric(np.zeros(4))
+    assert alpha == 1.0 and not scaled.any()
