@@ -3,7 +3,7 @@
 #
 # A system's name says what it is: `student...` is distilled from `teacher`, NAME_..., such as
 # teacher_4bit, is NAME quantized and finetuned, any other is trained from scratch. Its settings are
-# conf/<system>.yaml, its folder $exp/<system>. A trial list is named by where it lies in $data:
+# $conf/<system>.yaml, its folder $exp/<system>. A trial list is named by where it lies in $data:
 # test/trials is `test` in the results, test/trials_all is `test_all`.
 
 # is_a KIND SYSTEM, with KIND one of teacher, student, quantized
@@ -77,11 +77,11 @@ train_network() {                                 # <system> <data-set> [once an
     esac
     shift 2
   done
-  once --in "conf/$system.yaml" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
+  once --in "$conf/$system.yaml" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
     ${once_options[@]+"${once_options[@]}"} \
     --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" --neutral num-gpus -- \
     steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" ${train_options[@]+"${train_options[@]}"} \
-    "conf/$system.yaml" "$data/$set" "$exp/$system"
+    "$conf/$system.yaml" "$data/$set" "$exp/$system"
 }
 
 train_teachers() {                                # <data-set>

@@ -27,6 +27,7 @@ num_gpus=0                    # GPUs to train on; 0: the CPU
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers
 lda_dim=128                   # dimensions kept before PLDA
 top_n=100                     # cohort speakers in AS-norm
+conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
 title="speechocean762"        # the report's title

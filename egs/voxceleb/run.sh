@@ -28,6 +28,7 @@ speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speake
                               # decoded for training they take about 0.8 TB, 0.26 TB without
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
+conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
 title="VoxCeleb"              # the report's title

@@ -1,7 +1,7 @@
 """Embeddings in Kaldi float-vector archives, through scp files.
 
 A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
-read by whole arrays through a memory map; anything else that kaldiio understands
+read by whole arrays through a memory map; anything else that `svq.data.features` understands
 (text, matrices of one row, pipes) is read one by one.
 """
 
@@ -72,13 +72,12 @@ class EmbeddingReader:
         return out
 
     def _read_one(self, row):
-        import kaldiio
+        from svq.data import features
+
         try:
-            value = np.asarray(kaldiio.load_mat(self._where[row]))
-        except Exception as error:
-            text = f"{self.ids[row]}: {self._where[row]} cannot be read: {' '.join(str(error).split())}"
-            raise UserError(located(self.path, row + 1, text)) from None
-        value = value[0] if value.ndim == 2 and len(value) == 1 else value
+            value = features.read_vector(self._where[row])
+        except UserError as error:
+            raise UserError(located(self.path, row + 1, f"{self.ids[row]} cannot be read: {error}")) from None
         if value.ndim != 1 or value.dtype.kind != "f" or value.size == 0:
             raise UserError(located(self.path, row + 1, f"{self.ids[row]} is not a vector of floats"))
         if len(value) != getattr(self, "dim", len(value)):
@@ -198,11 +197,9 @@ def read_vector(path):
     """(D,) float32 from a Kaldi vector file, binary or text."""
     if not os.path.exists(path):
         raise UserError(f"{path} is missing; steps/speaker_means.sh makes it")
-    import kaldiio
-    try:
-        value = np.asarray(kaldiio.load_mat(os.fspath(path)), dtype=np.float32)
-    except Exception as error:
-        raise UserError(f"{path}: not a Kaldi vector: {' '.join(str(error).split())}") from None
+    from svq.data import features
+
+    value = np.asarray(features.read_vector(os.fspath(path)), dtype=np.float32)
     if value.ndim != 1 or not np.isfinite(value).all():
         raise UserError(f"{path}: not a vector of finite floats")
     return value

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# mini: synthetic speech, made on the spot; all stages in ten minutes on two cores. The figures show that
+# the recipe works and how systems compare, not how they would do on people's voices.
+#
+#   bash run.sh                   everything
+#   bash run.sh --stage 5         stage 5 and what follows
+#   bash run.sh --dry-run         what would be done
+#   bash run.sh --debug           a tiny version of it all, in debug/, for a look at the machinery
+#
+# A finished piece of work is skipped; a killed run goes on where it was.
+set -euo pipefail
+systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
+backends="cosine plda"        # scoring back ends
+norms="none asnorm"           # score normalizations
+stage=0                       # first stage to run
+stop_stage=11                 # last stage to run
+dry_run=false                 # say what would be done, touch nothing
+force=false                   # redo the chosen stages, finished or not
+debug=false                   # a few speakers and tiny networks; results without meaning
+nj=2                          # parallel jobs of data preparation and features
+extract_nj=2                  # parallel jobs of embedding extraction
+num_gpus=0                    # GPUs to train on; 0: the CPU
+lda_dim=64                    # dimensions kept before PLDA
+top_n=40                      # cohort speakers in AS-norm
+seed=0                        # of voices, texts, sessions and trials
+conf=conf                     # folder of the systems' settings
+corpus=corpus                 # where the synthetic recordings go
+data=data                     # data directories
+exp=exp                       # everything that is computed
+title="mini (synthetic speech)"  # the report's title
+. utils/parse_options.sh
+size=()
+if [[ $debug == true ]]; then
+  if [[ $conf == conf ]]; then conf=conf/debug; fi
+  size=(--train-speakers 8 --dev-speakers 4 --test-speakers 4 --utts 6 --noises 4 --rirs 4)
+  for folder in corpus data exp; do
+    if [[ ${!folder} != /* ]]; then printf -v "$folder" '%s' "debug/${!folder}"; fi
+  done
+fi
+. ./path.sh
+. ./cmd.sh
+. utils/stages.sh
+. steps/recipe.sh
+
+if stage 0 "corpus"; then
+  once --out "$corpus" --stamp "$corpus/.done" -- local/prepare_mini.sh --part corpus --nj "$nj" --seed "$seed" \
+    --corpus "$corpus" ${size[@]+"${size[@]}"}
+fi
+
+if stage 1 "data directories"; then
+  once --in "0:$corpus/.done" --out "$data/train" --out "$data/dev" --out "$data/test" --out "$data/noise" \
+    --out "$data/rir" --stamp "$data/.done.prepare" -- \
+    local/prepare_mini.sh --part data --seed "$seed" --corpus "$corpus" --data "$data" ${size[@]+"${size[@]}"}
+  validate_data train dev test
+fi
+
+if stage 2 "features"; then
+  make_features train dev test
+fi
+
+if stage 3 "teacher"; then
+  train_teachers train
+fi
+
+if stage 4 "distillation"; then
+  distill_students train
+fi
+
+if stage 5 "quantization-aware finetuning"; then
+  quantize_systems train
+fi
+
+if stage 6 "embeddings"; then
+  extract_embeddings
+fi
+
+if stage 7 "scores"; then
+  train_plda
+  for_each_scoring score_trials
+fi
+
+if stage 8 "score normalization"; then
+  for_each_scoring normalize_scores
+fi
+
+if stage 9 "calibration"; then
+  calibrate_scores
+fi
+
+if stage 10 "packing"; then
+  pack_systems
+fi
+
+if stage 11 "tables and report"; then
+  make_report
+fi
+stages_done
