@@ -122,9 +122,11 @@ def _guard(argv, environ, stdout, parent):
 
     deadline, status = None, None
     while status is None:
-        # The signals are blocked, so that one which comes between two waits is still there.
-        got = signal.sigtimedwait(_SIGNALS, 1.0 if deadline is None else 0.02)
-        if got and got.si_signo != signal.SIGCHLD and deadline is None:
+        # The signals are blocked, so that one which comes between two waits is still there. Not
+        # sigtimedwait: suspended beyond its time limit, it reports a signal that never came.
+        if deadline is not None:
+            time.sleep(0.02)
+        elif signal.sigwait(_SIGNALS) != signal.SIGCHLD:
             deadline = time.monotonic() + _GRACE
             _signal_all(descendants(me), signal.SIGTERM)
         pid = 1

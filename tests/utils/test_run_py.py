@@ -3,8 +3,11 @@
 import os
 import re
 import signal
+import time
 
 import pytest
+
+from utils import guard
 
 
 def output(shell, name):
@@ -154,7 +157,7 @@ def test_killed_takes_its_jobs_along(shell, marked, number):
                           "touch up.JOB; setsid sleep 600 & (sleep 600; true); true")
     shell.until(lambda: len(list(shell.folder.glob("up.*"))) == 2, "both jobs run")
     process.send_signal(number)
-    process.communicate()
+    process.communicate(timeout=60)
     shell.until(lambda: not marked(), "all are gone")
     if number != signal.SIGKILL:
         assert process.returncode == 128 + number
@@ -168,5 +171,20 @@ def test_nested_and_killed_at_the_top(shell, marked):
     process = shell.start("bash", "top.sh")
     shell.until((shell.folder / "up").exists, "the job runs")
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)
     shell.until(lambda: not marked(), "all are gone")
+
+
+def test_suspended_job_goes_on(shell):
+    """As after Ctrl-Z and fg: run.py, its guard and the job are stopped for longer than any wait lasts."""
+    process = shell.start("run.py", "x.log", "bash", "-c", "touch up; until [[ -e go ]]; do sleep 0.05; done")
+    shell.until(lambda: (shell.folder / "up").exists(), "the job runs")
+    pids = [process.pid, *guard.descendants(process.pid)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(1.5)
+    for pid in reversed(pids):
+        os.kill(pid, signal.SIGCONT)
+    shell.write("go", "")
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and "# Ended (code 0)" in shell.read("x.log")
