@@ -41,12 +41,25 @@ def test_changed_input_is_named_and_redone(copy, shell):
 
 
 def test_same_size_and_time_but_other_content(copy, shell):
-    """A file changed again within the clock's grain: the first look must not have trusted it."""
     copy()
     times = os.stat(shell.folder / "in put").st_mtime_ns
     shell.write("in put", "9\n")
     os.utime(shell.folder / "in put", ns=(times, times))
     assert "changed" in copy()
+
+
+@pytest.mark.parametrize("age, trusted", [(0, False), (1, False), (3, True)])
+def test_recent_times_are_not_trusted(shell, monkeypatch, age, trusted):
+    """A file written again within the clock's grain may keep its times: then its content counts."""
+    monkeypatch.syspath_prepend(str(shell.root / "utils"))
+    import once
+    path, stamp = str(shell.write("x", "1")), str(shell.folder / "stamp")
+    digests = once.digest_inputs([path], {})
+    once.write_stamp(stamp, ["cp"], digests, "", "", once.state_of(path)[2] + age * 1_000_000_000)
+    known = once.read_stamp(stamp)["in"]
+    assert (known[path][0] == once.state_of(path)) == trusted
+    monkeypatch.setattr(once, "content_digest", lambda path: "read")
+    assert (once.digest_inputs([path], known)[path][1] != "read") == trusted
 
 
 def test_touched_input_is_not_redone(copy, shell):
@@ -175,7 +188,7 @@ def test_killed_takes_its_command_along(shell, marked, number):
                           "setsid sleep 600 & (sleep 600; true); true")
     shell.until(lambda: len(marked()) >= 5, "the command runs")
     process.send_signal(number)
-    process.communicate()
+    process.communicate(timeout=60)
     shell.until(lambda: not marked(), "all are gone")
     assert not (shell.folder / ".done.y").exists()
 

@@ -95,9 +95,9 @@ def test_refuses(script, args, word):
 def test_evaluates_nothing(script, shell, option, form):
     value = form % "$(touch harm)"
     process = shell.start("bash", "train.sh", option, value)
-    process.communicate()
-    shell.start("bash", "train.sh", "--%s" % value, "1").communicate()
-    shell.start("bash", "train.sh", "%s=%s" % (option, value)).communicate()
+    process.communicate(timeout=60)
+    shell.start("bash", "train.sh", "--%s" % value, "1").communicate(timeout=60)
+    shell.start("bash", "train.sh", "%s=%s" % (option, value)).communicate(timeout=60)
     assert not (shell.folder / "harm").exists()
 
 

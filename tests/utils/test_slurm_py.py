@@ -138,7 +138,7 @@ def test_stopped_cancels_its_array(shell, queue, marked, number):
     process = shell.start("slurm.py", "JOB=1:2", "x.JOB.log", "bash", "-c", "touch up.JOB; sleep 600; true")
     shell.until(lambda: len(list(shell.folder.glob("up.*"))) == 2, "both tasks run")
     process.send_signal(number)
-    process.communicate()
+    process.communicate(timeout=60)
     shell.until((queue / "cancelled").exists, "the array is cancelled")
     assert (queue / "cancelled").read_text() == "4711\n"
     shell.until(lambda: not marked(), "all are gone")
@@ -150,6 +150,6 @@ def test_run_killed_at_the_top_cancels_too(shell, queue, marked):
     process = shell.start("bash", "top.sh")
     shell.until((shell.folder / "up").exists, "the job runs")
     process.kill()
-    process.communicate()
+    process.communicate(timeout=60)
     shell.until((queue / "cancelled").exists, "the job is cancelled")
     shell.until(lambda: not marked(), "all are gone")

@@ -97,6 +97,6 @@ def test_lock(recipe, shell, marked, number):
     recipe("--exp", "other", "--stop-stage", "2")
     shell.write("third", 'cp "$1" "$2"')
     first.send_signal(number)
-    first.communicate()
+    first.communicate(timeout=60)
     assert "1 made, 2 up to date" in recipe()[0]
     assert not marked()
