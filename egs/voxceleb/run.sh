@@ -12,7 +12,8 @@ vox2=corpus/voxceleb2         # VoxCeleb2: dev/aac/idNNNNN and test/aac/idNNNNN
 lists=corpus/voxceleb1        # folder of the official trial lists, veri_test2.txt and so on
 musan=corpus/musan            # MUSAN; empty: no noise is added in training
 rirs=corpus/RIRS_NOISES       # RIRS_NOISES; empty: no rooms are added in training
-prepare_options=              # more options for local/prepare_voxceleb.sh, such as "--dev-speakers 50"
+counts=local/voxceleb.counts  # how many speakers, utterances and trials to find; empty: no check
+dev_speakers=100              # of VoxCeleb2's test part, for calibration
 systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
 trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
@@ -37,7 +38,6 @@ title="VoxCeleb"              # the report's title
 . ./cmd.sh
 . utils/stages.sh
 . steps/recipe.sh
-read -ra extra <<< "$prepare_options"
 
 if stage 0 "corpora"; then
   once --out "$vox1" --out "$vox2" --out "$lists" --stamp "$exp/.done.corpora" -- \
@@ -48,7 +48,7 @@ if stage 1 "data directories"; then
   once --in "0:$vox1" --in "0:$vox2" --in "0:$lists" \
     --out "$data/train" --out "$data/dev" --out "$data/vox1" --stamp "$data/.done.prepare" -- \
     local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
-    --data "$data" ${extra[@]+"${extra[@]}"}
+    --counts="$counts" --dev-speakers "$dev_speakers" --data "$data"
   validate_data train dev vox1
   if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
 fi

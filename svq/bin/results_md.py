@@ -10,6 +10,7 @@ from pathlib import Path
 
 from svq.atomic import atomic_write
 from svq.cli import parser, run_main
+from svq.errors import UserError
 
 
 def main():
@@ -19,19 +20,33 @@ def main():
     args.add_argument("--command", default="", help="what was typed to get the results, shown above them")
     args.add_argument("--hardware", default="auto",
                       help="what they were made on; auto: this machine's processor; '' leaves it out")
+    args.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE,VALUE",
+                      help="rows to show, by system, trials, backend or norm; may be repeated")
     args.add_argument("--latex", type=Path, help="LaTeX table to write as well")
     args = args.parse_args()
     from svq.report.hardware import describe
     from svq.report.markdown import latex, markdown, update_file
     from svq.report.results import read_results
 
-    rows = read_results(args.results)
+    rows = chosen(read_results(args.results), args.only)
     hardware = describe() if args.hardware == "auto" else args.hardware
     update_file(args.into, markdown(rows, args.command, hardware))
     if args.latex:
         with atomic_write(args.latex) as file:
             file.write(latex(rows))
     print(f"{args.into}: {len(rows)} rows of {args.results}")
+
+
+def chosen(rows, conditions):
+    """The rows that meet every condition `column=value,value`; UserError where none does."""
+    for condition in conditions:
+        column, _, values = condition.partition("=")
+        if column not in ("system", "trials", "backend", "norm"):
+            raise UserError(f"--only {condition}: write it as system=, trials=, backend= or norm=VALUE,VALUE")
+        rows = [row for row in rows if getattr(row, column) in values.split(",")]
+    if not rows:
+        raise UserError(f"--only {' '.join(conditions)}: no such rows in the results")
+    return rows
 
 
 if __name__ == "__main__":

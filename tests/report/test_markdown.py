@@ -119,3 +119,12 @@ def test_hardware_line(tmp_path):
     info.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\n")
     assert hardware.describe(str(info)).startswith("Some CPU @ 2 GHz (")
     assert hardware.describe(str(tmp_path / "none"))
+
+
+def test_chosen_rows():
+    from svq.bin.results_md import chosen
+
+    assert chosen(ROWS, ["trials=test", "system=teacher_4bit,other"]) == [ROWS[1]]
+    for condition in ("trials=none", "eer=2", "trials"):
+        with pytest.raises(UserError, match=condition):
+            chosen(ROWS, [condition])

@@ -1,0 +1,70 @@
+"""One run of the mini recipe at debug size, killed on the way, that the tests of this folder share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_recipe(recipe: str, *options, status: int = 0, **environment) -> str:
+    """Runs egs/<recipe>/run.sh to its end and returns what it printed; its status must be `status`."""
+    done = subprocess.run(command(recipe, *options), env={**os.environ, **environment}, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    assert done.returncode == status, done.stdout[-6000:]
+    return done.stdout
+
+
+def command(recipe: str, *options) -> list[str]:
+    return ["bash", "-c", 'cd "$0" && exec bash run.sh "$@"', str(ROOT / "egs" / recipe), *map(str, options)]
+
+
+@dataclass
+class Run:
+    """Folders of a run, and the options that name them."""
+
+    folder: Path
+    exp: Path
+
+    @property
+    def options(self) -> list[str]:
+        return ["--debug", "--conf", self.folder / "conf", "--corpus", self.folder / "corpus",
+                "--data", self.folder / "data", "--exp", self.exp]
+
+    def bytes_of(self, name: str) -> bytes:
+        return (self.exp / name).read_bytes()
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory) -> tuple[Run, Run]:
+    """(a run to the end whose teacher training was killed on the way, an undisturbed one up to the teacher)."""
+    folder = tmp_path_factory.mktemp("mini recipe")  # a space in the path
+    shutil.copytree(ROOT / "egs" / "mini" / "conf" / "debug", folder / "conf")
+    teacher = folder / "conf" / "teacher.yaml"
+    teacher.write_text(teacher.read_text().replace("epochs: 2\n", "epochs: 8\n"))
+    undisturbed, killed = Run(folder, folder / "undisturbed"), Run(folder, folder / "exp")
+    run_recipe("mini", *undisturbed.options, "--stop-stage", 3)
+    kill_in_training(killed)
+    assert not (killed.exp / "teacher" / "model.safetensors").exists(), "it was not killed half-way"
+    run_recipe("mini", *killed.options)
+    return killed, undisturbed
+
+
+def kill_in_training(run: Run) -> None:
+    """Starts the recipe and kills run.sh and the training (SIGKILL) once there is a checkpoint."""
+    process = subprocess.Popen(command("mini", *run.options), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                               stdin=subprocess.DEVNULL, start_new_session=True)
+    checkpoint = run.exp / "teacher" / "checkpoints" / "last.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None, "the recipe ended before its first checkpoint"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)  # its children follow: see utils/guard.py
+    process.wait()

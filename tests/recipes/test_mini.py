@@ -1,0 +1,91 @@
+"""The mini recipe at debug size: what comes out, what is redone, what a killed run leaves."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+from svq.report.results import read_results
+from tests.recipes.conftest import run_recipe
+
+SYSTEMS = ("teacher", "student", "teacher_4bit", "student_4bit")
+
+
+def test_results_hold_every_system_list_back_end_and_normalization(mini):
+    rows = read_results(mini[0].exp / "results.tsv")
+    expected = itertools.product(SYSTEMS, ("dev", "test", "test_all"), ("cosine", "plda"), ("none", "asnorm"))
+    assert [(r.system, r.trials, r.backend, r.norm) for r in rows] == list(expected)
+    for row in rows:
+        assert row.avg_bits == (4 if row.system.endswith("4bit") else 32)
+        assert 0 <= row.eer <= 100 and row.params > 0
+        name = "model.svq" if row.system.endswith("4bit") else "model.safetensors"
+        assert row.size_bytes == (mini[0].exp / row.system / name).stat().st_size
+
+
+def test_report_is_one_page_with_plots(mini):
+    page = (mini[0].exp / "report.html").read_text()
+    assert page.count("<svg") >= 10 and "teacher_4bit" in page
+    assert not re.search(r"(src|href)=[\"']?https?:", page)
+
+
+def test_killed_training_ends_with_the_bytes_of_an_undisturbed_one(mini):
+    killed, undisturbed = mini
+    log = killed.bytes_of("teacher/log/train.log").decode()
+    assert "resuming from" in log
+    for name in ("model.safetensors", "head.safetensors", "config.yaml", "speakers.txt"):
+        assert killed.bytes_of(f"teacher/{name}") == undisturbed.bytes_of(f"teacher/{name}"), name
+
+
+def test_run_again_redoes_nothing(mini):
+    run = mini[0]
+    before = {path: path.stat().st_mtime_ns for path in run.exp.rglob("*") if path.name not in (".lock",)}
+    output = run_recipe("mini", *run.options)
+    assert " 0 made," in output
+    after = {path: path.stat().st_mtime_ns for path in run.exp.rglob("*") if path.name not in (".lock",)}
+    assert {p for p in before if before[p] != after.get(p)} <= {run.exp}
+
+
+def test_changed_setting_redoes_that_stage_and_what_follows(mini):
+    run = mini[0]
+    config = run.folder / "conf" / "student_4bit.yaml"
+    text = config.read_text()
+    try:
+        config.write_text(text.replace("retention: 0.9", "retention: 1.0"))
+        made = re.findall(r"would make (\S.*?) \(", run_recipe("mini", *run.options, "--dry-run"))
+    finally:
+        config.write_text(text)
+    names = [name.rpartition("/exp/")[2] for name in made]
+    assert names[0] == "student_4bit/model.safetensors" and names[-1] == "results.tsv"
+    assert all(name.startswith("student_4bit/") for name in names[:-1])
+    stages = ("embeddings/test/embedding.scp", "scores/test/cosine_none.score", "scores/test/plda_asnorm.score",
+              "scores/dev/cosine_none.llr", "summary.json")
+    assert {f"student_4bit/{stage}" for stage in stages} <= set(names)
+
+
+def test_bad_setting_is_one_line_and_leaves_what_was_there(mini):
+    run = mini[0]
+    config = run.folder / "conf" / "teacher.yaml"
+    text, model = config.read_text(), run.bytes_of("teacher/model.safetensors")
+    try:
+        config.write_text(text + "epoch: 3\n")
+        output = run_recipe("mini", *run.options, "--stop-stage", 3, status=1)
+        assert "unknown key 'epoch'; did you mean 'epochs'?" in output and "Traceback" not in output
+    finally:
+        config.write_text(text)
+    assert run.bytes_of("teacher/model.safetensors") == model
+    run_recipe("mini", *run.options, "--stop-stage", 3)
+
+
+def test_packed_model_is_what_was_scored(mini):
+    import torch
+
+    from svq.models import load_model
+
+    exp = mini[0].exp
+    trained, config = load_model(exp / "teacher_4bit")
+    packed, packed_config = load_model(exp / "teacher_4bit" / "model.svq")
+    assert packed_config == config
+    feats = torch.randn(3, 100, 80, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        cosine = torch.nn.functional.cosine_similarity(trained(feats), packed(feats))
+    assert (1 - cosine).max() < 1e-4

@@ -1,0 +1,41 @@
+"""The voxceleb recipe on a miniature of the official layouts, filled with mini speech."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from svq.report.results import read_results
+from tests.local import corpora
+from tests.recipes.conftest import ROOT, run_recipe
+
+
+def test_missing_corpora_are_named_with_their_source(tmp_path):
+    output = run_recipe("voxceleb", "--vox1", tmp_path / "none", "--exp", tmp_path / "exp", "--data",
+                        tmp_path / "data", "--stop-stage", 0, status=1)
+    assert str(tmp_path / "none") in output and "openslr.org" in output
+
+
+def test_whole_recipe(mini, tmp_path):
+    voices = tmp_path / "voices"
+    parts = [str(mini[0].folder / "data" / part) for part in ("train", "dev", "test")]
+    environment = {**os.environ, "PATH": f"{ROOT / 'utils'}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "utils/combine_data.sh", str(voices), *parts], cwd=ROOT, env=environment, check=True)
+    tree = tmp_path / "official layout"
+    corpora.voxceleb(tree, source=voices)
+    corpora.musan(tree)
+    corpora.rirs_noises(tree)
+    shutil.copytree(ROOT / "egs" / "mini" / "conf" / "debug", tmp_path / "conf")
+    run_recipe(
+        "voxceleb", "--vox1", tree / "vox1", "--vox2", tree / "vox2", "--lists", tree / "trials",
+        "--musan", tree / "musan", "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf",
+        "--data", tmp_path / "data", "--exp", tmp_path / "exp", "--counts", tree / "counts",
+        "--dev-speakers", 4, "--systems", "teacher teacher_4bit", "--backends", "cosine", "--nj", 2,
+        "--extract-nj", 1, PATH=f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}")
+    rows = read_results(tmp_path / "exp" / "results.tsv")
+    lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
+    assert [(r.system, r.trials, r.norm) for r in rows] == [
+        (system, name, norm) for system in ("teacher", "teacher_4bit") for name in lists for norm in ("none", "asnorm")]
+    speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
+    assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
