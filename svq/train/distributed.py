@@ -46,6 +46,22 @@ def leave_world(world: World) -> None:
         dist.destroy_process_group()
 
 
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, for every process's loss sees the sum."""
+
+    @staticmethod
+    def forward(ctx, x):
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
 class GlobalBatchNorm(_BatchNorm):
     """Batch norm whose statistics cover the batch of all processes, on any device.
 
@@ -59,15 +75,13 @@ class GlobalBatchNorm(_BatchNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
-
         axes = [0, *range(2, x.dim())]
         shape = [1, -1] + [1] * (x.dim() - 2)
         wide = x.float()
         count = x.numel() // x.shape[1] * dist.get_world_size()  # equal slices: see EpochBatches
-        mean = all_reduce(wide.sum(axes)) / count
+        mean = _SumOverProcesses.apply(wide.sum(axes)) / count
         centred = wide - mean.view(shape)
-        variance = all_reduce(centred.square().sum(axes)) / count
+        variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
