@@ -74,7 +74,7 @@ def arithmetic(archs, widths, batch, repeats, clock):
             kinds = [(False, False), (True, False), (True, True)]
             steps = [stepper(network(arch, width), *kind, batch, clock) for kind in kinds]
             rates = [batch / seconds for seconds in shortest(steps, repeats)]
-            print(f"{arch[3:]} w{width:<3} " + " ".join(f"{rate:8.1f}" for rate in rates), flush=True)
+            print(f"{arch} w{width:<2} " + " ".join(f"{rate:8.1f}" for rate in rates), flush=True)
 
 
 def quantization(widths, batches, repeats, clock):
