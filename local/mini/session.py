@@ -16,20 +16,23 @@ from .voice import NUM_FORMANTS, Voice, voice_file
 MIN_SECONDS, MAX_SECONDS = 2.0, 4.0
 MAX_TRIES = 1000
 
-# How far one recording goes from the next at --session-strength 1. These were set so
-# that a small ResNet trained for a few minutes has an EER of about 5 % on the test set.
-PITCH_JITTER = 0.10  # standard deviation of log pitch
-RATE_JITTER = 0.12  # of log speaking rate
-FORMANT_JITTER = 0.015  # of log frequency, each formant on its own
-CHANNEL_TILT = 2.0  # dB per octave, standard deviation
-CHANNEL_BUMP = 4.0  # dB, standard deviation, of each of 4 resonances
-SNR_MEAN, SNR_SPREAD = 15.0, 6.0  # dB; the mean falls as strength grows
-ROOM_PROBABILITY = 0.6
+# How far one recording goes from the next at --session-strength 1. A ResNet18 of width 16
+# trained on 16,000 crops without augmentation had an EER of 3.5 % on the same-gender pairs
+# of the test set. Jitter of pitch and formants makes speakers overlap; noise and rooms
+# mostly make training slower, which is why they are mild.
+PITCH_JITTER = 0.048  # standard deviation of log pitch
+RATE_JITTER = 0.072  # of log speaking rate
+FORMANT_JITTER = 0.012  # of log frequency, each formant on its own
+CHANNEL_TILT = 1.2  # dB per octave, standard deviation
+CHANNEL_BUMP = 1.8  # dB, standard deviation, of each of 4 resonances
+SNR_MEAN, SNR_SPREAD = 30.4, 6.0  # dB; the mean falls as strength grows
+DIRECT_LOW, DIRECT_HIGH = 4.2, 16.2  # dB, direct over reverberant; falls as well
+ROOM_PROBABILITY = 0.4
 BANDS = (  # low Hz, high Hz, probability
-    (20.0, 8000.0, 0.55),
-    (300.0, 3400.0, 0.2),  # telephone
-    (100.0, 5000.0, 0.15),
-    (60.0, 6500.0, 0.1),
+    (20.0, 8000.0, 0.75),
+    (300.0, 3400.0, 0.1),  # telephone
+    (100.0, 5000.0, 0.1),
+    (60.0, 6500.0, 0.05),
 )
 
 
@@ -67,7 +70,7 @@ def draw_session(rng: np.random.Generator, strength: float) -> Session:
             for _ in range(4)
         ),
         rt60=float(np.exp(rng.uniform(np.log(0.15), np.log(0.8)))) if room else 0.0,
-        direct=rng.uniform(-3, 12) - 3 * (strength - 1),
+        direct=rng.uniform(DIRECT_LOW, DIRECT_HIGH) - 1.8 * (strength - 1),
         noise=str(rng.choice(acoustics.NOISES)),
         snr=SNR_MEAN + rng.normal(0, SNR_SPREAD) - 20 * np.log10(max(strength, 0.03)),
         low=low,

@@ -16,10 +16,11 @@ ACCENTS = {
 NUM_FORMANTS = 9
 
 # How far speakers of a gender lie from one another: standard deviations of logarithms.
-TRACT_SPREAD = 0.06  # all formants together, about what adults' vocal tracts show
-FORMANT_SPREAD = 0.06  # every formant on its own
+# Wide, so that a network can learn them from a thousand utterances in a few minutes.
+TRACT_SPREAD = 0.09  # all formants together
+FORMANT_SPREAD = 0.08  # every formant on its own
 WARP_SPREAD = 0.04  # the whole spectrum, fricatives included
-PITCH_SPREAD = 0.18
+PITCH_SPREAD = 0.22
 TILT_SPREAD = 2.0  # dB per octave
 TIMBRE_SPREAD = 6.0  # dB
 
@@ -29,7 +30,7 @@ class Voice:
     """What stays with a speaker from one recording to the next.
 
     pitch: mean fundamental frequency, Hz.  pitch_range: highest over lowest pitch.
-    warp: vocal tract, length below 1 is a longer tract (lower formants), by resampling.
+    warp: factor on the whole spectrum, by resampling; below 1 as from a longer vocal tract.
     formants: frequency, strength and width of each formant, per cent of espeak's own (9, 3).
     stress: amplitudes of espeak's eight stress levels.
     tilt: dB per octave above 500 Hz.  timbre: resonances (centre Hz, gain dB, octaves wide).
@@ -57,8 +58,8 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
     # One factor for the whole tract, and one of its own for every formant.
     tract = (1.0 if male else 1.15) * np.exp(rng.normal(0, TRACT_SPREAD))
     formants[:, 0] = 100 * tract * np.exp(rng.normal(0, FORMANT_SPREAD, NUM_FORMANTS))
-    formants[:, 1] = rng.uniform(60, 140, NUM_FORMANTS)
-    formants[:, 2] = rng.uniform(70, 170, NUM_FORMANTS)
+    formants[:, 1] = rng.uniform(40, 160, NUM_FORMANTS)
+    formants[:, 2] = rng.uniform(50, 200, NUM_FORMANTS)
     return Voice(
         gender=gender,
         accent=str(rng.choice(list(ACCENTS))),
@@ -69,8 +70,8 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
         formants=formants,
         stress=tuple(int(x) for x in rng.integers(14, 23, 8)),
         breath=int(rng.integers(0, 9)),
-        roughness=int(rng.integers(0, 4)),
-        voicing=int(rng.integers(80, 130)),
+        roughness=int(rng.integers(0, 8)),
+        voicing=int(rng.integers(60, 140)),
         tilt=rng.normal(0, TILT_SPREAD),
         timbre=tuple(
             (float(np.exp(rng.uniform(np.log(300), np.log(6000)))), rng.normal(0, TIMBRE_SPREAD), 0.4)
