@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import signal as dsp
 
+from svq.data.validate import validate
 from svq.errors import UserError
 from tests.local.helpers import ROOT, error, run, table, tree, trials
 
@@ -34,11 +35,6 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("a corpus with spaces")
     prepare(folder, "--nj", 2)
     return folder
-
-
-def test_same_seed_same_bytes_whatever_the_processes(made, tmp_path):
-    prepare(tmp_path, "--nj", 3, "--part", "corpus")
-    assert tree(tmp_path / "corpus") == tree(made / "corpus")
 
 
 def test_another_seed_changes_every_recording(made, tmp_path):
@@ -86,7 +82,7 @@ def test_trials(made):
 def test_data_directories_are_valid_and_rewritten_alike(made):
     before = tree(made / "data")
     for part in ("train", "dev", "test", "noise", "rir"):
-        subprocess.run(["bash", "utils/validate_data_dir.sh", made / "data" / part], cwd=ROOT, check=True)
+        assert not validate(made / "data" / part).lines
     prepare(made)
     assert tree(made / "data") == before
 
@@ -97,7 +93,7 @@ def test_shell_options_reach_the_worker(made, tmp_path):
     assert run("prepare_mini.sh", "--utts", "many", ok=False).returncode == 2
 
 
-def test_killed_and_run_again(made, tmp_path):
+def test_killed_and_run_again_with_other_processes_gives_the_same_bytes(made, tmp_path):
     script = [sys.executable, "local/prepare_mini.py", "--corpus", tmp_path / "corpus", "--part", "corpus", *SIZE]
     process = subprocess.Popen([*map(str, script), "--nj", "1"], cwd=ROOT, stderr=subprocess.DEVNULL)
     while process.poll() is None and not (tmp_path / "corpus.partial/wav/train002").exists():
@@ -105,7 +101,7 @@ def test_killed_and_run_again(made, tmp_path):
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "ended before it could be killed"
     assert not (tmp_path / "corpus").exists()
-    prepare(tmp_path, "--part", "corpus")
+    prepare(tmp_path, "--part", "corpus", "--nj", 3)
     assert tree(tmp_path) == {f"corpus/{name}": data for name, data in tree(made / "corpus").items()}
 
 
