@@ -60,10 +60,11 @@ make_features() {                                 # <set>...
 }
 
 # Stages 3 to 5: networks. Noise and rooms are used where stage 1 has made their directories.
-augmentation() {
+find_augmentation() {                             # sets the array `augmentation`
   local kind
+  augmentation=()
   for kind in noise rir; do
-    if [[ -d $data/$kind ]]; then echo -n "augment.${kind}_dir=$data/$kind "; fi
+    if [[ -d $data/$kind ]]; then augmentation+=("--$kind" "$data/$kind"); fi
   done
 }
 
@@ -85,17 +86,19 @@ train_network() {                                 # <system> <data-set> [once an
 }
 
 train_teachers() {                                # <data-set>
-  local system
+  local system augmentation
+  find_augmentation
   for system in $(systems_of teacher); do
-    train_network "$system" "$1" --overrides "$(augmentation)"
+    train_network "$system" "$1" ${augmentation[@]+"${augmentation[@]}"}
   done
 }
 
 distill_students() {                              # <data-set>
-  local system
+  local system augmentation
+  find_augmentation
   for system in $(systems_of student); do
     train_network "$system" "$1" --in "3:$exp/teacher/model.safetensors" --teacher "$exp/teacher" \
-      --overrides "$(augmentation)"
+      ${augmentation[@]+"${augmentation[@]}"}
   done
 }
 
@@ -119,7 +122,8 @@ extract_embeddings() {
         steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$exp/$system" "$dir"
     done
     dir=$exp/$system/embeddings/train
-    once --in "$dir/embedding.ark" --in "1:$data/train/spk2utt" --out "$dir/spk_embedding.scp" --out "$dir/mean.vec" -- \
+    once --in "$dir/embedding.ark" --in "1:$data/train/spk2utt" --out "$dir/spk_embedding.scp" \
+      --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
       steps/speaker_means.sh --cmd "$train_cmd" "$data/train" "$dir"
   done
 }
@@ -187,6 +191,9 @@ calibrate_scores() {
         for norm in $norms; do
           ins+=(--in "$([[ $norm == none ]] && echo 7 || echo 8):$exp/$system/scores/$(list_name "$list")/${backend}_$norm.score")
           outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr")
+          if [[ $list == "$dev" ]]; then
+            outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.calibration.json")
+          fi
         done
       done
     done

@@ -13,7 +13,8 @@ num_threads=2    # CPU threads the dispatcher reserves for each process
 mem=8G           # memory the dispatcher reserves
 init=            # model folder to start from, its classifier head included
 teacher=         # model folder of the teacher to distil
-overrides=       # config keys to override, as "key=value key.sub=value"
+noise=           # data directory of noises, for a config that augments; empty: none
+rir=             # data directory of room impulse responses, likewise
 . utils/parse_options.sh
 . ./path.sh
 
@@ -29,7 +30,7 @@ if ((processes > 1)); then launch=(torchrun --standalone --nproc-per-node "$proc
 options=(--config "$config" --data "$data" --out "$dir")
 if [[ -n $init ]]; then options+=(--init "$init"); fi
 if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
-read -ra pairs <<< "$overrides"
-for pair in ${pairs[@]+"${pairs[@]}"}; do options+=(--set "$pair"); done
+if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
+if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
 
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${options[@]}"

@@ -9,6 +9,7 @@
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
 systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends

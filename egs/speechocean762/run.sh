@@ -8,6 +8,7 @@
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus=corpus/speechocean762  # official layout; downloaded to there when it is missing and --download true
 download=false                # whether stage 0 may download the corpus (520 MB)
 extra_corpus=                 # LibriSpeech-layout folder: more training speakers, cut into 4 s pieces

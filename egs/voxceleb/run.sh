@@ -7,6 +7,7 @@
 #
 # A finished piece of work is skipped; a killed run goes on where it was. On Slurm: see cmd.sh.
 set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
 vox1=corpus/voxceleb1         # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
 vox2=corpus/voxceleb2         # VoxCeleb2: dev/aac/idNNNNN and test/aac/idNNNNN
 lists=corpus/voxceleb1        # folder of the official trial lists, veri_test2.txt and so on

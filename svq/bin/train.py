@@ -35,10 +35,12 @@ def main() -> None:
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--init", help="model folder to start from, head included")
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
+    arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
+    arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. schedule.lr=0.01")
     options = arguments.parse_args()
-    config = load_config(options.config, TrainConfig, options.set)
+    config = with_augmentation(load_config(options.config, TrainConfig, options.set), options)
     check_options(config, options)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
@@ -56,6 +58,17 @@ def main() -> None:
     if world.is_main:
         save(options.out, net, head, model_config, train_set, config)
     leave_world(world)
+
+
+def with_augmentation(config: TrainConfig, options) -> TrainConfig:
+    """`config` with the directories of noise and rooms filled in; without augmentation where there are none."""
+    if config.augment is None:
+        return config
+    found = {"noise_dir": options.noise or config.augment.noise_dir, "rir_dir": options.rir or config.augment.rir_dir}
+    if not any(found.values()):
+        print(f"{options.config}: no data directory of noise or rooms is given: trained without augmentation", flush=True)
+        return dataclasses.replace(config, augment=None)
+    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, **found))
 
 
 def check_options(config: TrainConfig, options) -> None:
@@ -99,7 +112,14 @@ def make_objective(config: TrainConfig, net, head: AAMSoftmax, teacher_path: str
 
 
 def run_id(config: TrainConfig, options) -> str:
-    """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees."""
+    """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
+
+    How many processes read, and how often a checkpoint is written, may change in between.
+    """
+    defaults = TrainConfig()
+    config = dataclasses.replace(
+        config, checkpoint_minutes=defaults.checkpoint_minutes,
+        data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
     for folder in (options.init, options.teacher):
         files += [os.path.join(folder, "model.safetensors")] if folder else []

@@ -18,13 +18,14 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_recipe(recipe: str, *options, status: int = 0, **environment) -> str:
     """Runs egs/<recipe>/run.sh to its end and returns what it printed; its status must be `status`."""
     done = subprocess.run(command(recipe, *options), env={**os.environ, **environment}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT)
     assert done.returncode == status, done.stdout[-6000:]
     return done.stdout
 
 
 def command(recipe: str, *options) -> list[str]:
-    return ["bash", "-c", 'cd "$0" && exec bash run.sh "$@"', str(ROOT / "egs" / recipe), *map(str, options)]
+    """From a folder that is not the recipe's: paths in options are absolute, or relative to the recipe's folder."""
+    return ["bash", str(ROOT / "egs" / recipe / "run.sh"), *map(str, options)]
 
 
 @dataclass
