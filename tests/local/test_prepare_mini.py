@@ -82,7 +82,7 @@ def test_trials(made):
 def test_data_directories_are_valid_and_rewritten_alike(made):
     before = tree(made / "data")
     for part in ("train", "dev", "test", "noise", "rir"):
-        assert not validate(made / "data" / part).lines
+        assert validate(made / "data" / part).lines() == []
     prepare(made)
     assert tree(made / "data") == before
 
