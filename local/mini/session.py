@@ -17,8 +17,9 @@ MIN_SECONDS, MAX_SECONDS = 2.0, 4.0
 MAX_TRIES = 1000
 
 # How far one recording goes from the next at --session-strength 1: so far that the teacher of
-# egs/mini is wrong on some per cent of the same-gender pairs of the test set. Jitter of pitch and formants makes speakers overlap; noise and rooms
-# mostly make training slower, which is why they are mild.
+# egs/mini is wrong on some per cent of the same-gender pairs of the test set. Jitter of pitch
+# and formants makes speakers overlap; noise and rooms mostly make training slower, which is why
+# they are mild.
 PITCH_JITTER = 0.062  # standard deviation of log pitch
 RATE_JITTER = 0.09  # of log speaking rate
 FORMANT_JITTER = 0.016  # of log frequency, each formant on its own
