@@ -38,11 +38,15 @@ def test_killed_training_ends_with_the_bytes_of_an_undisturbed_one(mini):
 
 def test_run_again_redoes_nothing(mini):
     run = mini[0]
-    before = {path: path.stat().st_mtime_ns for path in run.exp.rglob("*") if path.name not in (".lock",)}
+    before = times_of_results(run)
     output = run_recipe("mini", *run.options)
-    assert " 0 made," in output
-    after = {path: path.stat().st_mtime_ns for path in run.exp.rglob("*") if path.name not in (".lock",)}
-    assert {p for p in before if before[p] != after.get(p)} <= {run.exp}
+    assert " 0 made," in output and times_of_results(run) == before
+
+
+def times_of_results(run) -> dict:
+    """Modification times of all files but the lock and the stamps, whose notes of file times are refreshed."""
+    files = (path for path in run.exp.rglob("*") if path.is_file())
+    return {path: path.stat().st_mtime_ns for path in files if not path.name.startswith((".lock", ".done."))}
 
 
 def test_changed_setting_redoes_that_stage_and_what_follows(mini):
