@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mini: synthetic speech, made on the spot; all stages in ten minutes on two cores. The figures show that
+# mini: synthetic speech, made on the spot; all stages in ten minutes on two cores, after set-up. The figures show that
 # the recipe works and how systems compare, not how they would do on people's voices.
 #
 #   bash run.sh                   everything
