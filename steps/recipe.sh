@@ -22,6 +22,11 @@ systems_of() {
   done
 }
 
+# The stage that trains a system.
+network_stage() {
+  if is_a quantized "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
+}
+
 # dev/trials -> dev, test/trials_all -> test_all
 list_name() { local file=${1##*/}; echo "${1%/*}${file#trials}"; }
 
@@ -103,11 +108,10 @@ distill_students() {                              # <data-set>
 }
 
 quantize_systems() {                              # <data-set>
-  local system parent stage_of_parent
+  local system parent
   for system in $(systems_of quantized); do
-    parent=${system%%_*} stage_of_parent=3
-    if is_a student "$parent"; then stage_of_parent=4; fi
-    train_network "$system" "$1" --in "$stage_of_parent:$exp/$parent/model.safetensors" --init "$exp/$parent"
+    parent=${system%%_*}
+    train_network "$system" "$1" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --init "$exp/$parent"
   done
 }
 
@@ -126,10 +130,6 @@ extract_embeddings() {
       --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
       steps/speaker_means.sh --cmd "$train_cmd" "$data/train" "$dir"
   done
-}
-
-network_stage() {
-  if is_a quantized "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
 }
 
 # Stages 7 and 8: scores of every list by every back end, plain and normalised.

@@ -19,7 +19,7 @@ from torch import nn
 from svq.config import from_dict, to_dict
 from svq.errors import UserError
 from svq.models import ModelConfig, load_state, save_tensors
-from svq.quant.api import quantizers
+from svq.quant.api import float_weight, quantizers
 from svq.quant.bitpack import pack_codes, packed_size, unpack_codes
 from svq.quant.folding import FoldedBatchNorm, fold_batch_norm_, folded
 
@@ -45,7 +45,7 @@ def pack_tensors(net: nn.Module) -> tuple[dict[str, torch.Tensor], dict[str, dic
     """The tensors of the packed file, and of each quantized layer its bits and shape."""
     tensors, layers, done = {}, {}, set()
     for name, module, quantizer in quantizers(net):
-        weight = module.parametrizations.weight.original
+        weight = float_weight(module)
         codes = quantizer.codes(weight).cpu().numpy()
         tensors[f"{name}.codes"] = torch.from_numpy(pack_codes(codes, quantizer.bits))
         tensors[f"{name}.codebook"] = quantizer.codebook().cpu()
