@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Literal
 
 import numpy as np
@@ -10,29 +11,50 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from svq.errors import UserError
-from svq.quant.quantizers import KMeansQuantizer
+from svq.quant.quantizers import make_quantizer
 
 QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
+FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantConfig:
-    """How weights are quantized.
+    """How weights are quantized. Sections and equations are those of Liu et al., "Towards lightweight
+    speaker verification via adaptive neural network quantization".
 
-    method: `kmqat`, k-means levels with a learned scale (Liu et al., section III-B).
+    method: `kmqat`, k-means levels with a learned scale (III-B); `uniform`, `pot`, `apot`, fixed levels
+        (eqs. 1 to 3) with a learned scale; `twn`, ternary weights; `admm`; `static` and `adaptive`,
+        the binary quantizers (V-A and V-B).
     bits: bits per weight, 1 to 8.
-    retention: share of the weights, round the centre, that the levels are fitted to.
+    retention: share of the weights, round the centre, that k-means levels are fitted to.
+    rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
+    per_channel: a codebook for each output channel instead of one for each layer.
+    binary: what quantizes the layers of 1 bit where others have more: `same` as the rest, or a binary quantizer.
+    layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float.
+    rho: weight of ADMM's penalty, relative to the mean squared weight of a layer.
     """
 
-    method: Literal["kmqat"] = "kmqat"
+    method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive"] = "kmqat"
     bits: int = 4
     retention: float = 0.9
+    rescaling: Literal["symmetric", "asymmetric"] = "symmetric"
+    per_channel: bool = False
+    binary: Literal["same", "static", "adaptive"] = "same"
+    layers: dict | None = None
+    rho: float = 0.01
 
     def __post_init__(self):
         if not 1 <= self.bits <= 8:
             raise ValueError(f"bits is {self.bits}; it must be from 1 to 8")
         if not 0 < self.retention <= 1:
             raise ValueError(f"retention is {self.retention}; it must be above 0 and at most 1")
+        for name, bits in (self.layers or {}).items():
+            if bits != FLOAT_BITS and not (isinstance(bits, int) and 1 <= bits <= 8):
+                raise ValueError(f"layers: {name} has {bits} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
+
+    def bits_of(self, layer: str) -> int:
+        """Bits of the layer with that name; 32: it stays in float."""
+        return self.bits if self.layers is None else self.layers.get(layer, self.bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +67,47 @@ class QuantizedLayer:
     bits: int
 
 
-def quantize_(net: nn.Module, config: QuantConfig) -> nn.Module:
-    """Quantizes, in place, every convolution and linear weight of `net`; returns `net`.
+def quantizable(net: nn.Module):
+    """Yields (name, module) for every convolution and linear layer, in the order of the network."""
+    for name, module in net.named_modules():
+        if isinstance(module, QUANTIZED_MODULES):
+            yield name, module
 
-    Biases and batch norm stay in float. The float weights stay as the trained parameters
-    (`module.parametrizations.weight.original`). Raises UserError if `net` is quantized already.
+
+def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> nn.Module:
+    """Quantizes, in place, every convolution and linear weight of `net` (or those named in `only`); returns `net`.
+
+    Biases and batch norm stay in float, and layers to which `config` gives 32 bits. The float weights
+    stay as the trained parameters (`module.parametrizations.weight.original`). Raises UserError if such
+    a layer is quantized already, and for a name in `config.layers` or `only` that `net` has not.
     """
-    layers = [(name, m) for name, m in net.named_modules() if isinstance(m, QUANTIZED_MODULES)]
-    for name, module in layers:
-        if parametrize.is_parametrized(module, "weight"):
+    layers = dict(quantizable(net))
+    for name in [*(config.layers or ()), *(only or ())]:
+        if name not in layers:
+            raise UserError(f"the network has no layer {name} to quantize; it has {', '.join(layers)}")
+    chosen = [name for name in layers if (only is None or name in only) and config.bits_of(name) != FLOAT_BITS]
+    for name in chosen:
+        if parametrize.is_parametrized(layers[name], "weight"):
             raise UserError(f"layer {name} is quantized already; quantize a float network")
-    for _, module in layers:
-        quantizer = KMeansQuantizer(module.weight, config.bits, config.retention)
-        parametrize.register_parametrization(module, "weight", quantizer)
+    for name in chosen:
+        quantizer = make_quantizer(layers[name].weight, config, config.bits_of(name))
+        parametrize.register_parametrization(layers[name], "weight", quantizer)
     return net
 
 
 def quantizers(net: nn.Module):
     """Yields (name, module, quantizer) for every quantized weight, in the order of the network."""
-    for name, module in net.named_modules():
-        if isinstance(module, QUANTIZED_MODULES) and parametrize.is_parametrized(module, "weight"):
+    for name, module in quantizable(net):
+        if parametrize.is_parametrized(module, "weight"):
             yield name, module, module.parametrizations.weight[0]
+
+
+def outer_update_(net: nn.Module) -> None:
+    """What some quantizers (ADMM) do between epochs of finetuning; nothing for the others."""
+    for _, module, quantizer in quantizers(net):
+        update = getattr(quantizer, "outer_update", None)
+        if update is not None:
+            update(float_weight(module).detach())
 
 
 def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
@@ -77,17 +119,14 @@ def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
 
 
 def float_weight(module: nn.Module):
-    """The float weight behind a quantized one."""
-    return module.parametrizations.weight.original
+    """The float weight of a convolution or linear layer: the one behind the quantized one, where it is quantized."""
+    return module.parametrizations.weight.original if parametrize.is_parametrized(module, "weight") else module.weight
 
 
 def average_bits(net: nn.Module) -> float:
     """Bits per convolution or linear weight; 32 for those in float."""
-    total = bits = 0
-    for module in net.modules():
-        if isinstance(module, QUANTIZED_MODULES):
-            quantized = parametrize.is_parametrized(module, "weight")
-            count = (float_weight(module) if quantized else module.weight).numel()
-            total += count
-            bits += count * (module.parametrizations.weight[0].bits if quantized else 32)
-    return bits / total if total else 32.0
+    bits = {name: quantizer.bits for name, _, quantizer in quantizers(net)}
+    counts = {name: float_weight(module).numel() for name, module in quantizable(net)}
+    if not counts:
+        return float(FLOAT_BITS)
+    return sum(count * bits.get(name, FLOAT_BITS) for name, count in counts.items()) / sum(counts.values())

@@ -117,3 +117,10 @@ class KMeansQuantizer(nn.Module):
     def codebook(self) -> torch.Tensor:
         """(2^bits,) the values that quantized weights take: alpha times the levels."""
         return (self.levels * self.alpha).detach()
+
+
+def make_quantizer(weight: torch.Tensor, config, bits: int) -> nn.Module:
+    """The quantizer that `config` (a QuantConfig) asks for, of `bits` bits, initialised from `weight`."""
+    if config.method != "kmqat":
+        raise NotImplementedError(config.method)
+    return KMeansQuantizer(weight, bits, config.retention)
