@@ -3,6 +3,10 @@
 A worker declares its schema as dataclasses whose fields have annotations and defaults; `load_config`
 fills it from a YAML file and `key.sub=value` overrides. An unknown key or a wrong type is an error that
 names the file and the dotted key. No torch here: configs load in milliseconds.
+
+`base: other.yaml` in a file takes over all that the other one says (its path counts from the folder of
+the file that names it; a base may have a base). Mappings are merged key by key, and where both files
+give a value, the file that names the base wins: `null` there drops a whole part, a list replaces a list.
 """
 
 from __future__ import annotations
@@ -26,13 +30,59 @@ def load_config(path, schema: type, overrides: typing.Sequence[str] = ()):
     """Reads YAML `path` (None: an empty one) into an instance of dataclass `schema`.
 
     `overrides`: strings `dotted.key=value`, the value in YAML, applied last.
-    Raises UserError for a file that is missing or not YAML, an unknown key, a missing one, a wrong type.
+    Raises UserError for a file that is missing or not YAML, for a base that is missing or leads back to
+    the file, an unknown key, a missing one, a wrong type.
     """
-    tree = {} if path is None else _read_yaml(path)
-    where = path if path is not None else "defaults"
+    where = "defaults"
+    if path is not None:
+        where, *bases = config_files(path)
+        where += f" (base: {', '.join(bases)})" if bases else ""
+    return from_dict(read_tree(path, overrides), schema, where)
+
+
+def read_tree(path, overrides: typing.Sequence[str] = ()) -> dict:
+    """What the files and overrides give, not checked against any schema: a key that is absent was not given."""
+    tree: dict = {}
+    for _, layer in reversed(_with_bases(path) if path is not None else []):
+        tree = _merged(tree, layer)
     for text in overrides:
         _apply_override(tree, text)
-    return from_dict(tree, schema, where)
+    return tree
+
+
+def config_files(path) -> list[str]:
+    """The file `path`, its base, the base of that, and so on: all that the config depends on."""
+    return [name for name, _ in _with_bases(path)]
+
+
+def _with_bases(path) -> list[tuple[str, dict]]:
+    """(file, its own keys without `base`), the nearest first."""
+    layers: list[tuple[str, dict]] = []
+    seen: list[str] = []
+    while True:
+        try:
+            tree = _read_yaml(path)
+        except UserError as error:
+            raise UserError(f"{error} (the base that {layers[-1][0]} names)" if layers else str(error)) from None
+        base = tree.pop("base", None)
+        layers.append((os.fspath(path), tree))
+        seen.append(os.path.realpath(path))
+        if base is None:
+            return layers
+        if not isinstance(base, str):
+            raise UserError(f"{path}: 'base' must be the name of another config file, not {base!r}")
+        named_by, path = path, os.path.join(os.path.dirname(path), base)
+        if os.path.realpath(path) in seen:
+            raise UserError(f"{named_by}: its base {path} builds on {named_by} itself; a chain of bases must end")
+
+
+def _merged(base: dict, nearer: dict) -> dict:
+    """`base` with all that `nearer` gives, mappings key by key."""
+    merged = dict(base)
+    for key, value in nearer.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        merged[key] = _merged(base[key], value) if both else value
+    return merged
 
 
 def _read_yaml(path) -> dict:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.config import dump_config, from_dict, load_config, to_dict, write_provenance
+from svq.config import config_files, dump_config, from_dict, load_config, read_tree, to_dict, write_provenance
 from svq.errors import UserError
 from svq.train.config import TrainConfig
 
@@ -111,6 +112,83 @@ def test_no_file_is_an_empty_one():
     assert load_config(None, Outer, ["size=1"]) == Outer(1)
     with pytest.raises(UserError, match="^defaults: key 'size' is missing"):
         load_config(None, Outer)
+
+
+def tree_of_files(folder, files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_base_is_taken_over_and_the_nearer_file_wins(tmp_path):
+    folder = tree_of_files(tmp_path, {
+        "far.yaml": "size: 1\nflag: true\nname: far\nextra: {rate: 3}\ninner: {rate: 1, kind: b}\noptions: {a: 1, b: {c: 1, d: 2}}\n",
+        "conf/mid.yaml": "base: ../far.yaml\nsize: 2\nname: mid\ninner: {pair: [5, 6]}\noptions: {b: {d: 3}}\n",
+        "conf/q/near.yaml": "base: ../mid.yaml\nsize: 3\nextra: null\ninner: {rate: 2}\n"})
+    expected = Outer(3, Inner(2.0, "b", (5.0, 6.0)), None, "mid", True, {"a": 1, "b": {"c": 1, "d": 3}})
+    near = folder / "conf" / "q" / "near.yaml"
+    assert load_config(near, Outer) == expected
+    assert load_config(near, Outer, ["inner.kind=a", "name=set"]) == dataclasses.replace(
+        expected, inner=Inner(2.0, "a", (5.0, 6.0)), name="set")
+    files = config_files(near)
+    assert [os.path.realpath(file) for file in files] == [
+        os.path.realpath(folder / name) for name in ("conf/q/near.yaml", "conf/mid.yaml", "far.yaml")]
+    assert read_tree(near)["inner"] == {"rate": 2, "kind": "b", "pair": [5, 6]} and "base" not in read_tree(near)
+    assert config_files(folder / "far.yaml") == [str(folder / "far.yaml")]
+
+
+def test_a_base_by_its_absolute_path_and_an_empty_file(tmp_path):
+    tree_of_files(tmp_path, {"far.yaml": "size: 1", "near.yaml": f"base: {tmp_path / 'far.yaml'}\n"})
+    assert load_config(tmp_path / "near.yaml", Outer) == Outer(1)
+
+
+@pytest.mark.parametrize("files, words", [
+    ({"a.yaml": "base: b.yaml"}, ["b.yaml: no such config file", "a.yaml names"]),
+    ({"a.yaml": "base: b.yaml", "b.yaml": "base: no.yaml"}, ["no.yaml: no such config file", "b.yaml names"]),
+    ({"a.yaml": "base: a.yaml"}, ["a.yaml: its base", "a.yaml builds on"]),
+    ({"a.yaml": "base: b.yaml", "b.yaml": "base: ./a.yaml"}, ["b.yaml: its base", "a.yaml builds on", "must end"]),
+    ({"a.yaml": "base: [b.yaml]"}, ["a.yaml: 'base' must be the name", "['b.yaml']"]),
+    ({"a.yaml": "base: b.yaml", "b.yaml": "x: ["}, ["b.yaml:1: not valid YAML", "a.yaml names"]),
+    ({"a.yaml": "base: b.yaml", "b.yaml": "size: 3\nnam: x"}, ["a.yaml (base: ", "b.yaml): unknown key 'nam'"]),
+])
+def test_mistakes_with_bases_name_both_files_in_one_line(tmp_path, files, words):
+    with pytest.raises(UserError) as error:
+        load_config(tree_of_files(tmp_path, files) / "a.yaml", Outer)
+    message = str(error.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+trees = st.recursive(st.none() | st.integers() | st.lists(st.integers(), max_size=2),
+                     lambda inner: st.dictionaries(st.sampled_from("abc"), inner, max_size=3), max_leaves=9)
+mappings = st.dictionaries(st.sampled_from("abc"), trees, max_size=3)
+
+
+def paths_of(tree, prefix=()):
+    """{path: leaf}; a mapping without keys is a leaf."""
+    leaves = {}
+    for key, value in tree.items():
+        leaves.update(paths_of(value, (*prefix, key)) if isinstance(value, dict) and value else {(*prefix, key): value})
+    return leaves
+
+
+@given(mappings, mappings)
+def test_merging_keeps_every_leaf_of_the_nearer_file_and_all_others_of_the_base(tmp_path_factory, far, near):
+    folder = tmp_path_factory.getbasetemp()
+    (folder / "far.yaml").write_text(yaml.safe_dump(far))
+    (folder / "near.yaml").write_text(yaml.safe_dump({**near, "base": "far.yaml"}))
+    merged = paths_of(read_tree(folder / "near.yaml"))
+    ours, theirs = paths_of(near), paths_of(far)
+    for path, value in ours.items():
+        if value != {}:
+            assert merged[path] == value
+    for path, value in theirs.items():
+        prefixes = {path[:i] for i in range(1, len(path) + 1)}
+        covered = any(p in ours and ours[p] != {} for p in prefixes) or any(o[:len(path)] == path for o in ours)
+        if not covered:
+            assert merged[path] == value
 
 
 numbers = st.floats(-1e6, 10, allow_nan=False)
