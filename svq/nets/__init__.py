@@ -8,11 +8,14 @@ from functools import partial
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets.resnet import ResNet
+from svq.nets.resnet import BasicBlock, BottleneckBlock, ResNet
 
 ARCHITECTURES = {
-    "ResNet18": partial(ResNet, blocks=(2, 2, 2, 2)),
-    "ResNet34": partial(ResNet, blocks=(3, 4, 6, 3)),
+    "ResNet18": partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
+    "ResNet34": partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
+    "ResNet50": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 6, 3)),
+    "ResNet101": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 23, 3)),
+    "ResNet152": partial(ResNet, block=BottleneckBlock, blocks=(3, 8, 36, 3)),
 }
 
 
@@ -24,7 +27,7 @@ def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.
     if arch not in ARCHITECTURES:
         raise UserError(f"arch '{arch}' is unknown; known: {', '.join(ARCHITECTURES)}")
     make = ARCHITECTURES[arch]
-    fixed = ("feat_dim", "embed_dim", "blocks")
+    fixed = ("feat_dim", "embed_dim", "block", "blocks")
     known = {name: p.default for name, p in inspect.signature(make).parameters.items() if name not in fixed}
     for name, value in options.items():
         if name not in known:

@@ -18,51 +18,97 @@ def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; a 1x1 convolution where the shape changes."""
+def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
-    def __init__(self, inputs: int, outputs: int, stride: int):
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """The identity, or a 1x1 convolution where the shape changes."""
+    if stride == 1 and inputs == outputs:
+        return nn.Sequential()
+    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut: `inputs` channels to `channels`."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, channels: int, stride: int):
         super().__init__()
-        self.conv1 = conv3x3(inputs, outputs, stride)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = conv3x3(outputs, outputs)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.conv1 = conv3x3(inputs, channels, stride)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.shortcut = shortcut(inputs, channels, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-class ResNet(nn.Module):
-    """ResNet with basic blocks: 18 = (2, 2, 2, 2), 34 = (3, 4, 6, 3) blocks per stage.
+class BottleneckBlock(nn.Module):
+    """A 3x3 convolution, with the stride, between two of 1x1, and a shortcut: `inputs` channels to 4 `channels`."""
 
-    ResNet34 of width 32 with a 256-dim embedding has 6,634,336 parameters, of which 6,625,568 are
-    convolution and linear weights; the paper that we reproduce lists it as 6.63 M (26.66 MB).
+    expansion = 4
+
+    def __init__(self, inputs: int, channels: int, stride: int):
+        super().__init__()
+        outputs = self.expansion * channels
+        self.conv1 = conv1x1(inputs, channels)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = conv3x3(channels, channels, stride)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = conv1x1(channels, outputs)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
+        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """ResNet of basic or bottleneck blocks over four stages.
+
+    Parameters at width 32 with 80 mel channels and a 256-dim embedding, and those of them that are
+    convolution and linear weights, which quantization is about:
+
+    =========  ==========  ===========  ==========  ==========
+    network    blocks      in a stage   parameters  weights
+    =========  ==========  ===========  ==========  ==========
+    ResNet18   basic       2, 2, 2, 2    4,105,440   4,100,384
+    ResNet34   basic       3, 4, 6, 3    6,634,336   6,625,568
+    ResNet50   bottleneck  3, 4, 6, 3   11,131,360  11,104,544
+    ResNet101  bottleneck  3, 4, 23, 3  15,892,448  15,839,520
+    ResNet152  bottleneck  3, 8, 36, 3  19,814,880  19,738,912
+    =========  ==========  ===========  ==========  ==========
+
+    Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization",
+    table III, give ResNet34 26.66 MB and ResNet101 63.86 MB: these numbers and the batch norms' running
+    statistics as floats of 4 bytes (26.57 and 63.78 MB). WeSpeaker counts 6.63 M and 15.89 M.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
-        width: channels of the first stage; the later ones have 2, 4 and 8 times as many.
-        blocks: residual blocks in each of the four stages.
+        width: channels of the first stage's 3x3 convolutions; the later ones have 2, 4 and 8 times as many.
+        block: what the stages are made of; its `expansion` times those channels come out.
+        blocks: how many of them in each of the four stages.
     """
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 256, width: int = 32,
+                 block: type[BasicBlock] | type[BottleneckBlock] = BasicBlock,
                  blocks: tuple[int, int, int, int] = (3, 4, 6, 3)):
         super().__init__()
         self.conv1 = conv3x3(1, width)
         self.bn1 = nn.BatchNorm2d(width)
         channels, stages = width, []
         for stage, count in enumerate(blocks):
-            outputs = width * 2**stage
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(BasicBlock(channels, outputs, stride))
-                channels = outputs
+            for index in range(count):
+                stride = 2 if stage > 0 and index == 0 else 1
+                stages.append(block(channels, width * 2**stage, stride))
+                channels = width * 2**stage * block.expansion
         self.layers = nn.Sequential(*stages)
         self.pool = StatisticsPooling()
         bands = -(-feat_dim // 8)  # three strides of 2, each rounding up
