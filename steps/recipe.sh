@@ -1,10 +1,15 @@
 # shellcheck shell=bash disable=SC2154  # the variables are options of run.sh
 # Sourced by run.sh after utils/stages.sh: the bodies of the stages that are the same in every recipe.
 #
-# A system's name says what it is: `student...` is distilled from `teacher`, NAME_..., such as
-# teacher_4bit, is NAME quantized and finetuned, any other is trained from scratch. Its settings are
-# $conf/<system>.yaml, its folder $exp/<system>. A trial list is named by where it lies in $data:
-# test/trials is `test` in the results, test/trials_all is `test_all`.
+# A system's name says what it is. `student...` is distilled from `teacher`; NAME_ROW, such as
+# teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from scratch. After
+# ROW may stand -ptq (quantized without finetuning) or -sN (finetuned with seed N). Its settings are
+# $conf/<system>.yaml, for NAME_ROW also $conf/quant/<row>.yaml; its folder is $exp/<system>. A trial list is
+# named by where it lies in $data: test/trials is `test` in the results, test/trials_all is `test_all`.
+
+# The set whose embeddings are the cohort of AS-norm and give the mean and PLDA.
+cohort=train
+if [[ $cohort_per_spk != 0 ]]; then cohort=cohort; fi
 
 # is_a KIND SYSTEM, with KIND one of teacher, student, quantized
 is_a() {
@@ -27,13 +32,46 @@ network_stage() {
   if is_a quantized "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
 }
 
+# The float network that a quantized system comes from: teacher_kmqat4-ptq -> teacher
+parent_of() { echo "${1%%_*}"; }
+
+seed_of() {                                       # teacher_kmqat4-s2 -> 2; nothing without a -sN
+  if [[ $1 =~ -s([0-9]+)$ ]]; then echo "${BASH_REMATCH[1]}"; fi
+}
+
+# A system's YAML.
+config_of() {
+  local name=$1
+  if is_a quantized "$name"; then
+    name=${name%-ptq}
+    if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
+    if [[ ! -e $conf/$name.yaml ]]; then name=quant/${name#*_}; fi
+  fi
+  echo "$conf/$name.yaml"
+}
+
+# has_key FILE KEY: whether a YAML has that key at the top.
+has_key() { [[ -e $1 ]] && grep -q "^$2:" "$1"; }
+
+# A YAML and what it builds on, as options of `once`: sets the array `config_in`.
+find_config_inputs() {                            # <file>
+  local file=$1 base
+  config_in=()
+  while [[ -n $file ]]; do
+    config_in+=(--in "$file")
+    base=
+    if [[ -e $file ]]; then base=$(sed -n 's/^base: *\([^ #]*\).*/\1/p' "$file"); fi
+    file=${base:+${file%/*}/$base}
+  done
+}
+
 # dev/trials -> dev, test/trials_all -> test_all
 list_name() { local file=${1##*/}; echo "${1%/*}${file#trials}"; }
 
-# The sets that trial lists are about, and the one to train on: what needs embeddings.
+# The sets that trial lists are about, and the cohort: what needs embeddings.
 embedding_sets() {
   local list
-  { echo train; for list in $trials; do echo "${list%/*}"; done; } | sort -u
+  { echo "$cohort"; for list in $trials; do echo "${list%/*}"; done; } | sort -u
 }
 
 # Stage 1: every recording is opened, so that what is wrong with one is said now.
@@ -64,6 +102,14 @@ make_features() {                                 # <set>...
   done
 }
 
+# The cohort, where it is not all of the training set.
+choose_cohort() {
+  if [[ $cohort == train ]]; then return; fi
+  once --in "2:$data/train/feats.scp" --in "1:$data/train/utt2spk" \
+    --out "$data/cohort/feats.scp" --out "$data/cohort/spk2utt" -- \
+    utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/cohort"
+}
+
 # Stages 3 to 5: networks. Noise and rooms are used where stage 1 has made their directories.
 find_augmentation() {                             # sets the array `augmentation`
   local kind
@@ -73,28 +119,30 @@ find_augmentation() {                             # sets the array `augmentation
   done
 }
 
-train_network() {                                 # <system> <data-set> [once and train.sh options...]
-  local system=$1 set=$2 once_options=() train_options=() kind
-  shift 2
+# What trains or quantizes a system: the step, its YAML, data and folder.
+make_network() {                                  # <step> <system> <data-set> [once and step options...]
+  local step=$1 system=$2 set=$3 once_options=() options=() config config_in
+  shift 3
+  config=$(config_of "$system")
+  find_config_inputs "$config"
   while (($#)); do
     case $1 in
       --in) once_options+=(--in "$2") ;;
-      *) train_options+=("$1" "$2") ;;
+      *) options+=("$1" "$2") ;;
     esac
     shift 2
   done
-  once --in "$conf/$system.yaml" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
+  once "${config_in[@]}" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
     ${once_options[@]+"${once_options[@]}"} \
     --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" --neutral num-gpus -- \
-    steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" ${train_options[@]+"${train_options[@]}"} \
-    "$conf/$system.yaml" "$data/$set" "$exp/$system"
+    "steps/$step.sh" --cmd "$cuda_cmd" ${options[@]+"${options[@]}"} "$config" "$data/$set" "$exp/$system"
 }
 
 train_teachers() {                                # <data-set>
   local system augmentation
   find_augmentation
   for system in $(systems_of teacher); do
-    train_network "$system" "$1" ${augmentation[@]+"${augmentation[@]}"}
+    make_network train "$system" "$1" --num-gpus "$num_gpus" ${augmentation[@]+"${augmentation[@]}"}
   done
 }
 
@@ -102,17 +150,56 @@ distill_students() {                              # <data-set>
   local system augmentation
   find_augmentation
   for system in $(systems_of student); do
-    train_network "$system" "$1" --in "3:$exp/teacher/model.safetensors" --teacher "$exp/teacher" \
-      ${augmentation[@]+"${augmentation[@]}"}
+    make_network train "$system" "$1" --num-gpus "$num_gpus" --in "3:$exp/teacher/model.safetensors" \
+      --teacher "$exp/teacher" ${augmentation[@]+"${augmentation[@]}"}
+  done
+}
+
+# Stage 5: the traces of the networks whose bits are to be shared out, the bits, quantization and finetuning.
+measure_sensitivity() {                           # <data-set>
+  local system parent parents=
+  for system in $(systems_of quantized); do
+    if has_key "$(config_of "$system")" allocate; then parents+=$(parent_of "$system")$'\n'; fi
+  done
+  for parent in $(sort -u <<< "$parents"); do
+    once --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$1/utt2spk" \
+      --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" -- \
+      steps/sensitivity.sh --cmd "$cuda_cmd" "$data/$1" "$exp/$parent"
+  done
+}
+
+allocate_bits() {
+  local system parent config config_in
+  for system in $(systems_of quantized); do
+    config=$(config_of "$system")
+    has_key "$config" allocate || continue
+    parent=$(parent_of "$system")
+    find_config_inputs "$config"
+    once "${config_in[@]}" --in "5:$exp/$parent/sensitivity.tsv" --out "$exp/$system/bits.tsv" -- \
+      steps/allocate.sh --cmd "$train_cmd" "$config" "$exp/$parent" "$exp/$system/bits.tsv"
   done
 }
 
 quantize_systems() {                              # <data-set>
-  local system parent
+  local system parent config options seed
+  at_a_time "$quantize_nj"
   for system in $(systems_of quantized); do
-    parent=${system%%_*}
-    train_network "$system" "$1" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --init "$exp/$parent"
+    parent=$(parent_of "$system")
+    config=$(config_of "$system")
+    options=(--in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --init "$exp/$parent")
+    if has_key "$config" allocate; then
+      options+=(--in "5:$exp/$system/bits.tsv" --bits "$exp/$system/bits.tsv")
+    fi
+    if [[ $system == *-ptq ]]; then
+      make_network quantize "$system" "$1" "${options[@]}"
+      continue
+    fi
+    if has_key "$config" distill; then options+=(--teacher "$exp/$parent"); fi
+    seed=$(seed_of "$system")
+    if [[ -n $seed ]]; then options+=(--seed "$seed"); fi
+    make_network train "$system" "$1" --num-gpus "$num_gpus" "${options[@]}"
   done
+  all_done
 }
 
 # Stage 6: embeddings of every set, and the training speakers' means.
@@ -125,20 +212,21 @@ extract_embeddings() {
         --out "$dir/embedding.scp" --out "$dir/embedding.ark" -- \
         steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$exp/$system" "$dir"
     done
-    dir=$exp/$system/embeddings/train
-    once --in "$dir/embedding.ark" --in "1:$data/train/spk2utt" --out "$dir/spk_embedding.scp" \
+    dir=$exp/$system/embeddings/$cohort
+    once --in "$dir/embedding.ark" --in "1:$data/$cohort/spk2utt" --out "$dir/spk_embedding.scp" \
       --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
-      steps/speaker_means.sh --cmd "$train_cmd" "$data/train" "$dir"
+      steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$dir"
   done
 }
 
 # Stages 7 and 8: scores of every list by every back end, plain and normalised.
 train_plda() {
   local system
+  if [[ " $backends " != *" plda "* ]]; then return; fi
   for system in $systems; do
-    once --in "6:$exp/$system/embeddings/train/embedding.ark" --in "1:$data/train/spk2utt" \
+    once --in "6:$exp/$system/embeddings/$cohort/embedding.ark" --in "1:$data/$cohort/spk2utt" \
       --out "$exp/$system/plda.safetensors" -- \
-      steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/train" "$exp/$system/embeddings/train" \
+      steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/$cohort" "$exp/$system/embeddings/$cohort" \
       "$exp/$system/plda.safetensors"
   done
 }
@@ -158,9 +246,9 @@ score_trials() {                                  # <system> <list> <backend>
   if [[ $3 == plda ]]; then
     model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
   fi
-  once --in "1:$data/$2" --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "6:$dir/embeddings/train/mean.vec" \
+  once --in "1:$data/$2" --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "6:$dir/embeddings/$cohort/mean.vec" \
     ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_none.score" -- \
-    steps/score.sh --cmd "$train_cmd" --backend "$3" --cohort "$dir/embeddings/train" ${model[@]+"${model[@]}"} \
+    steps/score.sh --cmd "$train_cmd" --backend "$3" --cohort "$dir/embeddings/$cohort" ${model[@]+"${model[@]}"} \
     "$data/$2" "$dir/embeddings/${2%/*}" "$scores"
 }
 
@@ -172,11 +260,11 @@ normalize_scores() {                              # <system> <list> <backend>
   fi
   for norm in $norms; do
     if [[ $norm == none ]]; then continue; fi
-    once --in "7:$scores/$3_none.score" --in "6:$dir/embeddings/train/spk_embedding.ark" \
+    once --in "7:$scores/$3_none.score" --in "6:$dir/embeddings/$cohort/spk_embedding.ark" \
       --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "1:$data/$2" \
       ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_$norm.score" -- \
       steps/score_norm.sh --cmd "$train_cmd" --backend "$3" --norm "$norm" --top-n "$top_n" \
-      --cohort "$dir/embeddings/train" ${model[@]+"${model[@]}"} "$data/$2" "$dir/embeddings/${2%/*}" "$scores"
+      --cohort "$dir/embeddings/$cohort" ${model[@]+"${model[@]}"} "$data/$2" "$dir/embeddings/${2%/*}" "$scores"
   done
 }
 

@@ -47,6 +47,7 @@ if [[ $dry_run != true ]]; then
 fi
 
 _svq_planned="" _svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS
+_svq_at_a_time=1 _svq_running=0
 
 # stage NUMBER TITLE: true where the stage is among those to run.
 stage() {
@@ -59,30 +60,61 @@ stage() {
 
 # once OPTIONS -- COMMAND: utils/once.py with this run's --dry-run and --force.
 once() {
-  local code=0 flags=() out
+  local code=0 flags=() me=$BASHPID      # the parent's pid: for once.py to notice that it has just died
   [[ $dry_run != true ]] || flags+=(--dry-run)
   [[ $force != true ]] || flags+=(--force)
-  # -I -S: start without site-packages, in 10 ms. The parent's pid: to notice that it has just died.
-  SVQ_PLANNED=$_svq_planned SVQ_PARENT_PID=$BASHPID \
+  if ((_svq_at_a_time > 1)) && [[ $dry_run != true ]]; then
+    ((_svq_running < _svq_at_a_time)) || _svq_wait_for_one || { code=$?; all_done || true; return "$code"; }
+    # A simple command in the background is a child of this shell itself, so it dies with it.
+    SVQ_PLANNED=$_svq_planned SVQ_PARENT_PID=$me \
+      python3 -I -S "$SVQ_ROOT/utils/once.py" --tell "${flags[@]}" "$@" &
+    _svq_running=$((_svq_running + 1))
+    return
+  fi
+  # -I -S: start without site-packages, in 10 ms.
+  SVQ_PLANNED=$_svq_planned SVQ_PARENT_PID=$me \
     python3 -I -S "$SVQ_ROOT/utils/once.py" --tell "${flags[@]}" "$@" || code=$?
-  case $code in
+  _svq_count "$code" || return
+  ((code == 10)) || return 0
+  while (($#)) && [[ $1 != -- ]]; do      # what later stages may count on, in a dry run
+    case $1 in
+      --out) _svq_planned+=$2$'\n'; shift ;;
+      --out=*) _svq_planned+=${1#--out=}$'\n' ;;
+      --in | --stamp | --neutral) shift ;;
+    esac
+    shift
+  done
+}
+
+# at_a_time N: the `once` commands up to all_done run N at a time; none may need what another makes.
+at_a_time() { _svq_at_a_time=$1; }
+
+# Waits for what at_a_time has started. Where a command fails no new one starts and the others finish.
+all_done() {
+  local failed=0 code
+  while ((_svq_running)); do
+    _svq_wait_for_one || { code=$?; failed=$code; }
+  done
+  _svq_at_a_time=1
+  return "$failed"
+}
+
+_svq_wait_for_one() {
+  local code=0
+  wait -n || code=$?
+  _svq_running=$((_svq_running - 1))
+  _svq_count "$code"
+}
+
+# _svq_count CODE: counts a finished `once` by its exit status, or says that the stage failed.
+_svq_count() {
+  case $1 in
     0) _svq_skipped=$((_svq_skipped + 1)) ;;
-    10)
-      _svq_made=$((_svq_made + 1))
-      while (($#)) && [[ $1 != -- ]]; do      # what later stages may count on, in a dry run
-        case $1 in
-          --out) out=$2; shift ;;
-          --out=*) out=${1#--out=} ;;
-          --in | --stamp | --neutral) out=""; shift ;;
-          *) out="" ;;
-        esac
-        [[ -z $out ]] || _svq_planned+=$out$'\n'
-        shift
-      done ;;
+    10) _svq_made=$((_svq_made + 1)) ;;
     *)
       printf '%s: stage %s failed; once that is mended, go on with --stage %s\n' \
         "${0##*/}" "$_svq_current" "$_svq_current" >&2
-      return "$code" ;;
+      return "$1" ;;
   esac
 }
 

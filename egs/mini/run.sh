@@ -10,7 +10,7 @@
 # A finished piece of work is skipped; a killed run goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -22,8 +22,10 @@ debug=false                   # a few speakers and tiny networks; results withou
 nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
+quantize_nj=2                 # systems quantized and finetuned at a time
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
+cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
 seed=0                        # of voices, texts, sessions and trials
 conf=conf                     # folder of the systems' settings
 corpus=corpus                 # where the synthetic recordings go
@@ -58,6 +60,7 @@ fi
 
 if stage 2 "features"; then
   make_features train dev test
+  choose_cohort
 fi
 
 if stage 3 "teacher"; then
@@ -68,7 +71,9 @@ if stage 4 "distillation"; then
   distill_students train
 fi
 
-if stage 5 "quantization-aware finetuning"; then
+if stage 5 "sensitivity, bit allocation, quantization, finetuning"; then
+  measure_sensitivity train
+  allocate_bits
   quantize_systems train
 fi
 

@@ -25,9 +25,11 @@ force=false                   # redo the chosen stages, finished or not
 nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
+quantize_nj=2                 # systems quantized and finetuned at a time
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers
 lda_dim=128                   # dimensions kept before PLDA
 top_n=100                     # cohort speakers in AS-norm
+cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
 conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
@@ -56,6 +58,7 @@ fi
 if stage 2 "features"; then
   copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
   make_features train dev test
+  choose_cohort
 fi
 
 if stage 3 "teacher"; then
@@ -66,7 +69,9 @@ if stage 4 "distillation"; then
   distill_students train_wav
 fi
 
-if stage 5 "quantization-aware finetuning"; then
+if stage 5 "sensitivity, bit allocation, quantization, finetuning"; then
+  measure_sensitivity train_wav
+  allocate_bits
   quantize_systems train_wav
 fi
 

@@ -15,7 +15,7 @@ musan=corpus/musan            # MUSAN; empty: no noise is added in training
 rirs=corpus/RIRS_NOISES       # RIRS_NOISES; empty: no rooms are added in training
 counts=local/voxceleb.counts  # how many speakers, utterances and trials to find; empty: no check
 dev_speakers=100              # of VoxCeleb2's test part, for calibration
-systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -26,10 +26,12 @@ force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
+quantize_nj=1                 # systems quantized and finetuned at a time
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
                               # decoded for training they take about 0.8 TB, 0.26 TB without
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
+cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
 conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
@@ -57,6 +59,7 @@ fi
 if stage 2 "features"; then
   copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
   make_features train dev vox1
+  choose_cohort
 fi
 
 if stage 3 "teacher"; then
@@ -67,7 +70,9 @@ if stage 4 "distillation"; then
   distill_students train_wav
 fi
 
-if stage 5 "quantization-aware finetuning"; then
+if stage 5 "sensitivity, bit allocation, quantization, finetuning"; then
+  measure_sensitivity train_wav
+  allocate_bits
   quantize_systems train_wav
 fi
 
