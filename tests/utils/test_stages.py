@@ -100,3 +100,48 @@ def test_lock(recipe, shell, marked, number):
     first.communicate(timeout=60)
     assert "1 made, 2 up to date" in recipe()[0]
     assert not marked()
+
+
+TOGETHER = RUN[: RUN.index("if stage 1")] + """
+if stage 1 "side by side"; then
+  at_a_time 2
+  for name in a b c d; do
+    once --in 0:corpus --out "$exp/$name" -- bash -c "$(cat third)" x "$exp/$name" "$name"
+  done
+  all_done
+fi
+if stage 2 "after it"; then
+  once --in "1:$exp/d" --out "$exp/end" -- cp "$exp/d" "$exp/end"
+fi
+stages_done
+"""
+# Waits until a second command is running, so it would hang for ever if they ran one after another.
+MEET = 'touch "$1.here"; while [[ $(ls exp/*.here | wc -l) -lt 2 ]]; do sleep 0.01; done; touch "$1"'
+
+
+def test_at_a_time_runs_commands_side_by_side(recipe, shell):
+    shell.write("run.sh", TOGETHER)
+    shell.write("third", MEET)
+    assert "4 to make" in recipe("--dry-run", "--stop-stage", "1")[0]
+    assert "5 made, 0 up to date" in recipe()[0]
+    assert "0 made, 5 up to date" in recipe()[0]
+
+
+def test_at_a_time_with_a_failure_starts_no_more_and_says_the_stage(recipe, shell):
+    shell.write("run.sh", TOGETHER)
+    shell.write("third", 'sleep 0.3; [[ $2 != a ]] && touch "$1"')
+    _, err = recipe(code=1)
+    assert "stage 1 failed" in err
+    assert (shell.folder / "exp/b").exists() and not (shell.folder / "exp/d").exists()
+    shell.write("third", 'touch "$1"')
+    recipe()
+
+
+def test_at_a_time_leaves_nothing_running_when_killed(recipe, shell, marked):
+    shell.write("run.sh", TOGETHER)
+    shell.write("third", 'touch "$1.here"; sleep 600; true')
+    run = shell.start("bash", "run.sh")
+    shell.until(lambda: len(list(shell.folder.glob("exp/*.here"))) == 2, "two are running")
+    run.send_signal(signal.SIGKILL)
+    run.communicate(timeout=60)
+    shell.until(lambda: not marked(), "all have ended")
