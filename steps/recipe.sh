@@ -11,6 +11,9 @@
 cohort=train
 if [[ $cohort_per_spk != 0 ]]; then cohort=cohort; fi
 
+# The folder of the tables and the report.
+report=${report:-$exp}
+
 # is_a KIND SYSTEM, with KIND one of teacher, student, quantized
 is_a() {
   case $2 in
@@ -312,7 +315,7 @@ make_report() {
       done
     done
   done
-  once "${ins[@]}" --out "$exp/results.tsv" --out "$exp/report.html" -- \
-    steps/report.sh --cmd "$train_cmd" --systems "$systems" --trials "$trials" --backends "$backends" \
+  once "${ins[@]}" --out "$report/results.tsv" --out "$report/report.html" -- \
+    steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
 }

@@ -31,6 +31,7 @@ conf=conf                     # folder of the systems' settings
 corpus=corpus                 # where the synthetic recordings go
 data=data                     # data directories
 exp=exp                       # everything that is computed
+report=                       # folder of results.tsv and report.html; empty: $exp
 title="mini (synthetic speech)"  # the report's title
 . utils/parse_options.sh
 size=()

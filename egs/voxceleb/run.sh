@@ -35,6 +35,7 @@ cohort_per_spk=0              # utterances of each training speaker in the cohor
 conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
+report=                       # folder of results.tsv and report.html; empty: $exp
 title="VoxCeleb"              # the report's title
 . utils/parse_options.sh
 . ./path.sh

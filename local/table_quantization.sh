@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Tables III and V of Liu et al. for one float system: every quantizer and bit width, mixed precision,
+# the binary quantizers, our own; the control finetuned in float, and each method before finetuning.
+#
+# Usage, in a recipe's folder: local/table_quantization.sh <parent> [options of run.sh]
+#   e.g. local/table_quantization.sh teacher --backends cosine --norms asnorm
+set -euo pipefail
+(($#)) && [[ $1 != -* ]] || { echo "table_quantization.sh: needs the name of the float system (teacher, say)" >&2; exit 2; }
+parent=$1
+shift
+rows=(uniform{4,3,2,1} kmqat{4,3,2,1} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1})
+# What finetuning changes besides: Algorithm 1 against all at once, exact bits against four sections.
+finetuned_only=(float mixed2-exact mixed2-onestage)
+systems=$parent
+for row in "${finetuned_only[@]}"; do systems+=" ${parent}_$row"; done
+for row in "${rows[@]}"; do systems+=" ${parent}_$row"; done
+for row in "${rows[@]}"; do
+  # `best` before finetuning is its quantizer: best1 is adaptive, and so on.
+  if [[ $row != best* ]]; then systems+=" ${parent}_$row-ptq"; fi
+done
+exec local/table.sh "quantization_$parent" "$systems" "$@"
