@@ -12,6 +12,7 @@ num_procs=1      # processes on the CPU (where num_gpus is 0)
 num_threads=2    # CPU threads the dispatcher reserves for each process
 mem=8G           # memory the dispatcher reserves
 init=            # model folder to start from, its classifier head included
+bits=            # table of bits per layer (bits.tsv), for a config that quantizes; empty: its bits for all
 teacher=         # model folder of the teacher to distil
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
@@ -29,6 +30,7 @@ if ((processes > 1)); then launch=(torchrun --standalone --nproc-per-node "$proc
 
 options=(--config "$config" --data "$data" --out "$dir")
 if [[ -n $init ]]; then options+=(--init "$init"); fi
+if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
 if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
 if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
 if [[ -n $rir ]]; then options+=(--rir "$rir"); fi

@@ -12,20 +12,19 @@ import os
 
 import torch
 
-from svq.atomic import atomic_write
 from svq.cli import parser, run_main
-from svq.config import load_config, to_dict, write_provenance
+from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
 from svq.distill.objective import EmbeddingObjective
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, load_state, load_tensors, save_model, save_tensors
-from svq.quant import quantize_
+from svq.models import load_model
 from svq.train.checkpoint import fingerprint
 from svq.train.config import TrainConfig
 from svq.train.distributed import join_world, leave_world
+from svq.train.folders import save_trained, starting_network, take_head
 from svq.train.heads import AAMSoftmax
-from svq.train.loop import Trainer
 from svq.train.objective import Objective
+from svq.train.stages import train
 
 
 def main() -> None:
@@ -34,6 +33,7 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--init", help="model folder to start from, head included")
+    arguments.add_argument("--bits", help="table of bits per layer (bits.tsv); only with `quant` in the config")
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
     arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
@@ -44,19 +44,17 @@ def main() -> None:
     check_options(config, options)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    net, model_config = make_network(config, options.init)
+    net, config = starting_network(config, options)
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=model_config.front_end.rate)
-    config = dataclasses.replace(config, model=dataclasses.replace(model_config, quant=None))
-    head = AAMSoftmax(model_config.embed_dim, train_set.num_speakers, config.scale)
+                         rate=config.model.front_end.rate)
+    head = AAMSoftmax(config.model.embed_dim, train_set.num_speakers, config.scale)
     if options.init:
         take_head(head, options.init, train_set)
     teacher, objective = make_objective(config, net, head, options.teacher)
     world = join_world()
-    trainer = Trainer(config, objective, train_set, options.out, run_id(config, options), world, teacher)
-    trainer.run()
+    train(config, objective, train_set, options.out, run_id(config, options), world, teacher)
     if world.is_main:
-        save(options.out, net, head, model_config, train_set, config)
+        save_trained(options.out, net, config, head.state_dict(), train_set.speakers)
     leave_world(world)
 
 
@@ -76,29 +74,9 @@ def check_options(config: TrainConfig, options) -> None:
         raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither")
     if config.quant is not None and not options.init:
         raise UserError(f"{options.config}: `quant` finetunes a trained network; name it with --init")
-
-
-def make_network(config: TrainConfig, init: str | None) -> tuple[torch.nn.Module, ModelConfig]:
-    """The network to train and the config of the model that comes out."""
-    if init is None:
-        return config.model.build(), config.model
-    net, model_config = load_model(init)
-    if config.quant is None:
-        return net, model_config
-    return quantize_(net, config.quant), dataclasses.replace(model_config, quant=config.quant)
-
-
-def take_head(head: AAMSoftmax, init: str, train_set: TrainSet) -> None:
-    try:
-        with open(os.path.join(init, "speakers.txt"), encoding="utf-8") as file:
-            speakers = file.read().split()
-    except FileNotFoundError:
-        raise UserError(f"{init}/speakers.txt: no such file; --init takes a folder that svq.bin.train wrote") from None
-    if speakers != list(train_set.speakers):
-        raise UserError(f"{init}/speakers.txt: the classifier there was trained on other speakers than "
-                        f"{train_set.data_dir} holds; finetune on the data of the first training")
-    path = os.path.join(init, "head.safetensors")
-    load_state(head, load_tensors(path), path)
+    if options.bits is not None and config.quant is None:
+        raise UserError(f"{options.config}: --bits says how many bits layers get, but the config has no `quant`; "
+                        "add it to say how they are quantized")
 
 
 def make_objective(config: TrainConfig, net, head: AAMSoftmax, teacher_path: str | None):
@@ -124,15 +102,6 @@ def run_id(config: TrainConfig, options) -> str:
     for folder in (options.init, options.teacher):
         files += [os.path.join(folder, "model.safetensors")] if folder else []
     return fingerprint(to_dict(config), *[("file", path) for path in files if os.path.exists(path)])
-
-
-def save(out: str, net, head: AAMSoftmax, model_config: ModelConfig, train_set: TrainSet, config: TrainConfig) -> None:
-    """Writes all that belongs to the model; model.safetensors last, for it says that the rest is there."""
-    save_tensors(os.path.join(out, "head.safetensors"), head.state_dict())
-    with atomic_write(os.path.join(out, "speakers.txt")) as file:
-        file.writelines(f"{speaker}\n" for speaker in train_set.speakers)
-    write_provenance(out, config, config.seed)
-    save_model(out, net, model_config)
 
 
 if __name__ == "__main__":

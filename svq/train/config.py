@@ -63,6 +63,8 @@ class TrainConfig:
     into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
     computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
     checkpoint_minutes: also between epochs, a checkpoint this often.
+    multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
+    section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -82,6 +84,7 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     distill: DistillConfig | None = None
     quant: QuantConfig | None = None
+    multi_stage: bool = False
 
     def __post_init__(self):
         for name in ("epochs", "batch_size", "average", "num_threads"):
@@ -91,5 +94,7 @@ class TrainConfig:
             raise ValueError(f"scale is {self.scale}; it must be positive")
         if self.model.quant is not None:
             raise ValueError("model.quant is for finished models; put the quantizer under quant")
+        if self.multi_stage and self.quant is None:
+            raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")
         if self.augment is not None and self.data.input != "wav":
             raise ValueError("augment works on waveforms; set data.input to wav or drop augment")

@@ -16,6 +16,7 @@ from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.fbank import Fbank, mean_normalize
 from svq.errors import UserError, some_of
+from svq.quant.api import outer_update_
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
@@ -37,20 +38,24 @@ class Trainer:
         config: the run's settings.
         objective: network, head and losses, on any device; moved to the world's.
         train_set: what to train on.
-        folder: where `checkpoints/last.pt` and `curves.csv` go.
+        folder: where `<checkpoints>/last.pt` and `curves.csv` go.
         run_id: digest of all that the result depends on; a checkpoint of another run is not resumed.
         teacher: a frozen network whose embeddings the objective wants, or None.
+        after: the trainer that the same run had in its stage before; steps, epochs and curves go on from there,
+            the schedule begins anew.
     """
 
     def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
-                 world: World = World(), teacher: nn.Module | None = None):
+                 world: World = World(), teacher: nn.Module | None = None, checkpoints: str = "checkpoints",
+                 after: Trainer | None = None):
         self.config, self.train_set, self.world, self.run_id = config, train_set, world, run_id
         self.steps_per_epoch = len(self._batches(0))
         if not self.steps_per_epoch:
             raise UserError(f"{len(train_set)} utterances do not fill one batch of {config.batch_size}: "
                             "lower batch_size")
-        self.total_steps = self.steps_per_epoch * config.epochs
-        self.checkpoint_path = os.path.join(folder, "checkpoints", "last.pt")
+        self.first_step = 0 if after is None else after.total_steps
+        self.total_steps = self.first_step + self.steps_per_epoch * config.epochs
+        self.checkpoint_path = os.path.join(folder, checkpoints, "last.pt")
         self.bf16 = use_bf16(config.precision, world.device)
         layout = torch.channels_last if config.channels_last and self.bf16 else torch.contiguous_format
         objective.net = synchronize_batch_norm(objective.net, world)
@@ -62,27 +67,35 @@ class Trainer:
         self.fbank = Fbank(config.model.front_end.num_mels, config.model.front_end.rate).to(world.device)
         self.optimizer = make_optimizer(config.optimizer, self.objective)
         self.average = RunningAverage()
-        self.step = 0
-        self.curves = Curves(os.path.join(folder, "curves.csv"), every=max(1, min(20, self.steps_per_epoch)))
+        self.step = self.first_step
+        self.curves = Curves(os.path.join(folder, "curves.csv"), every=max(1, min(20, self.steps_per_epoch)),
+                             **({} if after is None else after.curves.state()))
         self.saved_at = time.monotonic()
 
     def run(self) -> None:
         """Trains to the end, from the last checkpoint where there is one of this run."""
         self._resume()
+        if self.step == self.first_step:
+            outer_update_(self.objective.net)
         progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
         while self.step < self.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             loader = make_loader(self.train_set, self._batches(epoch, done), epoch, self.config.data.num_workers)
             for inputs, labels in loader:
                 self._train_step(inputs, labels, progress)
+                if self.step % self.steps_per_epoch == 0:
+                    outer_update_(self.objective.net)
                 self._save_if_due()
         progress.close()
+        if self.world.is_main:
+            self.curves.write()
         self.objective.load_state_dict(self.average.mean())
 
     def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: Progress) -> None:
         config = self.config
-        lr = learning_rate(config.schedule, self.step, self.steps_per_epoch, config.epochs)
-        now_margin = margin(config.schedule, self.step, self.steps_per_epoch)
+        since = self.step - self.first_step
+        lr = learning_rate(config.schedule, since, self.steps_per_epoch, config.epochs)
+        now_margin = margin(config.schedule, since, self.steps_per_epoch)
         set_learning_rate(self.optimizer, lr)
         labels = labels.to(self.world.device, non_blocking=True)
         feats = self._features(inputs.to(self.world.device, non_blocking=True))
@@ -160,7 +173,7 @@ class Trainer:
     def _save_if_due(self) -> None:
         """A checkpoint after every epoch and every `checkpoint_minutes`; averages over the last epochs."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
-        if done == 0 and epoch > self.config.epochs - self.config.average:
+        if done == 0 and epoch > self.total_steps // self.steps_per_epoch - self.config.average:
             self.average.add(self.objective.state_dict())
         due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         if self.world.is_main and (done == 0 or due):

@@ -1,0 +1,102 @@
+"""What a run takes from the folder of a trained model, and what it leaves in its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+
+from torch import nn
+
+from svq import nets
+from svq.atomic import atomic_write
+from svq.config import read_tree, to_dict, write_provenance
+from svq.data.dataset import TrainSet
+from svq.errors import UserError
+from svq.models import ModelConfig, load_model, load_state, load_tensors, save_model, save_tensors
+from svq.quant.api import quantizable
+from svq.quant.bits_table import bits_by_layer, check_bits, read_bits
+from svq.train.config import TrainConfig
+from svq.train.heads import AAMSoftmax
+
+
+def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConfig]:
+    """The network of `options.init`, or a new one where that is None, and `config` with what is known only now.
+
+    `config.model` becomes the float model of --init, `config.quant.layers` the bits of --bits; where the model of
+    --init is quantized already, `config.quant` says how. Nothing is quantized yet by `config`.
+    """
+    if options.init is None:
+        return config.model.build(), config
+    if not os.path.isdir(options.init):
+        raise UserError(f"{options.init}: --init takes the folder of a model, with config.yaml and model.safetensors")
+    net, model = load_model(options.init)
+    check_model_keys(read_tree(options.config, options.set).get("model"), model, options)
+    if model.quant is not None and config.quant is not None:
+        raise UserError(f"{options.init}: quantized already; `quant` in {options.config} needs a float model")
+    quant = config.quant or model.quant
+    if options.bits is not None:
+        if config.quant.layers is not None:
+            raise UserError(f"{options.config}: quant.layers and --bits both give bits to layers; keep one of them")
+        quant = dataclasses.replace(quant, layers=layer_bits(options.bits, net))
+    return net, dataclasses.replace(config, model=dataclasses.replace(model, quant=None), quant=quant)
+
+
+def layer_bits(path, net: nn.Module) -> dict[str, int]:
+    """Bits by layer from a bits.tsv made for `net`, in the order of the network whatever that of the rows."""
+    rows = read_bits(path)
+    check_bits(rows, net, path)
+    bits = bits_by_layer(rows)
+    return {name: bits[name] for name, _ in quantizable(net)}
+
+
+def check_model_keys(given: dict | None, model: ModelConfig, options) -> None:
+    """UserError where the config asks for another model than --init holds; keys it does not give are not compared."""
+    found = to_dict(model)
+    for name, parameter in inspect.signature(nets.ARCHITECTURES[model.arch]).parameters.items():
+        found["net"].setdefault(name, parameter.default)
+    for key, value, has in _differences(given or {}, found, "model"):
+        raise UserError(f"{options.config}: {key} is {value}, but the model of --init {options.init} has {has}; "
+                        "take `model` out of the config, or start from another model")
+
+
+def _differences(given: dict, found: dict, prefix: str):
+    """Yields (dotted key, value given, value found) wherever the two differ."""
+    for key, value in given.items():
+        has = found.get(key)
+        if isinstance(value, dict) and isinstance(has, dict):
+            yield from _differences(value, has, f"{prefix}.{key}")
+        elif value != has:
+            yield f"{prefix}.{key}", value, has
+
+
+def take_head(head: AAMSoftmax, folder, train_set: TrainSet) -> None:
+    """Fills `head` with the classifier in `folder`. UserError unless it tells just the speakers of `train_set` apart."""
+    if read_speakers(folder) != list(train_set.speakers):
+        raise UserError(f"{folder}/speakers.txt: the classifier there was trained on other speakers than "
+                        f"{train_set.data_dir} holds; use the data of that training")
+    path = os.path.join(folder, "head.safetensors")
+    load_state(head, load_tensors(path), path)
+
+
+def read_speakers(folder) -> list[str]:
+    """The speakers that the classifier in `folder` tells apart."""
+    path = os.path.join(folder, "speakers.txt")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().split()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed") from None
+
+
+def save_trained(folder, net: nn.Module, config: TrainConfig, head: dict | None, speakers: list[str] | None) -> None:
+    """Writes all that belongs to the model of `config`; model.safetensors last, for it says that the rest is there.
+
+    head: the classifier's tensors; it and its speakers may be missing.
+    """
+    if head is not None:
+        save_tensors(os.path.join(folder, "head.safetensors"), head)
+        with atomic_write(os.path.join(folder, "speakers.txt")) as file:
+            file.writelines(f"{speaker}\n" for speaker in speakers)
+    write_provenance(folder, config, config.seed)
+    save_model(folder, net, dataclasses.replace(config.model, quant=config.quant))

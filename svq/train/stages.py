@@ -1,0 +1,69 @@
+"""A run as one stage, or, for networks of mixed precision, as several: low bits first."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+from torch import nn
+
+from svq.errors import UserError
+from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantize_, quantizers
+from svq.train.config import TrainConfig
+from svq.train.distributed import World
+from svq.train.loop import Trainer
+from svq.train.objective import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Layers of up to `bits` bits are quantized, the others in float (0: all of them); `epochs` of training."""
+
+    bits: int
+    epochs: int
+
+
+def plan_stages(config: TrainConfig, net: nn.Module) -> list[Stage]:
+    """The stages of a run: one, or with `multi_stage` one for each bit width that layers of `net` have, ascending.
+
+    Liu et al., section IV, algorithm 1, train every stage until convergence. Here the stages share `epochs`
+    as equally as they can, the last ones taking what is left over, so that a run of several stages costs
+    what a run of one does and the two can be compared.
+    """
+    layers = [name for name, _ in quantizable(net)]
+    widths = sorted({config.quant.bits_of(name) for name in layers} - {FLOAT_BITS}) if config.quant else []
+    if not config.multi_stage or not widths:
+        return [Stage(max(widths, default=0), config.epochs)]
+    share, left = divmod(config.epochs, len(widths))
+    if not share:
+        raise UserError(f"epochs is {config.epochs}, but layers have {len(widths)} bit widths "
+                        f"({', '.join(map(str, widths))}) and multi_stage takes an epoch for each; raise epochs")
+    return [Stage(bits, share + (i >= len(widths) - left)) for i, bits in enumerate(widths)]
+
+
+def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:
+    """Quantizes the layers of at most `bits` bits from their present float weights; those quantized already stay."""
+    done = {name for name, _, _ in quantizers(net)}
+    quantize_(net, config, only=[name for name, _ in quantizable(net)
+                                 if name not in done and config.bits_of(name) <= bits])
+
+
+def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: str, world: World = World(),
+          teacher: nn.Module | None = None) -> None:
+    """Quantizes and trains the network of `objective`, stage by stage; arguments as of Trainer.
+
+    Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so
+    on), and starts from the averaged weights of the one before; epochs, and with them the order of the data,
+    go on counting. A run that was killed loads the checkpoints of its finished stages one after the other.
+    """
+    stages = plan_stages(config, objective.net)
+    trainer = None
+    for number, stage in enumerate(stages, 1):
+        if config.quant is not None:
+            quantize_up_to_(objective.net, config.quant, stage.bits)
+        checkpoints = "checkpoints" if len(stages) == 1 else os.path.join("checkpoints", f"stage{number}")
+        if world.is_main and len(stages) > 1:
+            print(f"stage {number} of {len(stages)}: layers of up to {stage.bits} bits, {stage.epochs} epochs", flush=True)
+        trainer = Trainer(dataclasses.replace(config, epochs=stage.epochs), objective, train_set, folder, run_id,
+                          world, teacher, checkpoints, after=trainer)
+        trainer.run()
