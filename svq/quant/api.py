@@ -15,6 +15,8 @@ from svq.quant.quantizers import make_quantizer
 
 QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 FLOAT_BITS = 32
+FIXED_BITS = {"twn": 2, "static": 1, "adaptive": 1}
+METHOD_OF_SETTING = {"retention": "kmqat", "rescaling": "kmqat", "rho": "admm"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +27,14 @@ class QuantConfig:
     method: `kmqat`, k-means levels with a learned scale (III-B); `uniform`, `pot`, `apot`, fixed levels
         (eqs. 1 to 3) with a learned scale; `twn`, ternary weights; `admm`; `static` and `adaptive`,
         the binary quantizers (V-A and V-B).
-    bits: bits per weight, 1 to 8.
+    bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2.
     retention: share of the weights, round the centre, that k-means levels are fitted to.
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
     per_channel: a codebook for each output channel instead of one for each layer.
-    binary: what quantizes the layers of 1 bit where others have more: `same` as the rest, or a binary quantizer.
+    binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
     layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float.
-    rho: weight of ADMM's penalty, relative to the mean squared weight of a layer.
+    rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
+    Raises ValueError for values out of range, and for settings that the method does not have.
     """
 
     method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive"] = "kmqat"
@@ -48,9 +51,28 @@ class QuantConfig:
             raise ValueError(f"bits is {self.bits}; it must be from 1 to 8")
         if not 0 < self.retention <= 1:
             raise ValueError(f"retention is {self.retention}; it must be above 0 and at most 1")
+        if not 0 < self.rho < float("inf"):
+            raise ValueError(f"rho is {self.rho}; it must be above 0")
         for name, bits in (self.layers or {}).items():
             if bits != FLOAT_BITS and not (isinstance(bits, int) and 1 <= bits <= 8):
                 raise ValueError(f"layers: {name} has {bits} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
+        self._check_method()
+
+    def _check_method(self):
+        """ValueError for a setting that would have no effect, or that the method cannot follow."""
+        for name, method in METHOD_OF_SETTING.items():
+            if self.method != method and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                raise ValueError(f"{name} is a setting of method {method}; leave it out for {self.method}")
+        fixed = FIXED_BITS.get(self.method)
+        if fixed is None:
+            return
+        if self.bits != fixed:
+            raise ValueError(f"method {self.method} quantizes to {fixed} bits, not {self.bits}; set bits: {fixed}")
+        if self.binary != "same":
+            raise ValueError(f"method {self.method} has no layers of another quantizer; leave out binary")
+        for name, bits in (self.layers or {}).items():
+            if bits not in (fixed, FLOAT_BITS):
+                raise ValueError(f"layers: {name} has {bits} bits; method {self.method} quantizes to {fixed} bits only")
 
     def bits_of(self, layer: str) -> int:
         """Bits of the layer with that name; 32: it stays in float."""
@@ -91,7 +113,7 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
             raise UserError(f"layer {name} is quantized already; quantize a float network")
     for name in chosen:
         quantizer = make_quantizer(layers[name].weight, config, config.bits_of(name))
-        parametrize.register_parametrization(layers[name], "weight", quantizer)
+        parametrize.register_parametrization(layers[name], "weight", quantizer.train(layers[name].training))
     return net
 
 

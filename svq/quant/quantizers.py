@@ -1,126 +1,115 @@
-"""Weight quantizers as parametrizations: float weight in, quantized weight out, gradients straight through."""
+"""Quantizers with a scale learned for given levels, and `make_quantizer`: the quantizer of any method.
+
+Equations and sections are those of Liu et al., "Towards lightweight speaker verification via adaptive
+neural network quantization".
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from svq.quant.levels import kmeans_levels, rescale_symmetric
-
-PIECE = 1 << 16
+from svq.quant import levels as level_sets
+from svq.quant.admm import ADMMQuantizer
+from svq.quant.base import Quantizer, along, scale_of, sum_to
+from svq.quant.binary import AdaptiveBinaryQuantizer, StaticBinaryQuantizer
+from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
+from svq.quant.ternary import TernaryQuantizer
 
 
 class _ToLevels(torch.autograd.Function):
-    """Q = alpha * q with q the level nearest to w / alpha (eq. 4), and its straight-through gradients.
+    """Q = alpha * q + centre with q the level nearest to (w - centre) / alpha, and its straight-through gradients.
 
-    To w the gradient passes unchanged (eq. 5). For alpha the rounding counts as adding a constant,
-    so that dQ/dalpha is q - w / alpha inside [-alpha, alpha] and q outside, where w is clipped.
+    To w the gradient passes unchanged (eq. 5). For alpha and the centre the rounding counts as adding a
+    constant to (w - centre) / alpha clipped to [-1, 1], as in LSQ and APoT: where w is not clipped,
+    dQ/dalpha is q - (w - centre) / alpha and dQ/dcentre 0, and where it is they are q and 1.
     """
 
     @staticmethod
-    def forward(ctx, w, alpha, levels):
-        quantized = look_up(levels * alpha, nearest_codes(w, alpha, levels))
+    def forward(ctx, w, alpha, centre, levels):
+        table = affine(levels, alpha, centre)
+        quantized = look_up(table, count_below(w, midpoints(table)))
         # The convolution keeps the quantized weight anyway: saving it costs no memory, codes would.
-        ctx.save_for_backward(w, alpha, quantized)
+        ctx.save_for_backward(w, alpha, centre, quantized)
         return quantized
 
     @staticmethod
     def backward(ctx, grad):
-        w, alpha, quantized = ctx.saved_tensors
-        grad_alpha = None
+        w, alpha, centre, quantized = ctx.saved_tensors
+        grad_alpha = grad_centre = None
         if ctx.needs_input_grad[1]:
-            difference = quantized - w.masked_fill(w.abs() > alpha, 0)
-            grad_alpha = (difference.mul_(grad).sum() / alpha).reshape(alpha.shape)
-        return grad, grad_alpha, None
+            middle = None if centre is None else along(centre, w)
+            clipped = (w if middle is None else w - middle).abs() > along(alpha, w)
+            difference = quantized - (w.masked_fill(clipped, 0) if middle is None else torch.where(clipped, middle, w))
+            grad_alpha = sum_to(difference.mul_(grad), alpha) / alpha
+            if middle is not None:
+                grad_centre = sum_to(grad * clipped, centre)
+        return grad, grad_alpha, grad_centre, None
 
 
-@torch.no_grad()
-def nearest_codes(w: torch.Tensor, alpha: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Index (int32, shape of w) of the level nearest to w / alpha; a tie takes the lower level."""
-    thresholds = (levels[1:] + levels[:-1]) / 2 * alpha
-    return _in_memory_order(w, lambda flat: bucketize(flat, thresholds))
+def affine(levels: torch.Tensor, alpha: torch.Tensor, centre: torch.Tensor | None) -> torch.Tensor:
+    """alpha * levels + centre: (K,), or (C, K) if any of them is per channel."""
+    scaled = levels * alpha[..., None]
+    return scaled if centre is None else scaled + centre[..., None]
 
 
-def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """How many of the ascending `thresholds` (K,) lie below each element of `x` (N,); int32 (N,).
+class LevelQuantizer(Quantizer):
+    """The nearest of fixed levels times a learned scale (eq. 4), plus a learned centre if one is given.
 
-    The same as torch.bucketize, several times as fast on a CPU: the binary search there mispredicts
-    branches, here equal cells are numbered without a branch. A table holds the thresholds in lower
-    cells, one comparison settles the one in the same cell. A cell's number never falls as x grows,
-    in floating point neither, so this is exact. Where two thresholds share a cell, torch searches.
-    """
-    cells = 8 * (len(thresholds) + 1)
-    if x.device.type != "cpu" or x.numel() < cells:
-        return torch.bucketize(x, thresholds, out_int32=True)
-    # The two outermost thresholds fall inside the grid; with only one it sits in the middle of it.
-    margin = (thresholds[-1] - thresholds[0]) / cells + thresholds.abs().max() / cells
-    scale = float(cells / (thresholds[-1] - thresholds[0] + 2 * margin))
-    shift = (margin - thresholds[0]) * scale
-    if not 0 < scale < float("inf"):
-        return torch.bucketize(x, thresholds, out_int32=True)
-
-    def cell(values):
-        number = torch.add(shift, values, alpha=scale).clamp_(0, cells - 1).to(torch.int32)
-        return number.clamp_(0, cells - 1)  # NaN became some integer: it must not index outside
-
-    taken = cell(thresholds)
-    if (taken[1:] == taken[:-1]).any():
-        return torch.bucketize(x, thresholds, out_int32=True)
-    below = torch.bucketize(torch.arange(cells, dtype=torch.int32), taken, out_int32=True)
-    within = torch.cat([thresholds, thresholds.new_full((1,), float("inf"))])[below]
-    codes = torch.empty(x.shape, dtype=torch.int32)
-    # Pieces that stay in the cache between the passes.
-    for values, out in zip(x.split(PIECE), codes.split(PIECE)):
-        at = cell(values)
-        torch.add(below.index_select(0, at), values > within.index_select(0, at), out=out)
-    return codes
-
-
-def look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """table[codes], in the memory layout of `codes`."""
-    return _in_memory_order(codes, lambda flat: table.index_select(0, flat))
-
-
-def _in_memory_order(x: torch.Tensor, function) -> torch.Tensor:
-    """Applies a function of vectors to `x` in the order in which it lies in memory.
-
-    So a channels-last weight is neither copied to another layout nor comes back in one, which would
-    make the convolutions after it convert it again at every step.
-    """
-    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), d))
-    back = sorted(range(x.dim()), key=order.__getitem__)
-    dense = x.permute(order)
-    return function(dense.reshape(-1)).view(dense.shape).permute(back)
-
-
-class KMeansQuantizer(nn.Module):
-    """Uniform-precision k-means quantizer of one layer (KMQAT, section III-B).
-
-    Levels are fixed at the start from the float weights (see `kmeans_levels`), rescaled symmetrically
-    to [-1, 1]; the scale alpha is learned. Parametrizes a weight of any shape.
+    weight: what is to be quantized, for its type and device. levels: ascending, within [-1, 1], (K,) or per
+    channel (C, K). alpha, centre: what they start from, () or (C,). The scale is |alpha| (see `scale_of`).
     """
 
-    def __init__(self, weight: torch.Tensor, bits: int, retention: float = 0.9):
-        super().__init__()
-        levels, alpha = rescale_symmetric(kmeans_levels(weight.detach().cpu().numpy(), bits, retention))
-        self.bits = bits
-        self.register_buffer("levels", torch.tensor(levels, dtype=weight.dtype, device=weight.device))
-        self.alpha = nn.Parameter(torch.tensor(alpha, dtype=weight.dtype, device=weight.device))
+    def __init__(self, weight: torch.Tensor, bits: int, levels, alpha, centre=None):
+        super().__init__(bits)
+        self.register_buffer("levels", torch.as_tensor(levels).to(weight))
+        self.alpha = nn.Parameter(torch.as_tensor(alpha).to(weight))
+        self.centre = None if centre is None else nn.Parameter(torch.as_tensor(centre).to(weight))
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return _ToLevels.apply(weight, self.alpha, self.levels)
+        return _ToLevels.apply(weight, scale_of(self.alpha), self.centre, self.levels)
 
-    def codes(self, weight: torch.Tensor) -> torch.Tensor:
-        """Level indices (uint8) of the float weight."""
-        return nearest_codes(weight, self.alpha, self.levels).to(torch.uint8)
-
+    @torch.no_grad()
     def codebook(self) -> torch.Tensor:
-        """(2^bits,) the values that quantized weights take: alpha times the levels."""
-        return (self.levels * self.alpha).detach()
+        return affine(self.levels, scale_of(self.alpha), self.centre)
 
 
-def make_quantizer(weight: torch.Tensor, config, bits: int) -> nn.Module:
+def _kmeans(weight, config, bits):
+    """KMQAT (section III-B): levels fitted to the float weights. With asymmetric rescaling, which moves
+    zero, a centre is learned too; at the start the codebook is the k-means levels either way."""
+    levels = level_sets.kmeans_levels(weight.cpu().numpy(), bits, config.retention, config.per_channel)
+    asymmetric = config.rescaling == "asymmetric"
+    rescale = level_sets.rescale_asymmetric if asymmetric else level_sets.rescale_symmetric
+    return LevelQuantizer(weight, bits, *rescale(levels))
+
+
+def _fixed(level_set):
+    """Eqs. 1 to 3: the same levels for every layer; the scale starts where the squared error is least."""
+
+    def make(weight, config, bits):
+        levels = torch.from_numpy(level_set(bits)).to(weight)
+        return LevelQuantizer(weight, bits, levels, least_squares_scale(weight, levels, config.per_channel))
+
+    return make
+
+
+def _admm(weight, config, bits):
+    return ADMMQuantizer(weight, bits, level_sets.uniform_levels(bits), config.rho, config.per_channel)
+
+
+METHODS = {
+    "kmqat": _kmeans,
+    "uniform": _fixed(level_sets.uniform_levels),
+    "pot": _fixed(level_sets.pot_levels),
+    "apot": _fixed(level_sets.apot_levels),
+    "twn": lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel),
+    "admm": _admm,
+    "static": lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel),
+    "adaptive": lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel),
+}
+
+
+def make_quantizer(weight: torch.Tensor, config, bits: int) -> Quantizer:
     """The quantizer that `config` (a QuantConfig) asks for, of `bits` bits, initialised from `weight`."""
-    if config.method != "kmqat":
-        raise NotImplementedError(config.method)
-    return KMeansQuantizer(weight, bits, config.retention)
+    method = config.binary if bits == 1 and config.binary != "same" else config.method
+    return METHODS[method](weight.detach(), config, bits)

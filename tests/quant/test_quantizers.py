@@ -15,12 +15,13 @@ from svq.models import load_state
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import average_bits, float_weight, quantizers
-from svq.quant.quantizers import KMeansQuantizer, bucketize, nearest_codes
+from svq.quant.nearest import bucketize
+from svq.quant.quantizers import LevelQuantizer, make_quantizer
 
 
 def quantizer_of(shape=(6, 5, 3, 3), bits=3, dtype=torch.float64, seed=0, retention=0.9):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 0.02
-    return weight, KMeansQuantizer(weight, bits, retention)
+    return weight, make_quantizer(weight, QuantConfig(retention=retention), bits)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -42,7 +43,7 @@ def test_every_weight_takes_the_nearest_level(bits, dtype):
 def test_a_tie_takes_the_lower_level():
     levels = torch.tensor([-1.0, -0.5, 0.5, 1.0])
     w = torch.tensor([-1.5, 0.0, 1.5, 9.0])
-    assert nearest_codes(w, torch.tensor(2.0), levels).tolist() == [0, 1, 2, 3]
+    assert LevelQuantizer(w, 2, levels, 2.0).codes(w).tolist() == [0, 1, 2, 3]
 
 
 finite = st.floats(-4, 4, width=32)
@@ -118,7 +119,7 @@ def test_channels_last_weights_stay_so_and_quantize_the_same():
 @pytest.mark.parametrize("weight", [torch.full((3, 4), 0.5), torch.full((3, 4), -0.5), torch.zeros(3, 4), torch.ones(1, 1)])
 @pytest.mark.parametrize("bits", [1, 4])
 def test_equal_weights_come_out_as_they_are(weight, bits):
-    assert torch.equal(KMeansQuantizer(weight, bits)(weight), weight)
+    assert torch.equal(make_quantizer(weight, QuantConfig(), bits)(weight), weight)
 
 
 class Toy(nn.Module):
