@@ -78,14 +78,16 @@ class EerInterval:
 
     def __call__(self, target, nontarget) -> tuple[float, float]:
         """(low, high) for the scores of this list's target and non-target trials."""
+        low, high = interval(self.samples(target, nontarget))
+        return 100 * low, 100 * high
+
+    def samples(self, target, nontarget) -> np.ndarray:
+        """(replicates,) EERs, from 0 to 1, of the same resampled speakers for every system."""
         part = _Counts(self, target, nontarget, *_window(target, nontarget))
         # Sorting all trials costs more than all replicates within the window: only if need be.
         whole = cache(lambda: _Counts(self, target, nontarget, -np.inf, np.inf))
         rng = np.random.default_rng(self.seed)
-        samples = [self._sample(rng, part, whole) for _ in range(self.replicates)]
-        tail = (1 - 0.95) / 2
-        low, high = np.quantile(samples, [tail, 1 - tail])
-        return 100 * float(low), 100 * float(high)
+        return np.array([self._sample(rng, part, whole) for _ in range(self.replicates)])
 
     def _sample(self, rng, part: _Counts, whole) -> float:
         for _ in range(_TRIES):
@@ -96,6 +98,12 @@ class EerInterval:
                 return whole().eer(drawn, pairs) if value is None else value
         raise UserError(f"{self.count} speakers are too few to resample for an interval of the EER "
                         "(--bootstrap 0 does without)")
+
+
+def interval(samples) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap samples."""
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def _window(target, nontarget) -> tuple[float, float]:

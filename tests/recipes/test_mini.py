@@ -8,7 +8,7 @@ import re
 from svq.report.results import read_results
 from tests.recipes.conftest import run_recipe
 
-SYSTEMS = ("teacher", "student", "teacher_4bit", "student_4bit")
+SYSTEMS = ("teacher", "student", "teacher_kmqat4", "teacher_mixed2", "teacher_adaptive", "student_kmqat4")
 
 
 def test_results_hold_every_system_list_back_end_and_normalization(mini):
@@ -16,15 +16,16 @@ def test_results_hold_every_system_list_back_end_and_normalization(mini):
     expected = itertools.product(SYSTEMS, ("dev", "test", "test_all"), ("cosine", "plda"), ("none", "asnorm"))
     assert [(r.system, r.trials, r.backend, r.norm) for r in rows] == list(expected)
     for row in rows:
-        assert row.avg_bits == (4 if row.system.endswith("4bit") else 32)
+        most_bits = {"kmqat4": 4, "mixed2": 2, "adaptive": 1}.get(row.system.partition("_")[2], 32)
+        assert row.avg_bits == most_bits or (row.system == "teacher_mixed2" and 1 < row.avg_bits < 2)
         assert 0 <= row.eer <= 100 and row.params > 0
-        name = "model.svq" if row.system.endswith("4bit") else "model.safetensors"
+        name = "model.svq" if "_" in row.system else "model.safetensors"
         assert row.size_bytes == (mini[0].exp / row.system / name).stat().st_size
 
 
 def test_report_is_one_page_with_plots(mini):
     page = (mini[0].exp / "report.html").read_text()
-    assert page.count("<svg") >= 10 and "teacher_4bit" in page
+    assert page.count("<svg") >= 10 and "teacher_mixed2" in page
     assert not re.search(r"(src|href)=[\"']?https?:", page)
 
 
@@ -51,19 +52,19 @@ def times_of_results(run) -> dict:
 
 def test_changed_setting_redoes_that_stage_and_what_follows(mini):
     run = mini[0]
-    config = run.folder / "conf" / "student_4bit.yaml"
+    config = run.folder / "conf" / "quant" / "adaptive.yaml"
     text = config.read_text()
     try:
-        config.write_text(text.replace("retention: 0.9", "retention: 1.0"))
+        config.write_text(text.replace("bits: 1", "bits: 1, per_channel: true"))
         made = re.findall(r"would make (\S.*?) \(", run_recipe("mini", *run.options, "--dry-run"))
     finally:
         config.write_text(text)
     names = [name.rpartition("/exp/")[2] for name in made]
-    assert names[0] == "student_4bit/model.safetensors" and names[-1] == "results.tsv"
-    assert all(name.startswith("student_4bit/") for name in names[:-1])
+    assert names[0] == "teacher_adaptive/model.safetensors" and names[-1] == "results.tsv"
+    assert all(name.startswith("teacher_adaptive/") for name in names[:-1])
     stages = ("embeddings/test/embedding.scp", "scores/test/cosine_none.score", "scores/test/plda_asnorm.score",
               "scores/dev/cosine_none.llr", "summary.json")
-    assert {f"student_4bit/{stage}" for stage in stages} <= set(names)
+    assert {f"teacher_adaptive/{stage}" for stage in stages} <= set(names)
 
 
 def test_bad_setting_is_one_line_and_leaves_what_was_there(mini):
@@ -86,10 +87,11 @@ def test_packed_model_is_what_was_scored(mini):
     from svq.models import load_model
 
     exp = mini[0].exp
-    trained, config = load_model(exp / "teacher_4bit")
-    packed, packed_config = load_model(exp / "teacher_4bit" / "model.svq")
-    assert packed_config == config
-    feats = torch.randn(3, 100, 80, generator=torch.Generator().manual_seed(1))
-    with torch.inference_mode():
-        cosine = torch.nn.functional.cosine_similarity(trained(feats), packed(feats))
-    assert (1 - cosine).max() < 1e-4
+    for system in ("teacher_kmqat4", "teacher_mixed2", "teacher_adaptive"):
+        trained, config = load_model(exp / system)
+        packed, packed_config = load_model(exp / system / "model.svq")
+        assert packed_config == config
+        feats = torch.randn(3, 100, 80, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            cosine = torch.nn.functional.cosine_similarity(trained(feats), packed(feats))
+        assert (1 - cosine).max() < 1e-4

@@ -27,17 +27,18 @@ def test_whole_recipe(mini, tmp_path):
     corpora.musan(tree)
     corpora.rirs_noises(tree)
     shutil.copytree(ROOT / "egs" / "mini" / "conf" / "debug", tmp_path / "conf")
-    finetuning = tmp_path / "conf" / "teacher_4bit.yaml"
+    finetuning = tmp_path / "conf" / "finetune.yaml"
     finetuning.write_text(finetuning.read_text().replace("input: feats", "input: wav"))  # no features of all speeds
     run_recipe(
         "voxceleb", "--vox1", tree / "vox1", "--vox2", tree / "vox2", "--lists", tree / "trials",
         "--musan", tree / "musan", "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf",
         "--data", tmp_path / "data", "--exp", tmp_path / "exp", "--counts", tree / "counts",
-        "--dev-speakers", 4, "--systems", "teacher teacher_4bit", "--backends", "cosine", "--nj", 2,
-        "--extract-nj", 1, PATH=f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}")
+        "--dev-speakers", 4, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", "--nj", 2,
+        "--extract-nj", 1, "--cohort-per-spk", 4, PATH=f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}")
     rows = read_results(tmp_path / "exp" / "results.tsv")
     lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
     assert [(r.system, r.trials, r.norm) for r in rows] == [
-        (system, name, norm) for system in ("teacher", "teacher_4bit") for name in lists for norm in ("none", "asnorm")]
+        (system, name, norm) for system in ("teacher", "teacher_kmqat4") for name in lists for norm in ("none", "asnorm")]
+    assert len((tmp_path / "data" / "cohort" / "feats.scp").read_text().splitlines()) == 32  # of 8 speakers
     speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
     assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
