@@ -102,7 +102,8 @@ class EerInterval:
 
 def interval(samples) -> tuple[float, float]:
     """The 95 % percentile interval of bootstrap samples."""
-    low, high = np.quantile(samples, [0.025, 0.975])
+    tail = (1 - 0.95) / 2
+    low, high = np.quantile(samples, [tail, 1 - tail])
     return float(low), float(high)
 
 
