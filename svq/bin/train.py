@@ -15,7 +15,7 @@ import torch
 from svq.cli import parser, run_main
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
-from svq.distill.objective import EmbeddingObjective
+from svq.distill.objective import EmbeddingObjective, Teacher
 from svq.errors import UserError
 from svq.models import load_model
 from svq.train.checkpoint import fingerprint
@@ -50,7 +50,7 @@ def main() -> None:
     head = AAMSoftmax(config.model.embed_dim, train_set.num_speakers, config.scale)
     if options.init:
         take_head(head, options.init, train_set)
-    teacher, objective = make_objective(config, net, head, options.teacher)
+    teacher, objective = make_objective(config, net, head, options.teacher, train_set)
     world = join_world()
     train(config, objective, train_set, options.out, run_id(config, options), world, teacher)
     if world.is_main:
@@ -79,14 +79,19 @@ def check_options(config: TrainConfig, options) -> None:
                         "add it to say how they are quantized")
 
 
-def make_objective(config: TrainConfig, net, head: AAMSoftmax, teacher_path: str | None):
-    if teacher_path is None:
+def make_objective(config: TrainConfig, net, head: AAMSoftmax, folder: str | None, train_set: TrainSet):
+    """The teacher in `folder` (None without one) and what to minimize."""
+    if folder is None:
         return None, Objective(net, head)
-    teacher, teacher_config = load_model(teacher_path)
-    if teacher_config.front_end != config.model.front_end:
-        raise UserError(f"{teacher_path}: its front end {to_dict(teacher_config.front_end)} is not the student's")
-    embedding = EmbeddingObjective(config.model.embed_dim, teacher_config.embed_dim)
-    return teacher, Objective(net, head, config.distill, embedding)
+    teacher_net, model = load_model(folder)
+    if model.front_end != config.model.front_end:
+        raise UserError(f"{folder}: its front end {to_dict(model.front_end)} is not the student's")
+    teacher_head = None
+    if config.distill.logit_weight > 0:
+        teacher_head = AAMSoftmax(model.embed_dim, train_set.num_speakers, config.scale)
+        take_head(teacher_head, folder, train_set)
+    embedding = EmbeddingObjective(config.model.embed_dim, model.embed_dim)
+    return Teacher(teacher_net, teacher_head), Objective(net, head, config.distill, embedding)
 
 
 def run_id(config: TrainConfig, options) -> str:
@@ -100,7 +105,7 @@ def run_id(config: TrainConfig, options) -> str:
         data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
     for folder in (options.init, options.teacher):
-        files += [os.path.join(folder, "model.safetensors")] if folder else []
+        files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
     return fingerprint(to_dict(config), *[("file", path) for path in files if os.path.exists(path)])
 
 

@@ -1,4 +1,4 @@
-"""The student's objective against the teacher's embeddings."""
+"""The student's objectives against the teacher's embeddings and class posteriors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from torch import nn
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """embedding_weight: weight of the embedding loss; label_weight: of the classification loss."""
+    """How much each loss counts.
+
+    embedding_weight: the embedding loss; label_weight: the classification loss; logit_weight: the divergence
+    from the teacher's class posteriors, both softened by `temperature` (see `soft_label_loss`).
+    """
 
     embedding_weight: float = 10.0
     label_weight: float = 1.0
+    logit_weight: float = 0.0
+    temperature: float = 4.0
 
     def __post_init__(self):
-        if self.embedding_weight < 0 or self.label_weight < 0:
-            raise ValueError("embedding_weight and label_weight must not be negative")
+        for name in ("embedding_weight", "label_weight", "logit_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.temperature <= 0:
+            raise ValueError(f"temperature is {self.temperature}; it must be positive")
 
 
 class EmbeddingObjective(nn.Module):
@@ -37,3 +46,28 @@ class EmbeddingObjective(nn.Module):
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
         """(B, D_student), (B, D_teacher) -> scalar in [0, 2]."""
         return 1.0 - F.cosine_similarity(self.projection(student).float(), teacher.float()).mean()
+
+
+class Teacher(nn.Module):
+    """A trained network and, where its class posteriors are wanted, the head (embeddings, labels) -> logits."""
+
+    def __init__(self, net: nn.Module, head: nn.Module | None = None):
+        super().__init__()
+        self.net, self.head = net, head
+
+    def forward(self, feats: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features (B, T, F), labels (B,) -> embeddings (B, D), logits without margin (B, C) or None."""
+        embeddings = self.net(feats).float()
+        with torch.autocast(feats.device.type, enabled=False):  # as for the student's logits
+            return embeddings, None if self.head is None else self.head(embeddings, labels)
+
+
+def soft_label_loss(student: torch.Tensor, teacher: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Logits (B, C) of both -> T^2 KL(teacher || student) of the class posteriors at temperature T, the batch's mean.
+
+    Hinton et al., "Distilling the knowledge in a neural network", 2015, section 2: T^2 keeps the size of the
+    gradient about the same for every temperature.
+    """
+    log_student = F.log_softmax(student / temperature, dim=1)
+    log_teacher = F.log_softmax(teacher / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)

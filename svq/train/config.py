@@ -9,6 +9,7 @@ from svq.data.augment import AugmentConfig, SpecAugmentConfig
 from svq.distill.objective import DistillConfig
 from svq.models import ModelConfig
 from svq.quant import QuantConfig
+from svq.quant.allocation import AllocateConfig
 from svq.train.schedule import ScheduleConfig
 
 
@@ -63,6 +64,7 @@ class TrainConfig:
     into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
     computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
     checkpoint_minutes: also between epochs, a checkpoint this often.
+    allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
     multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
     section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
     """
@@ -84,6 +86,7 @@ class TrainConfig:
     checkpoint_minutes: float = 10.0
     distill: DistillConfig | None = None
     quant: QuantConfig | None = None
+    allocate: AllocateConfig | None = None
     multi_stage: bool = False
 
     def __post_init__(self):

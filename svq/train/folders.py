@@ -85,7 +85,7 @@ def read_speakers(folder) -> list[str]:
     try:
         with open(path, encoding="utf-8") as file:
             return file.read().split()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed") from None
 
 

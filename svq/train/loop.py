@@ -15,6 +15,7 @@ from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.fbank import Fbank, mean_normalize
+from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
 from svq.quant.api import outer_update_
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
@@ -22,7 +23,7 @@ from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
 from svq.train.objective import Objective
 from svq.train.optimizer import make_optimizer, set_learning_rate
-from svq.train.precision import autocast, use_bf16
+from svq.train.precision import autocast, memory_format, use_bf16
 from svq.train.progress import Curves, Progress
 from svq.train.schedule import learning_rate, margin
 
@@ -40,13 +41,13 @@ class Trainer:
         train_set: what to train on.
         folder: where `<checkpoints>/last.pt` and `curves.csv` go.
         run_id: digest of all that the result depends on; a checkpoint of another run is not resumed.
-        teacher: a frozen network whose embeddings the objective wants, or None.
+        teacher: what the objective learns from beside the labels, or None; it is frozen here.
         after: the trainer that the same run had in its stage before; steps, epochs and curves go on from there,
             the schedule begins anew.
     """
 
     def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
-                 world: World = World(), teacher: nn.Module | None = None, checkpoints: str = "checkpoints",
+                 world: World = World(), teacher: Teacher | None = None, checkpoints: str = "checkpoints",
                  after: Trainer | None = None):
         self.config, self.train_set, self.world, self.run_id = config, train_set, world, run_id
         self.steps_per_epoch = len(self._batches(0))
@@ -57,7 +58,7 @@ class Trainer:
         self.total_steps = self.first_step + self.steps_per_epoch * config.epochs
         self.checkpoint_path = os.path.join(folder, checkpoints, "last.pt")
         self.bf16 = use_bf16(config.precision, world.device)
-        layout = torch.channels_last if config.channels_last and self.bf16 else torch.contiguous_format
+        layout = memory_format(objective.net, config.channels_last and self.bf16, world.device)
         objective.net = synchronize_batch_norm(objective.net, world)
         self.objective = objective.to(world.device, memory_format=layout).train()
         self.parallel = self._wrap(self.objective)
@@ -75,8 +76,6 @@ class Trainer:
     def run(self) -> None:
         """Trains to the end, from the last checkpoint where there is one of this run."""
         self._resume()
-        if self.step == self.first_step:
-            outer_update_(self.objective.net)
         progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
         while self.step < self.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -100,7 +99,7 @@ class Trainer:
         labels = labels.to(self.world.device, non_blocking=True)
         feats = self._features(inputs.to(self.world.device, non_blocking=True))
         with autocast(self.bf16, self.world.device):
-            loss, correct = self.parallel(feats, labels, now_margin, self._teach(feats))
+            loss, correct = self.parallel(feats, labels, now_margin, *self._teach(feats, labels))
         mean_loss, all_correct = self._over_processes(loss.detach(), correct)
         self._check_finite(mean_loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
@@ -142,8 +141,8 @@ class Trainer:
         return feats
 
     @torch.no_grad()
-    def _teach(self, feats: torch.Tensor) -> torch.Tensor | None:
-        return None if self.teacher is None else self.teacher(feats)
+    def _teach(self, feats: torch.Tensor, labels: torch.Tensor) -> tuple:
+        return () if self.teacher is None else self.teacher(feats, labels)
 
     def _check_finite(self, value: torch.Tensor, what: str, step: int | None = None) -> None:
         """NonFiniteLoss naming the batch of `step` (from 0; the present one by default) unless `value` is finite."""

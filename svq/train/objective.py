@@ -1,4 +1,4 @@
-"""What a run minimizes: classification, and the teacher's embeddings where there is a teacher."""
+"""What a run minimizes: classification, and the distance to a teacher where there is one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.distill.objective import DistillConfig, EmbeddingObjective
+from svq.distill.objective import DistillConfig, EmbeddingObjective, soft_label_loss
 from svq.train.heads import AAMSoftmax
 
 
@@ -21,8 +21,10 @@ class Objective(nn.Module):
         self.embedding_objective = embedding_objective
 
     def forward(self, feats: torch.Tensor, labels: torch.Tensor, margin: float,
-                teacher: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (B, T, F), labels (B,), teacher embeddings (B, D') or None -> loss, right answers (both scalar).
+                teacher: torch.Tensor | None = None,
+                teacher_logits: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (B, T, F), labels (B,), the teacher's embeddings (B, D') and logits (B, C), or None where the
+        config does not ask for them -> loss, right answers (both scalar).
 
         The right answers are counted with the margin on, as the loss sees them.
         """
@@ -34,4 +36,8 @@ class Objective(nn.Module):
             if self.embedding_objective is not None:
                 loss = (self.config.label_weight * loss
                         + self.config.embedding_weight * self.embedding_objective(embeddings, teacher))
+                if self.config.logit_weight > 0:
+                    plain = self.head(embeddings, labels)  # no margin: posteriors as at test time
+                    loss = loss + self.config.logit_weight * soft_label_loss(
+                        plain, teacher_logits, self.config.temperature)
         return loss, (logits.argmax(1) == labels).sum()

@@ -7,6 +7,7 @@ import os
 
 from torch import nn
 
+from svq.distill.objective import Teacher
 from svq.errors import UserError
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantize_, quantizers
 from svq.train.config import TrainConfig
@@ -49,7 +50,7 @@ def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:
 
 
 def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: str, world: World = World(),
-          teacher: nn.Module | None = None) -> None:
+          teacher: Teacher | None = None) -> None:
     """Quantizes and trains the network of `objective`, stage by stage; arguments as of Trainer.
 
     Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from svq.distill.objective import DistillConfig, EmbeddingObjective
+from svq.distill.objective import DistillConfig, EmbeddingObjective, Teacher, soft_label_loss
 from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
@@ -21,7 +21,7 @@ from svq.train.distributed import GlobalBatchNorm, World, synchronize_batch_norm
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective
 from svq.train.optimizer import make_optimizer, set_learning_rate
-from svq.train.precision import use_bf16
+from svq.train.precision import memory_format, use_bf16
 from svq.train.progress import Curves
 from svq.train.schedule import ScheduleConfig, learning_rate, margin
 
@@ -267,6 +267,68 @@ def test_distillation_loss_is_one_minus_cosine_through_a_learned_map():
     logits = objective.head(x, labels, 0.1)
     torch.testing.assert_close(loss, 0.5 * F.cross_entropy(logits, labels) + 2.0 * unlike(x, y))
     assert correct == (logits.argmax(1) == labels).sum()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 7.5])
+def test_soft_label_loss_against_its_sum(temperature):
+    """T^2 times the divergence, number by number in float64; nothing where the logits agree up to a constant."""
+    rng = np.random.default_rng(0)
+    student, teacher = 8 * rng.normal(size=(5, 7)), 8 * rng.normal(size=(5, 7))
+    expected = 0.0
+    for s, t in zip(student / temperature, teacher / temperature):
+        p, q = np.exp(t) / np.exp(t).sum(), np.exp(s) / np.exp(s).sum()
+        expected += temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q)) / 5
+    got = soft_label_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    assert float(got) == pytest.approx(expected, rel=1e-9) and expected > 0.1
+    same = soft_label_loss(torch.tensor(teacher + 3), torch.tensor(teacher), temperature)
+    assert float(same) == pytest.approx(0, abs=1e-12)
+
+
+def test_soft_label_loss_of_two_classes_and_its_gradient():
+    """Hinton et al., eq. 2: for the logits z, the gradient is T (softmax(z / T) - softmax(v / T)) over the batch."""
+    z, v = torch.tensor([[1.0, -1.0]], dtype=torch.float64, requires_grad=True), torch.tensor([[0.5, 2.0]]).double()
+    soft_label_loss(z, v, 3.0).backward()
+    expected = 3.0 * (torch.softmax(z / 3, 1) - torch.softmax(v / 3, 1))
+    torch.testing.assert_close(z.grad, expected.detach())
+
+
+def test_objective_with_soft_labels_has_no_margin_in_them():
+    torch.manual_seed(0)
+    head, teacher_head = AAMSoftmax(4, 3, 10.0), AAMSoftmax(6, 3, 10.0)
+    config = DistillConfig(embedding_weight=0.0, label_weight=0.5, logit_weight=2.0, temperature=2.0)
+    x, y, labels = torch.randn(5, 4), torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    embeddings, logits = Teacher(nn.Identity(), teacher_head)(y, labels)
+    cosine = F.cosine_similarity(y[:, None], teacher_head.weight[None], dim=-1)
+    torch.testing.assert_close(logits, 10 * cosine)
+    assert Teacher(nn.Identity())(y, labels)[1] is None
+    loss, _ = Objective(nn.Identity(), head, config, EmbeddingObjective(4, 6))(x, labels, 0.2, embeddings, logits)
+    plain, with_margin = head(x, labels), head(x, labels, 0.2)
+    kl = (logits / 2).softmax(1) * ((logits / 2).log_softmax(1) - (plain / 2).log_softmax(1))
+    torch.testing.assert_close(loss, 0.5 * F.cross_entropy(with_margin, labels) + 2.0 * 4.0 * kl.sum() / 5)
+
+
+def test_a_teachers_logits_are_float32_under_autocast():
+    torch.manual_seed(0)
+    teacher, y, labels = Teacher(nn.Identity(), AAMSoftmax(6, 3)), torch.randn(5, 6), torch.zeros(5, dtype=torch.long)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, logits = teacher(y, labels)
+    assert torch.equal(logits, teacher(y, labels)[1])
+
+
+def conv(channels, kernel, stride):
+    return nn.Sequential(nn.ReLU(), nn.Sequential(nn.Conv2d(channels, 32, kernel, stride)))
+
+
+@pytest.mark.parametrize("net, safe", [
+    (conv(8, 1, 2), False), (conv(15, 1, 2), False), (conv(8, 1, (1, 2)), False), (conv(1, 1, 2), False),
+    (conv(16, 1, 2), True), (conv(8, 1, 1), True), (conv(8, 3, 2), True), (nn.Linear(8, 8), True),
+    (nn.Sequential(nn.Conv1d(8, 16, 1, 2)), True), (build("ResNet18", 24, 8, width=8), False),
+    (build("ResNet18", 24, 8, width=16), True), (quantize_(conv(8, 1, 2), QuantConfig(bits=4)), False)])
+def test_layout_of_networks_that_channels_last_would_break(net, safe):
+    cpu, contiguous, last = torch.device("cpu"), torch.contiguous_format, torch.channels_last
+    assert memory_format(net, True, cpu) is (last if safe else contiguous)
+    assert memory_format(net, False, cpu) is contiguous
+    assert memory_format(net, True, torch.device("cuda")) is last
 
 
 def test_precision():

@@ -263,6 +263,45 @@ def test_distillation_to_a_smaller_embedding(runs, teacher):
     assert not any("projection" in name for name in load_tensors(student / "model.safetensors"))
 
 
+def test_finetuning_under_quantization_with_the_float_parent_as_teacher(runs, teacher, monkeypatch):
+    """All three losses at once; and the logits alone hold the student to its parent closer than labels do."""
+    settings = (*QAT, "distill.embedding_weight=1", "distill.logit_weight=2", "checkpoint_minutes=0")
+    whole = runs("kd", *settings, init=teacher, teacher=teacher)
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            runs("kd_stop", *settings, init=teacher, teacher=teacher)
+    assert weights(runs("kd_stop", *settings, init=teacher, teacher=teacher)) == weights(whole)
+    assert load_model(whole)[1].quant.bits == 4
+    assert weights(whole) != weights(runs("kd_cold", *settings, "distill.temperature=1", init=teacher, teacher=teacher))
+
+
+def test_the_loss_from_logits_is_small_for_a_student_that_is_its_teacher(runs, teacher):
+    """Not zero: in training, batch norm has the batch's statistics."""
+    settings = ("epochs=1", "average=1", "schedule.lr=1e-12", "schedule.final_lr=1e-12", "distill.embedding_weight=0",
+                "distill.label_weight=0", "distill.logit_weight=1", "spec_augment=null")
+    losses = {}
+    for name, options in {"same": {"init": teacher}, "another": {}}.items():
+        folder = runs(f"logits_{name}", *settings, teacher=teacher, **options)
+        (row,) = csv.DictReader(open(folder / "curves.csv"))
+        losses[name] = float(row["loss"])
+    assert 0 < 3 * losses["same"] < losses["another"], losses
+
+
+def test_soft_labels_need_the_teachers_classifier(runs, teacher, tmp_path):
+    shutil.copytree(teacher, tmp_path / "t")
+    (tmp_path / "t" / "speakers.txt").write_text("spk00\nspk02\nspk01\n")
+    with pytest.raises(UserError, match="t/speakers.txt: the classifier there was trained on other speakers"):
+        runs("refused", "distill.logit_weight=1", "epochs=1", teacher=tmp_path / "t")
+    runs("embeddings_only", "distill.embedding_weight=1", "epochs=1", teacher=tmp_path / "t")
+    os.unlink(tmp_path / "t" / "head.safetensors")
+    shutil.copy(teacher / "speakers.txt", tmp_path / "t")
+    with pytest.raises(UserError, match="t/head.safetensors: no such file"):
+        runs("refused", "distill.logit_weight=1", "epochs=1", teacher=tmp_path / "t")
+    with pytest.raises(UserError, match="distill.temperature is 0"):
+        runs("refused", "distill.temperature=0", teacher=teacher)
+
+
 @pytest.mark.parametrize("overrides, options, words", [
     (["distill.label_weight=1"], {}, "go together"), (["quant.bits=4"], {}, "name it with --init"),
     (["batch_size=25"], {}, "24 training utterances do not fill a batch of 25"),
