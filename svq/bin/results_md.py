@@ -3,7 +3,10 @@
     <!-- results:begin -->
     <!-- results:end -->
 
-What stands round them is left as it is. Also writes a LaTeX table when asked.
+What stands round them is left as it is. Also writes LaTeX when asked. The layout `full` has every measure, a
+table for each trial list. The layout `paper` has the trial lists side by side, the systems by method, their
+quantization type (from <exp>/<system>/config.yaml) and compression ratio, and beside the EER of a <system> that
+of a <system>-ptq, where there is one: the same before finetuning.
 """
 
 from pathlib import Path
@@ -17,6 +20,9 @@ def main():
     args = parser(__doc__)
     args.add_argument("--results", type=Path, default=Path("exp/results.tsv"), help="table to show")
     args.add_argument("--into", type=Path, default=Path("RESULTS.md"), help="file with the markers")
+    args.add_argument("--marker", default="results", help="name in the two lines, for files with several tables")
+    args.add_argument("--layout", choices=["full", "paper"], default="full", help="columns of the tables")
+    args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems, for the layout `paper`")
     args.add_argument("--command", default="", help="what was typed to get the results, shown above them")
     args.add_argument("--hardware", default="auto",
                       help="what they were made on; auto: this machine's processor; '' leaves it out")
@@ -25,16 +31,31 @@ def main():
     args.add_argument("--latex", type=Path, help="LaTeX table to write as well")
     args = args.parse_args()
     from svq.report.hardware import describe
-    from svq.report.markdown import latex, markdown, update_file
+    from svq.report.markdown import made_by, update_file
     from svq.report.results import read_results
 
-    rows = chosen(read_results(args.results), args.only)
+    rows = read_results(args.results)
+    wanted = chosen(rows, args.only)
     hardware = describe() if args.hardware == "auto" else args.hardware
-    update_file(args.into, markdown(rows, args.command, hardware))
+    tables, latex = laid_out(args.layout, args.exp, rows, wanted)
+    update_file(args.into, "\n\n".join([*made_by(args.command, hardware), tables]), args.marker)
     if args.latex:
         with atomic_write(args.latex) as file:
-            file.write(latex(rows))
-    print(f"{args.into}: {len(rows)} rows of {args.results}")
+            file.write(latex)
+    print(f"{args.into}: {len(wanted)} rows of {args.results}")
+
+
+def laid_out(layout: str, exp: Path, rows, wanted) -> tuple[str, str]:
+    """The wanted rows as Markdown and as LaTeX."""
+    if layout == "full":
+        from svq.report.markdown import latex, markdown
+
+        return markdown(wanted), latex(wanted)
+    from svq.report.paper_table import as_latex, as_markdown, paper_tables
+    from svq.report.systems import read_systems
+
+    tables = paper_tables(rows, read_systems(exp, rows), wanted)
+    return as_markdown(tables), as_latex(tables)
 
 
 def chosen(rows, conditions):

@@ -9,22 +9,20 @@ from svq.atomic import atomic_write
 from svq.errors import UserError, located
 from svq.report.results import Row, best_values, unique
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 _SHOWN = {"eer": ".2f", "mindcf01": ".3f", "mindcf05": ".3f", "cllr": ".3f", "actdcf01": ".3f"}
 _HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01)", "minDCF(0.05)",
           "Cllr", "actDCF(0.01)", "bits", "file (MB)", "weights (M)")
 
 
-def markdown(rows: list[Row], command: str = "", hardware: str = "") -> str:
-    """A Markdown table per trial list, the best figure of each column in bold.
+def made_by(command: str, hardware: str) -> list[str]:
+    """Paragraphs on where results are from: what was typed, a line on the machine; either may be empty."""
+    parts = [f"Made by\n\n{_fenced(command)}"] if command else []
+    return parts + ([f"on {hardware}."] if hardware else [])
 
-    command: what was typed to get them, hardware: a line on the machine; either may be empty.
-    """
-    parts = []
-    if command:
-        parts.append(f"Made by\n\n{_fenced(command)}")
-    if hardware:
-        parts.append(f"on {hardware}.")
+
+def markdown(rows: list[Row], command: str = "", hardware: str = "") -> str:
+    """A Markdown table per trial list, the best figure of each column in bold, after `made_by`."""
+    parts = made_by(command, hardware)
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
         targets, others = chosen[0].num_target, chosen[0].num_nontarget
@@ -86,9 +84,9 @@ def latex(rows: list[Row]) -> str:
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
         heads, lines = _body([_escaped(row) for row in chosen], mark=lambda t: rf"\textbf{{{t}}}")
-        title = rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{_escape(trials)}}}}} \\"
+        title = rf"\multicolumn{{{len(heads)}}}{{l}}{{\emph{{{escape_latex(trials)}}}}} \\"
         blocks.append("\n".join([title] + [" & ".join(line) + r" \\" for line in lines]))
-    top = " & ".join(_escape(head) for head in heads) + r" \\"
+    top = " & ".join(escape_latex(head) for head in heads) + r" \\"
     body = "\n\\midrule\n".join(blocks)
     columns = "lll" + "r" * (len(heads) - 3)
     return (f"\\begin{{tabular}}{{{columns}}}\n\\toprule\n{top}\n\\midrule\n{body}\n"
@@ -99,41 +97,51 @@ _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasci
 _LATEX.update({char: "\\" + char for char in "&%$#_{}"})
 
 
-def _escape(text: str) -> str:
+def escape_latex(text: str) -> str:
     return "".join(_LATEX.get(char, char) for char in text)
 
 
 def _escaped(row: Row) -> Row:
-    return replace(row, system=_escape(row.system), backend=_escape(row.backend),
-                   norm=_escape(row.norm))
+    return replace(row, system=escape_latex(row.system), backend=escape_latex(row.backend),
+                   norm=escape_latex(row.norm))
 
 
-def insert(text: str, table: str, path="RESULTS.md") -> str:
-    """`text` with what stands between the two markers replaced by `table`; the rest is untouched.
+def markers(name: str) -> tuple[str, str]:
+    """The lines that a table stands between."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+BEGIN, END = markers("results")
+
+
+def insert(text: str, table: str, path="RESULTS.md", marker: str = "results") -> str:
+    """`text` with what stands between the two marker lines replaced by `table`; the rest is untouched.
 
     Raises UserError when a marker is missing, doubled or in the wrong order.
     """
     lines = text.split("\n")
-    begins = [i for i, line in enumerate(lines) if line.strip() == BEGIN]
-    ends = [i for i, line in enumerate(lines) if line.strip() == END]
+    begin, end = markers(marker)
+    begins = [i for i, line in enumerate(lines) if line.strip() == begin]
+    ends = [i for i, line in enumerate(lines) if line.strip() == end]
     if not begins or not ends:
-        lost = BEGIN if not begins else END
-        raise UserError(f"{path}: no line '{lost}'; put '{BEGIN}' and '{END}' where the table belongs")
+        lost = begin if not begins else end
+        raise UserError(f"{path}: no line '{lost}'; put '{begin}' and '{end}' where the table belongs")
     if len(begins) > 1 or len(ends) > 1:
         line = (begins if len(begins) > 1 else ends)[1] + 1
         raise UserError(located(path, line, "a second marker; keep one pair"))
     if ends[0] < begins[0]:
-        raise UserError(located(path, ends[0] + 1, f"'{END}' stands before '{BEGIN}'"))
+        raise UserError(located(path, ends[0] + 1, f"'{end}' stands before '{begin}'"))
     return "\n".join(lines[: begins[0] + 1] + ["", table, ""] + lines[ends[0] :])
 
 
-def update_file(path, table: str) -> None:
+def update_file(path, table: str, marker: str = "results") -> None:
     """Puts the table between the markers of the Markdown file at `path`, atomically."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             text = file.read()
     except FileNotFoundError:
-        raise UserError(f"{path} is missing; write it with the lines '{BEGIN}' and '{END}' in it") from None
-    mended = insert(text, table, path)
+        begin, end = markers(marker)
+        raise UserError(f"{path} is missing; write it with the lines '{begin}' and '{end}' in it") from None
+    mended = insert(text, table, path, marker)
     with atomic_write(path, "wb") as file:
         file.write(mended.encode("utf-8"))

@@ -1,0 +1,105 @@
+"""What a report has to know of each system: the float network it comes from, its method, its layers' bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from svq.errors import UserError
+from svq.report.results import Row, parent_of, unique
+
+FLOAT_BITS = 32
+# A system that was quantized and not finetuned since: its scores belong beside those of the finetuned one.
+BEFORE = "-ptq"
+FLOAT = "Float"
+# Names of systems are <parent>_<method><bits>[-<variant>]; the order is that of a table's rows.
+FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
+            "admm": "ADMM", "mixed": "Mixed", "static": "Static", "adaptive": "Adaptive", "best": "Best"}
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """parent: the float system that this one was made from, None for a float system. root: the float system
+    that it and its relatives are grouped under. average: bits per weight. family: what it is called in tables and figures. variant: what
+    sets it apart from others of its family and bits (another seed, an ablation), most often nothing. kind: the
+    quantization type in the words of Liu et al., table III. bits: of each layer by name, empty for float."""
+
+    name: str
+    parent: str | None
+    root: str
+    family: str
+    variant: str
+    kind: str
+    average: float
+    bits: dict[str, int]
+
+    @property
+    def mixed(self) -> bool:
+        return len(set(self.bits.values())) > 1
+
+
+def read_systems(exp, rows: Iterable[Row]) -> dict[str, System]:
+    """name -> System for every system of the results, from exp/<system>/config.yaml.
+
+    Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
+    """
+    bits = {row.system: row.avg_bits for row in rows}
+    return {name: _read_system(Path(exp) / name / "config.yaml", name, bits) for name in bits}
+
+
+def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
+    import torch
+
+    from svq.config import load_config
+    from svq.models import ModelConfig
+    from svq.quant.api import quantizable
+
+    config = load_config(path, ModelConfig)
+    if (config.quant is None) != (bits[name] >= FLOAT_BITS):
+        stated = f"{bits[name]:g} bits in the results, {'no' if config.quant is None else 'a'} quantization here"
+        raise UserError(f"{path}: {stated}; redo stages 10 and 11")
+    parent, root = parent_of(name, bits), _root(name, bits)
+    own, _, variant = name.removeprefix(f"{parent or root}_").partition("-")
+    if config.quant is None:
+        return System(name, parent, root, FLOAT, variant, "-", bits[name], {})
+    with torch.device("meta"):  # only the names of the layers are wanted
+        layers = [layer for layer, _ in quantizable(config.build())]
+    by_layer = {layer: config.quant.bits_of(layer) for layer in layers}
+    different = set(by_layer.values())
+    family = _family(own if parent else "", config.quant.method, different)
+    return System(name, parent, root, family, variant, _kind(config.quant.method, different), bits[name],
+                  by_layer)
+
+
+def _root(name: str, bits: dict[str, float]) -> str:
+    """The float system with the shortest name that begins this one's, or itself."""
+    found = [other for other, b in bits.items() if b >= FLOAT_BITS and name.startswith(other + "_")]
+    return min(found, key=len, default=name)
+
+
+def _family(own: str, method: str, bits: set[int]) -> str:
+    """By the letters that begin the system's own name, as in kmqat4, or by the config where there are none (4bit)."""
+    said = re.match(r"[A-Za-z]*", own).group(0) or ("mixed" if len(bits) > 1 else method)
+    return FAMILIES.get(said, said)
+
+
+def _kind(method: str, bits: set[int]) -> str:
+    if len(bits) > 1:
+        return f"Mixed {{{', '.join(str(b) for b in sorted(bits))}}}"
+    return {"static": "Binary", "adaptive": "Binary", "twn": "Ternary"}.get(method, "Uniform")
+
+
+def in_order(systems: Iterable[System]) -> list[System]:
+    """By root, then family, then falling bits; what ties stays in the order given."""
+    systems = list(systems)
+    roots = unique(system.root for system in systems)
+    families = [*FAMILIES.values(), *unique(system.family for system in systems)]
+    return sorted(systems, key=lambda s: (roots.index(s.root), families.index(s.family), -s.average))
+
+
+def finetuned(names: Iterable[str]) -> list[str]:
+    """The names that have a line of their own: all but those before finetuning of another one."""
+    names = list(names)
+    return [name for name in names if not (name.endswith(BEFORE) and name.removesuffix(BEFORE) in names)]
