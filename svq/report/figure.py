@@ -15,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from svq.report import style
+
 NUM_SERIES = 8
 INK, MUTED, GRID, SURFACE = "#000101", "#000102", "#000103", "#000104"
 _SERIES = [f"#0002{i:02x}" for i in range(NUM_SERIES)]
@@ -72,11 +74,11 @@ def rc():
     return matplotlib.rc_context(_RC)
 
 
-def panels(rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT):
-    """A new figure without pyplot's global state, and its axes in reading order."""
+def panels(rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT, **options):
+    """A new figure without pyplot's global state, and its axes in reading order; options of `Figure.subplots`."""
     figure = Figure(figsize=(width, height))
     FigureCanvasSVG(figure)
-    axes = figure.subplots(rows, columns, squeeze=False)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(axes.ravel())
 
 
@@ -112,6 +114,18 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     head = f'<svg role="img" aria-label="{_attribute(label)}" {view_box}>'
     text = head + text[text.index(">") + 1 :]
     return re.sub(r">\s+<", "><", text).strip()
+
+
+def standalone(svg: str) -> str:
+    """What `to_svg` made as a file of its own: in the light theme's colours, its own font, on white."""
+    colours = style.light()
+    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match.group(1)], svg)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt" '
+            'font-family="DejaVu Sans, Verdana, sans-serif" stroke-linejoin="round" ')
+    paper = f'<rect width="{width}" height="{height}" fill="{colours["surface"]}"/>'
+    first = text.index(">") + 1
+    return f"{head}{text[len('<svg ') : first]}{paper}{text[first:]}\n"
 
 
 def _prefix_ids(text: str, name: str) -> str:

@@ -109,7 +109,7 @@ def score_histogram(target, nontarget, threshold: float, index: int, title: str,
     target, nontarget = np.asarray(target, float), np.asarray(nontarget, float)
     # The two tails beyond 0.05 % of a list hold nothing to see but stretch the axis.
     both = [np.quantile(part, [0.0005, 0.9995]) for part in (target, nontarget)]
-    edges = _edges(min(part[0] for part in both), max(part[1] for part in both))
+    edges = edges_of(min(part[0] for part in both), max(part[1] for part in both))
     with fig.rc():
         figure, (axes,) = fig.panels(height=2.45)
         for scores, colour, alpha in ((nontarget, fig.MUTED, 0.22), (target, fig.series(index), 0.35)):
@@ -121,7 +121,7 @@ def score_histogram(target, nontarget, threshold: float, index: int, title: str,
         axes.set_yticks([])
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(_ticks(6))
+        axes.xaxis.set_major_locator(nice_ticks(6))
         axes.grid(axis="y", visible=False)
         fig.caption(axes, title, "score", "density")
         return fig.to_svg(figure, name, f"Score histogram, {title}")
@@ -141,8 +141,8 @@ def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name:
             scale = 100.0 if key == "accuracy" else 1.0
             axis.plot(thin_mean(x), scale * thin_mean(curves[key]), color=fig.series(index),
                       marker="o" if len(x) == 1 else "")
-            axis.yaxis.set_major_locator(_ticks(4))
-            axis.xaxis.set_major_locator(_ticks(5))
+            axis.yaxis.set_major_locator(nice_ticks(4))
+            axis.xaxis.set_major_locator(nice_ticks(5))
             axis.set_ylim(bottom=0)
             fig.caption(axis, text, "epoch" if place > 1 else "")
         figure.suptitle(title, parse_math=False, fontsize=9.5, x=0.02, ha="left", fontweight="bold")
@@ -153,24 +153,33 @@ def level_plot(weights, levels, bits: int, index: int, title: str, name: str) ->
     """A layer's weight histogram with its quantization levels (levels already scaled by alpha)."""
     weights = np.asarray(weights, float).ravel()
     levels = np.unique(np.asarray(levels, float))
-    # A few far weights would press the rest into one spike: 0.2 % at either end may leave the frame.
-    low, high = np.quantile(weights, [0.002, 0.998])
-    edges = _edges(min(low, levels[0]), max(high, levels[-1]))
-    counts, _ = np.histogram(weights, edges)
+    counts, edges = weight_histogram(weights, levels)
     with fig.rc():
         figure, (axes,) = fig.panels(height=2.45)
         axes.vlines(levels, 0, 1.12 * max(counts.max(), 1), color=fig.series(index),
                     linewidth=1.1 if len(levels) <= 16 else 0.5)
-        axes.stairs(counts, edges, fill=True, color=fig.MUTED, alpha=0.30, linewidth=0)
-        axes.stairs(counts, edges, color=fig.MUTED, linewidth=1.0)
-        axes.set_ylim(0, 1.12 * max(counts.max(), 1))
-        axes.set_xlim(edges[0], edges[-1])
-        axes.xaxis.set_major_locator(_ticks(5))
-        axes.yaxis.set_major_locator(_ticks(4, integer=True))
+        draw_histogram(axes, counts, edges)
+        axes.xaxis.set_major_locator(nice_ticks(5))
+        axes.yaxis.set_major_locator(nice_ticks(4, integer=True))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.grid(visible=False)
         fig.caption(axes, title, f"weight ({len(weights):,} at {bits} bit)", "weights per bin")
         return fig.to_svg(figure, name, f"Weights and quantization levels, {title}")
+
+
+def weight_histogram(weights, values) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (bins,) and edges (bins + 1,) over nearly all `weights` (n,) and all of `values`."""
+    # A few far weights would press the rest into one spike: 0.2 % at either end may leave the frame.
+    low, high = np.quantile(weights, [0.002, 0.998])
+    return np.histogram(weights, edges_of(min(low, np.min(values)), max(high, np.max(values))))
+
+
+def draw_histogram(axes, heights, edges) -> None:
+    """A grey histogram for coloured levels to stand in, and the frame that fits it."""
+    axes.stairs(heights, edges, fill=True, color=fig.MUTED, alpha=0.30, linewidth=0)
+    axes.stairs(heights, edges, color=fig.MUTED, linewidth=1.0)
+    axes.set_ylim(0, 1.12 * (heights.max() or 1))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.grid(visible=False)
 
 
 class Sized(NamedTuple):
@@ -241,7 +250,7 @@ def _pad_size_axes(axes, points: Sequence[Sized]) -> None:
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_major_locator(_ticks(6))
+    axes.yaxis.set_major_locator(nice_ticks(6))
 
 
 class Calibrated(NamedTuple):
@@ -319,12 +328,12 @@ def reliability_plot(curves: Sequence[Reliability], title: str, name: str) -> st
         return fig.to_svg(figure, name, f"Reliability of calibrated scores, {title}")
 
 
-def _ticks(count: int, integer: bool = False) -> MaxNLocator:
+def nice_ticks(count: int, integer: bool = False) -> MaxNLocator:
     """At most `count` intervals of 1, 2 or 5 times a power of ten."""
     return MaxNLocator(count, steps=[1, 2, 5, 10], integer=integer)
 
 
-def _edges(low: float, high: float) -> np.ndarray:
+def edges_of(low: float, high: float) -> np.ndarray:
     """Edges of _BINS equal bins from low to high with a margin; safe when the two are equal."""
     room = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
     return np.linspace(low - 0.02 * room, high + 0.02 * room, _BINS + 1)

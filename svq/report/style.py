@@ -21,6 +21,11 @@ def _variables(names: dict[str, str], series) -> str:
     return ";".join(pairs)
 
 
+def light() -> dict[str, str]:
+    """Colours of the light theme by the names of their CSS variables."""
+    return {**_LIGHT, **{f"s{i}": value for i, value in enumerate(_LIGHT_SERIES)}}
+
+
 def css() -> str:
     """The whole style sheet."""
     light, dark = _variables(_LIGHT, _LIGHT_SERIES), _variables(_DARK, _DARK_SERIES)
@@ -62,6 +67,7 @@ small.worse{color:var(--worse)}small.better{color:var(--better)}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,20rem),1fr));gap:.8rem;
  margin:.6rem 0 1rem;align-items:start}
 figure{margin:0;padding:.6rem .5rem .4rem;break-inside:avoid}
+.wide{max-width:56rem;margin:.6rem 0 1rem}
 figure svg{display:block;width:100%;height:auto;overflow:visible;font-family:inherit}
 figure svg *{stroke-linejoin:round;stroke-linecap:butt}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;margin:.5rem 0;padding:0;list-style:none;

@@ -1,0 +1,75 @@
+"""Figures and tables on a float system and its quantized ones, in a folder.
+
+Reads, under --exp: results.tsv (of svq.bin.report), the model folders of the systems and, where it is there,
+<parent>/sensitivity.tsv. Writes to --out a page with everything, index.html; each figure as <name>.svg with its
+numbers in <name>.tsv; and the table as results.tex (svq.bin.results_md puts it into a Markdown file). Figures
+that the systems give nothing for, such as bits by layer without a mixed one, are left out.
+"""
+
+from pathlib import Path
+
+from svq.atomic import atomic_write
+from svq.cli import parser, run_main
+from svq.errors import UserError
+from svq.report.results import read_results
+
+
+def arguments():
+    args = parser(__doc__)
+    args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems")
+    args.add_argument("--parent", required=True, help="the float system, a folder under --exp")
+    args.add_argument("--systems", nargs="*", default=[],
+                      help="systems beside it; none: all in the results whose name begins with <parent>_")
+    args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization when not given")
+    args.add_argument("--results", type=Path, help="table to read; <exp>/results.tsv when not given")
+    args.add_argument("--trials", nargs="*", default=[], help="trial lists by name, such as test; none: all")
+    args.add_argument("--backend", default="", help="back end shown; empty: the first in the results")
+    args.add_argument("--norm", default="", help="score normalization shown; empty: the last in the results")
+    args.add_argument("--layer", default="", help="layer whose levels are shown; empty: the embedding layer")
+    args.add_argument("--methods", nargs="+", default=["uniform", "pot", "apot", "kmqat"], help="methods of these levels")
+    args.add_argument("--bits", nargs="+", type=int, default=[4, 3], help="bits of these levels")
+    args.add_argument("--title", default="Quantization", help="title of the page")
+    return args.parse_args()
+
+
+def main():
+    args = arguments()
+    rows = read_results(args.results or args.exp / "results.tsv")
+    wanted = chosen(rows, args)
+    out = args.out or args.exp / "quantization"
+    from svq.report import quant_figures  # torch and matplotlib: not before the results are known to be good
+    from svq.report.paper_table import as_latex, paper_tables
+    from svq.report.quant_page import render, write_figures
+    from svq.report.systems import finetuned, in_order, read_systems
+
+    systems = read_systems(args.exp, rows)
+    shown = finetuned(dict.fromkeys(row.system for row in wanted))
+    quantized = in_order(systems[name] for name in shown if name != args.parent)
+    figures = quant_figures.frontiers([row for row in wanted if row.system in shown], systems)
+    figures += quant_figures.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
+    tables = paper_tables(rows, systems, wanted)
+    write_figures(out, figures)
+    with atomic_write(out / "results.tex") as file:
+        file.write(as_latex(tables))
+    with atomic_write(out / "index.html") as file:
+        file.write(render(args.title, tables, figures))
+    print(f"wrote {out}/index.html: {len(shown)} systems, {len(figures)} figures")
+
+
+def chosen(rows, args):
+    """The rows of the parent and its systems, of the trial lists, back end and normalization asked for."""
+    names = {row.system for row in rows}
+    wanted = [args.parent, *(args.systems or sorted(n for n in names if n.startswith(args.parent + "_")))]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: not in the results, which hold {', '.join(sorted(names))}")
+    backend, norm = args.backend or rows[0].backend, args.norm or rows[-1].norm
+    found = [row for row in rows if row.system in wanted and (row.backend, row.norm) == (backend, norm)
+             and (not args.trials or row.trials in args.trials)]
+    if not found:
+        raise UserError(f"no results of {backend} {norm} {' '.join(args.trials)}; see the columns trials, backend and norm")
+    return found
+
+
+if __name__ == "__main__":
+    run_main(main)
