@@ -22,12 +22,14 @@ def main() -> None:
     from svq.data.features import write_ark
     from svq.extraction import Utterances, embed
     from svq.models import load_model
+    from svq.quant.api import freeze_
 
     if options.device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
     torch.set_num_threads(options.num_threads)
     torch.backends.cudnn.allow_tf32 = False  # the same embeddings as on the CPU, up to rounding
     net, config = load_model(options.model)
+    freeze_(net)
     utterances = Utterances(options.data_dir, config.front_end, options.input, options.job, options.num_jobs,
                             options.max_seconds, options.device)
     found = dict(progress(embed(net, utterances, options.batch_frames, options.device), len(utterances), "extract"))

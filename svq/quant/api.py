@@ -124,6 +124,16 @@ def quantizers(net: nn.Module):
             yield name, module, module.parametrizations.weight[0]
 
 
+def freeze_(net: nn.Module) -> nn.Module:
+    """Leaves the quantized weights of `net`, in eval mode, in place of float weights and quantizers; returns `net`.
+
+    For inference: the same embeddings, without quantizing every weight again for each of them.
+    """
+    for _, module, _ in list(quantizers(net)):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    return net
+
+
 def outer_update_(net: nn.Module) -> None:
     """What some quantizers (ADMM) do between epochs of finetuning; nothing for the others."""
     for _, module, quantizer in quantizers(net):
