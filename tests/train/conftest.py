@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from svq.bin import train
+from svq.train.loop import Trainer
 from tests.builders import data_dir
 from tests.helpers import run_worker
 
@@ -21,6 +22,10 @@ TINY = {
     "schedule": {"lr": 0.05, "final_lr": 0.01, "warmup_epochs": 0.5, "margin_start_epoch": 1, "margin_full_epoch": 2},
     "epochs": 3, "batch_size": 6, "average": 2, "precision": "fp32", "num_threads": 1,
 }
+
+
+class Stop(Exception):
+    pass
 
 
 class Runs:
@@ -42,6 +47,20 @@ class Runs:
 
     def __call__(self, name, *overrides, **options):
         run_worker(train.main, *self.arguments(name, *overrides, **options))
+        return self.folder / name
+
+    def stopped(self, step, name, *overrides, **options):
+        """The same, stopped as if killed after so many steps."""
+        original = Trainer._save_if_due
+
+        def save_or_stop(trainer):
+            original(trainer)
+            if trainer.step == step:
+                raise Stop
+
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(Trainer, "_save_if_due", save_or_stop)
+            self(name, *overrides, **options)
         return self.folder / name
 
     def process(self, name, *overrides, env=(), **options):

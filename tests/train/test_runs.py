@@ -64,29 +64,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(runs, teacher):
     assert os.listdir(killed / "checkpoints") == ["last.pt"]  # nor anything half-written beside it
 
 
-class Stop(Exception):
-    pass
-
-
-def stop_after(monkeypatch, steps):
-    """Makes the loop stop as if killed after so many steps."""
-    original = Trainer._save_if_due
-
-    def save_or_stop(self):
-        original(self)
-        if self.step == steps:
-            raise Stop
-
-    monkeypatch.setattr(Trainer, "_save_if_due", save_or_stop)
-
-
 # 3: inside an epoch; 4: at its end; 9: after the average over the last two epochs has begun.
 @pytest.mark.parametrize("step", [3, 4, 9])
-def test_resuming_at_any_step_gives_the_same_bytes(runs, teacher, monkeypatch, step):
-    with monkeypatch.context() as patch:
-        stop_after(patch, step)
-        with pytest.raises(Stop):
-            runs(f"stop{step}", "checkpoint_minutes=0")
+def test_resuming_at_any_step_gives_the_same_bytes(runs, teacher, step):
+    runs.stopped(step, f"stop{step}", "checkpoint_minutes=0")
     assert load_checkpoint(runs.folder / f"stop{step}" / "checkpoints" / "last.pt")["step"] == step
     resumed = runs(f"stop{step}", "checkpoint_minutes=0")
     assert weights(resumed) == weights(teacher)
@@ -94,13 +75,10 @@ def test_resuming_at_any_step_gives_the_same_bytes(runs, teacher, monkeypatch, s
     assert columns[0] == columns[1]  # but for samples_per_s
 
 
-def test_adamw_with_augmentation_off_resumes_too(runs, monkeypatch):
+def test_adamw_with_augmentation_off_resumes_too(runs):
     settings = ("optimizer.name=adamw", "schedule.lr=0.01", "schedule.decay=cosine", "checkpoint_minutes=0", "epochs=2")
     whole = runs("adamw", *settings)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 5)
-        with pytest.raises(Stop):
-            runs("adamw_stop", *settings)
+    runs.stopped(5, "adamw_stop", *settings)
     assert weights(runs("adamw_stop", *settings)) == weights(whole)
 
 
@@ -229,13 +207,10 @@ def test_quantization_aware_finetuning_starts_from_the_teacher_and_its_head(runs
     assert torch.cosine_similarity(*heads).min() > 0.99 and not torch.equal(*heads)
 
 
-def test_finetuning_resumes_to_the_same_bytes(runs, teacher, monkeypatch):
+def test_finetuning_resumes_to_the_same_bytes(runs, teacher):
     settings = (*QAT, "checkpoint_minutes=0")
     whole = runs("q_whole", *settings, init=teacher)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Stop):
-            runs("q_stop", *settings, init=teacher)
+    runs.stopped(2, "q_stop", *settings, init=teacher)
     assert weights(runs("q_stop", *settings, init=teacher)) == weights(whole)
 
 
@@ -263,14 +238,11 @@ def test_distillation_to_a_smaller_embedding(runs, teacher):
     assert not any("projection" in name for name in load_tensors(student / "model.safetensors"))
 
 
-def test_finetuning_under_quantization_with_the_float_parent_as_teacher(runs, teacher, monkeypatch):
+def test_finetuning_under_quantization_with_the_float_parent_as_teacher(runs, teacher):
     """All three losses at once; and the logits alone hold the student to its parent closer than labels do."""
     settings = (*QAT, "distill.embedding_weight=1", "distill.logit_weight=2", "checkpoint_minutes=0")
     whole = runs("kd", *settings, init=teacher, teacher=teacher)
-    with monkeypatch.context() as patch:
-        stop_after(patch, 2)
-        with pytest.raises(Stop):
-            runs("kd_stop", *settings, init=teacher, teacher=teacher)
+    runs.stopped(2, "kd_stop", *settings, init=teacher, teacher=teacher)
     assert weights(runs("kd_stop", *settings, init=teacher, teacher=teacher)) == weights(whole)
     assert load_model(whole)[1].quant.bits == 4
     assert weights(whole) != weights(runs("kd_cold", *settings, "distill.temperature=1", init=teacher, teacher=teacher))
