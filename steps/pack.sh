@@ -6,6 +6,7 @@
 set -euo pipefail
 cmd=run.py      # dispatcher
 calibration=    # JSON of the calibration stage, to be kept in the packed file
+entropy=false   # Huffman code the codes of the weights where that is smaller (summary.json says so)
 . utils/parse_options.sh
 . ./path.sh
 
@@ -14,4 +15,5 @@ dir=$1
 
 options=()
 if [[ -n $calibration ]]; then options+=(--calibration "$calibration"); fi
+if [[ $entropy == true ]]; then options+=(--entropy); fi
 $cmd "$dir/log/pack.log" python3 -m svq.bin.pack ${options[@]+"${options[@]}"} "$dir"

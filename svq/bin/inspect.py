@@ -1,11 +1,19 @@
-"""Prints what a packed model holds: config, layers, bits, bytes, codebooks, digest."""
+"""Prints what a packed model holds: config, front end, calibration, layers, bits, bytes, codebooks, digest.
+
+The column entropy says how many bits a weight of a layer would take in an ideal code: what the
+Huffman codes of svq.bin.pack --entropy come near to.
+"""
 
 from __future__ import annotations
 
 import os
 
+import torch
+
 from svq.cli import parser, run_main
-from svq.quant.packing import read_packed
+from svq.quant.api import FLOAT_BITS, quantizable
+from svq.quant.bitpack import packed_size
+from svq.quant.packing import UnpackedLayer, read_packed, unpack
 
 
 def main() -> None:
@@ -13,19 +21,52 @@ def main() -> None:
     arguments.add_argument("model", help="packed model, .svq")
     options = arguments.parse_args()
     about, tensors = read_packed(options.model)
-    model = about["model"]
-    print(f"{options.model}: format {about['format']}, {os.path.getsize(options.model)} bytes, digest {about['digest']}")
-    print(f"{model['arch']} {model['net']} embedding {model['embed_dim']} front end {model['front_end']}")
+    config, layers = unpack(options.model, about, tensors)
+    size = os.path.getsize(options.model)
+    print(f"{options.model}: format {about['format']}, {size} bytes, digest {about['digest']}")
+    print(f"model {config.arch} {config.net} embedding {config.embed_dim}")
+    print(f"front end {about['model']['front_end']}")
+    print(f"quantization {about['model']['quant']}")
     print(f"calibration {about['calibration']}")
-    print(f"{'layer':<28} {'shape':<20} bits {'bytes':>9}  codebook")
-    coded = 0
-    for name, layer in about["layers"].items():
-        book, size = tensors[f"{name}.codebook"], tensors[f"{name}.codes"].numel()
-        shape = "x".join(map(str, layer["shape"]))
-        print(f"{name:<28} {shape:<20} {layer['bits']:>4} {size:>9}  {book[0]:+.4f} .. {book[-1]:+.4f}")
-        coded += size
-    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    print(f"codes {coded} bytes, other tensors {total - coded}, header {os.path.getsize(options.model) - total}")
+    print(f"{'layer':<28} {'shape':<16} bits {'bytes':>9} entropy  codebook")
+    for layer in layers:
+        print(describe(layer))
+    with torch.device("meta"):
+        counts = {name: module.weight.numel() for name, module in quantizable(config.build())}
+    bits = {name: FLOAT_BITS for name in counts} | {layer.row.name: layer.row.bits for layer in layers}
+    for name in (name for name in counts if bits[name] == FLOAT_BITS):
+        print(f"{name:<28} in float")
+    total = sum(counts.values())
+    print(f"{total} weights of {sum(counts[name] * bits[name] for name in counts) / total:g} bits on average, "
+          f"entropy {sum(entropy(layer) * counts[layer.row.name] for layer in layers) / total:.3f}")
+    held = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
+    parts = [f"{name} {held.pop(name, 0)}" for name in ("codes", "codebooks", "norms")]
+    print(f"bytes: {', '.join(parts)}, other tensors {sum(held.values())}, "
+          f"header {size - sum(t.numel() * t.element_size() for t in tensors.values())}")
+
+
+def describe(layer: UnpackedLayer) -> str:
+    """One line of the table."""
+    row = layer.row
+    shape = "x".join(map(str, layer.codes.shape))
+    size = row.compressed or packed_size(layer.codes.numel(), row.bits)
+    return (f"{row.name:<28} {shape:<16} {row.bits:>4} {size:>9} {entropy(layer):>7.3f}  {codebook(layer)}"
+            + (" Huffman" if row.compressed else ""))
+
+
+def codebook(layer: UnpackedLayer) -> str:
+    """The levels, the middle ones left out; of codebooks per channel how many, and the outermost levels."""
+    row = layer.row
+    if row.codebooks > 1:
+        return f"{row.codebooks} of {row.levels} levels, {layer.codebook.min():+.4f} to {layer.codebook.max():+.4f}"
+    levels = [f"{level:+.4f}" for level in layer.codebook]
+    return " ".join(levels if len(levels) <= 4 else [*levels[:2], f"({row.levels - 4} more)", *levels[-2:]])
+
+
+def entropy(layer: UnpackedLayer) -> float:
+    """Bits per weight of the layer's codes as independent draws."""
+    shares = torch.bincount(layer.codes.flatten()).double() / layer.codes.numel()
+    return float(-torch.special.xlogy(shares, shares).sum() / torch.log(torch.tensor(2.0)).double())
 
 
 if __name__ == "__main__":

@@ -3,12 +3,16 @@
 The packed file is loaded again and compared with the quantization-aware network on random features: their
 embeddings must agree within a cosine distance of 1e-4, or nothing is left behind. A float model
 only gets its summary: the size of model.safetensors.
+
+With --arch in place of MODEL an untrained network is packed, to see what a size, a width or a method
+would take: `--arch ResNet34 --bits 2 --output x.svq`.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from typing import get_args, get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -16,28 +20,75 @@ import torch.nn.functional as F
 from svq.atomic import atomic_path, write_json
 from svq.cli import parser, run_main
 from svq.errors import UserError
-from svq.models import load_model
+from svq.models import ModelConfig, load_model
+from svq.nets import ARCHITECTURES
+from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits
-from svq.quant.packing import count_parameters, load_packed, save_packed
+from svq.quant.packing import count_parameters, load_packed, packed_bytes, save_packed
 
 LARGEST_DISTANCE = 1e-4
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("model", help="model folder")
+    arguments.add_argument("model", nargs="?", help="model folder")
     arguments.add_argument("--calibration", help="JSON of svq.bin.calibrate, kept in the packed file")
+    arguments.add_argument("--entropy", action="store_true", help="Huffman code the codes where that is smaller")
+    arguments.add_argument("--output", help="write the packed file here, and no summary (None: MODEL/model.svq)")
+    untrained = arguments.add_argument_group("an untrained network in place of MODEL")
+    untrained.add_argument("--arch", choices=ARCHITECTURES)
+    untrained.add_argument("--init", choices=["random"], default="random")
+    untrained.add_argument("--width", type=int, default=32, help="channels of the first stage")
+    untrained.add_argument("--embed-dim", type=int, default=256)
+    untrained.add_argument("--method", choices=get_args(get_type_hints(QuantConfig)["method"]), default="kmqat")
+    untrained.add_argument("--bits", type=int, default=4)
+    untrained.add_argument("--per-channel", action="store_true", help="a codebook for each output channel")
+    untrained.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
-    net, config = load_model(options.model)
-    summary = {"params": count_parameters(net), "avg_bits": average_bits(net)}
-    if config.quant is None:
-        name = "model.safetensors"
+    if (options.model is None) == (options.arch is None):
+        arguments.error("give a model folder or --arch")
+    if options.arch is not None and options.output is None:
+        arguments.error("--arch needs --output")
+    if options.arch is not None:
+        pack_untrained(options)
     else:
-        name = "model.svq"
-        pack(os.path.join(options.model, name), net, config, read_calibration(options.calibration))
-    size = os.path.getsize(os.path.join(options.model, name))
-    write_json(os.path.join(options.model, "summary.json"), {**summary, "size_bytes": size, "file": name})
-    print(f"{options.model}/{name}: {size} bytes, {summary['avg_bits']:g} bits per weight, {summary['params']} parameters")
+        pack_folder(options)
+
+
+def pack_untrained(options) -> None:
+    """Packs a freshly initialised network to options.output."""
+    try:
+        quant = QuantConfig(options.method, options.bits, per_channel=options.per_channel)
+        config = ModelConfig(options.arch, {"width": options.width}, options.embed_dim, quant=quant)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    torch.manual_seed(options.seed)
+    net = quantize_(config.build(), quant).eval()
+    pack(options.output, net, config, read_calibration(options.calibration), options.entropy)
+    tell(options.output, net)
+
+
+def pack_folder(options) -> None:
+    """Packs a model folder to its model.svq, with a summary, or to options.output."""
+    net, config = load_model(options.model)
+    if config.quant is None:
+        if options.output is not None:
+            raise UserError(f"{options.model}: a float model; there is nothing to pack to {options.output}")
+        for option in ("calibration", "entropy"):
+            if getattr(options, option):
+                print(f"{options.model}: --{option} is not used: a float model is not packed")
+        path, sizes = os.path.join(options.model, "model.safetensors"), {}
+    else:
+        calibration = read_calibration(options.calibration)
+        path = options.output or os.path.join(options.model, "model.svq")
+        pack(path, net, config, calibration, options.entropy)
+        sizes = {}
+        if options.entropy:
+            sizes = {"entropy": True, "size_plain_bytes": packed_bytes(net, config.quant, config, calibration)}
+    tell(path, net)
+    if options.output is None:
+        summary = {"params": count_parameters(net), "avg_bits": average_bits(net), "file": os.path.basename(path)}
+        write_json(os.path.join(options.model, "summary.json"), summary | {"size_bytes": os.path.getsize(path)} | sizes)
 
 
 def read_calibration(path: str | None):
@@ -50,14 +101,19 @@ def read_calibration(path: str | None):
         raise UserError(f"{path}: not a calibration file ({error}); stage 9 makes it") from None
 
 
-def pack(path: str, net, config, calibration) -> None:
+def pack(path: str, net, config, calibration, entropy: bool) -> None:
     """Writes the packed file under its name only once it has been loaded again and compared."""
     with atomic_path(path) as temporary:
-        save_packed(temporary, net, config, calibration)
+        save_packed(temporary, net, config, calibration, entropy)
         distance = largest_distance(net, load_packed(temporary)[0], config.front_end.num_mels)
         if not distance <= LARGEST_DISTANCE:
             raise UserError(f"{path}: packed and unpacked networks differ by a cosine distance of {distance:.2g}")
     print(f"largest cosine distance to the network before packing: {distance:.2g}")
+
+
+def tell(path: str, net) -> None:
+    print(f"{path}: {os.path.getsize(path)} bytes, {average_bits(net):g} bits per weight, "
+          f"{count_parameters(net)} parameters")
 
 
 @torch.inference_mode()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -20,12 +22,31 @@ class FoldedBatchNorm(nn.Module):
         return torch.addcmul(self.shift.view(shape), x, self.scale.view(shape))
 
 
+@torch.no_grad()
+def scales_and_shifts(norms: Sequence[_BatchNorm]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What each of `norms` applies in eval mode: scale and shift (C,), float32 on the CPU, computed in float64.
+
+    All norms at once: a deep network has a hundred of them, of a few hundred channels each.
+    """
+    if not norms:
+        return []
+    sizes = [norm.num_features for norm in norms]
+    weight, bias, mean, var = (
+        torch.cat([getattr(norm, name) for norm in norms]).double().cpu()
+        for name in ("weight", "bias", "running_mean", "running_var")
+    )
+    eps = torch.tensor([norm.eps for norm in norms], dtype=torch.float64)
+    scale = weight / (var + eps.repeat_interleave(torch.tensor(sizes))).sqrt()
+    shift = bias - mean * scale
+    return list(zip(scale.float().split(sizes), shift.float().split(sizes)))
+
+
 def folded(norm: _BatchNorm) -> FoldedBatchNorm:
-    """The scale and shift that `norm` applies in eval mode, computed in float64."""
+    """What `norm` does in eval mode, as a module."""
     new = FoldedBatchNorm(norm.num_features)
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    new.scale.copy_(scale.detach())
-    new.shift.copy_((norm.bias.double() - norm.running_mean.double() * scale).detach())
+    ((scale, shift),) = scales_and_shifts([norm])
+    new.scale.copy_(scale)
+    new.shift.copy_(shift)
     return new
 
 
