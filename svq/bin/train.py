@@ -97,11 +97,12 @@ def make_objective(config: TrainConfig, net, head: AAMSoftmax, folder: str | Non
 def run_id(config: TrainConfig, options) -> str:
     """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
 
-    How many processes read, and how often a checkpoint is written, may change in between.
+    How many processes read, how often a checkpoint is written, and how a table of bits came about (its bits
+    are in quant.layers) may change in between.
     """
     defaults = TrainConfig()
     config = dataclasses.replace(
-        config, checkpoint_minutes=defaults.checkpoint_minutes,
+        config, checkpoint_minutes=defaults.checkpoint_minutes, allocate=None,
         data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
     for folder in (options.init, options.teacher):
