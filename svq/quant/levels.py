@@ -59,11 +59,9 @@ def rescale_asymmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
     Eq. 6, which moves zero: the levels are alpha times those returned, plus the centre. Levels that are
     all equal become 0, with alpha = 1.
     """
-    low, high = levels[..., 0], levels[..., -1]
-    alpha = np.where(high > low, (high - low) / 2.0, 1.0)
-    centre = (high + low) / 2.0
-    scaled = (levels - centre[..., None]) / alpha[..., None]
-    return np.clip(scaled, -1.0, 1.0), alpha, centre
+    low, high = levels[..., :1], levels[..., -1:]
+    scaled = np.where(high > low, (levels - low) / np.where(high > low, high - low, 1.0) * 2.0 - 1.0, 0.0)
+    return scaled, np.where(high > low, (high - low) / 2.0, 1.0)[..., 0], ((high + low) / 2.0)[..., 0]
 
 
 def uniform_levels(bits: int) -> np.ndarray:

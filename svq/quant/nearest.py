@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 
 PIECE = 1 << 16
-STARTS, STEPS = 12, 5
+SAMPLE = 16381
+TRIES, STEPS = 10, 3
 
 
 def midpoints(table: torch.Tensor) -> torch.Tensor:
@@ -20,58 +21,93 @@ def midpoints(table: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def count_below(w: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
     """How many thresholds lie below each weight: its code (int32, shape of w). A tie takes the lower code."""
-    if thresholds.dim() == 1:
-        return _in_memory_order(w, lambda flat: bucketize(flat, thresholds))
-    return _in_memory_order(w, lambda rows: torch.searchsorted(thresholds, rows, out_int32=True), rows=True)
+    rows = thresholds.dim() == 2
+    return _in_memory_order(w, lambda x: bucketize(x, thresholds if rows else thresholds[None]), rows)
 
 
 @torch.no_grad()
 def look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """table[codes], with a row for each channel table[c, codes[c]]; in the memory layout of `codes`."""
-    if table.dim() == 1:
-        return _in_memory_order(codes, lambda flat: table.index_select(0, flat))
-    start = torch.arange(len(table), dtype=codes.dtype, device=codes.device)[:, None] * table.shape[1]
-    flat = table.reshape(-1)
-    return _in_memory_order(codes, lambda rows: flat.index_select(0, (rows + start).view(-1)), rows=True)
+    return _in_memory_order(codes, lambda x: table.view(-1).index_select(0, _in_rows(x, table)), table.dim() == 2)
+
+
+def _in_rows(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """Codes (R, N) as indices (R * N,) into the flattened table (K,) or (R, K)."""
+    if table.dim() == 2:
+        codes = codes + torch.arange(0, table.numel(), table.shape[1], dtype=codes.dtype, device=codes.device)[:, None]
+    return codes.reshape(-1)
 
 
 def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """How many of the ascending `thresholds` (K,) lie below each element of `x` (N,); int32 (N,).
+    """How many of the ascending `thresholds` (R, K-1) of its row lie below each element of `x` (R, N); int32 (R, N).
 
-    The same as torch.bucketize, several times as fast on a CPU: the binary search there mispredicts
-    branches, here equal cells are numbered without a branch. A table holds the thresholds in lower
-    cells, one comparison settles the one in the same cell. A cell's number never falls as x grows,
-    in floating point neither, so this is exact. Where two thresholds share a cell, torch searches.
+    The same as torch.searchsorted, several times as fast on a CPU: the binary search there mispredicts
+    branches. Few thresholds are compared one by one. Else equal cells are numbered without a branch, a
+    table holds the thresholds in lower cells, and one comparison settles the one in the same cell. A
+    cell's number never falls as x grows, in floating point neither, so this is exact. Where two
+    thresholds share a cell, torch searches.
     """
-    cells = 8 * (len(thresholds) + 1)
-    if x.device.type != "cpu" or x.numel() < cells:
-        return torch.bucketize(x, thresholds, out_int32=True)
-    # The two outermost thresholds fall inside the grid; with only one it sits in the middle of it.
-    margin = (thresholds[-1] - thresholds[0]) / cells + thresholds.abs().max() / cells
-    scale = float(cells / (thresholds[-1] - thresholds[0] + 2 * margin))
-    shift = (margin - thresholds[0]) * scale
-    if not 0 < scale < float("inf"):
-        return torch.bucketize(x, thresholds, out_int32=True)
-
-    def cell(values):
-        number = torch.add(shift, values, alpha=scale).clamp_(0, cells - 1).to(torch.int32)
-        return number.clamp_(0, cells - 1)  # NaN became some integer: it must not index outside
-
-    taken = cell(thresholds)
-    if (taken[1:] == taken[:-1]).any():
-        return torch.bucketize(x, thresholds, out_int32=True)
-    below = torch.bucketize(torch.arange(cells, dtype=torch.int32), taken, out_int32=True)
-    within = torch.cat([thresholds, thresholds.new_full((1,), float("inf"))])[below]
+    if x.device.type != "cpu" or x.shape[1] < thresholds.shape[1]:
+        return torch.searchsorted(thresholds, x, out_int32=True)
+    search = _Comparisons(thresholds) if thresholds.shape[1] <= 3 else _Grid(thresholds)
+    if not search.exact:
+        return torch.searchsorted(thresholds, x, out_int32=True)
     codes = torch.empty(x.shape, dtype=torch.int32)
-    # Pieces that stay in the cache between the passes.
-    for values, out in zip(x.split(PIECE), codes.split(PIECE)):
-        at = cell(values)
-        torch.add(below.index_select(0, at), values > within.index_select(0, at), out=out)
+    # Pieces that stay in the cache between the passes: some rows, or a part of a row.
+    height = max(1, PIECE // max(1, x.shape[1]))
+    for row in range(0, len(x), height):
+        rows = slice(row, row + height)
+        for values, out in zip(x[rows].split(PIECE, dim=1), codes[rows].split(PIECE, dim=1)):
+            search(values, rows, out)
     return codes
 
 
-def _in_memory_order(x: torch.Tensor, function, rows: bool = False) -> torch.Tensor:
-    """Applies a function of vectors to `x` in the order in which it lies in memory; `rows`: of (C, N) matrices.
+class _Comparisons:
+    """Counts the thresholds below by comparing with each."""
+
+    exact = True
+
+    def __init__(self, thresholds: torch.Tensor):
+        self.columns = thresholds.split(1, dim=1)
+
+    def __call__(self, values, rows, out):
+        torch.gt(values, self.columns[0][rows], out=out)
+        for column in self.columns[1:]:
+            out.add_(values > column[rows])
+
+
+class _Grid:
+    """Counts the thresholds below by the cell of an even grid; `exact` if no two thresholds share one."""
+
+    def __init__(self, thresholds: torch.Tensor):
+        self.cells = 8 * (thresholds.shape[1] + 1)
+        # The outermost thresholds fall inside the grid.
+        span = thresholds[:, -1:] - thresholds[:, :1]
+        margin = (span + thresholds.abs().amax(1, keepdim=True)) / self.cells
+        self.scale = self.cells / (span + 2 * margin)
+        self.shift = (margin - thresholds[:, :1]) * self.scale
+        taken = self._cell(thresholds, slice(None))
+        self.exact = bool(self.scale.isfinite().all() and (taken[:, 1:] > taken[:, :-1]).all())
+        if self.exact:
+            numbers = torch.arange(self.cells, dtype=torch.int32).repeat(len(taken), 1)
+            below = torch.searchsorted(taken, numbers, out_int32=True)
+            padded = torch.cat([thresholds, torch.full_like(self.scale, float("inf"))], 1)
+            self.below, self.within = below, look_up(padded, below)
+
+    def _cell(self, values, rows):
+        # A product and a sum of their own: rounded together or not, as a loop's body and tail differ, cells could swap.
+        number = torch.mul(values, self.scale[rows]).add_(self.shift[rows]).clamp_(0, self.cells - 1).to(torch.int32)
+        return number.clamp_(0, self.cells - 1)  # NaN became some integer: it must not index outside
+
+    def __call__(self, values, rows, out):
+        below, within = self.below[rows], self.within[rows]
+        at = _in_rows(self._cell(values, rows), below)
+        greater = values > within.view(-1).index_select(0, at).view(values.shape)
+        torch.add(below.view(-1).index_select(0, at).view(values.shape), greater, out=out)
+
+
+def _in_memory_order(x: torch.Tensor, function, rows: bool) -> torch.Tensor:
+    """Applies a function of matrices to `x` in the order in which it lies in memory, as one row or as x[0], x[1], ...
 
     So a channels-last weight is neither copied to another layout nor comes back in one, which would
     make the convolutions after it convert it again at every step.
@@ -79,7 +115,7 @@ def _in_memory_order(x: torch.Tensor, function, rows: bool = False) -> torch.Ten
     order = sorted(range(x.dim()), key=lambda d: (rows and d > 0, -x.stride(d), d))
     back = sorted(range(x.dim()), key=order.__getitem__)
     dense = x.permute(order)
-    return function(dense.reshape(len(x), -1) if rows else dense.reshape(-1)).view(dense.shape).permute(back)
+    return function(dense.reshape(len(x) if rows else 1, -1)).view(dense.shape).permute(back)
 
 
 @torch.no_grad()
@@ -87,21 +123,34 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     """The alpha > 0, () or (C,), that makes the squared error of w by its nearest alpha * levels (K,) small.
 
     For given codes the best scale is <w, q> / <q, q>, and the error it leaves ||w||^2 - <w, q>^2 / <q, q>.
-    That is tried with the codes of a few scales from half the root mean square to the largest weight,
-    and from the best of them codes and scale are improved in turn. Weights that are all zero get 1.
+    The codes of a few scales from half the root mean square to the largest weight are tried, and of a few
+    about the best of these (of many weights, on some); from there codes and scale are improved in turn.
+    Weights that are all zero get 1.
     """
-    rows = w.detach().reshape(len(w) if per_channel else 1, -1)
-    thresholds = midpoints(levels)
-    largest = rows.abs().amax(1)
-    largest = torch.where(largest > 0, largest, 1).double()
-    low = torch.clamp(rows.square().mean(1).double().sqrt() / 2, min=largest / 1000)
+    rows = w.reshape(len(w) if per_channel else 1, -1)
+    # A prime number of them at even distances comes by every position in a kernel.
+    size = rows.shape[1]
+    some = rows if size <= SAMPLE else rows[:, torch.arange(SAMPLE, device=w.device) * size // SAMPLE]
 
-    best, least = largest, torch.zeros_like(largest)
-    for step in range(STARTS + STEPS):
-        scale = low * (largest / low) ** (step / (STARTS - 1)) if step < STARTS else best
-        q = levels.index_select(0, bucketize((rows / scale[:, None].to(rows.dtype)).view(-1), thresholds)).view_as(rows)
-        product = torch.mul(rows, q).sum(1, dtype=torch.float64)
-        square = q.square().sum(1, dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
-        gain = product.square() / square
-        best, least = torch.where(gain > least, product / square, best), torch.maximum(gain, least)
-    return (best if per_channel else best[0]).to(w.dtype)
+    def refit(rows, scale):
+        """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
+        thresholds = (midpoints(levels) * scale[:, None]).to(w.dtype)
+        q = look_up(levels.expand(len(rows), -1).contiguous(), bucketize(rows, thresholds))
+        product = (rows * q).sum(1, dtype=torch.float64)
+        square = q.square_().sum(1, dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
+        return product / square, product.square() / square
+
+    def best_of(low, high):
+        """The best of TRIES scales (R,) at even ratios from `low` to `high`."""
+        scales = torch.stack([low * (high / low) ** (i / (TRIES - 1)) for i in range(TRIES)])
+        gains = torch.stack([refit(some, scale)[1] for scale in scales])
+        return scales.gather(0, gains.argmax(0, keepdim=True))[0]
+
+    largest = rows.abs().amax(1).double().clamp(min=torch.finfo(w.dtype).tiny)
+    smallest = torch.maximum(rows.square().mean(1).double().sqrt() / 2, largest / 1000)
+    scale, step = best_of(smallest, largest), (largest / smallest) ** (1 / (TRIES - 1))
+    scale = best_of(scale / step, scale * step)
+    for _ in range(STEPS):
+        fitted, gain = refit(rows, scale)
+        scale = torch.where(gain > 0, fitted, 1.0)
+    return (scale if per_channel else scale[0]).to(w.dtype)

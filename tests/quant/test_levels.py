@@ -1,5 +1,6 @@
-"""KMQAT's levels against a slow rendering of section III-B, steps 1 to 3, with exact fractions."""
+"""Levels against slow renderings of the paper, with exact fractions."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -7,11 +8,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from svq.quant.levels import kmeans_levels, rescale_symmetric
+from svq.quant.levels import (
+    apot_levels,
+    kmeans_levels,
+    pot_levels,
+    rescale_asymmetric,
+    rescale_symmetric,
+    uniform_levels,
+)
 
 
 def slow_levels(weights, bits, retention):
-    """Step 1: drop the tails and cut the range evenly. Step 2: each interval's mean, or its centre if empty."""
+    """Section III-B. Step 1: drop the tails and cut the range evenly. Step 2: each interval's mean, or its centre if empty."""
     ordered = sorted(Fraction(w) for w in weights)
     tail = round(len(ordered) * (1.0 - retention) / 2.0)
     kept = ordered[tail:len(ordered) - tail]
@@ -83,3 +91,67 @@ def test_symmetric_rescaling_keeps_zero_and_proportions(values, bits):
 def test_zeros_keep_scale_one():
     scaled, alpha = rescale_symmetric(np.zeros(4))
     assert alpha == 1.0 and not scaled.any()
+
+
+def test_a_channel_has_the_levels_it_would_have_alone():
+    values = np.random.default_rng(3).normal(0, [[0.02], [0.5], [0.1], [0]], (4, 90)).reshape(4, 10, 3, 3)
+    for bits in range(1, 9):
+        together = kmeans_levels(values, bits, 0.9, per_channel=True)
+        np.testing.assert_array_equal(together, [kmeans_levels(channel, bits, 0.9) for channel in values])
+
+
+@given(weights, st.integers(1, 8))
+def test_asymmetric_rescaling_is_eq_6_and_undone_by_alpha_and_centre(values, bits):
+    levels = kmeans_levels(np.array(values), bits)
+    scaled, alpha, centre = rescale_asymmetric(levels)
+    np.testing.assert_allclose(alpha * scaled + centre, levels, rtol=1e-14, atol=1e-14)
+    assert alpha > 0 and (np.diff(scaled) >= 0).all()
+    low, high = levels[0], levels[-1]
+    if high > low:
+        np.testing.assert_allclose(scaled, (levels - low) / (high - low) * 2 - 1, rtol=0, atol=1e-9)
+        assert scaled[0] == -1 and scaled[-1] == 1
+
+
+def both_signs(magnitudes):
+    return sorted({sign * Fraction(m) for m in magnitudes for sign in (-1, 1)} | {Fraction(0)})
+
+
+def powers(*exponents):
+    return [Fraction(0), *(Fraction(1, 2**e) for e in exponents)]
+
+
+# Li et al.'s terms: the exponents of every summand that may also be 0, by bits.
+APOT_TERMS = {
+    2: [powers(1)],
+    3: [powers(1, 2, 3)],
+    4: [powers(1, 2, 4), powers(3)],
+    5: [powers(1, 3, 5), powers(2, 4, 6)],
+    6: [powers(1, 3, 6), powers(2, 4, 7), powers(5)],
+    7: [powers(1, 4, 7), powers(2, 5, 8), powers(3, 6, 9)],
+    8: [powers(1, 4, 8), powers(2, 5, 9), powers(3, 6, 10), powers(7)],
+}
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_fixed_levels_are_those_of_equations_1_to_3(bits):
+    half = 2 ** (bits - 1)
+    uniform = both_signs(Fraction(i, half - 1) for i in range(1, half))
+    # Eq. 2 without its smallest magnitude, 2^(-2^(n-1) + 1), for which n bits have no code.
+    pot = both_signs(Fraction(1, 2**i) for i in range(half - 1))
+    sums = [sum(terms) for terms in itertools.product(*APOT_TERMS[bits])]
+    apot = both_signs(total / max(sums) for total in sums)
+    for levels, expected in [(uniform_levels, uniform), (pot_levels, pot), (apot_levels, apot)]:
+        assert len(expected) == 2**bits - 1
+        np.testing.assert_allclose(levels(bits), [float(level) for level in expected], rtol=1e-15, atol=0)
+
+
+def test_levels_of_four_bits_written_out():
+    steps = np.array([1, 2, 3, 4, 6, 8, 10]) / 10
+    np.testing.assert_allclose(apot_levels(4)[8:], steps, rtol=1e-15)
+    np.testing.assert_array_equal(pot_levels(4)[8:], 2.0 ** np.arange(-6, 1))
+    np.testing.assert_array_equal(uniform_levels(4) * 7, np.arange(-7, 8))
+
+
+@pytest.mark.parametrize("levels", [uniform_levels, pot_levels, apot_levels])
+def test_one_bit_has_both_signs_and_no_zero(levels):
+    assert levels(1).tolist() == [-1, 1]

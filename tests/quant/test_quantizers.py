@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from svq.errors import UserError
@@ -15,7 +13,6 @@ from svq.models import load_state
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import average_bits, float_weight, quantizers
-from svq.quant.nearest import bucketize
 from svq.quant.quantizers import LevelQuantizer, make_quantizer
 
 
@@ -44,33 +41,6 @@ def test_a_tie_takes_the_lower_level():
     levels = torch.tensor([-1.0, -0.5, 0.5, 1.0])
     w = torch.tensor([-1.5, 0.0, 1.5, 9.0])
     assert LevelQuantizer(w, 2, levels, 2.0).codes(w).tolist() == [0, 1, 2, 3]
-
-
-finite = st.floats(-4, 4, width=32)
-
-
-@given(st.lists(finite, min_size=1, max_size=40).map(sorted), st.integers(0, 2**31), st.floats(1e-6, 1e6))
-def test_bucketize_is_exactly_the_search(thresholds, seed, unit):
-    thresholds = (torch.tensor(thresholds) * unit).float()
-    random = torch.randn(3000, generator=torch.Generator().manual_seed(seed)) * 3 * unit
-    up, down = torch.tensor(float("inf")), torch.tensor(-float("inf"))
-    near = torch.cat([thresholds, torch.nextafter(thresholds, up), torch.nextafter(thresholds, down)])
-    x = torch.cat([random, near, torch.tensor([0.0, -0.0, 3e38, -3e38, float("inf"), -float("inf")])])
-    torch.testing.assert_close(bucketize(x, thresholds), torch.bucketize(x, thresholds, out_int32=True), rtol=0, atol=0)
-
-
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_bucketize_on_real_thresholds_over_many_pieces(bits):
-    weight, quantizer = quantizer_of((150_001,), bits, torch.float32)
-    thresholds = (quantizer.levels[1:] + quantizer.levels[:-1]) / 2 * quantizer.alpha.detach()
-    expected = np.searchsorted(thresholds.numpy(), weight.numpy(), side="left")
-    np.testing.assert_array_equal(bucketize(weight, thresholds).numpy(), expected)
-
-
-def test_a_weight_that_is_no_number_does_not_crash_the_search():
-    weight, quantizer = quantizer_of((500,), 4, torch.float32)
-    weight[7] = float("nan")
-    assert 0 <= int(quantizer.codes(weight)[7]) < 16
 
 
 @pytest.mark.parametrize("factor", [0.7, 0.97, 1.6])  # not 1, where a weight may lie on the kink at alpha
