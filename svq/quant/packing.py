@@ -13,7 +13,7 @@ A safetensors file. Its tensors:
 Metadata `svq`: JSON with the format version, the model config, for each quantized layer its row (see
 `PackedLayer`), for each batch norm its name and channels, the calibration, and a SHA-256 digest of all of it.
 Few tensors, because each costs about 90 bytes of header: with one of its own for each layer's codes and codebook
-and each norm's scale and shift, a 1-bit ResNet34 would take 1.6 % more, a small network 10 % more.
+and each norm's scale and shift, a 1-bit ResNet34 would take 1.4 % more, a ResNet18 of width 8 13 % more.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,8 +46,7 @@ FORMAT_VERSION = 2
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # of float16 at full precision
 
 
-@dataclasses.dataclass(frozen=True)
-class PackedLayer:
+class PackedLayer(NamedTuple):
     """A row of the metadata: one quantized layer.
 
     levels: values in each codebook, at most 2^bits. codebooks: 1, or one for each output channel.
@@ -102,11 +103,12 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
     batch norms, which is looked up, and codebooks per channel, which is taken for granted. Takes milliseconds.
     """
     rows, codes, floats = [], 0, 0
+    alike = dataclasses.replace(quant, layers=None)
     for name, module in quantizable(net):
         bits = quant.bits_of(name)
         if bits != FLOAT_BITS:
             shape = float_weight(module).shape
-            levels, per_channel = _codebook_size(dataclasses.replace(quant, layers=None), bits)
+            levels, per_channel = _codebook_size(alike, bits)
             rows.append(PackedLayer(name, bits, levels, shape[0] if per_channel else 1))
             codes += packed_size(shape.numel(), bits)
             floats += levels * rows[-1].codebooks
@@ -193,11 +195,13 @@ def _others(net: nn.Module, quantized: set[str]) -> dict[str, torch.Tensor]:
     for name, module in net.named_modules():
         if isinstance(module, _BatchNorm) or "parametrizations" in name.split("."):
             continue
-        if next(module.parameters(recurse=False), None) is None and next(module.buffers(recurse=False), None) is None:
-            continue
-        for key, tensor in module.state_dict().items():
-            if "." not in key and not (name in quantized and key == "weight"):
-                tensors[f"{name}.{key}" if name else key] = tensor.cpu()
+        own = [key for key, _ in itertools.chain(module.named_parameters(recurse=False),
+                                                 module.named_buffers(recurse=False))]
+        if name in quantized and "weight" in own:
+            own.remove("weight")
+        if own:
+            state = module.state_dict()  # knows which buffers are kept
+            tensors |= {f"{name}.{key}" if name else key: state[key].cpu() for key in own if key in state}
     return tensors
 
 
@@ -208,7 +212,7 @@ def _about(config: ModelConfig, rows: list[PackedLayer], norms: dict[str, nn.Mod
     return {
         "format": FORMAT_VERSION,
         "model": to_dict(config),
-        "layers": [list(dataclasses.astuple(row)) for row in rows],
+        "layers": rows,
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "calibration": calibration,
     }
