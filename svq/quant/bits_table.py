@@ -92,7 +92,7 @@ def table_rows(path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
     if not lines:
         raise UserError(f"{path}: empty table; it needs the header {' '.join(columns)} and a row for each layer")
     number, header = lines[0]
-    if header.split("\t") != list(columns):
+    if [field.strip() for field in header.split("\t")] != list(columns):
         raise UserError(located(path, number, f"the header must be {' '.join(columns)}, separated by tabs"))
     if len(lines) == 1:
         raise UserError(located(path, number, "no row follows the header; it needs one for each layer"))

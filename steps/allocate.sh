@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Allocates bits to the layers of a float model, from their sensitivities (steps/sensitivity.sh) and
+# for the size that `allocate` in the config asks for; its `quant` says how weights will be quantized.
+# Writes <bits.tsv>, which training takes, and frontier.tsv beside it: the best sensitivity at every size.
+#
+# Usage: steps/allocate.sh [options] <config.yaml> <model-dir> <bits.tsv>
+set -euo pipefail
+cmd=run.py      # dispatcher
+sensitivity=    # table of sensitivities; empty: <model-dir>/sensitivity.tsv
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 3)) || { echo "allocate.sh: needs <config.yaml> <model-dir> <bits.tsv> (--help says more)" >&2; exit 2; }
+config=$1 model=$2 bits=$3
+dir=$(dirname -- "$bits")
+
+$cmd "$dir/log/allocate.log" python3 -m svq.bin.allocate --config "$config" --model "$model" \
+  --sensitivity "${sensitivity:-$model/sensitivity.tsv}" --out "$bits" --frontier "$dir/frontier.tsv"
