@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import sys
 
@@ -35,7 +36,7 @@ def main() -> None:
     if options.device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
     torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.allow_tf32 = False  # the second derivative is a small difference of large terms
+    torch.backends.cudnn.allow_tf32 = False  # float32 throughout, as on the CPU
     net, config = load_model(options.model)
     if config.quant is not None:
         raise UserError(f"{options.model}: is quantized; measure the float model that it was made from")
@@ -74,9 +75,12 @@ def parse_options():
 
 
 def stopping_rule(options) -> StoppingRule:
+    """The rule that the options give; UserError for one that is out of range, other options included."""
     for name, lowest in (("batch_size", 1), ("num_threads", 1), ("seed", 0)):
         if getattr(options, name) < lowest:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {lowest}")
+    if options.margin is not None and not 0 <= options.margin < math.pi / 2:
+        raise UserError(f"--margin {options.margin:g}: must be in [0, pi/2)")
     try:
         return StoppingRule(options.min_probes, options.max_probes, options.tolerance)
     except ValueError as error:
@@ -107,8 +111,7 @@ class Loss(nn.Module):
         self.objective = Objective(net, head)
         self.fbank = Fbank(front_end.num_mels, front_end.rate)
         self.front_end, self.train_set, self.margin, self.device = front_end, train_set, margin, device
-        # Contiguous, not channels-last: double backward of convolutions is slow there on a CPU.
-        self.to(device, memory_format=torch.contiguous_format)
+        self.to(device)
 
     def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         inputs, labels = batch

@@ -412,6 +412,7 @@ def test_the_worker_refuses_in_one_line(measured, tmp_path):
     assert "feats.scp is missing" in measured.refused("--input", "feats")
     assert "do not fill a batch of 400" in measured.refused("--batch-size", 400)
     assert "--batch-size 0: must be at least 1" in measured.refused("--batch-size", 0)
+    assert "--margin 2: must be in" in measured.refused("--margin", 2)
     assert "min_probes (3)" in measured.refused("--max-probes", 2)
     assert "neither a model folder" in measured.refused(model=tmp_path / "none")
     net, config = load_model(measured.model)
