@@ -266,8 +266,9 @@ class Allocator:
         # In decimal: 2.3 bits for each of 10 weights are 23 bits, not 22.999...
         choice = self.within(bits, int(Fraction(str(average_bits)) * int(problem.weights.sum())))
         if choice is None:
-            raise UserError(f"an average of {average_bits:g} bits cannot be met: the fewest are "
-                            f"{problem.average_bits(self.smallest):g}, with {problem.candidates[0]} bits for every layer")
+            fewest = problem.average_bits(self.smallest)
+            raise UserError(f"an average of {average_bits:g} bits cannot be met: the fewest are {fewest:g}, "
+                            f"with {problem.candidates[0]} bits for every layer")
         return choice
 
     def within_bytes(self, target: int, reserve: int = 0) -> np.ndarray:
