@@ -26,7 +26,8 @@ def arguments():
     args.add_argument("--backend", default="", help="back end shown; empty: the first in the results")
     args.add_argument("--norm", default="", help="score normalization shown; empty: the last in the results")
     args.add_argument("--layer", default="", help="layer whose levels are shown; empty: the embedding layer")
-    args.add_argument("--methods", nargs="+", default=["uniform", "pot", "apot", "kmqat"], help="methods of these levels")
+    args.add_argument("--methods", nargs="+", default=["uniform", "pot", "apot", "kmqat"],
+                      help="methods of these levels")
     args.add_argument("--bits", nargs="+", type=int, default=[4, 3], help="bits of these levels")
     args.add_argument("--title", default="Quantization", help="title of the page")
     return args.parse_args()
@@ -67,7 +68,8 @@ def chosen(rows, args):
     found = [row for row in rows if row.system in wanted and (row.backend, row.norm) == (backend, norm)
              and (not args.trials or row.trials in args.trials)]
     if not found:
-        raise UserError(f"no results of {backend} {norm} {' '.join(args.trials)}; see the columns trials, backend and norm")
+        raise UserError(f"no results of {backend} {norm} {' '.join(args.trials)}: "
+                        "see the columns trials, backend and norm")
     return found
 
 

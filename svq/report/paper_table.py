@@ -14,7 +14,7 @@ from svq.report.systems import BEFORE, System, finetuned, in_order
 
 NOTE = ("Bold: the best of the systems that have as many bits, rounded up, and the same float system. "
         "Compression ratio: bytes of the float system's file by those of this one.")
-_NOTE_BEFORE = " Before finetuning: the EER (%) of the same network quantized and not trained since."
+_NOTE_BEFORE = " Before finetuning: the same network quantized and not trained since."
 _NUM_LABELS = 2  # columns of text
 
 
@@ -91,7 +91,7 @@ class _Columns:
         self.interval = any(not math.isnan(row.eer_low) for row in shown)
         self.before = any((row.system + BEFORE, row.trials) in found for row in shown)
         self.heads = ["EER (%)"] + ["95 % interval"] * self.interval + ["minDCF(0.01)"]
-        self.heads += ["before finetuning"] * self.before
+        self.heads += ["EER (%) before finetuning"] * self.before
 
     def cells(self, name: str, trials: str) -> list[Cell]:
         row, before = self.found.get((name, trials)), self.found.get((name + BEFORE, trials))
@@ -187,7 +187,8 @@ def as_latex(tables: Iterable[Table]) -> str:
 
 
 def _tabular(table: Table) -> str:
-    top = [""] * table.labels + [rf"\multicolumn{{{width}}}{{c}}{{{escape_latex(name)}}}" for name, width in table.groups]
+    top = [""] * table.labels
+    top += [rf"\multicolumn{{{width}}}{{c}}{{{escape_latex(name)}}}" for name, width in table.groups]
     rules = " ".join(rf"\cmidrule(lr){{{start + 1}-{start + width}}}"
                      for start, (_, width) in zip(table.starts(), table.groups))
     columns = "l" * _NUM_LABELS + "r" * (len(table.heads) - _NUM_LABELS)

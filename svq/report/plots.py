@@ -167,10 +167,14 @@ def level_plot(weights, levels, bits: int, index: int, title: str, name: str) ->
 
 
 def weight_histogram(weights, values) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (bins,) and edges (bins + 1,) over nearly all `weights` (n,) and all of `values`."""
+    """Counts (bins,) and edges (bins + 1,) over nearly all `weights` (n,) and all of `values`.
+
+    The bins of a layer of a hundred weights are wider: sixty would show its gaps.
+    """
     # A few far weights would press the rest into one spike: 0.2 % at either end may leave the frame.
     low, high = np.quantile(weights, [0.002, 0.998])
-    return np.histogram(weights, edges_of(min(low, np.min(values)), max(high, np.max(values))))
+    bins = min(_BINS, 2 * int(np.sqrt(len(weights))))
+    return np.histogram(weights, edges_of(min([low, *values]), max([high, *values]), bins))
 
 
 def draw_histogram(axes, heights, edges) -> None:
@@ -333,7 +337,7 @@ def nice_ticks(count: int, integer: bool = False) -> MaxNLocator:
     return MaxNLocator(count, steps=[1, 2, 5, 10], integer=integer)
 
 
-def edges_of(low: float, high: float) -> np.ndarray:
-    """Edges of _BINS equal bins from low to high with a margin; safe when the two are equal."""
+def edges_of(low: float, high: float, bins: int = _BINS) -> np.ndarray:
+    """Edges of equal bins from low to high with a margin; safe when the two are equal."""
     room = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
-    return np.linspace(low - 0.02 * room, high + 0.02 * room, _BINS + 1)
+    return np.linspace(low - 0.02 * room, high + 0.02 * room, bins + 1)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from svq.config import from_dict
 from svq.errors import UserError, some_of
 from svq.models import load_model
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantizers
@@ -49,8 +50,10 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
     layer = layer or embedding_layer(net)
     if layer not in weights:
         raise UserError(f"{exp}/{parent}: no layer {layer} to quantize; it has {some_of(weights)}")
-    figures = [plots.levels(weights[layer].numpy(), [levels_of(weights[layer], method, n) for method in methods], n, layer)
-               for n in bits]
+    figures = []
+    for n in bits:
+        shown = [levels_of(weights[layer], method, n) for method in methods]
+        figures.append(plots.levels(weights[layer].numpy(), shown, n, layer))
     mixed = allocations(exp, list(weights), systems)
     if mixed:
         figures.append(plots.bits_by_layer(_layers(Path(exp) / parent / "sensitivity.tsv", weights), mixed))
@@ -70,10 +73,12 @@ def embedding_layer(net: nn.Module) -> str:
 @torch.no_grad()
 def levels_of(weight: torch.Tensor, method: str, bits: int) -> plots.Levels:
     """The levels that `method` starts from for a float weight, and how well they fit it."""
-    quantizer = make_quantizer(weight, QuantConfig(method=method, bits=bits), bits).eval()
+    config = from_dict({"method": method, "bits": bits}, QuantConfig, "levels to show")
+    quantizer = make_quantizer(weight, config, bits).eval()
     codebook, codes = quantizer.codebook().numpy(), quantizer.codes(weight).numpy()
     error = float((quantizer(weight) - weight).double().square().sum() / weight.double().square().sum())
-    return plots.Levels(FAMILIES.get(method, method), codebook, np.bincount(codes.ravel(), minlength=len(codebook)), error)
+    counts = np.bincount(codes.ravel(), minlength=len(codebook))
+    return plots.Levels(FAMILIES.get(method, method), codebook, counts, error)
 
 
 def allocations(exp, layers: Sequence[str], systems: Sequence[System]) -> list[plots.Allocation]:
@@ -101,7 +106,8 @@ def _layers(sensitivity: Path, weights: dict[str, torch.Tensor]) -> list[plots.L
         from svq.quant.sensitivity import read_sensitivity
 
         traces = {row.layer: (row.trace, row.std_error) for row in read_sensitivity(sensitivity)}
-    return [plots.Layer(name, tuple(weight.shape), *traces.get(name, (np.nan, np.nan))) for name, weight in weights.items()]
+    unknown = (np.nan, np.nan)
+    return [plots.Layer(name, tuple(weight.shape), *traces.get(name, unknown)) for name, weight in weights.items()]
 
 
 def _binarized(exp, system: System, weights: dict[str, torch.Tensor]) -> list[plots.Binarized]:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from matplotlib.transforms import ScaledTranslation
 
 from svq.report import figure as fig
-from svq.report.plots import draw_histogram, edges_of, nice_ticks, weight_histogram
+from svq.report.plots import draw_histogram, nice_ticks, weight_histogram
 
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
@@ -57,13 +57,15 @@ def frontier(points: Sequence[Point], floats: Sequence[Point], trials: str) -> D
             # Ink, not a series' colour: these are not on the size axis.
             axes.axhline(point.eer, color=fig.INK, linewidth=1.0, linestyle=_DASHES[index % 4],
                          label=f"{point.system}, float, {point.megabytes:.3g} MB")
-            axes.plot([1.0 - 0.02 * index] * 2, [point.low, point.high], color=fig.INK, linewidth=0.8,
-                      transform=axes.get_yaxis_transform(), clip_on=False)
+            axes.plot([0.995 - 0.02 * index] * 2, [point.low, point.high], color=fig.INK, linewidth=0.8,
+                      transform=axes.get_yaxis_transform())
+        # The palette ends at eight: lines come first, of two single points one may repeat a colour.
+        palette = sorted(families, key=lambda family: sum(p.family == family and not p.variant for p in points) < 2)
         for index, family in enumerate(families):
             chosen = [point for point in points if point.family == family]
             # Systems of as many bits have one size: set a point or two apart, their intervals can be seen.
             shift = ScaledTranslation((index - (len(families) - 1) / 2) * 1.6 / 72, 0, figure.dpi_scale_trans)
-            _draw_family(axes, chosen, index, axes.transData + shift)
+            _draw_family(axes, chosen, palette.index(family), axes.transData + shift)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 3, 5, 7)))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -90,7 +92,7 @@ def _draw_family(axes, points: Sequence[Point], index: int, transform) -> None:
                   alpha=0.8, transform=transform)
     line = sorted((p for p in points if not p.variant), key=lambda p: p.megabytes)
     # Drawn though it be empty: the legend needs an entry for a family with nothing but variants.
-    axes.plot([p.megabytes for p in line], [p.eer for p in line], **style, linestyle=_DASHES[index // 2 % 4],
+    axes.plot([p.megabytes for p in line], [p.eer for p in line], **style, linestyle=_DASHES[index % 4],
               label=points[0].family, markeredgecolor=fig.SURFACE, markeredgewidth=0.6)
     others = [p for p in points if p.variant]
     axes.plot([p.megabytes for p in others], [p.eer for p in others], **style, linestyle="none",
@@ -147,7 +149,7 @@ def levels(weights: np.ndarray, methods: Sequence[Levels], bits: int, layer: str
 
 
 class Layer(NamedTuple):
-    """A layer of the float network; trace: its average Hessian trace, error: the standard error of that (nan: unknown)."""
+    """A layer of the float network; trace: its average Hessian trace, error: its standard error; nan: unknown."""
 
     name: str
     shape: tuple[int, ...]
@@ -181,9 +183,11 @@ def bits_by_layer(layers: Sequence[Layer], allocations: Sequence[Allocation]) ->
         axes[-1].set_xlim(-0.6, len(layers) - 0.4)
         axes[-1].set_xticks(range(len(layers)), names, rotation=90, fontsize=7, parse_math=False)
         fig.caption(axes[-1], axes[-1].get_title(loc="left"), "layer, from input to embedding", "bits")
+        figure.align_ylabels()
         svg = fig.to_svg(figure, "bits_by_layer", "Bits of each layer of the mixed precision systems")
     note = "Bars: bits of a layer; dashed: a system of the same bits in every layer. "
-    note += "Average trace: that of the layer's Hessian over its number of weights, bars of one standard error." * traced
+    if traced:
+        note += "Average trace: that of the layer's Hessian over its number of weights, bars of one standard error."
     columns = ("layer", "shape", "weights", "trace", "trace_std_error", *(a.system for a in allocations))
     rows = [(layer.name, "x".join(map(str, layer.shape)), int(np.prod(layer.shape)), layer.trace, layer.error,
              *(allocation.bits[i] for allocation in allocations)) for i, layer in enumerate(layers)]
@@ -245,18 +249,21 @@ def binarized(panels: Sequence[Sequence[Binarized]]) -> Drawn:
             rows += [(each.system, each.layer, "float", *row) for row in zip(edges[:-1], edges[1:], counts)]
             rows += [(each.system, each.layer, "binary", value, value, n) for value, n in zip(each.values, each.counts)]
         svg = fig.to_svg(figure, "binarized", "Pre-trained and binarized weights of the first and the last convolution")
-    note = ("Grey, left axis: histogram of the float weights before quantization. Bars, right axis: share of the weights "
-            "that take each value once finetuned.")
-    return Drawn("binarized", "Binarized weights", note, svg, ("system", "layer", "series", "low", "high", "weights"), rows)
+    note = ("Grey, left axis: histogram of the float weights before quantization. Bars, right axis: share of the "
+            "weights that take each value once finetuned.")
+    columns = ("system", "layer", "series", "low", "high", "weights")
+    return Drawn("binarized", "Binarized weights", note, svg, columns, rows)
 
 
 def _draw_values(axes, each: Binarized, labelled: bool) -> None:
     shares = 100 * each.counts / each.counts.sum()
     axes.vlines(each.values, 0, shares, color=fig.series(0), linewidth=2.2 if len(each.values) <= 4 else 0.6)
     if len(each.values) <= 4:
-        for value, share in zip(each.values, shares):
+        for place, (value, share) in enumerate(zip(each.values, shares)):
+            # Two values may be near: the first is named to its left, the last to its right.
+            side = "right" if place == 0 else "left" if place == len(shares) - 1 else "center"
             axes.annotate(f"{value:.3g}".replace("-", "\u2212"), (value, share), (0, 3), textcoords="offset points",
-                          ha="center", fontsize=7.5)
+                          ha=side, fontsize=7.5)
     axes.set_ylim(0, 1.25 * max(shares.max(), 1))
     axes.yaxis.set_major_locator(nice_ticks(4))
     axes.grid(visible=False)
@@ -265,23 +272,32 @@ def _draw_values(axes, each: Binarized, labelled: bool) -> None:
 
 def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
     """Densities of the float weights of lower and deeper layers (fig. 5)."""
-    flat = [(name, np.asarray(weights, float).ravel()) for name, weights in layers]
-    ends = [np.quantile(weights, [0.002, 0.998]) for _, weights in flat]
-    edges = edges_of(min(low for low, _ in ends), max(high for _, high in ends))
     rows = []
     with fig.rc():
         figure, (axes,) = fig.panels(width=4.6, height=3.2)
-        for index, (name, weights) in enumerate(flat):
-            density = np.histogram(weights, edges)[0] / (weights.size * np.diff(edges))
-            axes.stairs(density, edges, color=fig.series(index), linewidth=1.4, linestyle=_DASHES[index % 4],
-                        label=f"{name}, σ = {weights.std():.2g}")
-            rows += [(name, *row) for row in zip(edges[:-1], edges[1:], density)]
-        axes.set_xlim(edges[0], edges[-1])
+        for index, (name, weights) in enumerate(layers):
+            weights = np.asarray(weights, float).ravel()
+            grid, height = density(weights)
+            axes.plot(grid, height, color=fig.series(index), linestyle=_DASHES[index % 4],
+                      label=f"{name}, σ = {weights.std():.2g}")
+            rows += [(name, *row) for row in zip(grid, height)]
         axes.set_ylim(bottom=0)
+        axes.margins(x=0)
         axes.xaxis.set_major_locator(nice_ticks(6))
         fig.caption(axes, "", "weight", "density")
         for text in axes.legend(frameon=False, fontsize=7.5, handlelength=2.6).get_texts():
             text.set_parse_math(False)
         svg = fig.to_svg(figure, "weights", "Densities of the float weights of lower and deeper convolutions")
     note = "The first convolution, and of each width of the network the last one, before quantization."
-    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "low", "high", "density"), rows)
+    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "weight", "density"), rows)
+
+
+def density(weights: np.ndarray, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
+    """Where, and the density there, of (n,) weights: Gaussian kernels of Scott's width, over nearly all of them."""
+    # Of a large layer a few thousand quantiles stand for all its weights.
+    sample = np.quantile(weights, (np.arange(count := min(len(weights), 4000)) + 0.5) / count)
+    width = 1.06 * sample.std() * count**-0.2 or 1e-6  # constant weights: a spike
+    low, high = np.quantile(weights, [0.002, 0.998])
+    grid = np.linspace(low - 2 * width, high + 2 * width, points)
+    kernels = np.exp(-0.5 * ((grid[:, None] - sample) / width) ** 2)
+    return grid, kernels.mean(1) / (width * np.sqrt(2 * np.pi))

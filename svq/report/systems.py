@@ -21,10 +21,14 @@ FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT"
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """parent: the float system that this one was made from, None for a float system. root: the float system
-    that it and its relatives are grouped under. average: bits per weight. family: what it is called in tables and figures. variant: what
-    sets it apart from others of its family and bits (another seed, an ablation), most often nothing. kind: the
-    quantization type in the words of Liu et al., table III. bits: of each layer by name, empty for float."""
+    """A line of a table or a point of a figure.
+
+    parent: the float system that it was made from, None for a float system. root: the float system that it and
+    its relatives are grouped under. family: what it is called in tables and figures. variant: what sets it apart
+    from others of its family and bits (another seed, an ablation), most often nothing. kind: the quantization
+    type in the words of Liu et al., table III. average: bits per weight. bits: of each layer by name, empty for
+    float.
+    """
 
     name: str
     parent: str | None

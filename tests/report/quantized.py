@@ -34,7 +34,8 @@ def configs():
         found |= {f"small_{method}{bits}": QuantConfig(method=method, bits=bits) for bits in (4, 2)}
     found |= {"small_kmqat4-r100": QuantConfig(bits=4, retention=1.0), "small_mixed2": QuantConfig(layers=layers),
               "small_mixed2-onestage": QuantConfig(layers=layers),
-              "small_static": QuantConfig(method="static", bits=1), "small_adaptive": QuantConfig(method="adaptive", bits=1),
+              "small_static": QuantConfig(method="static", bits=1),
+              "small_adaptive": QuantConfig(method="adaptive", bits=1),
               "small_kmqat4-ptq": QuantConfig(bits=4)}
     return found
 
@@ -54,11 +55,12 @@ def write_exp(root, systems=None):
                 eer = 10 + i + 10 * j + (norm == "none")
                 size = os.path.getsize(exp / name / "model.safetensors")
                 size = size if config is None else round(size * average_bits(net) / 32)
-                rows.append(Row(name, trials, "cosine", norm, eer, 0.9 - i / 100, 0.1, 0.2, average_bits(net), size, 999,
-                                0.1, 0.2, eer - 1, eer + 1, 10, 100))
+                rows.append(Row(name, trials, "cosine", norm, eer, 0.9 - i / 100, 0.1, 0.2, average_bits(net), size,
+                                999, 0.1, 0.2, eer - 1, eer + 1, 10, 100))
     write_results(exp / "results.tsv", rows)
     lines = ["layer\tshape\ttrace\tstd_error\tsamples"]
     for i, (name, module) in enumerate(quantizable(base_net())):
-        lines.append(f"{name}\t{'x'.join(map(str, module.weight.shape))}\t{10.0 ** -(i % 5):g}\t{0.1 ** (i % 5 + 1):g}\t50")
+        shape, trace = "x".join(map(str, module.weight.shape)), 10.0 ** -(i % 5)
+        lines.append(f"{name}\t{shape}\t{trace:g}\t{trace / 10:g}\t50")
     (exp / "small" / "sensitivity.tsv").write_text("\n".join(lines) + "\n")
     return rows
