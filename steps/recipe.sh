@@ -122,30 +122,31 @@ find_augmentation() {                             # sets the array `augmentation
   done
 }
 
-# What trains or quantizes a system: the step, its YAML, data and folder.
-make_network() {                                  # <step> <system> <data-set> [once and step options...]
-  local step=$1 system=$2 set=$3 once_options=() options=() config config_in
-  shift 3
+# Trains a system, from scratch or from what --init and --teacher name.
+train_network() {                                 # <system> <data-set> [once and train.sh options...]
+  local system=$1 set=$2 once_options=() train_options=() config config_in
+  shift 2
   config=$(config_of "$system")
   find_config_inputs "$config"
   while (($#)); do
     case $1 in
       --in) once_options+=(--in "$2") ;;
-      *) options+=("$1" "$2") ;;
+      *) train_options+=("$1" "$2") ;;
     esac
     shift 2
   done
   once "${config_in[@]}" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
     ${once_options[@]+"${once_options[@]}"} \
     --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" --neutral num-gpus -- \
-    "steps/$step.sh" --cmd "$cuda_cmd" ${options[@]+"${options[@]}"} "$config" "$data/$set" "$exp/$system"
+    steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" ${train_options[@]+"${train_options[@]}"} \
+    "$config" "$data/$set" "$exp/$system"
 }
 
 train_teachers() {                                # <data-set>
   local system augmentation
   find_augmentation
   for system in $(systems_of teacher); do
-    make_network train "$system" "$1" --num-gpus "$num_gpus" ${augmentation[@]+"${augmentation[@]}"}
+    train_network "$system" "$1" ${augmentation[@]+"${augmentation[@]}"}
   done
 }
 
@@ -153,7 +154,7 @@ distill_students() {                              # <data-set>
   local system augmentation
   find_augmentation
   for system in $(systems_of student); do
-    make_network train "$system" "$1" --num-gpus "$num_gpus" --in "3:$exp/teacher/model.safetensors" \
+    train_network "$system" "$1" --in "3:$exp/teacher/model.safetensors" \
       --teacher "$exp/teacher" ${augmentation[@]+"${augmentation[@]}"}
   done
 }
@@ -184,23 +185,25 @@ allocate_bits() {
 }
 
 quantize_systems() {                              # <data-set>
-  local system parent config options seed
+  local system parent float config config_in bits seed options
   at_a_time "$quantize_nj"
   for system in $(systems_of quantized); do
     parent=$(parent_of "$system")
+    float=$(network_stage "$parent"):$exp/$parent/model.safetensors
     config=$(config_of "$system")
-    options=(--in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --init "$exp/$parent")
-    if has_key "$config" allocate; then
-      options+=(--in "5:$exp/$system/bits.tsv" --bits "$exp/$system/bits.tsv")
-    fi
+    bits=
+    if has_key "$config" allocate; then bits=$exp/$system/bits.tsv; fi
     if [[ $system == *-ptq ]]; then
-      make_network quantize "$system" "$1" "${options[@]}"
+      find_config_inputs "$config"
+      once "${config_in[@]}" --in "$float" ${bits:+--in "5:$bits"} \
+        --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" -- \
+        steps/quantize.sh --cmd "$train_cmd" ${bits:+--bits "$bits"} "$config" "$exp/$parent" "$exp/$system"
       continue
     fi
+    options=(--in "$float" --init "$exp/$parent" ${bits:+--in "5:$bits" --bits "$bits"})
     if has_key "$config" distill; then options+=(--teacher "$exp/$parent"); fi
     seed=$(seed_of "$system")
-    if [[ -n $seed ]]; then options+=(--seed "$seed"); fi
-    make_network train "$system" "$1" --num-gpus "$num_gpus" "${options[@]}"
+    train_network "$system" "$1" "${options[@]}" ${seed:+--seed "$seed"}
   done
   all_done
 }
