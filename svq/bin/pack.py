@@ -71,18 +71,18 @@ def pack_untrained(options) -> None:
 def pack_folder(options) -> None:
     """Packs a model folder to its model.svq, with a summary, or to options.output."""
     net, config = load_model(options.model)
+    sizes = {}
     if config.quant is None:
         if options.output is not None:
             raise UserError(f"{options.model}: a float model; there is nothing to pack to {options.output}")
         for option in ("calibration", "entropy"):
             if getattr(options, option):
                 print(f"{options.model}: --{option} is not used: a float model is not packed")
-        path, sizes = os.path.join(options.model, "model.safetensors"), {}
+        path = os.path.join(options.model, "model.safetensors")
     else:
         calibration = read_calibration(options.calibration)
         path = options.output or os.path.join(options.model, "model.svq")
         pack(path, net, config, calibration, options.entropy)
-        sizes = {}
         if options.entropy:
             sizes = {"entropy": True, "size_plain_bytes": packed_bytes(net, config.quant, config, calibration)}
     tell(path, net)

@@ -138,7 +138,7 @@ def _pack_layers(net: nn.Module, entropy: bool) -> tuple[list[PackedLayer], dict
         codebooks.append(codebook.reshape(-1))
     if not rows:
         return [], {}
-    # One scale for a layer: a channel far smaller than the largest may lose digits, or vanish.
+    # Judged by a layer's largest level: what float16 takes from a channel far smaller than that is lost in the noise.
     half = _codebook_type(rows) == torch.float16 and _held_by_float16(codebooks, np.maximum).all()
     flat = torch.cat(codebooks)
     return rows, {"codes": torch.from_numpy(np.concatenate(pieces)), "codebooks": flat.half() if half else flat}
@@ -165,7 +165,7 @@ def _pack_norms(norms: dict[str, _BatchNorm]) -> dict[str, torch.Tensor]:
     if not norms:
         return {}
     scales, shifts = zip(*scales_and_shifts(list(norms.values())))
-    # A scale may stand before any input, so each must keep its digits; shifts add up with those of other channels.
+    # An input may be as large as its scale is small, so every scale must keep its digits; shifts are only added.
     held = zip(_held_by_float16(scales, np.minimum), _held_by_float16(shifts, np.maximum))
     halves, tensors = [], {}
     for name, scale, shift, (scale_held, shift_held) in zip(norms, scales, shifts, held):
@@ -258,8 +258,10 @@ def read_packed(path) -> tuple[dict, dict[str, torch.Tensor]]:
         raise UserError(f"{path}: not a whole packed model ({error}); pack or copy it again") from None
     if not isinstance(about, dict) or "format" not in about:
         raise UserError(f"{path}: a safetensors file, but not a packed model; make one with svq.bin.pack")
-    if about["format"] != FORMAT_VERSION:
-        raise UserError(f"{path}: format version {about['format']}, this svq reads {FORMAT_VERSION}; update svq")
+    version = about["format"]
+    if version != FORMAT_VERSION:
+        mend = "update svq" if isinstance(version, int) and version > FORMAT_VERSION else "pack the model again"
+        raise UserError(f"{path}: format version {version}, this svq reads {FORMAT_VERSION}; {mend}")
     if about.get("digest") != digest(about, tensors):
         raise UserError(f"{path}: its content does not match its digest: damaged or altered; pack or copy it again")
     return about, tensors
@@ -283,7 +285,7 @@ def load_packed(path) -> tuple[nn.Module, ModelConfig]:
 def unpack(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[ModelConfig, list[UnpackedLayer]]:
     """The model config and the quantized layers of what `read_packed` gave; UserError where they do not fit."""
     config = from_dict(about.get("model"), ModelConfig, path)
-    with torch.device("meta"):  # shapes only: a file must hold what its config asks for before memory is taken
+    with torch.device("meta"):  # shapes only: what the file holds is compared with them before memory is taken
         shapes = {name: module.weight.shape for name, module in quantizable(config.build())}
     try:
         rows = [PackedLayer(*row) for row in about["layers"]]
