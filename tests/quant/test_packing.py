@@ -366,7 +366,8 @@ def test_any_altered_byte_is_noticed(packed, tmp_path):
         refused(path)
 
 
-@pytest.mark.parametrize("version, mend", [(1, "pack the model again"), (3, "update svq"), ("x", "pack the model again")])
+@pytest.mark.parametrize("version, mend", [
+    (1, "pack the model again"), (3, "update svq"), ("x", "pack the model again")])
 def test_another_format_is_refused(packed, tmp_path, version, mend):
     about, tensors = read_packed(packed)
     about["format"] = version
@@ -385,24 +386,27 @@ def test_altered_codes_and_metadata_do_not_match_the_digest(packed, tmp_path):
     assert "damaged or altered" in refused(tmp_path / "b.svq")
 
 
-def row_of(about, name):
-    return next(row for row in about["layers"] if row[0] == name)
+def alter(about, layer, column, value):
+    next(row for row in about["layers"] if row[0] == layer)[column] = value
 
 
 @pytest.mark.parametrize("change, words", [
-    (lambda about, tensors: tensors.pop("codes"), "its layers are not described as they should be (KeyError('codes'))"),
+    (lambda about, tensors: tensors.pop("codes"),
+     "its layers are not described as they should be (KeyError('codes'))"),
     (lambda about, tensors: about.pop("layers"), "its layers are not described as they should be"),
     (lambda about, tensors: about["layers"].append(3), "its layers are not described as they should be"),
     (lambda about, tensors: about["layers"].append(["conv9", 2, 3, 1, 0]), "(KeyError('conv9'))"),
-    (lambda about, tensors: row_of(about, "conv1").__setitem__(1, "2"), "its layers are not described"),
-    (lambda about, tensors: row_of(about, "conv1").__setitem__(1, 9), "layer conv1: 1 codebooks of 3 levels for 9 bits"),
-    (lambda about, tensors: row_of(about, "conv1").__setitem__(2, 5), "layer conv1: 1 codebooks of 5 levels for 2 bits"),
-    (lambda about, tensors: row_of(about, "conv1").__setitem__(3, 2), "2 codebooks of 3 levels for 2 bits and 3 output"),
-    (lambda about, tensors: row_of(about, "embedding").__setitem__(4, 10**12), "; pack it again"),
-    (lambda about, tensors: row_of(about, "embedding").__setitem__(4, -5), "layer embedding: "),
+    (lambda about, tensors: alter(about, "conv1", 1, "2"), "its layers are not described"),
+    (lambda about, tensors: alter(about, "conv1", 1, 9), "layer conv1: 1 codebooks of 3 levels for 9 bits"),
+    (lambda about, tensors: alter(about, "conv1", 2, 5), "layer conv1: 1 codebooks of 5 levels for 2 bits"),
+    (lambda about, tensors: alter(about, "conv1", 3, 2), "2 codebooks of 3 levels for 2 bits and 3 output"),
+    (lambda about, tensors: alter(about, "embedding", 4, 10**12), "; pack it again"),
+    (lambda about, tensors: alter(about, "embedding", 4, -5), "layer embedding: "),
     (lambda about, tensors: tensors.update(codes=tensors["codes"][:-1]), "layer embedding: "),
-    (lambda about, tensors: tensors.update(codes=torch.cat([tensors["codes"], tensors["codes"][:1]])), "bytes of codes"),
-    (lambda about, tensors: tensors["codebooks"].__setitem__(0, float("nan")), "layer conv1: its codebook is not whole"),
+    (lambda about, tensors: tensors.update(codes=torch.cat([tensors["codes"], tensors["codes"][:1]])),
+     "bytes of codes"),
+    (lambda about, tensors: tensors["codebooks"].__setitem__(0, float("nan")),
+     "layer conv1: its codebook is not whole"),
     (lambda about, tensors: tensors.update(codebooks=tensors["codebooks"][:-1]), "layer embedding: its codebook"),
     (lambda about, tensors: tensors.pop("norms"), "its batch norms are not described"),
     (lambda about, tensors: about["norms"].append(["bn9", 0]), "weights do not fit the config"),
@@ -559,6 +563,7 @@ def test_workers_refuse_in_one_line(tmp_path):
     with pytest.raises(UserError, match="cal.json: not a calibration file"):
         run_worker(pack.main, folder, "--calibration", tmp_path / "cal.json")
     (tmp_path / "bad.svq").write_text("no")
-    done = subprocess.run([sys.executable, "-m", "svq.bin.inspect", tmp_path / "bad.svq"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "svq.bin.inspect", tmp_path / "bad.svq"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and done.stdout == ""
     assert done.stderr.startswith(f"svq.bin.inspect: {tmp_path}/bad.svq: not a whole packed model")
