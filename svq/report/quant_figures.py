@@ -14,6 +14,7 @@ from svq.errors import UserError, some_of
 from svq.models import load_model
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantizers
 from svq.quant.quantizers import make_quantizer
+from svq.quant.sensitivity import read_sensitivity
 from svq.report import quant_plots as plots
 from svq.report.quant_plots import Drawn
 from svq.report.results import Row, unique
@@ -54,7 +55,7 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
     for n in bits:
         shown = [levels_of(weights[layer], method, n) for method in methods]
         figures.append(plots.levels(weights[layer].numpy(), shown, n, layer))
-    mixed = allocations(exp, list(weights), systems)
+    mixed = allocations(list(weights), systems)
     if mixed:
         figures.append(plots.bits_by_layer(_layers(Path(exp) / parent / "sensitivity.tsv", weights), mixed))
     rows = [_binarized(exp, system, weights) for system in systems
@@ -65,9 +66,10 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
 
 
 def embedding_layer(net: nn.Module) -> str:
-    """The last linear layer, or the last layer of all."""
+    """The last linear layer, or the last layer of all where none is linear."""
     layers = list(quantizable(net))
-    return [name for name, module in layers if isinstance(module, nn.Linear) or module is layers[-1][1]][-1]
+    linear = [name for name, module in layers if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else layers[-1][0]
 
 
 @torch.no_grad()
@@ -81,7 +83,7 @@ def levels_of(weight: torch.Tensor, method: str, bits: int) -> plots.Levels:
     return plots.Levels(FAMILIES.get(method, method), codebook, counts, error)
 
 
-def allocations(exp, layers: Sequence[str], systems: Sequence[System]) -> list[plots.Allocation]:
+def allocations(layers: Sequence[str], systems: Sequence[System]) -> list[plots.Allocation]:
     """The mixed systems, each different sharing of bits once, with a uniform one of about as many bits."""
     uniform = [system for system in systems if system.bits and not system.mixed and not system.variant]
     # KMQAT where there are several: it is what the paper's mixed systems are made of.
@@ -91,11 +93,9 @@ def allocations(exp, layers: Sequence[str], systems: Sequence[System]) -> list[p
         if not system.mixed or system.bits in seen:
             continue
         seen.append(system.bits)
-        bits = [system.bits[name] for name in layers]
-        average = system.average
-        near = min(uniform, key=lambda other: abs(other.average - average), default=None)
-        found.append(plots.Allocation(system.name, average, bits,
-                                      (near.name, round(near.average)) if near is not None else None))
+        near = min(uniform, key=lambda other: abs(other.average - system.average), default=None)
+        reference = (near.name, near.bits[layers[0]]) if near is not None else None
+        found.append(plots.Allocation(system.name, system.average, [system.bits[name] for name in layers], reference))
     return found
 
 
@@ -103,8 +103,6 @@ def _layers(sensitivity: Path, weights: dict[str, torch.Tensor]) -> list[plots.L
     """The layers in the order of the network, with their traces where the table is there."""
     traces = {}
     if sensitivity.is_file():
-        from svq.quant.sensitivity import read_sensitivity
-
         traces = {row.layer: (row.trace, row.std_error) for row in read_sensitivity(sensitivity)}
     unknown = (np.nan, np.nan)
     return [plots.Layer(name, tuple(weight.shape), *traces.get(name, unknown)) for name, weight in weights.items()]

@@ -160,6 +160,12 @@ def test_density_of_a_bell():
     assert np.isfinite(height).all() and height.max() == height[50] > 0
 
 
+def test_the_embedding_layer_is_the_last_linear_one():
+    convolution, linear = torch.nn.Conv1d(2, 2, 1), torch.nn.Linear(2, 2)
+    assert quant_figures.embedding_layer(torch.nn.Sequential(linear, torch.nn.Linear(2, 2), convolution)) == "1"
+    assert quant_figures.embedding_layer(torch.nn.Sequential(convolution, torch.nn.Conv1d(2, 2, 1))) == "1"
+
+
 def test_first_and_last_where_all_convolutions_are_points():
     weights = {"a": torch.zeros(4, 4, 1, 1), "b": torch.zeros(8, 4, 1), "c": torch.zeros(2, 8)}
     assert quant_figures.from_low_to_deep(weights) == ["a", "c"]
