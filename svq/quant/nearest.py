@@ -10,7 +10,7 @@ import torch
 
 PIECE = 1 << 16
 SAMPLE = 16381
-TRIES, STEPS = 10, 3
+TRIES, STEPS = 8, 3
 
 
 def midpoints(table: torch.Tensor) -> torch.Tensor:
@@ -47,11 +47,11 @@ def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
     cell's number never falls as x grows, in floating point neither, so this is exact. Where two
     thresholds share a cell, torch searches.
     """
-    if x.device.type != "cpu" or x.shape[1] < thresholds.shape[1]:
-        return torch.searchsorted(thresholds, x, out_int32=True)
-    search = _Comparisons(thresholds) if thresholds.shape[1] <= 3 else _Grid(thresholds)
-    if not search.exact:
-        return torch.searchsorted(thresholds, x, out_int32=True)
+    search = None
+    if x.device.type == "cpu" and x.shape[1] >= thresholds.shape[1]:
+        search = _Comparisons(thresholds) if thresholds.shape[1] <= 3 else _Grid(thresholds)
+    if search is None or not search.exact:
+        return torch.searchsorted(thresholds.contiguous(), x.contiguous(), out_int32=True)
     codes = torch.empty(x.shape, dtype=torch.int32)
     # Pieces that stay in the cache between the passes: some rows, or a part of a row.
     height = max(1, PIECE // max(1, x.shape[1]))
@@ -135,7 +135,7 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     def refit(rows, scale):
         """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
         thresholds = (midpoints(levels) * scale[:, None]).to(w.dtype)
-        q = look_up(levels.expand(len(rows), -1).contiguous(), bucketize(rows, thresholds))
+        q = look_up(levels, bucketize(rows, thresholds))
         product = (rows * q).sum(1, dtype=torch.float64)
         square = q.square_().sum(1, dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
         return product / square, product.square() / square
