@@ -56,6 +56,17 @@ config_of() {
 # has_key FILE KEY: whether a YAML has that key at the top.
 has_key() { [[ -e $1 ]] && grep -q "^$2:" "$1"; }
 
+# Whether the bits of a system's layers are allocated.
+has_allocation() { has_key "$(config_of "$1")" allocate; }
+
+# The float systems whose quantized ones meet a condition: a function of a system's name.
+parents_of() {                                    # <condition>
+  local system
+  for system in $(systems_of quantized); do
+    if "$1" "$system"; then parent_of "$system"; fi
+  done | sort -u
+}
+
 # A YAML and what it builds on, as options of `once`: sets the array `config_in`.
 find_config_inputs() {                            # <file>
   local file=$1 base
@@ -161,22 +172,20 @@ distill_students() {                              # <data-set>
 
 # Stage 5: the traces of the networks whose bits are to be shared out, the bits, quantization and finetuning.
 measure_sensitivity() {                           # <data-set>
-  local system parent parents=
-  for system in $(systems_of quantized); do
-    if has_key "$(config_of "$system")" allocate; then parents+=$(parent_of "$system")$'\n'; fi
-  done
-  for parent in $(sort -u <<< "$parents"); do
+  local parent device=cpu
+  if ((num_gpus)); then device=cuda; fi
+  for parent in $(parents_of has_allocation); do
     once --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$1/utt2spk" \
       --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" -- \
-      steps/sensitivity.sh --cmd "$cuda_cmd" "$data/$1" "$exp/$parent"
+      steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" "$data/$1" "$exp/$parent"
   done
 }
 
 allocate_bits() {
   local system parent config config_in
   for system in $(systems_of quantized); do
+    has_allocation "$system" || continue
     config=$(config_of "$system")
-    has_key "$config" allocate || continue
     parent=$(parent_of "$system")
     find_config_inputs "$config"
     once "${config_in[@]}" --in "5:$exp/$parent/sensitivity.tsv" --out "$exp/$system/bits.tsv" -- \
@@ -192,7 +201,7 @@ quantize_systems() {                              # <data-set>
     float=$(network_stage "$parent"):$exp/$parent/model.safetensors
     config=$(config_of "$system")
     bits=
-    if has_key "$config" allocate; then bits=$exp/$system/bits.tsv; fi
+    if has_allocation "$system"; then bits=$exp/$system/bits.tsv; fi
     if [[ $system == *-ptq ]]; then
       find_config_inputs "$config"
       once "${config_in[@]}" --in "$float" ${bits:+--in "5:$bits"} \
@@ -321,4 +330,20 @@ make_report() {
   once "${ins[@]}" --out "$report/results.tsv" --out "$report/report.html" -- \
     steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
+}
+
+# Stage 12: figures and tables on quantization, of every float system that has quantized ones.
+report_quantization() {
+  local parent system out ins
+  for parent in $(parents_of true); do
+    ins=(--in "11:$report/results.tsv" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors")
+    if [[ -e $exp/$parent/sensitivity.tsv ]]; then ins+=(--in "$exp/$parent/sensitivity.tsv"); fi
+    for system in $(systems_of quantized); do
+      if [[ $(parent_of "$system") == "$parent" ]]; then ins+=(--in "5:$exp/$system/model.safetensors"); fi
+    done
+    out=$report/quantization/$parent
+    once "${ins[@]}" --out "$out/index.html" --out "$out/results.tex" -- \
+      steps/quant_report.sh --cmd "$train_cmd" --results "$report/results.tsv" --out "$out" --title "$title: $parent" \
+      "$exp" "$parent"
+  done
 }

@@ -15,7 +15,7 @@ trials="dev/trials test/trials test/trials_all"      # trial lists; the first on
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=11                 # last stage to run
+stop_stage=12                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 debug=false                   # a few speakers and tiny networks; results without meaning
@@ -101,5 +101,9 @@ fi
 
 if stage 11 "tables and report"; then
   make_report
+fi
+
+if stage 12 "figures and tables on quantization"; then
+  report_quantization
 fi
 stages_done

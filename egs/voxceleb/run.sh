@@ -20,7 +20,7 @@ trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; th
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=11                 # last stage to run
+stop_stage=12                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
@@ -100,5 +100,9 @@ fi
 
 if stage 11 "tables and report"; then
   make_report
+fi
+
+if stage 12 "figures and tables on quantization"; then
+  report_quantization
 fi
 stages_done
