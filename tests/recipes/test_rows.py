@@ -1,0 +1,81 @@
+"""The rows of conf/quant, and the scripts that put them side by side."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from svq.config import load_config
+from svq.train.config import TrainConfig
+from tests.recipes.conftest import ROOT
+
+CONFS = sorted({path.parent for path in (ROOT / "egs").glob("*/conf/**/quant/*.yaml")})
+ROWS = [pytest.param(path, id=str(path.relative_to(ROOT / "egs"))) for conf in CONFS for path in sorted(conf.glob("*.yaml"))]
+
+
+@pytest.mark.parametrize("path", ROWS)
+def test_row_says_what_its_name_says(path):
+    config = load_config(path, TrainConfig)
+    method, bits = re.match(r"([a-z]+?)(?:(\d[\d.]*))?(?:-.*)?$", path.stem).groups()
+    if method == "float":
+        assert config.quant is None
+        return
+    bits = float(bits or {"twn": 2}.get(method, 1))
+    if method in ("mixed", "best") and config.allocate:
+        assert config.quant.method == "kmqat" and config.allocate.average_bits == bits
+    else:
+        assert config.quant.method == {"best": "adaptive"}.get(method, method) and config.quant.bits == bits
+    assert (config.distill is not None) == (method == "best")
+    assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
+
+
+@pytest.mark.parametrize("conf", CONFS, ids=lambda conf: str(conf.relative_to(ROOT / "egs")))
+def test_rows_are_finetuned_alike(conf):
+    """Same data, schedule and length for every row, so that a difference is the quantizer's."""
+    def finetuning(path):
+        config = load_config(path, TrainConfig)
+        return config.data, config.schedule, config.optimizer, config.epochs, config.batch_size, config.augment
+
+    assert len({finetuning(path) for path in conf.glob("*.yaml")}) == 1
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A recipe's folder whose run.sh says how it was called and, but for a dry run, leaves results."""
+    for name in ("local", "steps", "utils", "path.sh"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "run.sh").write_text('printf "%s\\n" "$@" > called\n')
+    return tmp_path
+
+
+def call(recipe, *command, status=0):
+    done = subprocess.run(["bash", *command], cwd=recipe, text=True, capture_output=True)
+    assert done.returncode == status, done.stderr
+    return (recipe / "called").read_text().splitlines() if status == 0 else done.stderr
+
+
+@pytest.mark.parametrize("script, name, row", [("ablation_retention", "ablation_retention_net", "kmqat4-r80"),
+                                               ("ablation_rescaling", "ablation_rescaling_net", "kmqat4-asymmetric"),
+                                               ("table_quantization", "quantization_net", "mixed1.3-ptq")])
+def test_tables_run_rows_that_there_are(recipe, script, name, row):
+    options = call(recipe, f"local/{script}.sh", "net", "--exp", "somewhere", "--nj", "3")
+    assert options[options.index("--report") + 1] == f"somewhere/{name}" and options[-2:] == ["--nj", "3"]
+    systems = options[options.index("--systems") + 1].split()
+    assert systems[0] == "net" and f"net_{row}" in systems and len(set(systems)) == len(systems)
+    for folder in ("speechocean762", "voxceleb"):
+        for system in systems[1:]:
+            config = ROOT / "egs" / folder / "conf" / "quant" / (system.removeprefix("net_").removesuffix("-ptq") + ".yaml")
+            assert config.exists(), config
+
+
+@pytest.mark.parametrize("command, told", [
+    (("local/table.sh", "name"), "needs <name>"),
+    (("local/table.sh", "a/b", "systems"), "needs <name>"),
+    (("local/table_quantization.sh",), "float system"),
+    (("local/ablation_retention.sh", "--nj", "3"), "float system"),
+])
+def test_bad_calls_are_one_line(recipe, command, told):
+    error = call(recipe, *command, status=2)
+    assert told in error and len(error.splitlines()) == 1
