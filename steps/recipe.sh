@@ -56,8 +56,8 @@ config_of() {
 # has_key FILE KEY: whether a YAML has that key at the top.
 has_key() { [[ -e $1 ]] && grep -q "^$2:" "$1"; }
 
-# Whether the bits of a system's layers are allocated.
-has_allocation() { has_key "$(config_of "$1")" allocate; }
+# Whether the bits of a system's layers are to be allocated.
+has_allocation() { has_key "$(config_of "$1")" allocate && [[ -z $(given_bits "$1") ]]; }
 
 # The float systems whose quantized ones meet a condition: a function of a system's name.
 parents_of() {                                    # <condition>
@@ -71,12 +71,29 @@ parents_of() {                                    # <condition>
 find_config_inputs() {                            # <file>
   local file=$1 base
   config_in=()
-  while [[ -n $file ]]; do
+  while [[ -n $file && " ${config_in[*]-} " != *" $file "* ]]; do  # a chain that leads back is the worker's to name
     config_in+=(--in "$file")
     base=
-    if [[ -e $file ]]; then base=$(sed -n 's/^base: *\([^ #]*\).*/\1/p' "$file"); fi
+    if [[ -e $file ]]; then base=$(sed -n "s/^base: *[\"']\{0,1\}\([^\"' #]*\).*/\1/p" "$file"); fi
     file=${base:+${file%/*}/$base}
   done
+}
+
+# The features that a training reads, as options of `once`: sets the array `feats_in`. After find_config_inputs.
+find_feature_inputs() {                           # <data-set>
+  local file
+  feats_in=()
+  for file in "${config_in[@]}"; do
+    if [[ -e $file ]] && grep -q '^data:.*input: *feats' "$file"; then feats_in=(--in "2:$data/$1/feats.scp"); fi
+  done
+}
+
+# A table of bits made by hand or elsewhere, beside a system's YAML; nothing where there is none.
+given_bits() {                                    # <system>
+  local file
+  file=$(config_of "$1")
+  file=${file%.yaml}.bits.tsv
+  if [[ -e $file ]]; then echo "$file"; fi
 }
 
 # dev/trials -> dev, test/trials_all -> test_all
@@ -135,10 +152,11 @@ find_augmentation() {                             # sets the array `augmentation
 
 # Trains a system, from scratch or from what --init and --teacher name.
 train_network() {                                 # <system> <data-set> [once and train.sh options...]
-  local system=$1 set=$2 once_options=() train_options=() config config_in
+  local system=$1 set=$2 once_options=() train_options=() config config_in feats_in
   shift 2
   config=$(config_of "$system")
   find_config_inputs "$config"
+  find_feature_inputs "$set"
   while (($#)); do
     case $1 in
       --in) once_options+=(--in "$2") ;;
@@ -147,7 +165,7 @@ train_network() {                                 # <system> <data-set> [once an
     shift 2
   done
   once "${config_in[@]}" --in "1:$data/$set/utt2spk" --in "1:$data/$set/wav.scp" \
-    ${once_options[@]+"${once_options[@]}"} \
+    ${feats_in[@]+"${feats_in[@]}"} ${once_options[@]+"${once_options[@]}"} \
     --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" --neutral num-gpus -- \
     steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" ${train_options[@]+"${train_options[@]}"} \
     "$config" "$data/$set" "$exp/$system"
@@ -172,11 +190,12 @@ distill_students() {                              # <data-set>
 
 # Stage 5: the traces of the networks whose bits are to be shared out, the bits, quantization and finetuning.
 measure_sensitivity() {                           # <data-set>
-  local parent device=cpu
+  local parent device=cpu from
   if ((num_gpus)); then device=cuda; fi
   for parent in $(parents_of has_allocation); do
-    once --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$1/utt2spk" \
-      --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" -- \
+    from=$(network_stage "$parent")
+    once --in "$from:$exp/$parent/model.safetensors" --in "$from:$exp/$parent/head.safetensors" \
+      --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" --neutral device -- \
       steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" "$data/$1" "$exp/$parent"
   done
 }
@@ -188,7 +207,8 @@ allocate_bits() {
     config=$(config_of "$system")
     parent=$(parent_of "$system")
     find_config_inputs "$config"
-    once "${config_in[@]}" --in "5:$exp/$parent/sensitivity.tsv" --out "$exp/$system/bits.tsv" -- \
+    once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
+      --in "5:$exp/$parent/sensitivity.tsv" --out "$exp/$system/bits.tsv" --out "$exp/$system/frontier.tsv" -- \
       steps/allocate.sh --cmd "$train_cmd" "$config" "$exp/$parent" "$exp/$system/bits.tsv"
   done
 }
@@ -200,7 +220,7 @@ quantize_systems() {                              # <data-set>
     parent=$(parent_of "$system")
     float=$(network_stage "$parent"):$exp/$parent/model.safetensors
     config=$(config_of "$system")
-    bits=
+    bits=$(given_bits "$system")
     if has_allocation "$system"; then bits=$exp/$system/bits.tsv; fi
     if [[ $system == *-ptq ]]; then
       find_config_inputs "$config"
@@ -283,6 +303,12 @@ normalize_scores() {                              # <system> <list> <backend>
   done
 }
 
+# The plain cosine scores, whose calibration goes into the packed file, are calibrated in any case.
+calibrated_norms() {                              # <backend>
+  if [[ $1 == cosine && " $norms " != *" none "* ]]; then echo none; fi
+  echo "$norms"
+}
+
 # Stage 9: log-likelihood ratios by logistic regression on the first list of $trials.
 calibrate_scores() {
   local system list backend norm dev ins outs
@@ -291,7 +317,7 @@ calibrate_scores() {
     ins=() outs=()
     for list in $trials; do
       for backend in $backends; do
-        for norm in $norms; do
+        for norm in $(calibrated_norms "$backend"); do
           ins+=(--in "$([[ $norm == none ]] && echo 7 || echo 8):$exp/$system/scores/$(list_name "$list")/${backend}_$norm.score")
           outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr")
           if [[ $list == "$dev" ]]; then
@@ -307,12 +333,16 @@ calibrate_scores() {
 
 # Stage 10: packed files; the calibration that goes with the plain cosine score travels in them.
 pack_systems() {
-  local system calibration
+  local system file calibration_in calibration
   for system in $systems; do
-    calibration=$exp/$system/scores/$(list_name "${trials%% *}")/cosine_none.calibration.json
-    once --in "$(network_stage "$system"):$exp/$system/model.safetensors" --in "9:$calibration" \
+    calibration_in=() calibration=()
+    if is_a quantized "$system" && [[ " $backends " == *" cosine "* ]]; then
+      file=$exp/$system/scores/$(list_name "${trials%% *}")/cosine_none.calibration.json
+      calibration_in=(--in "9:$file") calibration=(--calibration "$file")
+    fi
+    once --in "$(network_stage "$system"):$exp/$system/model.safetensors" ${calibration_in[@]+"${calibration_in[@]}"} \
       --out "$exp/$system/summary.json" -- \
-      steps/pack.sh --cmd "$train_cmd" --calibration "$calibration" "$exp/$system"
+      steps/pack.sh --cmd "$train_cmd" ${calibration[@]+"${calibration[@]}"} "$exp/$system"
   done
 }
 
@@ -336,13 +366,14 @@ make_report() {
 report_quantization() {
   local parent system out ins
   for parent in $(parents_of true); do
+    if [[ " $systems " != *" $parent "* ]]; then continue; fi  # not in the results: nothing to compare with
     ins=(--in "11:$report/results.tsv" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors")
     if [[ -e $exp/$parent/sensitivity.tsv ]]; then ins+=(--in "$exp/$parent/sensitivity.tsv"); fi
     for system in $(systems_of quantized); do
       if [[ $(parent_of "$system") == "$parent" ]]; then ins+=(--in "5:$exp/$system/model.safetensors"); fi
     done
     out=$report/quantization/$parent
-    once "${ins[@]}" --out "$out/index.html" --out "$out/results.tex" -- \
+    once "${ins[@]}" --out "$out/index.html" --out "$out/results.md" --out "$out/results.tex" -- \
       steps/quant_report.sh --cmd "$train_cmd" --results "$report/results.tsv" --out "$out" --title "$title: $parent" \
       "$exp" "$parent"
   done
