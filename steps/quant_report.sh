@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Figures and tables on quantization: <exp>/quantization/index.html, and each figure as SVG with its numbers as TSV.
+# Figures and tables on quantization: <exp>/quantization/<parent>/index.html, and each figure as SVG with its numbers as TSV.
 #
 # Usage: steps/quant_report.sh [options] <exp> <parent>
 #   e.g. steps/quant_report.sh --trials "test" exp teacher
@@ -15,19 +15,20 @@ layer=                      # layer whose levels are shown; empty: the embedding
 methods="uniform pot apot kmqat"  # methods of these levels
 bits="4 3"                  # bits of these levels
 results=                    # table of results; empty: <exp>/results.tsv
-out=                        # folder to write to; empty: <exp>/quantization
+out=                        # folder to write to; empty: <exp>/quantization/<parent>
 title="Quantization"        # title of the page
 . utils/parse_options.sh
 . ./path.sh
 
 (($# == 2)) || { echo "quant_report.sh: needs <exp> <parent> (--help says more)" >&2; exit 2; }
 exp=$1 parent=$2
+out=${out:-$exp/quantization/$parent}
 
 read -ra system_list <<< "$systems"
 read -ra trial_list <<< "$trials"
 read -ra method_list <<< "$methods"
 read -ra bit_list <<< "$bits"
-$cmd "$exp/log/quant_report.log" python3 -m svq.bin.quant_report --exp "$exp" --parent "$parent" \
-  --results "${results:-$exp/results.tsv}" --out "${out:-$exp/quantization}" --systems ${system_list[@]+"${system_list[@]}"} \
+$cmd "$out/log/quant_report.log" python3 -m svq.bin.quant_report --exp "$exp" --parent "$parent" \
+  --results "${results:-$exp/results.tsv}" --out "$out" --systems ${system_list[@]+"${system_list[@]}"} \
   --trials ${trial_list[@]+"${trial_list[@]}"} --backend "$backend" --norm "$norm" --layer "$layer" \
   --methods "${method_list[@]}" --bits "${bit_list[@]}" --title "$title"

@@ -4,7 +4,7 @@
 #
 # Usage: steps/train.sh [options] <config.yaml> <data-dir> <model-dir>
 #
-# A run that was killed goes on from <model-dir>/checkpoints/last.pt.
+# A run that was killed goes on from its last state in <model-dir>/checkpoints.
 set -euo pipefail
 cmd=run.py       # dispatcher
 num_gpus=0       # GPUs to train on, one process each; 0: the CPU

@@ -2,7 +2,7 @@
 
 Reads, under --exp: results.tsv (of svq.bin.report), the model folders of the systems and, where it is there,
 <parent>/sensitivity.tsv. Writes to --out a page with everything, index.html; each figure as <name>.svg with its
-numbers in <name>.tsv; and the table as results.tex (svq.bin.results_md puts it into a Markdown file). Figures
+numbers in <name>.tsv; and the table as results.md and results.tex. Figures
 that the systems give nothing for, such as bits by layer without a mixed one, are left out.
 """
 
@@ -20,7 +20,7 @@ def arguments():
     args.add_argument("--parent", required=True, help="the float system, a folder under --exp")
     args.add_argument("--systems", nargs="*", default=[],
                       help="systems beside it; none: all in the results whose name begins with <parent>_")
-    args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization when not given")
+    args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization/<parent> when not given")
     args.add_argument("--results", type=Path, help="table to read; <exp>/results.tsv when not given")
     args.add_argument("--trials", nargs="*", default=[], help="trial lists by name, such as test; none: all")
     args.add_argument("--backend", default="", help="back end shown; empty: the first in the results")
@@ -37,9 +37,9 @@ def main():
     args = arguments()
     rows = read_results(args.results or args.exp / "results.tsv")
     wanted = chosen(rows, args)
-    out = args.out or args.exp / "quantization"
+    out = args.out or args.exp / "quantization" / args.parent
     from svq.report import quant_figures  # torch and matplotlib: not before the results are known to be good
-    from svq.report.paper_table import as_latex, paper_tables
+    from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.quant_page import render, write_figures
     from svq.report.systems import finetuned, in_order, read_systems
 
@@ -50,6 +50,8 @@ def main():
     figures += quant_figures.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
     tables = paper_tables(rows, systems, wanted)
     write_figures(out, figures)
+    with atomic_write(out / "results.md") as file:
+        file.write(as_markdown(tables) + "\n")
     with atomic_write(out / "results.tex") as file:
         file.write(as_latex(tables))
     with atomic_write(out / "index.html") as file:

@@ -1,7 +1,7 @@
 """Trains a network: a teacher, a student of a teacher, or (with `quant` in the config) a quantized one.
 
 Reads a data directory, writes OUT/model.safetensors, config.yaml, head.safetensors, speakers.txt,
-curves.csv, provenance.yaml and checkpoints/last.pt. Killed and started again, it goes on from the last
+curves.csv, provenance.yaml and its last state in checkpoints/. Killed and started again, it goes on from the last
 checkpoint and ends with the same bytes. Runs on all GPUs or processes that torchrun gives it.
 """
 

@@ -51,6 +51,11 @@ class ADMMQuantizer(Quantizer):
         projected = self._nearest(total, least_squares_scale(total, self.levels, self.per_channel))
         self.multipliers.copy_(total - projected)
         self.target.copy_(projected - self.multipliers)
+        self.refit(weight)
+
+    @torch.no_grad()
+    def refit(self, weight: torch.Tensor) -> None:
+        """The scale of the quantized weights, fitted to the weight."""
         self.alpha.copy_(least_squares_scale(weight, self.levels, self.per_channel))
 
     def _nearest(self, weight: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:

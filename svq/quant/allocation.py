@@ -216,8 +216,10 @@ def choose(costs: np.ndarray, sizes: np.ndarray, budget: int, ordered: bool = Fa
         constraints.append(LinearConstraint(kron(falls, np.triu(np.ones((columns, columns)))[1:]), 0, np.inf))
     found = milp(loss.ravel(), integrality=np.ones(loss.size), bounds=Bounds(0, 1), constraints=constraints,
                  options={"mip_rel_gap": 0})
-    if found.x is None:
+    if found.status == 2:  # nothing is within the budget
         return None
+    if found.x is None:
+        raise RuntimeError(f"the solver failed: {found.message}")
     choice = found.x.reshape(rows, columns).argmax(axis=1)
     if ordered:
         return choice

@@ -142,6 +142,14 @@ def outer_update_(net: nn.Module) -> None:
             update(float_weight(module).detach())
 
 
+def refit_(net: nn.Module) -> None:
+    """What some quantizers (TWN, ADMM) fit to the weights in training is fitted to the present ones, say after averaging."""
+    for _, module, quantizer in quantizers(net):
+        refit = getattr(quantizer, "refit", None)
+        if refit is not None:
+            refit(float_weight(module).detach())
+
+
 def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
     """The quantized layers of `net` as arrays, for reports."""
     return [

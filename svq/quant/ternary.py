@@ -25,11 +25,11 @@ class TernaryQuantizer(Quantizer):
         values = torch.zeros(len(weight) if per_channel else (), dtype=weight.dtype, device=weight.device)
         self.register_buffer("threshold", values)
         self.register_buffer("alpha", values.clone())
-        self._measure(weight)
+        self.refit(weight)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         if self.training:
-            self._measure(weight)
+            self.refit(weight)
         return super().forward(weight)
 
     def codebook(self) -> torch.Tensor:
@@ -41,7 +41,7 @@ class TernaryQuantizer(Quantizer):
         return torch.stack([lower, self.threshold], -1)
 
     @torch.no_grad()
-    def _measure(self, weight: torch.Tensor) -> None:
+    def refit(self, weight: torch.Tensor) -> None:
         """Threshold and alpha of the present weights."""
         magnitude = weight.detach().abs()
         over = tuple(range(1, weight.dim())) if self.alpha.dim() else tuple(range(weight.dim()))

@@ -20,9 +20,9 @@ def made_by(command: str, hardware: str) -> list[str]:
     return parts + ([f"on {hardware}."] if hardware else [])
 
 
-def markdown(rows: list[Row], command: str = "", hardware: str = "") -> str:
-    """A Markdown table per trial list, the best figure of each column in bold, after `made_by`."""
-    parts = made_by(command, hardware)
+def markdown(rows: list[Row]) -> str:
+    """A Markdown table per trial list, the best figure of each column in bold."""
+    parts = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
         targets, others = chosen[0].num_target, chosen[0].num_nontarget

@@ -16,11 +16,11 @@ from matplotlib.transforms import ScaledTranslation
 
 from svq.report import figure as fig
 from svq.report.plots import draw_histogram, nice_ticks, weight_histogram
+from svq.report.systems import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 _WIDE = 7.6  # inches: a figure with an entry for each layer
-_FLOAT_BITS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,7 +207,7 @@ def _draw_traces(axes, layers: Sequence[Layer]) -> None:
 
 
 def _draw_bits(axes, allocation: Allocation, index: int) -> None:
-    top = max([bits for bits in allocation.bits if bits < _FLOAT_BITS], default=1) + 1
+    top = max([bits for bits in allocation.bits if bits < FLOAT_BITS], default=1) + 1
     heights = [min(bits, top) for bits in allocation.bits]
     axes.bar(range(len(heights)), heights, width=0.7, color=fig.series(0))
     title = f"{allocation.system}: {allocation.average:.2f} bits on average"
@@ -215,7 +215,7 @@ def _draw_bits(axes, allocation: Allocation, index: int) -> None:
         system, bits = allocation.uniform
         axes.axhline(bits, color=fig.INK, linewidth=0.9, linestyle=_DASHES[1])
         title += f"; dashed: {system}, {bits} in every layer"
-    is_float = _FLOAT_BITS in allocation.bits
+    is_float = FLOAT_BITS in allocation.bits
     axes.set_ylim(0, top if is_float else top - 0.7)
     axes.yaxis.set_major_locator(FixedLocator(range(0, top + is_float)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: "float" if value == top else f"{value:.0f}"))

@@ -26,6 +26,9 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
     `config.model` becomes the float model of --init, `config.quant.layers` the bits of --bits; where the model of
     --init is quantized already, `config.quant` says how. Nothing is quantized yet by `config`.
     """
+    if config.allocate is not None and options.bits is None:
+        raise UserError(f"{options.config}: `allocate` gives every layer its bits; make the table with svq.bin.allocate "
+                        "and name it with --bits")
     if options.init is None:
         return config.model.build(), config
     if not os.path.isdir(options.init):

@@ -17,7 +17,7 @@ from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.fbank import Fbank, mean_normalize
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
-from svq.quant.api import outer_update_
+from svq.quant.api import outer_update_, refit_
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
@@ -89,6 +89,7 @@ class Trainer:
         if self.world.is_main:
             self.curves.write()
         self.objective.load_state_dict(self.average.mean())
+        refit_(self.objective.net)
 
     def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: Progress) -> None:
         config = self.config

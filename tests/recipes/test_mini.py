@@ -29,6 +29,27 @@ def test_report_is_one_page_with_plots(mini):
     assert not re.search(r"(src|href)=[\"']?https?:", page)
 
 
+def test_quantization_has_figures_and_tables(mini):
+    for parent, figures in (("teacher", ("frontier_test", "levels_4bit", "bits_by_layer", "binarized", "weights")),
+                            ("student", ("frontier_test", "levels_3bit", "weights"))):
+        folder = mini[0].exp / "quantization" / parent
+        for name in ("index.html", "results.md", "results.tex", *(f"{figure}.svg" for figure in figures)):
+            assert (folder / name).stat().st_size > 500, name
+    bits = (mini[0].exp / "teacher_mixed2" / "bits.tsv").read_text()
+    assert bits.count("\n") > 20 and "embedding" in bits
+
+
+def test_table_of_bits_made_by_hand_is_taken(mini):
+    run = mini[0]
+    table = run.folder / "conf" / "quant" / "mixed2.bits.tsv"
+    table.write_text((run.exp / "teacher_mixed2" / "bits.tsv").read_text())
+    try:
+        plan = run_recipe("mini", *run.options, "--dry-run", "--stage", 5, "--stop-stage", 5)
+    finally:
+        table.unlink()
+    assert f"--bits {table}" in plan and "steps/allocate.sh" not in plan
+
+
 def test_killed_training_ends_with_the_bytes_of_an_undisturbed_one(mini):
     killed, undisturbed = mini
     log = killed.bytes_of("teacher/log/train.log").decode()
@@ -60,8 +81,9 @@ def test_changed_setting_redoes_that_stage_and_what_follows(mini):
     finally:
         config.write_text(text)
     names = [name.rpartition("/exp/")[2] for name in made]
-    assert names[0] == "teacher_adaptive/model.safetensors" and names[-1] == "results.tsv"
-    assert all(name.startswith("teacher_adaptive/") for name in names[:-1])
+    assert names[0] == "teacher_adaptive/model.safetensors"
+    assert names[-2:] == ["results.tsv", "quantization/teacher/index.html"]
+    assert all(name.startswith("teacher_adaptive/") for name in names[:-2])
     stages = ("embeddings/test/embedding.scp", "scores/test/cosine_none.score", "scores/test/plda_asnorm.score",
               "scores/dev/cosine_none.llr", "summary.json")
     assert {f"teacher_adaptive/{stage}" for stage in stages} <= set(names)

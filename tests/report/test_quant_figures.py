@@ -46,7 +46,7 @@ def weights():
 
 def test_every_figure_as_svg_and_tsv(exp):
     made = {path.name for path in (exp / "quantization").iterdir()}
-    assert made == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "tsv")} | {"index.html", "results.tex"}
+    assert made == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "tsv")} | {"index.html", "results.md", "results.tex"}
     for name in FIGURES:
         text = (exp / "quantization" / f"{name}.svg").read_text()
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
