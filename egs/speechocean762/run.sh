@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # speechocean762 (OpenSLR 101): real read speech of Mandarin speakers of English, half of them children.
-# From recordings to a teacher, a distilled student and their 4-bit versions, with a report.
+# From recordings to a teacher, a distilled student and their quantized versions of 4 bits to 1, with a report.
 #
 #   bash run.sh --corpus /corpora/speechocean762                  everything
 #   bash run.sh --corpus /corpora/speechocean762 --stage 5        stage 5 and what follows
@@ -14,7 +14,7 @@ download=false                # whether stage 0 may download the corpus (520 MB)
 extra_corpus=                 # LibriSpeech-layout folder: more training speakers, cut into 4 s pieces
 noise=                        # folder of noise recordings for augmentation
 rir=                          # folder of room impulse responses for augmentation
-systems="teacher student teacher_4bit student_4bit"  # what is trained, scored and reported
+systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations

@@ -10,6 +10,7 @@ import pytest
 from svq.config import load_config
 from svq.train.config import TrainConfig
 from tests.recipes.conftest import ROOT
+from tests.report.quantized import write_exp
 
 CONFS = sorted({path.parent for path in (ROOT / "egs").glob("*/conf/**/quant/*.yaml")})
 ROWS = [pytest.param(path, id=str(path.relative_to(ROOT / "egs"))) for conf in CONFS for path in sorted(conf.glob("*.yaml"))]
@@ -43,10 +44,15 @@ def test_rows_are_finetuned_alike(conf):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe's folder whose run.sh says how it was called and, but for a dry run, leaves results."""
+    """A recipe's folder whose run.sh says how it was called, and reports on what is in exp, if anything."""
     for name in ("local", "steps", "utils", "path.sh"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "run.sh").write_text('printf "%s\\n" "$@" > called\n')
+    (tmp_path / "run.sh").write_text("""printf '%s\\n' "$@" > called
+while (($#)); do
+  if [[ $1 == --report && -e exp/results.tsv ]]; then mkdir -p "$2"; cp exp/results.tsv "$2"; fi
+  shift
+done
+""")
     return tmp_path
 
 
@@ -68,6 +74,16 @@ def test_tables_run_rows_that_there_are(recipe, script, name, row):
         for system in systems[1:]:
             config = ROOT / "egs" / folder / "conf" / "quant" / (system.removeprefix("net_").removesuffix("-ptq") + ".yaml")
             assert config.exists(), config
+
+
+def test_table_has_the_columns_of_the_paper(recipe):
+    write_exp(recipe)
+    call(recipe, "local/table.sh", "low", "small small_kmqat2", "--dry-run")
+    assert sorted(path.name for path in (recipe / "exp" / "low").iterdir()) == ["results.tsv"]
+    call(recipe, "local/table.sh", "low", "small small_kmqat2")
+    table = (recipe / "exp" / "low" / "table.md").read_text()
+    assert "| small_kmqat2 |" in table or "KMQAT" in table
+    assert "booktabs" in (recipe / "exp" / "low" / "table.tex").read_text()
 
 
 @pytest.mark.parametrize("command, told", [
