@@ -32,7 +32,7 @@ def exp(tmp_path_factory):
 
 
 def read(exp, name):
-    with open(exp / "quantization" / f"{name}.tsv", newline="") as file:
+    with open(exp / "quantization" / "small" / f"{name}.tsv", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
@@ -45,16 +45,16 @@ def weights():
 
 
 def test_every_figure_as_svg_and_tsv(exp):
-    made = {path.name for path in (exp / "quantization").iterdir()}
+    made = {path.name for path in (exp / "quantization" / "small").iterdir()}
     assert made == {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "tsv")} | {"index.html", "results.md", "results.tex"}
     for name in FIGURES:
-        text = (exp / "quantization" / f"{name}.svg").read_text()
+        text = (exp / "quantization" / "small" / f"{name}.svg").read_text()
         assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
         assert "var(" not in text and "#0001" not in text and "#0002" not in text and "nan" not in text
 
 
 def test_the_page_needs_nothing_else(exp):
-    page, checker = (exp / "quantization" / "index.html").read_text(), Checker()
+    page, checker = (exp / "quantization" / "small" / "index.html").read_text(), Checker()
     checker.feed(page)
     assert checker.open == [] and {ref[1:] for ref in checker.references} <= set(checker.ids)
     assert len(checker.ids) == len(set(checker.ids)) and "<script" not in page
@@ -121,7 +121,7 @@ def test_bits_beside_traces(exp):
     assert [int(row["small_mixed2"]) for row in rows] == [quantized.MIXED[i % 4] for i in range(len(rows))]
     assert [int(row["weights"]) for row in rows] == [weight.size for weight in w.values()]
     np.testing.assert_allclose(floats(rows, "trace")[0], [10.0 ** -(i % 5) for i in range(len(rows))])
-    assert "dashed: small_kmqat2, 2 in every layer" in (exp / "quantization" / "bits_by_layer.svg").read_text()
+    assert "dashed: small_kmqat2, 2 in every layer" in (exp / "quantization" / "small" / "bits_by_layer.svg").read_text()
 
 
 def test_binarized_values(exp):
@@ -177,7 +177,7 @@ def test_same_inputs_same_bytes(exp, tmp_path):
     figures = [path for path in tmp_path.iterdir() if path.suffix in (".svg", ".tsv")]
     assert len(figures) == 2 * 5
     for path in figures:
-        assert path.read_bytes() == (exp / "quantization" / path.name).read_bytes(), path.name
+        assert path.read_bytes() == (exp / "quantization" / "small" / path.name).read_bytes(), path.name
 
 
 def test_what_there_is_nothing_for_is_left_out(tmp_path):
@@ -185,7 +185,7 @@ def test_what_there_is_nothing_for_is_left_out(tmp_path):
     quantized.write_exp(tmp_path, chosen)
     run_worker(quant_report.main, "--exp", tmp_path / "exp", "--parent", "small", "--trials", "test", "--bits", "2",
                "--layer", "conv1", "--methods", "kmqat", "--norm", "none")
-    made = {path.stem for path in (tmp_path / "exp/quantization").iterdir()}
+    made = {path.stem for path in (tmp_path / "exp/quantization/small").iterdir()}
     assert made == {"frontier_test", "levels_2bit", "weights", "index", "results"}
     assert len(read(tmp_path / "exp", "frontier_test")) == 2
 
