@@ -215,7 +215,7 @@ allocate_bits() {
 
 quantize_systems() {                              # <data-set>
   local system parent float config config_in bits seed options
-  at_a_time "$quantize_nj"
+  at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
     parent=$(parent_of "$system")
     float=$(network_stage "$parent"):$exp/$parent/model.safetensors
@@ -240,6 +240,7 @@ quantize_systems() {                              # <data-set>
 # Stage 6: embeddings of every set, and the training speakers' means.
 extract_embeddings() {
   local system set dir
+  at_a_time "$systems_nj"
   for system in $systems; do
     for set in $(embedding_sets); do
       dir=$exp/$system/embeddings/$set
@@ -247,32 +248,41 @@ extract_embeddings() {
         --out "$dir/embedding.scp" --out "$dir/embedding.ark" -- \
         steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$exp/$system" "$dir"
     done
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $systems; do
     dir=$exp/$system/embeddings/$cohort
     once --in "$dir/embedding.ark" --in "1:$data/$cohort/spk2utt" --out "$dir/spk_embedding.scp" \
       --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
       steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$dir"
   done
+  all_done
 }
 
 # Stages 7 and 8: scores of every list by every back end, plain and normalised.
 train_plda() {
   local system
   if [[ " $backends " != *" plda "* ]]; then return; fi
+  at_a_time "$systems_nj"
   for system in $systems; do
     once --in "6:$exp/$system/embeddings/$cohort/embedding.ark" --in "1:$data/$cohort/spk2utt" \
       --out "$exp/$system/plda.safetensors" -- \
       steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/$cohort" "$exp/$system/embeddings/$cohort" \
       "$exp/$system/plda.safetensors"
   done
+  all_done
 }
 
 for_each_scoring() {                              # <function>: called with <system> <list> <backend>
   local system list backend
+  at_a_time "$systems_nj"
   for system in $systems; do
     for list in $trials; do
       for backend in $backends; do "$1" "$system" "$list" "$backend"; done
     done
   done
+  all_done
 }
 
 score_trials() {                                  # <system> <list> <backend>
@@ -313,6 +323,7 @@ calibrated_norms() {                              # <backend>
 calibrate_scores() {
   local system list backend norm dev ins outs
   dev=${trials%% *}
+  at_a_time "$systems_nj"
   for system in $systems; do
     ins=() outs=()
     for list in $trials; do
@@ -329,11 +340,13 @@ calibrate_scores() {
     once --in "1:$data/$dev" "${ins[@]}" "${outs[@]}" -- \
       steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" "$data/$dev" "$exp/$system/scores"
   done
+  all_done
 }
 
 # Stage 10: packed files; the calibration that goes with the plain cosine score travels in them.
 pack_systems() {
   local system file calibration_in calibration
+  at_a_time "$systems_nj"
   for system in $systems; do
     calibration_in=() calibration=()
     if is_a quantized "$system" && [[ " $backends " == *" cosine "* ]]; then
@@ -344,6 +357,7 @@ pack_systems() {
       --out "$exp/$system/summary.json" -- \
       steps/pack.sh --cmd "$train_cmd" ${calibration[@]+"${calibration[@]}"} "$exp/$system"
   done
+  all_done
 }
 
 # Stage 11: tables and plots.
