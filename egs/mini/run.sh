@@ -10,7 +10,7 @@
 # A finished piece of work is skipped; a killed run goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
+systems="teacher student teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -23,6 +23,7 @@ nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
 systems_nj=2                  # systems worked on at a time, in stages 5 to 10
+max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
 cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all

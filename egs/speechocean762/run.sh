@@ -26,6 +26,7 @@ nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
 systems_nj=2                  # systems worked on at a time, in stages 5 to 10
+max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers
 lda_dim=128                   # dimensions kept before PLDA
 top_n=100                     # cohort speakers in AS-norm

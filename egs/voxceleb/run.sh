@@ -27,6 +27,7 @@ nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
 systems_nj=1                  # systems worked on at a time, in stages 5 to 10
+max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
                               # decoded for training they take about 0.8 TB, 0.26 TB without
 lda_dim=256                   # dimensions kept before PLDA

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq")
 
 
 def run_recipe(recipe: str, *options, status: int = 0, **environment) -> str:
@@ -37,7 +38,7 @@ class Run:
 
     @property
     def options(self) -> list[str]:
-        return ["--debug", "--conf", self.folder / "conf", "--corpus", self.folder / "corpus",
+        return ["--debug", "--systems", " ".join(SYSTEMS), "--max-probes", 3, "--conf", self.folder / "conf", "--corpus", self.folder / "corpus",
                 "--data", self.folder / "data", "--exp", self.exp]
 
     def bytes_of(self, name: str) -> bytes:
