@@ -9,13 +9,9 @@ set -euo pipefail
 parent=$1
 shift
 rows=(uniform{4,3,2,1} kmqat{4,3,2,1} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1})
-# The control; exact bits for every layer against those that fall with the trace, and all finetuned at once
-# against algorithm 1.
-others=(float mixed2-exact mixed2-onestage)
-systems=$parent
-for row in "${others[@]}"; do systems+=" ${parent}_$row"; done
+systems="$parent ${parent}_float"
 for row in "${rows[@]}"; do systems+=" ${parent}_$row"; done
-for row in "${rows[@]}" mixed2-exact; do
+for row in "${rows[@]}"; do
   if [[ $row != best1 ]]; then systems+=" ${parent}_$row-ptq"; fi  # best1 before finetuning is adaptive
 done
 exec local/table.sh "quantization_$parent" "$systems" "$@"
