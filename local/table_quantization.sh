@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tables III and V of Liu et al. for one float system: every quantizer and bit width, mixed precision,
-# the binary quantizers, our own; the control finetuned in float, and each method before finetuning.
+# the binary quantizers, our own; the control finetuned in float, and the methods before finetuning.
 #
 # Usage, in a recipe's folder: local/table_quantization.sh <parent> [options of run.sh]
 #   e.g. local/table_quantization.sh teacher --backends cosine --norms asnorm
@@ -9,9 +9,8 @@ set -euo pipefail
 parent=$1
 shift
 rows=(uniform{4,3,2,1} kmqat{4,3,2,1} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1})
+before=(uniform{4,3,2,1} kmqat{4,3,2,1} static adaptive mixed2 twn pot4 apot4 admm6)  # each method before finetuning
 systems="$parent ${parent}_float"
 for row in "${rows[@]}"; do systems+=" ${parent}_$row"; done
-for row in "${rows[@]}"; do
-  if [[ $row != best1 ]]; then systems+=" ${parent}_$row-ptq"; fi  # best1 before finetuning is adaptive
-done
+for row in "${before[@]}"; do systems+=" ${parent}_$row-ptq"; done
 exec local/table.sh "quantization_$parent" "$systems" "$@"

@@ -65,7 +65,7 @@ def call(recipe, *command, status=0):
 @pytest.mark.parametrize("script, name, row", [("ablation_retention", "ablation_retention_net", "kmqat4-r80"),
                                                ("ablation_rescaling", "ablation_rescaling_net", "kmqat4-asymmetric"),
                                                ("ablation_mixed", "ablation_mixed_net", "mixed2-onestage"),
-                                               ("table_quantization", "quantization_net", "mixed1.3-ptq")])
+                                               ("table_quantization", "quantization_net", "mixed2-ptq")])
 def test_tables_run_rows_that_there_are(recipe, script, name, row):
     options = call(recipe, f"local/{script}.sh", "net", "--exp", "somewhere", "--nj", "3")
     assert options[options.index("--report") + 1] == f"somewhere/{name}" and options[-2:] == ["--nj", "3"]
