@@ -203,6 +203,7 @@ measure_sensitivity() {                           # <data-set>
 
 allocate_bits() {
   local system parent config config_in
+  at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
     has_allocation "$system" || continue
     config=$(config_of "$system")
@@ -212,6 +213,7 @@ allocate_bits() {
       --in "5:$exp/$parent/sensitivity.tsv" --out "$exp/$system/bits.tsv" --out "$exp/$system/frontier.tsv" -- \
       steps/allocate.sh --cmd "$train_cmd" "$config" "$exp/$parent" "$exp/$system/bits.tsv"
   done
+  all_done
 }
 
 quantize_systems() {                              # <data-set>
