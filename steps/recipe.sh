@@ -194,8 +194,8 @@ measure_sensitivity() {                           # <data-set>
   if ((num_gpus)); then device=cuda; fi
   for parent in $(parents_of has_allocation); do
     from=$(network_stage "$parent")
-    once --in "$from:$exp/$parent/model.safetensors" --in "$from:$exp/$parent/head.safetensors" \
-      --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" --neutral device -- \
+    once --in "$from:$exp/$parent/model.safetensors" --in "1:$data/$1/utt2spk" \
+      --in "1:$data/$1/wav.scp" --out "$exp/$parent/sensitivity.tsv" --neutral device -- \
       steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --min-probes "$((max_probes < 20 ? max_probes : 20))" \
       --max-probes "$max_probes" "$data/$1" "$exp/$parent"
   done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections import Counter
 
 from svq.report.results import read_results
 from tests.local import corpora
@@ -39,6 +40,12 @@ def test_whole_recipe(mini, tmp_path):
     lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
     assert [(r.system, r.trials, r.norm) for r in rows] == [
         (system, name, norm) for system in ("teacher", "teacher_kmqat4") for name in lists for norm in ("none", "asnorm")]
-    assert len((tmp_path / "data" / "cohort" / "feats.scp").read_text().splitlines()) == 32  # of 8 speakers
+    counts = {name: utterances_of_speakers(tmp_path / "data" / name) for name in ("train", "cohort")}
+    assert counts["cohort"] == {speaker: min(4, count) for speaker, count in counts["train"].items()}
+    assert len((tmp_path / "data" / "cohort" / "feats.scp").open().readlines()) == sum(counts["cohort"].values())
     speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
     assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
+
+
+def utterances_of_speakers(folder) -> dict[str, int]:
+    return dict(Counter(line.split()[1] for line in (folder / "utt2spk").open()))
