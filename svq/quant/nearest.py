@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 
 PIECE = 1 << 16
-SAMPLE = 16381
 TRIES, STEPS = 8, 3
+# Primes: that many weights at even distances come by every position in a kernel.
+FEW, SOME = 16381, 262139
 
 
 def midpoints(table: torch.Tensor) -> torch.Tensor:
@@ -124,13 +125,16 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
 
     For given codes the best scale is <w, q> / <q, q>, and the error it leaves ||w||^2 - <w, q>^2 / <q, q>.
     The codes of a few scales from half the root mean square to the largest weight are tried, and of a few
-    about the best of these (of many weights, on some); from there codes and scale are improved in turn.
-    Weights that are all zero get 1.
+    about the best of these (of many weights, on FEW); from there codes and scale are improved in turn (on
+    SOME, but at the end on all). Weights that are all zero get 1.
     """
     rows = w.reshape(len(w) if per_channel else 1, -1)
-    # A prime number of them at even distances comes by every position in a kernel.
-    size = rows.shape[1]
-    some = rows if size <= SAMPLE else rows[:, torch.arange(SAMPLE, device=w.device) * size // SAMPLE]
+
+    def sample(most):
+        size = rows.shape[1]
+        return rows if size <= most else rows[:, torch.arange(most, device=w.device) * size // most]
+
+    few, some = sample(FEW), sample(SOME)
 
     def refit(rows, scale):
         """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
@@ -143,14 +147,14 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     def best_of(low, high):
         """The best of TRIES scales (R,) at even ratios from `low` to `high`."""
         scales = torch.stack([low * (high / low) ** (i / (TRIES - 1)) for i in range(TRIES)])
-        gains = torch.stack([refit(some, scale)[1] for scale in scales])
+        gains = refit(few.repeat(TRIES, 1), scales.view(-1))[1].view(scales.shape)
         return scales.gather(0, gains.argmax(0, keepdim=True))[0]
 
     largest = rows.abs().amax(1).double().clamp(min=torch.finfo(w.dtype).tiny)
     smallest = torch.maximum(rows.square().mean(1).double().sqrt() / 2, largest / 1000)
     scale, step = best_of(smallest, largest), (largest / smallest) ** (1 / (TRIES - 1))
     scale = best_of(scale / step, scale * step)
-    for _ in range(STEPS):
-        fitted, gain = refit(rows, scale)
+    for part in [some] * (STEPS - 1) + [rows]:
+        fitted, gain = refit(part, scale)
         scale = torch.where(gain > 0, fitted, 1.0)
     return (scale if per_channel else scale[0]).to(w.dtype)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svq.quant.levels import apot_levels, kmeans_levels, pot_levels, uniform_levels
-from svq.quant.nearest import PIECE, SAMPLE, bucketize, count_below, least_squares_scale, look_up, midpoints
+from svq.quant.nearest import FEW, PIECE, SOME, bucketize, count_below, least_squares_scale, look_up, midpoints
 
 finite = st.floats(-4, 4, width=32)
 rows_of_thresholds = st.integers(1, 40).flatmap(
@@ -87,11 +87,11 @@ def test_scale_of_a_channel_is_that_of_the_channel_alone_whatever_its_unit():
     assert together[3] == 1
 
 
-@pytest.mark.parametrize("place", [(0, 0), (1, 2)])
-def test_scale_of_many_weights_is_tried_on_some_of_every_position_in_a_kernel(place):
-    w = torch.randn(64, 64, 3, 3, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("place, width, sampled", [((0, 0), 64, FEW), ((1, 2), 64, FEW), ((1, 1), 192, SOME)])
+def test_scale_of_many_weights_is_tried_on_some_of_every_position_in_a_kernel(place, width, sampled):
+    w = torch.randn(width, width, 3, 3, generator=torch.Generator().manual_seed(0))
     w[:, :, *place] *= 20
-    assert w.numel() > SAMPLE and w.numel() % 9 == 0
+    assert w.numel() > sampled and w.numel() % 9 == 0
     levels, flat = torch.from_numpy(uniform_levels(3)).float(), w.flatten()
     tried = min(error(flat, levels, a) for a in torch.linspace(0.05, 1.1, 60) * w.abs().max())
     assert error(flat, levels, least_squares_scale(w, levels)) <= 1.02 * tried
