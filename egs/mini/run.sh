@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# mini: synthetic speech, made on the spot; all stages in ten minutes on two cores, after set-up. The figures show that
-# the recipe works and how systems compare, not how they would do on people's voices.
+# mini: synthetic speech, made on the spot; all stages in about a quarter of an hour on two cores, less with AMX. The
+# figures show that the recipe works and how systems compare, not how they would do on people's voices.
 #
 #   bash run.sh                   everything
 #   bash run.sh --stage 5         stage 5 and what follows
