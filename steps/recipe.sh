@@ -1,11 +1,12 @@
 # shellcheck shell=bash disable=SC2154  # the variables are options of run.sh
 # Sourced by run.sh after utils/stages.sh: the bodies of the stages that are the same in every recipe.
 #
-# A system's name says what it is. `student...` is distilled from `teacher`; NAME_ROW, such as
-# teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from scratch. After
-# ROW may stand -ptq (quantized without finetuning) or -sN (finetuned with seed N). Its settings are
-# $conf/<system>.yaml, for NAME_ROW also $conf/quant/<row>.yaml; its folder is $exp/<system>. A trial list is
-# named by where it lies in $data: test/trials is `test` in the results, test/trials_all is `test_all`.
+# A system's name says what it is. `student` is distilled from `teacher`, `student-NAME-ROW` from NAME as ROW
+# says; NAME_ROW, such as teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from
+# scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning). Its
+# settings are $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is
+# $exp/<system>. A trial list is named by where it lies in $data: test/trials is `test` in the results,
+# test/trials_all is `test_all`.
 
 # The set whose embeddings are the cohort of AS-norm and give the mean and PLDA.
 cohort=train
@@ -42,15 +43,33 @@ seed_of() {                                       # teacher_kmqat4-s2 -> 2; noth
   if [[ $1 =~ -s([0-9]+)$ ]]; then echo "${BASH_REMATCH[1]}"; fi
 }
 
+# What a student is distilled from: student-xvector-narrowBN -> xvector; student -> teacher
+teacher_of() {
+  local name=${1#student-}
+  if [[ $name == "$1" ]]; then echo teacher; else echo "${name%%-*}"; fi
+}
+
+# The row of a system, without its seed: teacher_kmqat4-s2 -> kmqat4, student-xvector-narrowBN -> narrowBN.
+# student-labels, which has no teacher, is row `labels`.
+row_of() {
+  local name=${1%-ptq}
+  if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
+  case $name in
+    *_*) echo "${name#*_}" ;;
+    student-*) name=${name#student-}; if [[ -e $conf/distill/$name.yaml ]]; then echo "$name"; else echo "${name#*-}"; fi ;;
+  esac
+}
+
 # A system's YAML.
 config_of() {
-  local name=$1
-  if is_a quantized "$name"; then
-    name=${name%-ptq}
-    if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
-    if [[ ! -e $conf/$name.yaml ]]; then name=quant/${name#*_}; fi
+  local name=${1%-ptq} row
+  if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
+  row=$(row_of "$1")
+  if [[ -z $row || -e $conf/$name.yaml ]]; then
+    echo "$conf/$name.yaml"
+  else
+    echo "$conf/$(is_a quantized "$1" && echo quant || echo distill)/$row.yaml"
   fi
-  echo "$conf/$name.yaml"
 }
 
 # has_key FILE KEY: whether a YAML has that key at the top.
@@ -150,10 +169,12 @@ find_augmentation() {                             # sets the array `augmentation
   done
 }
 
-# Trains a system, from scratch or from what --init and --teacher name.
+# Trains a system, from scratch or from what --init and --teacher name, with the seed that its name gives.
 train_network() {                                 # <system> <data-set> [once and train.sh options...]
-  local system=$1 set=$2 once_options=() train_options=() config config_in feats_in
+  local system=$1 set=$2 once_options=() train_options=() config config_in feats_in seed
   shift 2
+  seed=$(seed_of "$system")
+  if [[ -n $seed ]]; then train_options=(--seed "$seed"); fi
   config=$(config_of "$system")
   find_config_inputs "$config"
   find_feature_inputs "$set"
@@ -174,17 +195,84 @@ train_network() {                                 # <system> <data-set> [once an
 train_teachers() {                                # <data-set>
   local system augmentation
   find_augmentation
+  at_a_time "$systems_nj"
   for system in $(systems_of teacher); do
     train_network "$system" "$1" ${augmentation[@]+"${augmentation[@]}"}
   done
+  all_done
 }
 
+# Stage 4: students learn from the teacher as it is computed, or from levels of it that are cached first.
 distill_students() {                              # <data-set>
-  local system augmentation
+  local system teacher level augmentation options
+  check_distill_lines
   find_augmentation
+  cache_levels "$1"
+  at_a_time "$systems_nj"
   for system in $(systems_of student); do
-    train_network "$system" "$1" --in "3:$exp/teacher/model.safetensors" \
-      --teacher "$exp/teacher" ${augmentation[@]+"${augmentation[@]}"}
+    options=()
+    if distils "$system"; then
+      teacher=$(teacher_of "$system")
+      options=(--in "3:$exp/$teacher/model.safetensors" --teacher "$exp/$teacher")
+      for level in $(levels_of "$system"); do options+=(--in "4:$exp/$teacher/levels/$1/$(level_file "$level").json"); done
+      if [[ -n $(levels_of "$system") ]]; then options+=(--targets "$exp/$teacher/levels/$1"); fi
+    fi
+    train_network "$system" "$1" ${options[@]+"${options[@]}"} ${augmentation[@]+"${augmentation[@]}"}
+  done
+  all_done
+}
+
+# Whether a student has a teacher: one that is trained with labels only, to compare with, has `distill: null`.
+distils() { grep -q '^distill:' <<< "$(distill_line "$1")" && ! grep -q '^distill: *null' <<< "$(distill_line "$1")"; }
+
+# The teacher's cached levels that a student learns from; nothing for one that computes its teacher.
+levels_of() { distill_line "$1" | sed -n 's/.*levels: *\[\([^]]*\)\].*/\1/p' | tr -d ,; }  # <student>
+
+# What the nearest of a student's YAMLs says of distillation: one line, `distill: {...}` or `distill: null`.
+distill_line() {                                  # <student>
+  local config_in file
+  find_config_inputs "$(config_of "$1")"
+  for file in "${config_in[@]}"; do               # --in FILE --in FILE ...
+    if has_key "$file" distill; then grep '^distill:' "$file"; return; fi
+  done
+}
+
+# Before a stage relies on it: a part over several lines would be read as if it named no levels.
+check_distill_lines() {
+  local system line
+  for system in $(systems_of student); do
+    line=$(distill_line "$system")
+    if [[ -n $line && $line != *'}'* && ! $line =~ ^distill:\ *null ]]; then
+      echo "run.sh: $(config_of "$system"): write \`distill: {...}\` on one line; the recipe reads the levels there" >&2
+      exit 1
+    fi
+  done
+}
+
+level_file() { echo "${1//:/-}"; }                # a level's name as that of a file
+
+# The levels of every teacher that its students learn from, in one pass of it, and the dictionary that makes
+# those of pooling lde. Levels that are there already stay.
+cache_levels() {                                  # <data-set>
+  local teacher system level levels dir ins outs options config_in config=$conf/distill/aggregation.yaml
+  for teacher in $(for system in $(systems_of student); do teacher_of "$system"; done | sort -u); do
+    dir=$exp/$teacher/levels/$1
+    levels=$(for system in $(systems_of student); do
+      if [[ $(teacher_of "$system") == "$teacher" ]]; then levels_of "$system" | tr ' ' '\n'; fi
+    done | sort -u)
+    [[ -n $levels ]] || continue
+    ins=(--in "3:$exp/$teacher/model.safetensors" --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp") outs=() options=()
+    if grep -qE '^lde_aggr$|:lde$' <<< "$levels"; then
+      find_config_inputs "$config"
+      once "${config_in[@]}" "${ins[@]}" --out "$exp/$teacher/aggregation/aggregation.safetensors" --neutral num-gpus -- \
+        steps/train_aggregation.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" \
+        ${augmentation[@]+"${augmentation[@]}"} "$config" "$data/$1" "$exp/$teacher" "$exp/$teacher/aggregation"
+      ins+=(--in "4:$exp/$teacher/aggregation/aggregation.safetensors") options=(--aggregation "$exp/$teacher/aggregation")
+    fi
+    for level in $levels; do outs+=(--out "$dir/$(level_file "$level").json" --out "$dir/$(level_file "$level").scp"); done
+    once "${ins[@]}" "${outs[@]}" --stamp "$dir/.done.levels" -- \
+      steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --levels "${levels//$'\n'/ }" \
+      ${options[@]+"${options[@]}"} "$data/$1" "$exp/$teacher" "$dir"
   done
 }
 
@@ -217,7 +305,7 @@ allocate_bits() {
 }
 
 quantize_systems() {                              # <data-set>
-  local system parent float config config_in bits seed options
+  local system parent float config config_in bits options
   at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
     parent=$(parent_of "$system")
@@ -234,8 +322,7 @@ quantize_systems() {                              # <data-set>
     fi
     options=(--in "$float" --init "$exp/$parent" ${bits:+--in "5:$bits" --bits "$bits"})
     if has_key "$config" distill; then options+=(--teacher "$exp/$parent"); fi
-    seed=$(seed_of "$system")
-    train_network "$system" "$1" "${options[@]}" ${seed:+--seed "$seed"}
+    train_network "$system" "$1" "${options[@]}"
   done
   all_done
 }

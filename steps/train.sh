@@ -14,6 +14,7 @@ mem=8G           # memory the dispatcher reserves
 init=            # model folder to start from, its classifier head included
 bits=            # table of bits per layer (bits.tsv), for a config that quantizes; empty: its bits for all
 teacher=         # model folder of the teacher to distil
+targets=         # folder of the teacher's cached levels (steps/teacher_embeddings.sh); empty: it is computed
 seed=            # seed in place of the config's; empty: the config's
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
@@ -33,6 +34,7 @@ options=(--config "$config" --data "$data" --out "$dir")
 if [[ -n $init ]]; then options+=(--init "$init"); fi
 if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
 if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
+if [[ -n $targets ]]; then options+=(--targets "$targets"); fi
 if [[ -n $seed ]]; then options+=(--set "seed=$seed"); fi
 if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
 if [[ -n $rir ]]; then options+=(--rir "$rir"); fi

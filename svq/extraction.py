@@ -15,8 +15,8 @@ from torch.nn.utils import parametrize
 
 from svq.data import audio
 from svq.data.datadir import DataDir
-from svq.data.fbank import Fbank, mean_normalize, num_frames
 from svq.data.features import job_slice, read_matrix
+from svq.data.frontend import FrontEnd, check_stored, takes_stored
 from svq.errors import UserError
 
 
@@ -24,18 +24,23 @@ class Utterances:
     """Features of one job's share of a data directory.
 
     input: "feats" reads feats.scp, "wav" computes features from wav.scp, "auto"
-    takes feats.scp where it is there. job, num_jobs: the job-th of num_jobs equal
-    stretches (from 1) of the sorted utterance ids. max_seconds: only so much from
-    the start of each utterance; 0 takes all. UserError naming files and ids.
+    takes feats.scp where it is there and `front_end`, a FrontEndConfig, gives such
+    features. job, num_jobs: the job-th of num_jobs equal stretches (from 1) of the
+    sorted utterance ids. max_seconds: only so much from the start of each
+    utterance; 0 takes all. UserError naming files and ids, also where feats.scp
+    is asked for and holds another front end's features.
     """
 
     def __init__(self, data_dir, front_end, input: str = "auto", job: int = 1, num_jobs: int = 1,
                  max_seconds: float = 0.0, device: str = "cpu"):
         folder = DataDir(data_dir)
-        self.feats = input == "feats" or (input == "auto" and folder.has("feats.scp"))
+        stored = folder.has("feats.scp") and takes_stored(front_end)
+        self.feats = input == "feats" or (input == "auto" and stored)
+        if self.feats:
+            check_stored(front_end, data_dir)
         self.table = folder.feats if self.feats else folder.wav
-        self.front_end, self.device, self.max_seconds = front_end, device, max_seconds
-        self.fbank = Fbank(front_end.num_mels, front_end.rate).to(device)
+        self.device, self.max_seconds = device, max_seconds
+        self.front_end = FrontEnd(front_end).to(device)
         keys = np.sort(folder.utt2spk.key_array)[job_slice(len(folder.utt2spk), job, num_jobs)]
         self.keys = [key.decode() for key in keys]
         self.lines = self._lines(self.table, keys)
@@ -63,32 +68,29 @@ class Utterances:
         """(id, features (T, F)), by rising length; a UserError in their place where there are none."""
         for i in self.order:
             try:
-                yield self.keys[i], self._features(self.table.value(self.lines[i]))
+                specifier = self.table.value(self.lines[i])
+                yield self.keys[i], self._read(specifier) if self.feats else self._compute(specifier)
             except UserError as error:
                 yield self.keys[i], error
 
-    def _features(self, specifier: str) -> torch.Tensor:
-        feats = self._read(specifier) if self.feats else self._compute(specifier)
-        if feats.shape[1] != self.front_end.num_mels:
-            raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {self.front_end.num_mels}")
-        if self.front_end.mean_normalize:
-            feats = mean_normalize(feats[None])[0]
-        return feats
-
     def _read(self, specifier: str) -> torch.Tensor:
         # As many frames as the front end takes from so many seconds of the recording.
-        longest = max(1, num_frames(round(self.max_seconds * self.front_end.rate), self.front_end.rate))
+        config, bank = self.front_end.config, self.front_end.bank
+        longest = max(1, bank.num_frames(round(self.max_seconds * config.rate)))
         feats = read_matrix(specifier, 0, longest if self.max_seconds else None)
         if not len(feats):
             raise UserError(f"{specifier}: no frames")
-        return torch.from_numpy(feats).to(self.device)
+        if feats.shape[1] != config.num_mels:
+            raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {config.num_mels}")
+        return self.front_end.normalize(torch.from_numpy(feats)[None].to(self.device))[0]
 
     def _compute(self, specifier: str) -> torch.Tensor:
-        wav = audio.load(specifier, self.front_end.rate, seconds=self.max_seconds or None)
-        if len(wav) < self.fbank.length:
-            raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {self.fbank.length}; "
+        wav = audio.load(specifier, self.front_end.config.rate, seconds=self.max_seconds or None)
+        shortest = self.front_end.bank.length
+        if len(wav) < shortest:
+            raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {shortest}; "
                             "take the utterance out of the data directory")
-        return self.fbank(torch.from_numpy(np.ascontiguousarray(wav))[None].to(self.device))[0]
+        return self.front_end(torch.from_numpy(np.ascontiguousarray(wav))[None].to(self.device))[0]
 
 
 def equal_length_batches(utterances: Iterable[tuple[str, torch.Tensor]], batch_frames: int,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,27 +13,55 @@ from torch import nn
 
 from svq import nets
 from svq.atomic import atomic_path
-from svq.config import dump_config, load_config
+from svq.config import dump_config, load_config, to_dict
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
 
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """What turns a recording into the network's input.
+    """What turns a recording into the network's input: svq.data.frontend.
 
     rate: samples per second. num_mels: log-mel channels.
     mean_normalize: whether each utterance's mean over time is taken off every channel.
+    variance_normalize: whether every channel is then divided by its standard deviation over the utterance.
+    fbank: whose definition of log-mels: kaldi, speechbrain (decibels, floor 80 dB under the peak) or clova
+        (torchaudio's mel spectrogram, log(x + 1e-6)).
+    window: povey or hamming. full_scale: what a sample at full scale counts, 32768 for 16-bit numbers.
+    preemphasis: what part of the sample before is taken off each one.
+    These three are by default what belongs to `fbank`: Kaldi's are povey, 32768 and 0.97, the others' hamming, 1 and 0.
     """
 
     rate: int = 16000
     num_mels: int = 80
     mean_normalize: bool = True
+    variance_normalize: bool = False
+    fbank: Literal["kaldi", "speechbrain", "clova"] = "kaldi"
+    window: Literal["povey", "hamming"] | None = None
+    full_scale: float | None = None
+    preemphasis: float | None = None
 
     def __post_init__(self):
+        own = (("povey", 32768.0, 0.97) if self.fbank == "kaldi" else ("hamming", 1.0, 0.0))
+        for name, value in zip(("window", "full_scale", "preemphasis"), own):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in ("rate", "num_mels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.fbank != "kaldi" and self.window != "hamming":
+            raise ValueError(f"window is {self.window}; fbank {self.fbank} takes hamming only")
+        if not 0 < self.full_scale < float("inf"):
+            raise ValueError(f"full_scale is {self.full_scale}; it must be above 0")
+        if not 0 <= self.preemphasis <= 1:
+            raise ValueError(f"preemphasis is {self.preemphasis}; it must be between 0 and 1")
+
+    def as_short_dict(self) -> dict:
+        """Only what a reader cannot tell: rate, num_mels, mean_normalize, and all that `fbank` does not imply."""
+        own = to_dict(FrontEndConfig(fbank=self.fbank))
+        own["fbank"] = FrontEndConfig.fbank
+        always = ("rate", "num_mels", "mean_normalize")
+        return {name: value for name, value in to_dict(self).items() if name in always or value != own[name]}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def parse_options():
     arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
     arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there")
+                           help="what to read; auto: feats.scp where it is there and the model takes such features")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")

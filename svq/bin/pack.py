@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from svq.atomic import atomic_path, write_json
 from svq.cli import parser, run_main
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model
-from svq.nets import ARCHITECTURES
+from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.nets import ARCHITECTURES, options_of, usual_sizes
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits
 from svq.quant.packing import count_parameters, load_packed, packed_bytes, save_packed
@@ -38,8 +38,9 @@ def main() -> None:
     untrained = arguments.add_argument_group("an untrained network in place of MODEL")
     untrained.add_argument("--arch", choices=ARCHITECTURES)
     untrained.add_argument("--init", choices=["random"], default="random")
-    untrained.add_argument("--width", type=int, default=32, help="channels of the first stage")
-    untrained.add_argument("--embed-dim", type=int, default=256)
+    untrained.add_argument("--width", type=int, help="channels, for networks with a `width` (None: the network's own)")
+    untrained.add_argument("--embed-dim", type=int, help="size of the embedding (None: the network's own)")
+    untrained.add_argument("--feat-dim", type=int, default=FrontEndConfig.num_mels, help="mel channels")
     untrained.add_argument("--method", choices=get_args(get_type_hints(QuantConfig)["method"]), default="kmqat")
     untrained.add_argument("--bits", type=int, default=4)
     untrained.add_argument("--per-channel", action="store_true", help="a codebook for each output channel")
@@ -57,15 +58,27 @@ def main() -> None:
 
 def pack_untrained(options) -> None:
     """Packs a freshly initialised network to options.output."""
+    embed_dim = usual_sizes(options.arch)[1] if options.embed_dim is None else options.embed_dim
     try:
         quant = QuantConfig(options.method, options.bits, per_channel=options.per_channel)
-        config = ModelConfig(options.arch, {"width": options.width}, options.embed_dim, quant=quant)
+        front_end = FrontEndConfig(num_mels=options.feat_dim)
+        config = ModelConfig(options.arch, untrained_options(options), embed_dim, front_end, quant)
     except ValueError as error:
         raise UserError(str(error)) from None
     torch.manual_seed(options.seed)
     net = quantize_(config.build(), quant).eval()
     pack(options.output, net, config, read_calibration(options.calibration), options.entropy)
     tell(options.output, net)
+
+
+def untrained_options(options) -> dict:
+    """The options of the network of --arch: --width, its own where none is given. UserError where it has none."""
+    known = options_of(options.arch)
+    if "width" in known:
+        return {"width": known["width"] if options.width is None else options.width}
+    if options.width is not None:
+        raise UserError(f"--width {options.width}: {options.arch} has no width; leave --width out")
+    return {}
 
 
 def pack_folder(options) -> None:

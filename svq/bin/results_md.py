@@ -6,7 +6,8 @@
 What stands round them is left as it is. Also writes LaTeX when asked. The layout `full` has every measure, a
 table for each trial list. The layout `paper` has the trial lists side by side, the systems by method, their
 quantization type (from <exp>/<system>/config.yaml) and compression ratio, and beside the EER of a <system> that
-of a <system>-ptq, where there is one: the same before finetuning.
+of a <system>-ptq, where there is one: the same before finetuning. The layout `students` says how much smaller than
+its teacher each is, with the scorings side by side; it has no LaTeX.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def main():
     args.add_argument("--results", type=Path, default=Path("exp/results.tsv"), help="table to show")
     args.add_argument("--into", type=Path, default=Path("RESULTS.md"), help="file with the markers")
     args.add_argument("--marker", default="results", help="name in the two lines, for files with several tables")
-    args.add_argument("--layout", choices=["full", "paper"], default="full", help="columns of the tables")
+    args.add_argument("--layout", choices=["full", "paper", "students"], default="full", help="columns of the tables")
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems, for the layout `paper`")
     args.add_argument("--command", default="", help="what was typed to get the results, shown above them")
     args.add_argument("--hardware", default="auto",
@@ -34,6 +35,8 @@ def main():
     from svq.report.markdown import made_by, update_file
     from svq.report.results import read_results
 
+    if args.latex and args.layout == "students":
+        raise UserError("--latex: the layout students has no LaTeX; leave it out, or take another --layout")
     rows = read_results(args.results)
     wanted = chosen(rows, args.only)
     hardware = describe() if args.hardware == "auto" else args.hardware
@@ -47,6 +50,10 @@ def main():
 
 def laid_out(layout: str, exp: Path, rows, wanted) -> tuple[str, str]:
     """The wanted rows as Markdown and as LaTeX."""
+    if layout == "students":
+        from svq.report.student_table import student_tables
+
+        return student_tables(wanted), ""
     if layout == "full":
         from svq.report.markdown import latex, markdown
 

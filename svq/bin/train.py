@@ -15,16 +15,14 @@ import torch
 from svq.cli import parser, run_main
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
-from svq.distill.objective import EmbeddingObjective, Teacher
+from svq.distill.levels import file_of
 from svq.errors import UserError
-from svq.models import load_model
 from svq.train.checkpoint import fingerprint
 from svq.train.config import TrainConfig
 from svq.train.distributed import join_world, leave_world
-from svq.train.folders import save_trained, starting_network, take_head
-from svq.train.heads import AAMSoftmax
-from svq.train.objective import Objective
+from svq.train.folders import save_trained, starting_network
 from svq.train.stages import train
+from svq.train.teaching import make_head, make_objective
 
 
 def main() -> None:
@@ -35,6 +33,8 @@ def main() -> None:
     arguments.add_argument("--init", help="model folder to start from, head included")
     arguments.add_argument("--bits", help="table of bits per layer (bits.tsv); only with `quant` in the config")
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
+    arguments.add_argument("--targets", help="folder of the teacher's cached levels (svq.bin.teacher_embeddings); "
+                           "needs `distill.targets` in the config")
     arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -47,14 +47,12 @@ def main() -> None:
     net, config = starting_network(config, options)
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
                          rate=config.model.front_end.rate)
-    head = AAMSoftmax(config.model.embed_dim, train_set.num_speakers, config.scale)
-    if options.init:
-        take_head(head, options.init, train_set)
-    teacher, objective = make_objective(config, net, head, options.teacher, train_set)
+    head = make_head(config, options, train_set)
+    teacher, objective = make_objective(config, net, head, options, train_set)
     world = join_world()
     train(config, objective, train_set, options.out, run_id(config, options), world, teacher)
     if world.is_main:
-        save_trained(options.out, net, config, head.state_dict(), train_set.speakers)
+        save_trained(options.out, net, config, head and head.state_dict(), train_set.speakers)
     leave_world(world)
 
 
@@ -72,26 +70,14 @@ def with_augmentation(config: TrainConfig, options) -> TrainConfig:
 def check_options(config: TrainConfig, options) -> None:
     if (config.distill is not None) != (options.teacher is not None):
         raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither")
+    if (config.distill is not None and config.distill.targets is not None) != (options.targets is not None):
+        raise UserError(f"{options.config}: `distill.targets` in the config and --targets go together; give both or "
+                        "neither")
     if config.quant is not None and not options.init:
         raise UserError(f"{options.config}: `quant` finetunes a trained network; name it with --init")
     if options.bits is not None and config.quant is None:
         raise UserError(f"{options.config}: --bits says how many bits layers get, but the config has no `quant`; "
                         "add it to say how they are quantized")
-
-
-def make_objective(config: TrainConfig, net, head: AAMSoftmax, folder: str | None, train_set: TrainSet):
-    """The teacher in `folder` (None without one) and what to minimize."""
-    if folder is None:
-        return None, Objective(net, head)
-    teacher_net, model = load_model(folder)
-    if model.front_end != config.model.front_end:
-        raise UserError(f"{folder}: its front end {to_dict(model.front_end)} is not the student's")
-    teacher_head = None
-    if config.distill.logit_weight > 0:
-        teacher_head = AAMSoftmax(model.embed_dim, train_set.num_speakers, config.scale)
-        take_head(teacher_head, folder, train_set)
-    embedding = EmbeddingObjective(config.model.embed_dim, model.embed_dim)
-    return Teacher(teacher_net, teacher_head), Objective(net, head, config.distill, embedding)
 
 
 def run_id(config: TrainConfig, options) -> str:
@@ -107,6 +93,8 @@ def run_id(config: TrainConfig, options) -> str:
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
     for folder in (options.init, options.teacher):
         files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
+    if options.targets:  # each level's JSON holds a digest of its values
+        files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
     return fingerprint(to_dict(config), *[("file", path) for path in files if os.path.exists(path)])
 
 

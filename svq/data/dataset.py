@@ -40,6 +40,8 @@ class TrainSet:
     Utterances that are shorter are repeated up to the crop.
     augment: an `Augment`, or its config, for "wav"; keep_speakers: the speakers to keep, all by default.
     `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
+    `.targets`, None at first: what gives each item a third part, `targets.item(index, first frame, frames)`,
+    such as svq.distill.targets.Targets.
     UserError naming the file and the id where the directory does not fit together.
     """
 
@@ -71,6 +73,7 @@ class TrainSet:
         self.recordings = self._table("wav.scp" if input == "wav" else "feats.scp",
                                       "stage 1" if input == "wav" else "stage 2")
         self.recording = self._align(self.recordings, keys)
+        self.targets = None
         if input == "wav":
             durations = self._table("utt2dur", "stage 1")
             self.seconds = durations.float_array()[self._align(durations, keys)].astype(np.float32)
@@ -106,38 +109,49 @@ class TrainSet:
     def __len__(self) -> int:
         return len(self.lines)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """The utterances' ids in the order of the items, (N,) bytes."""
+        return self.utterances.key_array[self.lines]
+
     def utterance(self, index: int) -> str:
         return self.utterances.key(self.lines[index])
 
-    def item(self, epoch: int, index: int) -> tuple[np.ndarray, int]:
-        """(samples,) or (frames, F) float32 and the speaker's label; UserError naming the utterance."""
+    def item(self, epoch: int, index: int) -> tuple:
+        """(samples,) or (frames, F) float32, the speaker's label and, where there are targets, its target, float32.
+
+        UserError naming the utterance.
+        """
         rng = np.random.default_rng([_ITEMS, self.seed, epoch, index])
         where = rng.random()
         specifier = self.recordings.value(self.recording[index])
         try:
             if self.input == "feats":
-                crop = self._feats(specifier, where)
+                crop, first = self._feats(specifier, where)
             else:
-                crop = self._wav(specifier, float(self.seconds[index]), where)
+                crop, first = self._wav(specifier, float(self.seconds[index]), where)
+            target = () if self.targets is None else (self.targets.item(index, first, self.frames),)
         except UserError as error:
             raise UserError(f"{self.data_dir}: utterance {self.utterance(index)}: {error}") from None
         if self.augment is not None:
             crop = self.augment(crop, rng)
-        return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index])
+        return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index]), *target
 
-    def _wav(self, specifier: str, seconds: float, where: float) -> np.ndarray:
+    def _wav(self, specifier: str, seconds: float, where: float) -> tuple[np.ndarray, int]:
+        """The crop, and the frame of the whole utterance that its first frame is nearest to."""
         start = int(where * (max(0, math.floor(seconds * self.rate) - self.samples) + 1))
         wav = audio.load(specifier, self.rate, start / self.rate, self.samples / self.rate)
         # utt2dur is rounded: the read may come out short by some samples at the end.
-        return wrap(wav, self.samples)
+        return wrap(wav, self.samples), round(start * FRAMES_PER_SECOND / self.rate)
 
-    def _feats(self, specifier: str, where: float) -> np.ndarray:
+    def _feats(self, specifier: str, where: float) -> tuple[np.ndarray, int]:
+        """The crop, and its first frame in the whole utterance."""
         with Matrix(specifier) as matrix:
             start = int(where * (max(0, matrix.shape[0] - self.frames) + 1))
             rows = matrix.rows(start, self.frames)
         if not len(rows):
             raise UserError(f"{specifier}: no frames")
-        return wrap(rows, self.frames)
+        return wrap(rows, self.frames), start
 
 
 class EpochBatches:
@@ -170,7 +184,8 @@ class EpochBatches:
 
 
 def make_loader(train_set: TrainSet, batches, epoch: int, num_workers: int) -> "Loader":
-    """An iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers.
+    """An iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers;
+    where the set has targets, they are the third, (B, ...) float32.
 
     A UserError of an item (an unreadable recording) is raised in the caller's process.
     """
@@ -193,7 +208,7 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for batch in self.loader:
             if isinstance(batch, str):
                 raise UserError(batch)
@@ -214,8 +229,9 @@ class _Batches(Dataset):
             items = [self.train_set.item(self.epoch, int(index)) for index in indices]
         except UserError as error:
             return str(error)
-        inputs, labels = zip(*items)
-        return torch.from_numpy(np.stack(inputs)), torch.tensor(labels, dtype=torch.int64)
+        inputs, labels, *targets = zip(*items)
+        return (torch.from_numpy(np.stack(inputs)), torch.tensor(labels, dtype=torch.int64),
+                *(torch.from_numpy(np.stack(target)) for target in targets))
 
 
 def _die_with_parent(_worker: int) -> None:

@@ -1,4 +1,4 @@
-"""The one front end: Kaldi's log-mel filter bank, batched, in torch.
+"""The front end of networks trained here: Kaldi's log-mel filter bank, batched, in torch.
 
 Definition: Kaldi's `compute-fbank-feats --dither=0 --num-mel-bins=80`
 (src/feat/feature-window.cc, mel-computations.cc, feature-fbank.cc): 25 ms
@@ -6,6 +6,9 @@ frames every 10 ms, whole frames only (snip edges), DC removed per frame,
 pre-emphasis 0.97, povey window, 512-point power spectrum, triangular filters
 on the mel scale from 20 Hz to the Nyquist frequency, log floored at float
 epsilon; input on the 16-bit scale.
+
+Published networks take the same with a Hamming window (`--window-type=hamming`)
+or with samples in [-1, 1]: svq.data.frontend chooses.
 """
 
 from __future__ import annotations
@@ -36,6 +39,14 @@ def num_samples(frames: int, rate: int = 16000) -> int:
 def povey_window(length: int) -> np.ndarray:
     """Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
+
+
+def hamming_window(length: int) -> np.ndarray:
+    """Kaldi's Hamming window, (length,) float64: symmetric, 0.08 at both ends."""
+    return 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
+
+
+WINDOWS = {"povey": povey_window, "hamming": hamming_window}
 
 
 def mel_filters(num_mels: int, fft_size: int, rate: int) -> np.ndarray:
@@ -69,20 +80,32 @@ class Fbank(nn.Module):
     Up to the power spectrum it computes in float64: in float32 the rounding of
     loud components shows in the bands of band-limited speech that hold nearly
     nothing, by up to 0.04 in the log.
+
+    Args:
+        num_mels, rate: mel bands, samples per second.
+        window: "povey", Kaldi's default, or "hamming".
+        full_scale: what a sample of 1.0 counts; it decides how near to silence the log's floor is.
+        preemphasis: what part of the sample before is taken off each one.
     """
 
-    def __init__(self, num_mels: int = 80, rate: int = 16000):
+    def __init__(self, num_mels: int = 80, rate: int = 16000, window: str = "povey",
+                 full_scale: float = INT16_SCALE, preemphasis: float = PREEMPHASIS):
         super().__init__()
-        self.num_mels, self.rate = num_mels, rate
+        self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
         self.length, self.hop = rate * 25 // 1000, rate * 10 // 1000
         self.fft_size = 1 << (self.length - 1).bit_length()
         # The 16-bit scale is a power of two: folded into the window it is exact.
-        window = torch.from_numpy(povey_window(self.length) * INT16_SCALE)
+        coefficients = WINDOWS[window](self.length) * full_scale
+        self.first_sample_counts = bool(coefficients[0])
         mel = torch.from_numpy(mel_filters(num_mels, self.fft_size, rate))
         # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
-        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("window", torch.from_numpy(coefficients), persistent=False)
         self.register_buffer("mel", mel.repeat_interleave(2, dim=0), persistent=False)
         self.epsilon = float(np.finfo(np.float32).eps)
+
+    def num_frames(self, samples: int) -> int:
+        """Frames that `samples` samples give; 0 where they are too few."""
+        return num_frames(samples, self.rate)
 
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -118,13 +141,16 @@ class Fbank(nn.Module):
         Within a frame of mean m Kaldi takes (x[i] - m) - 0.97 (x[i-1] - m),
         which is (x[i] - 0.97 x[i-1]) - 0.03 m: the first part is the same in
         all frames that share the sample, so it is done once, before framing.
-        Kaldi's rule for a frame's first sample does not matter, for the povey
-        window is zero there.
+        A frame's first sample counts as its own predecessor, which does not
+        matter with the povey window: that is zero there.
         """
         emphasised = torch.zeros_like(waveforms)
-        torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=PREEMPHASIS, out=emphasised[:, 1:])
-        mean = waveforms.unfold(1, self.length, self.hop).mean(-1, keepdim=True)
-        frames = emphasised.unfold(1, self.length, self.hop) - (1 - PREEMPHASIS) * mean
+        torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=self.preemphasis, out=emphasised[:, 1:])
+        samples = waveforms.unfold(1, self.length, self.hop)
+        mean = samples.mean(-1, keepdim=True)
+        frames = emphasised.unfold(1, self.length, self.hop) - (1 - self.preemphasis) * mean
+        if self.first_sample_counts:
+            frames[..., :1] = (1 - self.preemphasis) * (samples[..., :1] - mean)
         return frames.mul_(self.window)
 
 

@@ -204,19 +204,35 @@ def job_slice(total: int, job: int, num_jobs: int) -> slice:
 def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
     """Writes (key, array) pairs to an archive and its scp in the order given; returns their number.
 
-    Both appear under their names when all is written: first the archive, then the
-    scp, so that an scp never points into nothing.
+    Both appear under their names when all is written, see `ark_writer`.
+    """
+    count = 0
+    with ark_writer(ark, scp, compression) as write:
+        for count, (key, array) in enumerate(pairs, 1):
+            write(key, array)
+    return count
+
+
+@contextlib.contextmanager
+def ark_writer(ark: str, scp: str, compression: str = "none", by_id: bool = False):
+    """Yields `write(key, array)`, which adds to an archive; its scp is in the order of writing, or sorted by id.
+
+    Both appear under their names when the block ends without an exception: first the
+    archive, then the scp, so that an scp never points into nothing.
     """
     lines = []
-    with atomic_path(ark) as temporary:
-        with open(temporary, "wb") as file:
-            for key, array in pairs:
-                file.write(f"{key} ".encode())
-                lines.append(f"{key} {ark}:{file.tell()}\n")
-                write_array(file, np.asarray(array), compression_method=COMPRESSION[compression])
+
+    def write(key: str, array) -> None:
+        file.write(f"{key} ".encode())
+        lines.append(f"{key} {ark}:{file.tell()}\n")
+        write_array(file, np.asarray(array), compression_method=COMPRESSION[compression])
+
+    with atomic_path(ark) as temporary, open(temporary, "wb") as file:
+        yield write
+    if by_id:
+        lines.sort(key=lambda line: line.partition(" ")[0].encode())
     with atomic_write(scp) as file:
         file.writelines(lines)
-    return len(lines)
 
 
 def merge_parts(part: str, out: str, expected: str, num_jobs: int, log: str, ark: str | None = None) -> None:

@@ -10,17 +10,37 @@ from torch import nn
 
 
 @dataclass(frozen=True)
+class TargetsConfig:
+    """Cached levels of the teacher's to learn from, in place of its embedding of the very crop.
+
+    levels: one or several, put side by side: utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name
+    (svq.distill.levels). mean_normalize: whether the mean over the training set is taken off each of them first.
+    other_front_end: the student's front end may be another than the teacher's.
+    """
+
+    levels: tuple[str, ...] = ("utterance",)
+    mean_normalize: bool = False
+    other_front_end: bool = False
+
+    def __post_init__(self):
+        if not self.levels or len(set(self.levels)) != len(self.levels):
+            raise ValueError(f"levels is {list(self.levels)}; it must name at least one level, and none twice")
+
+
+@dataclass(frozen=True)
 class DistillConfig:
-    """How much each loss counts.
+    """How much each loss counts, and what the embedding loss is about.
 
     embedding_weight: the embedding loss; label_weight: the classification loss; logit_weight: the divergence
     from the teacher's class posteriors, both softened by `temperature` (see `soft_label_loss`).
+    targets: cached levels; without them the target is the teacher's embedding of the student's crop.
     """
 
     embedding_weight: float = 10.0
     label_weight: float = 1.0
     logit_weight: float = 0.0
     temperature: float = 4.0
+    targets: TargetsConfig | None = None
 
     def __post_init__(self):
         for name in ("embedding_weight", "label_weight", "logit_weight"):
@@ -29,9 +49,14 @@ class DistillConfig:
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; it must be positive")
 
+    @property
+    def without_labels(self) -> bool:
+        """Whether what the network learns does not depend on who speaks."""
+        return self.label_weight == 0 and self.logit_weight == 0
+
 
 class EmbeddingObjective(nn.Module):
-    """1 - cosine between the student's embedding and the teacher's, averaged over the batch.
+    """1 - cosine between the student's output and the teacher's, averaged over the batch.
 
     Embedding-level distillation as in Wang et al., "Knowledge distillation for small foot-print deep
     speaker embedding", ICASSP 2019, section 2.2. A linear map to the teacher's size is learned, and left
@@ -44,8 +69,15 @@ class EmbeddingObjective(nn.Module):
         self.projection = nn.Identity() if same else nn.Linear(student_dim, teacher_dim, bias=False)
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
-        """(B, D_student), (B, D_teacher) -> scalar in [0, 2]."""
-        return 1.0 - F.cosine_similarity(self.projection(student).float(), teacher.float()).mean()
+        """(B, D_student), (B, D_teacher) -> scalar in [0, 2]; or frame by frame, (B, T, D_student), (B, T, D_teacher).
+
+        Of frames, those count for which the teacher has an output: its others are zeros.
+        """
+        cosine = F.cosine_similarity(self.projection(student).float(), teacher.float(), dim=-1)
+        if teacher.dim() == 2:
+            return 1.0 - cosine.mean()
+        there = (teacher != 0).any(dim=-1)
+        return ((1.0 - cosine) * there).sum() / there.sum().clamp_min(1)
 
 
 class Teacher(nn.Module):

@@ -3,39 +3,68 @@
 from __future__ import annotations
 
 import inspect
-from functools import partial
 
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets.resnet import BasicBlock, BottleneckBlock, ResNet
+from svq.nets import dfresnet, dtdnn, ecapa, kiwano, resnet, student, tdnn, thin
 
 ARCHITECTURES = {
-    "ResNet18": partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
-    "ResNet34": partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
-    "ResNet50": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 6, 3)),
-    "ResNet101": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 23, 3)),
-    "ResNet152": partial(ResNet, block=BottleneckBlock, blocks=(3, 8, 36, 3)),
+    name: make
+    for family in (resnet, kiwano, dfresnet, thin, tdnn, ecapa, dtdnn, student)
+    for name, make in family.NETWORKS.items()
 }
+
+NOT_OPTIONS = ("feat_dim", "embed_dim", "block", "blocks", "stem", "strides")  # sizes given apart, what makes the name
+KINDS = {int: "a positive integer", float: "a number", bool: "true or false", str: "a string",
+         tuple: "a list of positive integers"}
 
 
 def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.Module:
     """The network named `arch`, freshly initialised from torch's global random state.
 
-    Raises UserError for an unknown architecture or an option that it does not take.
+    An option has the type of its default: a positive integer, a number, a bool, a string or a tuple of positive
+    integers, which may be given as a list.
+    Raises UserError for an unknown architecture, an option that it does not take or a value that does not suit it.
     """
     if arch not in ARCHITECTURES:
         raise UserError(f"arch '{arch}' is unknown; known: {', '.join(ARCHITECTURES)}")
-    make = ARCHITECTURES[arch]
-    fixed = ("feat_dim", "embed_dim", "block", "blocks")
-    known = {name: p.default for name, p in inspect.signature(make).parameters.items() if name not in fixed}
+    known = options_of(arch)
+    values = {}
     for name, value in options.items():
         if name not in known:
-            raise UserError(f"arch {arch} takes no option '{name}'; it takes: {', '.join(known)}")
-        if type(value) is not type(known[name]) or (type(value) is int and value < 1):
-            kind = "a positive integer" if type(known[name]) is int else f"of type {type(known[name]).__name__}"
-            raise UserError(f"arch {arch}: option '{name}' is {value!r}; it must be {kind}")
-    return make(feat_dim=feat_dim, embed_dim=embed_dim, **options)
+            takes = f"it takes: {', '.join(known)}" if known else "it takes none"
+            raise UserError(f"arch {arch} takes no option '{name}'; {takes}")
+        kind = type(known[name])
+        values[name] = _as_kind(value, kind)
+        if values[name] is None:
+            raise UserError(f"arch {arch}: option '{name}' is {value!r}; it must be {KINDS[kind]}")
+    try:
+        return ARCHITECTURES[arch](feat_dim=feat_dim, embed_dim=embed_dim, **values)
+    except ValueError as error:
+        raise UserError(f"arch {arch}: {error}") from None
+
+
+def options_of(arch: str) -> dict:
+    """The options that the known architecture `arch` takes, and their defaults."""
+    parameters = inspect.signature(ARCHITECTURES[arch]).parameters
+    return {name: p.default for name, p in parameters.items() if name not in NOT_OPTIONS and type(p.default) in KINDS}
+
+
+def usual_sizes(arch: str) -> tuple[int, int]:
+    """feat_dim and embed_dim that the known architecture `arch` has where none are given."""
+    parameters = inspect.signature(ARCHITECTURES[arch]).parameters
+    return parameters["feat_dim"].default, parameters["embed_dim"].default
+
+
+def _as_kind(value, kind: type):
+    """`value` as one of KINDS; None where it is not of that kind."""
+    if kind is tuple:
+        whole = isinstance(value, (list, tuple)) and value and all(type(item) is int and item > 0 for item in value)
+        return tuple(value) if whole else None
+    if kind is float and type(value) is int:
+        return float(value)
+    return value if type(value) is kind and (kind is not int or value > 0) else None
 
 
 def num_parameters(net: nn.Module) -> int:

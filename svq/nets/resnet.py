@@ -7,11 +7,13 @@ speaker verification field uses: a 3x3 stem without max pooling, narrow stages, 
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.nets.pooling import StatisticsPooling
+from svq.nets.pooling import VARIANCE_FLOOR, StatisticsPooling
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -75,19 +77,22 @@ class ResNet(nn.Module):
     Parameters at width 32 with 80 mel channels and a 256-dim embedding, and those of them that are
     convolution and linear weights, which quantization is about:
 
-    =========  ==========  ===========  ==========  ==========
-    network    blocks      in a stage   parameters  weights
-    =========  ==========  ===========  ==========  ==========
-    ResNet18   basic       2, 2, 2, 2    4,105,440   4,100,384
-    ResNet34   basic       3, 4, 6, 3    6,634,336   6,625,568
-    ResNet50   bottleneck  3, 4, 6, 3   11,131,360  11,104,544
-    ResNet101  bottleneck  3, 4, 23, 3  15,892,448  15,839,520
-    ResNet152  bottleneck  3, 8, 36, 3  19,814,880  19,738,912
-    =========  ==========  ===========  ==========  ==========
+    =========  ==========  =============  ==========  ==========
+    network    blocks      in a stage     parameters     weights
+    =========  ==========  =============  ==========  ==========
+    ResNet18   basic       2, 2, 2, 2      4,105,440   4,100,384
+    ResNet34   basic       3, 4, 6, 3      6,634,336   6,625,568
+    ResNet50   bottleneck  3, 4, 6, 3     11,131,360  11,104,544
+    ResNet101  bottleneck  3, 4, 23, 3    15,892,448  15,839,520
+    ResNet152  bottleneck  3, 8, 36, 3    19,814,880  19,738,912
+    ResNet221  bottleneck  6, 16, 48, 3   23,792,224  23,690,528
+    ResNet293  bottleneck  10, 20, 64, 3  28,626,016  28,495,136
+    =========  ==========  =============  ==========  ==========
 
     Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization",
     table III, give ResNet34 26.66 MB and ResNet101 63.86 MB: these numbers and the batch norms' running
-    statistics as floats of 4 bytes (26.57 and 63.78 MB). WeSpeaker counts 6.63 M and 15.89 M.
+    statistics as floats of 4 bytes (26.57 and 63.78 MB). WeSpeaker counts 6.63, 11.13, 15.89, 19.81, 23.79 and
+    28.62 M from ResNet34 on.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F).
@@ -95,11 +100,15 @@ class ResNet(nn.Module):
         width: channels of the first stage's 3x3 convolutions; the later ones have 2, 4 and 8 times as many.
         block: what the stages are made of; its `expansion` times those channels come out.
         blocks: how many of them in each of the four stages.
+        second_layer: whether ReLU, batch norm (without scale and shift) and one more linear layer follow the embedding
+            layer, as in Kaldi's x-vector; the embedding is then what comes after them.
+        variance_floor: of the statistics pooling; 3D-Speaker's networks have 1e-8.
     """
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 256, width: int = 32,
                  block: type[BasicBlock] | type[BottleneckBlock] = BasicBlock,
-                 blocks: tuple[int, int, int, int] = (3, 4, 6, 3)):
+                 blocks: tuple[int, int, int, int] = (3, 4, 6, 3), second_layer: bool = False,
+                 variance_floor: float = VARIANCE_FLOOR):
         super().__init__()
         self.conv1 = conv3x3(1, width)
         self.bn1 = nn.BatchNorm2d(width)
@@ -110,12 +119,28 @@ class ResNet(nn.Module):
                 stages.append(block(channels, width * 2**stage, stride))
                 channels = width * 2**stage * block.expansion
         self.layers = nn.Sequential(*stages)
-        self.pool = StatisticsPooling()
+        self.pool = StatisticsPooling(variance_floor)
         bands = -(-feat_dim // 8)  # three strides of 2, each rounding up
         self.embedding = nn.Linear(2 * channels * bands, embed_dim)
+        self.second = None
+        if second_layer:
+            self.second = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(embed_dim, affine=False),
+                                        nn.Linear(embed_dim, embed_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(F.relu(self.bn1(self.conv1(x))))
-        return self.embedding(self.pool(x.flatten(1, 2)))
+        x = self.embedding(self.pool(x.flatten(1, 2)))
+        return x if self.second is None else self.second(x)
+
+
+NETWORKS = {
+    "ResNet18": partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
+    "ResNet34": partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
+    "ResNet50": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 6, 3)),
+    "ResNet101": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 23, 3)),
+    "ResNet152": partial(ResNet, block=BottleneckBlock, blocks=(3, 8, 36, 3)),
+    "ResNet221": partial(ResNet, block=BottleneckBlock, blocks=(6, 16, 48, 3)),
+    "ResNet293": partial(ResNet, block=BottleneckBlock, blocks=(10, 20, 64, 3)),
+}

@@ -31,14 +31,20 @@ def scales_and_shifts(norms: Sequence[_BatchNorm]) -> list[tuple[torch.Tensor, t
     if not norms:
         return []
     sizes = [norm.num_features for norm in norms]
-    weight, bias, mean, var = (
-        torch.cat([getattr(norm, name) for norm in norms]).double().cpu()
-        for name in ("weight", "bias", "running_mean", "running_var")
-    )
+    mean, var = (torch.cat([getattr(norm, name) for norm in norms]).double().cpu()
+                 for name in ("running_mean", "running_var"))
+    weight, bias = (torch.cat(learned).double().cpu() for learned in zip(*map(_weight_and_bias, norms)))
     eps = torch.tensor([norm.eps for norm in norms], dtype=torch.float64)
     scale = weight / (var + eps.repeat_interleave(torch.tensor(sizes))).sqrt()
     shift = bias - mean * scale
     return list(zip(scale.float().split(sizes), shift.float().split(sizes)))
+
+
+def _weight_and_bias(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """(C,) both; ones and zeros where the norm learns neither (`affine=False`)."""
+    if norm.affine:
+        return norm.weight, norm.bias
+    return torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)
 
 
 def folded(norm: _BatchNorm) -> FoldedBatchNorm:

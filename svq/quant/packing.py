@@ -119,7 +119,7 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
         sizes["codes"] = (torch.uint8, (codes,))
         sizes["codebooks"] = (_codebook_type(rows), (floats,))
     about = _about(dataclasses.replace(model, quant=quant), rows, norms, calibration)
-    return _safetensors_bytes(sizes, {"svq": _json({**about, "digest": 64 * "0"})})
+    return safetensors_bytes(sizes, {"svq": _json({**about, "digest": 64 * "0"})})
 
 
 def _pack_layers(net: nn.Module, entropy: bool) -> tuple[list[PackedLayer], dict[str, torch.Tensor]]:
@@ -211,7 +211,7 @@ def _about(config: ModelConfig, rows: list[PackedLayer], norms: dict[str, nn.Mod
         config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=None))
     return {
         "format": FORMAT_VERSION,
-        "model": to_dict(config),
+        "model": {**to_dict(config), "front_end": config.front_end.as_short_dict()},
         "layers": rows,
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "calibration": calibration,
@@ -222,12 +222,13 @@ def _json(about: dict) -> str:
     return json.dumps(about, sort_keys=True, separators=(",", ":"))
 
 
-def _safetensors_bytes(sizes: dict[str, tuple[torch.dtype, tuple[int, ...]]], metadata: dict[str, str]) -> int:
-    """Size of a safetensors file: 8 bytes, a JSON header padded to a multiple of 8, the tensors (the widest type
-    first, then by name) one after another."""
+def safetensors_bytes(sizes: dict[str, tuple[torch.dtype, tuple[int, ...]]],
+                      metadata: dict[str, str] | None = None) -> int:
+    """Size of the file that `svq.models.save_tensors` writes of tensors of these types and shapes: 8 bytes, a JSON
+    header padded to a multiple of 8, the tensors (the widest type first, then by name) one after another."""
     names = {torch.uint8: "U8", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
              torch.float64: "F64", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
-    header, offset = {"__metadata__": metadata}, 0
+    header, offset = {} if metadata is None else {"__metadata__": metadata}, 0
     for name, (dtype, shape) in sorted(sizes.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
         end = offset + math.prod(shape) * dtype.itemsize
         header[name] = {"dtype": names[dtype], "shape": list(shape), "data_offsets": [offset, end]}

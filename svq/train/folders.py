@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
 
 from torch import nn
@@ -56,8 +55,7 @@ def layer_bits(path, net: nn.Module) -> dict[str, int]:
 def check_model_keys(given: dict | None, model: ModelConfig, options) -> None:
     """UserError where the config asks for another model than --init holds; keys it does not give are not compared."""
     found = to_dict(model)
-    for name, parameter in inspect.signature(nets.ARCHITECTURES[model.arch]).parameters.items():
-        found["net"].setdefault(name, parameter.default)
+    found["net"] = to_dict(nets.options_of(model.arch)) | found["net"]  # lists for tuples, as YAML has them
     for key, value, has in _differences(given or {}, found, "model"):
         raise UserError(f"{options.config}: {key} is {value}, but the model of --init {options.init} has {has}; "
                         "take `model` out of the config, or start from another model")

@@ -14,7 +14,7 @@ from svq.atomic import remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
-from svq.data.fbank import Fbank, mean_normalize
+from svq.data.frontend import FrontEnd, check_stored
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
 from svq.quant.api import outer_update_, refit_
@@ -65,7 +65,9 @@ class Trainer:
         self.teacher = None
         if teacher is not None:
             self.teacher = teacher.to(world.device, memory_format=layout).eval().requires_grad_(False)
-        self.fbank = Fbank(config.model.front_end.num_mels, config.model.front_end.rate).to(world.device)
+        if train_set.input == "feats":
+            check_stored(config.model.front_end, train_set.data_dir)
+        self.front_end = FrontEnd(config.model.front_end).to(world.device)
         self.optimizer = make_optimizer(config.optimizer, self.objective)
         self.average = RunningAverage()
         self.step = self.first_step
@@ -80,8 +82,8 @@ class Trainer:
         while self.step < self.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             loader = make_loader(self.train_set, self._batches(epoch, done), epoch, self.config.data.num_workers)
-            for inputs, labels in loader:
-                self._train_step(inputs, labels, progress)
+            for batch in loader:
+                self._train_step(batch, progress)
                 if self.step % self.steps_per_epoch == 0:
                     outer_update_(self.objective.net)
                 self._save_if_due()
@@ -91,21 +93,21 @@ class Trainer:
         self.objective.load_state_dict(self.average.mean())
         refit_(self.objective.net)
 
-    def _train_step(self, inputs: torch.Tensor, labels: torch.Tensor, progress: Progress) -> None:
+    def _train_step(self, batch: tuple[torch.Tensor, ...], progress: Progress) -> None:
         config = self.config
         since = self.step - self.first_step
         lr = learning_rate(config.schedule, since, self.steps_per_epoch, config.epochs)
         now_margin = margin(config.schedule, since, self.steps_per_epoch)
         set_learning_rate(self.optimizer, lr)
-        labels = labels.to(self.world.device, non_blocking=True)
-        feats = self._features(inputs.to(self.world.device, non_blocking=True))
+        inputs, labels, *targets = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
+        feats = self._features(inputs)
         with autocast(self.bf16, self.world.device):
-            loss, correct = self.parallel(feats, labels, now_margin, *self._teach(feats, labels))
+            loss, correct = self.parallel(feats, labels, now_margin, *self._teach(feats, labels, *targets))
         mean_loss, all_correct = self._over_processes(loss.detach(), correct)
         self._check_finite(mean_loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.objective.parameters(), config.optimizer.grad_clip)
+        norm = self.objective.clip_gradients(config.optimizer.grad_clip)
         self._check_finite(norm, "gradient")
         self.optimizer.step()
         self.step += 1
@@ -128,13 +130,14 @@ class Trainer:
     @torch.no_grad()
     def _features(self, inputs: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
-        feats = self.fbank(inputs) if self.config.data.input == "wav" else inputs.float()
-        num_mels = self.config.model.front_end.num_mels
-        if feats.shape[-1] != num_mels:
-            raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {feats.shape[-1]} dimensions, the "
-                            f"config's model.front_end.num_mels is {num_mels}; make the two agree")
-        if self.config.model.front_end.mean_normalize:
-            feats = mean_normalize(feats)
+        if self.config.data.input == "wav":
+            feats = self.front_end(inputs)
+        else:
+            num_mels = self.config.model.front_end.num_mels
+            if inputs.shape[-1] != num_mels:
+                raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {inputs.shape[-1]} dimensions, the "
+                                f"config's model.front_end.num_mels is {num_mels}; make the two agree")
+            feats = self.front_end.normalize(inputs.float())
         if self.config.spec_augment is not None:
             # Masks depend on the step alone, so that a resumed run draws the same ones.
             seed = self.config.seed * 1_000_003 + self.step
@@ -142,8 +145,10 @@ class Trainer:
         return feats
 
     @torch.no_grad()
-    def _teach(self, feats: torch.Tensor, labels: torch.Tensor) -> tuple:
-        return () if self.teacher is None else self.teacher(feats, labels)
+    def _teach(self, feats: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None = None) -> tuple:
+        """The teacher's part: its embeddings, or cached `targets` in their place, and logits, where asked for."""
+        taught = () if self.teacher is None else self.teacher(feats, labels)
+        return taught if targets is None else (targets, *taught[1:])
 
     def _check_finite(self, value: torch.Tensor, what: str, step: int | None = None) -> None:
         """NonFiniteLoss naming the batch of `step` (from 0; the present one by default) unless `value` is finite."""

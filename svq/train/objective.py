@@ -7,37 +7,73 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.distill.objective import DistillConfig, EmbeddingObjective, soft_label_loss
+from svq.errors import UserError
 from svq.train.heads import AAMSoftmax
 
 
 class Objective(nn.Module):
-    """Network, head and losses as one module, so that DistributedDataParallel wraps them together."""
+    """Network, head and losses as one module, so that DistributedDataParallel wraps them together.
 
-    def __init__(self, net: nn.Module, head: AAMSoftmax, distill: DistillConfig | None = None,
-                 embedding_objective: EmbeddingObjective | None = None):
+    Where the losses of `distill` do not depend on the labels, the head learns to tell the speakers apart by the
+    embeddings as they are and has no effect on the network: it is there for what comes after (finetuning,
+    sensitivity). Without labels of any use it may be None.
+    per_frame: the teacher's part is for each frame, and the network gives `frame_outputs`.
+    """
+
+    def __init__(self, net: nn.Module, head: AAMSoftmax | None, distill: DistillConfig | None = None,
+                 embedding_objective: EmbeddingObjective | None = None, per_frame: bool = False):
         super().__init__()
         self.net, self.head = net, head
         self.config = distill
         self.embedding_objective = embedding_objective
+        self.per_frame = per_frame
 
     def forward(self, feats: torch.Tensor, labels: torch.Tensor, margin: float,
                 teacher: torch.Tensor | None = None,
                 teacher_logits: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (B, T, F), labels (B,), the teacher's embeddings (B, D') and logits (B, C), or None where the
-        config does not ask for them -> loss, right answers (both scalar).
+        """Features (B, T, F), labels (B,), the teacher's embeddings (B, D') or, per frame, (B, T, D'), and logits
+        (B, C), or None where the config does not ask for them -> loss, right answers (both scalar).
 
         The right answers are counted with the margin on, as the loss sees them.
         """
-        embeddings = self.net(feats).float()
+        outputs = (self.net.frame_outputs(feats) if self.per_frame else self.net(feats)).float()
         # Cosines in bfloat16 have two digits; times the scale they would be logits rounded to 1/8.
         with torch.autocast(feats.device.type, enabled=False):
-            logits = self.head(embeddings, labels, margin)
-            loss = F.cross_entropy(logits, labels)
-            if self.embedding_objective is not None:
-                loss = (self.config.label_weight * loss
-                        + self.config.embedding_weight * self.embedding_objective(embeddings, teacher))
-                if self.config.logit_weight > 0:
-                    plain = self.head(embeddings, labels)  # no margin: posteriors as at test time
-                    loss = loss + self.config.logit_weight * soft_label_loss(
-                        plain, teacher_logits, self.config.temperature)
-        return loss, (logits.argmax(1) == labels).sum()
+            if self.per_frame and outputs.shape[1] != teacher.shape[1]:
+                raise UserError(f"the student gives {outputs.shape[1]} frames for a crop, the cached levels have "
+                                f"{teacher.shape[1]}; frame-level targets need a student with fbank kaldi")
+            embeddings = outputs.mean(dim=1) if self.per_frame else outputs
+            if self.embedding_objective is None:
+                return self._classify(embeddings, labels, margin)
+            taught = self.config.embedding_weight * self.embedding_objective(outputs, teacher)
+            if self.probes:
+                if self.head is None:
+                    return taught, labels.new_zeros(())
+                probe, right = self._classify(embeddings.detach(), labels, margin)
+                return taught + (probe - probe.detach()), right  # the head's gradient, and the loss without it
+            loss, right = self._classify(embeddings, labels, margin)
+            loss = self.config.label_weight * loss + taught
+            if self.config.logit_weight > 0:
+                plain = self.head(embeddings, labels)  # no margin: posteriors as at test time
+                loss = loss + self.config.logit_weight * soft_label_loss(plain, teacher_logits, self.config.temperature)
+        return loss, right
+
+    def _classify(self, embeddings: torch.Tensor, labels: torch.Tensor, margin: float):
+        logits = self.head(embeddings, labels, margin)
+        return F.cross_entropy(logits, labels), (logits.argmax(1) == labels).sum()
+
+    @property
+    def probes(self) -> bool:
+        """Whether the head only looks on."""
+        return self.config is not None and self.config.without_labels
+
+    def clip_gradients(self, limit: float) -> torch.Tensor:
+        """Brings the gradient to length `limit` where it is longer; returns its length before.
+
+        A head that only looks on is clipped apart: it must not shorten what the network learns.
+        """
+        if not self.probes or self.head is None:
+            return nn.utils.clip_grad_norm_(self.parameters(), limit)
+        looking_on = {id(parameter) for parameter in self.head.parameters()}
+        nn.utils.clip_grad_norm_(self.head.parameters(), limit)
+        return nn.utils.clip_grad_norm_([p for p in self.parameters() if id(p) not in looking_on], limit)

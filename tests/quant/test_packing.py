@@ -135,16 +135,19 @@ def distance(net, other):
     return float((1 - torch.cosine_similarity(a, b)).abs().max())
 
 
-def test_folded_batch_norm_is_batch_norm():
-    float_net = ModelConfig("ResNet18", {"width": 4}, 16).build().eval()
-    for module in float_net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_var.uniform_(0.01, 3)
-            module.running_mean.normal_()
+@pytest.mark.parametrize("arch, options", [("ResNet18", {"width": 4}), ("XVector", {"width": 8, "wide": 12})])
+def test_folded_batch_norm_is_batch_norm(arch, options):
+    """That of XVector learns neither scale nor shift."""
+    float_net = ModelConfig(arch, options, 16).build().eval()
+    norms = [module for module in float_net.modules() if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    assert {norm.affine for norm in norms} == {arch == "ResNet18"}
+    for norm in norms:
+        norm.running_var.uniform_(0.01, 3)
+        norm.running_mean.normal_()
     with torch.no_grad():
         before = float_net(features())
         after = fold_batch_norm_(float_net)(features())
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in float_net.modules())
+    assert not any(isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)) for m in float_net.modules())
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
@@ -523,10 +526,22 @@ def test_pack_of_an_untrained_network(tmp_path):
         run_worker(pack.main, *common, "--bits", 9)
     with pytest.raises(UserError, match="width"):
         run_worker(pack.main, "--arch", "ResNet18", "--width", 0, "--output", path)
+    with pytest.raises(UserError, match="--width 8: ECAPALite has no width; leave --width out"):
+        run_worker(pack.main, "--arch", "ECAPALite", "--width", 8, "--output", path)
     for wrong in ([], ["folder", "--arch", "ResNet18", "--output", path], ["--arch", "ResNet18"]):
         with pytest.raises(SystemExit) as stopped:
             run_worker(pack.main, *wrong)
         assert stopped.value.code == 2
+
+
+def test_an_untrained_network_has_its_own_sizes_unless_they_are_given(tmp_path):
+    path = tmp_path / "x.svq"
+    run_worker(pack.main, "--arch", "ECAPALite", "--feat-dim", 40, "--output", path)
+    _, config = load_packed(path)
+    assert (config.net, config.embed_dim, config.front_end.num_mels) == ({}, 192, 40)
+    run_worker(pack.main, "--arch", "ResNetSE34V2", "--bits", 1, "--width", 8, "--output", path)
+    _, config = load_packed(path)
+    assert (config.net, config.embed_dim, config.front_end.num_mels) == ({"width": 8}, 512, 80)
 
 
 def test_what_a_float_model_cannot_use_is_said(tmp_path, capsys):

@@ -77,6 +77,16 @@ def test_tables_run_rows_that_there_are(recipe, script, name, row):
             assert config.exists(), config
 
 
+def test_table_of_distillation_runs_rows_that_there_are(recipe):
+    options = call(recipe, "local/table_distillation.sh", "xvector")
+    systems = options[options.index("--systems") + 1].split()
+    assert systems[:3] == ["xvector", "student-labels", "student-labels-wide"] and len(set(systems)) == len(systems)
+    for folder in ("speechocean762", "voxceleb"):
+        for system in systems[1:]:
+            row = system.removeprefix("student-").removeprefix("xvector-").split("_")[0]
+            assert (ROOT / "egs" / folder / "conf" / "distill" / f"{row}.yaml").exists(), system
+
+
 def test_table_has_the_columns_of_the_paper(recipe):
     write_exp(recipe)
     call(recipe, "local/table.sh", "low", "small small_kmqat2", "--dry-run")
@@ -91,6 +101,7 @@ def test_table_has_the_columns_of_the_paper(recipe):
     (("local/table.sh", "name"), "needs <name>"),
     (("local/table.sh", "a/b", "systems"), "needs <name>"),
     (("local/table_quantization.sh",), "float system"),
+    (("local/table_distillation.sh", "--nj", "3"), "name of the teacher"),
     (("local/ablation_retention.sh", "--nj", "3"), "float system"),
 ])
 def test_bad_calls_are_one_line(recipe, command, told):

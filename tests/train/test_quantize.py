@@ -13,6 +13,7 @@ from svq.bin import quantize
 from svq.config import load_config, read_tree
 from svq.errors import UserError
 from svq.models import ModelConfig, load_model, load_tensors
+from svq.nets import ARCHITECTURES
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizable, quantizers
 from svq.quant.bits_table import LayerBits, write_bits
@@ -159,6 +160,16 @@ def test_an_option_of_the_network_may_be_said_with_its_default(tmp_path):
     check_model_keys(read_tree(path)["model"], ModelConfig(), starting)
     with pytest.raises(UserError, match="model.net.width is 32, .* parent has 16"):
         check_model_keys(read_tree(path)["model"], ModelConfig(net={"width": 16}), starting)
+
+
+@pytest.mark.parametrize("net", [{}, {"dilations": [2, 3]}])
+def test_a_tuple_option_may_be_said_as_a_list(tmp_path, monkeypatch, net):
+    monkeypatch.setitem(ARCHITECTURES, "Dilated", lambda feat_dim=80, embed_dim=8, dilations=(1, 2): None)
+    starting = argparse.Namespace(config="c.yaml", set=[], init="parent")
+    has = net.get("dilations", [1, 2])
+    check_model_keys({"net": {"dilations": has}}, ModelConfig("Dilated", net), starting)
+    with pytest.raises(UserError, match=r"model.net.dilations is \[1, 3\], but .* parent has \[\d, \d\]"):
+        check_model_keys({"net": {"dilations": [1, 3]}}, ModelConfig("Dilated", net), starting)
 
 
 def test_finetuning_in_float_is_the_control(runs, teacher):

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Caches a teacher's embeddings at several levels, for students to learn from (steps/train.sh --targets):
+# <out-dir>/<level>.scp with its archives in <out-dir>/parts, its mean, and <out-dir>/<level>.json.
+#
+# Usage: steps/teacher_embeddings.sh [options] <data-dir> <model-dir-or-file> <out-dir>
+#   e.g. steps/teacher_embeddings.sh --levels "utterance narrowBN" data/train exp/xvector exp/xvector/levels/train
+#
+# The disk use is printed first. What is there already, made from the same teacher and data, stays;
+# a run that was killed goes on with the jobs that are not finished.
+# shellcheck disable=SC2154,SC2086
+set -euo pipefail
+cmd=run.py         # dispatcher
+nj=2               # number of jobs
+num_threads=1      # CPU threads of a job
+levels=utterance   # utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name such as frame2+frame4:stats
+aggregation=       # folder of steps/train_aggregation.sh, for lde_aggr
+input=auto         # auto, feats (feats.scp) or wav (wav.scp)
+batch_frames=4000  # frames in a batch; only utterances of equal length share one
+device=cpu         # cpu or cuda (one GPU a job)
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 3)) || {
+  echo "teacher_embeddings.sh: needs <data-dir> <model-dir-or-file> <out-dir> (--help says more)" >&2
+  exit 2
+}
+((nj >= 1)) || { echo "teacher_embeddings.sh: --nj must be at least 1" >&2; exit 2; }
+data=${1%/} model=$2 out=${3%/}
+[[ -f $data/utt2spk ]] || { echo "teacher_embeddings.sh: $data/utt2spk is missing" >&2; exit 1; }
+
+log=$out/log/levels.JOB.log
+resources=(--num-threads "$num_threads")
+if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
+read -ra names <<< "$levels"
+what=(--model "$model" --data "$data" --out "$out" --num-jobs "$nj" --input "$input" --level "${names[@]}")
+if [[ -n $aggregation ]]; then what+=(--aggregation "$aggregation"); fi
+
+python3 -m svq.bin.teacher_embeddings --plan "${what[@]}"
+mkdir -p "$out/log"
+$cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.teacher_embeddings --job JOB "${what[@]}" \
+  --num-threads "$num_threads" --batch-frames "$batch_frames" --device "$device"
+python3 -m svq.bin.teacher_embeddings --finish --log "$log" "${what[@]}"

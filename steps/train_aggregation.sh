@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Trains the dictionary that makes one vector of the frames of several of a teacher's layers (LDE
+# aggregation), for steps/teacher_embeddings.sh --levels lde_aggr --aggregation <out-dir>.
+#
+# Usage: steps/train_aggregation.sh [options] <config.yaml> <data-dir> <teacher-dir> <out-dir>
+#   e.g. steps/train_aggregation.sh conf/distill/aggregation.yaml data/train_wav exp/xvector exp/xvector/aggregation
+#
+# A run that was killed goes on from its last state in <out-dir>/checkpoints.
+set -euo pipefail
+cmd=run.py       # dispatcher
+num_gpus=0       # GPUs to train on, one process each; 0: the CPU
+num_threads=2    # CPU threads the dispatcher reserves for each process
+mem=8G           # memory the dispatcher reserves
+noise=           # data directory of noises, for a config that augments; empty: none
+rir=             # data directory of room impulse responses, likewise
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 4)) || {
+  echo "train_aggregation.sh: needs <config.yaml> <data-dir> <teacher-dir> <out-dir> (--help says more)" >&2
+  exit 2
+}
+config=$1 data=$2 teacher=$3 dir=$4
+
+launch=(python3)
+resources=(--mem "$mem" --num-threads "$num_threads")
+if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
+if ((num_gpus > 1)); then launch=(torchrun --standalone --nproc-per-node "$num_gpus"); fi
+
+options=(--config "$config" --model "$teacher" --data "$data" --out "$dir")
+if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
+if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
+
+$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation "${options[@]}"

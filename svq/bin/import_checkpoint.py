@@ -1,0 +1,68 @@
+"""A published checkpoint of another toolkit as a model folder: OUT/model.safetensors and OUT/config.yaml.
+
+Architecture and sizes are recognised from the tensors; the front end is the one that the toolkit trains with. Tensors
+of the training's classifier are left out and named; any other that does not fit is an error, and nothing is written.
+Only tensors are read from FILE (a state dict, .pt or .safetensors), never code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+
+from svq.cli import parser, run_main
+from svq.config import to_dict, write_provenance
+from svq.errors import UserError, some_of
+
+
+def main() -> None:
+    options = parse_options()
+    from svq.importing import ORIGINS, Options, import_checkpoint
+    from svq.models import save_model
+    from svq.nets import num_parameters
+
+    if options.origin not in ORIGINS:
+        raise UserError(f"--from {options.origin}: known are {', '.join(ORIGINS)}")
+    if os.path.exists(options.out) and not os.path.isdir(options.out):
+        raise UserError(f"{options.out}: a file; --out takes a folder")
+    found = import_checkpoint(options.file, options.origin, options.arch, Options(options.rate, options.num_mels))
+    digest = sha256(options.file)
+    write_provenance(options.out, {"from": options.origin, "file": os.path.basename(options.file), "sha256": digest,
+                                   "left_out": sorted(found.left_out), "model": to_dict(found.config)}, seed=0)
+    save_model(options.out, found.net, found.config)
+    front_end = ", ".join(f"{name} {value}" for name, value in to_dict(found.config.front_end).items())
+    print(f"{options.out}: {found.config.arch} {found.config.net}, {num_parameters(found.net):,} parameters, "
+          f"embeddings of {found.config.embed_dim} numbers, from {found.taken} tensors")
+    print(f"front end: {front_end}")
+    kinds = sorted(set(found.left_out.values()))
+    for kind in kinds:
+        print(f"left out ({kind}): {some_of(name for name, what in found.left_out.items() if what == kind)}")
+
+
+def parse_options() -> argparse.Namespace:
+    arguments = parser(__doc__)
+    arguments.add_argument("file", help="the checkpoint")
+    arguments.add_argument("--from", dest="origin", required=True, metavar="ORIGIN",
+                           help="the toolkit: wespeaker, 3dspeaker, speechbrain or clova")
+    arguments.add_argument("--out", required=True, help="folder for the model")
+    arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
+    arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")
+    arguments.add_argument("--num-mels", type=int, default=0,
+                           help="mel channels, where shapes leave them open; 0: as published")
+    options = arguments.parse_args()
+    if options.rate < 1 or options.num_mels < 0:
+        arguments.error("--rate must be at least 1 and --num-mels must not be negative")
+    return options
+
+
+def sha256(path) -> str:
+    total = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,75 @@
+"""Caches a teacher's embeddings at several levels for a data directory, for students to learn from.
+
+LEVEL: utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name, as in frame2+frame4:stats; a pooling
+after a colon (none, mean, stats, lde) replaces the usual one, and none keeps every frame (svq/distill/levels.py).
+Concatenations need no level of their own: a student's config lists what is put side by side.
+
+Prints the disk use first, and refuses where there is no room. Writes OUT/LEVEL.scp, its archives in OUT/parts, its
+mean and OUT/LEVEL.json, which says what it was made from. What is there already, made from the same
+teacher and data, is not made again; nor is the finished share of a job of a run that was killed.
+With --num-jobs above 1 each call does one --job; a last one with --finish puts the shares together.
+"""
+
+from __future__ import annotations
+
+from svq.cli import parser, run_main
+from svq.errors import UserError
+
+
+def main() -> None:
+    options = parse_options()
+    import torch
+
+    from svq.distill.making import Making
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
+    torch.set_num_threads(options.num_threads)
+    torch.backends.cudnn.allow_tf32 = False  # the same values as on the CPU, up to rounding
+    net, config = load_model(options.model)
+    making = Making(freeze_(net).to(options.device), config, options.model, options.data, options.out, options.level,
+                    options.aggregation, options.input, options.device)
+    if not making.levels:
+        print(f"{options.out}: {', '.join(options.level)}: there already", flush=True)
+        return
+    alone = options.num_jobs == 1 and not options.finish
+    if options.plan or alone:
+        making.check_room()
+    if options.plan:
+        return
+    if not options.finish:
+        making.do_job(options.job, options.num_jobs, options.batch_frames)
+    if options.finish or alone:
+        making.finish(options.num_jobs, options.log)
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="the teacher: a model folder, or a packed .svq file")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory")
+    arguments.add_argument("--out", required=True, help="folder of the cached levels")
+    arguments.add_argument("--level", required=True, nargs="+", help="levels to cache")
+    arguments.add_argument("--aggregation", help="folder of svq.bin.train_aggregation, for levels of pooling lde")
+    arguments.add_argument("--plan", action="store_true", help="print the disk use and stop")
+    arguments.add_argument("--finish", action="store_true", help="put the shares of all jobs together")
+    arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
+    arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
+    arguments.add_argument("--log", default="its log", help="a job's log (JOB is its number), for the messages")
+    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
+                           help="what to read; auto: feats.scp where it is there and the teacher takes it")
+    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = arguments.parse_args()
+    if not 1 <= options.job <= options.num_jobs:
+        arguments.error(f"--job {options.job} is not between 1 and --num-jobs {options.num_jobs}")
+    for name in ("batch_frames", "num_threads"):
+        if getattr(options, name) < 1:
+            arguments.error(f"--{name.replace('_', '-')} must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    run_main(main)

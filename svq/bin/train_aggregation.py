@@ -1,0 +1,81 @@
+"""Trains the dictionary that makes one vector of the frames of several of a teacher's layers (LDE aggregation).
+
+The teacher is frozen: its frame-level layers, learnable dictionary encoding and a linear map give a vector that
+AAM-softmax tells the training speakers apart by. Writes OUT/aggregation.safetensors and aggregation.yaml, which
+svq.bin.teacher_embeddings takes for levels of pooling lde. Killed and started again, it goes on from the last
+checkpoint and ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from svq.bin.train import with_augmentation
+from svq.cli import parser, run_main
+from svq.config import load_config, to_dict, write_provenance
+from svq.data.dataset import TrainSet
+from svq.distill.aggregation import (AggregatingTeacher, AggregationConfig, AggregationTrainConfig, save_aggregation)
+from svq.distill.cache import teacher_digest
+from svq.distill.levels import LevelOutputs, find_level
+from svq.errors import UserError
+from svq.models import load_model
+from svq.quant.api import freeze_
+from svq.train.checkpoint import fingerprint
+from svq.train.distributed import join_world, leave_world
+from svq.train.heads import AAMSoftmax
+from svq.train.loop import Trainer
+from svq.train.objective import Objective
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--config", required=True, help="YAML, see svq.distill.aggregation.AggregationTrainConfig")
+    arguments.add_argument("--model", required=True, help="the teacher: a model folder, or a packed .svq file")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory")
+    arguments.add_argument("--out", required=True, help="folder for the dictionary")
+    arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
+    arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a config key, e.g. components=32")
+    options = arguments.parse_args()
+    config = with_augmentation(load_config(options.config, AggregationTrainConfig, options.set), options)
+    config.check_keys(options.config)
+    torch.set_num_threads(config.num_threads)
+    torch.manual_seed(config.seed)
+    teacher, model = load_model(options.model)
+    level = find_level(config.level, freeze_(teacher))
+    if level.pool != "lde":
+        raise UserError(f"{options.config}: level '{level.name}' needs no dictionary; lde_aggr does, or layers with "
+                        "':lde'")
+    outputs = LevelOutputs(teacher, [level], model.front_end.num_mels)
+    inputs = outputs.frames(torch.zeros(1, 256, model.front_end.num_mels), level).shape[1]
+    made = AggregationConfig(level.name, level.layers, teacher_digest(options.model), inputs, config.channels,
+                             config.components, config.dim)
+    aggregation = made.build()
+    train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
+                         rate=model.front_end.rate)
+    head = AAMSoftmax(config.dim, train_set.num_speakers, config.scale)
+    world = join_world()
+    config = dataclasses.replace(config, model=dataclasses.replace(model, quant=None))
+    objective = Objective(AggregatingTeacher(outputs, level, aggregation), head)
+    Trainer(config, objective, train_set, options.out, run_id(config, made, options), world).run()
+    if world.is_main:
+        write_provenance(options.out, config, config.seed)
+        save_aggregation(options.out, aggregation, made)
+    leave_world(world)
+
+
+def run_id(config: AggregationTrainConfig, made: AggregationConfig, options) -> str:
+    """Digest of all that the result depends on; a checkpoint is resumed only where it agrees."""
+    defaults = AggregationTrainConfig()
+    config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,
+                                 data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
+    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
+    return fingerprint(to_dict(config), to_dict(made), *[("file", path) for path in files if os.path.exists(path)])
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,57 @@
+"""Prints the table of all networks: parameters beside the published counts, FLOPs, bytes in float and packed.
+
+Nothing is trained or written. With --into the table also goes into a Markdown file, between its two marker lines
+
+    <!-- zoo:begin -->
+    <!-- zoo:end -->
+
+Where a parameter count is more than 0.5 % off the published one, the reason stands below the table.
+"""
+
+import math
+from pathlib import Path
+
+from svq.cli import parser, progress, run_main
+from svq.errors import UserError
+
+
+def main():
+    args = parser(__doc__)
+    args.add_argument("--seconds", type=float, default=2.0, help="length of the recording that FLOPs are counted for")
+    args.add_argument("--bits", type=int, nargs="+", default=[4, 2, 1], help="bits to tell packed sizes at")
+    args.add_argument("--only", nargs="+", metavar="ARCH", help="networks of these architectures only")
+    args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
+    args.add_argument("--marker", default="zoo", help="name in the two lines")
+    args = args.parse_args()
+    from svq.nets.flops import frames_in
+    from svq.report.markdown import update_file
+    from svq.report.zoo import markdown, measure, unexplained
+
+    for width in args.bits:
+        if not 1 <= width <= 8:
+            raise UserError(f"--bits {width}: it must be from 1 to 8")
+    frames = frames_in(args.seconds) if math.isfinite(args.seconds) else 0
+    if frames < 1:
+        raise UserError(f"--seconds {args.seconds:g}: not the length of a recording of one frame (0.025 s) or more")
+    rows = [measure(name, entry, frames, args.bits) for name, entry in progress(wanted(args.only), desc="networks")]
+    table = markdown(rows, args.seconds, args.bits)
+    print(table)
+    if args.into:
+        update_file(args.into, table, args.marker)
+    if unexplained(rows):
+        raise UserError(f"no reason given for the parameter count of {', '.join(unexplained(rows))}")
+
+
+def wanted(only):
+    """(name, entry) of the networks to show."""
+    from svq.nets import ARCHITECTURES
+    from svq.nets.zoo import entries
+
+    for arch in only or ():
+        if arch not in ARCHITECTURES:
+            raise UserError(f"--only {arch}: no such architecture; known: {', '.join(ARCHITECTURES)}")
+    return [(name, entry) for name, entry in entries().items() if not only or entry.arch in only]
+
+
+if __name__ == "__main__":
+    run_main(main)

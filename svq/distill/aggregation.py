@@ -1,0 +1,121 @@
+"""LDE aggregation: a learned dictionary that makes one vector of the frames of several of a teacher's layers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from svq.config import dump_config, load_config
+from svq.distill.levels import Level, LevelOutputs
+from svq.errors import UserError
+from svq.models import load_state, load_tensors, save_tensors
+from svq.nets.pooling import LearnableDictionaryEncoding
+from svq.train.config import TrainConfig
+
+WEIGHTS, CONFIG = "aggregation.safetensors", "aggregation.yaml"
+
+
+@dataclass(frozen=True)
+class AggregationTrainConfig(TrainConfig):
+    """A training config for svq.bin.train_aggregation; the model is the teacher's, the rest as in TrainConfig.
+
+    level: whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map brings
+    each frame first. components: of the dictionary. dim: size of the vector.
+    """
+
+    level: str = "lde_aggr"
+    channels: int = 128
+    components: int = 64
+    dim: int = 512
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("channels", "components", "dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def check_keys(self, where) -> None:
+        """UserError for settings of TrainConfig that mean nothing here, where only a dictionary is trained."""
+        defaults = TrainConfig()
+        for name in ("model", "distill", "quant", "allocate", "multi_stage"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise UserError(f"{where}: {name} has no meaning where only a dictionary is trained; take it out")
+
+
+@dataclass(frozen=True)
+class AggregationConfig:
+    """What a saved aggregation is: of which layers of which teacher (digest of its weights), and its sizes."""
+
+    level: str
+    layers: tuple[str, ...]
+    teacher: str
+    inputs: int
+    channels: int
+    components: int
+    dim: int
+
+    def build(self) -> "Aggregation":
+        return Aggregation(self.inputs, self.channels, self.components, self.dim)
+
+
+class Aggregation(nn.Module):
+    """Frames (B, C, T) -> (B, dim): an affine map to `channels`, learnable dictionary encoding, a linear map.
+
+    Learnable dictionary encoding: Cai, Chen, Li, "Exploring the encoding layer and loss function in end-to-end
+    speaker and language recognition system", Odyssey 2018. They encode 128 channels in 64
+    components; the thousands of channels of several layers together would make the last map a hundred
+    times as large, hence the first one.
+    """
+
+    def __init__(self, inputs: int, channels: int = 128, components: int = 64, dim: int = 512):
+        super().__init__()
+        self.reduce = nn.Conv1d(inputs, channels, 1)
+        self.encoding = LearnableDictionaryEncoding(channels, components)
+        self.embedding = nn.Linear(channels * components, dim)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.embedding(self.encoding(self.reduce(frames)))
+
+
+class AggregatingTeacher(nn.Module):
+    """A frozen teacher with an aggregation that is trained: features (B, T, F) -> (B, dim).
+
+    The teacher is no part of its state: only the aggregation is trained, averaged and saved.
+    """
+
+    def __init__(self, outputs: LevelOutputs, level: Level, aggregation: Aggregation):
+        super().__init__()
+        self.aggregation, self.level = aggregation, level
+        self.frozen = [outputs]  # in a list: not registered as a module
+
+    def forward(self, feats: torch.Tensor) -> torch.Tensor:
+        return self.aggregation(self.frozen[0].frames(feats, self.level))
+
+    def _apply(self, fn, *args, **kwargs):
+        self.frozen[0]._apply(fn, *args, **kwargs)  # it goes to the device all the same
+        return super()._apply(fn, *args, **kwargs)
+
+
+def save_aggregation(folder, aggregation: Aggregation, config: AggregationConfig) -> None:
+    """Writes `folder/aggregation.yaml` and, last, `folder/aggregation.safetensors`."""
+    dump_config(config, os.path.join(folder, CONFIG))
+    save_tensors(os.path.join(folder, WEIGHTS), aggregation.state_dict())
+
+
+def load_aggregation(folder, level: Level, teacher: str) -> Aggregation:
+    """The aggregation in `folder`, which must be of the teacher with that digest and of the layers of `level`."""
+    path = os.path.join(folder, WEIGHTS)
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; level '{level.name}' needs it: make it with steps/train_aggregation.sh")
+    config = load_config(os.path.join(folder, CONFIG), AggregationConfig)
+    if config.teacher != teacher:
+        raise UserError(f"{folder}: trained for another teacher; make it anew with steps/train_aggregation.sh")
+    if config.layers != level.layers:
+        raise UserError(f"{folder}: aggregates {', '.join(config.layers)}; level '{level.name}' is of "
+                        f"{', '.join(level.layers)}")
+    aggregation = config.build()
+    load_state(aggregation, load_tensors(path), path)
+    return aggregation.eval()

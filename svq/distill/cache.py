@@ -1,0 +1,212 @@
+"""Cached levels: a folder with, for each level, its vectors or frames by utterance and what they were made from.
+
+For level `utterance` of an `embedding_levels` folder:
+
+- `parts/utterance.<job>of<jobs>.ark`, `.scp`: Kaldi vectors (float32), or matrices frames x D in two bytes a value
+  for a frame-level level; and `.json`, written last: what that job's share was made from.
+- `utterance.scp`: all of them, sorted by utterance.
+- `utterance.mean.vec`: their mean over the data set (for frames, over all frames of it), for mean normalization.
+- `utterance.json`, written last: a `LevelInfo`. Where it is, the level is whole.
+
+Values are kept as they come out of the teacher; svq.distill.targets normalises what it reads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+
+from svq.atomic import write_json
+from svq.backend.embeddings import write_vector
+from svq.config import from_dict, to_dict
+from svq.data.datadir import DataDir
+from svq.data.features import ark_writer, merge_parts, read_matrix
+from svq.data.table import Table
+from svq.distill.levels import Clock, Level
+from svq.errors import UserError
+from svq.models import FrontEndConfig
+
+FORMAT = 1
+MAKER = "steps/teacher_embeddings.sh"
+FRAMES_PER_SECOND = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class LevelInfo:
+    """What a cached level is.
+
+    level, layers, pool: see svq.distill.levels. dim: size of its vectors. per_frame: whether it has one for every
+    frame; clock: which. utterances: how many. teacher: digest of the teacher's weights. front_end: the teacher's.
+    aggregation: digest of the dictionary's weights, of pooling `lde`. made_from: digest of all that the values
+    depend on. content: digest of ids and values.
+    """
+
+    level: str
+    layers: tuple[str, ...]
+    pool: str
+    dim: int
+    per_frame: bool
+    clock: Clock
+    utterances: int
+    teacher: str
+    front_end: FrontEndConfig
+    aggregation: str
+    made_from: str
+    content: str
+    mean: str
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path) -> "LevelInfo":
+        """UserError where there is no such file, or it is not one of these."""
+        try:
+            with open(path, encoding="utf-8") as file:
+                tree = json.load(file)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; {MAKER} makes it") from None
+        except (OSError, ValueError):
+            raise UserError(f"{path}: cannot be read; make the level anew with {MAKER}") from None
+        if not isinstance(tree, dict) or tree.get("format") != FORMAT:
+            raise UserError(f"{path}: not of format {FORMAT}; make the level anew with {MAKER}")
+        return from_dict(tree, cls, path)
+
+
+def digest_of(*files, text: str = "") -> str:
+    """A digest of files, whole, and of a text."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for path in files:
+        with open(path, "rb") as file:
+            digest.update(b"\0")
+            for block in iter(lambda: file.read(1 << 20), b""):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def teacher_digest(model) -> str:
+    """Digest of the weights of a model folder or packed file."""
+    path = os.fspath(model) if os.fspath(model).endswith(".svq") else os.path.join(model, "model.safetensors")
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such file; a trained teacher is needed")
+    return digest_of(path)
+
+
+# ---- how much there will be ----
+
+def frames_of(folder: DataDir, keys: np.ndarray) -> np.ndarray:
+    """Frames of each utterance, from utt2num_frames, or about so many from utt2dur; UserError without either."""
+    for name, factor in (("utt2num_frames", 1), ("utt2dur", FRAMES_PER_SECOND)):
+        if folder.has(name):
+            table = folder.table(name)
+            try:
+                return np.maximum(1, table.float_array()[table.indices(keys)] * factor)
+            except KeyError as error:
+                raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
+    raise UserError(f"{folder.path}: neither utt2num_frames nor utt2dur is there; utils/get_utt2dur.sh makes one")
+
+
+def planned_bytes(dim: int, clock: Clock | None, folder: DataDir) -> int:
+    """Bytes that the archives of a level will take; `clock` None: a level of one vector an utterance."""
+    keys = folder.utt2spk.key_array
+    ids = int(np.char.str_len(keys).sum()) + len(keys)
+    if clock is None:
+        return ids + len(keys) * (10 + 4 * dim)
+    frames = np.maximum(1, (frames_of(folder, keys) - clock.lost) // clock.stride)
+    return ids + len(keys) * 22 + int(frames.sum()) * dim * 2
+
+
+def free_bytes(folder) -> int:
+    """Room on the disk that `folder` is on, or will be."""
+    folder = os.path.abspath(folder)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return shutil.disk_usage(folder).free
+
+
+# ---- writing ----
+
+class Part:
+    """One job's share of one level, in `folder/parts`."""
+
+    def __init__(self, folder, level: Level, job: int, num_jobs: int, made_from: str):
+        self.name = os.path.join(folder, "parts", f"{level.file}.{job}of{num_jobs}")
+        self.made_from = f"{made_from} {job} of {num_jobs}"
+
+    def is_done(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            with open(f"{self.name}.json", encoding="utf-8") as file:
+                done = json.load(file) == {"made_from": self.made_from}
+            return done and all(os.path.exists(f"{self.name}.{kind}") for kind in ("ark", "scp"))
+        return False
+
+    @contextlib.contextmanager
+    def writing(self, per_frame: bool):
+        """Yields `write(key, values)`; the share is done when the block ends without an exception."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.name}.json")
+        compression = "two-byte" if per_frame else "none"
+        with ark_writer(f"{self.name}.ark", f"{self.name}.scp", compression, by_id=True) as write:
+            yield write
+        write_json(f"{self.name}.json", {"made_from": self.made_from})
+
+
+def invalidate(folder, level: Level) -> None:
+    """Takes away what says that the level is whole; its parts stay."""
+    for suffix in ("json", "scp", "mean.vec"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(os.path.join(folder, f"{level.file}.{suffix}"))
+
+
+def is_whole(folder, level: Level, made_from: str) -> bool:
+    """Whether the level is there, made from just that."""
+    path = os.path.join(folder, f"{level.file}.json")
+    if not os.path.exists(path):
+        return False
+    with contextlib.suppress(UserError):
+        return LevelInfo.read(path).made_from == made_from
+    return False
+
+
+def finish(folder, info: LevelInfo, level: Level, data_dir, num_jobs: int, log: str) -> LevelInfo:
+    """Puts the parts of a level together: its scp, its mean, its JSON. `info`: all but utterances and content."""
+    for job in range(1, num_jobs + 1):
+        part = Part(folder, level, job, num_jobs, info.made_from)
+        if not part.is_done():
+            raise UserError(f"{part.name}.scp is missing or made from something else: job {job} was lost; see "
+                            f"{log.replace('JOB', str(job))}")
+    parts = os.path.join(folder, "parts", f"{level.file}.JOBof{num_jobs}.scp")
+    scp = os.path.join(folder, f"{level.file}.scp")
+    merge_parts(parts, scp, os.path.join(data_dir, "utt2spk"), num_jobs, log)
+    mean, count, content = _summary(scp)
+    write_vector(os.path.join(folder, info.mean), mean)
+    info = dataclasses.replace(info, utterances=count, content=content)
+    write_json(os.path.join(folder, f"{level.file}.json"), to_dict(info))
+    _remove_other_parts(folder, level, num_jobs)
+    return info
+
+
+def _summary(scp) -> tuple[np.ndarray, int, str]:
+    """Mean of all rows (float64 sum in the order of the ids), number of utterances, digest of ids and values."""
+    total, rows, digest = 0.0, 0, hashlib.blake2b(digest_size=16)
+    table = Table.read(scp)
+    for key, specifier in table.items():
+        values = read_matrix(specifier)  # a vector is a matrix of one row
+        total = total + values.sum(axis=0, dtype=np.float64)
+        rows += len(values)
+        digest.update(key.encode() + b"\0" + np.ascontiguousarray(values, "<f4").tobytes())
+    return (total / rows).astype(np.float32), len(table), digest.hexdigest()
+
+
+def _remove_other_parts(folder, level: Level, num_jobs: int) -> None:
+    """Parts left by a run with another number of jobs."""
+    part = re.compile(re.escape(level.file) + r"\.\d+of(\d+)\.(ark|scp|json)")
+    for name in os.listdir(os.path.join(folder, "parts")):
+        match = part.fullmatch(name)
+        if match and int(match[1]) != num_jobs:
+            os.unlink(os.path.join(folder, "parts", name))

@@ -1,0 +1,89 @@
+"""The networks in the settings that they are published in, beside the published parameter counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from svq.nets import ARCHITECTURES, usual_sizes
+
+LARGEST_DIFFERENCE = 0.005  # of the published count; more than that needs a reason
+
+
+@dataclass(frozen=True)
+class ZooEntry:
+    """One network: what builds it, and what its authors say about it.
+
+    arch, options, feat_dim, embed_dim: as `svq.nets.build` takes them.
+    published: parameters in millions, in as many digits as the source prints; None where none are published.
+    source: who publishes them.
+    reason: why the network here has more than 0.5 % more or less, where it has.
+    """
+
+    arch: str
+    options: dict = field(default_factory=dict)
+    feat_dim: int = 80
+    embed_dim: int = 256
+    published: str | None = None
+    source: str = ""
+    reason: str = ""
+
+    def difference(self, parameters: int) -> float | None:
+        """By what share of the published count `parameters` exceeds it; None where there is none."""
+        return None if self.published is None else parameters / (1e6 * float(self.published)) - 1
+
+    def explanation(self, parameters: int) -> str | None:
+        """Why `parameters` are not the published count; empty where they agree to 0.5 %, None where it is not known."""
+        difference = self.difference(parameters)
+        if difference is None or abs(difference) <= LARGEST_DIFFERENCE:
+            return ""
+        digits = len(self.published.partition(".")[2])
+        if self.reason:
+            return self.reason
+        return "it rounds to the published figure" if f"{parameters / 1e6:.{digits}f}" == self.published else None
+
+
+_YU = "Yu and Li 2020, table 2"
+_DF = ("the four published counts are not of one layout; those of 179 and 233 layers are met, and so are the 29.12 MB "
+       "that the same authors give 110 layers in 2024")
+
+PUBLISHED = {
+    "ResNet18": ZooEntry("ResNet18"),
+    "ResNet34": ZooEntry("ResNet34", published="6.63", source="WeSpeaker"),
+    "ResNet50": ZooEntry("ResNet50", published="11.13", source="WeSpeaker"),
+    "ResNet101": ZooEntry("ResNet101", published="15.89", source="WeSpeaker"),
+    "ResNet152": ZooEntry("ResNet152", published="19.81", source="WeSpeaker"),
+    "ResNet221": ZooEntry("ResNet221", published="23.79", source="WeSpeaker"),
+    "ResNet293": ZooEntry("ResNet293", published="28.62", source="WeSpeaker"),
+    "Kiwano ResNet-36": ZooEntry("KiwanoResNet36", feat_dim=81),
+    "Kiwano ResNet-200": ZooEntry("KiwanoResNet200", feat_dim=81),
+    "ResNet34 (SpeechBrain)": ZooEntry("ResNet34SpeechBrain"),
+    "DF-ResNet56": ZooEntry("DFResNet56", published="4.49", source="Liu et al. 2022", reason=_DF),
+    "DF-ResNet110": ZooEntry("DFResNet110", published="6.98", source="Liu et al. 2022", reason=_DF),
+    "DF-ResNet179": ZooEntry("DFResNet179", published="9.84", source="Liu et al. 2022"),
+    "DF-ResNet233": ZooEntry("DFResNet233", published="12.3", source="Liu et al. 2022"),
+    "Thin-ResNet34": ZooEntry("ThinResNet34", {}, 257, 512, "1.4", "Chung et al. 2020"),
+    "Fast-ResNet34": ZooEntry("FastResNet34", {}, 40, 512, "1.4", "Chung et al. 2020"),
+    "ResNetSE34V2": ZooEntry("ResNetSE34V2", {}, 64, 512, "8.0", "Kwon et al. 2021"),
+    "x-vector": ZooEntry("XVector", {}, 80, 512, "4.61", "WeSpeaker"),
+    "x-vector (3D-Speaker)": ZooEntry("XVector", {"segments": 1, "variance_floor": 1e-8}, 80, 512, "4.34",
+                                      "3D-Speaker"),
+    "x-vector (SpeechBrain)": ZooEntry("XVectorSpeechBrain", {}, 24, 512),
+    "E-TDNN": ZooEntry("ETDNN", {}, 30, 512, "6.1", _YU),
+    "D-TDNN": ZooEntry("DTDNN", {}, 30, 512, "2.8", _YU),
+    "ECAPA-TDNN 512": ZooEntry("ECAPA512", {}, 80, 192, "6.19", "WeSpeaker"),
+    "ECAPA-TDNN 1024": ZooEntry("ECAPA1024", {}, 80, 192, "14.65", "WeSpeaker"),
+    "ECAPA-TDNN 512 (SpeechBrain)": ZooEntry("ECAPASpeechBrain512", {}, 80, 192, "6.2",
+                                             "Desplanques et al. 2020, table 1"),
+    "ECAPA-TDNN 1024 (SpeechBrain)": ZooEntry("ECAPASpeechBrain", {}, 80, 192, "20.8", "3D-Speaker"),
+    "ECAPA-TDNNLite": ZooEntry("ECAPALite", {}, 80, 192, "0.318", "Lin et al. 2022"),
+}
+
+
+def entries() -> dict[str, ZooEntry]:
+    """Every network by the name to show: those above, and what else is registered, at its defaults."""
+    found = dict(PUBLISHED)
+    shown = {entry.arch for entry in found.values()}
+    for arch in ARCHITECTURES:
+        if arch not in shown:
+            found[arch] = ZooEntry(arch, {}, *usual_sizes(arch))
+    return found

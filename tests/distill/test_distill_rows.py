@@ -1,0 +1,62 @@
+"""The rows of conf/distill: they load, their levels exist in every teacher, their students have the paper's sizes."""
+
+from pathlib import Path
+
+import pytest
+
+from svq import nets
+from svq.config import load_config
+from svq.distill.aggregation import AggregationTrainConfig
+from svq.distill.levels import LevelOutputs, find_level
+from svq.train.config import TrainConfig
+
+CONF = Path(__file__).resolve().parents[2] / "egs" / "speechocean762" / "conf"
+ROWS = sorted(path.stem for path in (CONF / "distill").glob("*.yaml") if path.stem not in ("student", "aggregation"))
+TEACHERS = ("xvector", "etdnn", "ecapa", "dtdnn")
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    return {name: load_config(CONF / f"{name}.yaml", TrainConfig).model.build().eval() for name in TEACHERS}
+
+
+def levels_of(row):
+    distill = load_config(CONF / "distill" / f"{row}.yaml", TrainConfig).distill
+    return () if distill is None else distill.targets.levels
+
+
+def test_single_levels_pairs_a_triple_four_and_labels():
+    counts = sorted(len(levels_of(row)) for row in ROWS)
+    assert {1, 2, 3, 4} < set(counts) and counts.count(0) == 2 and counts.count(1) == 5
+    assert {levels_of(row)[0] for row in ROWS if len(levels_of(row)) == 1} == {
+        "utterance", "narrowBN", "wideBN", "sp_aggr", "lde_aggr"}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_size_beside_the_x_vector(row, teachers):
+    config = load_config(CONF / "distill" / f"{row}.yaml", TrainConfig)
+    student = nets.num_parameters(config.model.build())
+    smaller = 100 * (1 - student / nets.num_parameters(teachers["xvector"]))
+    wide = len(levels_of(row)) > 1 or row == "labels-wide"
+    assert (74.5 < smaller < 76) if wide else (85 <= smaller <= 91), smaller
+    assert "_" not in row  # in a system's name it means quantized
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_every_level_of_every_teacher(name, teachers):
+    texts = sorted({level for row in ROWS for level in levels_of(row)} - {"lde_aggr"}) + ["narrowBN:none"]
+    net = teachers[name]
+    outputs = LevelOutputs(net, [find_level(text, net) for text in texts], 80)
+    import torch
+
+    values = outputs(torch.randn(1, 40, 80))
+    assert values["narrowBN"].shape[1] <= values["wideBN"].shape[1] < values["sp_aggr"].shape[1]
+    assert {clock.stride for clock in outputs.clocks.values()} == {1}
+    frames = outputs.frames(torch.randn(1, 40, 80), find_level("lde_aggr", net))
+    assert frames.shape[1] * 2 == values["sp_aggr"].shape[1]
+
+
+def test_the_dictionarys_config():
+    config = load_config(CONF / "distill" / "aggregation.yaml", AggregationTrainConfig)
+    config.check_keys("aggregation.yaml")
+    assert config.level == "lde_aggr"

@@ -1,0 +1,202 @@
+"""Makes the fixtures: what the toolkits' own code makes of weights, features and a waveform that formula.py gives.
+
+    python tests/importing/make_fixtures.py wespeaker /path/to/wespeaker/checkout
+    python tests/importing/make_fixtures.py speechbrain /path/to/speechbrain
+    python tests/importing/make_fixtures.py 3dspeaker /path/to/3D-Speaker
+    python tests/importing/make_fixtures.py clova /path/to/voxceleb_trainer
+
+writes tests/importing/fixtures/<origin>_*.json. The checkout is only imported from; torchaudio has to be installed
+beside torch (2.11.0 was; its Python code suffices), and packages that the checkout imports but needs for no network or
+front end may be missing: empty modules stand in for them. A fixture holds, of one network:
+
+- origin, arch: where it is from, and what it must become here;
+- layers: its state dict's names and shapes (formula.expand gives them, formula.checkpoint fills them);
+- front_end: the settings that the import must record;
+- from_features: the first NUMBERS numbers of the embedding of `formula.features`;
+- from_waveform: the same of `formula.waveform`, through the toolkit's own front end;
+- rows: some rows of that front end's features of the waveform, normalised.
+
+The fixtures in the repository were made with wespeaker dfa7419, speechbrain 9c826ef, 3D-Speaker 09e7806 and
+voxceleb_trainer f51bab8, torch 2.13 and torchaudio 2.11, on a CPU. SpeechBrain's statistics pooling adds random noise
+of up to 9e-5 to its means; it is set to zero here, as no parity can be had with it.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import json
+import sys
+import types
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+NUMBERS = 32
+ROWS = (0, 40, -1)
+NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl"}
+
+
+def wespeaker():
+    import torchaudio.compliance.kaldi as kaldi
+    from wespeaker.models.ecapa_tdnn import ECAPA_TDNN, ECAPA_TDNN_GLOB_c512
+    from wespeaker.models.resnet import Bottleneck, ResNet, ResNet34
+    from wespeaker.models.tdnn import XVEC
+
+    def front_end(wave):
+        feats = kaldi.fbank(wave * 32768, num_mel_bins=80, frame_length=25, frame_shift=10, dither=0.0,
+                            sample_frequency=16000, window_type="hamming", use_energy=False)
+        return (feats - feats.mean(dim=0))[None]
+
+    settings = {"window": "hamming"}
+    yield "resnet34", "ResNet34", ResNet34(80, 256), front_end, settings
+    yield "resnet50_small", "ResNet50", ResNet(Bottleneck, [3, 4, 6, 3], m_channels=8, feat_dim=80, embed_dim=64), \
+        front_end, settings
+    yield "ecapa_glob_c512", "ECAPA512", ECAPA_TDNN_GLOB_c512(80, 192), front_end, settings
+    yield "ecapa_small", "ECAPA512", ECAPA_TDNN(channels=64, embed_dim=48), front_end, settings
+    yield "xvec", "XVector", XVEC(80), front_end, settings
+
+
+def speechbrain():
+    import speechbrain.nnet.pooling
+    from speechbrain.lobes.features import Fbank
+    from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN
+    from speechbrain.lobes.models.ResNet import ResNet
+    from speechbrain.lobes.models.Xvector import Xvector
+    from speechbrain.processing.features import InputNormalization
+
+    speechbrain.nnet.pooling.StatisticsPooling._get_gauss_noise = lambda pool, shape, device="cpu": torch.zeros(shape)
+
+    def front_end(num_mels):
+        fbank, normalize = Fbank(n_mels=num_mels), InputNormalization(norm_type="sentence", std_norm=False)
+        return lambda wave: normalize(fbank(wave), torch.ones(len(wave)))
+
+    settings = {"fbank": "speechbrain"}
+    yield "ecapa_small", "ECAPASpeechBrain512", ECAPA_TDNN(80, lin_neurons=48, channels=[64] * 4 + [192]), \
+        front_end(80), settings
+    yield "xvector_small", "XVectorSpeechBrain", \
+        Xvector(tdnn_channels=[96, 96, 96, 96, 200], lin_neurons=64, in_channels=24), front_end(24), settings
+    yield "resnet_small", "ResNet34SpeechBrain", ResNet(channels=[16, 16, 32, 32], lin_neurons=48), \
+        front_end(80), settings
+
+
+def threedspeaker():
+    import torchaudio.compliance.kaldi as kaldi
+    from speakerlab.models.ecapa_tdnn.ECAPA_TDNN import ECAPA_TDNN
+    from speakerlab.models.resnet.ResNet import ResNet
+    from speakerlab.models.xvector.TDNN import Xvector
+
+    def front_end(wave):
+        feats = kaldi.fbank(wave, num_mel_bins=80, sample_frequency=16000, dither=0)
+        return (feats - feats.mean(0, keepdim=True))[None]
+
+    settings = {"full_scale": 1.0}
+    yield "resnet34_small", "ResNet34", ResNet(m_channels=8, feat_dim=80, embedding_size=64), front_end, settings
+    yield "ecapa_small", "ECAPASpeechBrain512", ECAPA_TDNN(80, lin_neurons=48, channels=[64] * 4 + [192]), front_end, \
+        settings
+    yield "xvector_small", "XVector", Xvector(80, hid_dim=96, stats_dim=200, embed_dim=64), front_end, settings
+
+
+def clova():
+    from models.ResNetSE34L import MainModel as Fast
+    from models.ResNetSE34V2 import MainModel as Half
+
+    settings = {"fbank": "clova", "variance_normalize": True}
+    yield "resnetse34l", "FastResNet34", Fast(512), None, settings
+    yield "resnetse34v2", "ResNetSE34V2", Half(512, encoder_type="ASP", n_mels=64), None, \
+        {**settings, "preemphasis": 0.97}
+
+
+class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Empty modules for the packages NOT_NEEDED."""
+
+    class Anything:
+        def __init__(self, *args, **options):
+            pass
+
+        def __call__(self, *args, **options):
+            return self
+
+        def __getattr__(self, name):
+            return StandIns.Anything()
+
+    def find_spec(self, name, path, target=None):
+        return importlib.machinery.ModuleSpec(name, self, is_package=True) if name.split(".")[0] in NOT_NEEDED else None
+
+    def create_module(self, spec):
+        module = types.ModuleType(spec.name)
+        module.__path__ = []
+        module.__getattr__ = self._attribute
+        return module
+
+    def exec_module(self, module):
+        pass
+
+    @staticmethod
+    def _attribute(name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (Exception,), {}) if name.endswith("Error") else StandIns.Anything()
+
+
+def inside(net, wave):
+    """What a network that takes waveforms gives its first convolution, as features (1, T, F)."""
+    seen = []
+    handle = net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net(wave)
+    handle.remove()
+    return seen[0][:, 0].transpose(1, 2)
+
+
+def embedding(net, feats, takes_waveforms):
+    """(D,) of features; of a network that takes waveforms, by giving its first convolution the features."""
+    if not takes_waveforms:
+        out = net(feats)
+        return (out[-1] if isinstance(out, tuple) else out).reshape(-1)
+    handle = net.conv1.register_forward_pre_hook(lambda module, inputs: feats.transpose(1, 2)[:, None])
+    out = net(torch.zeros(1, 16000))
+    handle.remove()
+    return out.reshape(-1)
+
+
+@torch.no_grad()
+def fixture(origin, arch, net, front_end, settings) -> dict:
+    import formula
+
+    state = {name: tensor for name, tensor in net.eval().state_dict().items() if not name.startswith("torchfb")}
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    assert formula.expand(formula.compact(shapes)) == shapes
+    net.load_state_dict(formula.checkpoint(shapes), strict=False)
+    wave = formula.waveform()
+    rows = front_end(wave) if front_end else inside(net, wave)
+    num_mels = rows.shape[-1]
+    return {
+        "origin": origin, "arch": arch, "front_end": {"num_mels": num_mels, **settings},
+        "from_features": numbers(embedding(net, formula.features(num_mels), not front_end)[:NUMBERS]),
+        "from_waveform": numbers((embedding(net, rows, False) if front_end else net(wave).reshape(-1))[:NUMBERS]),
+        "frames": rows.shape[1], "rows": {str(row): numbers(rows[0, row], 5) for row in ROWS},
+        "layers": formula.compact(shapes),
+    }
+
+
+def numbers(tensor, digits: int = 7) -> list[float]:
+    return [round(float(value), digits) for value in tensor]
+
+
+def main() -> None:
+    origin, checkout = sys.argv[1:]
+    sys.path.insert(0, checkout)
+    sys.meta_path.append(StandIns())
+    makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova}
+    for name, arch, net, front_end, settings in makers[origin]():
+        path = HERE / "fixtures" / f"{origin}_{name}.json"
+        found = fixture(origin, arch, net, front_end, settings)
+        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+        path.write_text(f"{{\n{lines}\n}}\n")
+        print(f"{path}: {path.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Front ends of published networks, written down once more: step by step, frame by frame, in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+
+RATE = 16000
+
+
+def hertz_of(mel):
+    return 700 * (10 ** (mel / 2595) - 1)
+
+
+def corners(num_mels: int) -> np.ndarray:
+    return hertz_of(np.linspace(0, 2595 * np.log10(1 + 8000 / 700), num_mels + 2))
+
+
+def power_spectra(wave: np.ndarray, fft_size: int, mode: str) -> np.ndarray:
+    """(1 + T // 160, fft_size // 2 + 1): frames centred on every 160th sample, periodic Hamming window of 400."""
+    padded = np.pad(np.asarray(wave, np.float64), fft_size // 2, mode=mode)
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(400) / 400)
+    around = (fft_size - 400) // 2
+    rows = []
+    for t in range(1 + len(wave) // 160):
+        frame = np.zeros(fft_size)
+        frame[around:around + 400] = padded[160 * t + around:160 * t + around + 400] * window
+        rows.append(np.abs(np.fft.rfft(frame)) ** 2)
+    return np.array(rows)
+
+
+def speechbrain_filters(num_mels: int) -> np.ndarray:
+    """(201, num_mels): each triangle as wide to the right of its centre as to the left."""
+    bins, edges, weights = np.arange(201) * 40.0, corners(num_mels), np.zeros((201, num_mels))
+    for m in range(num_mels):
+        centre, width = edges[m + 1], edges[m + 1] - edges[m]
+        for b, hertz in enumerate(bins):
+            weights[b, m] = max(0.0, 1 - abs(hertz - centre) / width)
+    return weights
+
+
+def speechbrain(wave: np.ndarray, num_mels: int) -> np.ndarray:
+    """Decibels (frames, num_mels), before the mean is taken off."""
+    mels = power_spectra(wave, 400, "constant") @ speechbrain_filters(num_mels)
+    decibels = 10 * np.log10(np.maximum(mels, 1e-10))
+    return np.maximum(decibels, decibels.max() - 80)
+
+
+def clova_filters(num_mels: int) -> np.ndarray:
+    """(257, num_mels): triangles that end where their neighbours have their centres."""
+    bins, edges, weights = np.arange(257) * 31.25, corners(num_mels), np.zeros((257, num_mels))
+    for m in range(num_mels):
+        for b, hertz in enumerate(bins):
+            if edges[m] < hertz <= edges[m + 1]:
+                weights[b, m] = (hertz - edges[m]) / (edges[m + 1] - edges[m])
+            elif edges[m + 1] < hertz < edges[m + 2]:
+                weights[b, m] = (edges[m + 2] - hertz) / (edges[m + 2] - edges[m + 1])
+    return weights
+
+
+def clova(wave: np.ndarray, num_mels: int, preemphasis: float) -> np.ndarray:
+    """Logarithms (frames, num_mels), before they are normalised."""
+    wave = np.asarray(wave, np.float64)
+    emphasised = wave - preemphasis * np.append(wave[1], wave[:-1])
+    return np.log(power_spectra(emphasised, 512, "reflect") @ clova_filters(num_mels) + 1e-6)
