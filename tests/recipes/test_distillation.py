@@ -27,7 +27,7 @@ def levels(mini) -> Path:
 def test_students_learn_from_every_kind_of_level(mini, levels):
     about = {path.stem: json.loads(path.read_text()) for path in levels.glob("*.json")}
     assert {name: info["pool"] for name, info in about.items()} == {
-        "utterance": "mean", "layers.5-stats": "stats", "layers.3+layers.7-lde": "lde"}
+        "utterance": "none", "layers.5-stats": "stats", "layers.2+layers.3-lde": "lde"}
     assert len({info["utterances"] for info in about.values()}) == 1
     config = mini[0].exp / STUDENT / "provenance.yaml"
     assert "layers.5:stats" in config.read_text()
