@@ -5,8 +5,9 @@
 #
 # Usage: steps/allocate.sh [options] <config.yaml> <model-dir> <bits.tsv>
 set -euo pipefail
-cmd=run.py      # dispatcher
-sensitivity=    # table of sensitivities; empty: <model-dir>/sensitivity.tsv
+cmd=run.py           # dispatcher
+sensitivity=         # table of sensitivities; empty: <model-dir>/sensitivity.tsv
+frontier_points=100  # sizes of frontier.tsv; 0: no such table
 . utils/parse_options.sh
 . ./path.sh
 
@@ -14,5 +15,7 @@ sensitivity=    # table of sensitivities; empty: <model-dir>/sensitivity.tsv
 config=$1 model=$2 bits=$3
 dir=$(dirname -- "$bits")
 
+options=()
+if ((frontier_points)); then options=(--frontier "$dir/frontier.tsv" --frontier-points "$frontier_points"); fi
 $cmd "$dir/log/allocate.log" python3 -m svq.bin.allocate --config "$config" --model "$model" \
-  --sensitivity "${sensitivity:-$model/sensitivity.tsv}" --out "$bits" --frontier "$dir/frontier.tsv"
+  --sensitivity "${sensitivity:-$model/sensitivity.tsv}" --out "$bits" ${options[@]+"${options[@]}"}

@@ -1,8 +1,12 @@
 """Measures how sensitive each layer of a float model is to quantization: its average Hessian trace.
 
-The loss is that of the model's training: AAM softmax with the classifier, scale and margin it was
-trained with, on random crops of the training data, without augmentation. Writes OUT, a table with a row for each
-layer. Killed and started again, it goes on from OUT.resume and ends with the same bytes.
+With --objective labels the loss is that of the model's training: AAM softmax with the classifier, scale and margin it
+was trained with, on random crops of the training data, without augmentation. With --objective embedding it is one
+minus the cosine between the embedding and that of the float model itself: the speakers need not be known. Its
+gradient is zero at the float weights, so that a probe takes one backward pass, not one for each layer.
+
+Writes OUT, a table with a row for each layer. Killed and started again, it goes on from OUT.resume and ends with the
+same bytes.
 """
 
 from __future__ import annotations
@@ -14,16 +18,23 @@ import os
 import sys
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from svq.atomic import remove_leftovers
 from svq.cli import parser, progress, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
-from svq.data.fbank import Fbank, mean_normalize
+from svq.data.frontend import FrontEnd, check_stored
 from svq.errors import UserError, some_of
 from svq.models import FrontEndConfig, load_model
-from svq.quant.sensitivity import LayerSensitivity, StoppingRule, TraceEstimator, write_sensitivity
+from svq.quant.sensitivity import (
+    GaussNewtonEstimator,
+    LayerSensitivity,
+    StoppingRule,
+    TraceEstimator,
+    write_sensitivity,
+)
 from svq.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
 from svq.train.folders import take_head
 from svq.train.heads import AAMSoftmax
@@ -42,11 +53,15 @@ def main() -> None:
         raise UserError(f"{options.model}: is quantized; measure the float model that it was made from")
     options = with_defaults_of_training(options)
     train_set = TrainSet(options.data, options.input, options.crop_seconds, options.seed, rate=config.front_end.rate)
-    head = AAMSoftmax(config.embed_dim, train_set.num_speakers, options.scale)
-    take_head(head, options.model, train_set)
-    loss = Loss(net, head, config.front_end, train_set, options.margin, options.device)
+    if options.objective == "embedding":
+        loss, kind = Embeddings(net, config.front_end, train_set, options.device), GaussNewtonEstimator
+    else:
+        kind = TraceEstimator
+        head = AAMSoftmax(config.embed_dim, train_set.num_speakers, options.scale)
+        take_head(head, options.model, train_set)
+        loss = LabelLoss(net, head, config.front_end, train_set, options.margin, options.device)
     checkpoint = Checkpoint(f"{options.out}.resume", run_id(options))
-    estimator = TraceEstimator(net, loss, rule, options.seed, checkpoint.load())
+    estimator = kind(net, loss, rule, options.seed, checkpoint.load())
     batches = endless_batches(train_set, options.batch_size, options.seed, estimator.probes)
     for _ in progress(estimator.run(batches), rule.max_probes - estimator.probes, "probes"):
         checkpoint.save(estimator.samples)
@@ -58,12 +73,17 @@ def main() -> None:
 
 def parse_options():
     arguments = parser(__doc__)
-    arguments.add_argument("--model", required=True, help="folder of the float model, classifier included")
-    arguments.add_argument("--data", required=True, help="Kaldi data directory that it was trained on")
+    arguments.add_argument("--model", required=True, help="folder of the float model, for labels with its classifier")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory; for labels of its speakers")
     arguments.add_argument("--out", required=True, help="table to write, sensitivity.tsv")
-    arguments.add_argument("--input", choices=["wav", "feats"], help="wav.scp or feats.scp; default: as in the training")
-    arguments.add_argument("--crop-seconds", type=float, help="length of a crop; default: as in the training")
-    arguments.add_argument("--margin", type=float, help="margin of the loss; default: the training's last")
+    arguments.add_argument("--objective", choices=["labels", "embedding"], default="labels",
+                           help="the loss: of the classifier, or the distance to the float embeddings")
+    arguments.add_argument("--input", choices=["wav", "feats"],
+                           help="wav.scp or feats.scp; default: as in the training, for embedding wav")
+    arguments.add_argument("--crop-seconds", type=float,
+                           help="length of a crop; default: as in the training, for embedding 2")
+    arguments.add_argument("--margin", type=float, help="margin of the loss of labels; default: the training's last")
+    arguments.add_argument("--scale", type=float, help="scale of the loss of labels; default: the training's")
     arguments.add_argument("--batch-size", type=int, default=4, help="crops in a probe")
     arguments.add_argument("--min-probes", type=int, default=20, help="probes of a layer, at least")
     arguments.add_argument("--max-probes", type=int, default=200, help="probes of a layer, at most")
@@ -79,6 +99,10 @@ def stopping_rule(options) -> StoppingRule:
     for name, lowest in (("batch_size", 1), ("num_threads", 1), ("seed", 0)):
         if getattr(options, name) < lowest:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {lowest}")
+    if options.scale is not None and not options.scale > 0:
+        raise UserError(f"--scale {options.scale:g}: must be above 0")
+    if options.objective == "embedding" and (options.margin is not None or options.scale is not None):
+        raise UserError("--margin and --scale are of the loss of labels; leave them out with --objective embedding")
     if options.margin is not None and not 0 <= options.margin < math.pi / 2:
         raise UserError(f"--margin {options.margin:g}: must be in [0, pi/2)")
     try:
@@ -88,42 +112,77 @@ def stopping_rule(options) -> StoppingRule:
 
 
 def with_defaults_of_training(options):
-    """`options` with `scale`, and where they were not given input, crop and margin, of the model's training."""
+    """`options` with `scale`, and where they were not given input, crop and margin, of the model's training.
+
+    Where nothing is left to be asked of it, the model need not have been trained here.
+    """
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    if options.objective == "embedding":
+        return argparse.Namespace(**{"input": "wav", "crop_seconds": 2.0, **given})
+    if {"scale", "margin", "input", "crop_seconds"} <= given.keys():
+        return options
     path = os.path.join(options.model, "provenance.yaml")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed")
+        raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed, or all of --input, "
+                        "--crop-seconds, --margin and --scale")
     config = read_tree(path).get("config")
     try:
         trained = {"scale": float(config["scale"]), "margin": float(config["schedule"]["margin"]),
                    "input": config["data"]["input"], "crop_seconds": float(config["data"]["crop_seconds"])}
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: does not tell how the model was trained; a folder that svq.bin.train wrote "
-                        "is needed") from None
-    given = {name: value for name, value in vars(options).items() if value is not None}
+                        "is needed, or all of --input, --crop-seconds, --margin and --scale") from None
     return argparse.Namespace(**{**trained, **given})
 
 
-class Loss(nn.Module):
-    """A batch of crops as `TrainSet` gives them -> the classification loss."""
+class Crops(nn.Module):
+    """What is computed of a batch of crops as `TrainSet` gives them; this much: their features."""
 
-    def __init__(self, net, head: AAMSoftmax, front_end: FrontEndConfig, train_set: TrainSet, margin: float, device):
+    def __init__(self, front_end: FrontEndConfig, train_set: TrainSet, device):
         super().__init__()
-        self.objective = Objective(net, head)
-        self.fbank = Fbank(front_end.num_mels, front_end.rate)
-        self.front_end, self.train_set, self.margin, self.device = front_end, train_set, margin, device
+        if train_set.input == "feats":
+            check_stored(front_end, train_set.data_dir)
+        self.front_end = FrontEnd(front_end)
+        self.train_set, self.device = train_set, device
+
+    def features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Crops (B, samples) or stored features (B, T, F) -> what the network takes, (B, T, F)."""
+        inputs = inputs.to(self.device)
+        if self.train_set.input == "wav":
+            return self.front_end(inputs)
+        num_mels = self.front_end.config.num_mels
+        if inputs.shape[-1] != num_mels:
+            raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {inputs.shape[-1]} dimensions, the model "
+                            f"takes {num_mels}; make them with the model's front end")
+        return self.front_end.normalize(inputs)
+
+
+class LabelLoss(Crops):
+    """The classification loss (scalar)."""
+
+    def __init__(self, net, head: AAMSoftmax, front_end, train_set, margin: float, device):
+        super().__init__(front_end, train_set, device)
+        self.objective, self.margin = Objective(net, head), margin
         self.to(device)
 
     def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         inputs, labels = batch
-        feats = inputs.to(self.device)
-        if self.train_set.input == "wav":
-            feats = self.fbank(feats)
-        if feats.shape[-1] != self.front_end.num_mels:
-            raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {feats.shape[-1]} dimensions, the model "
-                            f"takes {self.front_end.num_mels}; make them with the model's front end")
-        if self.front_end.mean_normalize:
-            feats = mean_normalize(feats)
-        return self.objective(feats, labels.to(self.device), self.margin)[0]
+        return self.objective(self.features(inputs), labels.to(self.device), self.margin)[0]
+
+
+class Embeddings(Crops):
+    """The network's embeddings at length 1, (B, D).
+
+    Half the squared distance of two of them is one minus their cosine, the loss whose Hessian is measured.
+    """
+
+    def __init__(self, net, front_end, train_set, device):
+        super().__init__(front_end, train_set, device)
+        self.net = net
+        self.to(device)
+
+    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        return F.normalize(self.net(self.features(batch[0])).float())
 
 
 def endless_batches(train_set: TrainSet, batch_size: int, seed: int, first: int):
@@ -163,7 +222,8 @@ class Checkpoint:
 def run_id(options) -> str:
     """Digest of all that the table depends on."""
     settings = {name: value for name, value in vars(options).items() if name not in ("model", "data", "out")}
-    files = [os.path.join(options.model, name) for name in ("model.safetensors", "head.safetensors", "config.yaml")]
+    names = ["model.safetensors", "config.yaml"] + ["head.safetensors"] * (options.objective == "labels")
+    files = [os.path.join(options.model, name) for name in names]
     files += [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp", "utt2dur")]
     return fingerprint(settings, *[("file", path) for path in files if os.path.exists(path)])
 

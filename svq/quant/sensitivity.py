@@ -22,8 +22,8 @@ from svq.quant.api import quantizable
 from svq.quant.bits_table import format_shape, parse_shape, table_rows
 
 COLUMNS = ("layer", "shape", "trace", "std_error", "samples")
-# Keeps the random stream of signs apart from those of crops and batch orders (svq.data.dataset).
-_SIGNS = 3
+# Keep the random streams of signs apart from those of crops and batch orders (svq.data.dataset).
+_SIGNS, _OUTPUT_SIGNS = 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,8 +151,13 @@ class TraceEstimator:
             signs = self._signs(name, number)
             (product,) = torch.autograd.grad(gradient, weight, signs, retain_graph=True)
             found.append((signs * product).sum(dtype=torch.float64).item() / weight.numel())
-            if not math.isfinite(found[-1]):
-                raise UserError(f"layer {name}: the curvature of the loss is {found[-1]} in probe {number + 1}; "
+        self._add(names, found)
+
+    def _add(self, names: list[str], found: list[float]) -> None:
+        """Takes in the samples of a probe."""
+        for name, value in zip(names, found):
+            if not math.isfinite(value):
+                raise UserError(f"layer {name}: the curvature of the loss is {value} in probe {self.probes + 1}; "
                                 "is the training of this network sound, and are its features?")
         for name, value in zip(names, found):
             self.samples[name].append(value)
@@ -170,6 +175,33 @@ class TraceEstimator:
             LayerSensitivity(name, tuple(weight.shape), *mean_and_error(self.samples[name]), len(self.samples[name]))
             for name, weight in self.weights.items()
         ]
+
+
+class GaussNewtonEstimator(TraceEstimator):
+    """The same for half the mean squared distance of a network's outputs to those of its present weights.
+
+    The gradient of that loss is zero where it is measured, so that its Hessian is J^T J, J the Jacobian of the outputs
+    by the weights, averaged over the batch. With signs u over the outputs, ||J^T u||^2 has the mean tr(J^T J): one
+    backward pass samples all layers, where TraceEstimator takes a second derivative for each of them.
+
+    outputs: a batch -> (B, D), computed with `net`. Other arguments as there.
+    """
+
+    def __init__(self, net: nn.Module, outputs: Callable[..., torch.Tensor], rule: StoppingRule = StoppingRule(),
+                 seed: int = 0, samples: dict[str, list[float]] | None = None):
+        super().__init__(net, outputs, rule, seed, samples)
+
+    def probe(self, batch) -> None:
+        """One sample for each unfinished layer; UserError if one is not finite."""
+        number, names = self.probes, self.unfinished()
+        outputs = self.loss(batch)
+        rng = np.random.default_rng([_OUTPUT_SIGNS, self.seed, number])
+        # Signs of their own for each output of each of the batch: its samples' Jacobians do not mix on average.
+        signs = torch.from_numpy(2 * rng.integers(0, 2, tuple(outputs.shape), dtype=np.int8) - 1).to(outputs)
+        gradients = torch.autograd.grad((outputs * signs).sum(), [self.weights[name] for name in names])
+        found = [gradient.square().sum(dtype=torch.float64).item() / (len(outputs) * gradient.numel())
+                 for gradient in gradients]
+        self._add(names, found)
 
 
 def write_sensitivity(path, rows: Iterable[LayerSensitivity]) -> None:

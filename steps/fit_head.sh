@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Gives a network that was trained elsewhere a classifier for the speakers of a data directory, without
+# training: each class weight is the mean direction of its speaker's embeddings. Writes
+# <model-dir>/head.safetensors and speakers.txt, which finetuning and sensitivities by labels take.
+#
+# Usage: steps/fit_head.sh [options] <data-dir> <model-dir>
+#   e.g. steps/fit_head.sh data/train exp/imported
+set -euo pipefail
+cmd=run.py         # dispatcher
+num_threads=2      # CPU threads
+mem=4G             # memory the dispatcher reserves
+device=cpu         # cpu or cuda (one GPU)
+input=auto         # auto, feats (feats.scp) or wav (wav.scp)
+max_seconds=0.0    # read so much of each utterance; 0: all of it
+batch_frames=4000  # frames in a batch; only utterances of equal length share one
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 2)) || { echo "fit_head.sh: needs <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
+data=${1%/} dir=$2
+
+resources=(--mem "$mem" --num-threads "$num_threads")
+if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
+$cmd "${resources[@]}" "$dir/log/fit_head.log" python3 -m svq.bin.fit_head --model "$dir" --data "$data" \
+  --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" --num-threads "$num_threads" \
+  --device "$device"

@@ -1,0 +1,65 @@
+"""Gives a network a classifier for the speakers of a data directory, without training.
+
+Each class weight is the mean direction of the embeddings of its speaker ("imprinting": Qi, Brown and Lowe, CVPR 2018).
+Finetuning (svq.bin.train --init) and sensitivities by labels (svq.bin.sensitivity) can then start from networks that
+were trained elsewhere. Writes MODEL/head.safetensors and MODEL/speakers.txt; those of other speakers are replaced.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from svq.atomic import atomic_write
+from svq.cli import parser, progress, run_main
+from svq.data.datadir import DataDir
+from svq.errors import UserError
+from svq.extraction import Utterances, embed
+from svq.models import load_model, save_tensors
+from svq.train.class_weights import imprinted
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="folder of a float network")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory")
+    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
+                           help="what to read; auto: feats.scp where it is there and the model takes such features")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = arguments.parse_args()
+    check(options)
+    torch.set_num_threads(options.num_threads)
+    torch.backends.cudnn.allow_tf32 = False  # the same weights as on the CPU, up to rounding
+    if not os.path.isdir(options.model):
+        raise UserError(f"{options.model}: not a model folder")
+    net, config = load_model(options.model)
+    if config.quant is not None:
+        raise UserError(f"{options.model}: is quantized; fit the classifier to the float network that it was made from")
+    folder = DataDir(options.data)
+    labels = dict(zip((key.decode() for key in folder.utt2spk.key_array), folder.speaker_index.tolist()))
+    utterances = Utterances(options.data, config.front_end, options.input, max_seconds=options.max_seconds,
+                            device=options.device)
+    found = progress(embed(net, utterances, options.batch_frames, options.device), len(utterances), "embeddings")
+    weight = imprinted(found, labels, len(folder.speakers), options.data)
+    save_tensors(os.path.join(options.model, "head.safetensors"), {"weight": weight})
+    with atomic_write(os.path.join(options.model, "speakers.txt")) as file:
+        file.writelines(f"{speaker}\n" for speaker in folder.speakers)
+    print(f"{options.model}/head.safetensors: {len(weight)} speakers from {len(utterances)} utterances")
+
+
+def check(options) -> None:
+    for name in ("num_threads", "batch_frames"):
+        if getattr(options, name) < 1:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
+    if not 0 <= options.max_seconds < float("inf"):
+        raise UserError(f"--max-seconds {options.max_seconds:g}: must not be negative")
+    if options.device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,111 @@
+"""What a compression is given: checked before anything is made, and the data directories that are made of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_write
+from svq.backend.embeddings import Groups
+from svq.backend.scores import Trials, read_trials
+from svq.backend.tokens import IdIndex, read_pairs
+from svq.data.datadir import DataDir, create
+from svq.data.durations import write_utt2dur
+from svq.errors import UserError, some_of
+
+MODELS = "enroll.spk2utt"
+
+
+@dataclasses.dataclass(frozen=True)
+class Speech:
+    """A data directory to measure and finetune on."""
+
+    utterances: int
+    speakers: tuple[str, ...]
+
+    @property
+    def labelled(self) -> bool:
+        """Whether its speakers can be told from one another: two or more, with two utterances each on average.
+
+        Where speakers are not known, each utterance of a Kaldi data directory has one of its own.
+        """
+        return len(self.speakers) >= 2 and self.utterances >= 2 * len(self.speakers)
+
+
+def check_speech(path) -> Speech:
+    """What is in the data directory; UserError where its tables are missing or do not agree."""
+    folder = DataDir(path)
+    _, found = folder.wav.positions(folder.utt2spk.key_array)
+    if not found.all():
+        lacking = [key.decode() for key in folder.utt2spk.key_array[~found][:6]]
+        raise UserError(f"{folder.wav.path}: no line for {some_of(lacking)}, which is in utt2spk; mend: "
+                        f"utils/fix_data_dir.sh {path}")
+    if not len(folder.utt2spk):
+        raise UserError(f"{folder.utt2spk.path}: empty")
+    return Speech(len(folder.utt2spk), tuple(folder.speakers))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tested:
+    """What a trial list is about. utterances: those that need an embedding, sorted, with their recordings.
+    models: whether there are enrolment models of several utterances."""
+
+    trials: Trials
+    utterances: dict[str, str]
+    models: bool
+
+
+def check_trials(path, data_dir) -> Tested:
+    """The trials in `path` whose recordings are in `data_dir`; UserError that lists ids without a recording."""
+    trials = read_trials(path, labels=False)
+    folder = DataDir(data_dir)
+    folder.wav  # a message of its own where it is missing, or recordings are cut into segments
+    ids, recordings = read_pairs(folder.path / "wav.scp")
+    index = IdIndex(ids, folder.path / "wav.scp")
+    enrolled, single = [], np.ones(len(trials), dtype=bool)
+    if folder.has(MODELS):
+        groups = Groups(folder.path / MODELS)
+        single = groups.index.find(trials.enroll) < 0
+        if not single.all():
+            enrolled.append(groups.members)
+    if single.any() and not single.all():
+        raise UserError(f"{path}: {trials.enroll.take(~single)[0]} is a model of {folder.path / MODELS}, and "
+                        f"{trials.enroll.take(single)[0]} is not; a list is of models or of utterances")
+    rows = index.require("recording", folder.path / "wav.scp", trials.enroll.take(single), trials.test, *enrolled)
+    needed = np.unique(np.concatenate(rows))
+    return Tested(trials, dict(sorted((ids[i], recordings[i]) for i in needed)), not single.all())
+
+
+def write_tested(path, data_dir, out) -> int:
+    """Makes the data directory `out` of just the utterances that a trial list needs; returns their number.
+
+    Where `data_dir` has no utt2spk, each utterance gets a speaker of its own.
+    """
+    utterances = check_trials(path, data_dir).utterances
+    folder = DataDir(data_dir)
+    speaker = dict(folder.utt2spk.items()) if folder.has("utt2spk") else {}
+    lacking = [utterance for utterance in utterances if utterance not in speaker] if speaker else []
+    if lacking:
+        raise UserError(f"{folder.utt2spk.path}: no line for {some_of(lacking)}, which {path} names")
+    create(out, wav=utterances, utt2spk={utterance: speaker.get(utterance, utterance) for utterance in utterances})
+    return len(utterances)
+
+
+def write_speech(data_dir, out, durations: bool) -> int:
+    """Makes the data directory `out` of the recordings and speakers of another, with utt2dur where it is asked for.
+
+    For a data directory that lacks what a step needs and should stay as it is. Returns the number of utterances.
+    """
+    folder = DataDir(data_dir)
+    keys = {key.decode() for key in folder.utt2spk.key_array}
+    wav = {key: value for key, value in folder.wav.items() if key in keys}
+    create(out, wav=wav, utt2spk=dict(folder.utt2spk.items()))
+    if durations and folder.has("utt2dur"):
+        with atomic_write(Path(out) / "utt2dur") as file:
+            file.writelines(f"{key} {value}\n" for key, value in folder.utt2dur.items() if key in keys)
+    elif durations:
+        write_utt2dur(out, os.path.join(out, "utt2dur"))
+    return len(keys)

@@ -1,0 +1,210 @@
+#!/usr/bin/env bash
+# Compresses a trained network to so many megabytes, in one command: a published checkpoint of another toolkit, or a
+# model folder made here. Import, sensitivity of every layer, bits of every layer for the size of the packed file,
+# quantization (finetuned where the speakers of --data are known), packing, and the trials scored with the float
+# network and with the packed one.
+#
+#   bash utils/compress.sh --model embedding_model.ckpt --from speechbrain --target-mb 2 \
+#     --data data/train --trials data/test/trials
+#
+# Makes <out>/quantized/model.svq, <out>/report.md (before and after) and <out>/float, the imported network. A
+# finished piece of work is skipped; a killed run goes on where it was. Run it at the top or in a recipe's folder.
+set -euo pipefail
+model=            # checkpoint file; for --from svq the folder of a float model
+from=             # speechbrain, wespeaker, 3dspeaker, clova or svq
+target_mb=2.0     # size of the packed file, at most, in 10^6 bytes
+data=             # Kaldi data directory to measure and finetune on: wav.scp, utt2spk
+trials=           # trial list: enroll test [target|nontarget]
+trials_data=      # data directory of its recordings; empty: the folder of --trials
+out=              # folder for everything that is made; empty: exp/compressed/<name of the model>
+finetune=auto     # true, false, or auto: true where --data has two speakers or more of several utterances
+objective=auto    # of the sensitivities: labels, embedding (distance to the float embeddings), or auto
+method=kmqat      # quantizer: kmqat (k-means levels), uniform, pot or apot
+per_channel=auto  # true: a codebook for each output channel, false: for each layer, auto: true where that leaves room
+candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, without finetuning not 1
+epochs=4          # epochs of finetuning
+lr=0.0003         # highest learning rate of the finetuning
+crop_seconds=2.0  # length of the random crops, for sensitivities and finetuning
+batch_size=32     # crops in a step of the finetuning
+margin=0.2        # margin of the classification loss
+max_probes=100    # probes of a layer's sensitivity, at most
+cohort=           # data directory whose mean embedding is taken off before cosine, the cohort of --norm
+norm=none         # score normalization: none, snorm or asnorm (these two with --cohort)
+top_n=300         # cohort speakers that asnorm keeps for each embedding
+bootstrap=200     # resamplings of the speakers for the interval of the EER; 0: no interval
+rate=16000        # samples per second that a checkpoint was trained on
+num_mels=0        # mel channels of a checkpoint, where its shapes leave them open; 0: as published
+seed=1            # seed of crops, probes and finetuning
+num_gpus=0        # GPUs to finetune on; above 0 one is used for the other steps, too; 0: the CPU
+num_threads=2     # CPU threads of a job
+nj=2              # parallel jobs of embedding extraction
+stage=1           # first stage to run
+stop_stage=8      # last stage to run
+dry_run=false     # say what would be done, touch nothing
+force=false       # redo the chosen stages, finished or not
+. utils/parse_options.sh
+. ./path.sh
+. ./cmd.sh
+
+refuse() { echo "compress.sh: $1" >&2; exit 2; }
+(($# == 0)) || refuse "takes options only, not '$1' (--help lists them)"
+for _name in model from data trials; do
+  [[ -n ${!_name} ]] || refuse "needs --$_name (--help says more)"
+done
+one_of() {                                        # <option> <value> <allowed>...
+  local option=$1 value=$2
+  shift 2
+  [[ " $* " == *" $value "* ]] || refuse "$option takes one of $*, not '$value'"
+}
+one_of --from "$from" speechbrain wespeaker 3dspeaker clova svq
+one_of --finetune "$finetune" auto true false
+one_of --per-channel "$per_channel" auto true false
+one_of --objective "$objective" auto labels embedding
+one_of --method "$method" kmqat uniform pot apot
+one_of --norm "$norm" none snorm asnorm
+[[ $norm == none || -n $cohort ]] || refuse "--norm $norm needs --cohort"
+((nj >= 1)) || refuse "--nj must be at least 1"
+data=${data%/} model=${model%/} trials_data=${trials_data%/}
+[[ -e $model ]] || { echo "compress.sh: $model: no such file" >&2; exit 1; }
+[[ -e $trials ]] || { echo "compress.sh: $trials: no such file" >&2; exit 1; }
+if [[ -z $trials_data ]]; then trials_data=$(dirname -- "$trials"); fi
+if [[ -z $out ]]; then out=${model##*/} out=exp/compressed/${out%.*}; fi
+device=cpu
+if ((num_gpus)); then device=cuda; fi
+
+source_is=(--model "$model" --from "$from" --rate "$rate" --num-mels "$num_mels")
+choices=(--data "$data" --target-mb "$target_mb" --method "$method" --candidates "$candidates" --epochs "$epochs"
+  --lr "$lr" --crop-seconds "$crop_seconds" --batch-size "$batch_size" --margin "$margin" --seed "$seed"
+  --num-threads "$num_threads")
+# All that is given is looked at before anything is made.
+plan=$(python3 -m svq.bin.compress check "${source_is[@]}" "${choices[@]}" --finetune "$finetune" \
+  --per-channel "$per_channel" --objective "$objective" --trials "$trials" --trials-data "$trials_data" \
+  --cohort "$cohort")
+read -r finetune objective head models per_channel <<< "$plan"
+
+exp=$out
+. utils/stages.sh
+
+float=$out/float quantized=$out/quantized config=$out/conf/compress.yaml bits=$out/bits.tsv
+list=$out/data/trials speech=$data cohort_data=$out/data/cohort
+if [[ ! -e $data/utt2dur ]]; then speech=$out/data/speech; fi
+model_in=(--in "$model")
+if [[ -d $model ]]; then model_in=(--in "$model/model.safetensors" --in "$model/config.yaml"); fi
+
+if stage 1 "the float network"; then
+  if [[ $from == svq ]]; then
+    once "${model_in[@]}" --out "$float/model.safetensors" --out "$float/config.yaml" -- \
+      python3 -m svq.bin.compress take --model "$model" --head "$head" --out "$float"
+  else
+    once "${model_in[@]}" --out "$float/model.safetensors" --out "$float/config.yaml" -- \
+      python3 -m svq.bin.import_checkpoint "$model" --from "$from" --rate "$rate" \
+      --num-mels "$num_mels" --out "$float"
+  fi
+fi
+
+if stage 2 "settings and data directories"; then
+  once --in "$data/utt2spk" --out "$config" -- \
+    python3 -m svq.bin.compress settings "${choices[@]}" --finetune "$finetune" --per-channel "$per_channel" \
+    --out "$config"
+  if [[ $speech != "$data" ]]; then
+    once --in "$data/wav.scp" --in "$data/utt2spk" --out "$speech/utt2dur" --out "$speech/wav.scp" -- \
+      python3 -m svq.bin.compress speech --data "$data" --out "$speech"
+  fi
+  once --in "$trials" --in "$trials_data/wav.scp" --out "$list/wav.scp" --out "$list/utt2spk" -- \
+    python3 -m svq.bin.compress tested --trials "$trials" --data "$trials_data" \
+    --out "$list"
+  if [[ -n $cohort ]]; then
+    once --in "$cohort/wav.scp" --in "$cohort/utt2spk" --out "$cohort_data/wav.scp" --out "$cohort_data/spk2utt" -- \
+      python3 -m svq.bin.compress speech --data "$cohort" --out "$cohort_data" \
+      --durations false
+  fi
+fi
+
+if stage 3 "sensitivity"; then
+  head_in=()
+  if [[ $head == fitted ]]; then
+    once --in "1:$float/model.safetensors" --in "2:$speech/utt2dur" --in "$data/wav.scp" --in "$data/utt2spk" \
+      --out "$float/head.safetensors" --out "$float/speakers.txt" --neutral device -- \
+      steps/fit_head.sh --cmd "$cuda_cmd" --num-threads "$num_threads" --device "$device" --input wav "$speech" "$float"
+  fi
+  options=(--objective "$objective")
+  if [[ $objective == labels ]]; then
+    options+=(--margin "$margin" --scale 32)
+    head_in=(--in "3:$float/head.safetensors")
+  fi
+  once --in "1:$float/model.safetensors" ${head_in[@]+"${head_in[@]}"} --in "2:$speech/utt2dur" --in "$data/wav.scp" \
+    --in "$data/utt2spk" --out "$float/sensitivity.tsv" --neutral device -- \
+    steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --num-threads "$num_threads" --input wav \
+    --crop-seconds "$crop_seconds" --min-probes "$((max_probes < 20 ? max_probes : 20))" --max-probes "$max_probes" \
+    --seed "$seed" "${options[@]}" "$speech" "$float"
+fi
+
+if stage 4 "bits of every layer"; then
+  once --in "2:$config" --in "1:$float/model.safetensors" --in "3:$float/sensitivity.tsv" --out "$bits" -- \
+    steps/allocate.sh --cmd "$train_cmd" --frontier-points 0 "$config" "$float" "$bits"
+fi
+
+if stage 5 "quantization$([[ $finetune == false ]] || echo " and finetuning")"; then
+  given=(--in "2:$config" --in "1:$float/model.safetensors" --in "4:$bits")
+  made=(--out "$quantized/model.safetensors" --out "$quantized/config.yaml")
+  if [[ $finetune == true ]]; then
+    if [[ $head != none ]]; then given+=(--in "3:$float/head.safetensors"); fi
+    once "${given[@]}" --in "2:$speech/utt2dur" --in "$data/wav.scp" --in "$data/utt2spk" "${made[@]}" \
+      --neutral num-gpus -- \
+      steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$float" \
+      --bits "$bits" --teacher "$float" "$config" "$speech" "$quantized"
+  else
+    once "${given[@]}" "${made[@]}" -- \
+      steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$config" "$float" "$quantized"
+  fi
+fi
+
+if stage 6 "packing"; then
+  once --in "1:$float/model.safetensors" --out "$float/summary.json" -- steps/pack.sh --cmd "$train_cmd" "$float"
+  once --in "5:$quantized/model.safetensors" --out "$quantized/model.svq" --out "$quantized/summary.json" -- \
+    steps/pack.sh --cmd "$train_cmd" "$quantized"
+fi
+
+embed() {                                         # <data-dir> <model> <folder>
+  local file=$2
+  if [[ -d $file ]]; then file+=/model.safetensors; fi
+  once --in "2:$1/wav.scp" --in "6:$file" --out "$3/embedding.scp" --out "$3/embedding.ark" --neutral device -- \
+    steps/extract.sh --cmd "$extract_cmd" --nj "$nj" --input wav --device "$device" "$1" "$2" "$3"
+}
+if stage 7 "embeddings and scores"; then
+  for side in "$float" "$quantized"; do
+    file=$side
+    if [[ $side == "$quantized" ]]; then file+=/model.svq; fi
+    embed "$list" "$file" "$side/embeddings/trials"
+    scored=(--in "$trials" --in "7:$side/embeddings/trials/embedding.ark")
+    options=()
+    if [[ -n $cohort ]]; then
+      dir=$side/embeddings/cohort
+      embed "$cohort_data" "$file" "$dir"
+      once --in "7:$dir/embedding.ark" --in "2:$cohort_data/spk2utt" --out "$dir/spk_embedding.scp" \
+        --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
+        steps/speaker_means.sh --cmd "$train_cmd" "$cohort_data" "$dir"
+      scored+=(--in "7:$dir/mean.vec") options+=(--cohort "$dir")
+    fi
+    if [[ $models == true ]]; then
+      scored+=(--in "$trials_data/enroll.spk2utt") options+=(--enroll-spk2utt "$trials_data/enroll.spk2utt")
+    fi
+    once "${scored[@]}" --out "$side/scores/cosine_$norm.score" -- \
+      steps/score.sh --cmd "$train_cmd" --norm "$norm" --top-n "$top_n" --threads "$num_threads" \
+      ${options[@]+"${options[@]}"} "$trials" "$side/embeddings/trials" "$side/scores"
+  done
+fi
+
+if stage 8 "before and after"; then
+  how="not finetuned"
+  if [[ $finetune == true ]]; then how="finetuned for $epochs epochs on \`$data\`"; fi
+  speakers=()
+  if [[ -e $trials_data/utt2spk ]]; then speakers=(--in "$trials_data/utt2spk"); fi
+  once --in "6:$float/summary.json" --in "6:$quantized/summary.json" --in "7:$float/scores/cosine_$norm.score" \
+    --in "7:$quantized/scores/cosine_$norm.score" --in "$trials" ${speakers[@]+"${speakers[@]}"} --in "4:$bits" \
+    --out "$out/report.md" --out "$out/report.json" -- \
+    python3 -m svq.bin.compress report "${source_is[@]}" --folder "$out" --trials "$trials" --data "$trials_data" \
+    --norm "$norm" --target-mb "$target_mb" --how "$how" --bootstrap "$bootstrap"
+fi
+stages_done
+if [[ $dry_run != true && -e $out/report.md ]]; then echo "$out/quantized/model.svq is described in $out/report.md"; fi
