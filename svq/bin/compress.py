@@ -124,14 +124,15 @@ def do_report(args) -> None:
     from svq.atomic import atomic_write
     from svq.compression import report
     from svq.compression.settings import target_bytes
-    from svq.models import load_model
+    from svq.config import load_config
+    from svq.models import ModelConfig
 
     found = report.compare(args.folder, args.trials, args.data, f"cosine_{args.norm}", args.bootstrap, args.seed)
     over = found.after.size_bytes - target_bytes(args.target_mb)
     if over > 0:  # finetuning has moved batch norms out of what half precision holds
         raise UserError(f"{args.folder}/quantized/model.svq: is {over} bytes over the target; lower --target-mb by as "
                         "much")
-    _, model = load_model(os.path.join(args.folder, "quantized"))
+    model = load_config(os.path.join(args.folder, "quantized", "config.yaml"), ModelConfig)
     method = model.quant.method + (", a codebook for each channel" if model.quant.per_channel else "")
     facts = [("network", f"{model.arch}, from `{args.model}` ({args.origin})"),
              ("target", f"{args.target_mb} MB for the packed file, `quantized/model.svq`"),

@@ -95,7 +95,8 @@ def target_bytes(megabytes: str) -> int:
 def fitting(net, model, settings: Settings) -> Settings:
     """`settings` with `per_channel` decided: a codebook for each channel where the target has room for them.
 
-    net: the float network. model: its ModelConfig. UserError where no packed file can be as small, or the float network is no larger.
+    net: the float network. model: its ModelConfig. UserError where no packed file can be as small, or the float
+    network is no larger.
     """
     from svq.quant import QuantConfig
     from svq.quant.packing import packed_bytes
