@@ -9,8 +9,7 @@ set -euo pipefail
 parent=$1
 shift
 rows=(uniform{4,3,2,1} kmqat{4,3,2,1} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1})
-before=(uniform{4,3,2,1} kmqat{4,3,2,1} static adaptive mixed2 twn pot4 apot4 admm6)  # each method before finetuning
 systems="$parent ${parent}_float"
 for row in "${rows[@]}"; do systems+=" ${parent}_$row"; done
-for row in "${before[@]}"; do systems+=" ${parent}_$row-ptq"; done
+for row in "${rows[@]}"; do systems+=" ${parent}_$row-ptq"; done  # each before finetuning
 exec local/table.sh "quantization_$parent" "$systems" "$@"
