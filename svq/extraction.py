@@ -20,6 +20,14 @@ from svq.data.frontend import FrontEnd, check_stored, takes_stored
 from svq.errors import UserError
 
 
+def compute_on(device: str, num_threads: int) -> None:
+    """So many CPU threads, and on a GPU the values of the CPU, up to rounding; UserError where there is no GPU."""
+    if device != "cpu" and not torch.cuda.is_available():
+        raise UserError(f"--device {device}: no CUDA device here; use --device cpu")
+    torch.set_num_threads(num_threads)
+    torch.backends.cudnn.allow_tf32 = False
+
+
 class Utterances:
     """Features of one job's share of a data directory.
 
@@ -119,21 +127,23 @@ def _stacked(group: list[tuple[str, torch.Tensor]]) -> tuple[list[str], torch.Te
     return [key for key, _ in group], torch.stack([feats for _, feats in group])
 
 
+def readable(utterances: Iterable[tuple[str, torch.Tensor | UserError]],
+             unreadable: list[tuple[str, UserError]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The utterances that have features; the others are added to `unreadable`."""
+    for key, feats in utterances:
+        if isinstance(feats, UserError):
+            unreadable.append((key, feats))
+        else:
+            yield key, feats
+
+
 def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserError]], batch_frames: int = 4000,
           device: str = "cpu") -> Iterator[tuple[str, np.ndarray | UserError]]:
     """(id, embedding (D,) float32), in no particular order; a UserError in the place of one that cannot be had."""
     net = net.to(device, memory_format=torch.channels_last).eval()
     unreadable: list[tuple[str, UserError]] = []
-
-    def readable():
-        for key, feats in utterances:
-            if isinstance(feats, UserError):
-                unreadable.append((key, feats))
-            else:
-                yield key, feats
-
     with parametrize.cached():  # a quantized network computes its weights once, not once a batch
-        for keys, feats in equal_length_batches(readable(), batch_frames):
+        for keys, feats in equal_length_batches(readable(utterances, unreadable), batch_frames):
             with torch.inference_mode():
                 vectors = net(feats).float().cpu().numpy()
             for key, vector in zip(keys, vectors):

@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import sys
 
-from svq.cli import parser, progress, run_main
+from svq.cli import add_extraction_options, check_extraction_options, parser, progress, run_main
 from svq.errors import UserError, some_of
 
 
 def main() -> None:
     options = parse_options()
-    import torch
-
     from svq.data.features import write_ark
-    from svq.extraction import Utterances, embed
+    from svq.extraction import Utterances, compute_on, embed
     from svq.models import load_model
     from svq.quant.api import freeze_
 
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
-    torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.allow_tf32 = False  # the same embeddings as on the CPU, up to rounding
+    compute_on(options.device, options.num_threads)
     net, config = load_model(options.model)
     freeze_(net)
     utterances = Utterances(options.data_dir, config.front_end, options.input, options.job, options.num_jobs,
@@ -47,20 +42,10 @@ def parse_options():
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, or a packed .svq file")
     arguments.add_argument("out", help="the outputs' name without .ark and .scp")
-    arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
-    arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
-    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there and the model takes such features")
+    add_extraction_options(arguments)
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
-    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
-    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
     options = arguments.parse_args()
-    if not 1 <= options.job <= options.num_jobs:
-        arguments.error(f"--job {options.job} is not between 1 and --num-jobs {options.num_jobs}")
-    for name in ("batch_frames", "num_threads"):
-        if getattr(options, name) < 1:
-            arguments.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_extraction_options(arguments, options)
     if options.max_seconds < 0:
         arguments.error("--max-seconds must not be negative")
     return options

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from svq.atomic import atomic_write
 from svq.cli import parser, progress, run_main
 from svq.data.datadir import DataDir
 from svq.errors import UserError
-from svq.extraction import Utterances, embed
+from svq.extraction import Utterances, compute_on, embed
 from svq.models import load_model, save_tensors
 from svq.train.class_weights import imprinted
 
@@ -32,8 +30,7 @@ def main() -> None:
     arguments.add_argument("--device", default="cpu", help="cpu or cuda")
     options = arguments.parse_args()
     check(options)
-    torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.allow_tf32 = False  # the same weights as on the CPU, up to rounding
+    compute_on(options.device, options.num_threads)
     if not os.path.isdir(options.model):
         raise UserError(f"{options.model}: not a model folder")
     net, config = load_model(options.model)
@@ -57,8 +54,6 @@ def check(options) -> None:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
     if not 0 <= options.max_seconds < float("inf"):
         raise UserError(f"--max-seconds {options.max_seconds:g}: must not be negative")
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
 
 
 if __name__ == "__main__":

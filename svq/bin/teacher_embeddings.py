@@ -12,22 +12,17 @@ With --num-jobs above 1 each call does one --job; a last one with --finish puts 
 
 from __future__ import annotations
 
-from svq.cli import parser, run_main
-from svq.errors import UserError
+from svq.cli import add_extraction_options, check_extraction_options, parser, run_main
 
 
 def main() -> None:
     options = parse_options()
-    import torch
-
     from svq.distill.making import Making
+    from svq.extraction import compute_on
     from svq.models import load_model
     from svq.quant.api import freeze_
 
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
-    torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.allow_tf32 = False  # the same values as on the CPU, up to rounding
+    compute_on(options.device, options.num_threads)
     net, config = load_model(options.model)
     making = Making(freeze_(net).to(options.device), config, options.model, options.data, options.out, options.level,
                     options.aggregation, options.input, options.device)
@@ -54,20 +49,10 @@ def parse_options():
     arguments.add_argument("--aggregation", help="folder of svq.bin.train_aggregation, for levels of pooling lde")
     arguments.add_argument("--plan", action="store_true", help="print the disk use and stop")
     arguments.add_argument("--finish", action="store_true", help="put the shares of all jobs together")
-    arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
-    arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
+    add_extraction_options(arguments)
     arguments.add_argument("--log", default="its log", help="a job's log (JOB is its number), for the messages")
-    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there and the teacher takes it")
-    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
-    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
     options = arguments.parse_args()
-    if not 1 <= options.job <= options.num_jobs:
-        arguments.error(f"--job {options.job} is not between 1 and --num-jobs {options.num_jobs}")
-    for name in ("batch_frames", "num_threads"):
-        if getattr(options, name) < 1:
-            arguments.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_extraction_options(arguments, options)
     return options
 
 

@@ -14,7 +14,7 @@ from svq.cli import progress
 from svq.distill.cache import Part
 from svq.distill.levels import PROBE, Clock, LevelOutputs
 from svq.errors import UserError, some_of
-from svq.extraction import Utterances, equal_length_batches
+from svq.extraction import Utterances, equal_length_batches, readable
 
 
 def sizes(outputs: LevelOutputs, num_mels: int, device="cpu") -> dict[str, tuple[int, Clock | None]]:
@@ -59,17 +59,9 @@ def level_values(outputs: LevelOutputs, utterances, batch_frames: int,
     Only utterances of the same number of frames share a batch, of `batch_frames` at most.
     """
     unreadable: list[tuple[str, UserError]] = []
-
-    def readable():
-        for key, feats in utterances:
-            if isinstance(feats, UserError):
-                unreadable.append((key, feats))
-            else:
-                yield key, feats.to(device)
-
     with parametrize.cached():
-        for keys, feats in equal_length_batches(readable(), batch_frames):
-            yield from _of_batch(outputs, keys, feats)
+        for keys, feats in equal_length_batches(readable(utterances, unreadable), batch_frames):
+            yield from _of_batch(outputs, keys, feats.to(device))
     yield from unreadable
 
 
