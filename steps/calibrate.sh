@@ -2,6 +2,7 @@
 # Calibrates scores to log-likelihood ratios. For every <scores>/<dev>/NAME.score, fits slope and
 # offset on the development list into <scores>/<dev>/NAME.calibration.json, and writes NAME.llr
 # beside NAME.score in all lists under <scores>.
+# With --mean a calibration of cosine scores says what it belongs to, and svq.bin.verify can use it.
 #
 # Usage: steps/calibrate.sh [options] <dev-trials> <scores>
 #   e.g. steps/calibrate.sh data/dev/trials exp/teacher/scores
@@ -9,6 +10,7 @@ set -euo pipefail
 cmd=run.py  # dispatcher
 dev=dev     # name of the development list's folder under <scores>
 prior=0.5   # weight of the target trials in the fit
+mean=       # mean.vec of the cohort that was subtracted before cosine scores; none: nothing was; empty: not recorded
 names=      # which scores, such as "cosine_none plda_asnorm"; empty: all that the development list has
 . utils/parse_options.sh
 . ./path.sh
@@ -23,11 +25,14 @@ if [[ -z $names ]]; then
     names+=" ${name%.score}"
   done
 fi
+options=()
+if [[ -n $mean ]]; then options+=(--mean "$mean"); fi
 for name in $names; do
   lists=()
   for file in "$scores"/*/"$name.score"; do
     if [[ -f $file ]]; then lists+=("$file"); fi
   done
-  $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate --prior "$prior" "$trials" \
-    "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" ${lists[@]+"${lists[@]}"}
+  $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate --prior "$prior" \
+    ${options[@]+"${options[@]}"} "$trials" "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" \
+    ${lists[@]+"${lists[@]}"}
 done

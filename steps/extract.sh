@@ -5,6 +5,7 @@
 # Usage: steps/extract.sh [options] <data-dir> <model-dir-or-file> <out-dir>
 #   e.g. steps/extract.sh --nj 8 --cmd "$extract_cmd" data/test exp/teacher exp/teacher/embeddings/test
 # The features are feats.scp where the data directory has one, else computed from wav.scp.
+# Files of steps/export.sh are models too: .onnx runs in ONNX Runtime, .xml in OpenVINO.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
 cmd=run.py         # dispatcher
@@ -14,6 +15,7 @@ input=auto         # auto, feats (feats.scp) or wav (wav.scp)
 max_seconds=0.0    # read so much of each utterance; 0: all of it
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
 device=cpu         # cpu or cuda (one GPU a job)
+backend=           # torch, onnxruntime or openvino; empty: what the model is for
 . utils/parse_options.sh
 . ./path.sh
 
@@ -30,7 +32,7 @@ rm -f "$out/embedding.scp" "$out"/embedding.*.{ark,scp}
 
 $cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.extract --job JOB --num-jobs "$nj" \
   --num-threads "$num_threads" --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" \
-  --device "$device" "$data" "$model" "$out/embedding.JOB"
+  --device "$device" ${backend:+--backend "$backend"} "$data" "$model" "$out/embedding.JOB"
 
 python3 -m svq.bin.merge_jobs --expected "$data/utt2spk" --num-jobs "$nj" --log "$log" --ark "$out/embedding.ark" \
   "$out/embedding.JOB.scp" "$out/embedding.scp"

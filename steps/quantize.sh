@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
-# Quantizes a trained network as it is, without finetuning, by the `quant` part of a training config.
+# Quantizes a trained network as it is, without finetuning, by the `quant` part of a training config; its `ptq` part
+# says whether batch norms are folded into convolutions before, and biases corrected after, which needs --data.
 #
 # Usage: steps/quantize.sh [options] <config.yaml> <float-model-dir> <model-dir>
 set -euo pipefail
 cmd=run.py       # dispatcher
 mem=4G           # memory the dispatcher reserves
 bits=            # table of bits per layer (bits.tsv); empty: the bits of the config for all
+data=            # data directory that biases are corrected on, where the config has ptq.bias_correction
+input=auto       # what to read of it: auto, feats (feats.scp) or wav (wav.scp)
 . utils/parse_options.sh
 . ./path.sh
 
@@ -14,5 +17,6 @@ config=$1 init=$2 dir=$3
 
 options=(--config "$config" --init "$init" --out "$dir")
 if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
+if [[ -n $data ]]; then options+=(--data "$data" --input "$input"); fi
 
 $cmd --mem "$mem" "$dir/log/quantize.log" python3 -m svq.bin.quantize "${options[@]}"

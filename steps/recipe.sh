@@ -3,8 +3,8 @@
 #
 # A system's name says what it is. `student` is distilled from `teacher`, `student-NAME-ROW` from NAME as ROW
 # says; NAME_ROW, such as teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from
-# scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning). Its
-# settings are $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is
+# scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning); after
+# all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is
 # $exp/<system>. A trial list is named by where it lies in $data: test/trials is `test` in the results,
 # test/trials_all is `test_all`.
 
@@ -15,9 +15,10 @@ if [[ $cohort_per_spk != 0 ]]; then cohort=cohort; fi
 # The folder of the tables and the report.
 report=${report:-$exp}
 
-# is_a KIND SYSTEM, with KIND one of teacher, student, quantized
+# is_a KIND SYSTEM, with KIND one of teacher, student, quantized, exported
 is_a() {
   case $2 in
+    *-int8) [[ $1 == exported ]] ;;
     *_*) [[ $1 == quantized ]] ;;
     student*) [[ $1 == student ]] ;;
     *) [[ $1 == teacher ]] ;;
@@ -33,7 +34,7 @@ systems_of() {
 
 # The stage that trains a system.
 network_stage() {
-  if is_a quantized "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
+  if is_a quantized "$1" || is_a exported "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
 }
 
 # The float network that a quantized system comes from: teacher_kmqat4-ptq -> teacher
@@ -77,6 +78,18 @@ has_key() { [[ -e $1 ]] && grep -q "^$2:" "$1"; }
 
 # Whether the bits of a system's layers are to be allocated.
 has_allocation() { has_key "$(config_of "$1")" allocate && [[ -z $(given_bits "$1") ]]; }
+
+# Whether blocks of a system that stay in float are to be chosen; by the goal of its row, or by one that needs no measuring.
+has_selection() { has_key "$(config_of "$1")" select && [[ -z $(given_bits "$1") ]]; }
+has_preset() { grep -q '^select:.*preset:' "$(config_of "$1")"; }
+
+# What stage 6 runs: a model folder, or the exported file in it.
+model_of() {                                      # <system>
+  if is_a exported "$1"; then echo "$exp/$1/model.$([[ $int8_runtime == openvino ]] && echo xml || echo onnx)"; else echo "$exp/$1"; fi
+}
+
+# The file in it that is made last.
+model_file_of() { if is_a exported "$1"; then model_of "$1"; else echo "$exp/$1/model.safetensors"; fi; }
 
 # The float systems whose quantized ones meet a condition: a function of a system's name.
 parents_of() {                                    # <condition>
@@ -304,6 +317,39 @@ allocate_bits() {
   all_done
 }
 
+# Which blocks stay in float: what each costs by experiment on the first list of $trials, and the choice.
+select_blocks() {
+  local system parent config config_in from measured options dev=${trials%% *}
+  at_a_time "$systems_nj"
+  for system in $(systems_of quantized); do
+    if ! has_selection "$system" || has_preset "$system"; then continue; fi
+    config=$(config_of "$system") parent=$(parent_of "$system")
+    find_config_inputs "$config"
+    options=()
+    if corrects_biases; then options=(--ptq-data "$data/$cohort"); fi
+    once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$dev" \
+      --in "2:$data/${dev%/*}/feats.scp" --out "$exp/$parent/blocks_$(row_of "$system")/blocks.tsv" -- \
+      steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev" ${options[@]+"${options[@]}"} "$config" \
+      "$data/${dev%/*}" "$exp/$parent" "$exp/$parent/blocks_$(row_of "$system")"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $(systems_of quantized); do
+    has_selection "$system" || continue
+    config=$(config_of "$system") parent=$(parent_of "$system") measured=()
+    from=$exp/$parent
+    if ! has_preset "$system"; then
+      from+=/blocks_$(row_of "$system")
+      measured=(--in "5:$from/blocks.tsv")
+    fi
+    find_config_inputs "$config"
+    once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
+      ${measured[@]+"${measured[@]}"} --out "$exp/$system/bits.tsv" -- \
+      steps/select.sh --cmd "$train_cmd" --config "$config" "$from" "$exp/$system/bits.tsv"
+  done
+  all_done
+}
+
 quantize_systems() {                              # <data-set>
   local system parent float config config_in bits options
   at_a_time "$systems_nj"
@@ -312,17 +358,61 @@ quantize_systems() {                              # <data-set>
     float=$(network_stage "$parent"):$exp/$parent/model.safetensors
     config=$(config_of "$system")
     bits=$(given_bits "$system")
-    if has_allocation "$system"; then bits=$exp/$system/bits.tsv; fi
+    if has_allocation "$system" || has_selection "$system"; then bits=$exp/$system/bits.tsv; fi
     if [[ $system == *-ptq ]]; then
       find_config_inputs "$config"
-      once "${config_in[@]}" --in "$float" ${bits:+--in "5:$bits"} \
-        --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" -- \
-        steps/quantize.sh --cmd "$train_cmd" ${bits:+--bits "$bits"} "$config" "$exp/$parent" "$exp/$system"
+      options=()
+      if corrects_biases; then options=(--in "2:$data/$cohort/feats.scp" --data "$data/$cohort"); fi
+      quantize_network "$system" "$config" --in "$float" ${bits:+--in "5:$bits" --bits "$bits"} \
+        ${options[@]+"${options[@]}"}
       continue
     fi
     options=(--in "$float" --init "$exp/$parent" ${bits:+--in "5:$bits" --bits "$bits"})
     if has_key "$config" distill; then options+=(--teacher "$exp/$parent"); fi
     train_network "$system" "$1" "${options[@]}"
+  done
+  all_done
+}
+
+# Whether one of the YAMLs in config_in asks for biases to be corrected, which takes speech.
+corrects_biases() {
+  local file
+  for file in "${config_in[@]}"; do
+    if [[ -e $file ]] && grep -q '^ptq:.*bias_correction: *true' "$file"; then return 0; fi
+  done
+  return 1
+}
+
+# Quantizes a network as it is. After find_config_inputs.
+quantize_network() {                              # <system> <config> [once and quantize.sh options...]
+  local system=$1 config=$2 ins=() options=()
+  shift 2
+  while (($#)); do
+    case $1 in
+      --in) ins+=(--in "$2") ;;
+      *) options+=("$1" "$2") ;;
+    esac
+    shift 2
+  done
+  once "${config_in[@]}" "${ins[@]}" --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" -- \
+    steps/quantize.sh --cmd "$train_cmd" ${options[@]+"${options[@]}"} "$config" "$exp/$(parent_of "$system")" \
+    "$exp/$system"
+}
+
+# Systems in INT8 arithmetic: how large activations get is seen in utterances of the cohort.
+export_systems() {
+  local system float
+  if [[ $int8_runtime != openvino && $int8_runtime != onnxruntime ]]; then
+    echo "run.sh: --int8-runtime is openvino or onnxruntime, not '$int8_runtime'" >&2
+    exit 2
+  fi
+  at_a_time "$systems_nj"
+  for system in $(systems_of exported); do
+    float=${system%-int8}
+    once --in "$(network_stage "$float"):$exp/$float/model.safetensors" --in "2:$data/$cohort/feats.scp" \
+      --out "$(model_of "$system")" --out "$exp/$system/summary.json" -- \
+      steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" --summary "$exp/$system/summary.json" \
+      "$exp/$float" "$(model_of "$system")"
   done
   all_done
 }
@@ -334,9 +424,9 @@ extract_embeddings() {
   for system in $systems; do
     for set in $(embedding_sets); do
       dir=$exp/$system/embeddings/$set
-      once --in "2:$data/$set/feats.scp" --in "$(network_stage "$system"):$exp/$system/model.safetensors" \
+      once --in "2:$data/$set/feats.scp" --in "$(network_stage "$system"):$(model_file_of "$system")" \
         --out "$dir/embedding.scp" --out "$dir/embedding.ark" -- \
-        steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$exp/$system" "$dir"
+        steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$(model_of "$system")" "$dir"
     done
   done
   all_done
@@ -409,9 +499,10 @@ calibrated_norms() {                              # <backend>
   echo "$norms"
 }
 
-# Stage 9: log-likelihood ratios by logistic regression on the first list of $trials.
+# Stage 9: log-likelihood ratios by logistic regression on the first list of $trials. The mean goes with them: it was taken
+# off the embeddings before they were compared.
 calibrate_scores() {
-  local system list backend norm dev ins outs
+  local system list backend norm dev mean ins outs
   dev=${trials%% *}
   at_a_time "$systems_nj"
   for system in $systems; do
@@ -427,8 +518,9 @@ calibrate_scores() {
         done
       done
     done
-    once --in "1:$data/$dev" "${ins[@]}" "${outs[@]}" -- \
-      steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" "$data/$dev" "$exp/$system/scores"
+    mean=$exp/$system/embeddings/$cohort/mean.vec
+    once --in "1:$data/$dev" --in "6:$mean" "${ins[@]}" "${outs[@]}" -- \
+      steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" --mean "$mean" "$data/$dev" "$exp/$system/scores"
   done
   all_done
 }
@@ -438,6 +530,7 @@ pack_systems() {
   local system file calibration_in calibration
   at_a_time "$systems_nj"
   for system in $systems; do
+    if is_a exported "$system"; then continue; fi  # a file already, with its size beside it
     calibration_in=() calibration=()
     if is_a quantized "$system" && [[ " $backends " == *" cosine "* ]]; then
       file=$exp/$system/scores/$(list_name "${trials%% *}")/cosine_none.calibration.json
@@ -480,5 +573,45 @@ report_quantization() {
     once "${ins[@]}" --out "$out/index.html" --out "$out/results.md" --out "$out/results.tex" -- \
       steps/quant_report.sh --cmd "$train_cmd" --results "$report/results.tsv" --out "$out" --title "$title: $parent" \
       "$exp" "$parent"
+  done
+}
+
+# Stage 13: for every float system in $search the settings of its finetuning, by a search that workers share, and what its
+# systems cost and are worth, by identification too. The table is of the second list of $trials, not the one searched by.
+search_settings() {                               # <data-set>
+  local parent dir config config_in dev=${trials%% *} options augmentation
+  config=$conf/quant/$search_row.yaml
+  find_augmentation
+  for parent in $search; do
+    dir=$exp/$parent/search
+    find_config_inputs "$config"
+    options=()
+    if has_key "$config" distill; then options=(--teacher "$exp/$parent"); fi
+    once --in "$conf/search.yaml" "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
+      --in "1:$data/$1/utt2spk" --in "1:$data/$dev" --in "2:$data/${dev%/*}/feats.scp" \
+      --out "$dir/trials.tsv" --out "$dir/best.yaml" --neutral nj --neutral num-gpus -- \
+      steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$num_gpus" --trials "$data/$dev" \
+      ${options[@]+"${options[@]}"} ${augmentation[@]+"${augmentation[@]}"} \
+      "$conf/search.yaml" "$config" "$data/$1" "$exp/$parent" "$data/${dev%/*}" "$dir"
+  done
+}
+
+trade_off() {
+  local parent system dir lists test ins models
+  read -ra lists <<< "$trials"
+  test=${lists[1]-${lists[0]}}
+  for parent in $search; do
+    dir=$exp/$parent/search
+    ins=(--in "13:$dir/trials.tsv") models=("$parent=$exp/$parent")
+    for system in $systems; do
+      if [[ $system == "${parent}_"* || $system == "$parent-int8" ]]; then
+        ins+=(--in "$(network_stage "$system"):$(model_file_of "$system")")
+        models+=("$system=$(model_of "$system")")
+      fi
+    done
+    once "${ins[@]}" --in "1:$data/$test" --in "2:$data/${test%/*}/feats.scp" \
+      --out "$dir/report/index.html" --out "$dir/report/tradeoff.tsv" -- \
+      steps/tradeoff.sh --cmd "$train_cmd" --study "$dir/study.db" --trials "$data/$test" \
+      --title "$title: settings of finetuning $parent" "$data/${test%/*}" "$dir/report" "${models[@]}" "best=$dir/best"
   done
 }

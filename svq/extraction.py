@@ -35,14 +35,19 @@ class Utterances:
     takes feats.scp where it is there and `front_end`, a FrontEndConfig, gives such
     features. job, num_jobs: the job-th of num_jobs equal stretches (from 1) of the
     sorted utterance ids. max_seconds: only so much from the start of each
-    utterance; 0 takes all. UserError naming files and ids, also where feats.scp
-    is asked for and holds another front end's features.
+    utterance; 0 takes all. waveforms: for a network that has its front end
+    inside, samples in the place of features. UserError naming files and ids, also
+    where feats.scp is asked for and holds another front end's features.
     """
 
     def __init__(self, data_dir, front_end, input: str = "auto", job: int = 1, num_jobs: int = 1,
-                 max_seconds: float = 0.0, device: str = "cpu"):
+                 max_seconds: float = 0.0, device: str = "cpu", waveforms: bool = False):
         folder = DataDir(data_dir)
-        stored = folder.has("feats.scp") and takes_stored(front_end)
+        self.waveforms = waveforms
+        if waveforms and input == "feats":
+            raise UserError(f"{data_dir}: the model has its front end inside and takes waveforms, not features: "
+                            "input wav")
+        stored = folder.has("feats.scp") and takes_stored(front_end) and not waveforms
         self.feats = input == "feats" or (input == "auto" and stored)
         if self.feats:
             check_stored(front_end, data_dir)
@@ -72,8 +77,14 @@ class Utterances:
     def __len__(self) -> int:
         return len(self.keys)
 
+    def sample(self, count: int, seed: int) -> None:
+        """Leaves `count` utterances drawn at random, in the order of the draw; all of them where there are fewer."""
+        order = np.random.default_rng(seed).permutation(len(self.keys))[:count]
+        self.keys, self.lines = [self.keys[i] for i in order], self.lines[order]
+        self.order = np.arange(len(order))
+
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor | UserError]]:
-        """(id, features (T, F)), by rising length; a UserError in their place where there are none."""
+        """(id, features (T, F) or samples (T,)), by rising length; a UserError in their place where there are none."""
         for i in self.order:
             try:
                 specifier = self.table.value(self.lines[i])
@@ -98,7 +109,8 @@ class Utterances:
         if len(wav) < shortest:
             raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {shortest}; "
                             "take the utterance out of the data directory")
-        return self.front_end(torch.from_numpy(np.ascontiguousarray(wav))[None].to(self.device))[0]
+        samples = torch.from_numpy(np.ascontiguousarray(wav))
+        return samples if self.waveforms else self.front_end(samples[None].to(self.device))[0]
 
 
 def equal_length_batches(utterances: Iterable[tuple[str, torch.Tensor]], batch_frames: int,
@@ -146,7 +158,25 @@ def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserErr
         for keys, feats in equal_length_batches(readable(utterances, unreadable), batch_frames):
             with torch.inference_mode():
                 vectors = net(feats).float().cpu().numpy()
-            for key, vector in zip(keys, vectors):
-                finite = np.isfinite(vector).all()
-                yield key, vector if finite else UserError(f"its embedding is not finite ({feats.shape[1]} frames)")
+            yield from _finite(keys, vectors, f"{feats.shape[1]} frames")
     yield from unreadable
+
+
+def embed_exported(embedder, utterances: Utterances,
+                   batch_frames: int = 4000) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    """`embed` with a `svq.deploy.runtimes.Embedder`. `utterances` are waveforms where that is what it takes."""
+    unreadable: list[tuple[str, UserError]] = []
+    unit, name = (utterances.front_end.bank.hop, "samples") if utterances.waveforms else (1, "frames")
+    for keys, inputs in equal_length_batches(readable(utterances, unreadable), batch_frames * unit):
+        try:
+            vectors = embedder(inputs.numpy())
+        except UserError as error:  # another duration than the only one that it takes
+            yield from ((key, error) for key in keys)
+            continue
+        yield from _finite(keys, vectors, f"{inputs.shape[1]} {name}")
+    yield from unreadable
+
+
+def _finite(keys: list[str], vectors: np.ndarray, length: str) -> Iterator[tuple[str, np.ndarray | UserError]]:
+    for key, vector in zip(keys, vectors):
+        yield key, vector if np.isfinite(vector).all() else UserError(f"its embedding is not finite ({length})")

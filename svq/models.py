@@ -16,6 +16,7 @@ from svq.atomic import atomic_path
 from svq.config import dump_config, load_config, to_dict
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
+from svq.quant.batchnorm_fold import drop_folded_
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,17 @@ class FrontEndConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to build a network and feed it. `net` holds the options of `arch`."""
+    """All that is needed to build a network and feed it. `net` holds the options of `arch`.
+
+    folded: batch norms that were folded into the layer before them: name of the norm -> name of the layer.
+    """
 
     arch: str = "ResNet34"
     net: dict = field(default_factory=dict)
     embed_dim: int = 256
     front_end: FrontEndConfig = field(default_factory=FrontEndConfig)
     quant: QuantConfig | None = None
+    folded: dict | None = None
 
     def __post_init__(self):
         if self.embed_dim < 1:
@@ -80,7 +85,8 @@ class ModelConfig:
 
     def build(self) -> nn.Module:
         """The float network, initialised from torch's global random state."""
-        return nets.build(self.arch, self.front_end.num_mels, self.embed_dim, **self.net)
+        net = nets.build(self.arch, self.front_end.num_mels, self.embed_dim, **self.net)
+        return drop_folded_(net, self.folded) if self.folded else net
 
 
 def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
@@ -128,8 +134,11 @@ def load_model(path) -> tuple[nn.Module, ModelConfig]:
     return net.eval(), config
 
 
-def load_state(net: nn.Module, state: dict[str, torch.Tensor], where) -> None:
-    """`net.load_state_dict(state)`, every tensor accounted for; UserError naming what does not fit."""
+def load_state(net: nn.Module, state: dict[str, torch.Tensor], where, assign: bool = False) -> None:
+    """`net.load_state_dict(state)`, every tensor accounted for; UserError naming what does not fit.
+
+    assign: the tensors themselves become those of `net`, which may be on the meta device, instead of copies.
+    """
     expected = net.state_dict()
     missing = sorted(expected.keys() - state.keys())
     extra = sorted(state.keys() - expected.keys())
@@ -139,4 +148,4 @@ def load_state(net: nn.Module, state: dict[str, torch.Tensor], where) -> None:
         if tensor.shape != expected[name].shape:
             shapes = f"{list(tensor.shape)}, the config asks for {list(expected[name].shape)}"
             raise UserError(f"{where}: {name} has shape {shapes}")
-    net.load_state_dict(state)
+    net.load_state_dict(state, assign=assign)

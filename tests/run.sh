@@ -2,7 +2,7 @@
 # Run the tests. What stands after it goes to pytest:  bash tests/run.sh tests/utils -x
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-bash utils/setup.sh --extras test
+bash utils/setup.sh --extras "test deploy"
 . ./path.sh
 # One thread: the tests compare numbers, and the machine may be running other things.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"

@@ -15,7 +15,7 @@ trials="dev/trials test/trials test/trials_all"      # trial lists; the first on
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=12                 # last stage to run
+stop_stage=13                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 debug=false                   # a few speakers and tiny networks; results without meaning
@@ -23,6 +23,10 @@ nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
 systems_nj=2                  # systems worked on at a time, in stages 5 to 10
+int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
+search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
+search_row=kmqat4             # the row of conf/quant that the search starts from
+search_nj=1                   # workers that share a search
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
@@ -73,10 +77,12 @@ if stage 4 "distillation"; then
   distill_students train
 fi
 
-if stage 5 "sensitivity, bit allocation, quantization, finetuning"; then
+if stage 5 "sensitivity, bit allocation, quantization, finetuning, export"; then
   measure_sensitivity train
   allocate_bits
+  select_blocks
   quantize_systems train
+  export_systems
 fi
 
 if stage 6 "embeddings"; then
@@ -106,5 +112,10 @@ fi
 
 if stage 12 "figures and tables on quantization"; then
   report_quantization
+fi
+
+if stage 13 "search of settings, identification, trade-off"; then
+  search_settings train
+  trade_off
 fi
 stages_done

@@ -20,13 +20,17 @@ trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; th
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=12                 # last stage to run
+stop_stage=13                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; 0: the CPU
 systems_nj=1                  # systems worked on at a time, in stages 5 to 10
+int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
+search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
+search_row=kmqat4             # the row of conf/quant that the search starts from
+search_nj=1                   # workers that share a search
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
                               # decoded for training they take about 0.8 TB, 0.26 TB without
@@ -72,10 +76,12 @@ if stage 4 "distillation"; then
   distill_students train_wav
 fi
 
-if stage 5 "sensitivity, bit allocation, quantization, finetuning"; then
+if stage 5 "sensitivity, bit allocation, quantization, finetuning, export"; then
   measure_sensitivity train_wav
   allocate_bits
+  select_blocks
   quantize_systems train_wav
+  export_systems
 fi
 
 if stage 6 "embeddings"; then
@@ -105,5 +111,10 @@ fi
 
 if stage 12 "figures and tables on quantization"; then
   report_quantization
+fi
+
+if stage 13 "search of settings, identification, trade-off"; then
+  search_settings train_wav
+  trade_off
 fi
 stages_done

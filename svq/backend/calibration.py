@@ -2,11 +2,15 @@
 
 Prior-weighted, as in Bruemmer and Doddington, "Likelihood-ratio calibration using
 prior-weighted proper scoring rules" (Interspeech 2013).
+
+A calibration belongs to one score. A cosine of embeddings less a mean embedding is another score than a
+plain cosine, one after AS-norm yet another: so it says whose it is, and carries the mean along.
 """
 
+import base64
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -18,35 +22,92 @@ from svq.errors import UserError
 _LEAST_SLOPE = 1e-3
 
 
+PLAIN = "none"  # `mean` of scores of embeddings as they are
+
+
 @dataclass(frozen=True)
 class Calibration:
-    """llr = slope x score + offset, natural logarithm; prior: for which it was fitted."""
+    """llr = slope x score + offset, natural logarithm; prior: for which it was fitted.
+
+    score: which score, named as its file is, `cosine_none` (back end, normalization); None: not known.
+    mean: the embedding that was subtracted before that score was taken, as `mean_text` writes it; PLAIN: none
+        was; None: not known, or PLDA, which has its own.
+    """
 
     slope: float
     offset: float
     prior: float = 0.5
+    score: str | None = None
+    mean: str | None = None
 
     def __call__(self, score):
         """(n,) log-likelihood ratios."""
         return self.slope * np.asarray(score, dtype=np.float64) + self.offset
 
+    def of(self, score, mean=None):
+        """This calibration, of the score of that name, taken after subtracting `mean` (as `mean_text` writes it)."""
+        return replace(self, score=score, mean=mean)
+
+    def mean_vector(self):
+        """(D,) float32, what is subtracted from embeddings; None where nothing is.
+
+        ValueError where that is not known or not readable."""
+        return mean_of(self.mean)
+
+    def as_dict(self):
+        """What goes into a file: all that is known."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
     def save(self, path):
-        write_json(path, asdict(self))
+        write_json(path, self.as_dict())
 
     @classmethod
     def load(cls, path):
         """UserError where the file is not a calibration."""
         try:
             with open(path, encoding="utf-8") as stream:
-                out = cls(**json.load(stream))
-            valid = all(isinstance(v, (int, float)) and math.isfinite(v) for v in asdict(out).values())
+                about = json.load(stream)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; steps/calibrate.sh makes it") from None
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{path}: not a calibration: {error}") from None
+        return cls.from_dict(about, path)
+
+    @classmethod
+    def from_dict(cls, about, path):
+        """From what `as_dict` gave. path: the file that holds it, for the message of the UserError."""
+        try:
+            out = cls(**about)
+        except TypeError as error:
+            raise UserError(f"{path}: not a calibration: {error}") from None
+        numbers = (out.slope, out.offset, out.prior)
+        valid = all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
         if not valid or out.slope <= 0:
             raise UserError(f"{path}: not a calibration: slope and offset must be finite, slope positive")
+        if not all(value is None or isinstance(value, str) for value in (out.score, out.mean)):
+            raise UserError(f"{path}: not a calibration: score and mean must be text")
         return out
+
+
+def mean_text(vector):
+    """A mean embedding (D,) as text for JSON: PLAIN for None, else its float32 bytes (little-endian) in base64.
+
+    All of its digits: where an embedding is near the mean, what is left after the subtraction needs them.
+    """
+    return PLAIN if vector is None else base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
+
+
+def mean_of(text):
+    """(D,) float32 of what `mean_text` wrote, None for PLAIN; ValueError for anything else."""
+    if text == PLAIN:
+        return None
+    try:
+        vector = np.frombuffer(base64.b64decode(text or "", validate=True), dtype="<f4")
+    except ValueError:          # binascii.Error is one
+        vector = np.empty(0)
+    if not vector.size or not np.isfinite(vector).all():
+        raise ValueError("its mean embedding is not readable")
+    return vector
 
 
 def objective(slope, offset, target, nontarget, prior):

@@ -103,13 +103,21 @@ def min_dcf(target, nontarget, p_target, c_miss=1.0, c_fa=1.0):
     return float(cost.min() / min(c_miss * p_target, c_fa * (1 - p_target)))
 
 
+def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
+    """The log-likelihood ratio (natural log) from which on accepting costs less than rejecting:
+    log(c_fa (1 - p_target) / (c_miss p_target)).  UserError for a prior or a cost out of range."""
+    _check_prior(p_target)
+    if not (0 < c_miss < np.inf and 0 < c_fa < np.inf):
+        raise UserError(f"costs of a miss and a false alarm are {c_miss} and {c_fa}; both must be above 0")
+    return float(np.log(c_fa * (1 - p_target)) - np.log(c_miss * p_target))
+
+
 def act_dcf(llr_target, llr_nontarget, p_target, c_miss=1.0, c_fa=1.0):
     """Normalised detection cost when log-likelihood ratios (natural log) are thresholded
     at Bayes' threshold log(c_fa (1 - p_target) / (c_miss p_target))."""
-    _check_prior(p_target)
+    threshold = bayes_threshold(p_target, c_miss, c_fa)
     target, nontarget = checked(llr_target, llr_nontarget)
     miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
-    threshold = np.log(false_alarm) - np.log(miss)
     cost = miss * np.mean(target < threshold) + false_alarm * np.mean(nontarget >= threshold)
     return float(cost / min(miss, false_alarm))
 

@@ -2,12 +2,17 @@
 
 Fits by prior-weighted logistic regression on the scores of a development list, writes
 slope and offset to CALIBRATION (JSON), and for every SCORE file x.score writes x.llr beside it.
+
+A calibration is right for one score only. With --mean CALIBRATION says which: the name of the development
+score file (cosine_none, cosine_asnorm, plda_none, ...) and, for cosine scores, the mean embedding that was
+subtracted. svq.bin.verify, which scores by the cosine, needs both, and uses no calibration that lacks them.
 """
 
 import os
 import sys
 
-from svq.backend.calibration import fit
+from svq.backend.calibration import PLAIN, fit, mean_text
+from svq.backend.embeddings import read_vector
 from svq.backend.scores import read_scores, read_trials, split, write_scores
 from svq.cli import parser, run_main
 from svq.errors import UserError
@@ -19,6 +24,8 @@ def main():
     options.add_argument("--penalty", type=float, default=1e-4,
                          help="of half the squared slope per standard deviation: bounds the slope "
                               "where the development scores do not overlap")
+    options.add_argument("--mean", metavar="FILE", help="the mean.vec that svq.bin.score --cohort subtracted before "
+                         f"cosine scores, kept in CALIBRATION; `{PLAIN}` where nothing was; not used for other scores")
     options.add_argument("dev_trials", help="development list with labels")
     options.add_argument("dev_scores", help="its scores, of the same back end and normalisation")
     options.add_argument("calibration", help="JSON file to write")
@@ -32,12 +39,22 @@ def main():
     target, nontarget = split(read_scores(options.dev_scores), read_trials(options.dev_trials))
     calibration = fit(target, nontarget, options.prior, options.penalty,
                       lambda line: print(f"warning: {options.dev_scores}: {line}", file=sys.stderr))
-    calibration.save(options.calibration)
+    calibration.of(*scored_as(options)).save(options.calibration)
     for path in options.scores:
         scores = read_scores(path)
         write_scores(os.path.splitext(path)[0] + ".llr", scores, calibration(scores.score))
     print(f"llr = {calibration.slope:.6g} x score {calibration.offset:+.6g}, from {len(target)} target and "
           f"{len(nontarget)} non-target trials; {len(options.scores)} files calibrated")
+
+
+def scored_as(options):
+    """The name of the development scores, and the mean embedding behind them; None where it is not told."""
+    if options.mean is None:
+        return None, None
+    name = os.path.splitext(os.path.basename(options.dev_scores))[0]
+    if not name.startswith("cosine_"):
+        return name, None
+    return name, mean_text(None if options.mean == PLAIN else read_vector(options.mean))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), whole or not at
 all. The features are those of training: feats.scp, or the model's front end on
-wav.scp, less the utterance's mean where the model says so. An utterance that
+wav.scp, less the utterance's mean where the model says so; a model exported with
+its front end inside takes the waveforms themselves. An utterance that
 cannot be read, is shorter than one frame or gives no finite embedding is an
 error that names it, after all others have been tried.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from svq.cli import add_extraction_options, check_extraction_options, parser, progress, run_main
@@ -18,16 +20,16 @@ from svq.errors import UserError, some_of
 def main() -> None:
     options = parse_options()
     from svq.data.features import write_ark
-    from svq.extraction import Utterances, compute_on, embed
-    from svq.models import load_model
-    from svq.quant.api import freeze_
+    from svq.extraction import Utterances, compute_on
 
+    exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
+    if exported and options.device != "cpu":
+        raise UserError(f"{options.model}: an exported model runs on the CPU only; leave out --device")
     compute_on(options.device, options.num_threads)
-    net, config = load_model(options.model)
-    freeze_(net)
+    config, takes_waveforms, run = (exported_model if exported or options.backend else torch_model)(options)
     utterances = Utterances(options.data_dir, config.front_end, options.input, options.job, options.num_jobs,
-                            options.max_seconds, options.device)
-    found = dict(progress(embed(net, utterances, options.batch_frames, options.device), len(utterances), "extract"))
+                            options.max_seconds, options.device, takes_waveforms)
+    found = dict(progress(run(utterances), len(utterances), "extract"))
     failed = sorted(key for key, result in found.items() if isinstance(result, UserError))
     for key in failed:
         print(f"{key}: {found[key]}", file=sys.stderr)
@@ -37,12 +39,35 @@ def main() -> None:
     write_ark(f"{options.out}.ark", f"{options.out}.scp", ((key, found[key]) for key in utterances.keys))
 
 
+def torch_model(options):
+    """Config, whether it takes waveforms (it does not), and what gives embeddings: a folder or .svq, on any device."""
+    from svq.extraction import embed
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+
+    net, config = load_model(options.model)
+    freeze_(net)
+    return config, False, lambda utterances: embed(net, utterances, options.batch_frames, options.device)
+
+
+def exported_model(options):
+    """The same of a model in one of the runtimes."""
+    from svq.deploy.runtimes import load_embedder
+    from svq.extraction import embed_exported
+
+    embedder = load_embedder(options.model, options.backend, options.num_threads)
+    waveforms = embedder.input == "waveform"
+    return embedder.config, waveforms, lambda utterances: embed_exported(embedder, utterances, options.batch_frames)
+
+
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("data_dir", help="Kaldi data directory")
-    arguments.add_argument("model", help="model folder, or a packed .svq file")
+    arguments.add_argument("model", help="model folder, a packed .svq file, or an exported .onnx or .xml")
     arguments.add_argument("out", help="the outputs' name without .ark and .scp")
     add_extraction_options(arguments)
+    arguments.add_argument("--backend", choices=["torch", "onnxruntime", "openvino"],
+                           help="what runs the model (None: torch, onnxruntime for .onnx, openvino for .xml)")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     options = arguments.parse_args()
     check_extraction_options(arguments, options)

@@ -13,7 +13,7 @@ import torch
 from svq.cli import parser, run_main
 from svq.quant.api import FLOAT_BITS, quantizable
 from svq.quant.bitpack import packed_size
-from svq.quant.packing import UnpackedLayer, read_packed, unpack
+from svq.quant.packing import AFFINE, MERGED, UnpackedLayer, read_packed, unpack
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{total} weights of {sum(counts[name] * bits[name] for name in counts) / total:g} bits on average, "
           f"entropy {sum(entropy(layer) * counts[layer.row.name] for layer in layers) / total:.3f}")
     held = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
-    parts = [f"{name} {held.pop(name, 0)}" for name in ("codes", "codebooks", "norms")]
+    parts = [f"{name} {held.pop(name)}" for name in MERGED if name in held]
     print(f"bytes: {', '.join(parts)}, other tensors {sum(held.values())}, "
           f"header {size - sum(t.numel() * t.element_size() for t in tensors.values())}")
 
@@ -55,12 +55,25 @@ def describe(layer: UnpackedLayer) -> str:
 
 
 def codebook(layer: UnpackedLayer) -> str:
-    """The levels, the middle ones left out; of codebooks per channel how many, and the outermost levels."""
+    """The levels, the middle ones left out; of codebooks per channel how many, and the outermost levels.
+
+    Of an integer grid its scale and, affine, its zero point; of one per channel the smallest and the largest of each.
+    """
     row = layer.row
+    if layer.levels is None:
+        several = f"{row.codebooks} integer grids of" if row.codebooks > 1 else "integer grid of"
+        zero = f", zero {span(layer.zero, '.0f')}" if row.grid == AFFINE else ""
+        return f"{several} {row.levels} levels, scale {span(layer.scale, '.4g')}{zero}"
     if row.codebooks > 1:
         return f"{row.codebooks} of {row.levels} levels, {layer.codebook.min():+.4f} to {layer.codebook.max():+.4f}"
     levels = [f"{level:+.4f}" for level in layer.codebook]
     return " ".join(levels if len(levels) <= 4 else [*levels[:2], f"({row.levels - 4} more)", *levels[-2:]])
+
+
+def span(values: torch.Tensor, digits: str) -> str:
+    """The value, or the smallest and the largest of several."""
+    ends = (values.min(), values.max())
+    return " to ".join(format(float(end), digits) for end in (ends if values.dim() else ends[:1]))
 
 
 def entropy(layer: UnpackedLayer) -> float:

@@ -1,11 +1,15 @@
 """Quantizes a trained network as it is, without finetuning: what finetuning starts from.
 
-Takes the config of svq.bin.train (its `quant` part says how) and writes OUT/model.safetensors, config.yaml,
-provenance.yaml and, where the model has them, head.safetensors and speakers.txt.
+Takes the config of svq.bin.train, whose `quant` part says how, and its `ptq` part (svq.quant.ptq.PTQConfig) whether
+batch norms are folded into convolutions before and biases corrected after, e.g.
+`ptq: {fold_batch_norm: true, bias_correction: true, utterances: 64, crop_seconds: 3}`. Bias correction needs --data.
+Writes OUT/model.safetensors, config.yaml, provenance.yaml and, where the model has them, head.safetensors and
+speakers.txt.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import torch
@@ -16,6 +20,8 @@ from svq.errors import UserError
 from svq.models import load_tensors
 from svq.quant import quantize_
 from svq.quant.api import average_bits
+from svq.quant.calibration_data import calibration_features
+from svq.quant.ptq import quantize_without_training_
 from svq.train.config import TrainConfig
 from svq.train.folders import read_speakers, save_trained, starting_network
 
@@ -25,6 +31,9 @@ def main() -> None:
     arguments.add_argument("--init", required=True, help="model folder of a float network")
     arguments.add_argument("--config", required=True, help="YAML, see svq.train.config.TrainConfig")
     arguments.add_argument("--bits", help="table of bits per layer (bits.tsv)")
+    arguments.add_argument("--data", help="data directory to correct biases on; say, that of the training")
+    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
+                           help="what to read of it; auto: feats.scp where it is there and the model takes such")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
@@ -33,10 +42,31 @@ def main() -> None:
     if config.quant is None:
         raise UserError(f"{options.config}: no `quant` in the config; add it to say how to quantize")
     torch.set_num_threads(config.num_threads)
+    correct = config.ptq is not None and config.ptq.bias_correction
+    if correct and options.data is None:
+        raise UserError(f"{options.config}: ptq.bias_correction is measured on speech; give a data directory as --data")
+    if options.data is not None and not correct:
+        print(f"{options.config}: --data is not used: no ptq.bias_correction in the config")
     net, config = starting_network(config, options)
-    quantize_(net, config.quant)
+    said = ""
+    if config.ptq is None:
+        quantize_(net, config.quant)
+    else:
+        result = quantize_without_training_(net, config.quant, config.ptq, features(config, options))
+        folded = (config.model.folded or {}) | (result.folded or {}) or None
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, folded=folded))
+        said = f"; {result.summary()}"
     save_trained(options.out, net, config, *read_head(options.init))
-    print(f"{options.out}: {average_bits(net):g} bits per weight, not finetuned")
+    print(f"{options.out}: {average_bits(net):g} bits per weight, not finetuned{said}")
+
+
+def features(config: TrainConfig, options) -> torch.Tensor:
+    """(B, T, F) of --data; random ones where only their shape matters, for folding."""
+    front_end, ptq = config.model.front_end, config.ptq
+    if ptq.bias_correction:
+        return calibration_features(options.data, front_end, ptq.utterances, ptq.crop_seconds, config.seed,
+                                    options.input)
+    return torch.randn(2, 200, front_end.num_mels, generator=torch.Generator().manual_seed(config.seed))
 
 
 def read_head(folder: str) -> tuple[dict | None, list[str] | None]:

@@ -7,22 +7,8 @@ checkpoint and ends with the same bytes. Runs on all GPUs or processes that torc
 
 from __future__ import annotations
 
-import dataclasses
-import os
-
-import torch
-
 from svq.cli import parser, run_main
-from svq.config import load_config, to_dict
-from svq.data.dataset import TrainSet
-from svq.distill.levels import file_of
-from svq.errors import UserError
-from svq.train.checkpoint import fingerprint
-from svq.train.config import TrainConfig
-from svq.train.distributed import join_world, leave_world
-from svq.train.folders import save_trained, starting_network
-from svq.train.stages import train
-from svq.train.teaching import make_head, make_objective
+from svq.train.running import run_training
 
 
 def main() -> None:
@@ -39,63 +25,7 @@ def main() -> None:
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. schedule.lr=0.01")
-    options = arguments.parse_args()
-    config = with_augmentation(load_config(options.config, TrainConfig, options.set), options)
-    check_options(config, options)
-    torch.set_num_threads(config.num_threads)
-    torch.manual_seed(config.seed)
-    net, config = starting_network(config, options)
-    train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=config.model.front_end.rate)
-    head = make_head(config, options, train_set)
-    teacher, objective = make_objective(config, net, head, options, train_set)
-    world = join_world()
-    train(config, objective, train_set, options.out, run_id(config, options), world, teacher)
-    if world.is_main:
-        save_trained(options.out, net, config, head and head.state_dict(), train_set.speakers)
-    leave_world(world)
-
-
-def with_augmentation(config: TrainConfig, options) -> TrainConfig:
-    """`config` with the directories of noise and rooms filled in; without augmentation where there are none."""
-    if config.augment is None:
-        return config
-    found = {"noise_dir": options.noise or config.augment.noise_dir, "rir_dir": options.rir or config.augment.rir_dir}
-    if not any(found.values()):
-        print(f"{options.config}: no data directory of noise or rooms is given: trained without augmentation", flush=True)
-        return dataclasses.replace(config, augment=None)
-    return dataclasses.replace(config, augment=dataclasses.replace(config.augment, **found))
-
-
-def check_options(config: TrainConfig, options) -> None:
-    if (config.distill is not None) != (options.teacher is not None):
-        raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither")
-    if (config.distill is not None and config.distill.targets is not None) != (options.targets is not None):
-        raise UserError(f"{options.config}: `distill.targets` in the config and --targets go together; give both or "
-                        "neither")
-    if config.quant is not None and not options.init:
-        raise UserError(f"{options.config}: `quant` finetunes a trained network; name it with --init")
-    if options.bits is not None and config.quant is None:
-        raise UserError(f"{options.config}: --bits says how many bits layers get, but the config has no `quant`; "
-                        "add it to say how they are quantized")
-
-
-def run_id(config: TrainConfig, options) -> str:
-    """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
-
-    How many processes read, how often a checkpoint is written, and how a table of bits came about (its bits
-    are in quant.layers) may change in between.
-    """
-    defaults = TrainConfig()
-    config = dataclasses.replace(
-        config, checkpoint_minutes=defaults.checkpoint_minutes, allocate=None,
-        data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
-    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
-    for folder in (options.init, options.teacher):
-        files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
-    if options.targets:  # each level's JSON holds a digest of its values
-        files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
-    return fingerprint(to_dict(config), *[("file", path) for path in files if os.path.exists(path)])
+    run_training(arguments.parse_args())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 Relative paths are relative to the current folder, as in Kaldi. 16-bit PCM WAV (all that utils/copy_wav.sh
 writes) is read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files that it does
 not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file name.
+
+Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
+whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import signal
 import struct
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -60,6 +64,16 @@ class _Pcm16:
         if len(samples) < channels * count:
             raise _Unreadable("the file ends before its last sample")
         return (samples.astype(np.float32) * np.float32(1 / 32768)).reshape(-1, channels)
+
+
+class _Samples:
+    """Samples (frames, channels) float32 that are in memory."""
+
+    def __init__(self, samples: np.ndarray, rate: int):
+        self.samples, self.info = samples, Info(rate, samples.shape[1], len(samples))
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        return self.samples[start : start + count]
 
 
 class _SoundFile:
@@ -175,7 +189,7 @@ def _convert(path: str, why: str) -> bytes:
         if done.returncode == 0 and done.stdout:
             return done.stdout
         said.append(f"{tool}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
-    raise _Unreadable("; ".join(said))
+    raise _Unreadable(f"not a recording, or cut short, or of an unknown format; give a WAV or FLAC ({'; '.join(said)})")
 
 
 def _last_line(stderr: bytes) -> str:
@@ -233,7 +247,7 @@ def _probe_pipe(command: str, stack) -> None:
 
 
 @contextlib.contextmanager
-def _naming(rxfilename: str):
+def _naming(rxfilename: str | Rx):
     try:
         yield
     except _Unreadable as error:
@@ -244,8 +258,8 @@ def _naming(rxfilename: str):
         raise UserError(f"{rxfilename}: {error}") from None
 
 
-def _open(rxfilename: str, stack):
-    rx = parse(rxfilename)
+def _open(rxfilename: str | Rx, stack):
+    rx = rxfilename if isinstance(rxfilename, Rx) else parse(rxfilename)
     if rx.kind == "pipe":
         return _from_bytes(_run(rx.path), stack)
     return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
@@ -284,7 +298,7 @@ def check(rxfilename: str, decode: bool = False) -> None:
         source.read(0, source.info.frames if decode else 1)
 
 
-def load(rxfilename: str, rate: int = 16000, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
     """A recording, or `seconds` of it from `start`, as mono float32 (T,) in [-1, 1] at `rate` Hz.
 
     Channels are averaged, then resampled (polyphase FIR, scipy.signal.resample_poly). A part equals the same
@@ -294,16 +308,47 @@ def load(rxfilename: str, rate: int = 16000, start: float = 0.0, seconds: float 
     with _naming(rxfilename), contextlib.ExitStack() as stack:
         source = _open(rxfilename, stack)
         _require_samples(source.info)
-        common = math.gcd(rate, source.info.rate)
-        up, down = rate // common, source.info.rate // common
-        total = -(-source.info.frames * up // down)
+        total = _length(source.info, rate)
         first = round(start * rate)
         last = total if seconds is None else min(total, first + round(seconds * rate))
         if first < 0 or first >= total:
             raise _Unreadable(f"there is no sample at {start:g} s: it lasts {source.info.seconds:g} s")
-        if up == down:
-            return _mono(source.read(first, last - first))
-        return _resampled_part(source, first, last, up, down)
+        return _part(source, rate, first, last)
+
+
+def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndarray]:
+    """What `load` gives of a whole recording, in equal consecutive windows of at most `seconds` each; 0: in one.
+
+    One window at a time is in memory; of a pipe, and of what SoX or ffmpeg has to read, also the recording as it
+    comes from there. UserError as in `load`, at the latest when the window is reached that cannot be read.
+    """
+    with _naming(rxfilename), contextlib.ExitStack() as stack:
+        source = _open(rxfilename, stack)
+        _require_samples(source.info)
+        total = _length(source.info, rate)
+        count = -(-total // max(1, round(seconds * rate))) if seconds else 1
+        for i in range(count):
+            yield _part(source, rate, i * total // count, (i + 1) * total // count)
+
+
+def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
+    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz."""
+    source = _Samples(samples.reshape(len(samples), -1), own_rate)
+    return _part(source, rate, 0, _length(source.info, rate))
+
+
+def _length(found: Info, rate: int) -> int:
+    """Samples of the whole at `rate`."""
+    return -(-found.frames * rate // found.rate)
+
+
+def _part(source, rate: int, first: int, last: int) -> np.ndarray:
+    """Samples [first, last) at `rate` Hz, mono."""
+    common = math.gcd(rate, source.info.rate)
+    up, down = rate // common, source.info.rate // common
+    if up == down:
+        return _mono(source.read(first, last - first))
+    return _resampled_part(source, first, last, up, down)
 
 
 def _mono(samples: np.ndarray) -> np.ndarray:

@@ -21,6 +21,9 @@ class Rx:
     path: str
     offset: int = 0
 
+    def __str__(self) -> str:
+        return {"offset": f"{self.path}:{self.offset}", "pipe": f"{self.path} |"}.get(self.kind, self.path)
+
 
 def parse(rxfilename: str) -> Rx:
     """Classifies an extended file name as Kaldi's ClassifyRxfilename does; UserError for one that cannot be read."""

@@ -23,15 +23,19 @@ from svq.errors import UserError
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
 from svq.quant.bitpack import packed_size
 from svq.quant.bits_table import LayerBits, check_bits
-from svq.quant.packing import packed_bytes
+from svq.quant.packing import packed_bytes, value_bytes
 from svq.quant.quantizers import make_quantizer
 
-# The longest calibration that svq.bin.calibrate can write (its keys, floats of the most digits) as it stands
-# in the packed file: JSON inside a JSON string, in a header that is filled up to eight bytes.
-_LONGEST = json.dumps({"offset": -2.2250738585072014e-308, "prior": 2.2250738585072014e-308,
-                       "slope": 2.2250738585072014e-308}, separators=(",", ":"))
-CALIBRATION_BYTES = len(json.dumps(_LONGEST)) + 8
 FRONTIER_COLUMNS = ("bytes", "average_bits", "objective")
+
+
+def calibration_bytes(embed_dim: int) -> int:
+    """Bytes, at most, that the calibration of svq.bin.calibrate takes in the packed file of a network with embeddings of
+    that size: JSON inside a JSON string (its keys, floats of the most digits, the mean embedding as float32 in base64),
+    in a header that is filled up to eight bytes."""
+    longest = {"offset": -2.2250738585072014e-308, "prior": 2.2250738585072014e-308, "score": "cosine_none",
+               "slope": 2.2250738585072014e-308, "mean": "A" * (4 * -(-4 * embed_dim // 3))}
+    return len(json.dumps(json.dumps(longest, separators=(",", ":")))) + 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +44,7 @@ class AllocateConfig:
 
     candidates: bits to choose from, 1 to 8, and 32 for layers that stay in float.
     average_bits: bits per weight, at most. bytes, megabytes (10^6 bytes): size of the packed file, at most.
-    reserve: bytes of the target kept free in the packed file, for its calibration.
+    reserve: bytes of the target kept free in the packed file; none: as many as its calibration can take.
     sections: layers are sorted by falling trace and cut into so many sections of one bit width each (the
         paper: 4), as equal in number of layers as they can be, the first ones a layer larger; none: every
         layer by itself.
@@ -53,7 +57,7 @@ class AllocateConfig:
     average_bits: float | None = None
     bytes: int | None = None
     megabytes: float | None = None
-    reserve: int = CALIBRATION_BYTES
+    reserve: int | None = None
     sections: int | None = None
     ordered: bool = False
 
@@ -67,7 +71,7 @@ class AllocateConfig:
                              "give one of average_bits, bytes and megabytes")
         if not 0 < getattr(self, targets[0]) < float("inf"):
             raise ValueError(f"{targets[0]} is {getattr(self, targets[0])}; it must be positive and finite")
-        if self.reserve < 0:
+        if self.reserve is not None and self.reserve < 0:
             raise ValueError(f"reserve is {self.reserve}; it must not be negative")
         if self.sections is not None and self.sections < 1:
             raise ValueError(f"sections is {self.sections}; it must be at least 1")
@@ -79,7 +83,8 @@ class Problem:
 
     perturbation: (L, C) float64, ||W - Q||^2. data: (L, C) int64, bytes of the file that belong to the layer alone.
     weights: (L,) int64, their number. traces: (L,) float64, as estimated.
-    file_bytes: size of the packed file for bits (L,) of the layers.
+    file_bytes: size of the packed file for bits (L,) of the layers, without its calibration, which takes up to
+    `calibration` bytes.
     """
 
     layers: tuple[str, ...]
@@ -90,6 +95,7 @@ class Problem:
     weights: np.ndarray
     traces: np.ndarray
     file_bytes: Callable[[Sequence[int]], int]
+    calibration: int = 0
 
     def bits(self, choice: np.ndarray) -> list[int]:
         """Bits (L,) of a choice (L,) of columns."""
@@ -150,13 +156,14 @@ def make_problem(net: nn.Module, quant: QuantConfig, model, sensitivities, candi
         weights=np.array([float_weight(module).numel() for module in modules.values()]),
         traces=np.array([trace_of[name] for name in modules]),
         file_bytes=file_bytes,
+        calibration=calibration_bytes(model.embed_dim),
     )
 
 
 @torch.no_grad()
 def layer_tables(weight: torch.Tensor, quant: QuantConfig, candidates: Sequence[int]) -> tuple[list, list]:
-    """For each of the candidates, ||W - Q||^2 in float64, and the bytes of codes and codebook in a packed file
-    (there in float16 where each channel has its own)."""
+    """For each of the candidates, ||W - Q||^2 in float64, and the bytes of codes and codebook (or scale and
+    zero point) in a packed file."""
     perturbation, data = [], []
     for bits in candidates:
         if bits == FLOAT_BITS:
@@ -165,8 +172,7 @@ def layer_tables(weight: torch.Tensor, quant: QuantConfig, candidates: Sequence[
             continue
         quantizer = make_quantizer(weight, quant, bits).eval()
         perturbation.append(float((weight.double() - quantizer(weight).double()).square().sum()))
-        codebook = quantizer.codebook()
-        data.append(packed_size(weight.numel(), bits) + codebook.numel() * (2 if codebook.dim() == 2 else 4))
+        data.append(packed_size(weight.numel(), bits) + value_bytes(quantizer))
     return perturbation, data
 
 
@@ -328,7 +334,7 @@ def allocate(problem: Problem, config: AllocateConfig) -> np.ndarray:
         choice = allocator.within_average(config.average_bits)
     else:
         target = config.bytes if config.bytes is not None else int(Fraction(str(config.megabytes)) * 10**6)
-        choice = allocator.within_bytes(target, config.reserve)
+        choice = allocator.within_bytes(target, problem.calibration if config.reserve is None else config.reserve)
     if set(problem.bits(choice)) == {FLOAT_BITS}:
         raise UserError("the target has room for every layer in float: nothing is quantized; lower the target")
     return choice

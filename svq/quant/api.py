@@ -16,7 +16,8 @@ from svq.quant.quantizers import make_quantizer
 QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 FLOAT_BITS = 32
 FIXED_BITS = {"twn": 2, "static": 1, "adaptive": 1}
-METHOD_OF_SETTING = {"retention": "kmqat", "rescaling": "kmqat", "rho": "admm"}
+METHOD_OF_SETTING = {"retention": "kmqat", "rescaling": "kmqat", "rho": "admm",
+                     "scheme": "integer", "range": "integer", "percentile": "integer"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,18 +27,23 @@ class QuantConfig:
 
     method: `kmqat`, k-means levels with a learned scale (III-B); `uniform`, `pot`, `apot`, fixed levels
         (eqs. 1 to 3) with a learned scale; `twn`, ternary weights; `admm`; `static` and `adaptive`,
-        the binary quantizers (V-A and V-B).
-    bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2.
+        the binary quantizers (V-A and V-B); `integer`, an integer grid with a learned scale (svq.quant.integer).
+    bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2, `integer` at least 2.
     retention: share of the weights, round the centre, that k-means levels are fitted to.
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
     per_channel: a codebook for each output channel instead of one for each layer.
     binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
     layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float.
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
+    scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
+    range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
+        of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.ranges).
+    percentile: of the weights that range `percentile` covers, above 50 and at most 100.
     Raises ValueError for values out of range, and for settings that the method does not have.
     """
 
-    method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive"] = "kmqat"
+    method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive",
+                    "integer"] = "kmqat"
     bits: int = 4
     retention: float = 0.9
     rescaling: Literal["symmetric", "asymmetric"] = "symmetric"
@@ -45,6 +51,9 @@ class QuantConfig:
     binary: Literal["same", "static", "adaptive"] = "same"
     layers: dict | None = None
     rho: float = 0.01
+    scheme: Literal["symmetric", "affine"] = "symmetric"
+    range: Literal["minmax", "percentile", "mse", "kl"] = "mse"
+    percentile: float = 99.9
 
     def __post_init__(self):
         if not 1 <= self.bits <= 8:
@@ -53,6 +62,8 @@ class QuantConfig:
             raise ValueError(f"retention is {self.retention}; it must be above 0 and at most 1")
         if not 0 < self.rho < float("inf"):
             raise ValueError(f"rho is {self.rho}; it must be above 0")
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile is {self.percentile}; it must be above 50 and at most 100")
         for name, bits in (self.layers or {}).items():
             if bits != FLOAT_BITS and not (isinstance(bits, int) and 1 <= bits <= 8):
                 raise ValueError(f"layers: {name} has {bits} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
@@ -63,6 +74,10 @@ class QuantConfig:
         for name, method in METHOD_OF_SETTING.items():
             if self.method != method and getattr(self, name) != type(self).__dataclass_fields__[name].default:
                 raise ValueError(f"{name} is a setting of method {method}; leave it out for {self.method}")
+        if self.range != "percentile" and self.percentile != type(self).__dataclass_fields__["percentile"].default:
+            raise ValueError(f"percentile is a setting of range percentile; leave it out for {self.range}")
+        if self.method == "integer":
+            self._check_integer()
         fixed = FIXED_BITS.get(self.method)
         if fixed is None:
             return
@@ -73,6 +88,16 @@ class QuantConfig:
         for name, bits in (self.layers or {}).items():
             if bits not in (fixed, FLOAT_BITS):
                 raise ValueError(f"layers: {name} has {bits} bits; method {self.method} quantizes to {fixed} bits only")
+
+    def _check_integer(self):
+        """ValueError for layers of 1 bit, which no integer grid around zero has."""
+        if self.binary != "same":
+            return
+        if self.bits == 1:
+            raise ValueError("method integer quantizes to 2 bits or more; set bits, or binary for layers of 1 bit")
+        for name, bits in (self.layers or {}).items():
+            if bits == 1:
+                raise ValueError(f"layers: {name} has 1 bit; method integer quantizes to 2 or more, or set binary")
 
     def bits_of(self, layer: str) -> int:
         """Bits of the layer with that name; 32: it stays in float."""

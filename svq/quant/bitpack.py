@@ -6,6 +6,8 @@ import zlib
 
 import numpy as np
 
+PIECE = 1 << 18  # codes; a multiple of 8, so that pieces begin at a byte
+
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
     """Codes (uint8, each below 2^bits) as one dense bit string: ceil(n * bits / 8) bytes (uint8).
@@ -22,10 +24,17 @@ def unpack_codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     """The `count` codes (uint8) in `packed`; ValueError when it has not exactly the bytes for them."""
     if packed.size != packed_size(count, bits):
         raise ValueError(f"{packed.size} bytes for {count} codes of {bits} bits; expected {packed_size(count, bits)}")
-    plane = np.unpackbits(packed, count=count * bits).reshape(count, bits)
-    padded = np.zeros((count, 8), dtype=np.uint8)
-    padded[:, 8 - bits :] = plane
-    return np.packbits(padded, axis=1).ravel()
+    if bits == 8:
+        return packed.copy()
+    codes = np.empty(count, dtype=np.uint8)
+    # A piece at a time: single bits take sixteen times the room of the codes.
+    for start in range(0, count, PIECE):
+        number = min(PIECE, count - start)
+        plane = np.unpackbits(packed[start * bits // 8 :][: packed_size(number, bits)], count=number * bits)
+        padded = np.zeros((number, 8), dtype=np.uint8)
+        padded[:, 8 - bits :] = plane.reshape(number, bits)
+        codes[start : start + number] = np.packbits(padded, axis=1).ravel()
+    return codes
 
 
 def packed_size(count: int, bits: int) -> int:

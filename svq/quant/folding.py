@@ -48,7 +48,9 @@ def _weight_and_bias(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def folded(norm: _BatchNorm) -> FoldedBatchNorm:
-    """What `norm` does in eval mode, as a module."""
+    """What `norm` does in eval mode, as a module; one without memory of a norm on the meta device."""
+    if norm.running_mean.is_meta:
+        return FoldedBatchNorm(norm.num_features).to("meta")
     new = FoldedBatchNorm(norm.num_features)
     ((scale, shift),) = scales_and_shifts([norm])
     new.scale.copy_(scale)

@@ -13,6 +13,7 @@ from svq.quant import levels as level_sets
 from svq.quant.admm import ADMMQuantizer
 from svq.quant.base import Quantizer, along, scale_of, sum_to
 from svq.quant.binary import AdaptiveBinaryQuantizer, StaticBinaryQuantizer
+from svq.quant.integer import IntegerQuantizer
 from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
 from svq.quant.ternary import TernaryQuantizer
 
@@ -97,6 +98,10 @@ def _admm(weight, config, bits):
     return ADMMQuantizer(weight, bits, level_sets.uniform_levels(bits), config.rho, config.per_channel)
 
 
+def _integer(weight, config, bits):
+    return IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
+
+
 METHODS = {
     "kmqat": _kmeans,
     "uniform": _fixed(level_sets.uniform_levels),
@@ -104,6 +109,7 @@ METHODS = {
     "apot": _fixed(level_sets.apot_levels),
     "twn": lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel),
     "admm": _admm,
+    "integer": _integer,
     "static": lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel),
     "adaptive": lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel),
 }

@@ -157,7 +157,9 @@ def measures(scored: Scored) -> dict:
 def collect_report(plan: Plan, title: str) -> Report:
     """Everything that report.html shows."""
     rows, scored = collect(plan)
-    quantized = [row.system for row in rows if row.avg_bits < 32]
+    # An exported system has a file for its runtime, and no weights to look at.
+    quantized = [row.system for row in rows
+                 if row.avg_bits < 32 and (plan.exp / row.system / "model.safetensors").exists()]
     return Report(
         title=title,
         rows=rows,

@@ -17,12 +17,12 @@ def render(title: str, tables: Sequence[Table], figures: Sequence[Drawn]) -> str
     """The page as HTML text."""
     parts = [f"<h3>{escape(table.backend)}, {escape(table.norm)}</h3>{as_html(table)}" for table in tables]
     sections = [("table", "Results", "".join(parts))] if parts else []
-    sections += [(drawn.name, drawn.title, _section(drawn)) for drawn in figures]
+    sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"{len(tables[0].lines)} systems." if tables else ""
     return page(title, summary, sections, "Made by <code>steps/quant_report.sh</code>.")
 
 
-def _section(drawn: Drawn) -> str:
+def section(drawn: Drawn) -> str:
     files = f'Numbers: <code>{escape(drawn.name)}.tsv</code>, figure: <code>{escape(drawn.name)}.svg</code>.'
     return (f'<p class="note">{escape(drawn.note)} {files}</p>'
             f'<figure class="card wide">{drawn.svg}</figure>')

@@ -10,6 +10,8 @@ from svq.distill.objective import DistillConfig
 from svq.models import ModelConfig
 from svq.quant import QuantConfig
 from svq.quant.allocation import AllocateConfig
+from svq.quant.ptq import PTQConfig
+from svq.quant.selection import SelectConfig
 from svq.train.schedule import ScheduleConfig
 
 
@@ -65,6 +67,8 @@ class TrainConfig:
     computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
     checkpoint_minutes: also between epochs, a checkpoint this often.
     allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
+    select: how svq.bin.select chooses the layers that stay in float.
+    ptq: what svq.bin.quantize does beside quantizing; finetuning (svq.bin.train) does without it.
     multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
     section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
     """
@@ -87,6 +91,8 @@ class TrainConfig:
     distill: DistillConfig | None = None
     quant: QuantConfig | None = None
     allocate: AllocateConfig | None = None
+    ptq: PTQConfig | None = None
+    select: SelectConfig | None = None
     multi_stage: bool = False
 
     def __post_init__(self):
@@ -97,6 +103,8 @@ class TrainConfig:
             raise ValueError(f"scale is {self.scale}; it must be positive")
         if self.model.quant is not None:
             raise ValueError("model.quant is for finished models; put the quantizer under quant")
+        if self.ptq is not None and self.quant is None:
+            raise ValueError("ptq is about quantization without training; it needs a quantizer under quant")
         if self.multi_stage and self.quant is None:
             raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")
         if self.augment is not None and self.data.input != "wav":

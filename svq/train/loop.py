@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from typing import Callable
 
 import torch
 import torch.distributed as dist
@@ -44,11 +45,14 @@ class Trainer:
         teacher: what the objective learns from beside the labels, or None; it is frozen here.
         after: the trainer that the same run had in its stage before; steps, epochs and curves go on from there,
             the schedule begins anew.
+        after_epoch: called with the number of the epoch, from 1, and the network in training once an epoch and its
+            checkpoint are done, and again where a run is resumed there; it must leave the network as it is.
     """
 
     def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
                  world: World = World(), teacher: Teacher | None = None, checkpoints: str = "checkpoints",
-                 after: Trainer | None = None):
+                 after: Trainer | None = None, after_epoch: Callable[[int, nn.Module], None] | None = None):
+        self.after_epoch = after_epoch
         self.config, self.train_set, self.world, self.run_id = config, train_set, world, run_id
         self.steps_per_epoch = len(self._batches(0))
         if not self.steps_per_epoch:
@@ -78,6 +82,7 @@ class Trainer:
     def run(self) -> None:
         """Trains to the end, from the last checkpoint where there is one of this run."""
         self._resume()
+        self._end_epoch()
         progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
         while self.step < self.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -87,6 +92,7 @@ class Trainer:
                 if self.step % self.steps_per_epoch == 0:
                     outer_update_(self.objective.net)
                 self._save_if_due()
+                self._end_epoch()
         progress.close()
         if self.world.is_main:
             self.curves.write()
@@ -188,6 +194,11 @@ class Trainer:
             save_checkpoint(self.checkpoint_path, self._state())
             self.curves.write()
             self.saved_at = time.monotonic()
+
+    def _end_epoch(self) -> None:
+        epoch, done = divmod(self.step, self.steps_per_epoch)
+        if self.after_epoch is not None and self.world.is_main and done == 0 and self.step > self.first_step:
+            self.after_epoch(epoch, self.objective.net)
 
     def _state(self) -> dict:
         return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from typing import Callable
 
 from torch import nn
 
@@ -50,7 +51,7 @@ def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:
 
 
 def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: str, world: World = World(),
-          teacher: Teacher | None = None) -> None:
+          teacher: Teacher | None = None, after_epoch: Callable[[int, nn.Module], None] | None = None) -> None:
     """Quantizes and trains the network of `objective`, stage by stage; arguments as of Trainer.
 
     Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so
@@ -66,5 +67,5 @@ def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: 
         if world.is_main and len(stages) > 1:
             print(f"stage {number} of {len(stages)}: layers of up to {stage.bits} bits, {stage.epochs} epochs", flush=True)
         trainer = Trainer(dataclasses.replace(config, epochs=stage.epochs), objective, train_set, folder, run_id,
-                          world, teacher, checkpoints, after=trainer)
+                          world, teacher, checkpoints, after=trainer, after_epoch=after_epoch)
         trainer.run()

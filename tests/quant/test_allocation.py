@@ -10,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from svq.backend.calibration import mean_text
 from svq.bin import allocate as worker
 from svq.config import from_dict
 from svq.errors import UserError
 from svq.models import ModelConfig, save_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import (
-    CALIBRATION_BYTES,
     AllocateConfig,
     Allocator,
     Problem,
@@ -263,7 +263,8 @@ def test_the_real_file_meets_the_target(tmp_path, sections, quant):
     net, config = network(width=8)
     problem = make_problem(net, quant, config, sensitivities(net), CANDIDATES, "s.tsv")
     uniform = problem.size(np.full(21, 1))
-    longest = {"offset": -2.2250738585072014e-308, "prior": 2.2250738585072014e-308, "slope": 2.2250738585072014e-308}
+    longest = {"offset": -2.2250738585072014e-308, "prior": 2.2250738585072014e-308, "slope": 2.2250738585072014e-308,
+               "score": "cosine_none", "mean": mean_text(np.full(config.embed_dim, np.pi))}
     for target in (uniform, uniform + 777, uniform + 3001):
         choice = allocate(problem, AllocateConfig(CANDIDATES, bytes=target, sections=sections))
         chosen = dataclasses.replace(quant, layers=dict(zip(problem.layers, problem.bits(choice))))
@@ -271,7 +272,7 @@ def test_the_real_file_meets_the_target(tmp_path, sections, quant):
         size = packed_size(tmp_path, network(width=8)[0], config, chosen, longest)
         assert size <= target
         if sections is None:
-            assert_used_up(problem, choice, target - CALIBRATION_BYTES)
+            assert_used_up(problem, choice, target - problem.calibration)
 
 
 def test_layers_may_stay_in_float(tmp_path):

@@ -18,12 +18,13 @@ CONFIGS = [
     *(QuantConfig(method, bits) for method in ("kmqat", "uniform", "pot", "apot", "admm") for bits in (1, 2, 4, 7)),
     *(QuantConfig("kmqat", bits, rescaling="asymmetric") for bits in (1, 3)),
     QuantConfig("twn", 2), QuantConfig("static", 1), QuantConfig("adaptive", 1),
+    *(QuantConfig("integer", bits, scheme=scheme) for bits in (2, 4, 7) for scheme in ("symmetric", "affine")),
 ]
 CONFIGS += [QuantConfig(**{**c.__dict__, "per_channel": True}) for c in CONFIGS]
 
 
 def name(config):
-    return f"{config.method}{config.bits}{'a' * (config.rescaling != 'symmetric')}{'-channels' * config.per_channel}"
+    return f"{config.method}{config.bits}{'a' * ('a' in config.rescaling[:1] + config.scheme[:1])}{'-channels' * config.per_channel}"
 
 
 def configs(chosen):
@@ -69,7 +70,7 @@ def test_eval_forward_is_the_codebook_at_the_codes(config, shape, seed, dtype, f
 @every
 def test_number_of_levels(config):
     quantizer = make_quantizer(random_weight(), config, config.bits)
-    full = config.method == "kmqat" or config.bits == 1
+    full = config.method == "kmqat" or config.bits == 1 or config.scheme == "affine"
     assert quantizer.codebook().shape[-1] == 2**config.bits - (not full) and quantizer.bits == config.bits
     assert (quantizer.codebook().diff(dim=-1) > 0).all()
 
@@ -336,6 +337,14 @@ def test_a_quantizer_is_in_the_mode_of_its_layer():
     (dict(method="admm", rho=0.0), "rho is 0.0"),
     (dict(bits=9), "bits is 9"),
     (dict(layers={"conv": 9}), "conv has 9 bits"),
+    (dict(scheme="affine"), "scheme is a setting of method integer; leave it out for kmqat"),
+    (dict(method="uniform", range="kl"), "range is a setting of method integer"),
+    (dict(percentile=99.0), "percentile is a setting of method integer"),
+    (dict(method="integer", percentile=99.0), "percentile is a setting of range percentile; leave it out for mse"),
+    (dict(method="integer", range="percentile", percentile=50.0), "percentile is 50.0; it must be above 50"),
+    (dict(method="integer", bits=1), "method integer quantizes to 2 bits or more"),
+    (dict(method="integer", layers={"conv": 1}), "conv has 1 bit; method integer"),
+    (dict(method="integer", retention=1.0), "retention is a setting of method kmqat"),
 ])
 def test_settings_that_do_not_go_together_are_refused(settings, words):
     with pytest.raises(ValueError, match=words):

@@ -370,13 +370,13 @@ def test_any_altered_byte_is_noticed(packed, tmp_path):
 
 
 @pytest.mark.parametrize("version, mend", [
-    (1, "pack the model again"), (3, "update svq"), ("x", "pack the model again")])
+    (1, "pack the model again"), (4, "update svq"), ("x", "pack the model again")])
 def test_another_format_is_refused(packed, tmp_path, version, mend):
     about, tensors = read_packed(packed)
     about["format"] = version
     about["digest"] = digest(about, tensors)
     save_tensors(tmp_path / "new.svq", tensors, {"svq": json.dumps(about)})
-    assert f"format version {version}, this svq reads 2; {mend}" in refused(tmp_path / "new.svq")
+    assert f"format version {version}, this svq reads 2 and 3; {mend}" in refused(tmp_path / "new.svq")
 
 
 def test_altered_codes_and_metadata_do_not_match_the_digest(packed, tmp_path):
@@ -473,7 +473,7 @@ def test_pack_and_inspect_workers(tmp_path, capsys):
     out = capsys.readouterr().out
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()["svq"])
-    assert f"format 2, {len(first)} bytes, digest {about['digest']}" in out and "calibration {'scale': 2.0}" in out
+    assert f"format 3, {len(first)} bytes, digest {about['digest']}" in out and "calibration {'scale': 2.0}" in out
     assert "model ResNet18 {'width': 4} embedding 16" in out and "'num_mels': 80" in out
     rows = {line.split()[0]: line.split()[1:] for line in out.splitlines()}
     assert len([row for row in about["layers"] if row[0] in rows]) == len(about["layers"]) == 20

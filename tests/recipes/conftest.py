@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq")
+SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq",
+           "student_kmqat4-ptq-int8", "teacher_selected8-ptq")
 
 
 def run_recipe(recipe: str, *options, status: int = 0, **environment) -> str:
@@ -38,8 +39,9 @@ class Run:
 
     @property
     def options(self) -> list[str]:
-        return ["--debug", "--systems", " ".join(SYSTEMS), "--max-probes", 3, "--conf", self.folder / "conf", "--corpus", self.folder / "corpus",
-                "--data", self.folder / "data", "--exp", self.exp]
+        return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3,
+                "--conf", self.folder / "conf", "--corpus", self.folder / "corpus", "--data", self.folder / "data",
+                "--exp", self.exp]
 
     def bytes_of(self, name: str) -> bytes:
         return (self.exp / name).read_bytes()

@@ -35,7 +35,7 @@ class Machine:
     def __init__(self, shell):
         self.shell, self.root = shell, shell.folder / "my svq"
         for name in ["path.sh", "utils/setup.sh", "utils/parse_options.sh", "utils/requirements.txt",
-                     "utils/requirements-test.txt"]:
+                     "utils/requirements-test.txt", "utils/requirements-deploy.txt"]:
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(shell.root / name, self.root / name)
         for name in "bash readlink flock rm cp mv mkdir cat touch sleep env chmod dirname".split():
@@ -111,6 +111,8 @@ def test_extras_are_added_once(machine):
     assert machine.calls() == ALL + ["pip requirements-test.txt"]
     machine.setup("--extras", "test")
     assert machine.calls() == []
+    machine.setup("--extras", "test deploy")
+    assert machine.calls() == ["pip requirements-deploy.txt"]
 
 
 def test_killed_set_up_is_made_good(machine, shell):
@@ -226,6 +228,6 @@ def test_pyproject_names_the_same_versions(machine, shell):
     project = (shell.root / "pyproject.toml").read_text()
     listed = set(re.findall(r'"([a-z][\w-]*==[^"]+)"', project))
     utils = shell.root / "utils"
-    assert listed == pins((utils / "requirements.txt").read_text()) | \
-        pins((utils / "requirements-test.txt").read_text())
+    lists = [utils / f"requirements{extra}.txt" for extra in ("", "-test", "-deploy")]
+    assert listed == set().union(*(pins(file.read_text()) for file in lists))
     assert "torch==2.13.0" in listed

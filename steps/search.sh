@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Searches the settings of quantization-aware finetuning with Optuna: <dir>/best (the best trial's folder, an ordinary
+# system), <dir>/best.yaml (its settings, to train by), <dir>/trials.tsv, <dir>/study.db.
+#
+# Usage: steps/search.sh [options] <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>
+#   e.g. steps/search.sh --nj 4 conf/search.yaml conf/quant/kmqat4.yaml data/train_wav exp/teacher data/dev exp/search
+# Workers share one study and do `trials` of <search.yaml> in all, however many they are. A search that was killed, or
+# of which workers were, goes on with the same command; trials at work go on from their last checkpoints.
+# The file system of <dir> needs locks that work between the machines of the workers (SQLite needs them too).
+# shellcheck disable=SC2154,SC2086
+set -euo pipefail
+cmd=run.py       # dispatcher
+nj=1             # workers
+num_gpus=0       # GPUs of a worker; 0: the CPU
+num_threads=1    # CPU threads the dispatcher reserves for a worker
+mem=8G           # memory the dispatcher reserves
+trials=          # trial list to choose by; empty: <dev-dir>/trials
+study=           # SQLite file that workers share; empty: <dir>/study.db
+teacher=         # teacher of the finetuning, for a config with `distill`
+noise=           # data directory of noises, for a config that augments; empty: none
+rir=             # data directory of room impulse responses, likewise
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 6)) || { echo "search.sh: needs <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>" \
+  "(--help says more)" >&2; exit 2; }
+((nj >= 1)) || { echo "search.sh: --nj must be at least 1" >&2; exit 2; }
+dir=${6%/}
+
+options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir")
+if [[ -n $trials ]]; then options+=(--trials "$trials"); fi
+if [[ -n $study ]]; then options+=(--study "$study"); fi
+if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
+if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
+if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
+resources=(--mem "$mem" --num-threads "$num_threads")
+if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
+
+$cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" python3 -m svq.bin.search "${options[@]}"
+trials_done=$(($(wc -l < "$dir/trials.tsv") - 1))
+if [[ -e $dir/best ]]; then
+  echo "search.sh: the best of $trials_done trials is $dir/$(readlink "$dir/best"), its settings are in $dir/best.yaml"
+else
+  echo "search.sh: none of $trials_done trials was completed; see $dir/trials.tsv" >&2
+  exit 1
+fi

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Chooses which blocks of a float model to quantize and which to leave in float, from what steps/block_sensitivity.sh
+# measured, or as a paper recommends. Writes <bits.tsv>, which quantization and training take as --bits.
+#
+# Usage: steps/select.sh [options] <out-dir-of-block_sensitivity-or-model-dir> <bits.tsv>
+#   e.g. steps/select.sh --max-eer-loss 0.1 exp/ecapa/blocks_uniform8 exp/ecapa_selected/bits.tsv
+#        steps/select.sh --preset ecapa-selective exp/ecapa exp/ecapa_selective/bits.tsv
+#
+# Give one of --max-eer-loss, --target-mb, --bytes and --preset, or --config, whose `select` part has the goal and the search.
+set -euo pipefail
+cmd=run.py     # dispatcher
+config=        # YAML with a `select` part, in place of all but measure and num_threads
+max_eer_loss=  # rise of the EER, at most, in absolute per cent: as small as can be
+target_mb=     # size of the packed file, at most, in 10^6 bytes: as good as can be
+bytes=         # the same in bytes
+preset=        # what a paper recommends: ecapa-selective
+bits=          # bits in place of the preset's, where the folder is a model's
+search=exact   # exact (0-1 knapsack) or greedy (by loss per byte)
+cost=eer       # what a size budget keeps low: eer, mindcf or drift
+measure=true   # measure the chosen blocks jointly; greedy: after every step
+num_threads=1  # CPU threads
+. utils/parse_options.sh
+. ./path.sh
+
+(($# == 2)) || { echo "select.sh: needs <dir> <bits.tsv> (--help says more)" >&2; exit 2; }
+from=${1%/} out=$2
+dir=$(dirname -- "$out")
+
+options=(--search "$search" --cost "$cost" --measure "$measure" --num-threads "$num_threads")
+if [[ -f $from/measured.yaml ]]; then options+=(--from "$from"); else options+=(--model "$from"); fi
+if [[ -n $max_eer_loss ]]; then options+=(--max-eer-loss "$max_eer_loss"); fi
+if [[ -n $target_mb ]]; then options+=(--target-mb "$target_mb"); fi
+if [[ -n $bytes ]]; then options+=(--bytes "$bytes"); fi
+if [[ -n $preset ]]; then options+=(--preset "$preset"); fi
+if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
+if [[ -n $config ]]; then options+=(--config "$config"); fi
+if [[ $search == greedy && -f $from/measured.yaml ]]; then options+=(--steps "$dir/steps.tsv"); fi
+
+$cmd --num-threads "$num_threads" "$dir/log/select.log" python3 -m svq.bin.select "${options[@]}" --out "$out"

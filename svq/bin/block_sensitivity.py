@@ -1,0 +1,104 @@
+"""Measures what quantizing each block of a float model costs, by experiment and without training.
+
+One block (or layer) at a time is quantized, the others stay in float; the utterances of a development list are
+embedded anew and its trials scored (cosine). Writes to OUT:
+
+    blocks.tsv    for the float network, every block, and all of them: weights, bytes saved, EER and minDCF(0.01) with
+                  their differences to float and 95 % intervals over speakers, drift of the embeddings
+    blocks.md     the same to read; blocks.svg, the same to see
+    measured.yaml what was measured and how; svq.bin.select goes by it
+    embeddings/   of every network, so that a run that was killed goes on, and ends with the same bytes
+
+`--set quant.bits=8` and the like change the config, which is that of svq.bin.quantize; a `ptq` part is followed, too.
+"""
+
+from __future__ import annotations
+
+import os
+
+from svq.atomic import atomic_write
+from svq.block_run import BlockRun
+from svq.cli import boolean, parser, run_main
+from svq.config import dump_config, from_dict, load_config, to_dict
+from svq.errors import UserError
+from svq.extraction import compute_on
+from svq.nets.blocks import LEVELS
+from svq.quant.block_sensitivity import BlockSensitivityConfig, write_blocks
+from svq.train.config import TrainConfig
+
+SETTINGS = ("model", "data", "trials", "level", "input", "max_utts", "max_seconds", "center", "bootstrap", "seed",
+            "batch_frames", "device", "ptq_data")
+
+
+def main() -> None:
+    options = parse_options()
+    compute_on(options.device, options.num_threads)
+    run = BlockRun(settings_of(options), options.out)
+    listed = run.listed.describe()
+    rows = run.rows()
+    size = os.path.getsize(os.path.join(options.model, "model.safetensors"))
+    quant = run.config.quant
+    said = f"{options.model}, {quant.method} {quant.bits} bits, one {options.level} at a time; {listed}; " \
+           f"the float model's file has {size} bytes"
+    from svq.report.block_table import markdown, plot  # matplotlib takes a second to load
+    from svq.report.figure import standalone
+
+    drawn = plot(rows, f"{quant.method}, {quant.bits} bits")
+    for name, text in (("blocks.svg", standalone(drawn.svg)), ("blocks.md", markdown(rows, f"{said}."))):
+        with atomic_write(os.path.join(options.out, name)) as file:
+            file.write(text)
+    dump_config(run.config, os.path.join(options.out, "measured.yaml"))
+    write_blocks(os.path.join(options.out, "blocks.tsv"), rows, said)  # last: it says that the rest is there
+    worst = max(rows[1:-1], key=lambda row: row.eer_delta)
+    print(f"{options.out}/blocks.tsv: float {rows[0].eer:.2f} %, all quantized {rows[-1].eer:.2f} %; most sensitive: "
+          f"{worst.block} ({worst.eer_delta:+.2f} %)")
+
+
+def settings_of(options) -> BlockSensitivityConfig:
+    """What the command line and the config ask for."""
+    config = from_dict({}, TrainConfig) if options.config is None and not options.set else load(options)
+    if config.quant is None:
+        raise UserError(f"{options.config or '--set'}: no `quant` in the config; add it, or --set quant.bits=8, to say "
+                        "how to quantize")
+    if config.ptq is not None and config.ptq.bias_correction and options.ptq_data is None:
+        raise UserError(f"{options.config}: ptq.bias_correction is measured on speech; give a data directory as "
+                        "--ptq-data")
+    tree = {name: getattr(options, name) for name in SETTINGS}
+    tree |= {"quant": to_dict(config.quant), "ptq": to_dict(config.ptq), "ptq_seed": config.seed}
+    return from_dict(tree, BlockSensitivityConfig, "options")
+
+
+def load(options) -> TrainConfig:
+    return load_config(options.config or os.devnull, TrainConfig, options.set)
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="folder of the float model")
+    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a config key, e.g. quant.bits=8")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
+    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
+    arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
+    arguments.add_argument("--out", required=True, help="folder to write to")
+    arguments.add_argument("--level", choices=LEVELS, default="block", help="what is quantized at a time")
+    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
+                           help="what to read; auto: feats.scp where it is there and the model takes such features")
+    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
+                           help="take the mean embedding of the list off before scoring")
+    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of these and of the choice of utterances")
+    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = arguments.parse_args()
+    if options.num_threads < 1:
+        arguments.error("--num-threads must be at least 1")
+    return options
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,148 @@
+"""A model as ONNX or OpenVINO file, in float or INT8, that needs nothing beside it (an .xml its .bin).
+
+What goes in is features (B, T, F) as the model's front end gives them, or with --front-end true waveforms (B, samples)
+in [-1, 1]; what comes out embeddings (B, D). Any batch and any duration, unless --seconds fixes that. A file that takes
+features also says, in its metadata, which front end they come from.
+
+--int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
+get is seen in utterances of --calibration. Weights of codebooks (k-means and others) are put on the int8 grid that fits
+the codebook best. With --dynamic true as well only linear layers are quantized, and no utterances are needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from svq.cli import boolean, parser, run_main
+from svq.errors import UserError
+
+
+def main() -> None:
+    options = parse_options()
+    from svq.deploy.cpu import warn_without_vnni
+    from svq.deploy.export import export_dynamic_int8, export_float, float_layers, write
+    from svq.deploy.runtimes import load_embedder, packed_calibration
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+
+    import torch
+
+    torch.set_num_threads(options.num_threads)
+    net, config = load_model(options.model)
+    keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits)
+    scores = options.score_calibration
+    calibration = read_json(scores) if scores else packed_calibration(options.model)
+    graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
+    if options.int8:
+        graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
+        warn_without_vnni(lambda line: print(line, file=sys.stderr))
+    write(graph, options.out)
+    load_embedder(options.out)  # what cannot be loaded is not left without a word
+    if options.summary:
+        write_summary(options.summary, graph, options.out)
+    print(f"{options.out}: {graph.metadata.precision}, takes {graph.metadata.input}, {file_bytes(options.out)} bytes")
+
+
+def quantized(graph, keep, options):
+    """`graph` in INT8; says how well codebooks fit."""
+    from svq.deploy.export import export_int8
+    from svq.deploy.int8 import Int8Config
+    from svq.deploy.samples import calibration_inputs
+
+    try:
+        config = Int8Config(options.activations, options.sums, options.range, options.percentile)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    samples = calibration_inputs(options.calibration, graph.metadata, options.num_utts, options.calibration_seconds,
+                                 options.seed, options.input)
+    graph = export_int8(graph, samples, config, keep)
+    books = {name: found for name, found in graph.snapped.items() if found.levels}
+    if books:
+        worst = max(books, key=lambda name: books[name].error)
+        print(f"codebooks of {len(books)} layers on the int8 grid: the largest error is {books[worst].error:.3f} of a "
+              f"step ({worst}, {books[worst].levels} levels)")
+    print(f"INT8: {len(graph.snapped)} of {len(graph.layers)} layers, calibrated with {len(samples)} utterances")
+    return graph
+
+
+def write_summary(path: str, graph, file: str) -> None:
+    """What svq.bin.report reads of a system: bits per weight, bytes of the file, learned numbers of its network."""
+    from svq.atomic import write_json
+    from svq.quant.api import quantizable
+    from svq.quant.packing import count_parameters
+
+    in_int8 = graph.snapped.keys()
+    counts = {name: module.weight.numel() for name, module in quantizable(graph.net)}
+    bits = sum(count * (8 if name in in_int8 else 32) for name, count in counts.items()) / sum(counts.values())
+    write_json(path, {"avg_bits": bits, "size_bytes": file_bytes(file), "params": count_parameters(graph.net)})
+
+
+def read_json(path: str) -> dict:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        if isinstance(found, dict):
+            return found
+        error = "not a mapping"
+    except (OSError, ValueError) as problem:
+        error = str(problem)
+    raise UserError(f"{path}: not a calibration file ({error}); steps/calibrate.sh makes it")
+
+
+def file_bytes(path: str) -> int:
+    """Size of the model: an .xml and its .bin together."""
+    stem, suffix = os.path.splitext(path)
+    return os.path.getsize(path) + (os.path.getsize(stem + ".bin") if suffix == ".xml" else 0)
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="model folder, or a packed .svq file")
+    arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
+    arguments.add_argument("--format", choices=["onnx", "openvino"], help="what --out's suffix must mean (None: any)")
+    arguments.add_argument("--front-end", type=boolean, default=False, help="true: waveforms go in")
+    arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
+    arguments.add_argument("--score-calibration",
+                           help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
+    arguments.add_argument("--summary", metavar="FILE", help="JSON for a recipe's report to write too: bits, bytes, weights")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    int8 = arguments.add_argument_group("INT8")
+    int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
+    int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, without calibration")
+    int8.add_argument("--calibration", metavar="DIR", help="data directory whose utterances show the activations")
+    int8.add_argument("--num-utts", type=int, default=100, help="how many of them, drawn at random")
+    int8.add_argument("--calibration-seconds", type=float, default=3.0, help="how much of each; 0: all")
+    int8.add_argument("--input", choices=["auto", "wav", "feats"], default="auto", help="what to read there")
+    int8.add_argument("--seed", type=int, default=0, help="of the draw")
+    int8.add_argument("--range", choices=["minmax", "percentile", "entropy"], default="minmax",
+                      help="of activations, from what is seen; the last two take far longer")
+    int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
+    int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
+    int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")
+    int8.add_argument("--float-layers", help="layers, or modules with layers, that stay in float, by name")
+    int8.add_argument("--bits", help="bits.tsv whose layers of 32 bits stay in float")
+    options = arguments.parse_args()
+    check(arguments, options)
+    return options
+
+
+def check(arguments, options) -> None:
+    suffix = {"onnx": ".onnx", "openvino": ".xml"}.get(options.format)
+    if suffix is not None and not options.out.endswith(suffix):
+        arguments.error(f"--format {options.format} needs an --out that ends in {suffix}")
+    if options.summary and options.dynamic:
+        arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
+    if options.dynamic and not options.int8:
+        arguments.error("--dynamic true needs --int8 true")
+    if options.int8 and not options.dynamic and options.calibration is None:
+        arguments.error("--int8 true needs --calibration DIR, or --dynamic true")
+    if options.num_utts < 1 or options.num_threads < 1:
+        arguments.error("--num-utts and --num-threads must be at least 1")
+    if options.calibration_seconds < 0 or (options.seconds is not None and options.seconds <= 0):
+        arguments.error("--seconds must be above 0 and --calibration-seconds not negative")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,86 @@
+"""A worker of a search for the settings of quantization-aware finetuning, with Optuna.
+
+Takes trials until --config's `trials` are done, by all workers of the study together, and returns when they are. Any
+number of workers may share a study, now and later: a killed one's trial is taken up by another, or by the same command
+started again, from its last checkpoint. Each trial is a training of svq.bin.train in OUT/trials/INDEX. In the end OUT
+has trials.tsv, best (the best trial's folder, an ordinary system), best.yaml (its settings, to train by again).
+"""
+
+from __future__ import annotations
+
+import os
+
+from svq.cli import parser, run_main
+
+
+def main() -> None:
+    options = parse_options()
+    from svq.search.claims import pruner
+    from svq.search.config import load_search
+    from svq.search.storage import FileLock, open_study
+    from svq.search.trial import run_trial
+    from svq.search.worker import settler, work
+
+    sets = tuple(options.set)
+    search, parameters = load_search(options.config, options.train, sets)
+    setup, epochs, about = prepare(options, search, parameters, sets)
+    with FileLock(os.path.join(options.out, ".lock")):
+        study = open_study(options.study or os.path.join(options.out, "study.db"), about)
+    study.pruner = pruner(search, epochs)
+    done = work(study, search, parameters, options.out, lambda claim: run_trial(setup, claim),
+                settler(study, parameters, options.out, options.train, sets))
+    print(f"{options.out}: {search.trials} trials are done, {done} of them by this worker")
+
+
+def prepare(options, search, parameters, sets):
+    """What all trials share, the most epochs that one can have, and a description by which a study is known again."""
+    from svq.config import load_config, to_dict
+    from svq.errors import UserError
+    from svq.models import load_model
+    from svq.search.development import Eer, IdentificationError
+    from svq.search.trial import Setup
+    from svq.train.checkpoint import fingerprint
+    from svq.train.config import TrainConfig
+    from svq.train.running import RunOptions
+
+    config = load_config(options.train, TrainConfig, sets)
+    weights = os.path.join(options.init, "model.safetensors")
+    if not os.path.isfile(weights):
+        raise UserError(f"{weights}: no such file; --init takes the folder of a float model")
+    front_end = load_model(options.init)[1].front_end
+    if search.objective == "eer":
+        measure = Eer(options.dev, front_end, options.trials)
+    else:
+        measure = IdentificationError(options.dev, front_end, search.identification)
+    run = RunOptions(options.train, options.data, options.out, options.init, teacher=options.teacher,
+                     noise=options.noise, rir=options.rir, set=sets)
+    setup = Setup(search, run, measure, os.path.join(options.out, "trials"), os.path.getsize(weights))
+    epochs = max([config.epochs] + [int(p.range.high or max(p.range.choices)) for p in parameters if p.key == "epochs"])
+    files = [("file", path) for path in (weights, *(os.path.join(folder, name) for folder in (options.data, options.dev)
+                                                    for name in ("utt2spk", "wav.scp"))) if os.path.isfile(path)]
+    own = {key: value for key, value in to_dict(search).items() if key not in ("trials", "retries")}
+    trials = [("file", options.trials or os.path.join(options.dev, "trials"))] if search.objective == "eer" else []
+    about = {"config": fingerprint(own), "training": fingerprint(to_dict(config)), "data": fingerprint(*files, *trials)}
+    return setup, epochs, about
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--config", required=True, help="YAML of the search, see svq.search.config.SearchConfig")
+    arguments.add_argument("--train", required=True, help="YAML of the training, see svq.train.config.TrainConfig")
+    arguments.add_argument("--init", required=True, help="folder of the float model, its classifier included")
+    arguments.add_argument("--data", required=True, help="data directory to train on")
+    arguments.add_argument("--dev", required=True, help="data directory to choose by")
+    arguments.add_argument("--trials", help="trial list to choose by; by default DEV/trials")
+    arguments.add_argument("--out", required=True, help="folder of the search")
+    arguments.add_argument("--study", help="SQLite file that workers share; by default OUT/study.db")
+    arguments.add_argument("--teacher", help="teacher of the finetuning, for a config with `distill`")
+    arguments.add_argument("--noise", help="data directory of noises, for a config that augments")
+    arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a key of the training's config in all trials")
+    return arguments.parse_args()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,128 @@
+"""Chooses which blocks of a float model to quantize and which to leave in float; writes a table of bits (bits.tsv).
+
+From what svq.bin.block_sensitivity measured (--from): as small as can be with an EER that rises by at most
+--max-eer-loss (absolute per cent), or as good as can be in --target-mb or --bytes. --search greedy goes by loss per
+byte, exact solves a 0-1 knapsack; both take the losses of single blocks to add up, and --measure true measures the
+chosen blocks jointly on the same list (greedy: after every step, which decides where the budget is one of EER).
+Or as a paper recommends: --preset ecapa-selective (all but the second and third SE-Res2Block of an ECAPA-TDNN at 8
+bits, arXiv 2407.08991), which needs only --model.
+
+The goal may also come from the `select` part of a config (--config; svq.quant.selection.SelectConfig).
+
+The table is what svq.bin.quantize and svq.bin.train take as --bits. Sizes are those of the packed file, to the byte.
+"""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+
+import torch
+
+from svq.atomic import atomic_write
+from svq.block_choice import COSTS, STEP_COLUMNS, Chooser, Goal
+from svq.block_run import BlockRun
+from svq.cli import boolean, parser, run_main
+from svq.config import load_config
+from svq.errors import UserError
+from svq.models import load_model
+from svq.quant.allocation import calibration_bytes
+from svq.quant.bits_table import write_bits
+from svq.quant.block_sensitivity import BlockSensitivityConfig
+from svq.quant.presets import PRESETS, bits_rows, float_blocks, preset_bits
+from svq.train.config import TrainConfig
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.num_threads)
+    if options.folder is None:
+        net, _ = load_model(options.model)
+        write_bits(options.out, preset_bits(options.preset, net, options.bits), PRESETS[options.preset].source)
+        print(f"{options.out}: {PRESETS[options.preset].source}; in float: "
+              f"{', '.join(float_blocks(options.preset, net))}")
+        return
+    run = BlockRun(load_config(os.path.join(options.folder, "measured.yaml"), BlockSensitivityConfig), options.folder)
+    goal = Goal(options.max_eer_loss, target_bytes(options, run.model.embed_dim), options.preset, options.search, options.cost)
+    chooser = Chooser(run, goal, options.measure, say=print)
+    mask = chooser.chosen()
+    kept = chooser.problem.names(~mask)
+    said = chooser.describe(mask)
+    if options.steps:
+        with atomic_write(options.steps) as file:
+            file.writelines("\t".join(line) + "\n" for line in [STEP_COLUMNS, *chooser.steps])
+    write_bits(options.out, bits_rows(run.net, kept, run.config.quant.bits, run.config.level), said)
+    print(f"{options.out}: {said}")
+
+
+def target_bytes(options, embed_dim: int) -> int | None:
+    """Bytes of the packed file, less what its calibration will take; None where the size is not what is given."""
+    if options.bytes is None and options.target_mb is None:
+        return None
+    reserve = calibration_bytes(embed_dim) if options.reserve is None else options.reserve
+    return (options.bytes or int(Fraction(str(options.target_mb)) * 10**6)) - reserve
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--from", dest="folder", help="folder that svq.bin.block_sensitivity wrote")
+    arguments.add_argument("--model", help="folder of the float model, for --preset without --from")
+    arguments.add_argument("--out", required=True, help="table of bits to write")
+    arguments.add_argument("--config", help="YAML with a `select` part, in place of a goal, --search, --cost and --bits")
+    arguments.add_argument("--max-eer-loss", type=float, help="rise of the EER, at most, in absolute per cent")
+    arguments.add_argument("--target-mb", type=float, help="size of the packed file, at most, in 10^6 bytes")
+    arguments.add_argument("--bytes", type=int, help="the same in bytes")
+    arguments.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}: what a paper recommends")
+    arguments.add_argument("--bits", type=int, choices=range(1, 9), metavar="1-8", help="bits in place of the preset's")
+    arguments.add_argument("--search", choices=["greedy", "exact"], default="exact", help="how to choose")
+    arguments.add_argument("--cost", choices=COSTS, default="eer", help="what a size budget keeps low")
+    arguments.add_argument("--measure", type=boolean, default=True, metavar="true|false",
+                           help="measure the chosen blocks jointly")
+    arguments.add_argument("--reserve", type=int, help="bytes of a size budget kept free in the packed file "
+                           "(None: as many as its calibration can take)")
+    arguments.add_argument("--steps", help="table of the greedy search's steps to write")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    options = arguments.parse_args()
+    if options.config is not None:
+        take_config(options)
+    check_options(arguments, options)
+    return options
+
+
+def take_config(options) -> None:
+    """Sets what `select` of the config says; UserError where there is none."""
+    config = load_config(options.config, TrainConfig)
+    if config.select is None or config.quant is None:
+        raise UserError(f"{options.config}: no `select` with a `quant` in the config; add them to say what to choose")
+    chosen = config.select
+    options.preset, options.max_eer_loss, options.search, options.cost = (
+        chosen.preset, chosen.max_eer_loss, chosen.search, chosen.cost)
+    options.bytes, options.target_mb = chosen.bytes, chosen.megabytes
+    if options.folder is None:
+        options.bits = config.quant.bits
+
+
+def check_options(arguments, options) -> None:
+    """Exits with 2 and one line where options are missing or contradict each other."""
+    names = ("max_eer_loss", "target_mb", "bytes", "preset")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None]
+    if len(given) != 1:
+        arguments.error(f"{' and '.join(given) or 'no goal'} given; "
+                        "give one of --max-eer-loss, --target-mb, --bytes and --preset")
+    if options.preset is not None and options.preset not in PRESETS:
+        arguments.error(f"preset '{options.preset}' is unknown; known: {', '.join(PRESETS)}")
+    if options.folder is None and (options.preset is None or options.model is None):
+        arguments.error("give --from, or --preset and --model")
+    if options.folder is not None and (options.model is not None or options.bits is not None):
+        arguments.error("--from has a model and bits of its own; leave out --model and --bits")
+    if options.max_eer_loss is not None and (not options.max_eer_loss >= 0 or options.cost != "eer"):
+        arguments.error("--max-eer-loss must not be negative, and goes with --cost eer")
+    for name in ("target_mb", "bytes"):
+        if getattr(options, name) is not None and not 0 < getattr(options, name) < float("inf"):
+            arguments.error(f"--{name.replace('_', '-')} must be above 0")
+    if (options.reserve or 0) < 0 or options.num_threads < 1:
+        arguments.error("--reserve must not be negative, --num-threads at least 1")
+
+
+if __name__ == "__main__":
+    run_main(main)

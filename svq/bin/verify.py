@@ -1,0 +1,131 @@
+"""Is the speaker of TEST the one of the enrolment recordings?
+
+  python -m svq.bin.verify --model model.svq enroll.wav [more.wav ...] -- test.wav
+
+MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml. Recordings: any rate, any number of
+channels, any format that libsndfile, SoX or ffmpeg reads. Embeddings of several enrolment recordings, scaled to
+length 1, are averaged; a recording of more than --window-seconds is embedded in windows and averaged likewise.
+
+Printed: the cosine score; the log-likelihood ratio (natural logarithm) by the calibration in the model file or of
+--calibration; the threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision, accept (at or above it) or
+reject; seconds and peak memory. Without a calibration the score alone, and a decision only with --threshold.
+A calibration belongs to one score: one of AS-norm or PLDA scores, or one that does not say which mean embedding
+was subtracted (svq.bin.calibrate --mean), is not used, and a warning says so; given by --calibration it is an error.
+
+A silent recording (nothing above -80 dBFS) and one with less than --min-seconds of sound are errors: their embeddings
+mean nothing. Under one second a warning is given.
+
+Exit status: 0 whatever the decision, 1 with one line for input that cannot be used, 2 for wrong options.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+
+from svq.cli import boolean, parser, run_main
+
+BACKENDS = ("torch", "onnxruntime", "openvino")
+
+
+def main() -> None:
+    options = parse_options()
+    start = time.perf_counter()
+    from svq.memory import peak_bytes
+    from svq.verifier import Verifier
+
+    said = []
+
+    def warn(line: str) -> None:
+        said.append(line)
+        print(f"warning: {line}", file=sys.stderr)
+
+    verifier = Verifier.load(options.model, options.backend, options.num_threads, options.calibration, options.mean,
+                             min_seconds=options.min_seconds, window_seconds=options.window_seconds, warn=warn)
+    if verifier.calibration is None and verifier.embedder.calibration is not None:
+        warn(verifier.why_uncalibrated)
+    loaded = time.perf_counter()
+    score = verifier.score(verifier.enroll(options.enroll), verifier.embed(options.test))
+    result = verifier.decide(score, options.p_target, options.c_miss, options.c_fa, options.threshold)
+    report(options, {
+        "model": options.model, "backend": verifier.embedder.backend, "enroll": options.enroll, "test": options.test,
+        "score": result.score, "mean_subtracted": verifier.mean is not None, "llr": result.llr,
+        "threshold": result.threshold, "decision": result.decision, "load_seconds": loaded - start,
+        "embed_seconds": time.perf_counter() - loaded, "peak_memory_bytes": peak_bytes(), "warnings": said,
+    })
+
+
+def report(options, found: dict) -> None:
+    """JSON, or a line each for what is known."""
+    if options.json:
+        print(json.dumps(found, indent=1, sort_keys=True, allow_nan=False))
+        return
+    score = "cosine of embeddings less their mean" if found["mean_subtracted"] else "cosine"
+    print(f"score        {found['score']:.6f} ({score})")
+    if found["llr"] is not None:
+        print(f"llr          {found['llr']:.6f} (natural logarithm)")
+    if found["decision"] is not None:
+        compared = "score" if found["llr"] is None else "llr"
+        bayes = f"Bayes' for p-target {options.p_target:g}, c-miss {options.c_miss:g}, c-fa {options.c_fa:g}"
+        print(f"threshold    {found['threshold']:.6f} (of the {compared}; "
+              f"{bayes if options.threshold is None else '--threshold'})")
+    print(f"decision     {found['decision'] or 'none: give --calibration, or --threshold of the score'}")
+    print(f"load         {found['load_seconds']:.3f} s ({found['backend']})")
+    print(f"embed        {found['embed_seconds']:.3f} s ({len(found['enroll']) + 1} recordings)")
+    print(f"peak memory  {found['peak_memory_bytes'] / 1e6:.0f} MB")
+
+
+def add_model_options(arguments) -> None:
+    """What svq.bin.verify and svq.bin.embed share."""
+    arguments.add_argument("--model", required=True, help="model folder, .svq, .onnx or .xml")
+    arguments.add_argument("--backend", choices=BACKENDS, help="what runs it (None: what the file is for)")
+    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are an error")
+    arguments.add_argument("--window-seconds", type=float, default=60.0,
+                           help="longer recordings are embedded in equal windows of at most so much; 0: never")
+
+
+def check_model_options(arguments, options) -> None:
+    """Exits with 2 and one line where these are out of range."""
+    if options.num_threads < 1:
+        arguments.error("--num-threads must be at least 1")
+    if not 0 <= options.min_seconds < math.inf:
+        arguments.error("--min-seconds must not be negative")
+    if options.window_seconds != 0 and not 1 <= options.window_seconds < math.inf:
+        arguments.error("--window-seconds must be 0 or at least 1")
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.usage = "%(prog)s --model MODEL [options] ENROLL [ENROLL ...] -- TEST"
+    add_model_options(arguments)
+    arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
+    arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
+                           "`none`, where the calibration does not say which")
+    arguments.add_argument("--p-target", type=float, default=0.01, help="probability beforehand of the same speaker")
+    arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
+    arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
+    arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "
+                           "log-likelihood ratio, without a calibration the score")
+    arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print JSON")
+    arguments.add_argument("enroll", nargs="+", metavar="ENROLL", help="recordings of the speaker")
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options = arguments.parse_args(words[:end])
+    if len(words) != end + 2:
+        arguments.error("after the enrolment recordings and all options come -- and one test recording")
+    options.test = words[-1]
+    check_model_options(arguments, options)
+    if not 0 < options.p_target < 1:
+        arguments.error("--p-target must be between 0 and 1")
+    if not (0 < options.c_miss < math.inf and 0 < options.c_fa < math.inf):
+        arguments.error("--c-miss and --c-fa must be above 0")
+    if options.threshold is not None and not math.isfinite(options.threshold):
+        arguments.error("--threshold must be a number")
+    return options
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,1 @@
+"""Networks outside torch: export to ONNX and OpenVINO, INT8, and one interface to run them all."""

@@ -1,0 +1,159 @@
+"""From a model of ours to a file for ONNX Runtime or OpenVINO: trace, quantize, write whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from svq.atomic import atomic_path
+from svq.deploy.extras import require
+from svq.deploy.graph_front_end import GraphFrontEnd
+from svq.deploy.graph_layers import LayerNode, initializer, layer_nodes
+from svq.deploy.int8 import Int8Config, dynamic_int8, static_int8
+from svq.deploy.metadata import KEY, Metadata
+from svq.deploy.snapping import Snapped, snap
+from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
+from svq.errors import UserError, some_of
+from svq.models import ModelConfig
+from svq.quant.api import FLOAT_BITS, quantizable
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+    """A graph (onnx.ModelProto), what it says about itself, and the network's layers in it by name.
+
+    net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
+    """
+
+    model: object
+    metadata: Metadata
+    net: nn.Module
+    layers: dict[str, LayerNode]
+    snapped: dict[str, Snapped] = dataclasses.field(default_factory=dict)
+
+
+def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
+                 seconds: float | None = None) -> Exported:
+    """The float graph of `net`, in eval mode and frozen (`svq.quant.api.freeze_`).
+
+    calibration: what turns scores into log-likelihood ratios, to be kept in the file. front_end: whether it takes
+    waveforms (B, samples) instead of features (B, T, F). seconds: the only duration that it takes; None: any.
+    Raises UserError for a duration of less than a frame.
+    """
+    bank = GraphFrontEnd(config.front_end) if front_end else None
+    length, example = _example(config, front_end, seconds)
+    model = to_onnx(net, example, bank, fixed=length is not None)
+    metadata = Metadata(config, "waveform" if front_end else "features", calibration, length)
+    return Exported(model, metadata, net, layer_nodes(model, net))
+
+
+def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tuple[int | None, torch.Tensor]:
+    """The fixed number of frames or samples, None where any will do, and an input to follow the network with."""
+    from svq.data.frontend import filter_bank
+
+    rate, bank = config.front_end.rate, filter_bank(config.front_end)
+    samples = round((seconds or 0.01 * (EXAMPLE_FRAMES + 4)) * rate)
+    frames = bank.num_frames(samples)
+    if frames < 1:
+        raise UserError(f"seconds is {seconds}: shorter than one frame of {bank.length} samples; give more")
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, samples) if front_end else (2, frames, config.front_end.num_mels)
+    length = None if seconds is None else shape[1]
+    return length, 0.1 * torch.randn(shape, generator=generator)
+
+
+def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None) -> set[str]:
+    """Layers that stay in float: those named, all inside modules named, and those with 32 bits in a bits.tsv.
+
+    UserError for a name that is neither a layer nor a module with layers, and for a table of another network.
+    """
+    from svq.quant.bits_table import check_bits, read_bits
+
+    known, found = [name for name, _ in quantizable(net)], set()
+    for name in names:
+        inside = [layer for layer in known if layer == name or layer.startswith(name + ".")]
+        if not inside:
+            raise UserError(f"the network has no layer {name} to keep in float; it has {some_of(known, 12)}")
+        found.update(inside)
+    if bits_path is not None:
+        rows = read_bits(bits_path)
+        check_bits(rows, net, bits_path)
+        found.update(row.layer for row in rows if row.bits == FLOAT_BITS)
+    return found
+
+
+def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Config,
+                keep_float: Collection[str] = ()) -> Exported:
+    """`graph` with INT8 weights and activations, calibrated with `samples` (inputs of the graph, batch 1).
+
+    Weights that are a codebook's are put on the int8 grid that fits it best; `snapped` of the result says how well.
+    """
+    modules, quant, snapped = dict(quantizable(graph.net)), graph.metadata.config.quant, {}
+    for name, node in graph.layers.items():
+        if name not in keep_float:
+            folded = np.moveaxis(initializer(graph.model, node.weight), node.axis, 0)
+            snapped[name] = snap(modules[name].weight.detach().numpy(), folded,
+                                 codebook=quant is not None and quant.bits_of(name) != FLOAT_BITS)
+    model = static_int8(graph.model, graph.layers, snapped, keep_float, samples, config)
+    details = {**dataclasses.asdict(config), "calibration_inputs": len(samples), "float_layers": sorted(keep_float)}
+    return _quantized(graph, model, "int8", details, snapped)
+
+
+def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = ()) -> Exported:
+    """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration."""
+    model = dynamic_int8(graph.model, graph.layers, keep_float)
+    return _quantized(graph, model, "int8-dynamic", {"float_layers": sorted(keep_float)}, {})
+
+
+def _quantized(graph: Exported, model, precision: str, details: dict, snapped: dict[str, Snapped]) -> Exported:
+    metadata = dataclasses.replace(graph.metadata, precision=precision, details=details)
+    return dataclasses.replace(graph, model=model, metadata=metadata, snapped=snapped)
+
+
+def write(graph: Exported, path) -> None:
+    """Writes `path`, .onnx or .xml (and its .bin), whole or not at all. UserError for another suffix."""
+    path = os.fspath(path)
+    writers = {".onnx": _write_onnx, ".xml": _write_openvino}
+    suffix = os.path.splitext(path)[1]
+    if suffix not in writers:
+        raise UserError(f"{path}: must end in .onnx (ONNX) or .xml (OpenVINO)")
+    writers[suffix](graph, path)
+
+
+def _write_onnx(graph: Exported, path: str) -> None:
+    onnx = require("onnx")
+    model = onnx.ModelProto()
+    model.CopyFrom(graph.model)
+    onnx.helper.set_model_props(model, {KEY: graph.metadata.dumps()})
+    with atomic_path(path) as temporary, open(temporary, "wb") as file:
+        file.write(model.SerializeToString(deterministic=True))
+
+
+def _write_openvino(graph: Exported, path: str) -> None:
+    """The .bin takes its name before the .xml does: an .xml that is there has its weights."""
+    openvino = require("openvino")
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    weights = os.path.splitext(path)[0] + ".bin"
+    with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=folder or ".") as scratch:
+        source, target = os.path.join(scratch, "model.onnx"), os.path.join(scratch, "model.xml")
+        _write_onnx(graph, source)
+        model = openvino.Core().read_model(source)
+        model.set_rt_info(graph.metadata.dumps(), [KEY])
+        # Half precision would halve the file of a float network, and change its embeddings.
+        openvino.save_model(model, target, compress_to_fp16=False)
+        for made, final in ((os.path.splitext(target)[0] + ".bin", weights), (target, path)):
+            os.chmod(made, _mode())
+            os.replace(made, final)
+
+
+def _mode() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return 0o666 & ~umask

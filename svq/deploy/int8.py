@@ -1,0 +1,163 @@
+"""INT8 graphs: QDQ nodes from a calibration, or products that quantize their input as they go.
+
+ONNX Runtime's tools calibrate and insert the nodes; what is decided here is what they quantize. Inputs of
+convolutions, linear layers and residual sums are quantized, outputs are not: where one goes into the next its QDQ pair
+stands behind the ReLU, which it absorbs, and what goes into pooling stays as exact as it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from svq.deploy.extras import require
+from svq.deploy.graph_layers import LAYER_TYPES, LayerNode, module_of
+from svq.deploy.snapping import Snapped
+
+QUANTIZED_TYPES = (*LAYER_TYPES, "Add")
+
+
+@dataclass(frozen=True)
+class Int8Config:
+    """How activations are quantized.
+
+    activations: `uint8`, with a zero point, or `int8`, symmetric. sums: whether residual sums take INT8 too; else
+    they are computed in float. range: of every activation in the calibration, its extremes (`minmax`), without the
+    rarest values (`percentile`), or the one whose distribution is nearest (`entropy`).
+    percentile: share of the values, in per cent, that stays in the range of `percentile`.
+    Raises ValueError for a percentile out of range.
+    """
+
+    activations: Literal["uint8", "int8"] = "uint8"
+    sums: bool = True
+    range: Literal["minmax", "percentile", "entropy"] = "minmax"
+    percentile: float = 99.999
+
+    def __post_init__(self):
+        if not 50 < self.percentile <= 100:
+            raise ValueError(f"percentile is {self.percentile}; it must be above 50 and at most 100")
+
+
+def _quietly(function):
+    """`function` without its chatter on standard output and its advice to preprocess, which has been followed."""
+
+    def call(*arguments, **options):
+        logger = logging.getLogger()
+        level = logger.level
+        logger.setLevel(logging.ERROR)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return function(*arguments, **options)
+        finally:
+            logger.setLevel(level)
+
+    return call
+
+
+class _Samples:
+    """What ONNX Runtime's calibration reads from: one input at a time, so that few activations are held."""
+
+    def __init__(self, samples: Sequence[np.ndarray]):
+        self.samples, self.queue = samples, iter(())
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def set_range(self, start_index: int, end_index: int) -> None:
+        self.queue = iter(self.samples[start_index:end_index])
+
+    def get_next(self) -> dict | None:
+        sample = next(self.queue, None)
+        return None if sample is None else {"input": sample}
+
+
+def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped], keep_float: Collection[str],
+                samples: Sequence[np.ndarray], config: Int8Config):
+    """`model` with QDQ nodes around all layers but those in `keep_float`: weights int8 with the steps of `snapped`.
+
+    samples: the calibration's inputs, each with a batch dimension. Returns a new onnx.ModelProto.
+    """
+    onnx, tools = require("onnx"), require("onnxruntime.quantization")
+    overrides = {layers[name].weight: _override(snapped[name], layers[name].axis, tools.QuantType.QInt8)
+                 for name in layers if name not in keep_float}
+    unsigned = config.activations == "uint8"
+    quantize = _quietly(tools.quantize_static)
+    method = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy"}[config.range]
+    with tempfile.TemporaryDirectory(prefix="svq-int8-") as folder:
+        source, target = os.path.join(folder, "float.onnx"), os.path.join(folder, "int8.onnx")
+        onnx.save(model, source)
+        quantize(
+            source, target, _Samples(samples), quant_format=tools.QuantFormat.QDQ, per_channel=True,
+            activation_type=tools.QuantType.QUInt8 if unsigned else tools.QuantType.QInt8,
+            weight_type=tools.QuantType.QInt8, op_types_to_quantize=list(QUANTIZED_TYPES),
+            nodes_to_quantize=quantized_nodes(model, layers, keep_float, config.sums),
+            calibrate_method=getattr(tools.CalibrationMethod, method),
+            extra_options={
+                "ActivationSymmetric": not unsigned, "WeightSymmetric": True, "TensorQuantOverrides": overrides,
+                "OpTypesToExcludeOutputQuantization": list(QUANTIZED_TYPES),
+                "CalibStridedMinMax": 1, "CalibPercentile": config.percentile,
+                # It would change the steps of the weights for the sake of a bias that is larger than any.
+                "QDQDisableWeightAdjustForInt32Bias": True,
+            })
+        found = onnx.load(target)
+    return _floats_unrounded(found, {layers[name].node for name in keep_float})
+
+
+def quantized_nodes(model, layers: dict[str, LayerNode], keep_float: Collection[str], sums: bool) -> list[str]:
+    """Names of the nodes to quantize: layers, and sums of two activations in modules whose layers all are."""
+    found = [node.node for name, node in layers.items() if name not in keep_float]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    for node in model.graph.node if sums else ():
+        scope = module_of(node.name)
+        if node.op_type != "Add" or not scope or constants.intersection(node.input):
+            continue
+        inside = [name for name in layers if name.startswith(scope + ".")]
+        if inside and not any(name in keep_float for name in inside):
+            found.append(node.name)
+    return found
+
+
+def _override(snapped: Snapped, axis: int, kind) -> list[dict]:
+    """ONNX Runtime's TensorQuantOverrides of a weight with these steps."""
+    return [{"axis": axis, "quant_type": kind, "scale": np.float32(step), "zero_point": np.int8(0)}
+            for step in snapped.scale]
+
+
+def _floats_unrounded(model, kept: Collection[str]):
+    """Layers that stay in float read what was there before a QDQ pair that the tensor got for another layer."""
+    source = {}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear":
+            source[node.output[0]] = node.input[0]
+    before = {node.output[0]: source[node.input[0]] for node in model.graph.node
+              if node.op_type == "DequantizeLinear" and node.input[0] in source}
+    for node in model.graph.node:
+        if node.name in kept:
+            node.input[0] = before.get(node.input[0], node.input[0])
+    return model
+
+
+def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str]):
+    """`model` whose linear layers hold int8 weights and quantize their inputs as they come; convolutions stay in float.
+
+    As torch.ao.quantization.quantize_dynamic does for torch.nn.Linear. Returns a new onnx.ModelProto.
+    """
+    onnx, tools = require("onnx"), require("onnxruntime.quantization")
+    types = {node.name: node.op_type for node in model.graph.node}
+    chosen = [node.node for name, node in layers.items() if name not in keep_float and types[node.node] != "Conv"]
+    chosen += [f"{name}_MatMul" for name in chosen]  # what a Gemm becomes before it is quantized
+    with tempfile.TemporaryDirectory(prefix="svq-int8-") as folder:
+        source, target = os.path.join(folder, "float.onnx"), os.path.join(folder, "int8.onnx")
+        onnx.save(model, source)
+        _quietly(tools.quantize_dynamic)(source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+                               nodes_to_quantize=chosen, weight_type=tools.QuantType.QInt8)
+        return onnx.load(target)

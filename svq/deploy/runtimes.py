@@ -1,0 +1,188 @@
+"""One interface to a network in torch, ONNX Runtime or OpenVINO: `load_embedder`.
+
+Embeddings of all three agree to float rounding for the same float network. All run on the CPU, with as many threads as
+asked for and none pinned to a core, because the jobs of a recipe share the machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+from svq.deploy.extras import require
+from svq.deploy.metadata import KEY, Metadata
+from svq.errors import UserError
+
+BACKENDS = ("torch", "onnxruntime", "openvino")
+
+
+class Embedder:
+    """A network that runs in one of BACKENDS.
+
+    config: its ModelConfig. calibration: what the file says about log-likelihood ratios, or None. backend: where it
+    runs. input: `features` or `waveform`, what the network itself takes. frames: the only number of frames (for
+    `waveform` of samples) that it takes, or None.
+    """
+
+    def __init__(self, metadata: Metadata, backend: str, run: Callable[[np.ndarray], np.ndarray], path):
+        self.metadata, self.backend, self.path = metadata, backend, os.fspath(path)
+        self.config, self.calibration = metadata.config, metadata.calibration
+        self.input, self.frames = metadata.input, metadata.frames
+        self._run, self._front_end = run, None
+
+    @property
+    def front_end(self):
+        """The `svq.data.frontend.FrontEnd` that gives this network's features; made when it is first asked for."""
+        if self._front_end is None:
+            from svq.data.frontend import FrontEnd
+
+            self._front_end = FrontEnd(self.config.front_end)
+        return self._front_end
+
+    def features(self, feats: np.ndarray) -> np.ndarray:
+        """Features (B, T, F) float32, normalized as the config's front end does -> embeddings (B, D) float32.
+
+        Raises ValueError for another shape; UserError where the network has its front end inside, and for another
+        number of frames than the only one that it takes.
+        """
+        mels = self.config.front_end.num_mels
+        if feats.ndim != 3 or feats.shape[1] < 1 or feats.shape[2] != mels:
+            raise ValueError(f"expected features (B, T, {mels}), got shape {feats.shape}")
+        if self.input == "waveform":
+            raise UserError(f"{self.path}: has its front end inside and takes waveforms only; export it without "
+                            "--front-end to give it features")
+        return self(feats)
+
+    def waveforms(self, x: np.ndarray) -> np.ndarray:
+        """Waveforms (B, samples) float32 in [-1, 1] at the front end's rate -> embeddings (B, D) float32.
+
+        Raises ValueError for another shape, UserError for less than one frame.
+        """
+        if x.ndim != 2:
+            raise ValueError(f"expected waveforms (B, samples), got shape {x.shape}")
+        shortest = self.front_end.bank.length
+        if x.shape[1] < shortest:
+            raise UserError(f"{x.shape[1]} samples are shorter than one frame of {shortest}; give a longer recording")
+        return self(x if self.input == "waveform" else self._features_of(x))
+
+    def _features_of(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self.front_end(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))).numpy()
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """What `input` says, (B, T, F) or (B, samples) -> embeddings (B, D) float32."""
+        if self.frames is not None and x.shape[1] != self.frames:
+            what = "samples" if self.input == "waveform" else "frames"
+            raise UserError(f"{self.path}: exported for {self.frames} {what}, not {x.shape[1]}; export it without "
+                            "--frames to take any number")
+        return self._run(np.ascontiguousarray(x, dtype=np.float32))
+
+
+def load_embedder(path, backend: str | None = None, num_threads: int = 1) -> Embedder:
+    """The network at `path`, a model folder, a packed .svq, an exported .onnx or .xml file, ready to run.
+
+    backend: one of BACKENDS; None takes torch for folders and .svq, onnxruntime for .onnx, openvino for .xml. OpenVINO
+        reads .onnx too. num_threads: CPU threads; torch has one number for the whole process.
+    Raises UserError for an unknown backend, one that cannot run such a file or is not installed, and for a file that is
+    missing, damaged or not ours.
+    """
+    path = os.fspath(path)
+    suffix = os.path.splitext(path)[1]
+    own = {".onnx": "onnxruntime", ".xml": "openvino"}.get(suffix, "torch")
+    backend = own if backend is None else backend
+    if backend not in BACKENDS:
+        raise UserError(f"backend '{backend}' is unknown; known: {', '.join(BACKENDS)}")
+    if num_threads < 1:
+        raise UserError(f"number of threads is {num_threads}; it must be at least 1")
+    if backend not in {".onnx": BACKENDS[1:], ".xml": BACKENDS[2:]}.get(suffix, BACKENDS[:1]):
+        mend = f"leave the backend out, or take {own}" if own != "torch" else "export it first: svq.bin.export"
+        raise UserError(f"{path}: {backend} cannot run it; {mend}")
+    if own != "torch" and not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; svq.bin.export makes it")
+    metadata, run = _LOADERS[backend](path, num_threads)
+    return Embedder(metadata, backend, run, path)
+
+
+def _load_torch(path: str, num_threads: int):
+    import torch
+
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+
+    torch.set_num_threads(num_threads)
+    net, config = load_model(path)
+    net = freeze_(net).to(memory_format=torch.channels_last)
+
+    def run(x: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return net(torch.from_numpy(x)).float().numpy()
+
+    return Metadata(config, calibration=packed_calibration(path)), run
+
+
+def packed_calibration(path) -> dict | None:
+    """The calibration in a packed .svq file that has been read already; None where it, or another file, has none."""
+    import json
+
+    from safetensors import safe_open
+
+    if not os.fspath(path).endswith(".svq"):
+        return None
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["svq"]).get("calibration")
+
+
+def _load_onnxruntime(path: str, num_threads: int):
+    ort = require("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+    options.log_severity_level = 3  # errors only: they come as exceptions, and a recipe's log is for people
+    options.use_deterministic_compute = True
+    # Threads that wait by spinning take the cores from the other jobs of a recipe.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions have no base class of their own
+        raise UserError(_damaged(path, "an ONNX model", error)) from None
+    metadata = Metadata.loads(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    name = session.get_inputs()[0].name
+    return metadata, lambda x: session.run(None, {name: x})[0]
+
+
+def _load_openvino(path: str, num_threads: int):
+    openvino = require("openvino")
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+    except RuntimeError as error:
+        raise UserError(_damaged(path, "an OpenVINO or ONNX model, with its .bin beside an .xml", error)) from None
+    metadata = Metadata.loads(_openvino_info(model), path)
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(num_threads),
+        "INFERENCE_PRECISION_HINT": "f32",  # else a machine with bfloat16 units gives other embeddings
+        "ENABLE_CPU_PINNING": "NO",  # every job of a recipe would sit on the first core
+    }
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    return metadata, lambda x: request.infer([x])[0].copy()
+
+
+def _openvino_info(model) -> str | None:
+    """The metadata's text: rt_info of an .xml, or what OpenVINO keeps there of an ONNX file's metadata_props."""
+    for keys in ([KEY], ["framework", KEY]):
+        if model.has_rt_info(keys):
+            return model.get_rt_info(keys).astype(str)
+    return None
+
+
+def _damaged(path: str, what: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[-1].strip()[:200]
+    return f"{path}: not {what} that can be read: {reason}; copy or export it again"
+
+
+_LOADERS = {"torch": _load_torch, "onnxruntime": _load_onnxruntime, "openvino": _load_openvino}

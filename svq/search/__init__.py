@@ -1,0 +1,1 @@
+"""A search for the settings of quantization-aware finetuning, shared by any number of workers."""

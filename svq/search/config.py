@@ -1,0 +1,154 @@
+"""The schema of a search, and the check of its space against the settings that a training has."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from typing import Literal
+
+from svq.backend.segments import IdentifyConfig
+from svq.config import from_dict, load_config
+from svq.errors import UserError
+from svq.train.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ParameterConfig:
+    """Where a setting is looked for: `low` to `high`, both in it, on a logarithmic scale with `log`; or `choices`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: list | None = None
+
+    def __post_init__(self):
+        if self.choices is not None:
+            if (self.low, self.high, self.log) != (None, None, False):
+                raise ValueError("choices stand alone; leave out low, high and log")
+            if len(self.choices) < 1 or any(self.choices.count(choice) > 1 for choice in self.choices):
+                raise ValueError(f"choices are {self.choices}; name one at least, and none twice")
+            return
+        if self.low is None or self.high is None:
+            raise ValueError("give low and high, or choices")
+        if not -math.inf < self.low < self.high < math.inf:
+            raise ValueError(f"low is {self.low:g} and high {self.high:g}; low must be below high, both finite")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}; on a logarithmic scale it must be above 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+    """A search.
+
+    space: ParameterConfig by dotted key of svq.train.config.TrainConfig, such as schedule.lr or quant.bits.
+    trials: how many in all, whatever the number of workers. seed: of the sampler; the k-th trial of one worker is
+    always the same one.
+    objective: what is made small, in percent on the development data: `eer` of its trials, or 100 less the top-1
+        accuracy of `identification`. To it is added `size_weight` x packed bytes / float bytes: percent points that a
+        model of the float one's size would be worth.
+    sampler: `tpe` (tree-structured Parzen estimator, after `startup_trials` random ones) or `random`.
+    pruner: `median` stops a trial that is worse, after an epoch, than half of those before it were there, but not
+        before `startup_trials` are complete; `hyperband` gives few trials all epochs; `none`. No trial is stopped
+        within its first `warmup_epochs`.
+    retries: how often a trial is taken up again whose worker died.
+    """
+
+    space: dict
+    trials: int = 20
+    seed: int = 1
+    objective: Literal["eer", "identification"] = "eer"
+    size_weight: float = 2.0
+    sampler: Literal["tpe", "random"] = "tpe"
+    startup_trials: int = 5
+    pruner: Literal["median", "hyperband", "none"] = "median"
+    warmup_epochs: int = 0
+    retries: int = 2
+    identification: IdentifyConfig = dataclasses.field(default_factory=IdentifyConfig)
+
+    def __post_init__(self):
+        for name, least in (("trials", 1), ("seed", 0), ("startup_trials", 1), ("warmup_epochs", 0), ("retries", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        if not 0 <= self.size_weight < math.inf:
+            raise ValueError(f"size_weight is {self.size_weight}; it must not be negative")
+        if not self.space:
+            raise ValueError("space is empty; name a setting of the training, such as schedule.lr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """A setting to look for. integer: it takes whole numbers only."""
+
+    key: str
+    range: ParameterConfig
+    integer: bool
+
+
+def load_search(path, train, sets: typing.Sequence[str] = ()) -> tuple[SearchConfig, list[Parameter]]:
+    """The search in the YAML `path` over trainings by the YAML `train` with overrides `sets`, and its parameters.
+
+    UserError, one line, for an unknown key, for one that is no setting of a training, and for a range that the training
+    would refuse, at either end.
+    """
+    search = load_config(path, SearchConfig)
+    if load_config(train, TrainConfig, sets).quant is None:
+        raise UserError(f"{train}: no `quant` in the config, so there is nothing to finetune to; add it")
+    parameters = [_parameter(path, str(key), value) for key, value in search.space.items()]
+    ends = [_ends(parameter) for parameter in parameters]
+    for pairs in [*([pair] for values in ends for pair in values), [values[0] for values in ends],
+                  [values[-1] for values in ends]]:
+        try:
+            load_config(train, TrainConfig, [*sets, *pairs])
+        except UserError as error:
+            raise UserError(f"{path}: space with {', '.join(pairs)} is not possible: {error}") from None
+    return search, parameters
+
+
+def override(key: str, value) -> str:
+    """`key=value` as svq.config takes it."""
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+
+
+def _ends(parameter: Parameter) -> list[str]:
+    found = parameter.range
+    if found.choices is not None:
+        return [override(parameter.key, choice) for choice in found.choices]
+    return [override(parameter.key, int(value) if parameter.integer else value) for value in (found.low, found.high)]
+
+
+def _parameter(path, key: str, value) -> Parameter:
+    found = from_dict(value, ParameterConfig, str(path), f"space.{key}: ")
+    kind = _type_of(path, key)
+    if found.choices is not None:
+        if not all(isinstance(choice, (bool, int, float, str)) for choice in found.choices):
+            raise UserError(f"{path}: space.{key}: choices are {found.choices}; give numbers, words, true or false")
+    elif kind not in (int, float):
+        raise UserError(f"{path}: space.{key} takes no numbers between low and high; give choices")
+    elif kind is int and (found.low % 1 or found.high % 1):
+        raise UserError(f"{path}: space.{key} takes whole numbers; low is {found.low:g} and high {found.high:g}")
+    return Parameter(key, found, kind is int)
+
+
+def _type_of(path, key: str):
+    """The type of a dotted key of TrainConfig; UserError where there is none, or it is not a single setting."""
+    schema, seen = TrainConfig, ""
+    for name in key.split("."):
+        hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, 1)
+            known = f"; known: {', '.join(hints)}" if hints else ""
+            hint = f"; did you mean '{seen}{close[0]}'?" if close else known
+            raise UserError(f"{path}: space.{key}: a training has no setting '{seen}{name}'{hint}")
+        schema, seen = _without_none(hints[name]), f"{seen}{name}."
+    if dataclasses.is_dataclass(schema) or schema is dict:
+        raise UserError(f"{path}: space.{key} is not a single setting but a group of them; name one of it")
+    return schema
+
+
+def _without_none(hint):
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        (hint,) = [arg for arg in typing.get_args(hint) if arg is not type(None)]
+    return hint

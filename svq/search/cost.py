@@ -1,0 +1,80 @@
+"""What a system computes, counted, assumed and measured: three things that are easily taken for one another."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from svq.data.frontend import filter_bank
+from svq.models import ModelConfig
+from svq.quant.api import FLOAT_BITS, quantizable
+
+ASSUMPTION = (f"an operation with a weight of b bits counts as b/{FLOAT_BITS} of one (8 bits: a quarter); activations, "
+              "and so the arithmetic that is really done, stay as they are")
+
+
+class Operations(NamedTuple):
+    """Of one utterance. flops: by torch's own counter, a multiplication and an addition being two. equivalent: what is
+    left of them under ASSUMPTION."""
+
+    flops: int
+    equivalent: float
+
+
+@torch.no_grad()
+def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str, int], int]:
+    """Floating-point operations of every convolution and linear layer, and of the whole network, on (frames, feat_dim).
+
+    What is not counted anywhere: batch norm, activations, sums, the front end. `net` may be on the meta device.
+    """
+    found = {name: 0 for name, _ in quantizable(net)}
+    begun: dict[str, int] = {}
+    hooks = []
+    training = net.training
+    net.eval()
+    try:
+        with FlopCounterMode(display=False) as counter:
+            for name, module in quantizable(net):
+                def start(*_, name=name):
+                    begun[name] = counter.get_total_flops()
+
+                def end(*_, name=name):
+                    found[name] += counter.get_total_flops() - begun[name]
+
+                hooks += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
+            net(torch.zeros(1, frames, feat_dim, device=next(net.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        net.train(training)
+    return found, counter.get_total_flops()
+
+
+def operations(config: ModelConfig, seconds: float) -> Operations:
+    """For an utterance of so many seconds; bits are those of `config.quant`, computation outside its layers has 32."""
+    with torch.device("meta"):
+        net = config.build()
+    frames = filter_bank(config.front_end).num_frames(round(seconds * config.front_end.rate))
+    layers, total = flops_by_layer(net, config.front_end.num_mels, frames)
+    saved = sum(count * (1 - _bits(config, name) / FLOAT_BITS) for name, count in layers.items())
+    return Operations(total, total - saved)
+
+
+def _bits(config: ModelConfig, layer: str) -> int:
+    return FLOAT_BITS if config.quant is None else config.quant.bits_of(layer)
+
+
+def milliseconds(runs: Sequence[Callable[[], object]], times: int, warm_up: int = 2) -> list[float]:
+    """Median of `times` calls of each of `runs`, which take turns: what slows the machine for a while slows all."""
+    taken = np.empty((times, len(runs)))
+    for i in range(-warm_up, times):
+        for j, run in enumerate(runs):
+            start = time.perf_counter()
+            run()
+            taken[max(i, 0), j] = time.perf_counter() - start
+    return [float(value) for value in 1000 * np.median(taken, axis=0)]

@@ -1,0 +1,115 @@
+"""The measurements of the final table: identification, EER, bytes, operations and latency of several systems."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Sequence
+
+import numpy as np
+
+from svq.backend.identification import identification
+from svq.backend.scores import read_trials
+from svq.backend.segments import IdentifyConfig
+from svq.data import audio
+from svq.data.datadir import DataDir
+from svq.deploy.runtimes import Embedder, load_embedder
+from svq.errors import UserError
+from svq.models import ModelConfig, load_model
+from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
+from svq.quant.packing import packed_bytes
+from svq.report.speakers import EerInterval
+from svq.report.tradeoff import Row
+from svq.search.cost import milliseconds, operations
+from svq.search.development import centred_scores
+
+
+def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,
+            times: int, num_threads: int, replicates: int) -> list[Row]:
+    """A row for each (name, path): a model folder, a .svq, or an exported .onnx or .xml file.
+
+    data_dir, trials_path: what identification and EER are measured on. seconds: length of the utterance that operations
+    and latency are of; times: calls of each. UserError naming the file that cannot be used.
+    """
+    trials = read_trials(trials_path)
+    interval = EerInterval(trials, data_dir, replicates)
+    embedders = [load_embedder(path, None, num_threads) for _, path in systems]
+    rng = np.random.default_rng(0)
+    noise = {rate: 0.1 * rng.standard_normal((1, round(seconds * rate))).astype(np.float32)
+             for rate in sorted({each.config.front_end.rate for each in embedders})}
+    calls = [lambda each=each: each.waveforms(noise[each.config.front_end.rate]) for each in embedders]
+    taken = milliseconds(calls, times)
+    rows = []
+    for (name, path), embedder, latency in zip(systems, embedders, taken):
+        print(f"{name}: {path}, {embedder.backend}", flush=True)
+        about, _ = identification(data_dir, embedder, config, replicates)
+        ids, vectors = embed_all(data_dir, embedder)
+        found = centred_scores(trials, ids, vectors)
+        scores = found[trials.target], found[~trials.target]
+        size, bits = size_and_bits(path, embedder)
+        cost = operations(counted_as(embedder), seconds)
+        rows.append(Row(name, os.path.basename(path.rstrip("/")), embedder.backend, bits, size, about["top1"],
+                        about["top1_low"], about["top1_high"], about["top5"], _eer(*scores), *interval(*scores),
+                        cost.flops / 1e9, cost.equivalent / 1e9, latency))
+    return rows
+
+
+def counted_as(embedder: Embedder) -> ModelConfig:
+    """The config whose bits are those of the arithmetic that is assumed: of an INT8 file 8."""
+    metadata = embedder.metadata
+    if not metadata.precision.startswith("int8"):
+        return metadata.config
+    kept = {name: FLOAT_BITS for name in metadata.details.get("float_layers", ())}
+    return dataclasses.replace(metadata.config, quant=QuantConfig("uniform", 8, layers=kept or None))
+
+
+def _eer(target: np.ndarray, nontarget: np.ndarray) -> float:
+    from svq.backend.metrics import eer
+
+    return 100 * eer(target, nontarget)
+
+
+def embed_all(data_dir, embedder: Embedder) -> tuple[list[str], np.ndarray]:
+    """Ids and (N, D) embeddings of whole utterances, one at a time, from their waveforms."""
+    ids, vectors = [], []
+    for utterance, specifier in DataDir(data_dir).wav.items():
+        ids.append(utterance)
+        vectors.append(embedder.waveforms(audio.load(specifier, embedder.config.front_end.rate)[None])[0])
+    return ids, np.stack(vectors)
+
+
+def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
+    """Bytes on disk and bits per weight. Of a folder the packed model where there is one; of a quantized one without,
+    what packing it would give."""
+    if os.path.isdir(path):
+        net, config = load_model(path)
+        packed = os.path.join(path, "model.svq")
+        if config.quant is None:
+            return os.path.getsize(os.path.join(path, "model.safetensors")), float(FLOAT_BITS)
+        size = os.path.getsize(packed) if os.path.exists(packed) else packed_size_of(net, config)
+        return size, average_bits(net)
+    if path.endswith(".xml"):
+        weights = f"{path[:-4]}.bin"
+        if not os.path.exists(weights):
+            raise UserError(f"{weights}: no such file; it belongs to {path}")
+        return os.path.getsize(path) + os.path.getsize(weights), mean_bits(counted_as(embedder))
+    return os.path.getsize(path), mean_bits(counted_as(embedder))
+
+
+def packed_size_of(net, config) -> int:
+    """Bytes that svq.bin.pack would write for a quantization-aware network."""
+    float_net = config.build()
+    state = {name.replace(".parametrizations.weight.original", ".weight"): tensor
+             for name, tensor in net.state_dict().items() if ".parametrizations.weight.0." not in name}
+    float_net.load_state_dict(state)
+    return packed_bytes(float_net, config.quant, config)
+
+
+def mean_bits(config) -> float:
+    """Bits per convolution or linear weight by the config alone."""
+    import torch
+
+    with torch.device("meta"):
+        layers = {name: module.weight.numel() for name, module in quantizable(config.build())}
+    bits = {name: FLOAT_BITS if config.quant is None else config.quant.bits_of(name) for name in layers}
+    return sum(bits[name] * count for name, count in layers.items()) / sum(layers.values())

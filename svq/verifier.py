@@ -1,0 +1,183 @@
+"""Two recordings in, one answer out: is it the same speaker?
+
+    >>> from svq import Verifier
+    >>> verifier = Verifier.load("model.svq")                    # or model.onnx, model.xml, a model folder
+    >>> voice = verifier.enroll(["ann1.wav", "ann2.mp3"])        # one recording or several of one person
+    >>> result = verifier.decide(verifier.score(voice, verifier.embed("who.flac")), p_target=0.1)
+    >>> result.decision
+    'accept'
+    >>> result.llr >= result.threshold
+    True
+    >>> result == verifier.verify(["ann1.wav", "ann2.mp3"], "who.flac", p_target=0.1)    # the same in one call
+    True
+    >>> verifier.embed(samples, rate=8000).shape                 # samples (T,) or (T, channels), such as soundfile's
+    (16,)
+
+The score is the cosine of the two embeddings, less the mean embedding that the model's calibration carries. The
+calibration (slope and offset, fitted on a development list: svq.bin.calibrate) makes a log-likelihood ratio of it,
+which is compared with Bayes' threshold for the prior probability and the costs that the user states. AS-norm and
+PLDA need a cohort or a second model: svq.bin.score has them.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from svq.backend.calibration import PLAIN, Calibration
+from svq.backend.decision import Mismatch, Verification, decide, scoring_of
+from svq.backend.embeddings import read_vector
+from svq.backend.scoring import Cosine
+from svq.data.recording import name_of, windows_of
+from svq.data.sounding import SILENCE_DB, sounding_seconds
+from svq.errors import UserError
+
+LITTLE_SECONDS = 1.0  # under this much sound an embedding says little, and a warning says so
+
+
+@dataclass(frozen=True, eq=False)
+class Enrollment:
+    """A voice as it is scored: vector (D,) float32 of length 1, centred; recordings: how many it was made of."""
+
+    vector: np.ndarray
+    recordings: int = 1
+
+
+class Verifier:
+    """A network, its calibration, and what makes decisions of them. `Verifier.load` is the way to one.
+
+    embedder: of svq.deploy.runtimes. calibration: a Calibration of its cosine scores, or None. mean: (D,) what is
+    subtracted from embeddings, or None. why_uncalibrated: said where a log-likelihood ratio is asked for in vain.
+    min_seconds: recordings with less sound are an error. window_seconds: longer recordings are cut into equal
+    windows of at most so much, and their embeddings averaged by their seconds of sound, so that an hour
+    takes no more memory than a minute; 0: never. warn: called with one line where a recording is short.
+    """
+
+    def __init__(self, embedder, calibration: Calibration | None = None, mean: np.ndarray | None = None,
+                 why_uncalibrated: str = "there is no calibration", min_seconds: float = 0.3,
+                 window_seconds: float = 60.0, warn: Callable[[str], None] = warnings.warn):
+        self.embedder, self.calibration, self.mean = embedder, calibration, mean
+        self.why_uncalibrated, self.warn = why_uncalibrated, warn
+        self.min_seconds, self.window_seconds = min_seconds, window_seconds
+        self._cosine = Cosine(mean)
+
+    @classmethod
+    def load(cls, path, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
+             **options) -> Verifier:
+        """The verifier of a model folder, a .svq, .onnx or .xml file.
+
+        backend: torch, onnxruntime or openvino; None: what the file is for. calibration: a Calibration, or the JSON
+        of svq.bin.calibrate; None: the one in the file. mean: a mean embedding (D,), or the file of one, that is
+        subtracted before the cosine where the calibration does not say so itself; "none": nothing is.
+        options: `min_seconds`, `window_seconds` and `warn` as above.
+        Raises UserError for what cannot be read, and for a calibration that is given and belongs to another score. One
+        in the model file that does is left alone: `why_uncalibrated` says why, and scores are plain.
+        """
+        from svq.deploy.runtimes import load_embedder
+
+        embedder = load_embedder(path, backend, num_threads)
+        if isinstance(mean, (str, os.PathLike)) and mean != PLAIN:
+            mean = read_vector(mean)
+        given, source = calibration is not None, path
+        if isinstance(calibration, (str, os.PathLike)):
+            source, calibration = calibration, Calibration.load(calibration)
+        elif not given and embedder.calibration is not None:
+            calibration = Calibration.from_dict(embedder.calibration, path)
+        why = f"{path}: has no calibration; pack or export it with one, or give one (--calibration)"
+        try:
+            subtracted = scoring_of(calibration, mean)
+        except Mismatch as error:
+            why = f"{source}: {error}"
+            if given:
+                raise UserError(why) from None
+            calibration, subtracted = None, scoring_of(None, mean)
+        if subtracted is not None and len(subtracted) != embedder.config.embed_dim:
+            raise UserError(f"{source}: a mean embedding of {len(subtracted)} values, the model's embeddings have "
+                            f"{embedder.config.embed_dim}; take the one of this model")
+        return cls(embedder, calibration, subtracted, why, **options)
+
+    @property
+    def rate(self) -> int:
+        """Samples per second of the model's front end; recordings of others are resampled to it."""
+        return self.embedder.config.front_end.rate
+
+    def embed(self, recording, rate: int | None = None) -> np.ndarray:
+        """The embedding (D,) float32 of a recording, as svq.bin.extract writes it for one of `window_seconds` or less.
+
+        recording: a file name, an `Rx` of svq.data.rxfilename (a line of wav.scp), or samples (T,) or (T, channels),
+        floats in [-1, 1] or signed integers of any width. rate: of the samples, in Hz; None: the model's own.
+        Raises UserError that names the recording: unreadable, silent (nothing above SILENCE_DB), too short.
+        """
+        name, shortest = name_of(recording), self.embedder.front_end.bank.length
+        vectors, weights, seconds, heard = [], [], 0.0, 0.0
+        for window in windows_of(recording, self.rate, self.window_seconds, rate):
+            seconds += len(window) / self.rate
+            sound = sounding_seconds(window, self.rate)
+            heard += sound
+            if sound and len(window) >= shortest:
+                vectors.append(self.embedder.waveforms(window[None])[0])
+                weights.append(sound)
+        self._check(name, seconds, heard, shortest / self.rate)
+        vector = vectors[0] if len(vectors) == 1 else np.average(vectors, axis=0, weights=weights)
+        if not np.isfinite(vector).all():
+            raise UserError(f"{name}: its embedding is not finite; the model is damaged, or the recording is")
+        return vector.astype(np.float32)
+
+    def _check(self, name: str, seconds: float, heard: float, frame: float) -> None:
+        """UserError where there is nothing to embed, a warning where there is little."""
+        if not heard:
+            raise UserError(f"{name}: silence: nothing in its {seconds:.3g} s is above {SILENCE_DB:g} dBFS; check the "
+                            "microphone and record again")
+        if heard < self.min_seconds or seconds < frame:
+            raise UserError(f"{name}: {heard:.3g} s of sound are too short to tell a voice; record "
+                            f"{max(self.min_seconds, frame):g} s or more (--min-seconds sets the least)")
+        if heard < LITTLE_SECONDS:
+            self.warn(f"{name}: {heard:.3g} s of sound are little; with less than {LITTLE_SECONDS:g} s errors are "
+                      "many times as frequent")
+
+    def enroll(self, recordings: Iterable) -> Enrollment:
+        """One voice of recordings (or their embeddings, (D,) each) of one person: embeddings less the mean, each scaled
+        to length 1, averaged, and scaled again, as svq.bin.score does with --enroll-spk2utt."""
+        if isinstance(recordings, (str, os.PathLike)):
+            recordings = [recordings]
+        vectors = [x if _is_embedding(x, self.embedder.config.embed_dim) else self.embed(x) for x in recordings]
+        if not vectors:
+            raise UserError("no recording to enroll")
+        processed = self._cosine.process(np.stack(vectors), source="the recordings")
+        if len(processed) == 1:
+            return Enrollment(processed[0])
+        models, _ = self._cosine.models(processed.mean(axis=0, dtype=np.float64)[None], np.ones(1))
+        return Enrollment(models[0], len(vectors))
+
+    def score(self, a, b) -> float:
+        """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it."""
+        a, b = (x if isinstance(x, Enrollment) else self.enroll([np.asarray(x, dtype=np.float32)]) for x in (a, b))
+        return float(np.clip(a.vector.astype(np.float64) @ b.vector.astype(np.float64), -1, 1))
+
+    def llr(self, score: float) -> float:
+        """The log-likelihood ratio (natural logarithm) of a score; UserError without a calibration of it."""
+        if self.calibration is None:
+            raise UserError(self.why_uncalibrated)
+        return float(self.calibration(score))
+
+    def decide(self, score: float, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0,
+               threshold: float | None = None) -> Verification:
+        """Accepted or rejected by Bayes' threshold on the log-likelihood ratio, see `bayes_threshold`.
+
+        p_target: how probable a target trial is beforehand. c_miss, c_fa: what it costs to reject the right
+        speaker, to accept a wrong one. threshold: compare with this instead: the log-likelihood ratio, or the
+        score where there is no calibration; there nothing is decided without it.
+        """
+        return decide(score, self.calibration, p_target, c_miss, c_fa, threshold)
+
+    def verify(self, enroll: Iterable, test, **costs) -> Verification:
+        """`enroll`, `embed`, `score` and `decide` in one: recordings of one person, and one to compare with them."""
+        return self.decide(self.score(self.enroll(enroll), self.embed(test)), **costs)
+
+
+def _is_embedding(x, dim: int) -> bool:
+    return isinstance(x, np.ndarray) and x.shape == (dim,)

@@ -1,0 +1,233 @@
+"""Latency of networks in torch, ONNX Runtime and OpenVINO, in float and INT8: ms for one utterance, RTF, memory, load time.
+
+    python tests/bench/latency.py [--networks ResNet34 ECAPA512] [--threads 1 2] [--batches 1 8] [--seconds 3] [--rounds 15]
+    python tests/bench/latency.py --model exp/resnet_kmqat2 --calibration data/train    # one's own, trained, networks
+
+Each network and way of running it has a process of its own, and the processes take turns, so that whatever else the
+machine does falls on all of them alike. The milliseconds are of the network alone, from features to embedding; the row
+`fbank` is what the front end adds to any of them. Per utterance of --seconds: a batch of 8 counts an eighth. Memory: what
+loading and running added to the resident set of the process at its peak. Networks without --model have random weights, on
+which time does not depend; calibrated on noise, their INT8 embeddings mean nothing.
+"""
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+NETWORKS = {"ResNet34": 256, "ECAPA512": 192, "ECAPA1024": 192, "DFResNet110": 256}
+# name -> file that runs, its backend
+WAYS = {
+    "torch float32": ("float", "torch"),
+    "torch bfloat16": ("float", "torch"),
+    "ONNX Runtime float": ("float.onnx", "onnxruntime"),
+    "ONNX Runtime INT8": ("int8.onnx", "onnxruntime"),
+    "OpenVINO float": ("float.xml", "openvino"),
+    "OpenVINO INT8": ("int8.xml", "openvino"),
+}
+
+
+def peak_mb():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def serve(pipe, path, way, threads):
+    """One process: loads a network, then times a batch whenever it is asked to, until it is told None."""
+    import numpy as np
+    import torch
+
+    from svq.deploy.runtimes import load_embedder
+
+    torch.set_num_threads(threads)
+    before, start = peak_mb(), time.perf_counter()
+    embedder = load_embedder(path, WAYS[way][1], threads)
+    loading = time.perf_counter() - start
+    run = embedder.features
+    context = contextlib.nullcontext
+    if way == "torch bfloat16":
+        context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
+    feats = {}
+    pipe.send(loading)
+    for batch, frames in iter(pipe.recv, None):
+        if (batch, frames) not in feats:
+            feats[batch, frames] = np.random.default_rng(0).standard_normal((batch, frames, 80), dtype=np.float32)
+        with context():
+            run(feats[batch, frames])  # after the turns of the others nothing of it is in the caches
+            start = time.perf_counter()
+            run(feats[batch, frames])
+        pipe.send(time.perf_counter() - start)
+    pipe.send(peak_mb() - before)
+
+
+def serve_fbank(pipe, threads):
+    """The same for the front end; frames count as hops of 10 ms."""
+    import torch
+
+    from svq.data.frontend import FrontEnd
+    from svq.models import FrontEndConfig
+
+    torch.set_num_threads(threads)
+    before, start = peak_mb(), time.perf_counter()
+    front_end = FrontEnd(FrontEndConfig())
+    pipe.send(time.perf_counter() - start)
+    for batch, frames in iter(pipe.recv, None):
+        waveforms = 0.1 * torch.randn(batch, 160 * frames + 240)
+        front_end(waveforms)
+        start = time.perf_counter()
+        front_end(waveforms)
+        pipe.send(time.perf_counter() - start)
+    pipe.send(peak_mb() - before)
+
+
+class Server:
+    """A child process that runs one of the above."""
+
+    def __init__(self, target, *args):
+        spawn = multiprocessing.get_context("spawn")
+        self.pipe, theirs = spawn.Pipe()
+        self.process = spawn.Process(target=target, args=(theirs, *args), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.loading = self.pipe.recv()  # EOFError: it ended, and has said why
+
+    def time(self, batch, frames):
+        self.pipe.send((batch, frames))
+        return self.pipe.recv()
+
+    def end(self):
+        self.pipe.send(None)
+        memory = self.pipe.recv()
+        self.process.join()
+        return memory
+
+
+def measure(servers, batches, frames, rounds):
+    """{(name, batch): seconds of each round}, the servers taking turns."""
+    seconds = {(name, batch): [] for name in servers for batch in batches}
+    for _ in range(rounds):
+        for batch in batches:
+            for name, server in servers.items():
+                seconds[name, batch].append(server.time(batch, frames))
+    return seconds
+
+
+def make_files(source, folder, ways, feats):
+    """Exports what `ways` run of the model folder `source`, INT8 calibrated with `feats`; {file's name: path}."""
+    from svq.deploy.export import export_float, export_int8, write
+    from svq.deploy.int8 import Int8Config
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+
+    names = {WAYS[way][0] for way in ways}
+    files = {name: str(source) if name == "float" else str(Path(folder) / name) for name in names}
+    if names == {"float"}:
+        return files
+    net, config = load_model(source)
+    graph = export_float(freeze_(net), config)
+    quantized = export_int8(graph, feats, Int8Config()) if any(name.startswith("int8") for name in names) else None
+    for name in names - {"float"}:
+        write(quantized if name.startswith("int8") else graph, files[name])
+    return files
+
+
+def random_network(arch, folder):
+    """A model folder with random weights."""
+    import torch
+
+    from svq.models import ModelConfig, save_model
+
+    torch.manual_seed(0)
+    config = ModelConfig(arch=arch, embed_dim=NETWORKS.get(arch, 192))
+    save_model(folder, config.build(), config)
+    return folder
+
+
+def calibration_features(data, frames, count=16):
+    """`count` inputs (1, T, F): of a data directory's feats.scp, or noise of `frames` frames."""
+    import numpy as np
+
+    if data is None:
+        rng = np.random.default_rng(0)
+        return [rng.standard_normal((1, frames, 80), dtype=np.float32) for _ in range(count)]
+    from svq.extraction import Utterances
+    from svq.models import FrontEndConfig
+
+    utterances = Utterances(data, FrontEndConfig(), "feats")
+    chosen = sorted(np.random.default_rng(0).permutation(len(utterances))[:count].tolist())
+    wanted = {utterances.keys[i] for i in chosen}
+    return [feats[None].numpy() for key, feats in utterances if key in wanted]
+
+
+def about():
+    """Processor, its instructions for INT8 and versions, in a line."""
+    from importlib.metadata import version
+
+    name, flags = platform.processor(), ""
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            name = line.split(":", 1)[1].strip()
+        if line.startswith("flags"):
+            flags = line
+    units = [unit for unit in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if f" {unit}" in flags]
+    versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "onnxruntime", "openvino"))
+    return f"{name} ({' '.join(units) or 'no INT8 dot products'}); {versions}, Python {platform.python_version()}"
+
+
+def table(label, files, threads, options):
+    """Measures a network in all ways at a number of threads; prints and returns its rows."""
+    frames = round(100 * options.seconds) - 2
+    servers = {way: Server(serve, files[WAYS[way][0]], way, threads) for way in options.ways}
+    servers["fbank"] = Server(serve_fbank, threads)
+    seconds = measure(servers, options.batches, frames, options.rounds)
+    print(f"\n{label}, {threads} thread{'s'[:threads > 1]}, {options.seconds:g} s: ms per utterance, median (least); RTF at batch "
+          f"{options.batches[0]}")
+    heads = "".join(f"{f'batch {batch}':>20}" for batch in options.batches)
+    print(f"{'':20}{heads}{'RTF':>10}{'memory MB':>11}{'load s':>8}")
+    rows = []
+    for name, server in servers.items():
+        loading, memory = server.loading, server.end()
+        ms = {batch: [1000 * each / batch for each in seconds[name, batch]] for batch in options.batches}
+        middle = {batch: statistics.median(each) for batch, each in ms.items()}
+        cells = "".join(f"{f'{middle[batch]:.1f} ({min(ms[batch]):.1f})':>20}" for batch in options.batches)
+        rtf = middle[options.batches[0]] / 1000 / options.seconds
+        print(f"{name:20}{cells}{rtf:10.5f}{memory:11.0f}{loading:8.2f}", flush=True)
+        rows.append({"network": label, "way": name, "threads": threads, "seconds": options.seconds, "ms": ms,
+                     "memory_mb": memory, "load_s": loading})
+    return rows
+
+
+def main():
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), help="architectures, with random weights")
+    arguments.add_argument("--model", nargs="+", default=[], help="model folders to take instead")
+    arguments.add_argument("--calibration", help="data directory with feats.scp for the INT8 files of --model")
+    arguments.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    arguments.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    arguments.add_argument("--batches", type=int, nargs="+", default=[1, 8])
+    arguments.add_argument("--seconds", type=float, default=3.0)
+    arguments.add_argument("--rounds", type=int, default=15)
+    arguments.add_argument("--json", help="file for all figures")
+    options = arguments.parse_args()
+    print(about())
+    frames, found = round(100 * options.seconds) - 2, []
+    for source in options.model or options.networks:
+        with tempfile.TemporaryDirectory() as folder:
+            feats = calibration_features(options.calibration if options.model else None, frames)
+            model = source if options.model else random_network(source, Path(folder) / "float_model")
+            files = make_files(model, folder, options.ways, feats)
+            for threads in options.threads:
+                found += table(source, files, threads, options)
+    if options.json:
+        Path(options.json).write_text(json.dumps({"machine": about(), "rows": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""INT8 exports: codebooks exactly on the grid, floats that stay float, embeddings that stay near; the command line."""
+
+import dataclasses
+import json
+import subprocess
+from pathlib import Path
+
+import kaldiio
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from onnx import numpy_helper
+
+from svq.bin import export, extract
+from svq.deploy.export import export_dynamic_int8, export_float, export_int8, float_layers, write
+from svq.deploy.graph_layers import initializer
+from svq.deploy.int8 import Int8Config
+from svq.deploy.runtimes import load_embedder
+from svq.deploy.snapping import best_step, snap
+from svq.errors import UserError
+from svq.models import save_model
+from svq.quant import QuantConfig, quantize_
+from svq.quant.api import freeze_, quantizable
+from tests.builders import data_dir
+from tests.deploy.small_nets import cosines, feats, small_config, small_net
+from tests.helpers import run_worker
+
+ROOT = Path(__file__).resolve().parents[2]
+CALIBRATION = [feats(100, seed, batch=1) for seed in range(100, 106)]
+
+
+def int8_of(arch="ResNet18", keep=(), quant=QuantConfig(bits=2), config=Int8Config()):
+    model = small_config(arch)
+    net = small_net(model)
+    if quant is not None:
+        freeze_(quantize_(net, quant).eval())
+        model = dataclasses.replace(model, quant=quant)
+    graph = export_float(net, model)
+    return graph, export_int8(graph, CALIBRATION, config, float_layers(net, keep))
+
+
+def weights(model, layer_node):
+    """(int8 weights, steps) of a layer as the graph has them; None for a layer in float."""
+    node = next(node for node in model.graph.node if node.name == layer_node.node)
+    made = {output: node for node in model.graph.node for output in node.output}
+    dequantize = made.get(node.input[1])
+    if dequantize is None:
+        return None
+    assert dequantize.op_type == "DequantizeLinear" and made[node.input[0]].op_type == "DequantizeLinear"
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    return values[dequantize.input[0]], values[dequantize.input[1]]
+
+
+@given(st.lists(st.integers(-127, 127), min_size=1, max_size=16), st.floats(1e-4, 10))
+def test_levels_on_a_grid_are_found(integers, step):
+    levels = step * np.array(integers, dtype=np.float64)
+    found = best_step(levels, np.ones(len(levels)))
+    np.testing.assert_allclose(found * np.rint(levels / found), levels, atol=1e-9 * step)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.integers(0, 5))
+def test_no_step_of_a_fine_search_is_better(levels, seed):
+    levels = np.array(levels)
+    counts = np.random.default_rng(seed).integers(1, 50, len(levels))
+
+    def error(step):
+        return (counts * (levels - step * np.clip(np.rint(levels / step), -127, 127)) ** 2).sum()
+
+    largest = np.abs(levels).max()
+    steps = np.linspace(largest / 127, largest, 500) if largest > 1e-6 else [1.0]
+    assert error(best_step(levels, counts)) <= 1.1 * min(map(error, steps)) + 1e-15
+
+
+@pytest.mark.parametrize("quant", [QuantConfig(bits=2), QuantConfig(bits=4), QuantConfig("twn", 2),
+                                   QuantConfig("uniform", 3, per_channel=True)])
+def test_codebooks_are_on_the_grid_exactly(quant):
+    """The int8 weights in the graph are, times their steps, the folded weights up to the step's error; independently:
+    every level has one integer throughout a channel."""
+    graph, int8 = int8_of(quant=quant)
+    modules = dict(quantizable(graph.net))
+    for name, node in graph.layers.items():
+        integers, steps = weights(int8.model, node)
+        snapped, own = int8.snapped[name], modules[name].weight.detach().numpy()
+        assert integers.dtype == np.int8 and (steps == snapped.scale).all() and snapped.levels
+        folded = initializer(graph.model, node.weight).reshape(len(integers), -1)
+        integers, own = integers.reshape(len(integers), -1).astype(int), own.reshape(len(own), -1)
+        off = np.abs(folded / steps[:, None].astype(np.float64) - integers)
+        assert off.max() <= snapped.error + 1e-6 and snapped.error <= 0.5 + 1e-6
+        if quant.method == "uniform" or quant.method == "twn":
+            assert snapped.error < 1e-3
+        for values, numbers in zip(own, integers):
+            assert len(set(zip(values, numbers))) == len(np.unique(values))
+
+
+def test_plain_weights_take_their_largest():
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((3, 200)).astype(np.float32)
+    found = snap(weight, 2 * weight, codebook=False)
+    np.testing.assert_allclose(found.scale, 2 * np.abs(weight).max(1) / 127, rtol=1e-6)
+    assert found.levels == 0 and snap(weight, weight + 1, codebook=True).levels == 0
+    assert snap(np.zeros((2, 9), np.float32), np.zeros((2, 9), np.float32), codebook=True).scale.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("arch, least", [("ResNet18", 0.99), ("ECAPA512", 0.95), ("XVector", 0.95)])
+def test_embeddings_stay_near(tmp_path, arch, least):
+    """Random weights are the hard case: these networks have no margin trained into them."""
+    graph, int8 = int8_of(arch, quant=None)
+    write(graph, tmp_path / "float.onnx")
+    expected = load_embedder(tmp_path / "float.onnx").features(feats(150, 7, batch=4))
+    for suffix in ("onnx", "xml"):
+        write(int8, tmp_path / f"int8.{suffix}")
+        embedder = load_embedder(tmp_path / f"int8.{suffix}")
+        found = cosines(embedder.features(feats(150, 7, batch=4)), expected)
+        assert least < found.min() and found.max() < 1 - 1e-9
+        assert embedder.metadata.precision == "int8" and embedder.metadata.details["range"] == "minmax"
+    if arch == "ResNet18":  # the others are too small for it
+        assert (tmp_path / "int8.onnx").stat().st_size < 0.4 * (tmp_path / "float.onnx").stat().st_size
+
+
+@pytest.mark.parametrize("config", [Int8Config("int8"), Int8Config(sums=False), Int8Config(range="percentile")])
+def test_other_settings(tmp_path, config):
+    graph, int8 = int8_of(config=config)
+    write(int8, tmp_path / "x.onnx")
+    with torch.no_grad():
+        expected = graph.net(torch.from_numpy(feats(150, 7))).numpy()
+    assert cosines(load_embedder(tmp_path / "x.onnx").features(feats(150, 7)), expected).min() > 0.9
+
+
+@pytest.mark.parametrize("keep", [("layers.2", "embedding"), ("conv1",)])
+def test_floats_stay_float(keep):
+    graph, int8 = int8_of(keep=keep)
+    kept = {name for name in graph.layers if name in keep or name.startswith("layers.2.") and "layers.2" in keep}
+    made = {output: node.op_type for node in int8.model.graph.node for output in node.output}
+    for name, node in graph.layers.items():
+        assert (weights(int8.model, node) is None) == (name in kept), name
+        if name in kept:
+            found = next(n for n in int8.model.graph.node if n.name == node.node)
+            assert made.get(found.input[0]) != "DequantizeLinear"
+            assert (initializer(int8.model, node.weight) == initializer(graph.model, node.weight)).all()
+    assert int8.metadata.details["float_layers"] == sorted(kept)
+
+
+def test_pooling_is_in_float():
+    _, int8 = int8_of()
+    made = {output: node.op_type for node in int8.model.graph.node for output in node.output}
+    means = [node for node in int8.model.graph.node if node.op_type == "ReduceMean"]
+    assert means and all(made[node.input[0]] != "DequantizeLinear" for node in means)
+
+
+def test_dynamic(tmp_path):
+    config = small_config("ECAPA512")
+    graph = export_float(small_net(config), config)
+    int8 = export_dynamic_int8(graph)
+    types = [node.op_type for node in int8.model.graph.node]
+    assert "MatMulInteger" in types and "Conv" in types and "ConvInteger" not in types
+    for suffix in ("onnx", "xml"):
+        write(int8, tmp_path / f"x.{suffix}")
+        found = load_embedder(tmp_path / f"x.{suffix}").features(feats(100))
+        with torch.no_grad():
+            assert cosines(found, graph.net(torch.from_numpy(feats(100))).numpy()).min() > 0.999
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("a place")
+    data_dir(folder, speakers=2, utts=2, seconds=0.6)
+    config = small_config("ResNet18")
+    save_model(folder / "model", small_net(config), config)
+    (folder / "llr.json").write_text('{"slope": 2.0, "offset": 1.0, "prior": 0.5}')
+    return folder
+
+
+def embeddings(folder, model, *options):
+    run_worker(extract.main, folder / "data", model, folder / "out", *options)
+    return {key: np.array(vector) for key, vector in kaldiio.load_scp(str(folder / "out.scp")).items()}
+
+
+@pytest.mark.parametrize("suffix, front_end", [("onnx", "true"), ("xml", "false")])
+def test_from_the_command_line_to_embeddings(place, suffix, front_end):
+    expected = embeddings(place, place / "model")
+    for int8, least in (("false", 0.99999), ("true", 0.98)):
+        out = place / f"{int8}.{suffix}"
+        run_worker(export.main, "--model", place / "model", "--out", out, "--front-end", front_end, "--int8", int8,
+                   "--calibration", place / "data", "--num-utts", 3, "--score-calibration", place / "llr.json")
+        found = embeddings(place, out)
+        assert min(cosines(found[key], expected[key]) for key in expected) > least and found.keys() == expected.keys()
+        assert load_embedder(out).calibration == json.loads((place / "llr.json").read_text())
+    with pytest.raises(UserError, match="cpu|CPU"):
+        embeddings(place, out, "--device", "cuda")
+    assert embeddings(place, place / "model", "--backend", "torch").keys() == expected.keys()
+
+
+def test_layers_by_a_table(place, tmp_path):
+    from svq.quant.bits_table import LayerBits, write_bits
+
+    net = small_net(small_config("ResNet18"))
+    rows = [LayerBits(name, tuple(module.weight.shape), None, 32 if name == "embedding" else 8)
+            for name, module in quantizable(net)]
+    write_bits(tmp_path / "bits.tsv", rows)
+    assert float_layers(net, ["conv1"], tmp_path / "bits.tsv") == {"conv1", "embedding"}
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--float-layers", "layers.77"], "no layer layers.77"), (["--bits", "none.tsv"], "no such file"),
+    (["--score-calibration", "none.json"], "not a calibration file"), (["--percentile", "10"], "percentile is 10"),
+    (["--calibration", "nowhere"], "nowhere"), (["--calibration-seconds", "0.01"], "shorter than one frame"),
+    (["--seconds", "9"], "none of 4 utterances is long enough"), (["--out", "x.pt"], "must end in"),
+])
+def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, options, words):
+    monkeypatch.chdir(tmp_path)
+    given = {"--model": place / "model", "--out": tmp_path / "x.onnx", "--int8": "true",
+             "--calibration": place / "data"} | dict([options])
+    with pytest.raises(UserError, match=words):
+        run_worker(export.main, *[text for pair in given.items() for text in pair])
+    assert not list(tmp_path.iterdir())
+
+
+def test_step(place):
+    for name in ("steps", "utils", "path.sh"):
+        (place / name).symlink_to(ROOT / name)
+
+    def step(*arguments):
+        return subprocess.run(["bash", *arguments], cwd=place, capture_output=True, text=True)
+
+    done = step("steps/export.sh", "--int8", "true", "--calibration", "data", "--num-utts", "1", "model", "int 8/a.xml")
+    assert done.returncode == 0, done.stderr
+    done = step("steps/extract.sh", "--nj", "1", "--backend", "openvino", "data", "int 8/a.xml", "emb")
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert len((place / "emb/embedding.scp").read_text().splitlines()) == 4
+    assert step("steps/export.sh", "--int8", "true", "model", "x.xml").returncode == 2
+    assert onnx.__version__
