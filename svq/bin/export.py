@@ -70,8 +70,7 @@ def quantized(graph, keep, options):
 def write_summary(path: str, graph, file: str) -> None:
     """What svq.bin.report reads of a system: bits per weight, bytes of the file, learned numbers of its network."""
     from svq.atomic import write_json
-    from svq.quant.api import quantizable
-    from svq.quant.packing import count_parameters
+    from svq.quant.api import count_parameters, quantizable
 
     in_int8 = graph.snapped.keys()
     counts = {name: module.weight.numel() for name, module in quantizable(graph.net)}

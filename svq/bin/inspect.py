@@ -13,7 +13,9 @@ import torch
 from svq.cli import parser, run_main
 from svq.quant.api import FLOAT_BITS, quantizable
 from svq.quant.bitpack import packed_size
-from svq.quant.packing import AFFINE, MERGED, UnpackedLayer, read_packed, unpack
+from svq.quant.packed_format import AFFINE, MERGED
+from svq.quant.packed_reading import read_packed, unpack
+from svq.quant.unpacked_layers import UnpackedLayer
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from svq.errors import UserError
 from svq.models import FrontEndConfig, ModelConfig, load_model
 from svq.nets import ARCHITECTURES, options_of, usual_sizes
 from svq.quant import QuantConfig, quantize_
-from svq.quant.api import average_bits
-from svq.quant.packing import count_parameters, load_packed, packed_bytes, save_packed
+from svq.quant.api import average_bits, count_parameters
+from svq.quant.packing import load_packed, packed_bytes, save_packed
 
 LARGEST_DISTANCE = 1e-4
 

@@ -23,7 +23,8 @@ from svq.errors import UserError
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
 from svq.quant.bitpack import packed_size
 from svq.quant.bits_table import LayerBits, check_bits
-from svq.quant.packing import packed_bytes, value_bytes
+from svq.quant.packed_writing import value_bytes
+from svq.quant.packing import packed_bytes
 from svq.quant.quantizers import make_quantizer
 
 FRONTIER_COLUMNS = ("bytes", "average_bits", "objective")

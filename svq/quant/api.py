@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from svq.errors import UserError
+from svq.quant.folding import FoldedBatchNorm
 from svq.quant.quantizers import make_quantizer
 
 QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -195,3 +196,10 @@ def average_bits(net: nn.Module) -> float:
     if not counts:
         return float(FLOAT_BITS)
     return sum(count * bits.get(name, FLOAT_BITS) for name, count in counts.items()) / sum(counts.values())
+
+
+def count_parameters(net: nn.Module) -> int:
+    """Learned numbers of the float network: quantizer scales do not count, folded norms count as two each."""
+    own = {id(p) for _, _, quantizer in quantizers(net) for p in quantizer.parameters()}
+    learned = sum(p.numel() for p in net.parameters() if id(p) not in own)
+    return learned + sum(2 * m.scale.numel() for m in net.modules() if isinstance(m, FoldedBatchNorm))

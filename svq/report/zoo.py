@@ -10,7 +10,8 @@ from svq.nets import num_parameters
 from svq.nets.flops import count_flops
 from svq.nets.zoo import ZooEntry
 from svq.quant import QuantConfig
-from svq.quant.packing import packed_bytes, safetensors_bytes
+from svq.quant.packed_format import safetensors_bytes
+from svq.quant.packing import packed_bytes
 
 
 @dataclass(frozen=True)

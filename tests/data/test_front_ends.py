@@ -15,7 +15,8 @@ from svq.errors import UserError
 from svq.extraction import Utterances
 from svq.models import FrontEndConfig, ModelConfig
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import load_packed, read_packed, save_packed
+from svq.quant.packed_reading import read_packed
+from svq.quant.packing import load_packed, save_packed
 from tests import renderings
 from tests.builders import data_dir
 from tests.importing.formula import waveform

@@ -16,7 +16,9 @@ from svq.models import ModelConfig, load_model, save_tensors
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import layer_tables
 from svq.quant.api import quantizers
-from svq.quant.packing import digest, load_packed, packed_bytes, read_packed, save_packed
+from svq.quant.packed_format import digest
+from svq.quant.packed_reading import read_packed
+from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.quant.quantizers import make_quantizer
 from svq.quant.ranges import fit_grid, grid_size, kl_threshold
 from tests.helpers import run_worker

@@ -16,7 +16,7 @@ MEASURE = """
 import sys
 import torch
 from svq.models import load_model
-from svq.quant.packing import read_packed, unpack
+from svq.quant.packed_reading import read_packed, unpack
 torch.set_num_threads(1)
 small, large, how = sys.argv[1:]
 load_model(small)  # all that is imported and set up on the way

@@ -23,10 +23,12 @@ from svq.errors import UserError
 from svq.models import ModelConfig, load_model, save_model, save_tensors
 from svq.nets import num_parameters
 from svq.quant import QuantConfig, quantize_
-from svq.quant.api import average_bits, float_weight, quantizable, quantizers
+from svq.quant.api import average_bits, count_parameters, float_weight, quantizable, quantizers
 from svq.quant.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes
 from svq.quant.folding import fold_batch_norm_, folded
-from svq.quant.packing import count_parameters, digest, load_packed, packed_bytes, read_packed, save_packed
+from svq.quant.packed_format import digest
+from svq.quant.packed_reading import read_packed
+from svq.quant.packing import load_packed, packed_bytes, save_packed
 from tests.helpers import run_worker
 
 bits_and_codes = st.integers(1, 8).flatmap(

@@ -10,7 +10,8 @@ from svq.models import ModelConfig
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
 from svq.quant.bits_table import bits_by_layer, check_bits, read_bits, write_bits
-from svq.quant.packing import packed_bytes, safetensors_bytes, save_packed
+from svq.quant.packed_format import safetensors_bytes
+from svq.quant.packing import packed_bytes, save_packed
 from svq.quant.presets import float_blocks, preset_bits
 
 SMALL = {"channels": 32, "wide": 48, "squeeze": 8, "attention": 8}

@@ -18,7 +18,8 @@ from svq.quant import batchnorm_fold as fold
 from svq.quant.api import quantizable, quantizers
 from svq.quant.bias_correction import channel_means, correct_biases_, output_means
 from svq.quant.calibration_data import calibration_features
-from svq.quant.packing import load_packed, packed_bytes, read_packed, save_packed
+from svq.quant.packed_reading import read_packed
+from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 from svq.train.config import TrainConfig
 from tests.builders import data_dir
