@@ -8,7 +8,7 @@ set -euo pipefail
 (($#)) && [[ $1 != -* ]] || { echo "table_distillation.sh: needs the name of the teacher (xvector, say)" >&2; exit 2; }
 teacher=$1
 shift
-rows=(utterance narrowBN wideBN sp-aggr lde-aggr utterance+narrowBN utterance+wideBN utterance+sp-aggr narrowBN+wideBN
+rows=(utterance narrowBN wideBN sp-aggr lde-aggr narrowBN-mn wideBN-mn sp-aggr-mn utterance+narrowBN utterance+wideBN utterance+sp-aggr narrowBN+wideBN
   utterance+narrowBN+wideBN utterance+narrowBN+sp-aggr+lde-aggr)
 quantized=(utterance utterance+narrowBN)
 systems="$teacher student-labels student-labels-wide"
