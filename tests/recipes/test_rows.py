@@ -28,7 +28,7 @@ def test_row_says_what_its_name_says(path):
         assert config.quant.method == "kmqat" and config.allocate.average_bits == bits
     else:
         assert config.quant.method == {"best": "adaptive"}.get(method, method) and config.quant.bits == bits
-    assert (config.distill is not None) == (method == "best")
+    assert (config.distill is not None) == (method == "best" or path.stem.endswith("-distil"))
     assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
 
 
