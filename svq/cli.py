@@ -26,10 +26,8 @@ def boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
-def add_extraction_options(arguments: argparse.ArgumentParser) -> None:
-    """Options of workers that run a network over one job's share of a data directory."""
-    arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
-    arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
+def add_network_options(arguments: argparse.ArgumentParser) -> None:
+    """Options of workers that run a network over a data directory."""
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                            help="what to read; auto: feats.scp where it is there and the model takes such features")
     arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
@@ -37,13 +35,25 @@ def add_extraction_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--device", default="cpu", help="cpu or cuda")
 
 
+def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
+    """Exits with 2 and one line where these are out of range."""
+    for name in ("batch_frames", "num_threads"):
+        if getattr(options, name) < 1:
+            arguments.error(f"--{name.replace('_', '-')} must be at least 1")
+
+
+def add_extraction_options(arguments: argparse.ArgumentParser) -> None:
+    """Options of workers that do so for one job's share of it."""
+    arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
+    arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
+    add_network_options(arguments)
+
+
 def check_extraction_options(arguments: argparse.ArgumentParser, options) -> None:
     """Exits with 2 and one line where these are out of range."""
     if not 1 <= options.job <= options.num_jobs:
         arguments.error(f"--job {options.job} is not between 1 and --num-jobs {options.num_jobs}")
-    for name in ("batch_frames", "num_threads"):
-        if getattr(options, name) < 1:
-            arguments.error(f"--{name.replace('_', '-')} must be at least 1")
+    check_network_options(arguments, options)
 
 
 def _program_name() -> str:

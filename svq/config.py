@@ -16,6 +16,7 @@ import difflib
 import math
 import os
 import platform
+import re
 import subprocess
 import types
 import typing
@@ -85,10 +86,18 @@ def _merged(base: dict, nearer: dict) -> dict:
     return merged
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+                              list("-+0123456789"))
+
+
 def _read_yaml(path) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
-            tree = yaml.safe_load(file)
+            tree = yaml.load(file, _Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except OSError as error:
@@ -118,7 +127,7 @@ def _apply_override(tree: dict, text: str) -> None:
             raise UserError(f"override '{text}': the file gives '{parent}' the value {child!r}, not a mapping")
         tree = child
     try:
-        tree[last] = yaml.safe_load(value)
+        tree[last] = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UserError(f"override '{text}': the value is not valid YAML") from None
 
@@ -169,7 +178,7 @@ def _check(value, hint, where, key):
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            number = float(value)  # YAML 1.1 reads 1e-4 as a string
+            number = float(value)
         except ValueError:
             number = math.nan
         if not math.isnan(number):  # a NaN would slip through every check of a range

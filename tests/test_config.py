@@ -44,9 +44,11 @@ def written(tmp_path, text):
 
 
 def test_values_defaults_and_overrides(tmp_path):
-    path = written(tmp_path, "size: 3\ninner: {rate: 1e-4, pair: [1, 2]}\noptions: {width: 8}\n")
-    config = load_config(path, Outer, ["inner.kind=b", "extra.rate=2", "flag=true", "options.width=16"])
-    assert config == Outer(3, Inner(1e-4, "b", (1.0, 2.0)), Inner(2.0), None, True, {"width": 16})
+    path = written(tmp_path, "size: 3\ninner: {rate: 1e-4, pair: [1, 2]}\noptions: {width: 8, floor: 1e-8}\n")
+    overrides = ["inner.kind=b", "extra.rate=2", "flag=true", "options.width=16", "options.step=-2.5E+3"]
+    config = load_config(path, Outer, overrides)
+    options = {"width": 16, "floor": 1e-8, "step": -2500.0}
+    assert config == Outer(3, Inner(1e-4, "b", (1.0, 2.0)), Inner(2.0), None, True, options)
     assert isinstance(config.inner.pair, tuple) and isinstance(config.extra.rate, float)
 
 

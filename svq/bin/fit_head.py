@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from svq.atomic import atomic_write
-from svq.cli import parser, progress, run_main
+from svq.cli import add_network_options, check_network_options, parser, progress, run_main
 from svq.data.datadir import DataDir
 from svq.errors import UserError
 from svq.extraction import Utterances, compute_on, embed
@@ -22,14 +22,12 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of a float network")
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
-    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there and the model takes such features")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
-    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
-    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_network_options(arguments)
     options = arguments.parse_args()
-    check(options)
+    check_network_options(arguments, options)
+    if not 0 <= options.max_seconds < float("inf"):
+        arguments.error(f"--max-seconds {options.max_seconds:g} must not be negative")
     compute_on(options.device, options.num_threads)
     if not os.path.isdir(options.model):
         raise UserError(f"{options.model}: not a model folder")
@@ -46,14 +44,6 @@ def main() -> None:
     with atomic_write(os.path.join(options.model, "speakers.txt")) as file:
         file.writelines(f"{speaker}\n" for speaker in folder.speakers)
     print(f"{options.model}/head.safetensors: {len(weight)} speakers from {len(utterances)} utterances")
-
-
-def check(options) -> None:
-    for name in ("num_threads", "batch_frames"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least 1")
-    if not 0 <= options.max_seconds < float("inf"):
-        raise UserError(f"--max-seconds {options.max_seconds:g}: must not be negative")
 
 
 if __name__ == "__main__":
