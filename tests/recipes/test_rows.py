@@ -30,7 +30,6 @@ def test_row_says_what_its_name_says(path):
         named = {"best": "adaptive", "selected": "integer", "selective": "integer"}.get(method, method)
         assert config.quant.method == named and config.quant.bits == bits
     assert (config.select is not None) == (method in ("selected", "selective"))
-        assert config.quant.method == {"best": "adaptive"}.get(method, method) and config.quant.bits == bits
     assert (config.distill is not None) == (method == "best" or path.stem.endswith("-distil"))
     assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
 
