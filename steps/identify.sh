@@ -12,6 +12,7 @@ seconds=3.0            # length of a segment, less of shorter utterances
 shortest=1.0           # speakers without segments so long are left out
 probes=5               # probes of each speaker, from different places
 other_utterance=true   # probe with other utterances than the enrolled one where there are some
+replicates=1000        # resamplings of the speakers, for intervals
 seed=0                 # of utterances, places and resampling
 num_threads=1          # CPU threads
 . utils/parse_options.sh
@@ -22,7 +23,7 @@ data=${1%/} model=$2 out=$3
 [[ -f $data/utt2spk ]] || { echo "identify.sh: $data/utt2spk is missing" >&2; exit 1; }
 
 options=(--seconds "$seconds" --shortest "$shortest" --probes "$probes" --other-utterance "$other_utterance"
-  --seed "$seed" --num-threads "$num_threads")
+  --replicates "$replicates" --seed "$seed" --num-threads "$num_threads")
 if [[ -n $backend ]]; then options+=(--backend "$backend"); fi
 
 $cmd --num-threads "$num_threads" "$out.log" python3 -m svq.bin.identify "${options[@]}" "$data" "$model" "$out"

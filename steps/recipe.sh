@@ -4,9 +4,14 @@
 # A system's name says what it is. `student` is distilled from `teacher`, `student-NAME-ROW` from NAME as ROW
 # says; NAME_ROW, such as teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from
 # scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning); after
-# all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is
-# $exp/<system>. A trial list is named by where it lies in $data: test/trials is `test` in the results,
-# test/trials_all is `test_all`.
+# all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are
+# $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is $exp/<system>.
+# A trial list is named by where it lies in $data: test/trials is `test` in the results, test/trials_all is `test_all`.
+
+if [[ $int8_runtime != openvino && $int8_runtime != onnxruntime ]]; then
+  echo "run.sh: --int8-runtime is openvino or onnxruntime, not '$int8_runtime'" >&2
+  exit 2
+fi
 
 # The set whose embeddings are the cohort of AS-norm and give the mean and PLDA.
 cohort=train
@@ -57,7 +62,9 @@ row_of() {
   if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
   case $name in
     *_*) echo "${name#*_}" ;;
-    student-*) name=${name#student-}; if [[ -e $conf/distill/$name.yaml ]]; then echo "$name"; else echo "${name#*-}"; fi ;;
+    student-*)
+      name=${name#student-}
+      if [[ -e $conf/distill/$name.yaml ]]; then echo "$name"; else echo "${name#*-}"; fi ;;
   esac
 }
 
@@ -73,19 +80,66 @@ config_of() {
   fi
 }
 
-# has_key FILE KEY: whether a YAML has that key at the top.
-has_key() { [[ -e $1 ]] && grep -q "^$2:" "$1"; }
+# What the YAMLs in config_in say of a part: their lines `KEY: {...}`, the nearest file's first, down to one that drops
+# the part with `KEY: null`. Nothing where there is no such part.
+part_lines() {                                    # <key>
+  local file line
+  for file in "${config_in[@]}"; do               # --in FILE --in FILE ...
+    if [[ ! -e $file ]]; then continue; fi
+    while IFS= read -r line || [[ -n $line ]]; do # the shell's own: many systems ask many times
+      if [[ $line != "$1:"* ]]; then continue; fi
+      if [[ $line =~ ^$1:\ *null ]]; then return; fi
+      printf '%s\n' "$line"
+    done < "$file"
+  done
+}
+
+# The value of a word in such a part: the nearest file's that gives it.
+part_value() {                                    # <key> <word>
+  local lines
+  lines=$(part_lines "$1" | sed -n "s/.*[{ ,]$2: *\([^,} ]*\).*/\1/p")
+  echo "${lines%%$'\n'*}"
+}
+
+# The same of a system's YAMLs.
+part_of() {                                       # <system> <key>
+  local config_in
+  find_config_inputs "$(config_of "$1")"
+  part_lines "$2"
+}
+
+# Before a stage relies on it: a part over several lines would be read as if it said nothing.
+check_one_line() {                                # <kind> <key>...
+  local system key line
+  for system in $(systems_of "$1"); do
+    for key in "${@:2}"; do
+      while IFS= read -r line; do
+        if [[ -n $line && $line != *'}'* ]]; then
+          echo "run.sh: $(config_of "$system"): write \`$key: {...}\` on one line; the recipe reads it there" >&2
+          exit 1
+        fi
+      done <<< "$(part_of "$system" "$key")"
+    done
+  done
+}
 
 # Whether the bits of a system's layers are to be allocated.
-has_allocation() { has_key "$(config_of "$1")" allocate && [[ -z $(given_bits "$1") ]]; }
+has_allocation() { [[ -n $(part_of "$1" allocate) && -z $(given_bits "$1") ]]; }
 
-# Whether blocks of a system that stay in float are to be chosen; by the goal of its row, or by one that needs no measuring.
-has_selection() { has_key "$(config_of "$1")" select && [[ -z $(given_bits "$1") ]]; }
-has_preset() { grep -q '^select:.*preset:' "$(config_of "$1")"; }
+# Whether blocks of a system that stay in float are to be chosen; by its row's goal, or by one that needs no measuring.
+has_selection() { [[ -n $(part_of "$1" select) && -z $(given_bits "$1") ]]; }
+has_preset() {
+  local config_in preset
+  find_config_inputs "$(config_of "$1")"
+  preset=$(part_value select preset)
+  [[ -n $preset && $preset != null ]]
+}
 
 # What stage 6 runs: a model folder, or the exported file in it.
 model_of() {                                      # <system>
-  if is_a exported "$1"; then echo "$exp/$1/model.$([[ $int8_runtime == openvino ]] && echo xml || echo onnx)"; else echo "$exp/$1"; fi
+  local suffix=onnx
+  if [[ $int8_runtime == openvino ]]; then suffix=xml; fi
+  if is_a exported "$1"; then echo "$exp/$1/model.$suffix"; else echo "$exp/$1"; fi
 }
 
 # The file in it that is made last.
@@ -218,7 +272,7 @@ train_teachers() {                                # <data-set>
 # Stage 4: students learn from the teacher as it is computed, or from levels of it that are cached first.
 distill_students() {                              # <data-set>
   local system teacher level augmentation options
-  check_distill_lines
+  check_one_line student distill
   find_augmentation
   cache_levels "$1"
   at_a_time "$systems_nj"
@@ -227,7 +281,9 @@ distill_students() {                              # <data-set>
     if distils "$system"; then
       teacher=$(teacher_of "$system")
       options=(--in "3:$exp/$teacher/model.safetensors" --teacher "$exp/$teacher")
-      for level in $(levels_of "$system"); do options+=(--in "4:$exp/$teacher/levels/$1/$(level_file "$level").json"); done
+      for level in $(levels_of "$system"); do
+        options+=(--in "4:$exp/$teacher/levels/$1/$(level_file "$level").json")
+      done
       if [[ -n $(levels_of "$system") ]]; then options+=(--targets "$exp/$teacher/levels/$1"); fi
     fi
     train_network "$system" "$1" ${options[@]+"${options[@]}"} ${augmentation[@]+"${augmentation[@]}"}
@@ -236,30 +292,14 @@ distill_students() {                              # <data-set>
 }
 
 # Whether a student has a teacher: one that is trained with labels only, to compare with, has `distill: null`.
-distils() { grep -q '^distill:' <<< "$(distill_line "$1")" && ! grep -q '^distill: *null' <<< "$(distill_line "$1")"; }
+distils() { [[ -n $(part_of "$1" distill) ]]; }
 
-# The teacher's cached levels that a student learns from; nothing for one that computes its teacher.
-levels_of() { distill_line "$1" | sed -n 's/.*levels: *\[\([^]]*\)\].*/\1/p' | tr -d ,; }  # <student>
-
-# What the nearest of a student's YAMLs says of distillation: one line, `distill: {...}` or `distill: null`.
-distill_line() {                                  # <student>
-  local config_in file
-  find_config_inputs "$(config_of "$1")"
-  for file in "${config_in[@]}"; do               # --in FILE --in FILE ...
-    if has_key "$file" distill; then grep '^distill:' "$file"; return; fi
-  done
-}
-
-# Before a stage relies on it: a part over several lines would be read as if it named no levels.
-check_distill_lines() {
-  local system line
-  for system in $(systems_of student); do
-    line=$(distill_line "$system")
-    if [[ -n $line && $line != *'}'* && ! $line =~ ^distill:\ *null ]]; then
-      echo "run.sh: $(config_of "$system"): write \`distill: {...}\` on one line; the recipe reads the levels there" >&2
-      exit 1
-    fi
-  done
+# The teacher's cached levels that a student learns from, as the nearest of its YAMLs on distillation says; nothing for
+# one that computes its teacher.
+levels_of() {                                     # <student>
+  local lines
+  lines=$(part_of "$1" distill)
+  sed -n 's/.*levels: *\[\([^]]*\)\].*/\1/p' <<< "${lines%%$'\n'*}" | tr -d ,
 }
 
 level_file() { echo "${1//:/-}"; }                # a level's name as that of a file
@@ -274,15 +314,19 @@ cache_levels() {                                  # <data-set>
       if [[ $(teacher_of "$system") == "$teacher" ]]; then levels_of "$system" | tr ' ' '\n'; fi
     done | sort -u)
     [[ -n $levels ]] || continue
-    ins=(--in "3:$exp/$teacher/model.safetensors" --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp") outs=() options=()
+    ins=(--in "3:$exp/$teacher/model.safetensors" --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp")
+    outs=() options=()
     if grep -qE '^lde_aggr$|:lde$' <<< "$levels"; then
       find_config_inputs "$config"
-      once "${config_in[@]}" "${ins[@]}" --out "$exp/$teacher/aggregation/aggregation.safetensors" --neutral num-gpus -- \
-        steps/train_aggregation.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" \
+      once "${config_in[@]}" "${ins[@]}" --out "$exp/$teacher/aggregation/aggregation.safetensors" \
+        --neutral num-gpus -- steps/train_aggregation.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" \
         ${augmentation[@]+"${augmentation[@]}"} "$config" "$data/$1" "$exp/$teacher" "$exp/$teacher/aggregation"
-      ins+=(--in "4:$exp/$teacher/aggregation/aggregation.safetensors") options=(--aggregation "$exp/$teacher/aggregation")
+      ins+=(--in "4:$exp/$teacher/aggregation/aggregation.safetensors")
+      options=(--aggregation "$exp/$teacher/aggregation")
     fi
-    for level in $levels; do outs+=(--out "$dir/$(level_file "$level").json" --out "$dir/$(level_file "$level").scp"); done
+    for level in $levels; do
+      outs+=(--out "$dir/$(level_file "$level").json" --out "$dir/$(level_file "$level").scp")
+    done
     once "${ins[@]}" "${outs[@]}" --stamp "$dir/.done.levels" -- \
       steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --levels "${levels//$'\n'/ }" \
       ${options[@]+"${options[@]}"} "$data/$1" "$exp/$teacher" "$dir"
@@ -319,20 +363,25 @@ allocate_bits() {
 
 # Which blocks stay in float: what each costs by experiment on the first list of $trials, and the choice.
 select_blocks() {
-  local system parent config config_in from measured options dev=${trials%% *}
+  local system parent config config_in from measured ins options seen=' ' dev=${trials%% *}
+  check_one_line quantized select ptq
   at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
     if ! has_selection "$system" || has_preset "$system"; then continue; fi
     config=$(config_of "$system") parent=$(parent_of "$system")
+    from=$exp/$parent/blocks_$(row_of "$system")
+    if [[ $seen == *" $from "* ]]; then continue; fi  # NAME_ROW and NAME_ROW-ptq go by one table
+    seen+="$from "
     find_config_inputs "$config"
-    options=()
-    if corrects_biases; then options=(--ptq-data "$data/$cohort"); fi
+    ins=() options=()
+    if corrects_biases; then ins=(--in "2:$data/$cohort/feats.scp") options=(--ptq-data "$data/$cohort"); fi
     once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$dev" \
-      --in "2:$data/${dev%/*}/feats.scp" --out "$exp/$parent/blocks_$(row_of "$system")/blocks.tsv" -- \
+      --in "2:$data/${dev%/*}/feats.scp" ${ins[@]+"${ins[@]}"} --out "$from/blocks.tsv" -- \
       steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev" ${options[@]+"${options[@]}"} "$config" \
-      "$data/${dev%/*}" "$exp/$parent" "$exp/$parent/blocks_$(row_of "$system")"
+      "$data/${dev%/*}" "$exp/$parent" "$from"
   done
   all_done
+  seen=' '
   at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
     has_selection "$system" || continue
@@ -341,6 +390,8 @@ select_blocks() {
     if ! has_preset "$system"; then
       from+=/blocks_$(row_of "$system")
       measured=(--in "5:$from/blocks.tsv")
+      if [[ $seen == *" $from "* ]]; then all_done; at_a_time "$systems_nj"; fi  # one at a time writes embeddings there
+      seen+="$from "
     fi
     find_config_inputs "$config"
     once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
@@ -368,20 +419,14 @@ quantize_systems() {                              # <data-set>
       continue
     fi
     options=(--in "$float" --init "$exp/$parent" ${bits:+--in "5:$bits" --bits "$bits"})
-    if has_key "$config" distill; then options+=(--teacher "$exp/$parent"); fi
+    if [[ -n $(part_of "$system" distill) ]]; then options+=(--teacher "$exp/$parent"); fi
     train_network "$system" "$1" "${options[@]}"
   done
   all_done
 }
 
-# Whether one of the YAMLs in config_in asks for biases to be corrected, which takes speech.
-corrects_biases() {
-  local file
-  for file in "${config_in[@]}"; do
-    if [[ -e $file ]] && grep -q '^ptq:.*bias_correction: *true' "$file"; then return 0; fi
-  done
-  return 1
-}
+# Whether the YAMLs in config_in ask for biases to be corrected, which takes speech.
+corrects_biases() { [[ $(part_value ptq bias_correction) == true ]]; }
 
 # Quantizes a network as it is. After find_config_inputs.
 quantize_network() {                              # <system> <config> [once and quantize.sh options...]
@@ -401,18 +446,15 @@ quantize_network() {                              # <system> <config> [once and 
 
 # Systems in INT8 arithmetic: how large activations get is seen in utterances of the cohort.
 export_systems() {
-  local system float
-  if [[ $int8_runtime != openvino && $int8_runtime != onnxruntime ]]; then
-    echo "run.sh: --int8-runtime is openvino or onnxruntime, not '$int8_runtime'" >&2
-    exit 2
-  fi
+  local system float outs
   at_a_time "$systems_nj"
   for system in $(systems_of exported); do
-    float=${system%-int8}
+    float=${system%-int8} outs=(--out "$(model_of "$system")")
+    if [[ $int8_runtime == openvino ]]; then outs+=(--out "$exp/$system/model.bin"); fi
     once --in "$(network_stage "$float"):$exp/$float/model.safetensors" --in "2:$data/$cohort/feats.scp" \
-      --out "$(model_of "$system")" --out "$exp/$system/summary.json" -- \
-      steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" --summary "$exp/$system/summary.json" \
-      "$exp/$float" "$(model_of "$system")"
+      "${outs[@]}" --out "$exp/$system/summary.json" -- \
+      steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" \
+      --summary "$exp/$system/summary.json" "$exp/$float" "$(model_of "$system")"
   done
   all_done
 }
@@ -499,10 +541,10 @@ calibrated_norms() {                              # <backend>
   echo "$norms"
 }
 
-# Stage 9: log-likelihood ratios by logistic regression on the first list of $trials. The mean goes with them: it was taken
-# off the embeddings before they were compared.
+# Stage 9: log-likelihood ratios by logistic regression on the first list of $trials. The mean goes with them: it was
+# taken off the embeddings before they were compared.
 calibrate_scores() {
-  local system list backend norm dev mean ins outs
+  local system list backend norm from dev mean ins outs
   dev=${trials%% *}
   at_a_time "$systems_nj"
   for system in $systems; do
@@ -510,7 +552,8 @@ calibrate_scores() {
     for list in $trials; do
       for backend in $backends; do
         for norm in $(calibrated_norms "$backend"); do
-          ins+=(--in "$([[ $norm == none ]] && echo 7 || echo 8):$exp/$system/scores/$(list_name "$list")/${backend}_$norm.score")
+          from=$([[ $norm == none ]] && echo 7 || echo 8)
+          ins+=(--in "$from:$exp/$system/scores/$(list_name "$list")/${backend}_$norm.score")
           outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr")
           if [[ $list == "$dev" ]]; then
             outs+=(--out "$exp/$system/scores/$(list_name "$list")/${backend}_$norm.calibration.json")
@@ -520,7 +563,8 @@ calibrate_scores() {
     done
     mean=$exp/$system/embeddings/$cohort/mean.vec
     once --in "1:$data/$dev" --in "6:$mean" "${ins[@]}" "${outs[@]}" -- \
-      steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" --mean "$mean" "$data/$dev" "$exp/$system/scores"
+      steps/calibrate.sh --cmd "$train_cmd" --dev "$(list_name "$dev")" --mean "$mean" "$data/$dev" \
+      "$exp/$system/scores"
   done
   all_done
 }
@@ -547,7 +591,7 @@ pack_systems() {
 make_report() {
   local system list backend norm ins=()
   for system in $systems; do
-    ins+=(--in "10:$exp/$system/summary.json")
+    ins+=(--in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json")
     for list in $trials; do
       for backend in $backends; do
         for norm in $norms; do ins+=(--in "9:$exp/$system/scores/$(list_name "$list")/${backend}_$norm.llr"); done
@@ -576,22 +620,26 @@ report_quantization() {
   done
 }
 
-# Stage 13: for every float system in $search the settings of its finetuning, by a search that workers share, and what its
-# systems cost and are worth, by identification too. The table is of the second list of $trials, not the one searched by.
+# Stage 13: for every float system in $search the settings of its finetuning, by a search that workers share, and what
+# its systems cost and are worth, by identification too. The table is of the second list of $trials, not the one
+# searched by. What was searched for something else is set aside.
 search_settings() {                               # <data-set>
-  local parent dir config config_in dev=${trials%% *} options augmentation
+  local parent dir config config_in feats_in dev=${trials%% *} options augmentation restart=true
+  if [[ $force == true ]]; then restart=always; fi
   config=$conf/quant/$search_row.yaml
   find_augmentation
   for parent in $search; do
     dir=$exp/$parent/search
     find_config_inputs "$config"
+    find_feature_inputs "$1"
     options=()
-    if has_key "$config" distill; then options=(--teacher "$exp/$parent"); fi
+    if [[ -n $(part_lines distill) ]]; then options=(--teacher "$exp/$parent"); fi
     once --in "$conf/search.yaml" "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
-      --in "1:$data/$1/utt2spk" --in "1:$data/$dev" --in "2:$data/${dev%/*}/feats.scp" \
-      --out "$dir/trials.tsv" --out "$dir/best.yaml" --neutral nj --neutral num-gpus -- \
-      steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$num_gpus" --trials "$data/$dev" \
-      ${options[@]+"${options[@]}"} ${augmentation[@]+"${augmentation[@]}"} \
+      --in "1:$data/$1/utt2spk" --in "1:$data/$1/wav.scp" ${feats_in[@]+"${feats_in[@]}"} --in "1:$data/$dev" \
+      --in "2:$data/${dev%/*}/feats.scp" --out "$dir/trials.tsv" --out "$dir/best.yaml" \
+      --out "$dir/best/model.safetensors" --neutral nj --neutral num-gpus --neutral restart -- \
+      steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$((num_gpus > 0))" --restart "$restart" \
+      --trials "$data/$dev" ${options[@]+"${options[@]}"} ${augmentation[@]+"${augmentation[@]}"} \
       "$conf/search.yaml" "$config" "$data/$1" "$exp/$parent" "$data/${dev%/*}" "$dir"
   done
 }
@@ -602,7 +650,8 @@ trade_off() {
   test=${lists[1]-${lists[0]}}
   for parent in $search; do
     dir=$exp/$parent/search
-    ins=(--in "13:$dir/trials.tsv") models=("$parent=$exp/$parent")
+    ins=(--in "13:$dir/trials.tsv" --in "13:$dir/best/model.safetensors"
+      --in "$(network_stage "$parent"):$exp/$parent/model.safetensors") models=("$parent=$exp/$parent")
     for system in $systems; do
       if [[ $system == "${parent}_"* || $system == "$parent-int8" ]]; then
         ins+=(--in "$(network_stage "$system"):$(model_file_of "$system")")

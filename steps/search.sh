@@ -11,11 +11,12 @@
 set -euo pipefail
 cmd=run.py       # dispatcher
 nj=1             # workers
-num_gpus=0       # GPUs of a worker; 0: the CPU
+num_gpus=0       # GPUs of a worker, 1 at most; 0: the CPU
 num_threads=1    # CPU threads the dispatcher reserves for a worker
 mem=8G           # memory the dispatcher reserves
 trials=          # trial list to choose by; empty: <dev-dir>/trials
 study=           # SQLite file that workers share; empty: <dir>/study.db
+restart=         # true: a search in <dir> with other settings or data is set aside in <dir>/old.N; always: any search
 teacher=         # teacher of the finetuning, for a config with `distill`
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
@@ -25,9 +26,16 @@ rir=             # data directory of room impulse responses, likewise
 (($# == 6)) || { echo "search.sh: needs <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>" \
   "(--help says more)" >&2; exit 2; }
 ((nj >= 1)) || { echo "search.sh: --nj must be at least 1" >&2; exit 2; }
+((num_gpus <= 1)) || { echo "search.sh: a trial takes one GPU: --num-gpus 1, with more workers by --nj" >&2; exit 2; }
+case $restart in
+  '' | false | true | always) ;;
+  *) echo "search.sh: --restart is false, true or always, not '$restart'" >&2; exit 2 ;;
+esac
 dir=${6%/}
 
-options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir")
+options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir"
+  --restart "${restart:-false}")
+if [[ $restart == always ]]; then options+=(--restart-id "$HOSTNAME.$$.$(date +%s)"); fi
 if [[ -n $trials ]]; then options+=(--trials "$trials"); fi
 if [[ -n $study ]]; then options+=(--study "$study"); fi
 if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi

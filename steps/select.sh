@@ -6,7 +6,8 @@
 #   e.g. steps/select.sh --max-eer-loss 0.1 exp/ecapa/blocks_uniform8 exp/ecapa_selected/bits.tsv
 #        steps/select.sh --preset ecapa-selective exp/ecapa exp/ecapa_selective/bits.tsv
 #
-# Give one of --max-eer-loss, --target-mb, --bytes and --preset, or --config, whose `select` part has the goal and the search.
+# Give one of --max-eer-loss, --target-mb, --bytes and --preset, or --config, whose `select` part has the goal and the
+# search. A greedy search leaves its steps in steps.tsv beside <bits.tsv>.
 set -euo pipefail
 cmd=run.py     # dispatcher
 config=        # YAML with a `select` part, in place of all but measure and num_threads
@@ -27,13 +28,17 @@ from=${1%/} out=$2
 dir=$(dirname -- "$out")
 
 options=(--search "$search" --cost "$cost" --measure "$measure" --num-threads "$num_threads")
-if [[ -f $from/measured.yaml ]]; then options+=(--from "$from"); else options+=(--model "$from"); fi
+if [[ -f $from/measured.yaml ]]; then
+  options+=(--from "$from" --steps "$dir/steps.tsv")
+else
+  options+=(--model "$from")
+fi
 if [[ -n $max_eer_loss ]]; then options+=(--max-eer-loss "$max_eer_loss"); fi
 if [[ -n $target_mb ]]; then options+=(--target-mb "$target_mb"); fi
 if [[ -n $bytes ]]; then options+=(--bytes "$bytes"); fi
 if [[ -n $preset ]]; then options+=(--preset "$preset"); fi
 if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
 if [[ -n $config ]]; then options+=(--config "$config"); fi
-if [[ $search == greedy && -f $from/measured.yaml ]]; then options+=(--steps "$dir/steps.tsv"); fi
 
+rm -f -- "$dir/steps.tsv"  # of another search
 $cmd --num-threads "$num_threads" "$dir/log/select.log" python3 -m svq.bin.select "${options[@]}" --out "$out"

@@ -14,6 +14,8 @@ probe_seconds=3.0      # length of enrolment and probes in identification
 probes=5               # probes of each speaker
 seconds=3.0            # length that operations and latency are of
 times=20               # calls that latency is the median of
+replicates=1000        # resamplings of the speakers, for intervals
+seed=0                 # of segments and resampling
 num_threads=1          # CPU threads
 title="Search and trade-off"  # title of the page
 . utils/parse_options.sh
@@ -24,7 +26,7 @@ data=${1%/} out=${2%/}
 shift 2
 
 options=(--data "$data" --out "$out" --probe-seconds "$probe_seconds" --probes "$probes" --seconds "$seconds"
-  --times "$times" --num-threads "$num_threads" --title "$title")
+  --times "$times" --replicates "$replicates" --seed "$seed" --num-threads "$num_threads" --title "$title")
 if [[ -n $study ]]; then options+=(--study "$study"); fi
 if [[ -n $trials ]]; then options+=(--trials "$trials"); fi
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Iterable
 
@@ -70,6 +71,13 @@ class BlockRun:
                                         c.input)
         return torch.randn(2, 200, front_end.num_mels, generator=torch.Generator().manual_seed(c.ptq_seed))
 
+    @functools.cached_property
+    def calibration_digest(self) -> str:
+        """What of the calibration features corrected biases depend on: their values, wherever they are read."""
+        if not self.config.ptq.bias_correction:
+            return ""
+        return hashlib.blake2b(self.calibration.numpy().tobytes(), digest_size=16).hexdigest()
+
     @property
     def listed(self) -> DevelopmentList:
         if self._listed is None:
@@ -99,7 +107,7 @@ class BlockRun:
         c = self.config
         variant = [layers, to_dict(c.quant)] if layers else []
         if layers and c.ptq is not None:
-            variant += [to_dict(c.ptq), c.ptq_data, c.ptq_seed]
+            variant += [to_dict(c.ptq), c.ptq_seed, self.calibration_digest]
         make = lambda: quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)  # noqa: E731
         return self.store.get(variant, make, title)
 

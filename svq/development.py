@@ -59,6 +59,27 @@ class DevelopmentList:
         return (f"{len(self.ids)} utterances of {len(np.unique(self.speaker))} speakers, "
                 f"{int(self.target.sum())} target and {int((~self.target).sum())} non-target trials")
 
+    def cosines(self, vectors: np.ndarray, center: bool = True) -> np.ndarray:
+        """(n,) scores of the trials between embeddings (N, D) of the utterances, by `center` less their own mean."""
+        x = unit_length(vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32) if center else vectors)
+        return pair_scores(x, x, self.enroll, self.test)
+
+    def only(self, utterances: Utterances) -> Utterances:
+        """`utterances` of the data directory, which now reads those of the list alone."""
+        listed = np.isin(utterances.keys, self.ids)
+        utterances.order = utterances.order[listed[utterances.order]]  # only the order says what is read
+        return utterances
+
+    def embeddings(self, net, utterances: Utterances, batch_frames: int = 4000, device: str = "cpu",
+                   title: str = "extract") -> np.ndarray:
+        """(N, D) float32 in the order of the ids. UserError that lists utterances without an embedding."""
+        found = dict(progress(embed(net, utterances, batch_frames, device), len(self.ids), title))
+        failed = sorted(key for key, result in found.items() if isinstance(result, UserError))
+        if failed:
+            raise UserError(f"{self.data_dir}: {len(failed)} of {len(found)} utterances have no embedding: "
+                            f"{some_of(failed)}; the first: {found[failed[0]]}")
+        return np.stack([found[key] for key in self.ids])
+
 
 def _spread(rows: np.ndarray, speaker: np.ndarray, count: int, seed: int) -> np.ndarray:
     """`count` of `rows`, in their order: one drawn of each speaker, then another of each, until there are enough."""
@@ -73,20 +94,19 @@ def _spread(rows: np.ndarray, speaker: np.ndarray, count: int, seed: int) -> np.
 class EmbeddingStore:
     """Embeddings of a list's utterances by variants of one network, each computed once and kept in a folder.
 
-    A file's name is a digest of all that its content depends on, so that whatever lies there can be trusted: a run that
-    was killed goes on, and one with other settings does not mix with it. base: what tells networks apart (a digest of
-    the model's files). front_end: a FrontEndConfig. UserError that lists utterances without an embedding.
+    A file's name is a digest of the network, the settings and the places that utterances are read at: a run that was
+    killed goes on, and one with other settings does not mix with it. Recordings or features that change at the same
+    place are not noticed; remove the folder then. One process at a time may write there. base: what tells networks
+    apart (a digest of the model's files). front_end: a FrontEndConfig. UserError that lists utterances without an
+    embedding.
     """
 
     def __init__(self, folder, listed: DevelopmentList, front_end, base: str, input: str = "auto",
                  max_seconds: float = 0.0, batch_frames: int = 4000, device: str = "cpu"):
         self.folder, self.listed, self.batch_frames, self.device = folder, listed, batch_frames, device
-        self.utterances = Utterances(listed.data_dir, front_end, input, max_seconds=max_seconds, device=device)
-        keys = np.array(self.utterances.keys)
-        mask = np.isin(keys, listed.ids)
-        # Only the order says what is read.
-        self.utterances.order = self.utterances.order[mask[self.utterances.order]]
-        places = [self.utterances.table.value(self.utterances.lines[i]) for i in np.flatnonzero(mask)]
+        self.utterances = listed.only(Utterances(listed.data_dir, front_end, input, max_seconds=max_seconds,
+                                                 device=device))
+        places = [self.utterances.table.value(self.utterances.lines[i]) for i in np.sort(self.utterances.order)]
         self.base = fingerprint(base, listed.ids, places, self.utterances.feats, max_seconds, batch_frames, device)
 
     def path(self, variant) -> str:
@@ -105,13 +125,7 @@ class EmbeddingStore:
         return found.numpy()
 
     def _compute(self, net, title: str) -> np.ndarray:
-        pairs = embed(net, self.utterances, self.batch_frames, self.device)
-        found = dict(progress(pairs, len(self.listed.ids), title))
-        failed = sorted(key for key, result in found.items() if isinstance(result, UserError))
-        if failed:
-            raise UserError(f"{self.listed.data_dir}: {len(failed)} of {len(found)} utterances have no embedding: "
-                            f"{some_of(failed)}; the first: {found[failed[0]]}")
-        return np.stack([found[key] for key in self.listed.ids])
+        return self.listed.embeddings(net, self.utterances, self.batch_frames, self.device, title)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +144,7 @@ def measure(listed: DevelopmentList, vectors: np.ndarray, center: bool, replicat
     center: whether their mean is taken off first. The same seed resamples the same speakers for every network, so
     that differences can be taken sample by sample.
     """
-    x = unit_length(vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32) if center else vectors)
-    score = pair_scores(x, x, listed.enroll, listed.test)
+    score = listed.cosines(vectors, center)
     sides = listed.speaker[listed.enroll], listed.speaker[listed.test]
     eers, costs = (speaker_bootstrap(score, listed.target, *sides, measure, replicates=max(replicates, 1), seed=seed)
                    for measure in (eer_of, _cost_of))

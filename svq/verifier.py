@@ -33,9 +33,11 @@ from svq.backend.decision import Mismatch, Verification, decide, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scoring import Cosine
 from svq.data.recording import name_of, windows_of
+from svq.data.rxfilename import Rx
 from svq.data.sounding import SILENCE_DB, sounding_seconds
 from svq.errors import UserError
 
+SHORTEST_WINDOW = 1.0  # of windows, in seconds
 LITTLE_SECONDS = 1.0  # under this much sound an embedding says little, and a warning says so
 
 
@@ -54,12 +56,18 @@ class Verifier:
     subtracted from embeddings, or None. why_uncalibrated: said where a log-likelihood ratio is asked for in vain.
     min_seconds: recordings with less sound are an error. window_seconds: longer recordings are cut into equal
     windows of at most so much, and their embeddings averaged by their seconds of sound, so that an hour
-    takes no more memory than a minute; 0: never. warn: called with one line where a recording is short.
+    takes no more memory than a minute; 0: never, else SHORTEST_WINDOW at least. warn: called with one line where a
+    recording is short.
     """
 
     def __init__(self, embedder, calibration: Calibration | None = None, mean: np.ndarray | None = None,
                  why_uncalibrated: str = "there is no calibration", min_seconds: float = 0.3,
                  window_seconds: float = 60.0, warn: Callable[[str], None] = warnings.warn):
+        if not 0 <= min_seconds < np.inf:
+            raise UserError(f"min_seconds is {min_seconds}; it must not be negative")
+        if window_seconds != 0 and not SHORTEST_WINDOW <= window_seconds < np.inf:
+            raise UserError(f"window_seconds is {window_seconds}; it must be 0, for no windows, or at least "
+                            f"{SHORTEST_WINDOW:g}")
         self.embedder, self.calibration, self.mean = embedder, calibration, mean
         self.why_uncalibrated, self.warn = why_uncalibrated, warn
         self.min_seconds, self.window_seconds = min_seconds, window_seconds
@@ -113,8 +121,11 @@ class Verifier:
         Raises UserError that names the recording: unreadable, silent (nothing above SILENCE_DB), too short.
         """
         name, shortest = name_of(recording), self.embedder.front_end.bank.length
+        if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
+            raise UserError(f"{name}: a rate of {rate} Hz; give the whole number of the samples', such as "
+                            f"{self.rate}")
         vectors, weights, seconds, heard = [], [], 0.0, 0.0
-        for window in windows_of(recording, self.rate, self.window_seconds, rate):
+        for window in windows_of(recording, self.rate, self.window_seconds, None if rate is None else int(rate)):
             seconds += len(window) / self.rate
             sound = sounding_seconds(window, self.rate)
             heard += sound
@@ -141,10 +152,17 @@ class Verifier:
 
     def enroll(self, recordings: Iterable) -> Enrollment:
         """One voice of recordings (or their embeddings, (D,) each) of one person: embeddings less the mean, each scaled
-        to length 1, averaged, and scaled again, as svq.bin.score does with --enroll-spk2utt."""
-        if isinstance(recordings, (str, os.PathLike)):
+        to length 1, averaged, and scaled again, as svq.bin.score does with --enroll-spk2utt.
+
+        A file name may stand for a list of one. UserError for samples outside a list: their rows would be recordings.
+        """
+        dim = self.embedder.config.embed_dim
+        if isinstance(recordings, (str, os.PathLike, Rx)):
             recordings = [recordings]
-        vectors = [x if _is_embedding(x, self.embedder.config.embed_dim) else self.embed(x) for x in recordings]
+        if isinstance(recordings, np.ndarray) and not (recordings.ndim == 2 and recordings.shape[1] == dim):
+            raise UserError(f"an array {recordings.shape} to enroll: put samples or an embedding in a list, "
+                            f"enroll([samples]); an array of embeddings is (n, {dim})")
+        vectors = [x if _is_embedding(x, dim) else self.embed(x) for x in recordings]
         if not vectors:
             raise UserError("no recording to enroll")
         processed = self._cosine.process(np.stack(vectors), source="the recordings")
@@ -155,8 +173,20 @@ class Verifier:
 
     def score(self, a, b) -> float:
         """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it."""
-        a, b = (x if isinstance(x, Enrollment) else self.enroll([np.asarray(x, dtype=np.float32)]) for x in (a, b))
-        return float(np.clip(a.vector.astype(np.float64) @ b.vector.astype(np.float64), -1, 1))
+        a, b = (self._voice(x).vector.astype(np.float64) for x in (a, b))
+        return float(np.clip(a @ b, -1, 1))
+
+    def _voice(self, x) -> Enrollment:
+        """An Enrollment, or the one of an embedding (D,); UserError for anything else, another model's too."""
+        dim, vector = self.embedder.config.embed_dim, x.vector if isinstance(x, Enrollment) else x
+        try:
+            vector = np.asarray(vector, dtype=np.float32)
+        except (TypeError, ValueError):
+            raise UserError(f"{name_of(vector)}: score() compares what enroll() and embed() return") from None
+        if vector.shape != (dim,):
+            raise UserError(f"an array {vector.shape} to score, this model's embeddings are ({dim},); score() compares "
+                            "what enroll() and embed() return")
+        return x if isinstance(x, Enrollment) else self.enroll([vector])
 
     def llr(self, score: float) -> float:
         """The log-likelihood ratio (natural logarithm) of a score; UserError without a calibration of it."""

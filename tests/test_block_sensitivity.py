@@ -204,6 +204,14 @@ def test_greedy_writes_its_steps(place, tmp_path, capsys):
     assert float(steps[-1][4]) <= 50 and "EER" in capsys.readouterr().out
 
 
+def test_steps_are_written_where_the_search_of_the_config_is_greedy(place, tmp_path):
+    config = tmp_path / "row.yaml"
+    for search, written in (("greedy", True), ("exact", False)):
+        config.write_text(f"quant: {{method: uniform, bits: 3}}\nselect: {{max_eer_loss: 50, search: {search}}}\n")
+        choose(place, tmp_path / search / "bits.tsv", "--config", config, "--steps", tmp_path / search / "steps.tsv")
+        assert (tmp_path / search / "steps.tsv").exists() == written
+
+
 def test_presets(place, tmp_path, capsys):
     bits = choose(place, tmp_path / "a.tsv", "--preset", "ecapa-selective", "--measure", "true")
     assert {name.split(".")[0] for name, b in bits.items() if b == 32} == {"layer3", "layer4"}
@@ -231,6 +239,10 @@ def test_mistakes_are_one_clear_line(place, tmp_path):
     refused(start, "trials: no non-target trials among 2 utterances")
     refused(lambda: start("--set", "quant.layers={embedding: 2}"), "quant.layers gives single layers their bits")
     refused(lambda: start("--set", "quant=null"), "no `quant` in the config")
+    both = "allocate={candidates: [2, 4], average_bits: 3}"
+    chosen = ("--set", "select={bytes: 9}")
+    refused(lambda: start(*chosen, "--set", both), "allocate and select both make the table of bits")
+    refused(lambda: start(*chosen, "--set", "quant=null"), "select .* needs a quantizer under quant")
     refused(lambda: start("--model", tmp_path), "config.yaml: no such file; the folder of a float model")
     refused(lambda: choose(place, tmp_path / "bits.tsv", "--bytes", 100), "cannot be met")
     changed = tmp_path / "changed"
@@ -284,6 +296,25 @@ def test_what_is_done_beside_quantizing(place, tmp_path):
     assert rows["all"].drift != plain["all"].drift
     with pytest.raises(UserError, match="bias_correction is measured on speech; give a data directory as --ptq-data"):
         measure(place, tmp_path / "other", "--config", row)
+
+
+def test_biases_are_corrected_anew_where_the_speech_is_another(place, tmp_path, monkeypatch):
+    """By what is in the data directory, not where it lies."""
+    row = tmp_path / "row.yaml"
+    row.write_text("quant: {method: uniform, bits: 3}\n"
+                   "ptq: {bias_correction: true, utterances: 4, crop_seconds: 0.3}\n")
+    computed, compute = [], development.EmbeddingStore._compute
+    monkeypatch.setattr(development.EmbeddingStore, "_compute",
+                        lambda self, net, title: computed.append(title) or compute(self, net, title))
+    again = lambda speech: measure(place, tmp_path / "out", "--config", row, "--ptq-data", speech,  # noqa: E731
+                                   "--bootstrap", 0)
+    speech = data_dir(tmp_path, speakers=2, utts=2, seconds=0.4, seed=5, name="speech")
+    again(speech)
+    again(data_dir(tmp_path, speakers=2, utts=2, seconds=0.4, seed=5, name="moved"))
+    assert computed == ["float", *BLOCKS, "all"]
+    data_dir(tmp_path, speakers=2, utts=2, seconds=0.4, seed=6, name="speech")
+    again(speech)
+    assert computed == ["float", *BLOCKS, "all", *BLOCKS, "all"]
 
 
 def embedded(folder, net):

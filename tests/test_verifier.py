@@ -307,6 +307,45 @@ def test_arrays_that_are_no_recording(verifier, array):
         verifier.embed(array)
 
 
+@pytest.mark.parametrize("rate", [0, -8000, 0.5, float("nan")])
+def test_rates_that_are_none(verifier, rate):
+    with pytest.raises(UserError, match=f"^the samples: a rate of {rate} Hz; give the whole number .* such as 16000"):
+        verifier.embed(np.ones(16000), rate=rate)
+
+
+@pytest.mark.parametrize("array", [np.ones(16000), np.ones((16000, 2)), np.ones(16), np.array("a.wav"), np.ones(())])
+def test_arrays_are_enrolled_in_a_list(verifier, array):
+    with pytest.raises(UserError, match=r"^an array \(.*\) to enroll: put samples or an embedding in a list"):
+        verifier.enroll(array)
+
+
+def test_an_array_of_embeddings_is_a_list_of_them(verifier):
+    rows = np.random.default_rng(0).standard_normal((3, 16)).astype(np.float32)
+    assert np.array_equal(verifier.enroll(rows).vector, verifier.enroll(list(rows)).vector)
+
+
+@pytest.mark.parametrize("other, words", [
+    (np.ones(3), "an array (3,) to score, this model's embeddings are (16,)"), (np.ones((1, 16)), "an array (1, 16)"),
+    (svq.verifier.Enrollment(np.ones(8, np.float32)), "an array (8,) to score"), (0.5, "an array () to score"),
+    ("a.wav", "a.wav: score() compares what enroll() and embed() return"),
+])
+def test_only_embeddings_are_scored(verifier, other, words):
+    for pair in ((np.ones(16), other), (other, np.ones(16))):
+        with pytest.raises(UserError) as refusal:
+            verifier.score(*pair)
+        assert str(refusal.value).startswith(words)
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"window_seconds": 0.01}, "window_seconds is 0.01; it must be 0, for no windows, or at least 1"),
+    ({"window_seconds": -1}, "window_seconds is -1"), ({"window_seconds": float("nan")}, "window_seconds is nan"),
+    ({"min_seconds": -0.1}, "min_seconds is -0.1; it must not be negative"),
+])
+def test_settings_out_of_range(verifier, options, words):
+    with pytest.raises(UserError, match=words):
+        Verifier(verifier.embedder, **options)
+
+
 # ---- models
 
 

@@ -6,12 +6,12 @@ features also says, in its metadata, which front end they come from.
 
 --int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
 get is seen in utterances of --calibration. Weights of codebooks (k-means and others) are put on the int8 grid that fits
-the codebook best. With --dynamic true as well only linear layers are quantized, and no utterances are needed.
+the codebook best. Layers that a quantized model has in float stay so. With --dynamic true as well only linear layers
+are quantized, and no utterances are needed.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
@@ -22,18 +22,21 @@ from svq.errors import UserError
 def main() -> None:
     options = parse_options()
     from svq.deploy.cpu import warn_without_vnni
-    from svq.deploy.export import export_dynamic_int8, export_float, float_layers, write
+    from svq.backend.calibration import Calibration
+    from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import load_embedder, packed_calibration
     from svq.models import load_model
     from svq.quant.api import freeze_
 
     import torch
 
+    require_for(options.out, options.int8)
     torch.set_num_threads(options.num_threads)
-    net, config = load_model(options.model)
-    keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits)
     scores = options.score_calibration
-    calibration = read_json(scores) if scores else packed_calibration(options.model)
+    calibration = Calibration.load(scores).as_dict() if scores else None
+    net, config = load_model(options.model)
+    keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
+    calibration = calibration or packed_calibration(options.model)
     graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
     if options.int8:
         graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
@@ -78,18 +81,6 @@ def write_summary(path: str, graph, file: str) -> None:
     write_json(path, {"avg_bits": bits, "size_bytes": file_bytes(file), "params": count_parameters(graph.net)})
 
 
-def read_json(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        if isinstance(found, dict):
-            return found
-        error = "not a mapping"
-    except (OSError, ValueError) as problem:
-        error = str(problem)
-    raise UserError(f"{path}: not a calibration file ({error}); steps/calibrate.sh makes it")
-
-
 def file_bytes(path: str) -> int:
     """Size of the model: an .xml and its .bin together."""
     stem, suffix = os.path.splitext(path)
@@ -100,12 +91,12 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="model folder, or a packed .svq file")
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
-    arguments.add_argument("--format", choices=["onnx", "openvino"], help="what --out's suffix must mean (None: any)")
     arguments.add_argument("--front-end", type=boolean, default=False, help="true: waveforms go in")
     arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
     arguments.add_argument("--score-calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
-    arguments.add_argument("--summary", metavar="FILE", help="JSON for a recipe's report to write too: bits, bytes, weights")
+    arguments.add_argument("--summary", metavar="FILE",
+                           help="JSON for a recipe's report to write too: bits, bytes, weights")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
@@ -128,9 +119,6 @@ def parse_options():
 
 
 def check(arguments, options) -> None:
-    suffix = {"onnx": ".onnx", "openvino": ".xml"}.get(options.format)
-    if suffix is not None and not options.out.endswith(suffix):
-        arguments.error(f"--format {options.format} needs an --out that ends in {suffix}")
     if options.summary and options.dynamic:
         arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
     if options.dynamic and not options.int8:

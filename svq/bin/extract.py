@@ -26,7 +26,8 @@ def main() -> None:
     if exported and options.device != "cpu":
         raise UserError(f"{options.model}: an exported model runs on the CPU only; leave out --device")
     compute_on(options.device, options.num_threads)
-    config, takes_waveforms, run = (exported_model if exported or options.backend else torch_model)(options)
+    in_runtime = exported or options.backend not in (None, "torch")
+    config, takes_waveforms, run = (exported_model if in_runtime else torch_model)(options)
     utterances = Utterances(options.data_dir, config.front_end, options.input, options.job, options.num_jobs,
                             options.max_seconds, options.device, takes_waveforms)
     found = dict(progress(run(utterances), len(utterances), "extract"))

@@ -19,7 +19,7 @@ def arguments():
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems")
     args.add_argument("--parent", required=True, help="the float system, a folder under --exp")
     args.add_argument("--systems", nargs="*", default=[],
-                      help="systems beside it; none: all in the results whose name begins with <parent>_")
+                      help="systems beside it; none: all in the results named <parent>_... or <parent>-int8")
     args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization/<parent> when not given")
     args.add_argument("--results", type=Path, help="table to read; <exp>/results.tsv when not given")
     args.add_argument("--trials", nargs="*", default=[], help="trial lists by name, such as test; none: all")
@@ -62,7 +62,8 @@ def main():
 def chosen(rows, args):
     """The rows of the parent and its systems, of the trial lists, back end and normalization asked for."""
     names = {row.system for row in rows}
-    wanted = [args.parent, *(args.systems or sorted(n for n in names if n.startswith(args.parent + "_")))]
+    made = sorted(name for name in names if name.startswith(f"{args.parent}_") or name == f"{args.parent}-int8")
+    wanted = [args.parent, *(args.systems or made)]
     missing = [name for name in wanted if name not in names]
     if missing:
         raise UserError(f"{', '.join(missing)}: not in the results, which hold {', '.join(sorted(names))}")

@@ -5,9 +5,9 @@
 
 What stands round them is left as it is. Also writes LaTeX when asked. The layout `full` has every measure, a
 table for each trial list. The layout `paper` has the trial lists side by side, the systems by method, their
-quantization type (from <exp>/<system>/config.yaml) and compression ratio, and beside the EER of a <system> that
-of a <system>-ptq, where there is one: the same before finetuning. The layout `students` says how much smaller than
-its teacher each is, with the scorings side by side; it has no LaTeX.
+quantization type (from <exp>/<system>/config.yaml, which a <system>-int8 does without) and compression ratio, and
+beside the EER of a <system> that of a <system>-ptq, where there is one: the same before finetuning. The layout
+`students` says how much smaller than its teacher each is, with the scorings side by side; it has no LaTeX.
 """
 
 from pathlib import Path

@@ -4,6 +4,7 @@ Takes trials until --config's `trials` are done, by all workers of the study tog
 number of workers may share a study, now and later: a killed one's trial is taken up by another, or by the same command
 started again, from its last checkpoint. Each trial is a training of svq.bin.train in OUT/trials/INDEX. In the end OUT
 has trials.tsv, best (the best trial's folder, an ordinary system), best.yaml (its settings, to train by again).
+A search that was set aside by --restart is in OUT/old.1, OUT/old.2, ... with all that it left.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ def main() -> None:
     options = parse_options()
     from svq.search.claims import pruner
     from svq.search.config import load_search
-    from svq.search.storage import FileLock, open_study
+    from svq.search.restart import begin
+    from svq.search.storage import FileLock
     from svq.search.trial import run_trial
     from svq.search.worker import settler, work
 
@@ -25,7 +27,8 @@ def main() -> None:
     search, parameters = load_search(options.config, options.train, sets)
     setup, epochs, about = prepare(options, search, parameters, sets)
     with FileLock(os.path.join(options.out, ".lock")):
-        study = open_study(options.study or os.path.join(options.out, "study.db"), about)
+        study = begin(options.out, options.study or os.path.join(options.out, "study.db"), about, options.restart,
+                      options.restart_id)
     study.pruner = pruner(search, epochs)
     done = work(study, search, parameters, options.out, lambda claim: run_trial(setup, claim),
                 settler(study, parameters, options.out, options.train, sets))
@@ -39,7 +42,6 @@ def prepare(options, search, parameters, sets):
     from svq.models import load_model
     from svq.search.development import Eer, IdentificationError
     from svq.search.trial import Setup
-    from svq.train.checkpoint import fingerprint
     from svq.train.config import TrainConfig
     from svq.train.running import RunOptions
 
@@ -56,12 +58,32 @@ def prepare(options, search, parameters, sets):
                      noise=options.noise, rir=options.rir, set=sets)
     setup = Setup(search, run, measure, os.path.join(options.out, "trials"), os.path.getsize(weights))
     epochs = max([config.epochs] + [int(p.range.high or max(p.range.choices)) for p in parameters if p.key == "epochs"])
-    files = [("file", path) for path in (weights, *(os.path.join(folder, name) for folder in (options.data, options.dev)
-                                                    for name in ("utt2spk", "wav.scp"))) if os.path.isfile(path)]
+    return setup, epochs, describe(options, search, config)
+
+
+def describe(options, search, config) -> dict:
+    """Digests of all that the trials' values depend on, by what it is."""
+    from svq.config import to_dict
+    from svq.train.checkpoint import fingerprint
+    from svq.train.running import decisive
+
+    def files(folders, *names):
+        paths = [os.path.join(folder, name) for folder in folders if folder for name in names]
+        return fingerprint(*(("file", path) for path in paths if os.path.isfile(path)))
+
     own = {key: value for key, value in to_dict(search).items() if key not in ("trials", "retries")}
-    trials = [("file", options.trials or os.path.join(options.dev, "trials"))] if search.objective == "eer" else []
-    about = {"config": fingerprint(own), "training": fingerprint(to_dict(config)), "data": fingerprint(*files, *trials)}
-    return setup, epochs, about
+    trials = options.trials or os.path.join(options.dev, "trials")
+    lists = "utt2spk", "wav.scp", "feats.scp"
+    augment = config.augment
+    return {
+        "config": fingerprint(own), "training": fingerprint(to_dict(decisive(config))),
+        "model": files([options.init], "config.yaml", "model.safetensors", "head.safetensors"),
+        "teacher": files([options.teacher], "config.yaml", "model.safetensors", "head.safetensors"),
+        "data": files([options.data], *lists), "development data": files([options.dev], *lists),
+        "trials": fingerprint(("file", trials)) if search.objective == "eer" else "",
+        "noise": files([options.noise or augment.noise_dir], "wav.scp", "utt2category") if augment else "",
+        "rir": files([options.rir or augment.rir_dir], "wav.scp") if augment else "",
+    }
 
 
 def parse_options():
@@ -74,6 +96,10 @@ def parse_options():
     arguments.add_argument("--trials", help="trial list to choose by; by default DEV/trials")
     arguments.add_argument("--out", required=True, help="folder of the search")
     arguments.add_argument("--study", help="SQLite file that workers share; by default OUT/study.db")
+    arguments.add_argument("--restart", choices=["false", "true", "always"], default="false",
+                           help="set a search that is in OUT aside and begin anew: `true` where its settings or data "
+                                "are others, `always` in any case")
+    arguments.add_argument("--restart-id", help="with --restart always: workers of the same word begin one search anew")
     arguments.add_argument("--teacher", help="teacher of the finetuning, for a config with `distill`")
     arguments.add_argument("--noise", help="data directory of noises, for a config that augments")
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")

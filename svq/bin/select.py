@@ -43,12 +43,13 @@ def main() -> None:
               f"{', '.join(float_blocks(options.preset, net))}")
         return
     run = BlockRun(load_config(os.path.join(options.folder, "measured.yaml"), BlockSensitivityConfig), options.folder)
-    goal = Goal(options.max_eer_loss, target_bytes(options, run.model.embed_dim), options.preset, options.search, options.cost)
+    goal = Goal(options.max_eer_loss, target_bytes(options, run.model.embed_dim), options.preset, options.search,
+                options.cost)
     chooser = Chooser(run, goal, options.measure, say=print)
     mask = chooser.chosen()
     kept = chooser.problem.names(~mask)
     said = chooser.describe(mask)
-    if options.steps:
+    if options.steps and chooser.steps:
         with atomic_write(options.steps) as file:
             file.writelines("\t".join(line) + "\n" for line in [STEP_COLUMNS, *chooser.steps])
     write_bits(options.out, bits_rows(run.net, kept, run.config.quant.bits, run.config.level), said)
@@ -68,7 +69,7 @@ def parse_options():
     arguments.add_argument("--from", dest="folder", help="folder that svq.bin.block_sensitivity wrote")
     arguments.add_argument("--model", help="folder of the float model, for --preset without --from")
     arguments.add_argument("--out", required=True, help="table of bits to write")
-    arguments.add_argument("--config", help="YAML with a `select` part, in place of a goal, --search, --cost and --bits")
+    arguments.add_argument("--config", help="YAML with a `select` part, in place of a goal, --search, --cost, --bits")
     arguments.add_argument("--max-eer-loss", type=float, help="rise of the EER, at most, in absolute per cent")
     arguments.add_argument("--target-mb", type=float, help="size of the packed file, at most, in 10^6 bytes")
     arguments.add_argument("--bytes", type=int, help="the same in bytes")
@@ -80,7 +81,7 @@ def parse_options():
                            help="measure the chosen blocks jointly")
     arguments.add_argument("--reserve", type=int, help="bytes of a size budget kept free in the packed file "
                            "(None: as many as its calibration can take)")
-    arguments.add_argument("--steps", help="table of the greedy search's steps to write")
+    arguments.add_argument("--steps", help="table of the steps to write, where the search is greedy")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     options = arguments.parse_args()
     if options.config is not None:
@@ -92,8 +93,8 @@ def parse_options():
 def take_config(options) -> None:
     """Sets what `select` of the config says; UserError where there is none."""
     config = load_config(options.config, TrainConfig)
-    if config.select is None or config.quant is None:
-        raise UserError(f"{options.config}: no `select` with a `quant` in the config; add them to say what to choose")
+    if config.select is None:
+        raise UserError(f"{options.config}: no `select` in the config; add it to say what to choose")
     chosen = config.select
     options.preset, options.max_eer_loss, options.search, options.cost = (
         chosen.preset, chosen.max_eer_loss, chosen.search, chosen.cost)

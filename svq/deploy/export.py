@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import os
 import tempfile
 from collections.abc import Collection, Sequence
@@ -21,7 +23,9 @@ from svq.deploy.snapping import Snapped, snap
 from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
 from svq.errors import UserError, some_of
 from svq.models import ModelConfig
-from svq.quant.api import FLOAT_BITS, quantizable
+from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable
+
+RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}  # by a file's suffix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +72,10 @@ def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tup
     return length, 0.1 * torch.randn(shape, generator=generator)
 
 
-def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None) -> set[str]:
-    """Layers that stay in float: those named, all inside modules named, and those with 32 bits in a bits.tsv.
+def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None,
+                 quant: QuantConfig | None = None) -> set[str]:
+    """Layers that stay in float: those named, all inside modules named, and those with 32 bits in a bits.tsv or in
+    `quant`, what the network itself was quantized by.
 
     UserError for a name that is neither a layer nor a module with layers, and for a table of another network.
     """
@@ -85,6 +91,8 @@ def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None) ->
         rows = read_bits(bits_path)
         check_bits(rows, net, bits_path)
         found.update(row.layer for row in rows if row.bits == FLOAT_BITS)
+    if quant is not None:
+        found.update(layer for layer in known if quant.bits_of(layer) == FLOAT_BITS)
     return found
 
 
@@ -93,7 +101,9 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
     """`graph` with INT8 weights and activations, calibrated with `samples` (inputs of the graph, batch 1).
 
     Weights that are a codebook's are put on the int8 grid that fits it best; `snapped` of the result says how well.
+    UserError where all layers stay in float.
     """
+    _check_rest(graph.layers.keys() - keep_float)
     modules, quant, snapped = dict(quantizable(graph.net)), graph.metadata.config.quant, {}
     for name, node in graph.layers.items():
         if name not in keep_float:
@@ -106,9 +116,22 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
 
 
 def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = ()) -> Exported:
-    """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration."""
-    model = dynamic_int8(graph.model, graph.layers, keep_float)
-    return _quantized(graph, model, "int8-dynamic", {"float_layers": sorted(keep_float)}, {})
+    """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration.
+
+    UserError where no linear layer is left to quantize.
+    """
+    types = {node.name: node.op_type for node in graph.model.graph.node}
+    chosen = {name for name, node in graph.layers.items() if types[node.node] != "Conv"}.difference(keep_float)
+    _check_rest(chosen)
+    kept = graph.layers.keys() - chosen  # convolutions too compute in float
+    model = dynamic_int8(graph.model, graph.layers, kept)
+    return _quantized(graph, model, "int8-dynamic", {"float_layers": sorted(kept)}, {})
+
+
+def _check_rest(layers: Collection[str]) -> None:
+    # ONNX Runtime's tools take an empty list of nodes to mean all of them.
+    if not layers:
+        raise UserError("every layer that could be INT8 is to stay in float; export it without --int8")
 
 
 def _quantized(graph: Exported, model, precision: str, details: dict, snapped: dict[str, Snapped]) -> Exported:
@@ -119,11 +142,29 @@ def _quantized(graph: Exported, model, precision: str, details: dict, snapped: d
 def write(graph: Exported, path) -> None:
     """Writes `path`, .onnx or .xml (and its .bin), whole or not at all. UserError for another suffix."""
     path = os.fspath(path)
-    writers = {".onnx": _write_onnx, ".xml": _write_openvino}
+    suffix = suffix_of(path)
+    metadata = dataclasses.replace(graph.metadata, digest=digest_of(graph.model))
+    {".onnx": _write_onnx, ".xml": _write_openvino}[suffix](dataclasses.replace(graph, metadata=metadata), path)
+
+
+def suffix_of(path) -> str:
+    """The suffix of a file that `write` makes. UserError for another."""
     suffix = os.path.splitext(path)[1]
-    if suffix not in writers:
-        raise UserError(f"{path}: must end in .onnx (ONNX) or .xml (OpenVINO)")
-    writers[suffix](graph, path)
+    if suffix not in RUNTIMES:
+        raise UserError(f"{os.fspath(path)}: must end in .onnx (ONNX) or .xml (OpenVINO)")
+    return suffix
+
+
+def require_for(path, int8: bool = False) -> None:
+    """Before the work: UserError for a `path` that `write` does not make, and for a package that is not installed."""
+    packages = ["onnx", RUNTIMES[suffix_of(path)]]
+    for package in packages + ["onnxruntime.quantization"] if int8 else packages:
+        require(package)
+
+
+def digest_of(model) -> str:
+    """SHA-256 of an onnx.ModelProto's graph, weights included, in hexadecimal digits."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _write_onnx(graph: Exported, path: str) -> None:
@@ -136,7 +177,8 @@ def _write_onnx(graph: Exported, path: str) -> None:
 
 
 def _write_openvino(graph: Exported, path: str) -> None:
-    """The .bin takes its name before the .xml does: an .xml that is there has its weights."""
+    """The old .xml goes before the .bin takes its name, and the new one comes after: an .xml that is there has its
+    own weights."""
     openvino = require("openvino")
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)
@@ -148,6 +190,8 @@ def _write_openvino(graph: Exported, path: str) -> None:
         model.set_rt_info(graph.metadata.dumps(), [KEY])
         # Half precision would halve the file of a float network, and change its embeddings.
         openvino.save_model(model, target, compress_to_fp16=False)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         for made, final in ((os.path.splitext(target)[0] + ".bin", weights), (target, path)):
             os.chmod(made, _mode())
             os.replace(made, final)

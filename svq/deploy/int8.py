@@ -147,13 +147,13 @@ def _floats_unrounded(model, kept: Collection[str]):
 
 
 def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str]):
-    """`model` whose linear layers hold int8 weights and quantize their inputs as they come; convolutions stay in float.
+    """`model` whose linear layers hold int8 weights and quantize their inputs as they come.
 
-    As torch.ao.quantization.quantize_dynamic does for torch.nn.Linear. Returns a new onnx.ModelProto.
+    As torch.ao.quantization.quantize_dynamic does for torch.nn.Linear. keep_float: the rest, all convolutions among
+    them. Returns a new onnx.ModelProto.
     """
     onnx, tools = require("onnx"), require("onnxruntime.quantization")
-    types = {node.name: node.op_type for node in model.graph.node}
-    chosen = [node.node for name, node in layers.items() if name not in keep_float and types[node.node] != "Conv"]
+    chosen = [node.node for name, node in layers.items() if name not in keep_float]
     chosen += [f"{name}_MatMul" for name in chosen]  # what a Gemm becomes before it is quantized
     with tempfile.TemporaryDirectory(prefix="svq-int8-") as folder:
         source, target = os.path.join(folder, "float.onnx"), os.path.join(folder, "int8.onnx")

@@ -21,7 +21,10 @@ class Metadata:
     input: `features`, (B, T, F) log-mels as the config's front end gives them, or `waveform`, (B, samples) in [-1, 1].
     calibration: what turns scores into log-likelihood ratios; None where it is not known.
     frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
-    precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports.
+    precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
+    `float_layers`, the names of all layers that compute in float.
+    digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
+    another file for other weights of the same shapes.
     """
 
     config: ModelConfig
@@ -30,6 +33,7 @@ class Metadata:
     frames: int | None = None
     precision: str = "float32"
     details: dict = field(default_factory=dict)
+    digest: str | None = None
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""

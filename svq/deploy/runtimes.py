@@ -77,7 +77,7 @@ class Embedder:
         if self.frames is not None and x.shape[1] != self.frames:
             what = "samples" if self.input == "waveform" else "frames"
             raise UserError(f"{self.path}: exported for {self.frames} {what}, not {x.shape[1]}; export it without "
-                            "--frames to take any number")
+                            "--seconds to take any number")
         return self._run(np.ascontiguousarray(x, dtype=np.float32))
 
 

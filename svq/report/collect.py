@@ -12,9 +12,11 @@ import yaml
 from svq.backend import metrics
 from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
+from svq.report.agreement import int8_agreement
 from svq.report.contents import Layer, Report, Scored
 from svq.report.results import Row
 from svq.report.speakers import EerInterval
+from svq.report.systems import EXPORTED
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
 
@@ -85,12 +87,18 @@ def require_all(plan: Plan) -> None:
                     stage = 7 if norm == "none" else 8
                     require(score_path(plan.exp, system, trials, backend, norm), stage)
                     require(score_path(plan.exp, system, trials, backend, norm, "llr"), 9)
-        require(plan.exp / system / "summary.json", 10)
+        require(plan.exp / system / "summary.json", summary_stage(system))
+
+
+def summary_stage(system: str) -> int:
+    """The stage that makes a system's summary.json: export or packing."""
+    return 5 if system.endswith(EXPORTED) else 10
 
 
 def read_summary(exp, system: str) -> dict:
     """avg_bits (float), size_bytes and params (int) of exp/<system>/summary.json, checked."""
-    path = require(Path(exp) / system / "summary.json", 10)
+    stage = summary_stage(system)
+    path = require(Path(exp) / system / "summary.json", stage)
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -99,7 +107,7 @@ def read_summary(exp, system: str) -> dict:
     for key, kind in (("avg_bits", (int, float)), ("size_bytes", int), ("params", int)):
         value = tree.get(key) if isinstance(tree, dict) else None
         if not isinstance(value, kind) or isinstance(value, bool) or value <= 0:
-            raise UserError(f"{path}: '{key}' must be a positive number, not {value!r}; redo stage 10")
+            raise UserError(f"{path}: '{key}' must be a positive number, not {value!r}; redo stage {stage}")
         found[key] = value
     return found
 
@@ -169,6 +177,7 @@ def collect_report(plan: Plan, title: str) -> Report:
         curves=_present(plan, "curves.csv", read_curves),
         layers={system: read_layers(plan.exp / system) for system in dict.fromkeys(quantized)},
         provenance=_present(plan, "provenance.yaml", _read_provenance),
+        agreement=int8_agreement(plan.exp, plan.systems),
     )
 
 

@@ -11,6 +11,7 @@ from html import escape
 import yaml
 
 from svq.report import plots, style
+from svq.report.agreement import SHARES
 from svq.report.contents import Report
 from svq.report.results import MEASURES, Row, best_values, format_value, parent_of, unique
 
@@ -26,6 +27,7 @@ def render(report: Report) -> str:
         ("calibration", "Calibration", _calibration(report)),
         ("training", "Training", _training(report)),
         ("levels", "Quantization levels", _levels(report)),
+        ("int8", "INT8 beside float arithmetic", _agreement(report)),
         ("provenance", "Where it came from", _provenance(report)),
     ]
     made = "Made from the score files by <code>steps/report.sh</code>."
@@ -280,6 +282,25 @@ def _levels(report: Report) -> str:
         return ""
     note = "Histogram of a layer's weights; each line is a value that a weight can take once quantized."
     return f'<p class="note">{note}</p>{"".join(parts)}'
+
+
+def _agreement(report: Report) -> str:
+    rows, figures = [], []
+    for index, system in enumerate(report.systems):
+        for number, (name, found) in enumerate(report.agreement.get(system, {}).items()):
+            cells = "".join(f"<td>{value:.4f}</td>" for value in found.quantiles)
+            rows.append(f'<tr><td>{escape(system)}</td><td class="l">{escape(name)}</td>'
+                        f"<td>{found.utterances:,}</td>{cells}</tr>")
+            figures.append(plots.cosine_histogram(found.counts, found.edges, index, f"{system}, {name}",
+                                                  f"int8-{index}-{number}"))
+    if not rows:
+        return ""
+    heads = '<th>system</th><th class="l">set</th><th>utterances</th>'
+    heads += "".join(f"<th>{'least' if share == 0 else 'median' if share == 0.5 else f'{100 * share:g} %'}</th>"
+                     for share in SHARES)
+    note = ("Cosines between the embeddings of the same utterances, once from the system in INT8 arithmetic and once "
+            "from the one that it was exported from. The histograms leave out the lowest 0.2 %.")
+    return f'<p class="note">{note}</p>' + _wrap(f"<thead><tr>{heads}</tr></thead>", rows) + _grid(figures)
 
 
 def _provenance(report: Report) -> str:

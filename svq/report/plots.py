@@ -127,6 +127,22 @@ def score_histogram(target, nontarget, threshold: float, index: int, title: str,
         return fig.to_svg(figure, name, f"Score histogram, {title}")
 
 
+def cosine_histogram(counts, edges, index: int, title: str, name: str) -> str:
+    """How many utterances have which cosine between two systems' embeddings of them."""
+    with fig.rc():
+        figure, (axes,) = fig.panels(height=2.0)
+        axes.stairs(counts, edges, fill=True, color=fig.series(index), alpha=0.35, linewidth=0)
+        axes.stairs(counts, edges, color=fig.series(index), linewidth=1.3)
+        axes.set_xlim(edges[0], edges[-1])
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(nice_ticks(4))
+        axes.yaxis.set_major_locator(nice_ticks(4, integer=True))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y", visible=False)
+        fig.caption(axes, title, "cosine", "utterances")
+        return fig.to_svg(figure, name, f"Cosines of INT8 and float embeddings, {title}")
+
+
 def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name: str) -> str:
     """Loss, accuracy, learning rate and margin of one run, over its epochs.
 

@@ -41,8 +41,9 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
               bits: Sequence[int] = (4, 3)) -> list[Drawn]:
     """The figures that look into the networks, those that there is something to show for.
 
-    parent: the float system. systems: those made from it. layer: whose levels are shown (the embedding layer by
-    default), by each of `methods` at each of `bits`. UserError for a layer that the network has not.
+    parent: the float system. systems: those made from it; what was exported has no layers to show. layer: whose
+    levels are shown (the embedding layer by default), by each of `methods` at each of `bits`. UserError for a layer
+    that the network has not.
     """
     net, config = load_model(Path(exp) / parent)
     if config.quant is not None:

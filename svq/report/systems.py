@@ -13,10 +13,14 @@ from svq.report.results import Row, parent_of, unique
 FLOAT_BITS = 32
 # A system that was quantized and not finetuned since: its scores belong beside those of the finetuned one.
 BEFORE = "-ptq"
+# What another system was exported to: a file for a runtime with INT8 arithmetic, with no config or weights of ours.
+EXPORTED = "-int8"
 FLOAT = "Float"
+INT8 = "INT8"
 # Names of systems are <parent>_<method><bits>[-<variant>]; the order is that of a table's rows.
 FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
-            "admm": "ADMM", "mixed": "Mixed", "static": "Static", "adaptive": "Adaptive", "best": "Best"}
+            "admm": "ADMM", "integer": "Integer", "selected": "Selected", "selective": "Selective", "mixed": "Mixed",
+            "static": "Static", "adaptive": "Adaptive", "best": "Best", "int8": INT8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +31,7 @@ class System:
     its relatives are grouped under. family: what it is called in tables and figures. variant: what sets it apart
     from others of its family and bits (another seed, an ablation), most often nothing. kind: the quantization
     type in the words of Liu et al., table III. average: bits per weight. bits: of each layer by name, empty for
-    float.
+    float and for an exported system, whose layers are not looked into.
     """
 
     name: str
@@ -47,10 +51,20 @@ class System:
 def read_systems(exp, rows: Iterable[Row]) -> dict[str, System]:
     """name -> System for every system of the results, from exp/<system>/config.yaml.
 
+    An exported system, which has none, is what its name and its row say.
     Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
     """
     bits = {row.system: row.avg_bits for row in rows}
     return {name: _read_system(Path(exp) / name / "config.yaml", name, bits) for name in bits}
+
+
+def _exported(name: str, bits: dict[str, float]) -> System:
+    """teacher-int8 is made from teacher, teacher_kmqat4-int8 too, by way of kmqat4, its variant."""
+    origin = name.removesuffix(EXPORTED)
+    parent = origin if bits.get(origin, 0) >= FLOAT_BITS else parent_of(origin, {**bits, origin: 0.0})
+    root = name if parent is None else _root(parent, bits)
+    variant = "" if parent is None else origin.removeprefix(parent).removeprefix("_")
+    return System(name, parent, root, INT8, variant, "INT8 arithmetic", bits[name], {})
 
 
 def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
@@ -60,6 +74,8 @@ def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
     from svq.models import ModelConfig
     from svq.quant.api import quantizable
 
+    if name.endswith(EXPORTED) and not path.is_file():
+        return _exported(name, bits)
     config = load_config(path, ModelConfig)
     if (config.quant is None) != (bits[name] >= FLOAT_BITS):
         stated = f"{bits[name]:g} bits in the results, {'no' if config.quant is None else 'a'} quantization here"

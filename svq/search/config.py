@@ -90,12 +90,17 @@ class Parameter:
 def load_search(path, train, sets: typing.Sequence[str] = ()) -> tuple[SearchConfig, list[Parameter]]:
     """The search in the YAML `path` over trainings by the YAML `train` with overrides `sets`, and its parameters.
 
-    UserError, one line, for an unknown key, for one that is no setting of a training, and for a range that the training
-    would refuse, at either end.
+    UserError, one line, for a training whose bits are not the search's to give, for an unknown key, for one that is no
+    setting of a training, and for a range that the training would refuse, at either end.
     """
     search = load_config(path, SearchConfig)
-    if load_config(train, TrainConfig, sets).quant is None:
+    config = load_config(train, TrainConfig, sets)
+    if config.quant is None:
         raise UserError(f"{train}: no `quant` in the config, so there is nothing to finetune to; add it")
+    for part in ("allocate", "select"):
+        if getattr(config, part) is not None:
+            raise UserError(f"{train}: `{part}` gives layers bits of their own, but trials would be trained with the "
+                            f"same in all; search with a config without it ({part}: null on top of this one)")
     parameters = [_parameter(path, str(key), value) for key, value in search.space.items()]
     ends = [_ends(parameter) for parameter in parameters]
     for pairs in [*([pair] for values in ends for pair in values), [values[0] for values in ends],

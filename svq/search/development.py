@@ -10,16 +10,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from svq.backend.embeddings import unit_length
 from svq.backend.identification import accuracy, identify
 from svq.backend.metrics import eer
-from svq.backend.norm import pair_scores
-from svq.backend.scores import read_trials
 from svq.backend.segments import IdentifyConfig, embed_segments, plan_segments
-from svq.backend.tokens import IdIndex, Tokens
 from svq.data.frontend import FrontEnd
-from svq.errors import UserError, some_of
-from svq.extraction import Utterances, embed
+from svq.development import DevelopmentList
+from svq.extraction import Utterances
 from svq.models import FrontEndConfig
 
 
@@ -31,51 +27,20 @@ def for_inference(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).eval()
 
 
-def cosine_eer(trials, ids: list[str], vectors: np.ndarray) -> float:
-    """EER in percent of `centred_scores`."""
-    score = centred_scores(trials, ids, vectors)
-    return 100 * eer(score[trials.target], score[~trials.target])
-
-
-def centred_scores(trials, ids: list[str], vectors: np.ndarray) -> np.ndarray:
-    """(n,) cosine scores of trials, after the mean of `vectors` (N, D) is taken off them: no other data is needed.
-
-    trials: svq.backend.scores.Trials with labels; ids: of the rows. UserError naming ids that have no row.
-    """
-    if trials.target is None:
-        raise UserError(f"{trials.path}: no target|nontarget labels")
-    index = IdIndex(Tokens.of(ids))
-    enroll, test = index.find(trials.enroll), index.find(trials.test)
-    lacking = np.unique(np.concatenate([np.array(list(side.take(rows < 0)), dtype=object)
-                                        for side, rows in ((trials.enroll, enroll), (trials.test, test))]))
-    if len(lacking):
-        raise UserError(f"{trials.path}: its data directory has no utterance {some_of(lacking)}")
-    rows = unit_length(vectors - vectors.mean(axis=0))
-    return pair_scores(rows, rows, enroll, test)
-
-
 class Eer:
-    """EER in percent of a trial list over the utterances of `data_dir`."""
+    """EER in percent of a trial list over utterances of `data_dir`, by cosines of embeddings less their own mean."""
 
     def __init__(self, data_dir, front_end: FrontEndConfig, trials: str | None = None):
-        self.utterances = Utterances(data_dir, front_end)
-        self.trials = read_trials(trials or os.path.join(data_dir, "trials"))
-        self.data_dir = data_dir
+        utterances = Utterances(data_dir, front_end)
+        self.listed = DevelopmentList(data_dir, trials or os.path.join(data_dir, "trials"))
+        self.utterances = self.listed.only(utterances)
 
     def __call__(self, net: nn.Module) -> float:
         """net: in eval mode, features (B, T, F) -> embeddings (B, D); UserError naming what has no embedding."""
-        found = dict(embed(net, self._on(net), device=str(device_of(net))))
-        failed = sorted(key for key, value in found.items() if isinstance(value, UserError))
-        if failed:
-            raise UserError(f"{self.data_dir}: {len(failed)} of {len(found)} utterances have no embedding: "
-                            f"{some_of(failed)}: {found[failed[0]]}")
-        ids = sorted(found)
-        return cosine_eer(self.trials, ids, np.stack([found[key] for key in ids]))
-
-    def _on(self, net: nn.Module) -> Utterances:
         device = device_of(net)
         self.utterances.device, self.utterances.front_end = str(device), self.utterances.front_end.to(device)
-        return self.utterances
+        score = self.listed.cosines(self.listed.embeddings(net, self.utterances, device=str(device)))
+        return 100 * eer(score[self.listed.target], score[~self.listed.target])
 
 
 class IdentificationError:

@@ -9,11 +9,13 @@ from typing import Sequence
 import numpy as np
 
 from svq.backend.identification import identification
+from svq.backend.metrics import eer
 from svq.backend.scores import read_trials
 from svq.backend.segments import IdentifyConfig
 from svq.data import audio
 from svq.data.datadir import DataDir
 from svq.deploy.runtimes import Embedder, load_embedder
+from svq.development import DevelopmentList
 from svq.errors import UserError
 from svq.models import ModelConfig, load_model
 from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
@@ -21,7 +23,6 @@ from svq.quant.packing import packed_bytes
 from svq.report.speakers import EerInterval
 from svq.report.tradeoff import Row
 from svq.search.cost import milliseconds, operations
-from svq.search.development import centred_scores
 
 
 def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,
@@ -31,8 +32,8 @@ def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: I
     data_dir, trials_path: what identification and EER are measured on. seconds: length of the utterance that operations
     and latency are of; times: calls of each. UserError naming the file that cannot be used.
     """
-    trials = read_trials(trials_path)
-    interval = EerInterval(trials, data_dir, replicates)
+    listed = DevelopmentList(data_dir, trials_path)
+    interval = EerInterval(read_trials(trials_path), data_dir, replicates, config.seed)
     embedders = [load_embedder(path, None, num_threads) for _, path in systems]
     rng = np.random.default_rng(0)
     noise = {rate: 0.1 * rng.standard_normal((1, round(seconds * rate))).astype(np.float32)
@@ -43,13 +44,12 @@ def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: I
     for (name, path), embedder, latency in zip(systems, embedders, taken):
         print(f"{name}: {path}, {embedder.backend}", flush=True)
         about, _ = identification(data_dir, embedder, config, replicates)
-        ids, vectors = embed_all(data_dir, embedder)
-        found = centred_scores(trials, ids, vectors)
-        scores = found[trials.target], found[~trials.target]
+        found = listed.cosines(embed_listed(listed, embedder))
+        scores = found[listed.target], found[~listed.target]
         size, bits = size_and_bits(path, embedder)
         cost = operations(counted_as(embedder), seconds)
         rows.append(Row(name, os.path.basename(path.rstrip("/")), embedder.backend, bits, size, about["top1"],
-                        about["top1_low"], about["top1_high"], about["top5"], _eer(*scores), *interval(*scores),
+                        about["top1_low"], about["top1_high"], about["top5"], 100 * eer(*scores), *interval(*scores),
                         cost.flops / 1e9, cost.equivalent / 1e9, latency))
     return rows
 
@@ -63,19 +63,10 @@ def counted_as(embedder: Embedder) -> ModelConfig:
     return dataclasses.replace(metadata.config, quant=QuantConfig("uniform", 8, layers=kept or None))
 
 
-def _eer(target: np.ndarray, nontarget: np.ndarray) -> float:
-    from svq.backend.metrics import eer
-
-    return 100 * eer(target, nontarget)
-
-
-def embed_all(data_dir, embedder: Embedder) -> tuple[list[str], np.ndarray]:
-    """Ids and (N, D) embeddings of whole utterances, one at a time, from their waveforms."""
-    ids, vectors = [], []
-    for utterance, specifier in DataDir(data_dir).wav.items():
-        ids.append(utterance)
-        vectors.append(embedder.waveforms(audio.load(specifier, embedder.config.front_end.rate)[None])[0])
-    return ids, np.stack(vectors)
+def embed_listed(listed: DevelopmentList, embedder: Embedder) -> np.ndarray:
+    """(N, D) embeddings of a list's whole utterances, one at a time, from their waveforms."""
+    wav, rate = DataDir(listed.data_dir).wav, embedder.config.front_end.rate
+    return np.stack([embedder.waveforms(audio.load(wav[utterance], rate)[None])[0] for utterance in listed.ids])
 
 
 def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:

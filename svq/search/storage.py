@@ -21,6 +21,10 @@ STUDY = "svq"
 WAIT_SECONDS = 120  # for another worker that is writing
 
 
+class AnotherSearch(UserError):
+    """The study is of a search with other settings or other data."""
+
+
 def quiet_optuna():
     """The module, without its own log and its warnings about experimental parts."""
     optuna = require("optuna")
@@ -34,7 +38,7 @@ def open_study(path, about: dict | None = None):
     """The study in the file `path`. about: what the search is; with it the file is made where there is none, without it
     the study is read as it is.
 
-    UserError, one line, where the file is missing, damaged, cannot be written or holds another search.
+    UserError, one line, where the file is missing, damaged or cannot be written; AnotherSearch where it holds another.
     """
     path = os.fspath(path)
     optuna = quiet_optuna()
@@ -53,8 +57,8 @@ def open_study(path, about: dict | None = None):
     except Exception as error:  # SQLAlchemy's and Optuna's have no base class in common
         raise UserError(_refused(path, error)) from None
     if known is not None and known != about:
-        raise UserError(f"{path}: holds another search (its {_difference(known, about)} differs): go on with that "
-                        "one's settings and data, or name a new --study")
+        raise AnotherSearch(f"{path}: holds another search (its {_difference(known, about)} differs): go on with that "
+                            "one's settings and data, set it aside (--restart true) or name a new --study")
     return study
 
 

@@ -6,9 +6,11 @@ import os
 import time
 from typing import Callable
 
+from svq.errors import UserError
 from svq.search.claims import WAITING_FOR_OTHERS, Claim, claim
 from svq.search.config import Parameter, SearchConfig
 from svq.search.outcome import tidy
+from svq.search.restart import next_old
 from svq.search.storage import FileLock, quiet_optuna
 from svq.search.trial import Outcome
 
@@ -21,12 +23,15 @@ def work(study, search: SearchConfig, parameters: list[Parameter], folder, run: 
 
     folder: of the search; trials are in folder/trials. run: does one trial. settle: brings the folder in line with the
     study, called under the search's lock. A worker that finds none left waits for those at work elsewhere, for it may
-    have to take up one of a worker that dies.
+    have to take up one of a worker that dies. UserError where the search has been set aside meanwhile.
     """
     trials_dir = os.path.join(os.fspath(folder), "trials")
     lock, done = FileLock(os.path.join(os.fspath(folder), ".lock")), 0
+    old = next_old(folder)
     while True:
         with lock:
+            if next_old(folder) != old:
+                raise UserError(f"{old}: the search was set aside here, and another began")
             mine = claim(study, search, parameters, trials_dir)
         if mine is None:
             with lock:

@@ -105,6 +105,10 @@ class TrainConfig:
             raise ValueError("model.quant is for finished models; put the quantizer under quant")
         if self.ptq is not None and self.quant is None:
             raise ValueError("ptq is about quantization without training; it needs a quantizer under quant")
+        if self.select is not None and self.quant is None:
+            raise ValueError("select is about layers that are not quantized; it needs a quantizer under quant")
+        if self.select is not None and self.allocate is not None:
+            raise ValueError("allocate and select both make the table of bits; keep one of them")
         if self.multi_stage and self.quant is None:
             raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")
         if self.augment is not None and self.data.input != "wav":

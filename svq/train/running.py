@@ -84,19 +84,23 @@ def check_options(config: TrainConfig, options) -> None:
                         "add it to say how they are quantized")
 
 
+def decisive(config: TrainConfig) -> TrainConfig:
+    """`config` without what the trained weights do not depend on: how many processes read, how often a checkpoint is
+    written, how a table of bits came about, and what is done in place of training."""
+    defaults = TrainConfig()
+    return dataclasses.replace(
+        config, checkpoint_minutes=defaults.checkpoint_minutes, allocate=None, select=None, ptq=None,
+        data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
+
+
 def run_id(config: TrainConfig, options) -> str:
     """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
 
-    How many processes read, how often a checkpoint is written, and how a table of bits came about (its bits
-    are in quant.layers) may change in between.
+    How a table of bits came about may change in between: its bits are in quant.layers.
     """
-    defaults = TrainConfig()
-    config = dataclasses.replace(
-        config, checkpoint_minutes=defaults.checkpoint_minutes, allocate=None,
-        data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
     for folder in (options.init, options.teacher):
         files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
     if options.targets:  # each level's JSON holds a digest of its values
         files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
-    return fingerprint(to_dict(config), *[("file", path) for path in files if os.path.exists(path)])
+    return fingerprint(to_dict(decisive(config)), *[("file", path) for path in files if os.path.exists(path)])

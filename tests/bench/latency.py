@@ -1,13 +1,13 @@
-"""Latency of networks in torch, ONNX Runtime and OpenVINO, in float and INT8: ms for one utterance, RTF, memory, load time.
+"""Latency of networks in torch, ONNX Runtime and OpenVINO, in float and INT8: ms an utterance, RTF, memory, load time.
 
-    python tests/bench/latency.py [--networks ResNet34 ECAPA512] [--threads 1 2] [--batches 1 8] [--seconds 3] [--rounds 15]
+    python tests/bench/latency.py [--networks ResNet34 ECAPA512] [--threads 1 2] [--batches 1 8] [--seconds 3]
     python tests/bench/latency.py --model exp/resnet_kmqat2 --calibration data/train    # one's own, trained, networks
 
 Each network and way of running it has a process of its own, and the processes take turns, so that whatever else the
 machine does falls on all of them alike. The milliseconds are of the network alone, from features to embedding; the row
-`fbank` is what the front end adds to any of them. Per utterance of --seconds: a batch of 8 counts an eighth. Memory: what
-loading and running added to the resident set of the process at its peak. Networks without --model have random weights, on
-which time does not depend; calibrated on noise, their INT8 embeddings mean nothing.
+`fbank` is what the front end adds to any of them. Per utterance of --seconds: a batch of 8 counts an eighth. Memory:
+what loading and running added to the resident set of the process at its peak. Networks without --model have random
+weights, on which time does not depend; calibrated on noise, their INT8 embeddings mean nothing.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import contextlib
 import json
 import multiprocessing
 import platform
-import resource
 import statistics
 import sys
 import tempfile
@@ -36,7 +35,9 @@ WAYS = {
 
 
 def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    from svq.memory import peak_bytes
+
+    return peak_bytes() / 2**20
 
 
 def serve(pipe, path, way, threads):
@@ -119,10 +120,14 @@ def measure(servers, batches, frames, rounds):
     return seconds
 
 
-def make_files(source, folder, ways, feats):
-    """Exports what `ways` run of the model folder `source`, INT8 calibrated with `feats`; {file's name: path}."""
-    from svq.deploy.export import export_float, export_int8, write
+def make_files(source, folder, ways, data, frames, count=16):
+    """Exports what `ways` run of the model folder `source`; {file's name: path}.
+
+    INT8 is calibrated with `count` inputs: of the data directory's feats.scp, or noise of `frames` frames.
+    """
+    from svq.deploy.export import export_float, export_int8, float_layers, write
     from svq.deploy.int8 import Int8Config
+    from svq.deploy.samples import calibration_inputs
     from svq.models import load_model
     from svq.quant.api import freeze_
 
@@ -132,7 +137,12 @@ def make_files(source, folder, ways, feats):
         return files
     net, config = load_model(source)
     graph = export_float(freeze_(net), config)
-    quantized = export_int8(graph, feats, Int8Config()) if any(name.startswith("int8") for name in names) else None
+    quantized = None
+    if any(name.startswith("int8") for name in names):
+        feats = noise(frames, count)
+        if data is not None:
+            feats = calibration_inputs(data, graph.metadata, count, seconds=0.0, seed=0, input="feats")
+        quantized = export_int8(graph, feats, Int8Config(), float_layers(net, quant=config.quant))
     for name in names - {"float"}:
         write(quantized if name.startswith("int8") else graph, files[name])
     return files
@@ -150,20 +160,12 @@ def random_network(arch, folder):
     return folder
 
 
-def calibration_features(data, frames, count=16):
-    """`count` inputs (1, T, F): of a data directory's feats.scp, or noise of `frames` frames."""
+def noise(frames, count):
+    """`count` inputs (1, T, F)."""
     import numpy as np
 
-    if data is None:
-        rng = np.random.default_rng(0)
-        return [rng.standard_normal((1, frames, 80), dtype=np.float32) for _ in range(count)]
-    from svq.extraction import Utterances
-    from svq.models import FrontEndConfig
-
-    utterances = Utterances(data, FrontEndConfig(), "feats")
-    chosen = sorted(np.random.default_rng(0).permutation(len(utterances))[:count].tolist())
-    wanted = {utterances.keys[i] for i in chosen}
-    return [feats[None].numpy() for key, feats in utterances if key in wanted]
+    rng = np.random.default_rng(0)
+    return [rng.standard_normal((1, frames, 80), dtype=np.float32) for _ in range(count)]
 
 
 def about():
@@ -187,8 +189,8 @@ def table(label, files, threads, options):
     servers = {way: Server(serve, files[WAYS[way][0]], way, threads) for way in options.ways}
     servers["fbank"] = Server(serve_fbank, threads)
     seconds = measure(servers, options.batches, frames, options.rounds)
-    print(f"\n{label}, {threads} thread{'s'[:threads > 1]}, {options.seconds:g} s: ms per utterance, median (least); RTF at batch "
-          f"{options.batches[0]}")
+    print(f"\n{label}, {threads} thread{'s'[:threads > 1]}, {options.seconds:g} s: ms per utterance, median (least); "
+          f"RTF at batch {options.batches[0]}")
     heads = "".join(f"{f'batch {batch}':>20}" for batch in options.batches)
     print(f"{'':20}{heads}{'RTF':>10}{'memory MB':>11}{'load s':>8}")
     rows = []
@@ -220,9 +222,8 @@ def main():
     frames, found = round(100 * options.seconds) - 2, []
     for source in options.model or options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            feats = calibration_features(options.calibration if options.model else None, frames)
             model = source if options.model else random_network(source, Path(folder) / "float_model")
-            files = make_files(model, folder, options.ways, feats)
+            files = make_files(model, folder, options.ways, options.calibration if options.model else None, frames)
             for threads in options.threads:
                 found += table(source, files, threads, options)
     if options.json:

@@ -1,6 +1,8 @@
 """Float exports: the embeddings of torch, in both runtimes, at any duration; one clear line for what cannot be."""
 
+import copy
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -94,7 +96,7 @@ def test_fixed_duration(folder, resnet):
     x = feats(98, batch=3)
     with torch.no_grad():
         assert cosines(embedder.features(x), net(torch.from_numpy(x)).numpy()).min() >= 0.99999
-    with pytest.raises(UserError, match="exported for 98 frames, not 99"):
+    with pytest.raises(UserError, match="exported for 98 frames, not 99; export it without --seconds"):
         embedder.features(feats(99))
     with pytest.raises(UserError, match="shorter than one frame"):
         export_float(net, config, seconds=0.02)
@@ -118,6 +120,38 @@ def test_same_bytes_twice(folder, resnet, tmp_path):
     for suffix in ("onnx", "bin"):
         assert (tmp_path / f"again.{suffix}").read_bytes() == (folder / f"resnet.{suffix}").read_bytes()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["again.bin", "again.onnx", "again.xml"]
+
+
+def test_every_file_tells_its_weights(resnet, tmp_path):
+    """An .xml is another one for other weights of the same shapes, though they are in its .bin."""
+    _, net, config, graph = resnet
+    other = copy.deepcopy(net)
+    other.conv1.weight.data[0, 0, 0, 0] += 1
+    digests = []
+    for number, exported in enumerate((graph, export_float(net, config), export_float(other, config))):
+        for suffix in SUFFIXES:
+            write(exported, tmp_path / f"{number}.{suffix}")
+            digests.append(load_embedder(tmp_path / f"{number}.{suffix}").metadata.digest)
+    assert len(digests[0]) == 64 and digests[0] in (tmp_path / "0.xml").read_text()
+    assert len(set(digests[:4])) == 1 and digests[4] == digests[5] != digests[0]
+
+
+def test_an_xml_never_stands_beside_other_weights(resnet, tmp_path, monkeypatch):
+    """A writer that ends between the two files leaves no .xml."""
+    write(resnet[3], tmp_path / "x.xml")
+
+    def replace(source, target):
+        if str(target).endswith(".xml"):
+            raise OSError("killed")
+        os.rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(OSError, match="killed"):
+            write(resnet[3], tmp_path / "x.xml")
+    assert [file.name for file in tmp_path.iterdir()] == ["x.bin"]
+    write(resnet[3], tmp_path / "x.xml")
+    load_embedder(tmp_path / "x.xml")
 
 
 def test_all_backends_have_one_interface(folder, resnet):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import kaldiio
 import numpy as np
-import onnx
 import pytest
 import torch
 from hypothesis import given
@@ -143,6 +142,16 @@ def test_floats_stay_float(keep):
     assert int8.metadata.details["float_layers"] == sorted(kept)
 
 
+def test_nothing_left_to_quantize():
+    """ONNX Runtime would quantize everything."""
+    config = small_config("ResNet18")
+    graph = export_float(small_net(config), config)
+    for export_it in (lambda: export_int8(graph, CALIBRATION, Int8Config(), set(graph.layers)),
+                      lambda: export_dynamic_int8(graph, {"embedding"})):
+        with pytest.raises(UserError, match="every layer that could be INT8 is to stay in float"):
+            export_it()
+
+
 def test_pooling_is_in_float():
     _, int8 = int8_of()
     made = {output: node.op_type for node in int8.model.graph.node for output in node.output}
@@ -156,6 +165,10 @@ def test_dynamic(tmp_path):
     int8 = export_dynamic_int8(graph)
     types = [node.op_type for node in int8.model.graph.node]
     assert "MatMulInteger" in types and "Conv" in types and "ConvInteger" not in types
+    modules = dict(quantizable(graph.net))
+    floats = int8.metadata.details["float_layers"]
+    assert floats == sorted(name for name, module in modules.items() if not isinstance(module, torch.nn.Linear))
+    assert export_dynamic_int8(graph, ["conv1"]).metadata.details["float_layers"] == floats
     for suffix in ("onnx", "xml"):
         write(int8, tmp_path / f"x.{suffix}")
         found = load_embedder(tmp_path / f"x.{suffix}").features(feats(100))
@@ -169,6 +182,7 @@ def place(tmp_path_factory):
     data_dir(folder, speakers=2, utts=2, seconds=0.6)
     config = small_config("ResNet18")
     save_model(folder / "model", small_net(config), config)
+    (folder / "text.json").write_text('{"slope": "steep"}')
     (folder / "llr.json").write_text('{"slope": 2.0, "offset": 1.0, "prior": 0.5}')
     return folder
 
@@ -190,35 +204,86 @@ def test_from_the_command_line_to_embeddings(place, suffix, front_end):
         assert load_embedder(out).calibration == json.loads((place / "llr.json").read_text())
     with pytest.raises(UserError, match="cpu|CPU"):
         embeddings(place, out, "--device", "cuda")
-    assert embeddings(place, place / "model", "--backend", "torch").keys() == expected.keys()
 
 
-def test_layers_by_a_table(place, tmp_path):
+def test_torch_by_name_is_torch(place, monkeypatch):
+    """With --backend torch a folder runs as without it, on any device."""
+    expected = embeddings(place, place / "model")
+    monkeypatch.setattr("svq.deploy.runtimes.load_embedder", None)
+    found = embeddings(place, place / "model", "--backend", "torch")
+    assert found.keys() == expected.keys() and all((found[key] == expected[key]).all() for key in expected)
+
+
+@pytest.mark.parametrize("dynamic", ["false", "true"])
+def test_float_layers_of_a_quantized_model_stay_float(place, tmp_path, dynamic):
+    """As its own quant config says, without --float-layers; in the file, its metadata and the recipe's summary."""
+    config = small_config("ECAPA512")
+    layers = [name for name, _ in quantizable(small_net(config))]
+    linear = [name for name, module in quantizable(small_net(config)) if isinstance(module, torch.nn.Linear)]
+    kept = {layers[0], layers[3]} if dynamic == "false" else {linear[0]}
+    assert dynamic == "false" or len(linear) > 1
+    config = dataclasses.replace(config, quant=QuantConfig(bits=4, layers=dict.fromkeys(kept, 32)))
+    save_model(tmp_path / "model", quantize_(small_net(config), config.quant).eval(), config)
+    options = ["--summary", tmp_path / "summary.json"] if dynamic == "false" else []
+    run_worker(export.main, "--model", tmp_path / "model", "--out", tmp_path / "x.onnx", "--int8", "true", "--dynamic",
+               dynamic, "--calibration", place / "data", "--num-utts", 2, "--bits", bits_with(tmp_path, layers[5]),
+               *options)
+    floats = set(load_embedder(tmp_path / "x.onnx").metadata.details["float_layers"])
+    if dynamic == "true":
+        assert floats == kept | {layers[5]} | set(layers) - set(linear)
+        return
+    assert floats == kept | {layers[5]}
+    counts = {name: module.weight.numel() for name, module in quantizable(small_net(config))}
+    bits = sum(count * (32 if name in floats else 8) for name, count in counts.items()) / sum(counts.values())
+    assert json.loads((tmp_path / "summary.json").read_text())["avg_bits"] == pytest.approx(bits)
+
+
+def bits_with(folder, kept, arch="ECAPA512"):
+    """A bits.tsv of 8 bits in all layers but one, which stays in float."""
     from svq.quant.bits_table import LayerBits, write_bits
 
+    write_bits(folder / "bits.tsv", [LayerBits(name, tuple(module.weight.shape), None, 32 if name == kept else 8)
+                                     for name, module in quantizable(small_net(small_config(arch)))])
+    return folder / "bits.tsv"
+
+
+def test_layers_by_a_table(tmp_path):
     net = small_net(small_config("ResNet18"))
-    rows = [LayerBits(name, tuple(module.weight.shape), None, 32 if name == "embedding" else 8)
-            for name, module in quantizable(net)]
-    write_bits(tmp_path / "bits.tsv", rows)
-    assert float_layers(net, ["conv1"], tmp_path / "bits.tsv") == {"conv1", "embedding"}
+    table = bits_with(tmp_path, "embedding", "ResNet18")
+    assert float_layers(net, ["conv1"], table) == {"conv1", "embedding"}
 
 
 @pytest.mark.parametrize("options, words", [
     (["--float-layers", "layers.77"], "no layer layers.77"), (["--bits", "none.tsv"], "no such file"),
-    (["--score-calibration", "none.json"], "not a calibration file"), (["--percentile", "10"], "percentile is 10"),
+    (["--score-calibration", "none.json"], "none.json is missing; steps/calibrate.sh makes it"),
+    (["--score-calibration", "{place}/text.json"], "text.json: not a calibration"),
+    (["--percentile", "10"], "percentile is 10"),
     (["--calibration", "nowhere"], "nowhere"), (["--calibration-seconds", "0.01"], "shorter than one frame"),
     (["--seconds", "9"], "none of 4 utterances is long enough"), (["--out", "x.pt"], "must end in"),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     given = {"--model": place / "model", "--out": tmp_path / "x.onnx", "--int8": "true",
-             "--calibration": place / "data"} | dict([options])
+             "--calibration": place / "data"} | {options[0]: options[1].format(place=place)}
     with pytest.raises(UserError, match=words):
         run_worker(export.main, *[text for pair in given.items() for text in pair])
     assert not list(tmp_path.iterdir())
 
 
-def test_step(place):
+@pytest.mark.parametrize("name, package", [("x.xml", "openvino"), ("x.onnx", "onnxruntime")])
+def test_what_is_lacking_is_said_before_the_work(place, tmp_path, monkeypatch, name, package):
+    import sys
+
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr("svq.models.load_model", None)
+    with pytest.raises(UserError, match=f"needs {package}, which is not installed"):
+        run_worker(export.main, "--model", place / "model", "--out", tmp_path / name)
+    with pytest.raises(UserError, match="must end in"):
+        run_worker(export.main, "--model", place / "model", "--out", tmp_path / "x.pt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_step(place, monkeypatch):
     for name in ("steps", "utils", "path.sh"):
         (place / name).symlink_to(ROOT / name)
 
@@ -229,6 +294,11 @@ def test_step(place):
     assert done.returncode == 0, done.stderr
     done = step("steps/extract.sh", "--nj", "1", "--backend", "openvino", "data", "int 8/a.xml", "emb")
     assert done.returncode == 0, done.stderr + done.stdout
-    assert len((place / "emb/embedding.scp").read_text().splitlines()) == 4
-    assert step("steps/export.sh", "--int8", "true", "model", "x.xml").returncode == 2
-    assert onnx.__version__
+    expected = embeddings(place, place / "model")
+    monkeypatch.chdir(place)  # the scp's paths are relative
+    found = {key: np.array(vector) for key, vector in kaldiio.load_scp("emb/embedding.scp").items()}
+    assert found.keys() == expected.keys() and min(cosines(found[key], expected[key]) for key in found) > 0.9
+    assert load_embedder("int 8/a.xml").metadata.details["calibration_inputs"] == 1
+    refused = step("steps/export.sh", "--int8", "true", "model", "x.xml")
+    assert refused.returncode == 2 and "--int8 true needs --calibration" in refused.stderr
+    assert not (place / "x.xml").exists()

@@ -124,11 +124,20 @@ def test_packed_model_is_what_was_scored(mini):
 
 
 def test_selected_blocks_stay_in_float_and_the_packed_file_says_so(mini):
+    from svq.models import load_model
+    from svq.nets.blocks import blocks_of
+    from svq.quant.api import quantizable
     from svq.quant.bits_table import read_bits
 
     exp = mini[0].exp
     bits = {row.layer: row.bits for row in read_bits(exp / "teacher_selected8-ptq" / "bits.tsv")}
     assert set(bits.values()) <= {8, 32}
+    net, config = load_model(exp / "teacher_selected8-ptq" / "model.svq")
+    assert {name: config.quant.bits_of(name) for name, _ in quantizable(net)} == bits
+    steps = (exp / "teacher_selected8-ptq" / "steps.tsv").read_text().splitlines()
+    kept = {line.split("\t")[0] for line in steps[1:] if line.split("\t")[1] == "left in float"}
+    assert {name for block, names in blocks_of(net, "block").items() for name in names if block in kept} == {
+        name for name, found in bits.items() if found == 32}
     blocks = (exp / "teacher" / "blocks_selected8" / "blocks.tsv").read_text().splitlines()
     assert [line.split("\t")[0] for line in blocks if line.startswith(("float\t", "all\t"))] == ["float", "all"]
 

@@ -15,6 +15,7 @@ RECIPES = sorted(path.parent.name for path in (ROOT / "egs").glob("*/run.sh"))
     (("--stage", "five"), "takes an integer"),
     (("--no-such-option", "1"), "unknown option"),
     (("--stage", "3", "--stop-stage", "2"), "nothing to do"),
+    (("--int8-runtime", "magic", "--dry-run"), "--int8-runtime is openvino or onnxruntime, not 'magic'"),
 ])
 def test_bad_option_exits_2(recipe, options, told):
     output = run_recipe(recipe, *options, status=2)

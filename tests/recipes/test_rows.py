@@ -49,6 +49,8 @@ def recipe(tmp_path):
     """A recipe's folder whose run.sh says how it was called, and reports on what is in exp, if anything."""
     for name in ("local", "steps", "utils", "path.sh"):
         (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "quant").symlink_to(ROOT / "egs" / "speechocean762" / "conf" / "quant")
     (tmp_path / "run.sh").write_text("""printf '%s\\n' "$@" > called
 while (($#)); do
   if [[ $1 == --report && -e exp/results.tsv ]]; then mkdir -p "$2"; cp exp/results.tsv "$2"; fi
@@ -83,10 +85,15 @@ def test_tables_run_rows_that_there_are(recipe, script, name, row):
 
 
 def test_table_without_training_has_the_papers_choice_for_its_network(recipe):
-    (recipe / "conf").mkdir()
     (recipe / "conf" / "net.yaml").write_text("model:\n  arch: ECAPA512\n")
     options = call(recipe, "local/table_ptq.sh", "net")
     assert "net_selective8-ptq" in options[options.index("--systems") + 1].split()
+
+
+@pytest.mark.parametrize("options", [("--conf", ROOT / "egs/mini/conf"), (f"--conf={ROOT}/egs/mini/conf",)])
+def test_table_without_training_leaves_out_rows_that_there_are_not(recipe, options):
+    said = call(recipe, "local/table_ptq.sh", "net", *map(str, options))
+    assert said[said.index("--systems") + 1] == "net net-int8 net_integer8-ptq net_selected8-ptq"
 
 
 def test_table_of_distillation_runs_rows_that_there_are(recipe):

@@ -1,6 +1,7 @@
 """Figures on quantization: the numbers beside them against numpy, and files that stand alone."""
 
 import csv
+import dataclasses
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -15,7 +16,7 @@ from svq.bin import quant_report
 from svq.errors import UserError
 from svq.quant.api import quantizable
 from svq.report import quant_figures, quant_page, quant_plots
-from svq.report.results import read_results
+from svq.report.results import read_results, write_results
 from tests.helpers import run_worker
 from tests.report import fake, quantized
 from tests.report.test_html import Checker
@@ -188,6 +189,20 @@ def test_what_there_is_nothing_for_is_left_out(tmp_path):
     made = {path.stem for path in (tmp_path / "exp/quantization/small").iterdir()}
     assert made == {"frontier_test", "levels_2bit", "weights", "index", "results"}
     assert len(read(tmp_path / "exp", "frontier_test")) == 2
+
+
+def test_exported_systems_are_in_the_table_and_on_the_frontier(tmp_path):
+    chosen = {name: quantized.configs()[name] for name in ("small", "small_mixed2", "small_kmqat4")}
+    rows = quantized.write_exp(tmp_path, chosen)
+    for name in ("small-int8", "small_kmqat4-int8"):  # no folder: nothing of it is opened
+        rows += [dataclasses.replace(row, system=name, avg_bits=8.0) for row in rows if row.system == "small_kmqat4"]
+    write_results(tmp_path / "exp" / "results.tsv", rows)
+    run_worker(quant_report.main, "--exp", tmp_path / "exp", "--parent", "small", "--trials", "test", "--bits", "2")
+    shown = [(row["family"], row["system"]) for row in read(tmp_path / "exp", "frontier_test")]
+    assert shown[-2:] == [("INT8", "small-int8"), ("INT8", "small_kmqat4-int8")] and len(shown) == 5
+    assert list(read(tmp_path / "exp", "bits_by_layer")[0])[-1] == "small_mixed2"
+    table = (tmp_path / "exp" / "quantization" / "small" / "results.md").read_text()
+    assert "| small-int8 | INT8 arithmetic | 8 |" in table and "| small_kmqat4-int8 | INT8 arithmetic | 8 |" in table
 
 
 @pytest.mark.parametrize("options, message", [

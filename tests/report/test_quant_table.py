@@ -79,6 +79,32 @@ def test_what_a_system_is(tmp_path, name, method, layers, expected):
         assert found.mixed == found.kind.startswith("Mixed")
 
 
+@pytest.mark.parametrize("name, expected", [
+    ("small-int8", ("small", "small", "")),
+    ("small_float-int8", ("small_float", "small", "")),
+    ("small_kmqat4-ptq-int8", ("small", "small", "kmqat4-ptq")),
+    ("small_float_kmqat4-int8", ("small_float", "small", "kmqat4")),
+    ("orphan-int8", (None, "orphan-int8", "")),
+])
+def test_what_an_exported_system_is(tmp_path, name, expected):
+    """Its folder has no config and no weights."""
+    quantized.write_exp(tmp_path, {"small": None, "small_float": None})
+    rows = [row("small", bits=32.0), row("small_float", bits=32.0), row(name, bits=8.0)]
+    found = systems.read_systems(tmp_path / "exp", rows)[name]
+    assert (found.parent, found.root, found.variant) == expected
+    assert (found.family, found.kind, found.average, found.bits) == ("INT8", "INT8 arithmetic", 8.0, {})
+
+
+@pytest.mark.parametrize("name, family", [("small_integer4-ptq", "Integer"), ("small_selected8-ptq", "Selected"),
+                                          ("small_selective8", "Selective")])
+def test_families_without_training(tmp_path, name, family):
+    from svq.quant import QuantConfig
+
+    quantized.write_exp(tmp_path, {"small": None, name: QuantConfig(method="integer", bits=8)})
+    found = systems.read_systems(tmp_path / "exp", read_results(tmp_path / "exp" / "results.tsv"))
+    assert found[name].family == family and found[name].parent == "small"
+
+
 def test_a_config_at_odds_with_the_results(tmp_path):
     quantized.write_exp(tmp_path, {"small": None})
     with pytest.raises(UserError, match=r"small/config.yaml: 4 bits in the results, no quantization here; redo"):

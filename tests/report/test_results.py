@@ -143,6 +143,17 @@ def test_missing_file_is_named_with_its_stage(tree, missing, stage):
     assert f"{tree / missing} is missing; stage {stage} makes it" in str(error.value)
 
 
+def test_summary_of_an_exported_system_is_made_by_export(tree):
+    (tree / "exp/teacher").rename(tree / "exp/teacher-int8")
+    path = tree / "exp/teacher-int8/summary.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="summary.json: 'avg_bits' must be .*; redo stage 5"):
+        collect.collect(plan(tree, systems=("teacher-int8",)))
+    path.unlink()
+    with pytest.raises(UserError, match="teacher-int8/summary.json is missing; stage 5 makes it"):
+        collect.collect(plan(tree, systems=("teacher-int8",)))
+
+
 def test_scores_of_another_list_are_refused(tree):
     path = tree / "exp/teacher/scores/test/cosine_none.score"
     lines = path.read_text().splitlines(keepends=True)

@@ -52,11 +52,11 @@ def test_times_are_medians_of_calls_in_turns():
 
 
 def test_importances_need_trials_and_find_the_setting_that_matters(tmp_path):
-    bench = Bench(tmp_path, trials=12, sampler="random", pruner="none")
+    bench = Bench(tmp_path, trials=8, sampler="random", pruner="none")
     bench.search = type(bench.search)(**{**vars(bench.search), "trials": 2})
     bench.work()
     assert importances(bench.study()) == ([], "Only 2 trials are complete: no importances under 4.")
-    bench.search = type(bench.search)(**{**vars(bench.search), "trials": 12})
+    bench.search = type(bench.search)(**{**vars(bench.search), "trials": 8})
     bench.work()
     found, note = importances(bench.study())
     assert {each.key for each in found} == {"schedule.lr", "epochs", "quant.bits"} and "too few to trust in" in note

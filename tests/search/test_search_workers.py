@@ -7,10 +7,11 @@ import time
 import pytest
 
 from svq.errors import UserError
-from svq.search.claims import claim, folder_of, latest, pruner
+from svq.search.claims import WAITING_FOR_OTHERS, claim, folder_of, latest, pruner
 from svq.search.config import Parameter, ParameterConfig, SearchConfig
 from svq.search.outcome import best_of, write_table
-from svq.search.storage import FileLock, is_held, open_study
+from svq.search.restart import begin
+from svq.search.storage import AnotherSearch, FileLock, is_held, open_study
 from svq.search.trial import Outcome
 from svq.search.worker import work
 from tests.search.conftest import process
@@ -74,15 +75,23 @@ def bench(tmp_path):
     return Bench(tmp_path)
 
 
-def killed_while_hanging(bench):
-    """A worker that is killed in the middle of trial 1."""
-    victim = process(bench.work, bench.hang)
+def hanging(bench):
+    """A worker that is in the middle of trial 1."""
+    started = process(bench.work, bench.hang)
     while not (bench.folder / "hangs").exists():
-        assert victim.is_alive()
+        assert started.is_alive()
         time.sleep(0.01)
     (bench.folder / "hangs").unlink()
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.join()
+    return started
+
+
+def kill(worker):
+    os.kill(worker.pid, signal.SIGKILL)
+    worker.join()
+
+
+def killed_while_hanging(bench):
+    kill(hanging(bench))
 
 
 def test_two_workers_share_a_study_and_do_so_many_trials_in_all(bench):
@@ -114,14 +123,11 @@ def test_a_killed_workers_trial_is_done_again_and_all_is_as_without_it(bench, tm
 
 def test_a_worker_waits_for_the_others_and_takes_up_the_trial_of_one_that_dies(bench):
     bench.search = settings(trials=2)
-    victim = process(bench.work, bench.hang)
-    while not (bench.folder / "hangs").exists():
-        time.sleep(0.01)
+    victim = hanging(bench)
     waiting = process(bench.work)
     time.sleep(0.6)
     assert waiting.is_alive()  # nothing to do, but trial 1 may come back
-    os.kill(victim.pid, signal.SIGKILL)
-    victim.join()
+    kill(victim)
     waiting.join(20)
     assert waiting.exitcode == 0
     assert [trial.state.name for trial in latest(bench.study()).values()] == ["COMPLETE"] * 2
@@ -177,6 +183,7 @@ def test_the_same_search_draws_the_same_settings(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["median", "hyperband", "none"])
 def test_poor_trials_are_pruned(tmp_path, kind):
+    """Trials are in the same order after every epoch: none may be stopped that is the best so far."""
     bench = Bench(tmp_path, trials=8, pruner=kind, startup_trials=1, sampler="random")
 
     def run(mine):
@@ -190,8 +197,9 @@ def test_poor_trials_are_pruned(tmp_path, kind):
     found = latest(bench.study()).values()
     pruned = [trial for trial in found if trial.state.name == "PRUNED"]
     assert len(found) == 8 and bool(pruned) == (kind != "none")
-    best = best_of(bench.study())
-    assert all(best.value <= value(trial.params) for trial in pruned) or kind == "hyperband"
+    for trial in pruned:
+        assert trial.last_step < 4 and min(value(other.params) for other in found) < value(trial.params)
+    assert best_of(bench.study()).value == min(value(trial.params) for trial in found)
 
 
 def test_warmup_epochs_are_not_pruned(tmp_path):
@@ -231,8 +239,7 @@ def test_a_lock_is_held_by_one_process_until_it_ends(tmp_path):
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
     assert is_held(path) and not FileLock(path).take(wait=False)
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
+    kill(holder)
     assert not is_held(path)
 
 
@@ -257,9 +264,60 @@ def test_a_study_in_a_place_that_cannot_be_written_is_one_line(tmp_path):
         open_study(tmp_path / "none.db")
 
 
+OTHER = {**ABOUT, "data": "other"}
+
+
 def test_the_study_of_another_search_is_refused(bench):
     with pytest.raises(UserError, match="holds another search .its data differs."):
-        open_study(bench.folder / "study.db", {**ABOUT, "data": "other"})
+        open_study(bench.folder / "study.db", OTHER)
+
+
+def test_another_search_begins_anew_and_the_same_one_goes_on(tmp_path):
+    bench = Bench(tmp_path, trials=1)
+    bench.work()
+    begun = [bench.folder, bench.folder / "study.db"]
+    assert len(begin(*begun, ABOUT, "true").trials) == 1 and not (tmp_path / "old.1").exists()
+    with pytest.raises(AnotherSearch):
+        begin(*begun, OTHER)
+    assert begin(*begun, OTHER, "true").trials == []
+    assert sorted(os.listdir(tmp_path / "old.1")) == ["study.db", "trials", "trials.tsv"]
+    assert len(open_study(tmp_path / "old.1" / "study.db", ABOUT).trials) == 1
+
+
+def test_any_search_begins_anew_but_once_for_its_workers(tmp_path):
+    bench = Bench(tmp_path, trials=1)
+    for number, (word, trials) in enumerate([("a", 0), ("a", 1), ("b", 0), (None, 0)]):
+        assert len(begin(bench.folder, bench.folder / "study.db", ABOUT, "always", word).trials) == trials, number
+        bench.work()
+    assert sorted(path.name for path in tmp_path.glob("old.*")) == ["old.1", "old.2"]
+
+
+def test_a_search_with_a_trial_at_work_is_not_set_aside(tmp_path):
+    bench = Bench(tmp_path, trials=2)
+    victim = hanging(bench)
+    for about, restart in ((OTHER, "true"), (ABOUT, "always")):
+        with pytest.raises(UserError, match="study.db: workers of the search .* are at work on trials 0001; wait"):
+            begin(bench.folder, bench.folder / "study.db", about, restart)
+    assert not (tmp_path / "old.1").exists()
+    kill(victim)
+
+
+def test_a_worker_that_waited_while_its_search_was_set_aside_ends(bench, monkeypatch):
+    bench.work()
+    monkeypatch.setattr("svq.search.worker.claim", lambda *_: WAITING_FOR_OTHERS)
+    monkeypatch.setattr("time.sleep", lambda _: begin(bench.folder, bench.folder / "study.db", OTHER, "true"))
+    with pytest.raises(UserError, match="old.1: the search was set aside here, and another began"):
+        bench.work()
+
+
+def test_one_killed_while_it_sets_a_search_aside_does_no_harm(bench, monkeypatch):
+    bench.work()
+    with monkeypatch.context() as patch, pytest.raises(KeyError):
+        patch.setattr("shutil.move", lambda *_: {}["killed"])
+        begin(bench.folder, bench.folder / "study.db", OTHER, "true")
+    assert begin(bench.folder, bench.folder / "study.db", OTHER, "true").trials == []
+    assert [sorted(os.listdir(bench.folder / name)) for name in ("old.1", "old.2")] == [["trials", "trials.tsv"],
+                                                                                       ["study.db"]]
 
 
 def test_folders_of_trials_sort(tmp_path):

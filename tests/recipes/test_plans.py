@@ -1,0 +1,90 @@
+"""What the stages of steps/recipe.sh would run, with settings of all shapes; nothing is run."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.recipes.conftest import ROOT
+
+# The options of a run.sh, and stand-ins for utils/stages.sh: each `once` is printed as one line.
+OPTIONS = """set -euo pipefail
+conf=conf data=data exp=exp report= cohort_per_spk=0 trials="dev/trials test/trials" systems_nj=2 num_gpus=0 title=t
+int8_runtime=openvino force=false search=net search_row=row search_nj=1 train_cmd=run.py cuda_cmd=run.py
+backends=cosine norms=none
+at_a_time() { :; }
+all_done() { echo wait; }
+once() { echo "$*"; }
+"""
+CHAIN = {"grid": "quant: {method: integer, bits: 8}\nptq: {bias_correction: true, utterances: 8}\n",
+         "budget": "base: grid.yaml\nselect: {max_eer_loss: 0.1, search: greedy}\n",
+         "exact": "base: budget.yaml\nselect: {search: exact}\nptq: {utterances: 4}\n",
+         "plain": "base: budget.yaml\nselect: null\nptq: null\n",
+         "paper": "base: grid.yaml\nselect: {preset: ecapa-selective}\n",
+         "unpaper": "base: paper.yaml\nselect: {preset: null, max_eer_loss: 1}\n",
+         "mixed": "base: grid.yaml\nallocate:\n  average_bits: 2\n",
+         "remixed": "base: mixed.yaml\n",
+         "long": "base: grid.yaml\nselect:\n  max_eer_loss: 0.1\n"}
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Runs a function of the recipe with these systems; returns the lines."""
+    (tmp_path / "conf" / "quant").mkdir(parents=True)
+    for name, text in CHAIN.items():
+        (tmp_path / "conf" / "quant" / f"{name}.yaml").write_text(text)
+
+    def run(call, systems, status=0, options=""):
+        script = f'{OPTIONS}systems="{systems}" {options}\n. "{ROOT}/steps/recipe.sh"\n{call}\n'
+        done = subprocess.run(["bash", "-c", script], cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == status, done.stderr
+        return (done.stdout if status == 0 else done.stderr).splitlines()
+
+    return run
+
+
+def test_systems_of_one_row_share_a_table_of_blocks(planned):
+    lines = planned("select_blocks", "net net_budget net_budget-ptq net_budget-s2 net_paper-ptq")
+    measured = [line for line in lines if "block_sensitivity.sh" in line]
+    assert len(measured) == 1 and "--out exp/net/blocks_budget/blocks.tsv" in measured[0]
+    assert "--in 2:data/train/feats.scp" in measured[0] and "--ptq-data data/train" in measured[0]
+    chosen = [line if line == "wait" else line.split("--out ")[1].split()[0] for line in lines[1:]]
+    assert chosen == ["wait", "exp/net_budget/bits.tsv", "wait", "exp/net_budget-ptq/bits.tsv", "wait",
+                      "exp/net_budget-s2/bits.tsv", "exp/net_paper-ptq/bits.tsv", "wait"]
+
+
+@pytest.mark.parametrize("row, selects, preset, allocates, corrects", [
+    ("grid", 0, 0, 0, 1), ("budget", 1, 0, 0, 1), ("exact", 1, 0, 0, 1), ("plain", 0, 0, 0, 0), ("paper", 1, 1, 0, 1),
+    ("unpaper", 1, 0, 0, 1), ("mixed", 0, 0, 1, 1), ("remixed", 0, 0, 1, 1)])
+def test_a_part_of_the_config_may_stand_in_a_base(planned, row, selects, preset, allocates, corrects):
+    lines = planned('find_config_inputs "$(config_of net_x)"\n'
+                    'for what in "has_selection net_x" "has_preset net_x" "has_allocation net_x" corrects_biases; do\n'
+                    "  if $what; then echo 1; else echo 0; fi\ndone".replace("net_x", f"net_{row}"), f"net net_{row}")
+    assert [int(line) for line in lines] == [selects, preset, allocates, corrects]
+
+
+def test_a_part_over_several_lines_is_refused(planned):
+    (line,) = planned("select_blocks", "net net_long-ptq", status=1)
+    assert line == "run.sh: conf/quant/long.yaml: write `select: {...}` on one line; the recipe reads it there"
+
+
+@pytest.mark.parametrize("runtime, files", [("openvino", ["model.xml", "model.bin"]), ("onnxruntime", ["model.onnx"])])
+def test_export_and_report_name_the_files_of_an_exported_system(planned, runtime, files):
+    line = planned("export_systems", "net net-int8", options=f"int8_runtime={runtime}")[0]
+    outs = [word for before, word in zip(line.split(), line.split()[1:]) if before == "--out"]
+    assert outs == [f"exp/net-int8/{name}" for name in (*files, "summary.json")]
+    line = planned("make_report", "net net-int8")[0]
+    assert "--in 10:exp/net/summary.json" in line and "--in 5:exp/net-int8/summary.json" in line
+
+
+@pytest.mark.parametrize("force, restart", [("false", "true"), ("true", "always")])
+def test_search_starts_anew_where_its_inputs_changed(planned, tmp_path, force, restart):
+    row = tmp_path / "conf" / "quant" / "row.yaml"
+    row.write_text("base: grid.yaml\ndata: {input: feats}\ndistill: {label_weight: 0.0}\n")
+    searched, traded = planned("search_settings train; trade_off", "net", options=f"force={force}")
+    for words in (f"--restart {restart} ", "--neutral restart", "--in 2:data/train/feats.scp", "--teacher exp/net ",
+                  "--in 1:data/train/wav.scp", "--out exp/net/search/best/model.safetensors"):
+        assert words in searched
+    assert "--in 3:exp/net/model.safetensors" in traded
+    assert "--in 13:exp/net/search/best/model.safetensors" in traded
