@@ -13,7 +13,7 @@ import os
 
 import torch
 
-from svq.bin.train import with_augmentation
+from svq.train.running import with_augmentation
 from svq.cli import parser, run_main
 from svq.config import load_config, to_dict, write_provenance
 from svq.data.dataset import TrainSet

@@ -17,6 +17,7 @@ from svq.bin import tradeoff, train
 from svq.config import load_config
 from svq.errors import UserError
 from svq.models import load_model
+from svq.quant import QuantConfig
 from svq.quant.allocation import AllocateConfig
 from svq.quant.ptq import PTQConfig
 from svq.quant.selection import SelectConfig
@@ -169,10 +170,10 @@ def test_a_study_knows_what_its_values_depend_on(place, change, expected):
     assert {key for key in before if before[key] != after[key]} == expected
 
 
-def test_a_checkpoint_is_resumed_whatever_was_done_in_place_of_training(place):
-    options = RunOptions(str(place.train), str(place.data), "out")
-    config = load_config(place.train, TrainConfig)
-    for part in ({"select": SelectConfig(bytes=1)}, {"ptq": PTQConfig()}, {"allocate": AllocateConfig(bytes=1)}):
+def test_a_checkpoint_is_resumed_whatever_was_done_in_place_of_training(tmp_path):
+    options = RunOptions("none.yaml", str(tmp_path), "out")
+    config = TrainConfig(quant=QuantConfig())
+    for part in ({"select": SelectConfig(bytes=1)}, {"ptq": PTQConfig(fold_batch_norm=True)}, {"allocate": AllocateConfig(bytes=1)}):
         assert run_id(dataclasses.replace(config, **part), options) == run_id(config, options)
     assert run_id(dataclasses.replace(config, seed=9), options) != run_id(config, options)
 
