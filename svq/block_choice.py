@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 
@@ -19,34 +17,17 @@ COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}
 STEP_COLUMNS = ("block", "done", "bytes", "estimated_loss", "measured_loss")
 
 
-@dataclasses.dataclass(frozen=True)
-class Goal:
-    """What a choice is to reach, one of three. max_eer_loss: as small a file as can be with an EER that rises by at
-    most so many absolute per cent. target: as little loss as can be in so many bytes. preset: what a paper recommends.
-
-    search: `exact` or `greedy`. cost: the loss that a target keeps low, `eer`, `mindcf` or `drift`.
-    """
-
-    max_eer_loss: float | None = None
-    target: int | None = None
-    preset: str | None = None
-    search: Literal["exact", "greedy"] = "exact"
-    cost: Literal["eer", "mindcf", "drift"] = "eer"
-
-    def __post_init__(self):
-        if sum(goal is not None for goal in (self.max_eer_loss, self.target, self.preset)) != 1:
-            raise ValueError("give one of max_eer_loss, target and preset")
-        if self.max_eer_loss is not None and self.cost != "eer":
-            raise ValueError(f"a budget of EER goes with cost eer, not {self.cost}")
-
-
 class Chooser:
-    """Chooses blocks of a BlockRun by the blocks.tsv in its folder. measure: whether choices are measured jointly.
+    """Chooses blocks of a BlockRun by the blocks.tsv in its folder.
+
+    goal: with `bytes` as the size of the packed file without a calibration, and no `megabytes`. measure: whether choices
+    are measured jointly.
 
     say: called with a line for each step of a greedy search. steps: these as rows of STEP_COLUMNS.
     """
 
-    def __init__(self, run: BlockRun, goal: Goal, measure: bool = True, say: Callable[[str], None] = lambda line: None):
+    def __init__(self, run: BlockRun, goal: selection.SelectConfig, measure: bool = True,
+                 say: Callable[[str], None] = lambda line: None):
         self.run, self.goal, self.measure, self.say, self.steps = run, goal, measure, say, []
         path = os.path.join(run.folder, "blocks.tsv")
         rows = {row.block: row for row in read_blocks(path)}
@@ -67,11 +48,11 @@ class Chooser:
         if goal.preset is not None:
             return self._preset(goal.preset)
         if goal.search == "exact":
-            return (selection.exact_within_loss(self.problem, goal.max_eer_loss) if goal.target is None
-                    else selection.exact_within_bytes(self.problem, goal.target))
+            return (selection.exact_within_loss(self.problem, goal.max_eer_loss) if goal.bytes is None
+                    else selection.exact_within_bytes(self.problem, goal.bytes))
         measured = self.measured if self.measure else None
-        steps = (selection.greedy_within_loss(self.problem, goal.max_eer_loss, measured) if goal.target is None
-                 else selection.greedy_within_bytes(self.problem, goal.target))
+        steps = (selection.greedy_within_loss(self.problem, goal.max_eer_loss, measured) if goal.bytes is None
+                 else selection.greedy_within_bytes(self.problem, goal.bytes))
         mask = None
         for block, taken, mask in steps:
             self._note(block, taken, mask)

@@ -20,7 +20,7 @@ from fractions import Fraction
 import torch
 
 from svq.atomic import atomic_write
-from svq.block_choice import COSTS, STEP_COLUMNS, Chooser, Goal
+from svq.block_choice import COSTS, STEP_COLUMNS, Chooser
 from svq.block_run import BlockRun
 from svq.cli import boolean, parser, run_main
 from svq.config import load_config
@@ -30,6 +30,7 @@ from svq.quant.allocation import calibration_bytes
 from svq.quant.bits_table import write_bits
 from svq.quant.block_sensitivity import BlockSensitivityConfig
 from svq.quant.presets import PRESETS, bits_rows, float_blocks, preset_bits
+from svq.quant.selection import SelectConfig
 from svq.train.config import TrainConfig
 
 
@@ -43,8 +44,8 @@ def main() -> None:
               f"{', '.join(float_blocks(options.preset, net))}")
         return
     run = BlockRun(load_config(os.path.join(options.folder, "measured.yaml"), BlockSensitivityConfig), options.folder)
-    goal = Goal(options.max_eer_loss, target_bytes(options, run.model.embed_dim), options.preset, options.search,
-                options.cost)
+    goal = SelectConfig(options.preset, options.max_eer_loss, target_bytes(options, run.model.embed_dim),
+                        search=options.search, cost=options.cost)
     chooser = Chooser(run, goal, options.measure, say=print)
     mask = chooser.chosen()
     kept = chooser.problem.names(~mask)
@@ -61,7 +62,7 @@ def target_bytes(options, embed_dim: int) -> int | None:
     if options.bytes is None and options.target_mb is None:
         return None
     reserve = calibration_bytes(embed_dim) if options.reserve is None else options.reserve
-    return (options.bytes or int(Fraction(str(options.target_mb)) * 10**6)) - reserve
+    return max(0, (options.bytes or int(Fraction(str(options.target_mb)) * 10**6)) - reserve)
 
 
 def parse_options():

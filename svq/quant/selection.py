@@ -45,6 +45,8 @@ class SelectConfig:
                              "megabytes")
         if goals != ["preset"] and not 0 <= getattr(self, goals[0]) < float("inf"):
             raise ValueError(f"{goals[0]} is {getattr(self, goals[0])}; it must not be negative")
+        if goals == ["max_eer_loss"] and self.cost != "eer":
+            raise ValueError(f"a budget of EER goes with cost eer, not {self.cost}")
 
 @dataclasses.dataclass(frozen=True)
 class Selection:

@@ -173,7 +173,8 @@ def test_a_study_knows_what_its_values_depend_on(place, change, expected):
 def test_a_checkpoint_is_resumed_whatever_was_done_in_place_of_training(tmp_path):
     options = RunOptions("none.yaml", str(tmp_path), "out")
     config = TrainConfig(quant=QuantConfig())
-    for part in ({"select": SelectConfig(bytes=1)}, {"ptq": PTQConfig(fold_batch_norm=True)}, {"allocate": AllocateConfig(bytes=1)}):
+    for part in ({"select": SelectConfig(bytes=1)}, {"ptq": PTQConfig(fold_batch_norm=True)},
+                 {"allocate": AllocateConfig(bytes=1)}):
         assert run_id(dataclasses.replace(config, **part), options) == run_id(config, options)
     assert run_id(dataclasses.replace(config, seed=9), options) != run_id(config, options)
 
