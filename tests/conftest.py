@@ -11,8 +11,16 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.g
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 # A machine under load makes any deadline fail; derandomized, a run of the tests is the same every time.
 settings.register_profile("svq", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("svq")
+
+
+def pytest_collection_modifyitems(items):
+    """Tests of one file, and those that share the run of the mini recipe, go to one process: what they share is made once."""
+    for item in items:
+        shared = "mini" if "mini" in item.fixturenames else item.nodeid.split("::")[0]
+        item.add_marker(pytest.mark.xdist_group(shared))

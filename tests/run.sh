@@ -8,4 +8,4 @@ bash utils/setup.sh --extras "test deploy"
 # One thread: the tests compare numbers, and the machine may be running other things.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
 (($#)) || set -- tests
-exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"
