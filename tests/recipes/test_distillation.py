@@ -69,4 +69,6 @@ def test_row_says_what_its_name_says(path):
     if path.stem.startswith("labels"):
         assert config.distill is None
     elif path.stem not in ("student", "layers"):
-        assert [level.replace("_", "-") for level in config.distill.targets.levels] == path.stem.split("+")
+        levels = [level.replace("_", "-") for level in config.distill.targets.levels]
+        assert levels == path.stem.removesuffix("-mn").split("+")
+        assert config.distill.targets.mean_normalize == path.stem.endswith("-mn")
