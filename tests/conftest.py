@@ -19,6 +19,7 @@ settings.register_profile("svq", deadline=None, max_examples=50, derandomize=Tru
 settings.load_profile("svq")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist puts the groups into the names
 def pytest_collection_modifyitems(items):
     """Tests of one file, and those that share the run of the mini recipe, go to one process: what they share is made once."""
     for item in items:
