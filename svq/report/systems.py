@@ -67,26 +67,34 @@ def _exported(name: str, bits: dict[str, float]) -> System:
     return System(name, parent, root, INT8, variant, "INT8 arithmetic", bits[name], {})
 
 
-def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
+def _layer_bits(config) -> dict[str, int]:
+    """Layer -> bits of a quantized network; nothing for a float one, and for one of which a choice left all in float."""
     import torch
 
+    from svq.quant.api import quantizable
+
+    if config.quant is None:
+        return {}
+    with torch.device("meta"):  # only the names of the layers are wanted
+        found = {layer: config.quant.bits_of(layer) for layer, _ in quantizable(config.build())}
+    return found if set(found.values()) != {FLOAT_BITS} else {}
+
+
+def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
     from svq.config import load_config
     from svq.models import ModelConfig
-    from svq.quant.api import quantizable
 
     if name.endswith(EXPORTED) and not path.is_file():
         return _exported(name, bits)
     config = load_config(path, ModelConfig)
-    if (config.quant is None) != (bits[name] >= FLOAT_BITS):
-        stated = f"{bits[name]:g} bits in the results, {'no' if config.quant is None else 'a'} quantization here"
+    by_layer = _layer_bits(config)
+    if bool(by_layer) != (bits[name] < FLOAT_BITS):
+        stated = f"{bits[name]:g} bits in the results, {'a' if by_layer else 'no'} quantization here"
         raise UserError(f"{path}: {stated}; redo stages 10 and 11")
     parent, root = parent_of(name, bits), _root(name, bits)
     own, _, variant = name.removeprefix(f"{parent or root}_").partition("-")
-    if config.quant is None:
+    if not by_layer:
         return System(name, parent, root, FLOAT, variant, "-", bits[name], {})
-    with torch.device("meta"):  # only the names of the layers are wanted
-        layers = [layer for layer, _ in quantizable(config.build())]
-    by_layer = {layer: config.quant.bits_of(layer) for layer in layers}
     different = set(by_layer.values())
     family = _family(own if parent else "", config.quant.method, different)
     return System(name, parent, root, family, variant, _kind(config.quant.method, different), bits[name],

@@ -105,6 +105,22 @@ def test_families_without_training(tmp_path, name, family):
     assert found[name].family == family and found[name].parent == "small"
 
 
+def test_a_choice_that_left_everything_in_float_is_a_float_system(tmp_path):
+    from svq.config import dump_config
+    from svq.models import ModelConfig
+    from svq.nets.blocks import blocks_of
+    from svq.quant import QuantConfig
+
+    net = ModelConfig(**quantized.NET)
+    layers = {layer: 32 for names in blocks_of(net.build()).values() for layer in names}
+    quantized.write_exp(tmp_path, {"small": None, "small_selected8-ptq": None})
+    kept = ModelConfig(**quantized.NET, quant=QuantConfig(method="integer", bits=8, layers=layers))
+    dump_config(kept, tmp_path / "exp" / "small_selected8-ptq" / "config.yaml")
+    rows = [row("small", bits=32.0), row("small_selected8-ptq", bits=32.0)]
+    found = systems.read_systems(tmp_path / "exp", rows)["small_selected8-ptq"]
+    assert (found.root, found.family, found.bits) == ("small", "Float", {})
+
+
 def test_a_config_at_odds_with_the_results(tmp_path):
     quantized.write_exp(tmp_path, {"small": None})
     with pytest.raises(UserError, match=r"small/config.yaml: 4 bits in the results, no quantization here; redo"):
