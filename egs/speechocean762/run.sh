@@ -14,6 +14,7 @@ download=false                # whether stage 0 may download the corpus (520 MB)
 extra_corpus=                 # LibriSpeech-layout folder: more training speakers, cut into 4 s pieces
 noise=                        # folder of noise recordings for augmentation
 rir=                          # folder of room impulse responses for augmentation
+malayalam=                    # Malayalam Speech Corpus: an out-of-domain test, malayalam/trials for --trials
 systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
@@ -57,13 +58,17 @@ if stage 1 "data directories"; then
     --out "$data/train" --out "$data/dev" --out "$data/test" --stamp "$data/.done.prepare" -- \
     local/prepare_speechocean762.sh --corpus "$corpus" --extra-corpus="$extra_corpus" \
     --noise="$noise" --rir="$rir" --data "$data"
-  validate_data train dev test
+  if [[ -n $malayalam ]]; then
+    once --in "0:$malayalam/metadata.tsv" --out "$data/malayalam/wav.scp" --out "$data/malayalam/trials" -- \
+      local/prepare_msc_malayalam.sh --corpus "$malayalam" --data "$data/malayalam"
+  fi
+  validate_data train dev test ${malayalam:+malayalam}
   if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
 fi
 
 if stage 2 "features"; then
   copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
-  make_features train dev test
+  make_features train dev test ${malayalam:+malayalam}
   choose_cohort
 fi
 
