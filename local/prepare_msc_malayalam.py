@@ -17,6 +17,7 @@ import os
 
 import numpy as np
 from corpus_tools import AUDIO_SUFFIXES, draw_trials, need_folder, safe_id, wav_value, write_data_dir
+from trial_lists import add_suffix
 
 from svq.cli import boolean, parser, progress, run_main
 from svq.data.audio import duration
@@ -59,8 +60,7 @@ def read_metadata(path: str) -> list[tuple[int, dict[str, str]]]:
 def find_audio(corpus: str, relative: str) -> str | None:
     """The recording's path: as listed, or with the suffix that it has here; None if neither is there."""
     path = os.path.join(corpus, relative)
-    stem = os.path.splitext(path)[0]
-    return next((found for found in (path, *(stem + suffix for suffix in AUDIO_SUFFIXES)) if os.path.exists(found)), None)
+    return path if os.path.exists(path) else add_suffix(os.path.splitext(path)[0], AUDIO_SUFFIXES)
 
 
 def gender_of_speakers(rows, path: str) -> dict[str, str]:
@@ -69,7 +69,8 @@ def gender_of_speakers(rows, path: str) -> dict[str, str]:
     for number, row in rows:
         gender = GENDERS.get(row["gender"].lower())
         if gender and genders.setdefault(row["speaker"], gender) != gender:
-            raise UserError(located(path, number, f"speaker {row['speaker']} is of the other gender on an earlier line"))
+            text = f"speaker {row['speaker']} is of the other gender on an earlier line"
+            raise UserError(located(path, number, text))
     return genders
 
 
@@ -96,7 +97,8 @@ def rows_of(chosen, corpus: str, path: str) -> list[tuple]:
         speaker, name = safe_id(row["speaker"]), safe_id(row["utterance"], "-")
         found = find_audio(corpus, row["path"])
         if not found:
-            raise UserError(located(path, number, f"{os.path.join(corpus, row['path'])} is not there; get the corpus again"))
+            text = f"{os.path.join(corpus, row['path'])} is not there; get the corpus again"
+            raise UserError(located(path, number, text))
         utt = name if name.startswith(f"{speaker}-") else f"{speaker}-{name}"
         rows.append((utt, speaker, wav_value(found), duration(wav_value(found))))
     return sorted(rows, key=lambda row: (row[1], row[0]))

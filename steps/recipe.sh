@@ -3,8 +3,8 @@
 #
 # A system's name says what it is. `student` is distilled from `teacher`, `student-NAME-ROW` from NAME as ROW
 # says; NAME_ROW, such as teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from
-# scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning); after
-# all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are
+# scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning), of one
+# whose file holds several precisions also -Nbit (the member of N bits); after all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are
 # $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is $exp/<system>.
 # A trial list is named by where it lies in $data: test/trials is `test` in the results, test/trials_all is `test_all`.
 
@@ -20,10 +20,11 @@ if [[ $cohort_per_spk != 0 ]]; then cohort=cohort; fi
 # The folder of the tables and the report.
 report=${report:-$exp}
 
-# is_a KIND SYSTEM, with KIND one of teacher, student, quantized, exported
+# is_a KIND SYSTEM, with KIND one of teacher, student, quantized, member, exported
 is_a() {
   case $2 in
     *-int8) [[ $1 == exported ]] ;;
+    *_*-[0-9]bit) [[ $1 == member ]] ;;
     *_*) [[ $1 == quantized ]] ;;
     student*) [[ $1 == student ]] ;;
     *) [[ $1 == teacher ]] ;;
@@ -39,7 +40,7 @@ systems_of() {
 
 # The stage that trains a system.
 network_stage() {
-  if is_a quantized "$1" || is_a exported "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
+  if is_a quantized "$1" || is_a member "$1" || is_a exported "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
 }
 
 # The float network that a quantized system comes from: teacher_kmqat4-ptq -> teacher
@@ -58,7 +59,8 @@ teacher_of() {
 # The row of a system, without its seed: teacher_kmqat4-s2 -> kmqat4, student-xvector-narrowBN -> narrowBN.
 # student-labels, which has no teacher, is row `labels`.
 row_of() {
-  local name=${1%-ptq}
+  local name=${1%-[0-9]bit}
+  name=${name%-ptq}
   if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
   case $name in
     *_*) echo "${name#*_}" ;;
@@ -444,6 +446,19 @@ quantize_network() {                              # <system> <config> [once and 
     "$exp/$system"
 }
 
+# Members of systems whose file holds several precisions, as networks of their own.
+take_members() {
+  local system whole
+  at_a_time "$systems_nj"
+  for system in $(systems_of member); do
+    whole=${system%-*}
+    once --in "5:$exp/$whole/model.safetensors" --in "5:$exp/$whole/config.yaml" \
+      --out "$exp/$system/model.safetensors" --out "$exp/$system/config.yaml" -- \
+      steps/at_precision.sh --cmd "$train_cmd" "$exp/$whole" "${system:${#whole}+1:1}"
+  done
+  all_done
+}
+
 # Systems in INT8 arithmetic: how large activations get is seen in utterances of the cohort.
 export_systems() {
   local system float outs
@@ -513,6 +528,9 @@ score_trials() {                                  # <system> <list> <backend>
   if [[ $3 == plda ]]; then
     model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
   fi
+  if [[ -e $data/${2%/*}/enroll.spk2utt ]]; then  # models of several recordings
+    model_in+=(--in "1:$data/${2%/*}/enroll.spk2utt") model+=(--enroll-spk2utt "$data/${2%/*}/enroll.spk2utt")
+  fi
   once --in "1:$data/$2" --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "6:$dir/embeddings/$cohort/mean.vec" \
     ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_none.score" -- \
     steps/score.sh --cmd "$train_cmd" --backend "$3" --cohort "$dir/embeddings/$cohort" ${model[@]+"${model[@]}"} \
@@ -524,6 +542,9 @@ normalize_scores() {                              # <system> <list> <backend>
   scores+=/$(list_name "$2")
   if [[ $3 == plda ]]; then
     model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
+  fi
+  if [[ -e $data/${2%/*}/enroll.spk2utt ]]; then  # models of several recordings
+    model_in+=(--in "1:$data/${2%/*}/enroll.spk2utt") model+=(--enroll-spk2utt "$data/${2%/*}/enroll.spk2utt")
   fi
   for norm in $norms; do
     if [[ $norm == none ]]; then continue; fi
@@ -576,7 +597,7 @@ pack_systems() {
   for system in $systems; do
     if is_a exported "$system"; then continue; fi  # a file already, with its size beside it
     calibration_in=() calibration=()
-    if is_a quantized "$system" && [[ " $backends " == *" cosine "* ]]; then
+    if [[ " $backends " == *" cosine "* ]] && { is_a quantized "$system" || is_a member "$system"; }; then
       file=$exp/$system/scores/$(list_name "${trials%% *}")/cosine_none.calibration.json
       calibration_in=(--in "9:$file") calibration=(--calibration "$file")
     fi
@@ -662,5 +683,91 @@ trade_off() {
       --out "$dir/report/index.html" --out "$dir/report/tradeoff.tsv" -- \
       steps/tradeoff.sh --cmd "$train_cmd" --study "$dir/study.db" --trials "$data/$test" \
       --title "$title: settings of finetuning $parent" "$data/${test%/*}" "$dir/report" "${models[@]}" "best=$dir/best"
+  done
+}
+
+# Stage 14: for every float system in $analysis why bits cost what they cost: by score, of all its systems on every list,
+# and by layer, of the rows in $analysis_rows before finetuning and, where they are among the systems, after it.
+# What others are compared with is the float system with the same finetuning, where there is one.
+control_of() {                                    # <float system>
+  if [[ " $systems " == *" ${1}_float "* ]]; then echo "${1}_float"; else echo "$1"; fi
+}
+
+analyse_scores() {
+  local parent control system list dir others ins
+  for parent in $analysis; do
+    control=$(control_of "$parent") dir=$report/analysis/$parent/scores others=() ins=()
+    for system in $systems; do
+      if [[ $(parent_of "${system%-int8}") == "$parent" && $system != "$parent" && $system != "$control" ]]; then
+        others+=("$system")
+      fi
+    done
+    if [[ " $systems " != *" $control "* ]] || ((${#others[@]} == 0)); then
+      echo "  leave out the analysis of $parent: $parent and systems made from it are not both in --systems"
+      continue
+    fi
+    for system in "$control" "${others[@]}"; do
+      ins+=(--in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json")
+      for list in $trials; do ins+=(--in "7:$exp/$system/scores/$(list_name "$list")/cosine_none.score"); done
+    done
+    for list in $trials; do ins+=(--in "1:$data/$list"); done
+    once "${ins[@]}" --out "$dir/index.html" --out "$dir/scores.tsv" --out "$dir/scores.md" -- \
+      steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --title "$title: scores of $parent" \
+      "$(for list in $trials; do echo "$data/$list"; done | paste -sd ' ')" "$dir" "$control" "${others[@]}"
+  done
+}
+
+analyse_layers() {
+  local parent control row dir config_in dev=${trials%% *}
+  at_a_time "$systems_nj"
+  for parent in $analysis; do
+    if [[ " $systems " != *" $parent "* ]]; then continue; fi  # stage 14 has said so
+    control=$(control_of "$parent")
+    for row in $analysis_rows; do
+      dir=$report/analysis/$parent/layers_$row
+      find_config_inputs "$conf/quant/$row.yaml"
+      once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$dev" \
+        --in "2:$data/${dev%/*}/feats.scp" --out "$dir-ptq/index.html" --out "$dir-ptq/layers.md" -- \
+        steps/layer_analysis.sh --cmd "$train_cmd" --model "$exp/$parent" --config "$conf/quant/$row.yaml" \
+        --trials "$data/$dev" --title "$title: layers of $parent, $row without finetuning" "$data/${dev%/*}" "$dir-ptq"
+      if [[ " $systems " == *" ${parent}_$row "* ]]; then
+        once --in "5:$exp/${parent}_$row/model.safetensors" --in "5:$exp/$control/model.safetensors" \
+          --in "1:$data/$dev" --in "2:$data/${dev%/*}/feats.scp" --in "2:$data/$cohort/feats.scp" \
+          --out "$dir/index.html" --out "$dir/layers.md" -- \
+          steps/layer_analysis.sh --cmd "$train_cmd" --model "$exp/$control" --quantized "$exp/${parent}_$row" \
+          --norms-data "$data/$cohort" --trials "$data/$dev" --title "$title: layers of ${parent}_$row" "$data/${dev%/*}" "$dir"
+      fi
+    done
+  done
+  all_done
+}
+
+# Stage 15: cascades. One in $ladders is its systems, the cheapest first, with colons between them.
+run_cascades() {
+  local ladder dir rungs system list tests=() scores model_ins dev=${trials%% *}
+  for list in ${trials#"$dev"}; do tests+=("$data/$list"); done
+  if [[ -n $ladders && ${#tests[@]} == 0 ]]; then
+    echo "run.sh: --ladders needs a second list in --trials: the deltas are chosen on the first" >&2
+    exit 1
+  fi
+  for ladder in $ladders; do
+    read -ra rungs <<< "${ladder//:/ }"
+    dir=$report/cascade/${ladder//:/-} scores=() model_ins=()
+    for system in "${rungs[@]}"; do
+      if [[ " $systems " == *" $system "* ]]; then continue; fi
+      echo "  leave out the cascade $ladder: $system is not in --systems"
+      continue 2
+    done
+    for system in "${rungs[@]}"; do
+      model_ins+=(--in "$(network_stage "$system"):$(model_file_of "$system")" --in "6:$exp/$system/embeddings/$cohort/mean.vec")
+      scores+=(--in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json")
+      for list in $trials; do scores+=(--in "7:$exp/$system/scores/$(list_name "$list")/cosine_none.score"); done
+    done
+    once "${model_ins[@]}" --out "$dir/systems.yaml" -- \
+      steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$dir/systems.yaml" "${rungs[@]}"
+    for list in $trials; do scores+=(--in "1:$data/$list"); done
+    once --in "$dir/systems.yaml" "${scores[@]}" --out "$dir/ladder.yaml" --out "$dir/report/cascade.tsv" \
+      --out "$dir/report/index.html" -- steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" \
+      --run "$cascade_run" "$dir/systems.yaml" "$data/$dev" "$dir" "${tests[@]}"
   done
 }

@@ -189,9 +189,14 @@ def _check(value, hint, where, key):
 
 
 def to_dict(config) -> dict:
-    """A dataclass instance as plain nested dicts and lists, ready for YAML or JSON."""
+    """A dataclass instance as plain nested dicts and lists, ready for YAML or JSON.
+
+    A field with metadata {"left_out": True} is missing where it is None: so a schema gets a new setting without a
+    change of what is written, or of any digest taken, where nobody uses it.
+    """
     if dataclasses.is_dataclass(config):
-        return {f.name: to_dict(getattr(config, f.name)) for f in dataclasses.fields(config)}
+        values = {f.name: (getattr(config, f.name), f.metadata.get("left_out")) for f in dataclasses.fields(config)}
+        return {name: to_dict(value) for name, (value, left_out) in values.items() if not (left_out and value is None)}
     if isinstance(config, (list, tuple)):
         return [to_dict(item) for item in config]
     if isinstance(config, dict):
@@ -200,7 +205,7 @@ def to_dict(config) -> dict:
 
 
 def dump_config(config, path) -> None:
-    """Writes the resolved config: every key, the defaults too."""
+    """Writes the resolved config: every key (but those that `to_dict` leaves out), the defaults too."""
     with atomic_write(path) as file:
         yaml.safe_dump(to_dict(config), file, sort_keys=False, width=100)
 

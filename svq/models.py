@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from svq.config import dump_config, load_config, to_dict
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
 from svq.quant.batchnorm_fold import drop_folded_
+from svq.quant.nested_members import at_precision_, member_config
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,21 @@ def load_tensors(path) -> dict[str, torch.Tensor]:
         raise UserError(f"{path}: not a complete safetensors file ({error}); make or copy it again") from None
 
 
-def load_model(path) -> tuple[nn.Module, ModelConfig]:
+def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
     """The network at `path`, in eval mode, and its config.
 
     `path`: a folder with config.yaml and model.safetensors (float or quantization-aware), or a packed
     `.svq` file. The network maps features (B, T, F) to embeddings (B, D).
-    Raises UserError for a missing or damaged file and for tensors that do not fit the config.
+    precision: of a nested model, the bits wanted; network and config are then those of that precision alone. Without it
+        a folder gives the nested network, set to its highest precision, and a packed file the highest one alone.
+    Raises UserError for a missing or damaged file, for tensors that do not fit the config, for a precision that the
+    model has not.
     """
     path = os.fspath(path)
     if path.endswith(".svq"):
         from svq.quant.packing import load_packed
 
-        return load_packed(path)
+        return load_packed(path, precision)
     if not os.path.isdir(path):
         raise UserError(f"{path}: neither a model folder nor a .svq file")
     config = load_config(os.path.join(path, "config.yaml"), ModelConfig)
@@ -131,6 +135,9 @@ def load_model(path) -> tuple[nn.Module, ModelConfig]:
     if config.quant is not None:
         quantize_(net, config.quant)
     load_state(net, load_tensors(os.path.join(path, "model.safetensors")), path)
+    if precision is not None:
+        config = replace(config, quant=member_config(config.quant, precision, path))
+        at_precision_(net, precision)
     return net.eval(), config
 
 

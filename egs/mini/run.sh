@@ -15,7 +15,7 @@ trials="dev/trials test/trials test/trials_all"      # trial lists; the first on
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=13                 # last stage to run
+stop_stage=15                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 debug=false                   # a few speakers and tiny networks; results without meaning
@@ -27,6 +27,11 @@ int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxrun
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
 search_row=kmqat4             # the row of conf/quant that the search starts from
 search_nj=1                   # workers that share a search
+analysis=teacher              # float systems of which is asked why bits cost what they cost (stage 14); empty: none
+analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into there
+ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
+cascade_run=false             # also run cascades on recordings, and measure seconds
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
@@ -82,6 +87,7 @@ if stage 5 "sensitivity, bit allocation, quantization, finetuning, export"; then
   allocate_bits
   select_blocks
   quantize_systems train
+  take_members
   export_systems
 fi
 
@@ -117,5 +123,14 @@ fi
 if stage 13 "search of settings, identification, trade-off"; then
   search_settings train
   trade_off
+fi
+
+if stage 14 "why bits cost what they cost: scores, layers"; then
+  analyse_scores
+  analyse_layers
+fi
+
+if stage 15 "cascades"; then
+  run_cascades
 fi
 stages_done

@@ -20,7 +20,7 @@ trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; th
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
 stage=0                       # first stage to run
-stop_stage=13                 # last stage to run
+stop_stage=15                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
@@ -31,6 +31,11 @@ int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxrun
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
 search_row=kmqat4             # the row of conf/quant that the search starts from
 search_nj=1                   # workers that share a search
+analysis=                     # float systems of which is asked why bits cost what they cost (stage 14); empty: none
+analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into there
+ladders=                      # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
+cascade_run=false             # also run cascades on recordings, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
                               # decoded for training they take about 0.8 TB, 0.26 TB without
@@ -81,6 +86,7 @@ if stage 5 "sensitivity, bit allocation, quantization, finetuning, export"; then
   allocate_bits
   select_blocks
   quantize_systems train_wav
+  take_members
   export_systems
 fi
 
@@ -116,5 +122,14 @@ fi
 if stage 13 "search of settings, identification, trade-off"; then
   search_settings train_wav
   trade_off
+fi
+
+if stage 14 "why bits cost what they cost: scores, layers"; then
+  analyse_scores
+  analyse_layers
+fi
+
+if stage 15 "cascades"; then
+  run_cascades
 fi
 stages_done

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from svq.backend.metrics import checked, eer_of, error_rates
+from svq.backend.resampled import SpeakerSamples
 from svq.errors import UserError
 
 
@@ -38,28 +39,8 @@ def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=ee
     checked(score[is_target], score[~is_target])
     if not 0 < level < 1:
         raise UserError(f"the confidence level is {level}, not between 0 and 1")
-    names, number = np.unique(np.concatenate([enroll_speaker, test_speaker]), return_inverse=True)
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-    target = is_target[order]
-    enroll, test = number[:len(score)][order], number[len(score):][order]
-
-    def measured(draws):
-        weight = np.where(target, draws[enroll], draws[enroll] * draws[test])
-        targets = np.add.reduceat(np.where(target, weight, 0), first)
-        nontargets = np.add.reduceat(np.where(target, 0, weight), first)
-        if not targets.any() or not nontargets.any():
-            return None
-        return measure(*error_rates(targets, nontargets))
-
-    rng = np.random.default_rng(seed)
-    samples = np.empty(replicates)
-    for i in range(replicates):
-        value = None
-        while value is None:
-            value = measured(np.bincount(rng.integers(0, len(names), len(names)), minlength=len(names)))
-        samples[i] = value
+    drawn = SpeakerSamples(is_target, enroll_speaker, test_speaker, replicates, seed)
+    value, *samples = drawn.ranked(score, [lambda *counts: measure(*error_rates(*counts))])[:, 0]
     tail = (1 - level) / 2
     low, high = np.quantile(samples, [tail, 1 - tail])
-    return Interval(measured(np.ones(len(names), dtype=np.int64)), float(low), float(high), samples)
+    return Interval(float(value), float(low), float(high), np.array(samples))

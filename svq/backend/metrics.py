@@ -98,7 +98,11 @@ def min_dcf(target, nontarget, p_target, c_miss=1.0, c_fa=1.0):
     cost of the better blind decision, min(c_miss p_target, c_fa (1 - p_target)): so at most 1.
     """
     _check_prior(p_target)
-    _, p_miss, p_fa = operating_points(target, nontarget)
+    return min_dcf_of(*operating_points(target, nontarget)[1:], p_target, c_miss, c_fa)
+
+
+def min_dcf_of(p_miss, p_fa, p_target, c_miss=1.0, c_fa=1.0):
+    """`min_dcf` of operating points."""
     cost = c_miss * p_target * p_miss + c_fa * (1 - p_target) * p_fa
     return float(cost.min() / min(c_miss * p_target, c_fa * (1 - p_target)))
 
@@ -139,7 +143,12 @@ def min_cllr(target, nontarget):
 
     What a perfect calibration could reach; needs no calibrated scores (ibid., section 5).
     """
-    llr, targets, nontargets = pav_llr(target, nontarget)
+    return min_cllr_of(*tied_counts(target, nontarget)[1:])
+
+
+def min_cllr_of(targets, nontargets):
+    """`min_cllr` of counts or whole-number weights (k,) at rising scores."""
+    llr, targets, nontargets = pav_llr_of(targets, nontargets)
     miss, alarm = targets > 0, nontargets > 0
     cost_t = np.sum(targets[miss] * np.logaddexp(0, -llr[miss])) / targets.sum()
     cost_n = np.sum(nontargets[alarm] * np.logaddexp(0, llr[alarm])) / nontargets.sum()
@@ -152,9 +161,16 @@ def pav_llr(target, nontarget):
     Returns llr (b,), targets (b,), nontargets (b,): one entry per pooled block of
     neighbouring scores, rising.
     """
+    return pav_llr_of(*tied_counts(target, nontarget)[1:])
+
+
+def pav_llr_of(targets, nontargets):
+    """`pav_llr` of counts or whole-number weights (k,) at rising scores; where both are 0 there is no score."""
     from scipy.optimize import isotonic_regression     # here: scoring starts without scipy
-    _, targets, nontargets = tied_counts(target, nontarget)
     sizes = targets + nontargets
+    if not sizes.all():
+        there = sizes > 0
+        targets, nontargets, sizes = targets[there], nontargets[there], sizes[there]
     blocks = isotonic_regression(targets / sizes, weights=sizes).blocks[:-1]
     # Integer counts per block: block rates of 0 and 1 are exact.
     targets, nontargets = np.add.reduceat(targets, blocks), np.add.reduceat(nontargets, blocks)

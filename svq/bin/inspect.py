@@ -1,7 +1,7 @@
 """Prints what a packed model holds: config, front end, calibration, layers, bits, bytes, codebooks, digest.
 
 The column entropy says how many bits a weight of a layer would take in an ideal code: what the
-Huffman codes of svq.bin.pack --entropy come near to.
+Huffman codes of svq.bin.pack --entropy come near to. Of a nested file one precision is shown.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from svq.cli import parser, run_main
 from svq.quant.api import FLOAT_BITS, quantizable
 from svq.quant.bitpack import packed_size
+from svq.quant.nested_reading import bytes_read
 from svq.quant.packed_format import AFFINE, MERGED
 from svq.quant.packed_reading import read_packed, unpack
 from svq.quant.unpacked_layers import UnpackedLayer
@@ -21,11 +22,15 @@ from svq.quant.unpacked_layers import UnpackedLayer
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("model", help="packed model, .svq")
+    arguments.add_argument("--precision", type=int, help="of a nested file (None: its highest)")
     options = arguments.parse_args()
-    about, tensors = read_packed(options.model)
+    about, tensors = read_packed(options.model, options.precision)
     config, layers = unpack(options.model, about, tensors)
-    size = os.path.getsize(options.model)
+    size = bytes_read(options.model, options.precision)
     print(f"{options.model}: format {about['format']}, {size} bytes, digest {about['digest']}")
+    whole = os.path.getsize(options.model)
+    if size < whole:
+        print(f"nested: one of the precisions of a file of {whole} bytes, shown as it is read by itself")
     print(f"model {config.arch} {config.net} embedding {config.embed_dim}")
     print(f"front end {about['model']['front_end']}")
     print(f"quantization {about['model']['quant']}")

@@ -2,7 +2,8 @@
 
 The packed file is loaded again and compared with the quantization-aware network on random features: their
 embeddings must agree within a cosine distance of 1e-4, or nothing is left behind. A float model
-only gets its summary: the size of model.safetensors.
+only gets its summary: the size of model.safetensors. A nested model (method nested) is packed with all its
+precisions, each of them compared, and the summary says how many bytes of the file loading each of them reads.
 
 With --arch in place of MODEL an untrained network is packed, to see what a size, a width or a method
 would take: `--arch ResNet34 --bits 2 --output x.svq`.
@@ -24,6 +25,8 @@ from svq.models import FrontEndConfig, ModelConfig, load_model
 from svq.nets import ARCHITECTURES, options_of, usual_sizes
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters
+from svq.quant.nested import precisions_of, set_precision_
+from svq.quant.nested_reading import bytes_read
 from svq.quant.packing import load_packed, packed_bytes, save_packed
 
 LARGEST_DISTANCE = 1e-4
@@ -98,6 +101,8 @@ def pack_folder(options) -> None:
         pack(path, net, config, calibration, options.entropy)
         if options.entropy:
             sizes = {"entropy": True, "size_plain_bytes": packed_bytes(net, config.quant, config, calibration)}
+        if precisions_of(net):
+            sizes = {"bytes_read": {str(bits): bytes_read(path, bits) for bits in precisions_of(net)}}
     tell(path, net)
     if options.output is None:
         summary = {"params": count_parameters(net), "avg_bits": average_bits(net), "file": os.path.basename(path)}
@@ -118,7 +123,9 @@ def pack(path: str, net, config, calibration, entropy: bool) -> None:
     """Writes the packed file under its name only once it has been loaded again and compared."""
     with atomic_path(path) as temporary:
         save_packed(temporary, net, config, calibration, entropy)
-        distance = largest_distance(net, load_packed(temporary)[0], config.front_end.num_mels)
+        distance = max(largest_distance(net if bits is None else set_precision_(net, bits),
+                                        load_packed(temporary, bits)[0], config.front_end.num_mels)
+                       for bits in precisions_of(net) or [None])
         if not distance <= LARGEST_DISTANCE:
             raise UserError(f"{path}: packed and unpacked networks differ by a cosine distance of {distance:.2g}")
     print(f"largest cosine distance to the network before packing: {distance:.2g}")

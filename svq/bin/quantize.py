@@ -10,20 +10,18 @@ speakers.txt.
 from __future__ import annotations
 
 import dataclasses
-import os
 
 import torch
 
 from svq.cli import parser, run_main
 from svq.config import load_config
 from svq.errors import UserError
-from svq.models import load_tensors
 from svq.quant import quantize_
 from svq.quant.api import average_bits
 from svq.quant.calibration_data import calibration_features
 from svq.quant.ptq import quantize_without_training_
 from svq.train.config import TrainConfig
-from svq.train.folders import read_speakers, save_trained, starting_network
+from svq.train.folders import read_head, save_trained, starting_network
 
 
 def main() -> None:
@@ -67,12 +65,6 @@ def features(config: TrainConfig, options) -> torch.Tensor:
         return calibration_features(options.data, front_end, ptq.utterances, ptq.crop_seconds, config.seed,
                                     options.input)
     return torch.randn(2, 200, front_end.num_mels, generator=torch.Generator().manual_seed(config.seed))
-
-
-def read_head(folder: str) -> tuple[dict | None, list[str] | None]:
-    """Tensors and speakers of the classifier in `folder`; None and None where it has none."""
-    path = os.path.join(folder, "head.safetensors")
-    return (load_tensors(path), read_speakers(folder)) if os.path.exists(path) else (None, None)
 
 
 if __name__ == "__main__":

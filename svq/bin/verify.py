@@ -1,6 +1,7 @@
 """Is the speaker of TEST the one of the enrolment recordings?
 
   python -m svq.bin.verify --model model.svq enroll.wav [more.wav ...] -- test.wav
+  python -m svq.bin.verify --cascade ladder.yaml enroll.wav [more.wav ...] -- test.wav
 
 MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml. Recordings: any rate, any number of
 channels, any format that libsndfile, SoX or ffmpeg reads. Embeddings of several enrolment recordings, scaled to
@@ -11,6 +12,9 @@ Printed: the cosine score; the log-likelihood ratio (natural logarithm) by the c
 reject; seconds and peak memory. Without a calibration the score alone, and a decision only with --threshold.
 A calibration belongs to one score: one of AS-norm or PLDA scores, or one that does not say which mean embedding
 was subtracted (svq.bin.calibrate --mean), is not used, and a warning says so; given by --calibration it is an error.
+
+With --cascade, the ladder that svq.bin.cascade choose writes, the cheapest system is asked first and the next one where
+it is unsure, with the ladder's maps, means and threshold. What each of them said is printed, and which settled it.
 
 A silent recording (nothing above -80 dBFS) and one with less than --min-seconds of sound are errors: their embeddings
 mean nothing. Under one second a warning is given.
@@ -32,15 +36,24 @@ BACKENDS = ("torch", "onnxruntime", "openvino")
 
 def main() -> None:
     options = parse_options()
-    start = time.perf_counter()
-    from svq.memory import peak_bytes
-    from svq.verifier import Verifier
-
     said = []
 
     def warn(line: str) -> None:
         said.append(line)
         print(f"warning: {line}", file=sys.stderr)
+
+    if options.cascade is None:
+        return report(options, by_model(options, warn) | {"warnings": said})
+    from svq.cascade.saying import by_cascade, report_cascade
+
+    report_cascade(options, by_cascade(options, warn) | {"warnings": said})
+
+
+def by_model(options, warn) -> dict:
+    """What is said by one system."""
+    start = time.perf_counter()
+    from svq.memory import peak_bytes
+    from svq.verifier import Verifier
 
     verifier = Verifier.load(options.model, options.backend, options.num_threads, options.calibration, options.mean,
                              min_seconds=options.min_seconds, window_seconds=options.window_seconds, warn=warn)
@@ -49,12 +62,12 @@ def main() -> None:
     loaded = time.perf_counter()
     score = verifier.score(verifier.enroll(options.enroll), verifier.embed(options.test))
     result = verifier.decide(score, options.p_target, options.c_miss, options.c_fa, options.threshold)
-    report(options, {
+    return {
         "model": options.model, "backend": verifier.embedder.backend, "enroll": options.enroll, "test": options.test,
         "score": result.score, "mean_subtracted": verifier.mean is not None, "llr": result.llr,
         "threshold": result.threshold, "decision": result.decision, "load_seconds": loaded - start,
-        "embed_seconds": time.perf_counter() - loaded, "peak_memory_bytes": peak_bytes(), "warnings": said,
-    })
+        "embed_seconds": time.perf_counter() - loaded, "peak_memory_bytes": peak_bytes(),
+    }
 
 
 def report(options, found: dict) -> None:
@@ -77,9 +90,12 @@ def report(options, found: dict) -> None:
     print(f"peak memory  {found['peak_memory_bytes'] / 1e6:.0f} MB")
 
 
-def add_model_options(arguments) -> None:
-    """What svq.bin.verify and svq.bin.embed share."""
-    arguments.add_argument("--model", required=True, help="model folder, .svq, .onnx or .xml")
+def add_model_options(arguments, cascade: bool = False) -> None:
+    """What svq.bin.verify and svq.bin.embed share. cascade: whether a ladder may be given in place of a model."""
+    models = arguments.add_mutually_exclusive_group(required=True) if cascade else arguments
+    models.add_argument("--model", required=not cascade, help="model folder, .svq, .onnx or .xml")
+    if cascade:
+        models.add_argument("--cascade", metavar="LADDER", help="YAML of svq.bin.cascade choose")
     arguments.add_argument("--backend", choices=BACKENDS, help="what runs it (None: what the file is for)")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are an error")
@@ -99,8 +115,8 @@ def check_model_options(arguments, options) -> None:
 
 def parse_options():
     arguments = parser(__doc__)
-    arguments.usage = "%(prog)s --model MODEL [options] ENROLL [ENROLL ...] -- TEST"
-    add_model_options(arguments)
+    arguments.usage = "%(prog)s --model MODEL | --cascade LADDER [options] ENROLL [ENROLL ...] -- TEST"
+    add_model_options(arguments, cascade=True)
     arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
     arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
                            "`none`, where the calibration does not say which")
@@ -118,6 +134,9 @@ def parse_options():
         arguments.error("after the enrolment recordings and all options come -- and one test recording")
     options.test = words[-1]
     check_model_options(arguments, options)
+    for name in ("backend", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
+        if options.cascade is not None and getattr(options, name) != arguments.get_default(name):
+            arguments.error(f"--{name.replace('_', '-')} is not for --cascade: the ladder says it")
     if not 0 < options.p_target < 1:
         arguments.error("--p-target must be between 0 and 1")
     if not (0 < options.c_miss < math.inf and 0 < options.c_fa < math.inf):

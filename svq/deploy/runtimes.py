@@ -81,11 +81,12 @@ class Embedder:
         return self._run(np.ascontiguousarray(x, dtype=np.float32))
 
 
-def load_embedder(path, backend: str | None = None, num_threads: int = 1) -> Embedder:
+def load_embedder(path, backend: str | None = None, num_threads: int = 1, precision: int | None = None) -> Embedder:
     """The network at `path`, a model folder, a packed .svq, an exported .onnx or .xml file, ready to run.
 
     backend: one of BACKENDS; None takes torch for folders and .svq, onnxruntime for .onnx, openvino for .xml. OpenVINO
-        reads .onnx too. num_threads: CPU threads; torch has one number for the whole process.
+        reads .onnx too. num_threads: CPU threads; torch has one number for the whole process. precision: of a nested
+        model (svq.models.load_model), bits.
     Raises UserError for an unknown backend, one that cannot run such a file or is not installed, and for a file that is
     missing, damaged or not ours.
     """
@@ -102,18 +103,20 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1) -> Emb
         raise UserError(f"{path}: {backend} cannot run it; {mend}")
     if own != "torch" and not os.path.isfile(path):
         raise UserError(f"{path}: no such file; svq.bin.export makes it")
-    metadata, run = _LOADERS[backend](path, num_threads)
+    if precision is not None and backend != "torch":
+        raise UserError(f"{path}: an exported network has one precision; leave the precision out")
+    metadata, run = _LOADERS[backend](path, num_threads, *([] if precision is None else [precision]))
     return Embedder(metadata, backend, run, path)
 
 
-def _load_torch(path: str, num_threads: int):
+def _load_torch(path: str, num_threads: int, precision: int | None = None):
     import torch
 
     from svq.models import load_model
     from svq.quant.api import freeze_
 
     torch.set_num_threads(num_threads)
-    net, config = load_model(path)
+    net, config = load_model(path, precision)
     net = freeze_(net).to(memory_format=torch.channels_last)
 
     def run(x: np.ndarray) -> np.ndarray:

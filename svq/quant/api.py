@@ -12,13 +12,15 @@ from torch.nn.utils import parametrize
 
 from svq.errors import UserError
 from svq.quant.folding import FoldedBatchNorm
+from svq.quant.nested import PrecisionNorms, switch_norms_
 from svq.quant.quantizers import make_quantizer
 
 QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 FLOAT_BITS = 32
 FIXED_BITS = {"twn": 2, "static": 1, "adaptive": 1}
-METHOD_OF_SETTING = {"retention": "kmqat", "rescaling": "kmqat", "rho": "admm",
-                     "scheme": "integer", "range": "integer", "percentile": "integer"}
+METHODS_OF_SETTING = {"retention": ("kmqat", "nested"), "rescaling": ("kmqat",), "rho": ("admm",),
+                      "scheme": ("integer",), "range": ("integer",), "percentile": ("integer",),
+                      "precisions": ("nested",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +30,8 @@ class QuantConfig:
 
     method: `kmqat`, k-means levels with a learned scale (III-B); `uniform`, `pot`, `apot`, fixed levels
         (eqs. 1 to 3) with a learned scale; `twn`, ternary weights; `admm`; `static` and `adaptive`,
-        the binary quantizers (V-A and V-B); `integer`, an integer grid with a learned scale (svq.quant.integer).
+        the binary quantizers (V-A and V-B); `integer`, an integer grid with a learned scale (svq.quant.integer);
+        `nested`, k-means levels whose codes begin with those of fewer bits (svq.quant.nested).
     bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2, `integer` at least 2.
     retention: share of the weights, round the centre, that k-means levels are fitted to.
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
@@ -40,11 +43,13 @@ class QuantConfig:
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
         of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.ranges).
     percentile: of the weights that range `percentile` covers, above 50 and at most 100.
+    precisions: of method nested: the bits at which the network can be used, ascending, `bits` the last of them; none:
+        half of `bits`, rounded up, and `bits`.
     Raises ValueError for values out of range, and for settings that the method does not have.
     """
 
     method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive",
-                    "integer"] = "kmqat"
+                    "integer", "nested"] = "kmqat"
     bits: int = 4
     retention: float = 0.9
     rescaling: Literal["symmetric", "asymmetric"] = "symmetric"
@@ -55,6 +60,7 @@ class QuantConfig:
     scheme: Literal["symmetric", "affine"] = "symmetric"
     range: Literal["minmax", "percentile", "mse", "kl"] = "mse"
     percentile: float = 99.9
+    precisions: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"left_out": True})
 
     def __post_init__(self):
         if not 1 <= self.bits <= 8:
@@ -72,13 +78,16 @@ class QuantConfig:
 
     def _check_method(self):
         """ValueError for a setting that would have no effect, or that the method cannot follow."""
-        for name, method in METHOD_OF_SETTING.items():
-            if self.method != method and getattr(self, name) != type(self).__dataclass_fields__[name].default:
-                raise ValueError(f"{name} is a setting of method {method}; leave it out for {self.method}")
+        for name, methods in METHODS_OF_SETTING.items():
+            if self.method not in methods and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                has = " or ".join(methods)
+                raise ValueError(f"{name} is a setting of method {has}; leave it out for {self.method}")
         if self.range != "percentile" and self.percentile != type(self).__dataclass_fields__["percentile"].default:
             raise ValueError(f"percentile is a setting of range percentile; leave it out for {self.range}")
         if self.method == "integer":
             self._check_integer()
+        if self.method == "nested":
+            self._check_nested()
         fixed = FIXED_BITS.get(self.method)
         if fixed is None:
             return
@@ -99,6 +108,30 @@ class QuantConfig:
         for name, bits in (self.layers or {}).items():
             if bits == 1:
                 raise ValueError(f"layers: {name} has 1 bit; method integer quantizes to 2 or more, or set binary")
+
+    def _check_nested(self):
+        """Fills in `precisions`. ValueError where they do not lead up to `bits`, and for layers of other bits."""
+        if self.bits == 1:
+            raise ValueError("method nested has codes within codes, for which 1 bit is too few; set bits")
+        if self.precisions is None:
+            object.__setattr__(self, "precisions", (-(-self.bits // 2), self.bits))
+        precisions = list(self.precisions)
+        object.__setattr__(self, "precisions", tuple(precisions))
+        if len(precisions) < 2 or precisions != sorted(set(precisions)) or precisions[0] < 1:
+            raise ValueError(f"precisions is {precisions}; it must be two or more numbers of bits, ascending from 1 on")
+        if precisions[-1] != self.bits:
+            raise ValueError(f"precisions is {precisions} and bits {self.bits}; the last precision must be bits")
+        if self.binary != "same":
+            raise ValueError("method nested has no layers of another quantizer; leave out binary")
+        for name, bits in (self.layers or {}).items():
+            if bits not in (self.bits, FLOAT_BITS):
+                raise ValueError(f"layers: {name} has {bits} bits; with method nested a layer has all precisions, or "
+                                 f"{FLOAT_BITS} for float")
+
+    def at(self, precision: int) -> QuantConfig:
+        """The plain config of one of the precisions of method nested."""
+        layers = self.layers and {name: bits if bits == FLOAT_BITS else precision for name, bits in self.layers.items()}
+        return dataclasses.replace(self, method="kmqat", bits=precision, precisions=None, layers=layers)
 
     def bits_of(self, layer: str) -> int:
         """Bits of the layer with that name; 32: it stays in float."""
@@ -125,7 +158,8 @@ def quantizable(net: nn.Module):
 def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> nn.Module:
     """Quantizes, in place, every convolution and linear weight of `net` (or those named in `only`); returns `net`.
 
-    Biases and batch norm stay in float, and layers to which `config` gives 32 bits. The float weights
+    Biases and batch norm stay in float, and layers to which `config` gives 32 bits. With method nested every batch norm
+    becomes one for each precision. The float weights
     stay as the trained parameters (`module.parametrizations.weight.original`). Raises UserError if such
     a layer is quantized already, and for a name in `config.layers` or `only` that `net` has not.
     """
@@ -140,7 +174,7 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
     for name in chosen:
         quantizer = make_quantizer(layers[name].weight, config, config.bits_of(name))
         parametrize.register_parametrization(layers[name], "weight", quantizer.train(layers[name].training))
-    return net
+    return switch_norms_(net, config.precisions) if config.method == "nested" else net
 
 
 def quantizers(net: nn.Module):
@@ -199,7 +233,9 @@ def average_bits(net: nn.Module) -> float:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Learned numbers of the float network: quantizer scales do not count, folded norms count as two each."""
+    """Learned numbers of the float network: quantizer scales do not count, folded norms count as two each, and of the
+    norms of several precisions those of one."""
     own = {id(p) for _, _, quantizer in quantizers(net) for p in quantizer.parameters()}
+    own |= {id(p) for m in net.modules() if isinstance(m, PrecisionNorms) for p in m.lower_parameters()}
     learned = sum(p.numel() for p in net.parameters() if id(p) not in own)
     return learned + sum(2 * m.scale.numel() for m in net.modules() if isinstance(m, FoldedBatchNorm))

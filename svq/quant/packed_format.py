@@ -19,6 +19,14 @@ Few tensors, because each costs about 90 bytes of header: with one of its own fo
 and each norm's scale and shift, a 1-bit ResNet34 would take 1.4 % more, a ResNet18 of width 8 13 % more.
 
 Version 2 is the same without `scales`, `zeros` and `biases`; it is read too.
+
+Version 4 holds a nested network (svq.quant.nested): all its precisions, each weight's code once. What belongs to one
+precision is a tensor with its bits in the name: `codebooks@2`, `norms@2`, `<norm>.scale@2`. So are the codes, of which
+`codes@2` are the leading two bits, the whole codes of 2 bits, and `codes@4` the two bits after them, packed as if they
+were codes by themselves. All else is as in version 3 and the same for all precisions; rows are those of the highest,
+and so is the calibration. Whoever wants 2 bits reads no tensor of another precision; so there is a digest for each,
+over the metadata and the tensors that it needs. Read at one precision, such a file gives just what a file of version 3
+holds that was packed of `svq.quant.nested_members.at_precision_`.
 """
 
 from __future__ import annotations
@@ -34,10 +42,11 @@ from torch import nn
 
 from svq.config import to_dict
 from svq.models import ModelConfig
-from svq.quant.api import METHOD_OF_SETTING
+from svq.quant.api import METHODS_OF_SETTING
 
 FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)
+NESTED_VERSION = 4
+READABLE_VERSIONS = (2, FORMAT_VERSION, NESTED_VERSION)
 PLAIN, SYMMETRIC, AFFINE = 0, 1, 2  # a row's grid
 TYPES = {"codes": torch.uint8, "codebooks": torch.float32, "scales": torch.float32, "zeros": torch.uint8}
 MERGED = (*TYPES, "norms", "biases")  # tensors that stand for many of the network's own
@@ -74,25 +83,26 @@ def about_file(config: ModelConfig, rows: list[PackedLayer], norms: dict[str, nn
 
     norms: batch norms by name. calibration: a dict that JSON holds, or None.
     """
-    if config.quant is not None:
-        config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=None))
     return {
         "format": FORMAT_VERSION,
-        "model": _short_dict(config),
+        "model": model_dict(config),
         "layers": [row.as_list() for row in rows],
         "norms": [[name, norm.num_features] for name, norm in norms.items()],
         "calibration": calibration,
     }
 
 
-def _short_dict(config: ModelConfig) -> dict:
-    """The config without what its reader supplies: settings of other quantizers, folded norms where there are none."""
+def model_dict(config: ModelConfig) -> dict:
+    """The config without what its reader supplies: bits of single layers, settings of other quantizers, folded norms
+    where there are none."""
+    if config.quant is not None:
+        config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=None))
     found = {**to_dict(config), "front_end": config.front_end.as_short_dict()}
     if config.folded is None:
         del found["folded"]
     if config.quant is not None:
         found["quant"] = {name: value for name, value in found["quant"].items()
-                          if METHOD_OF_SETTING.get(name, config.quant.method) == config.quant.method}
+                          if config.quant.method in METHODS_OF_SETTING.get(name, (config.quant.method,))}
     return found
 
 

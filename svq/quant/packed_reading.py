@@ -14,16 +14,22 @@ from svq.config import from_dict
 from svq.errors import UserError
 from svq.models import ModelConfig
 from svq.quant.api import FLOAT_BITS, quantizable
-from svq.quant.packed_format import FORMAT_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases
+from svq.quant.nested_reading import as_plain, names_at, precision_to_read
+from svq.quant.packed_format import NESTED_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases
 from svq.quant.unpacked_layers import UnpackedLayer, unpack_layers
 
 
-def read_packed(path) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Metadata and tensors of a packed file. UserError when it is missing, damaged, altered or of another version."""
+def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Metadata and tensors of a packed file. UserError when it is missing, damaged, altered or of another version.
+
+    precision: of a nested file, which is read no further than that needs (None: the highest), and given as a file of
+    that precision alone would be.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("svq", "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            precision = precision_to_read(path, about, precision)
+            tensors = {name: file.get_tensor(name) for name in names_at(file.keys(), precision)}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (SafetensorError, OSError, ValueError) as error:
@@ -32,12 +38,25 @@ def read_packed(path) -> tuple[dict, dict[str, torch.Tensor]]:
         raise UserError(f"{path}: a safetensors file, but not a packed model; make one with svq.bin.pack")
     version = about["format"]
     if version not in READABLE_VERSIONS:
-        mend = "update svq" if isinstance(version, int) and version > FORMAT_VERSION else "pack the model again"
-        readable = " and ".join(map(str, READABLE_VERSIONS))
+        mend = "update svq" if isinstance(version, int) and version > NESTED_VERSION else "pack the model again"
+        readable = f"{', '.join(map(str, READABLE_VERSIONS[:-1]))} and {READABLE_VERSIONS[-1]}"
         raise UserError(f"{path}: format version {version}, this svq reads {readable}; {mend}")
-    if about.get("digest") != digest(about, tensors):
+    told = about.get("digest")
+    if precision is not None:
+        told = told.get(str(precision)) if isinstance(told, dict) else None
+    if told != digest(about, tensors):
         raise UserError(f"{path}: its content does not match its digest: damaged or altered; pack or copy it again")
-    return about, tensors
+    return (about, tensors) if precision is None else _of_nested(path, about, tensors, precision)
+
+
+def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: int) -> tuple[dict, dict]:
+    """What stands in a nested file for one precision, as a plain file has it."""
+    config = from_dict(about.get("model"), ModelConfig, path)
+    sizes = {name: module.weight.numel() for name, module in quantizable(build_empty(config))}
+    try:
+        return as_plain(about, tensors, precision, config, sizes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its layers are not described as they should be ({error!r}); pack it again") from None
 
 
 def unpack(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[ModelConfig, list[UnpackedLayer]]:

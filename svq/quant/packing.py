@@ -16,6 +16,8 @@ from svq.models import ModelConfig, load_state, save_tensors
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
 from svq.quant.bitpack import packed_size
 from svq.quant.folding import fold_batch_norm_
+from svq.quant.nested import precisions_of
+from svq.quant.nested_writing import nested_bytes, pack_nested
 from svq.quant.packed_format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
 from svq.quant.packed_reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
 from svq.quant.packed_writing import (
@@ -35,8 +37,15 @@ def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | N
     calibration: what turns scores into log-likelihood ratios, kept in the metadata.
     entropy: codes Huffman coded where that is smaller; such a file takes longer to load, and its size depends
         on the weights.
-    Raises UserError when `net` has no quantized layer.
+    A nested network is written with all its precisions, whichever is set, and the calibration of the highest.
+    Raises UserError when `net` has no quantized layer, and for entropy coding of a nested network.
     """
+    if precisions_of(net):
+        if entropy:
+            raise UserError(f"{path}: codes within codes are not Huffman coded; pack a nested network without --entropy")
+        about, tensors = pack_nested(net, config, calibration)
+        save_tensors(path, tensors, {"svq": as_json(about)})
+        return os.path.getsize(path)
     rows, tensors = pack_layers(net, entropy)
     if not rows:
         raise UserError(f"{path}: the network is not quantized; quantize it before packing")
@@ -52,8 +61,11 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
     """Bytes of the file that `save_packed` writes, without entropy coding, for `net` quantized with `quant`.
 
     `net`, in float or quantized so already, is not touched: shapes say it all, but for whether float16 holds the
-    batch norms, which is looked up, and codebooks per channel, which is taken for granted. Takes milliseconds.
+    batch norms, which is looked up, and codebooks per channel, which is taken for granted. Takes milliseconds, but for
+    method nested, whose file is made and weighed.
     """
+    if quant.method == "nested":
+        return nested_bytes(net, quant, model, calibration)
     rows, counts = [], collections.Counter()
     alike = dataclasses.replace(quant, layers=None)
     for name, module in quantizable(net):
@@ -73,13 +85,15 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
     return safetensors_bytes(sizes, {"svq": as_json({**about, "digest": 64 * "0"})})
 
 
-def load_packed(path) -> tuple[nn.Module, ModelConfig]:
+def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
     """The network of a packed file, in eval mode with float weights from the codebooks, and its config.
 
+    precision: of a nested file, the one to load (None: the highest); the others are not read. Network and config are
+    those of that precision alone.
     The config's quantization gives the bits of every layer by name where not all have the same.
     Raises UserError when the file is missing, damaged, altered or of another version, or does not fit its config.
     """
-    about, tensors = read_packed(path)
+    about, tensors = read_packed(path, precision)
     config, net, layers = unpack_lazily(path, about, tensors)
     # Float weights are held once: those made here become the network's own, layer by layer.
     state = {f"{layer.row.name}.weight": layer.weight() for layer in layers}

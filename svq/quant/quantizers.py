@@ -15,6 +15,7 @@ from svq.quant.base import Quantizer, along, scale_of, sum_to
 from svq.quant.binary import AdaptiveBinaryQuantizer, StaticBinaryQuantizer
 from svq.quant.integer import IntegerQuantizer
 from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
+from svq.quant.nested import NestedQuantizer
 from svq.quant.ternary import TernaryQuantizer
 
 
@@ -102,6 +103,10 @@ def _integer(weight, config, bits):
     return IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
 
 
+def _nested(weight, config, bits):
+    return NestedQuantizer(weight, config.precisions, _kmeans(weight, config, bits))
+
+
 METHODS = {
     "kmqat": _kmeans,
     "uniform": _fixed(level_sets.uniform_levels),
@@ -110,6 +115,7 @@ METHODS = {
     "twn": lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel),
     "admm": _admm,
     "integer": _integer,
+    "nested": _nested,
     "static": lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel),
     "adaptive": lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel),
 }

@@ -105,6 +105,8 @@ class TrainConfig:
             raise ValueError("model.quant is for finished models; put the quantizer under quant")
         if self.ptq is not None and self.quant is None:
             raise ValueError("ptq is about quantization without training; it needs a quantizer under quant")
+        if self.ptq is not None and self.quant.method == "nested":
+            raise ValueError("ptq is for one precision; leave it out for method nested, or quantize to each by itself")
         if self.select is not None and self.quant is None:
             raise ValueError("select is about layers that are not quantized; it needs a quantizer under quant")
         if self.select is not None and self.allocate is not None:

@@ -90,14 +90,25 @@ def read_speakers(folder) -> list[str]:
         raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed") from None
 
 
+def read_head(folder: str) -> tuple[dict | None, list[str] | None]:
+    """Tensors and speakers of the classifier in `folder`; None and None where it has none."""
+    path = os.path.join(folder, "head.safetensors")
+    return (load_tensors(path), read_speakers(folder)) if os.path.exists(path) else (None, None)
+
+
+def save_head(folder, head: dict | None, speakers: list[str] | None) -> None:
+    """Writes what `read_head` reads; nothing for None."""
+    if head is not None:
+        save_tensors(os.path.join(folder, "head.safetensors"), head)
+        with atomic_write(os.path.join(folder, "speakers.txt")) as file:
+            file.writelines(f"{speaker}\n" for speaker in speakers)
+
+
 def save_trained(folder, net: nn.Module, config: TrainConfig, head: dict | None, speakers: list[str] | None) -> None:
     """Writes all that belongs to the model of `config`; model.safetensors last, for it says that the rest is there.
 
     head: the classifier's tensors; it and its speakers may be missing.
     """
-    if head is not None:
-        save_tensors(os.path.join(folder, "head.safetensors"), head)
-        with atomic_write(os.path.join(folder, "speakers.txt")) as file:
-            file.writelines(f"{speaker}\n" for speaker in speakers)
+    save_head(folder, head, speakers)
     write_provenance(folder, config, config.seed)
     save_model(folder, net, dataclasses.replace(config.model, quant=config.quant))

@@ -8,6 +8,7 @@ from torch import nn
 
 from svq.distill.objective import DistillConfig, EmbeddingObjective, soft_label_loss
 from svq.errors import UserError
+from svq.quant.nested import precisions_of, set_precision_
 from svq.train.heads import AAMSoftmax
 
 
@@ -17,6 +18,11 @@ class Objective(nn.Module):
     Where the losses of `distill` do not depend on the labels, the head learns to tell the speakers apart by the
     embeddings as they are and has no effect on the network: it is there for what comes after (finetuning,
     sensitivity). Without labels of any use it may be None.
+
+    A nested network learns for all its precisions in every step, from the mean of their losses. It costs a forward and
+    a backward pass for each, as much as training each by itself. One precision drawn for a step would cost less, but
+    then each one's batch norms see only some of the steps, and the shared weights, with the optimizer's momentum and
+    second moments, go to and fro between the precisions.
     per_frame: the teacher's part is for each frame, and the network gives `frame_outputs`.
     """
 
@@ -34,8 +40,22 @@ class Objective(nn.Module):
         """Features (B, T, F), labels (B,), the teacher's embeddings (B, D') or, per frame, (B, T, D'), and logits
         (B, C), or None where the config does not ask for them -> loss, right answers (both scalar).
 
-        The right answers are counted with the margin on, as the loss sees them.
+        The right answers are counted with the margin on, as the loss sees them; of a nested network, those of the
+        highest precision, at which it is left.
         """
+        precisions = precisions_of(self.net)
+        if not precisions:
+            return self._minimize(feats, labels, margin, teacher, teacher_logits)
+        losses = []
+        for bits in precisions:
+            set_precision_(self.net, bits)
+            loss, right = self._minimize(feats, labels, margin, teacher, teacher_logits)
+            losses.append(loss)
+        return torch.stack(losses).mean(), right
+
+    def _minimize(self, feats: torch.Tensor, labels: torch.Tensor, margin: float, teacher: torch.Tensor | None,
+                  teacher_logits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and right answers of the network as it is now."""
         outputs = (self.net.frame_outputs(feats) if self.per_frame else self.net(feats)).float()
         # Cosines in bfloat16 have two digits; times the scale they would be logits rounded to 1/8.
         with torch.autocast(feats.device.type, enabled=False):

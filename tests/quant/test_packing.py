@@ -372,13 +372,13 @@ def test_any_altered_byte_is_noticed(packed, tmp_path):
 
 
 @pytest.mark.parametrize("version, mend", [
-    (1, "pack the model again"), (4, "update svq"), ("x", "pack the model again")])
+    (1, "pack the model again"), (5, "update svq"), ("x", "pack the model again")])
 def test_another_format_is_refused(packed, tmp_path, version, mend):
     about, tensors = read_packed(packed)
     about["format"] = version
     about["digest"] = digest(about, tensors)
     save_tensors(tmp_path / "new.svq", tensors, {"svq": json.dumps(about)})
-    assert f"format version {version}, this svq reads 2 and 3; {mend}" in refused(tmp_path / "new.svq")
+    assert f"format version {version}, this svq reads 2, 3 and 4; {mend}" in refused(tmp_path / "new.svq")
 
 
 def test_altered_codes_and_metadata_do_not_match_the_digest(packed, tmp_path):

@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq",
-           "student_kmqat4-ptq-int8", "teacher_selected8-ptq")
+           "student_kmqat4-ptq-int8", "teacher_selected8-ptq", "teacher_nested4", "teacher_nested4-2bit")
+LADDERS = ("teacher_nested4-2bit:teacher_nested4:teacher", "teacher_adaptive:teacher_gone")
 
 
 def run_recipe(recipe: str, *options, status: int = 0, **environment) -> str:
@@ -40,6 +41,7 @@ class Run:
     @property
     def options(self) -> list[str]:
         return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3,
+                "--analysis", "teacher", "--analysis-rows", "kmqat4 adaptive", "--ladders", " ".join(LADDERS),
                 "--conf", self.folder / "conf", "--corpus", self.folder / "corpus", "--data", self.folder / "data",
                 "--exp", self.exp]
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
+import subprocess
+import sys
 
+from svq.cascade.ladder import load_ladder
 from svq.report.results import read_results
 from tests.recipes.conftest import SYSTEMS, run_recipe
 
@@ -16,7 +20,8 @@ def test_results_hold_every_system_list_back_end_and_normalization(mini):
     assert [(r.system, r.trials, r.backend, r.norm) for r in rows] == list(expected)
     for row in rows:
         row_of_system = row.system.partition("_")[2]
-        bits = {"kmqat4-ptq": 4, "kmqat4-ptq-int8": 8, "adaptive": 1, "mixed2": 2, "best2": 2}.get(row_of_system, 32)
+        bits = {"kmqat4-ptq": 4, "kmqat4-ptq-int8": 8, "adaptive": 1, "mixed2": 2, "best2": 2, "nested4": 4,
+                "nested4-2bit": 2}.get(row_of_system, 32)
         between = {"mixed2": (1, 2), "best2": (1, 2), "selected8-ptq": (8, 32)}.get(row_of_system, (bits, bits))
         assert between[0] <= row.avg_bits <= between[1]
         assert 0 <= row.eer <= 100 and row.params > 0
@@ -40,6 +45,36 @@ def test_quantization_has_figures_and_tables(mini):
             assert (folder / name).stat().st_size > 500, name
     bits = (mini[0].exp / "teacher_mixed2" / "bits.tsv").read_text()
     assert bits.count("\n") > 20 and "embedding" in bits
+
+
+def test_analysis_is_of_scores_and_of_layers_before_and_after_finetuning(mini):
+    folder = mini[0].exp / "analysis" / "teacher"
+    scores = (folder / "scores" / "scores.md").read_text()
+    assert "teacher_nested4-2bit" in scores and "student" not in scores
+    for row in ("kmqat4-ptq", "adaptive-ptq", "adaptive"):
+        assert (folder / f"layers_{row}" / "index.html").stat().st_size > 5000
+        assert "layer1" in (folder / f"layers_{row}" / "layers.md").read_text()
+    assert not (folder / "layers_kmqat4").exists()  # no such system to look at
+
+
+def test_cascade_is_of_the_nested_file_and_the_float_network(mini):
+    run = mini[0]
+    folder = run.exp / "cascade" / "teacher_nested4-2bit-teacher_nested4-teacher"
+    lists, ladder = {row["list"] for row in rows_of(folder / "report" / "cascade.tsv")}, load_ladder(folder / "ladder.yaml")
+    assert lists == {"test", "test_all"}
+    nested = str(run.exp / "teacher_nested4" / "model.svq")
+    assert [(rung.model, rung.precision) for rung in ladder.rungs[:2]] == [(nested, 2), (nested, None)]
+    assert all(rung.delta is not None for rung in ladder.rungs[:2]) and math.isfinite(ladder.operating.threshold)
+    wavs = [line.split(maxsplit=1)[1] for line in (run.folder / "data" / "test" / "wav.scp").read_text().splitlines()]
+    said = subprocess.run([sys.executable, "-m", "svq.bin.verify", "--cascade", folder / "ladder.yaml", wavs[0], "--",
+                           wavs[0]], text=True, capture_output=True)
+    assert said.returncode == 0 and "accept" in said.stdout, said.stderr
+    assert not (run.exp / "cascade" / "teacher_adaptive-teacher_gone").exists()
+
+
+def rows_of(path) -> list[dict[str, str]]:
+    lines = [line.split("\t") for line in path.read_text().splitlines() if not line.startswith("#")]
+    return [dict(zip(lines[0], line)) for line in lines[1:]]
 
 
 def test_table_of_bits_made_by_hand_is_taken(mini):

@@ -12,7 +12,8 @@ from tests.recipes.conftest import ROOT
 OPTIONS = """set -euo pipefail
 conf=conf data=data exp=exp report= cohort_per_spk=0 trials="dev/trials test/trials" systems_nj=2 num_gpus=0 title=t
 int8_runtime=openvino force=false search=net search_row=row search_nj=1 train_cmd=run.py cuda_cmd=run.py
-backends=cosine norms=none
+backends=cosine norms=none analysis="net other" analysis_rows=grid cascade_limits=cost=0.1 cascade_run=false
+ladders="net_budget-2bit:net_budget:net net_grid:gone"
 at_a_time() { :; }
 all_done() { echo wait; }
 once() { echo "$*"; }
@@ -88,3 +89,32 @@ def test_search_starts_anew_where_its_inputs_changed(planned, tmp_path, force, r
         assert words in searched
     assert "--in 3:exp/net/model.safetensors" in traded
     assert "--in 13:exp/net/search/best/model.safetensors" in traded
+
+
+def test_members_are_taken_of_the_whole_and_packed_as_it_is(planned):
+    lines = planned("take_members; pack_systems", "net net_budget net_budget-2bit")
+    taken = [line for line in lines if "at_precision.sh" in line]
+    assert len(taken) == 1 and taken[0].endswith("at_precision.sh --cmd run.py exp/net_budget 2")
+    assert "--out exp/net_budget-2bit/model.safetensors" in taken[0]
+    assert sum("--calibration exp/net_budget" in line for line in lines) == 2
+
+
+def test_analysis_compares_with_the_float_system_of_the_same_finetuning(planned):
+    lines = planned("analyse_scores; analyse_layers", "net net_float net_grid net_grid-int8 student_grid")
+    assert lines[0].endswith(" exp/analysis/net/scores net_float net_grid net_grid-int8")
+    assert "data/dev/trials data/test/trials" in lines[0] and "7:exp/net_grid-int8/scores/test/cosine_none" in lines[0]
+    assert "leave out the analysis of other" in lines[1]
+    layers = [line for line in lines if "layer_analysis.sh" in line]
+    assert len(layers) == 2 and "--model exp/net --config conf/quant/grid.yaml" in layers[0]
+    assert "--model exp/net_float --quantized exp/net_grid" in layers[1]
+
+
+def test_cascades_of_systems_that_are_there(planned):
+    lines = planned("run_cascades", "net net_budget net_budget-2bit net_grid")
+    made, run, left = lines
+    assert made.endswith("exp/cascade/net_budget-2bit-net_budget-net/systems.yaml net_budget-2bit net_budget net")
+    assert run.endswith("data/dev/trials exp/cascade/net_budget-2bit-net_budget-net data/test/trials")
+    assert "--limits cost=0.1" in run and "7:exp/net/scores/test/cosine_none.score" in run
+    assert "leave out the cascade net_grid:gone: gone is not in --systems" in left
+    said = planned("run_cascades", "net net_budget net_budget-2bit", status=1, options="trials=dev/trials")
+    assert "a second list in --trials" in said[0]

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# CN-Celeb: the systems of another recipe, tested out of its domain: Mandarin, eleven genres from singing to drama,
+# models of several recordings each. Nothing is trained here: networks, cohort, mean and calibration are those of $from.
+#
+#   bash ../voxceleb/run.sh ...      # first
+#   bash run.sh --cnceleb1 /corpora/CN-Celeb_flac
+#
+# Works in the folder of the other recipe, with its data and exp, where data/cnceleb is one more test set; what that
+# recipe has made is skipped, given the same --backends, --norms, --cohort-per-spk, --top-n and --lda-dim as there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+cnceleb1=corpus/CN-Celeb_flac  # CN-Celeb1: data, dev and eval
+counts=local/cnceleb.counts    # how many models, recordings and trials to find; empty: no check
+from=../voxceleb               # recipe whose systems are tested
+systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # its systems
+trials="dev/trials vox1/trials_O cnceleb/trials cnceleb/trials_concat"  # its first list calibrates
+backends="cosine plda"         # scoring back ends
+norms="none asnorm"            # score normalizations
+stage=0                        # first stage to run; numbered as in every recipe: 3 to 5, 12 and 13 are not here
+stop_stage=11                  # last stage to run
+dry_run=false                  # say what would be done, touch nothing
+force=false                    # redo the chosen stages, finished or not
+nj=16                          # parallel jobs of features
+extract_nj=8                   # parallel jobs of embedding extraction
+systems_nj=1                   # systems worked on at a time
+int8_runtime=openvino          # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
+lda_dim=256                    # dimensions kept before PLDA
+top_n=300                      # cohort speakers in AS-norm
+cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
+data=data                      # data directories of $from; relative to its folder
+exp=exp                        # its systems; relative to its folder
+report=exp                     # folder of results.tsv and report.html, here
+title="CN-Celeb"               # the report's title
+. utils/parse_options.sh
+. ./path.sh
+for option in cnceleb1 report; do
+  if [[ -n ${!option} && ${!option} != /* ]]; then printf -v "$option" %s "$PWD/${!option}"; fi
+done
+[[ -d $from/steps ]] || { echo "run.sh: $from is not the folder of a recipe; --from takes one" >&2; exit 1; }
+cd "$from"
+. ./cmd.sh
+. utils/stages.sh
+. steps/recipe.sh
+
+if stage 0 "corpus"; then
+  once --out "$cnceleb1" --stamp "$exp/.done.corpus_cnceleb" -- \
+    local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --check-only true
+fi
+
+if stage 1 "data directory"; then
+  once --in "0:$cnceleb1/eval/lists/trials.lst" --in "0:$cnceleb1/eval/lists/enroll.map" \
+    --out "$data/cnceleb" --out "$data/cnceleb/enroll.spk2utt" --stamp "$data/cnceleb/.done.prepare" -- \
+    local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --data "$data"
+  validate_data cnceleb
+fi
+
+if stage 2 "features"; then
+  make_features cnceleb
+fi
+
+if stage 6 "embeddings"; then
+  for system in $systems; do
+    file=$(model_file_of "$system")
+    [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
+  done
+  extract_embeddings
+fi
+
+if stage 7 "scores"; then
+  train_plda
+  for_each_scoring score_trials
+fi
+
+if stage 8 "score normalization"; then
+  for_each_scoring normalize_scores
+fi
+
+if stage 9 "calibration"; then
+  calibrate_scores
+fi
+
+if stage 11 "tables and report"; then
+  make_report
+fi
+stages_done

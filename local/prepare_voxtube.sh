@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A data directory from VoxTube (https://github.com/IDRnD/VoxTube), speakers of many languages from YouTube, as its own
+# scripts download and cut it. No trial list comes with it: this one is drawn, the same for the same seed.
+# local/prepare_voxtube.sh --corpus /corpora/voxtube --meta /corpora/VoxTube/resources
+set -euo pipefail
+
+corpus=                 # folder of <channel>/<video>/segment_<n>.wav
+meta=                   # folder of language_gender_meta.csv; empty: no genders and languages
+data=data/voxtube       # data directory to write
+languages=              # "english russian ..." to keep, by --meta; empty: all
+speakers=400            # speakers drawn; 0: all that have --min-videos
+utts=8                  # utterances of each, from as many videos
+min_videos=2            # speakers with fewer videos are left out: their target trials would all be of one session
+num_nontarget=100000    # non-target pairs drawn for trials, of the same gender with --meta; fewer: all
+seed=0                  # for the speakers, the utterances and the trials
+
+. utils/parse_options.sh
+. ./path.sh
+
+python3 local/prepare_voxtube.py --corpus "$corpus" --meta "$meta" --data "$data" --languages "$languages" \
+  --speakers "$speakers" --utts "$utts" --min-videos "$min_videos" --num-nontarget "$num_nontarget" --seed "$seed"

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Makes a plain model folder of each precision of a nested one, <model-dir>-<bits>bit, with which all other steps work
+# as with any model. Each member packs to a file of its own; the nested folder packs to one file that holds them all.
+#
+# Usage: steps/at_precision.sh [options] <model-dir> <bits> [<bits> ...]
+set -euo pipefail
+cmd=run.py      # dispatcher
+. utils/parse_options.sh
+. ./path.sh
+
+(($# >= 2)) || { echo "at_precision.sh: needs <model-dir> <bits> [<bits> ...] (--help says more)" >&2; exit 2; }
+dir=$1
+shift
+
+for bits in "$@"; do
+  $cmd "$dir-${bits}bit/log/at_precision.log" \
+    python3 -m svq.bin.at_precision --model "$dir" --precision "$bits" --out "$dir-${bits}bit"
+done

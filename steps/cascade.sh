@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# A cascade of systems of rising precision: most trials are settled by the cheapest, unsure ones go on to the next.
+# Chooses every rung's delta on a development list, and evaluates the cascade on test lists by replay of the rungs'
+# scores. Writes <out-dir>/ladder.yaml, <rung>.map.json, and to <out-dir>/report cascade.{tsv,md}, index.html, figures.
+#
+# Usage: steps/cascade.sh [options] <ladder.yaml> <dev-trials> <out-dir> <test-trials> ...
+#   e.g. steps/cascade.sh --limits "eer_loss=0.05 escalation=0.2" exp/2-4-32.yaml data/dev/trials \
+#          exp/cascade/2-4-32 data/test/trials
+#
+# A trial list lies in its data directory. `python3 -m svq.bin.cascade --help` says what the limits are, and
+# svq/cascade/ladder.py what a ladder's file holds. <out-dir>/ladder.yaml is what svq.bin.verify --cascade takes.
+set -euo pipefail
+cmd=run.py             # dispatcher
+limits="eer_loss=0.05" # of the choice on the development list, name=number each
+goal=                  # cost or flips: what is made least; empty: cost where errors are limited, else flips
+bootstrap=200          # resamplings of the speakers for the intervals; 0: no intervals
+controls=20            # random escalations to average, as a control
+seed=0                 # seed of both
+run=false              # true: also run the cascade and its last rung over the first test list, and measure seconds
+num_threads=1          # CPU threads of that
+. utils/parse_options.sh
+. ./path.sh
+
+(($# >= 4)) || {
+  echo "cascade.sh: needs <ladder.yaml> <dev-trials> <out-dir> <test-trials> ... (--help says more)" >&2
+  exit 2
+}
+ladder=$1 dev=$2 out=${3%/}
+shift 3
+
+options=()
+for limit in $limits; do options+=(--limit "$limit"); done
+if [[ -n $goal ]]; then options+=(--goal "$goal"); fi
+
+$cmd "$out/log/choose.log" python3 -m svq.bin.cascade choose --ladder "$ladder" --trials "$dev" --out "$out" \
+  ${options[@]+"${options[@]}"}
+$cmd "$out/log/evaluate.log" python3 -m svq.bin.cascade evaluate --ladder "$out/ladder.yaml" --trials "$@" \
+  --out "$out/report" --bootstrap "$bootstrap" --controls "$controls" --seed "$seed"
+if [[ $run == true ]]; then
+  last=$(python3 -c 'import sys, svq.cascade.ladder as it; print(it.load_ladder(sys.argv[1]).names[-1])' \
+    "$out/ladder.yaml")
+  $cmd --num-threads "$num_threads" "$out/log/run.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
+    --trials "$1" --out "$out/run" --num-threads "$num_threads"
+  $cmd --num-threads "$num_threads" "$out/log/run_last.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
+    --trials "$1" --out "$out/run_last" --only "$last" --num-threads "$num_threads"
+fi

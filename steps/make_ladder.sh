@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# The ladder of a cascade from systems of a recipe, the cheapest first: what steps/cascade.sh takes.
+#
+# Usage: steps/make_ladder.sh [options] <ladder.yaml> <system> <system> ...
+#   e.g. steps/make_ladder.sh exp/cascade/2-4-32.yaml small_kmqat2 small_kmqat4 small_float
+set -euo pipefail
+exp=exp             # folder of the systems
+cohort=cohort       # set whose mean embedding was subtracted before scoring
+score=cosine_none   # which of their scores
+operating=eer       # where decisions are made: eer (of the last system on the development list) or a prior, such as 0.01
+map=logistic        # how scores are brought onto one scale: logistic, affine or isotonic
+. utils/parse_options.sh
+. ./path.sh
+
+(($# >= 3)) || { echo "make_ladder.sh: needs <ladder.yaml> and two systems or more (--help says more)" >&2; exit 2; }
+out=$1
+shift
+
+quoted() { printf "'%s'" "${1//\'/\'\'}"; }  # as YAML quotes
+
+# One line of the ladder. What runs is the file: packed, exported, or of a nested system the one of all its precisions.
+rung() {                                          # <system>
+  local model=$exp/$1 more='' file
+  for file in model.svq model.xml model.onnx; do
+    if [[ -e $exp/$1/$file ]]; then model=$exp/$1/$file; break; fi
+  done
+  if [[ $1 =~ ^(.*)-([0-9])bit$ && -e $exp/${BASH_REMATCH[1]}/model.svq ]]; then
+    model=$exp/${BASH_REMATCH[1]}/model.svq more=", precision: ${BASH_REMATCH[2]}"
+  elif [[ $model != *.svq && -e $model && ! -d $model ]]; then
+    more=', weight_bits: 8, activation_bits: 8'   # NAME-int8
+  fi
+  printf -- '- {name: %s, model: %s, scores: %s, map: %s, mean: %s%s}\n' "$(quoted "$1")" "$(quoted "$model")" \
+    "$(quoted "$exp/$1/scores")" "$(quoted "$map")" "$(quoted "$exp/$1/embeddings/$cohort/mean.vec")" "$more"
+}
+
+mkdir -p "$(dirname "$out")"
+{
+  printf 'score: %s\n' "$(quoted "$score")"
+  if [[ $operating == eer ]]; then echo "operating: {eer: true}"; else echo "operating: {p_target: $operating}"; fi
+  printf 'rungs:\n'
+  for system; do rung "$system"; done
+} > "$out.tmp"
+mv "$out.tmp" "$out"

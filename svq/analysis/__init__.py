@@ -1,0 +1,1 @@
+"""What quantization does to a network and to its scores: by layer, and by trial."""

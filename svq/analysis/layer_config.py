@@ -1,0 +1,101 @@
+"""How layers are analysed: settings that are checked, and written beside the results."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from svq.analysis.layer_parts import LEVELS
+from svq.quant.api import QuantConfig
+from svq.quant.block_sensitivity import BlockSensitivityConfig
+from svq.quant.ptq import PTQConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerAnalysisConfig:
+    """What is analysed, on which trials, and how.
+
+    model: folder of a float network. It is quantized here, without training, as `quant` (and `ptq`) say; or, where
+        `quantized` is given, losses are counted from it.
+    quantized: folder of a finetuned quantized network, whose parts go back to the float weights behind their quantized
+        ones. data, trials: Kaldi data directory and trial list.
+    alone: levels (stage, block, layer) at which each part alone is quantized. kept: levels at which each part alone is
+        left in float while all others are quantized.
+    input, max_utts, max_seconds, center, batch_frames, device, seed: as in BlockSensitivityConfig.
+    bootstrap: resamplings of the speakers for the intervals; 0: none. permutations: for the p-values.
+    probes, probe_seconds: so many utterances of `data`, so much of each, for the drift of activations.
+    norms_data: data directory, of training speakers, on 64 stretches of which batch norms are measured anew for every
+        network but the quantized one as it was finetuned: its own do not fit other weights. None: they stay.
+    ptq_data: what biases are corrected on, chosen by ptq_seed.
+    model_digest, quantized_digest: of the networks' files, as they were.
+    ValueError for values out of range or that contradict each other.
+    """
+
+    data: str
+    trials: str
+    model: str | None = None
+    quantized: str | None = None
+    quant: QuantConfig | None = None
+    ptq: PTQConfig | None = None
+    ptq_data: str | None = None
+    ptq_seed: int = 1
+    norms_data: str | None = None
+    alone: tuple[str, ...] = ("stage", "layer")
+    kept: tuple[str, ...] = ("stage",)
+    input: Literal["auto", "feats", "wav"] = "auto"
+    max_utts: int = 0
+    max_seconds: float = 0.0
+    center: bool = True
+    bootstrap: int = 200
+    permutations: int = 9999
+    probes: int = 32
+    probe_seconds: float = 3.0
+    seed: int = 0
+    batch_frames: int = 4000
+    device: str = "cpu"
+    model_digest: str = ""
+    quantized_digest: str = ""
+
+    def __post_init__(self):
+        for name in ("max_utts", "max_seconds", "bootstrap", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        for name in ("batch_frames", "probes", "permutations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not 0 < self.probe_seconds < float("inf"):
+            raise ValueError(f"probe_seconds is {self.probe_seconds}; it must be positive and finite")
+        for name in ("alone", "kept"):
+            for level in getattr(self, name):
+                if level not in LEVELS:
+                    raise ValueError(f"{name}: '{level}' is no level; take some of {', '.join(LEVELS)}")
+        if not self.alone + self.kept:
+            raise ValueError(f"alone and kept are both empty; name a level, {', '.join(LEVELS)}")
+        self._check_networks()
+
+    def _check_networks(self):
+        if self.quantized is None and (self.model is None or self.quant is None):
+            raise ValueError("quant says how the float network of model is quantized: give both, or a finetuned "
+                             "network as quantized")
+        if self.quantized is not None and (self.quant is not None or self.ptq is not None):
+            raise ValueError("quant and ptq have no effect on a network that is quantized already; leave them out")
+        if self.quantized is None and self.norms_data is not None:
+            raise ValueError("norms_data is for a finetuned network; one that is quantized here has the norms of its "
+                             "float weights. Leave it out")
+        if self.ptq is not None and self.ptq.bias_correction and self.ptq_data is None:
+            raise ValueError("ptq.bias_correction is measured on speech; give a data directory as ptq_data")
+        if self.quantized is None:
+            self.of_blocks()  # has checks of its own
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """Those asked for, from the coarsest on."""
+        return tuple(level for level in LEVELS if level in self.alone + self.kept)
+
+    def of_blocks(self) -> BlockSensitivityConfig:
+        """The same for svq.block_run; ValueError for a quant that gives single layers their bits."""
+        return BlockSensitivityConfig(
+            model=self.model, data=self.data, trials=self.trials, quant=self.quant, level="layer", input=self.input,
+            max_utts=self.max_utts, max_seconds=self.max_seconds, center=self.center, bootstrap=self.bootstrap,
+            seed=self.seed, batch_frames=self.batch_frames, device=self.device, ptq=self.ptq, ptq_data=self.ptq_data,
+            ptq_seed=self.ptq_seed)

@@ -1,0 +1,154 @@
+"""A network of which any layers can be quantized and the others left in float, on a development list.
+
+Two kinds: a float network that is quantized without training, and a finetuned quantized one whose layers go back to
+the float weights that training kept behind the quantized ones.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import os
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from svq.analysis.layer_config import LayerAnalysisConfig
+from svq.analysis.layer_norms import measure_norms_
+from svq.block_run import BlockRun, model_digest
+from svq.config import to_dict
+from svq.development import DevelopmentList, EmbeddingStore
+from svq.errors import UserError
+from svq.models import load_model
+from svq.quant.api import freeze_, quantizable, quantize_, quantizers
+from svq.quant.batchnorm_fold import fold_into_layers_
+from svq.quant.block_sensitivity import quantized_copy
+from svq.quant.calibration_data import calibration_features
+
+
+class FloatSubject:
+    """The float network of config.model, quantized as config.quant and config.ptq say.
+
+    weights: name of each layer that can be quantized -> (float, quantized), in the order of the network. Batch norms
+    are folded into the float ones where config.ptq says so. Embeddings are kept in `folder`/embeddings.
+    """
+
+    def __init__(self, config: LayerAnalysisConfig, folder):
+        self.run = BlockRun(config.of_blocks(), folder)
+        self.ptq, self.quant, self.digest = config.ptq, config.quant, self.run.config.model_digest
+        self.net = copy.deepcopy(self.run.net)
+        if self.ptq is not None and self.ptq.fold_batch_norm:
+            fold_into_layers_(self.net, self.run.calibration[:2])
+        self.listed, self.front_end = self.run.listed, self.run.model.front_end
+        self.method = f"{self.quant.method}, {self.quant.bits} bits"
+        after = dict(quantizable(freeze_(quantize_(copy.deepcopy(self.net), self.quant))))
+        self.weights = {name: (module.weight.detach(), after[name].weight.detach())
+                        for name, module in quantizable(self.net)}
+
+    def variant(self, layers: list[str]):
+        """What tells the network with these layers quantized from others; anything that JSON holds."""
+        if self.ptq is None:
+            return [layers, to_dict(self.quant)] if layers else []
+        # Batch norms may be folded even where no layer is quantized.
+        return [layers, to_dict(self.quant), to_dict(self.ptq), self.run.config.ptq_seed, self.run.calibration_digest]
+
+    def network(self, layers: list[str]) -> nn.Module:
+        """For inference, with these layers quantized."""
+        if self.ptq is None or not layers:
+            return _with_weights(self.net, self.weights, layers)
+        return quantized_copy(self.run.net, layers, self.quant, self.ptq, self.run.calibration)
+
+    def embeddings(self, layers: list[str], title: str) -> np.ndarray:
+        """(N, D) of the list's utterances, with these layers quantized."""
+        return self.run.embeddings(layers, title)
+
+
+class FinetunedSubject:
+    """The quantized network of config.quantized; weights, embeddings as in FloatSubject, of the layers it quantizes.
+
+    Batch norms of the networks made of it are measured anew on config.norms_data, where that is given.
+    UserError where config.quantized is no model folder or holds a float network.
+    """
+
+    def __init__(self, config: LayerAnalysisConfig, folder):
+        path = config.quantized
+        if os.fspath(path).endswith(".svq"):
+            raise UserError(f"{path}: a packed file holds no float weights to go back to; give the model folder that "
+                            "it was packed from")
+        self.digest = model_digest(path)
+        self.net, model = load_model(path)
+        if model.quant is None:
+            raise UserError(f"{path}: a float network; give it as the float model, with a config that says how to "
+                            "quantize")
+        self.weights = {}
+        with torch.no_grad():
+            for name, module, _ in list(quantizers(self.net)):
+                quantized = module.weight.detach().clone()
+                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
+                self.weights[name] = (module.weight.detach(), quantized)
+        self.listed = DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
+        self.front_end = model.front_end
+        average = "mixed" if model.quant.layers else model.quant.bits
+        self.method = f"{model.quant.method}, {average} bits, finetuned"
+        self.store = store_of(config, folder, self.listed, model.front_end, self.digest)
+        self.norms_feats = None
+        if config.norms_data is not None:
+            self.norms_feats = calibration_features(config.norms_data, model.front_end, seed=config.seed,
+                                                    input=config.input)
+            self.method += ", batch norms measured anew where a part is in float"
+
+    def variant(self, layers: list[str]):
+        """What tells the network with these layers quantized from others; anything that JSON holds."""
+        norms = tensor_digest(self.norms_feats) if self._changes(layers) else ""
+        return ["quantized", layers, norms]
+
+    def network(self, layers: list[str]) -> nn.Module:
+        """For inference, with these layers quantized."""
+        made = _with_weights(self.net, self.weights, layers)
+        return measure_norms_(made, self.norms_feats) if self._changes(layers) else made
+
+    def _changes(self, layers: list[str]) -> bool:
+        """Whether batch norms are measured anew: not of the network as it was finetuned."""
+        return self.norms_feats is not None and len(layers) < len(self.weights)
+
+    def embeddings(self, layers: list[str], title: str) -> np.ndarray:
+        return self.store.get(self.variant(layers), lambda: self.network(layers), title)
+
+
+class Reference:
+    """The float network of config.model, from which losses of a finetuned one are counted."""
+
+    def __init__(self, config: LayerAnalysisConfig, folder, listed: DevelopmentList):
+        self.digest = model_digest(config.model)
+        self.net, model = load_model(config.model)
+        if model.quant is not None:
+            raise UserError(f"{config.model}: is quantized; give the float model that losses are counted from")
+        self.store = store_of(config, folder, listed, model.front_end, self.digest)
+
+    @functools.cached_property
+    def embeddings(self) -> np.ndarray:
+        """(N, D) of the list's utterances."""
+        return self.store.get([], lambda: copy.deepcopy(self.net), "reference")
+
+
+def store_of(config: LayerAnalysisConfig, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
+    """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
+    return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
+                          config.max_seconds, config.batch_frames, config.device)
+
+
+def tensor_digest(values: torch.Tensor) -> str:
+    return hashlib.blake2b(values.numpy().tobytes(), digest_size=16).hexdigest()
+
+
+@torch.no_grad()
+def _with_weights(net: nn.Module, weights: dict, layers: Iterable[str]) -> nn.Module:
+    """A copy of `net`, in eval mode, with the quantized ones of `weights` in these layers."""
+    made = copy.deepcopy(net).eval()
+    for name in layers:
+        made.get_submodule(name).weight.copy_(weights[name][1])
+    return made

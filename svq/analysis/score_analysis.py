@@ -1,0 +1,151 @@
+"""What quantization did to the scores of several systems on several trial lists, with intervals over speakers.
+
+Maps to float scores, calibrations, the threshold and the bins of distance are fitted on the development list alone.
+After "On Low-Bit Quantization Errors in Speaker Verification: Diagnostic and Mitigation", section 5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from svq.analysis import score_measures as measures
+from svq.analysis.knee import Knee, find_knee
+from svq.analysis.reliability import Bin, reliability_bins
+from svq.analysis.score_config import RAW, ScoreAnalysisConfig
+from svq.analysis.score_fit import Fitted, fit
+from svq.analysis.score_lists import ScoredList, distance_groups, read_list
+from svq.analysis.score_rows import ALL, ScoreRow, make_row
+from svq.backend.resampled import eer_measure, min_cllr_measure, min_dcf_measure
+from svq.cli import progress
+from svq.report.collect import read_summary
+
+LLR, ORDER = "llr", "order"  # scales of measures that are not set against float
+KNEES = ("eer", "mindcf", "cllr", "rms", "harmful")
+
+
+@dataclass
+class Analysis:
+    """rows: every measure. knees: list -> measure -> Knee, empty without a sweep. reliability: list -> system ->
+    points. sizes: list -> targets, non-targets, speakers. group_sizes: (list, kind, group) -> targets, non-targets.
+    bits: system -> bits."""
+
+    config: ScoreAnalysisConfig
+    fitted: Fitted
+    bits: dict[str, float]
+    rows: list[ScoreRow] = field(default_factory=list)
+    knees: dict[str, dict[str, Knee]] = field(default_factory=dict)
+    reliability: dict[str, dict[str, list[Bin]]] = field(default_factory=dict)
+    sizes: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    group_sizes: dict[tuple[str, str, str], tuple[int, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def reference(self) -> str:
+        return self.config.parsed[0].name
+
+    @property
+    def compared(self) -> list[str]:
+        return [system.name for system in self.config.parsed[1:]]
+
+
+def analyse(config: ScoreAnalysisConfig) -> Analysis:
+    """UserError for whatever cannot be read or fitted."""
+    bits = {system.name: float(system.bits or read_summary(config.exp, system.name)["avg_bits"])
+            for system in config.parsed}
+    lists = [read_list(path, config) for path in config.trials]
+    out = Analysis(config, fit(lists[0], config), bits)
+    sweep, note = swept(out)
+    out.notes += [*out.fitted.notes, *([note] if note else [])]
+    for listed in lists:
+        _analyse_list(out, listed, sweep)
+    return out
+
+
+def swept(out: Analysis) -> tuple[list[str], str]:
+    """The systems that the knee is looked for in, and a note where there is none."""
+    names = list(out.config.sweep) or out.compared
+    bits = [out.bits[name] for name in names]
+    if len(set(bits)) < len(bits):
+        return [], "No knee: several systems have the same bits; name one of each as the sweep."
+    if len(bits) < 3:
+        return [], "No knee: it takes systems of three different bits."
+    return names, ""
+
+
+def _analyse_list(out: Analysis, listed: ScoredList, sweep: list[str]) -> None:
+    samples, config = listed.samples, out.config
+    everything = np.ones(len(samples.target), dtype=bool)
+    reference = listed.scores[out.reference]
+    groups = listed.groups + distance_groups(reference, out.fitted.threshold, out.fitted.edges)
+    targets = int(samples.target.sum())
+    out.sizes[listed.name] = targets, len(everything) - targets, samples.draws.shape[1]
+    out.notes += listed.notes
+    out.reliability[listed.name] = {}
+    for group in groups:
+        there = samples.target[group.rows]
+        out.group_sizes[listed.name, *group[:2]] = int(there.sum()), int((~there).sum())
+    base: dict = {}
+    curves = {}
+    for system in progress([out.reference, *out.compared], len(listed.scores), listed.name):
+        names = dict(trials=listed.name, system=system, bits=out.bits[system])
+        alone = _alone(out, listed, system, everything)
+        base = base or alone
+        out.rows += [make_row(names | dict(scale=scale, kind=kind, group=group), measure, values,
+                              None if base is alone else base[scale, kind, group, measure])
+                     for (scale, kind, group, measure), values in alone.items()]
+        if base is alone:
+            continue
+        against = _against(out, listed, system, reference, everything)
+        out.rows += [make_row(names | dict(scale=scale, kind=ALL, group=ALL), measure, values)
+                     for (scale, measure), values in against.items()]
+        out.rows += _by_group(out, listed, system, reference, groups, names)
+        curves[system] = ({measure: values for (_, kind, _, measure), values in alone.items() if kind == ALL}
+                          | {measure: values for (scale, measure), values in against.items() if scale == config.scale})
+    if sweep:
+        out.knees[listed.name] = {measure: find_knee({out.bits[name]: curves[name][measure] for name in sweep})
+                                  for measure in KNEES}
+
+
+def _alone(out: Analysis, listed: ScoredList, system: str, rows) -> dict[tuple[str, str, str, str], np.ndarray]:
+    """(scale, kind, group, measure) -> error rates and costs of one system; of groups, only the EER."""
+    samples, score, config = listed.samples, listed.scores[system], out.config
+    llr = out.fitted.calibrations[system](score)
+    out.reliability[listed.name][system] = reliability_bins(samples, llr)
+    kinds = eer_measure, min_dcf_measure(config.p_target, config.c_miss, config.c_fa), min_cllr_measure
+    eers, *others = samples.ranked(score, kinds).T
+    found = {(ORDER, ALL, ALL, "eer"): 100 * eers}
+    found |= {(ORDER, ALL, ALL, name): values for name, values in zip(("mindcf", "min_cllr"), others)}
+    found |= {(LLR, ALL, ALL, name): values for name, values in measures.costs(
+        samples, llr, config.p_target, config.c_miss, config.c_fa, rows).items()}
+    return found | {(ORDER, *group[:2], "eer"): 100 * samples.ranked(score, [eer_measure], group.rows)[:, 0]
+                    for group in listed.groups}
+
+
+def _against(out: Analysis, listed: ScoredList, system: str, reference, rows) -> dict[tuple[str, str], np.ndarray]:
+    """Drift and flips on all trials, on every scale."""
+    found = {}
+    for scale in (RAW, *out.fitted.maps[system]):
+        score = out.fitted.scale(system, scale, listed.scores[system])
+        both = (measures.drift(listed.samples, score, reference, rows)
+                | measures.flips(listed.samples, score, reference, out.fitted.threshold, rows))
+        found |= {(scale, measure): values for measure, values in both.items()}
+    return found
+
+
+def _by_group(out: Analysis, listed: ScoredList, system: str, reference, groups, names) -> list[ScoreRow]:
+    """Drift and flips in groups of trials, on the scale of the config."""
+    scale = out.config.scale
+    score = out.fitted.scale(system, scale, listed.scores[system])
+    rows = []
+    for group in groups:
+        asked = listed.samples, score, reference
+        found = measures.flips(*asked, out.fitted.threshold, group.rows)
+        if group.kind == "distance":
+            found |= measures.flip_shares(*asked, out.fitted.threshold, group.rows)
+        else:
+            found |= measures.drift(*asked, group.rows)
+        of = names | dict(scale=scale, kind=group.kind, group=group.name)
+        rows += [make_row(of, measure, values) for measure, values in found.items()]
+    return rows

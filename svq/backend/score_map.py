@@ -1,0 +1,201 @@
+"""Maps of one system's scores onto another's: what a low-bit system's score would have been in float.
+
+Quantization moves scores as a whole (a bias, another spread) and one by one. A map fitted on development trials, scored
+by both systems, takes off the first part; what is left is the error of single trials. Either map rises, so the order of
+the scores stays (an isotonic map has flat pieces, where scores become equal).
+
+A map is a call: map(scores) -> float64 array. It is fitted by least squares of the reference score given the low-bit
+one: of two systems that agree but for noise, the slope is below 1, and scores far from the mean come out nearer to it.
+A list has many times more non-target trials; `class_weights` lets targets count as much, so that neither side is drawn
+to the other more.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from svq.atomic import write_json
+from svq.backend.calibration import Calibration, mean_of
+from svq.errors import UserError
+
+LOGISTIC = "logistic"  # kind of a calibration of svq.backend.calibration
+
+
+class _OfScore:
+    """Whose score a map takes, as svq.backend.calibration.Calibration says it."""
+
+    def of(self, score, mean=None):
+        """This map, of the score of that name, taken after subtracting `mean` (as `mean_text` writes it)."""
+        return replace(self, score=score, mean=mean)
+
+    def mean_vector(self):
+        """(D,) float32, what is subtracted from embeddings; None where nothing is.
+
+        ValueError where that is not known or not readable."""
+        return mean_of(self.mean)
+
+    def as_dict(self) -> dict:
+        """What goes into a file: the kind and all that is known."""
+        return {"kind": self.kind} | {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
+class AffineMap(_OfScore):
+    """slope x score + offset, the slope above 0. score, mean: of which score (see Calibration); None: not known."""
+
+    slope: float
+    offset: float
+    score: str | None = None
+    mean: str | None = None
+
+    kind = "affine"
+
+    def __post_init__(self):
+        slope, offset = float(self.slope), float(self.offset)
+        if not (np.isfinite(offset) and 0 < slope < np.inf):
+            raise ValueError("slope and offset must be finite, slope positive")
+        object.__setattr__(self, "slope", slope)
+        object.__setattr__(self, "offset", offset)
+
+    def __call__(self, scores) -> np.ndarray:
+        return self.slope * np.asarray(scores, dtype=np.float64) + self.offset
+
+
+@dataclass(frozen=True)
+class IsotonicMap(_OfScore):
+    """Straight lines between knots, constant beyond the first and the last.
+
+    x: (k,) scores, strictly rising; y: (k,) what they become, never falling; k at least 1, both kept as tuples.
+    score, mean: of which score (see Calibration); None: not known.
+    """
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    score: str | None = None
+    mean: str | None = None
+
+    kind = "isotonic"
+
+    def __post_init__(self):
+        x, y = (np.asarray(values, dtype=np.float64) for values in (self.x, self.y))
+        if x.ndim != 1 or x.shape != y.shape or not x.size:
+            raise ValueError("x and y must be lists of one length, of at least one number")
+        if not (np.isfinite(x).all() and np.isfinite(y).all() and (np.diff(x) > 0).all() and (np.diff(y) >= 0).all()):
+            raise ValueError("x must rise, y must not fall, and both be finite")
+        object.__setattr__(self, "x", tuple(x.tolist()))
+        object.__setattr__(self, "y", tuple(y.tolist()))
+
+    def __call__(self, scores) -> np.ndarray:
+        return np.interp(np.asarray(scores, dtype=np.float64), self.x, self.y)
+
+
+ScoreMap = AffineMap | IsotonicMap | Calibration
+_KINDS = {cls.kind: cls for cls in (AffineMap, IsotonicMap)}
+
+
+def kind_of(score_map: ScoreMap) -> str:
+    """`affine`, `isotonic` or `logistic`."""
+    return getattr(score_map, "kind", LOGISTIC)
+
+
+def class_weights(target, prior: float = 0.5) -> np.ndarray:
+    """(n,) weights of trials, target (n,) bool, in which the targets together have the share `prior`, and all 1.
+
+    UserError where a class is empty."""
+    target = np.asarray(target, dtype=bool)
+    count = int(target.sum())
+    if count in (0, target.size):
+        raise UserError(f"no {'non-target' if count else 'target'} trials: a score map of both classes needs both")
+    return np.where(target, prior / count, (1 - prior) / (target.size - count))
+
+
+def fit_affine(low, reference, weights=None) -> AffineMap:
+    """The AffineMap with the least mean square of reference - map(low).
+
+    low, reference: (n,) scores of the same trials by the two systems. weights: (n,) of the trials, above 0; None: all
+    the same. UserError where scores are not finite, the low ones all equal, or the two do not rise together.
+    """
+    low, reference, weights = _paired(low, reference, weights)
+    centre, level = np.average(low, weights=weights), np.average(reference, weights=weights)
+    moved = low - centre
+    spread = weights @ moved ** 2
+    if not spread > 0 or (low == low[0]).all():
+        raise UserError("a score map needs scores that are not all equal")
+    slope = float(weights * moved @ (reference - level) / spread)
+    if not slope > 0:
+        raise UserError("the two systems' scores do not rise together: no map that keeps their order")
+    return AffineMap(slope, float(level - slope * centre))
+
+
+def fit_isotonic(low, reference, weights=None) -> IsotonicMap:
+    """The map that never falls with the least mean square of reference - map(low), by pool-adjacent-violators.
+
+    Trials of equal `low` count as one with their mean. Inside a pool the map is flat; between the last score of one and
+    the first of the next it is a straight line. Arguments and errors: `fit_affine`.
+    """
+    from scipy.optimize import isotonic_regression  # here: most workers start without scipy
+
+    low, reference, weights = _paired(low, reference, weights)
+    x, where = np.unique(low, return_inverse=True)
+    mass = np.bincount(where, weights)
+    y = isotonic_regression(np.bincount(where, weights * reference) / mass, weights=mass).x
+    y = np.maximum.accumulate(y)  # rounding must not let it fall
+    # Ends of the pools say all: what is between two equal neighbours lies on their line.
+    inner = np.zeros(len(x), dtype=bool)
+    inner[1:-1] = (y[1:-1] == y[:-2]) & (y[1:-1] == y[2:])
+    return IsotonicMap(x[~inner], y[~inner])
+
+
+FITS = {AffineMap.kind: fit_affine, IsotonicMap.kind: fit_isotonic}
+
+
+def _paired(low, reference, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    low, reference = (np.asarray(values, dtype=np.float64).ravel() for values in (low, reference))
+    if low.size != reference.size or not low.size:
+        raise UserError(f"a score map needs one score of each trial by both systems, not {low.size} and {reference.size}")
+    if not (np.isfinite(low).all() and np.isfinite(reference).all()):
+        raise UserError("a score map needs finite scores")
+    weights = np.ones(low.size) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
+    if weights.size != low.size or not (weights > 0).all():
+        raise ValueError(f"{weights.size} weights for {low.size} trials, all above 0")
+    return low, reference, weights
+
+
+def save_map(score_map: ScoreMap, path) -> None:
+    """Writes JSON: `kind` and the numbers; a Calibration as it saves itself, for all that reads calibrations."""
+    write_json(path, score_map.as_dict())
+
+
+def load_map(path) -> ScoreMap:
+    """What `save_map` or `Calibration.save` wrote. UserError where the file is none of these."""
+    try:
+        with open(path, encoding="utf-8") as stream:
+            about = json.load(stream)
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; steps/score_analysis.sh makes score maps, steps/calibrate.sh "
+                        "calibrations") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a score map: {error}") from None
+    return map_from_dict(about, path)
+
+
+def map_from_dict(about, path) -> ScoreMap:
+    """From what `as_dict` gave. path: the file that holds it, for the message of the UserError."""
+    if not isinstance(about, dict):
+        raise UserError(f"{path}: not a score map: no mapping in it")
+    about = dict(about)
+    kind = about.pop("kind", LOGISTIC)
+    if kind == LOGISTIC:
+        return Calibration.from_dict(about, path)
+    if kind not in _KINDS:
+        raise UserError(f"{path}: a score map of kind {kind!r}; there are {', '.join(_KINDS)} and {LOGISTIC}")
+    try:
+        out = _KINDS[kind](**about)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a score map: {error}") from None
+    if not all(value is None or isinstance(value, str) for value in (out.score, out.mean)):
+        raise UserError(f"{path}: not a score map: score and mean must be text")
+    return out

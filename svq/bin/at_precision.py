@@ -1,0 +1,51 @@
+"""Makes a plain model of one precision of a nested one, for all that knows nothing of precisions.
+
+Of a model folder (--out: another folder): model.safetensors, config.yaml and, where the model has them,
+head.safetensors, speakers.txt and provenance.yaml (that of the nested one). It is a model of method kmqat at so many
+bits, with the batch norms of that precision.
+Of a packed .svq file (--out: another one): what svq.bin.pack makes of that folder, byte for byte; the calibration
+in it is that of the highest precision, and goes along with that alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+from svq.atomic import atomic_path
+from svq.cli import parser, run_main
+from svq.errors import UserError
+from svq.models import load_model, save_model, save_tensors
+from svq.quant.packed_format import as_json
+from svq.quant.packed_reading import read_packed
+from svq.train.folders import read_head, save_head
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="folder of a nested model, or its packed .svq file")
+    arguments.add_argument("--precision", type=int, required=True, help="bits, one of the model's precisions")
+    arguments.add_argument("--out", required=True, help="folder, or .svq file, to write")
+    options = arguments.parse_args()
+    packed = options.model.endswith(".svq")
+    if packed != options.out.endswith(".svq"):
+        raise UserError(f"{options.out}: a {'packed .svq file' if packed else 'folder'} is made of {options.model}; "
+                        "name one as --out")
+    if os.path.realpath(options.out) == os.path.realpath(options.model):
+        raise UserError(f"{options.out}: is --model itself; name another place as --out")
+    if packed:
+        about, tensors = read_packed(options.model, options.precision)
+        save_tensors(options.out, tensors, {"svq": as_json(about)})
+    else:
+        net, config = load_model(options.model, options.precision)
+        save_head(options.out, *read_head(options.model))
+        provenance = os.path.join(options.model, "provenance.yaml")
+        if os.path.exists(provenance):
+            with atomic_path(os.path.join(options.out, "provenance.yaml")) as temporary:
+                shutil.copyfile(provenance, temporary)
+        save_model(options.out, net, config)
+    print(f"{options.out}: {options.model} at {options.precision} bits")
+
+
+if __name__ == "__main__":
+    run_main(main)

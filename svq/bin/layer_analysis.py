@@ -1,0 +1,118 @@
+"""Measures what quantizing does to each part of a network, without training: weights, activations, embeddings, errors.
+
+Of a float model (--model with --config or --set), quantized here; or of a finetuned quantized one (--quantized), whose
+parts go back to the float weights that training kept behind the quantized ones. With --model beside --quantized,
+losses are counted from that float network. At the levels of --alone each part (stage, block or layer) is quantized by
+itself; at those of --kept each is left in float by itself while all others are quantized. Writes to OUT:
+
+    systems.tsv       the networks as wholes: EER, minDCF(0.01), their losses, 95 % intervals over speakers
+    parts.tsv         each part: distortion of its weights, drift of its output and of the embedding, what it costs
+                      alone, what keeping it in float recovers
+    movements.tsv     how far the output of every part moves when one of them is quantized
+    correlations.tsv  rank correlation of all that with the losses, with intervals and permutation p-values
+    index.html, layers.md, *.svg  the same to read and to see; analysed.yaml: what was measured and how
+    embeddings/, probes/  so that a run that was killed goes on, and ends with the same bytes
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+from svq.analysis.layer_config import LayerAnalysisConfig
+from svq.analysis.layer_parts import LEVELS
+from svq.cli import add_network_options, boolean, check_network_options, parser, run_main
+from svq.config import dump_config, from_dict, load_config, to_dict
+from svq.errors import UserError
+from svq.extraction import compute_on
+from svq.train.config import TrainConfig
+
+SETTINGS = ("model", "quantized", "data", "trials", "ptq_data", "norms_data", "input", "max_utts", "max_seconds",
+            "center", "bootstrap", "permutations", "probes", "probe_seconds", "seed", "batch_frames", "device")
+
+
+def main() -> None:
+    options = parse_options()
+    config = settings_of(options)
+    compute_on(options.device, options.num_threads)
+    from svq.analysis.layer_study import ALL, LayerStudy
+
+    study = LayerStudy(config, options.out)
+    listed = study.subject.listed.describe()
+    parts = study.rows()
+    systems = study.systems()
+    correlations = study.correlations(parts)
+    named = config.quantized or config.model
+    said = f"{named}, {study.subject.method}; {listed}"
+    from svq.analysis.layer_page import Findings, write  # matplotlib takes a second to load
+
+    dump_config(study.config, os.path.join(options.out, "analysed.yaml"))
+    write(options.out, Findings(options.title, said, study.subject.method, systems, parts, study.movements(),
+                                correlations))
+    print(f"{options.out}/index.html: {systems[0].system} {systems[0].eer:.2f} %, {ALL} quantized "
+          f"{systems[-1].eer:.2f} %; {summary(correlations)}")
+
+
+def summary(correlations) -> str:
+    """The figure that says how much of the loss the distortion of weights explains."""
+    found = [row for row in correlations if (row.predictor, row.loss) == ("relative_mse", "alone_eer")]
+    if not found:
+        return "too few parts for a correlation"
+    return "; ".join(f"over {row.parts} {row.level}s Spearman {row.spearman:+.2f}{_between(row)} of distortion with "
+                     "the rise of the EER" for row in found)
+
+
+def _between(row) -> str:
+    return "" if math.isnan(row.spearman_low) else f" ({row.spearman_low:+.2f} to {row.spearman_high:+.2f})"
+
+
+def settings_of(options) -> LayerAnalysisConfig:
+    """What the command line and the config ask for."""
+    tree = {name: getattr(options, name) for name in SETTINGS}
+    tree |= {"alone": options.alone, "kept": options.kept}
+    if options.config is not None or options.set:
+        if options.quantized is not None:
+            raise UserError("--config and --set say how a float network is quantized; leave them out with --quantized")
+        config = load_config(options.config, TrainConfig, options.set)
+        if config.quant is None:
+            raise UserError(f"{options.config or '--set'}: no `quant` in the config; add it, or --set quant.bits=2, to "
+                            "say how to quantize")
+        tree |= {"quant": to_dict(config.quant), "ptq": to_dict(config.ptq), "ptq_seed": config.seed}
+    return from_dict(tree, LayerAnalysisConfig, "options")
+
+
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", help="folder of the float model; with --quantized what losses are counted from")
+    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a config key, e.g. quant.bits=2")
+    arguments.add_argument("--quantized", help="folder of a finetuned quantized model, in place of --config")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
+    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
+    arguments.add_argument("--out", required=True, help="folder to write to")
+    arguments.add_argument("--alone", nargs="*", choices=LEVELS, default=["stage", "layer"],
+                           help="levels at which one part at a time is quantized")
+    arguments.add_argument("--kept", nargs="*", choices=LEVELS, default=["stage"],
+                           help="levels at which one part at a time is left in float")
+    arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, for --quantized: those "
+                           "of a finetuned network do not fit its float weights")
+    arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
+    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
+                           help="take the mean embedding of the list off before scoring")
+    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
+    arguments.add_argument("--permutations", type=int, default=9999, help="random pairings for the p-values")
+    arguments.add_argument("--probes", type=int, default=32, help="utterances for the drift of activations")
+    arguments.add_argument("--probe-seconds", type=float, default=3.0, help="so much of each")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of all these choices")
+    arguments.add_argument("--title", default="Layer-wise analysis", help="title of the page")
+    add_network_options(arguments)
+    options = arguments.parse_args()
+    check_network_options(arguments, options)
+    return options
+
+
+if __name__ == "__main__":
+    run_main(main)

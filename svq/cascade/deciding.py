@@ -1,0 +1,99 @@
+"""Two recordings decided by a cascade: rung after rung until one is sure (svq.bin.verify --cascade)."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+
+from svq.cascade.gate import sure
+from svq.cascade.ladder import Ladder, load_ladder, load_maps, to_scale
+from svq.cascade.live import mean_of_rung
+from svq.errors import UserError
+from svq.verifier import Verifier
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What one rung said. score: cosine. value: on the ladder's scale, compared with the threshold. delta: None at the
+    last rung. load_seconds: 0 where it was loaded before."""
+
+    rung: str
+    score: float
+    value: float
+    delta: float | None
+    settled: bool
+    load_seconds: float
+    embed_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CascadeVerification:
+    """said: of the rungs that were needed, the last of which settled it."""
+
+    said: tuple[Said, ...]
+    threshold: float
+    accepted: bool
+
+    @property
+    def rung(self) -> str:
+        return self.said[-1].rung
+
+    @property
+    def decision(self) -> str:
+        return "accept" if self.accepted else "reject"
+
+
+class CascadeVerifier:
+    """A ladder whose models are loaded when they are first needed. options: `min_seconds`, `window_seconds` and `warn`
+    of svq.verifier.Verifier. UserError for a ladder that `svq.bin.cascade choose` has not finished."""
+
+    def __init__(self, ladder: Ladder, path="the ladder", num_threads: int = 1, **options):
+        if ladder.score != "cosine_none":
+            raise UserError(f"{path}: its scores are {ladder.score}; two recordings are compared by the plain cosine "
+                            "(cosine_none)")
+        self.ladder, self.threshold = ladder, ladder.threshold(path)
+        self.deltas = [*map(float, ladder.deltas(path)), None]
+        self.maps, self.num_threads, self.options = load_maps(ladder, path), num_threads, options
+        self.means = [mean_of_rung(rung, score_map) for rung, score_map in zip(ladder.rungs, self.maps)]
+        self._verifiers: dict[int, Verifier] = {}
+
+    @classmethod
+    def load(cls, path, num_threads: int = 1, **options) -> CascadeVerifier:
+        """Of a ladder's file, as `svq.bin.cascade choose` writes it."""
+        return cls(load_ladder(path), path, num_threads, **options)
+
+    def verify(self, enroll: Iterable, test) -> CascadeVerification:
+        """enroll: recordings of one person; test: one to compare with them, see `Verifier.embed`."""
+        said: list[Said] = []
+        enroll = list(enroll)
+        for number, delta in enumerate(self.deltas):
+            start = time.perf_counter()
+            verifier = self._verifier(number, first=number == 0)
+            loaded = time.perf_counter()
+            score = verifier.score(verifier.enroll(enroll), verifier.embed(test))
+            value = float(to_scale(self.maps, number, score))
+            settled = delta is None or bool(sure(value, self.threshold, delta))
+            said.append(Said(self.ladder.rungs[number].name, score, value, delta, settled, loaded - start,
+                             time.perf_counter() - loaded))
+            if settled:
+                break
+        return CascadeVerification(tuple(said), self.threshold, bool(said[-1].value >= self.threshold))
+
+    def _verifier(self, number: int, first: bool) -> Verifier:
+        if number not in self._verifiers:
+            from svq.deploy.runtimes import load_embedder
+
+            rung, mean = self.ladder.rungs[number], self.means[number]
+            embedder = load_embedder(rung.model, rung.backend, self.num_threads, rung.precision)
+            if mean is not None and len(mean) != embedder.config.embed_dim:
+                raise UserError(f"{rung.model}: embeddings of {embedder.config.embed_dim} values, rung {rung.name} "
+                                f"subtracts a mean of {len(mean)}; take the one of this model")
+            # What is said of a recording at the first rung is not said again.
+            options = self.options if first else self.options | {"warn": _silent}
+            self._verifiers[number] = Verifier(embedder, None, mean, **options)
+        return self._verifiers[number]
+
+
+def _silent(line: str) -> None:
+    """For warnings that were given already."""

@@ -1,0 +1,158 @@
+"""A cascade on a list, by replay of its rungs' scores: measures and costs beside every rung alone and chance."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from svq.backend.resampled import SpeakerSamples
+from svq.cascade.accounting import ACCOUNTINGS, STREAMING, Counted, count, per_trial
+from svq.cascade.cost import UNITS
+from svq.cascade.gate import pure, random_rungs, reached, settle, settled_values
+from svq.cascade.measures import MEASURES, Point, measured
+from svq.development import interval
+
+CASCADE, RANDOM, ALONE = "cascade", "random", "rung"
+_LEVELS = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A system on a list. kind: CASCADE, RANDOM (the mean of the controls) or ALONE (one rung for all trials).
+
+    measures: (6,) as MEASURES. low, high: (6,) their 95 % intervals, of RANDOM the mean less and plus one standard
+    deviation over the seeds. gap, gap_low, gap_high: (6,) the differences to the last rung alone, paired.
+    settled: (R,) shares of the trials in per cent. escalation: per cent that left the first rung, with its interval.
+    shares: (3 accountings, 3 units) costs as shares of the last rung's. cost, cost_low, cost_high: that of
+    bit-operations, streaming, with its interval. nan where nothing was resampled.
+    """
+
+    kind: str
+    name: str
+    measures: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    gap: np.ndarray
+    gap_low: np.ndarray
+    gap_high: np.ndarray
+    settled: np.ndarray
+    escalation: tuple[float, float, float]
+    shares: np.ndarray
+    cost: tuple[float, float, float]
+
+    def value(self, name: str) -> float:
+        return float(self.measures[MEASURES.index(name)])
+
+
+@dataclasses.dataclass(frozen=True)
+class CurvePoint:
+    """One delta of the first gate. escalation, cost: shares in per cent. measures: (6,) of the cascade; random, spread:
+    (6,) mean and standard deviation of the controls."""
+
+    delta: float
+    escalation: float
+    cost: float
+    measures: np.ndarray
+    random: np.ndarray
+    spread: np.ndarray
+
+
+class Replay:
+    """The rungs' values on a list. values: (R, n) on one scale. table: (R, U, 3) of svq.cascade.accounting."""
+
+    def __init__(self, listed, values, table, point: Point, names):
+        self.listed, self.values, self.table, self.point, self.names = listed, values, table, point, list(names)
+        self.costs = per_trial(listed, table)
+        self.plain = self.samples(0)
+
+    def samples(self, replicates: int, seed: int = 0) -> SpeakerSamples:
+        listed = self.listed
+        return SpeakerSamples(listed.target, listed.enroll_speaker, listed.test_speaker, replicates, seed)
+
+    def settle(self, deltas) -> np.ndarray:
+        return settle(self.values, self.point.threshold, deltas)
+
+    def measured(self, rung, samples: SpeakerSamples | None = None) -> np.ndarray:
+        """(1 + replicates, 6) of a cascade that settles trials at `rung` (n,); of the list as it is without samples."""
+        return measured(samples or self.plain, settled_values(self.values, rung), self.values[-1], self.point)
+
+    def eer(self, deltas) -> float:
+        """In per cent."""
+        return float(self.measured(self.settle(deltas))[0, MEASURES.index("eer")])
+
+    def spent(self, through: np.ndarray) -> np.ndarray:
+        """(n,) bit-operations of each trial's test utterance at the rungs (R, n) bool that it goes through."""
+        return (self.costs * through).sum(axis=0)
+
+    def counted(self, through: np.ndarray, accounting: str = STREAMING) -> Counted:
+        return count(self.listed, through, self.table, accounting)
+
+    def shares(self, through: np.ndarray) -> np.ndarray:
+        """(3, 3) ACCOUNTINGS x UNITS, of the last rung's alone."""
+        last = pure(len(self.listed), len(self.values), len(self.values) - 1)
+        whole = {name: self.counted(last, name) for name in ACCOUNTINGS}
+        return np.array([[self.counted(through, name).share(unit, whole[name]) for unit in UNITS]
+                         for name in ACCOUNTINGS])
+
+
+def evaluate(replay: Replay, deltas, replicates: int = 200, seed: int = 0, controls: int = 20) -> list[Row]:
+    """The cascade, the random control at the same rates, and every rung alone, the last one last."""
+    n, rungs = len(replay.listed), len(replay.values)
+    samples = replay.samples(replicates, seed)
+    rung = replay.settle(deltas)
+    systems = [(CASCADE, CASCADE, rung, reached(rung, rungs))]
+    systems += [(ALONE, name, np.full(n, r), pure(n, rungs, r)) for r, name in enumerate(replay.names)]
+    found = [_resampled(replay, rung, through, samples) for *_, rung, through in systems]
+    rows = [_row(replay, system, each, found[-1]) for system, each in zip(systems, found)]
+    return [rows[0], _control(replay, rung, rows[-1], controls, seed), *rows[1:]]
+
+
+def _resampled(replay: Replay, rung, through, samples: SpeakerSamples) -> np.ndarray:
+    """(1 + replicates, 8): the measures, escalation and cost (bit-operations, streaming) in per cent."""
+    columns = [rung > 0, np.ones(len(rung)), replay.spent(through), replay.costs[-1]]
+    left, whole, spent, full = samples.sums(np.stack(columns, axis=1)).T
+    shares = np.stack([100 * left / whole, 100 * spent / full], axis=1)
+    return np.concatenate([replay.measured(rung, samples), shares], axis=1)
+
+
+def _row(replay: Replay, system, found, last) -> Row:
+    kind, name, rung, through = system
+    low, high = np.array([interval(column) for column in found[1:].T]).T
+    gap = (found - last)[:, :len(MEASURES)]
+    gap_low, gap_high = np.array([interval(column) for column in gap[1:].T]).T
+    settled = 100 * np.bincount(rung, minlength=len(replay.values)) / len(rung)
+    m = len(MEASURES)
+    left, spent = ((float(found[0, i]), float(low[i]), float(high[i])) for i in (m, m + 1))
+    return Row(kind, name, found[0, :m], low[:m], high[:m], gap[0], gap_low, gap_high, settled,
+               left if kind == CASCADE else (np.nan,) * 3, replay.shares(through), spent)
+
+
+def _control(replay: Replay, rung, last: Row, controls: int, seed: int) -> Row:
+    rungs, rng = len(replay.values), np.random.default_rng(seed)
+    found, shares = [], []
+    for _ in range(controls):
+        drawn = random_rungs(rung, rungs, rng)
+        found.append(replay.measured(drawn)[0])
+        shares.append(replay.shares(reached(drawn, rungs)))
+    mean, spread, nothing = np.mean(found, axis=0), np.std(found, axis=0), np.full(len(MEASURES), np.nan)
+    shares = np.mean(shares, axis=0)
+    settled = 100 * np.bincount(rung, minlength=rungs) / len(rung)
+    return Row(RANDOM, RANDOM, mean, mean - spread, mean + spread, mean - last.measures, nothing, nothing, settled,
+               (100 * float((rung > 0).mean()), np.nan, np.nan), shares,
+               (100 * float(shares[0, UNITS.index("bit_operations")]), np.nan, np.nan))
+
+
+def curve(replay: Replay, deltas, controls: int = 5, seed: int = 0) -> list[CurvePoint]:
+    """The first gate's delta from 0 to infinity, the other gates' as they are; chance at the same rates beside it."""
+    rungs, rng, points = len(replay.values), np.random.default_rng(seed), []
+    distance = np.abs(replay.values[0] - replay.point.threshold)
+    whole = replay.costs[-1].sum()
+    for level in _LEVELS:
+        delta = np.inf if level == 1 else 0.0 if level == 0 else float(np.quantile(distance, level, method="lower"))
+        rung = replay.settle([delta, *deltas[1:]])
+        found = [replay.measured(random_rungs(rung, rungs, rng))[0] for _ in range(controls)]
+        spent = replay.spent(reached(rung, rungs)).sum() / whole
+        points.append(CurvePoint(delta, 100 * float((rung > 0).mean()), 100 * float(spent),
+                                 replay.measured(rung)[0], np.mean(found, axis=0), np.std(found, axis=0)))
+    return points

@@ -1,0 +1,190 @@
+"""The ladder of a cascade: its systems from the cheapest to the dearest, the operating point, and the gates' deltas.
+
+    score: cosine_none
+    operating: {p_target: 0.01}   # or {eer: true}: the threshold of the last rung's EER on development trials
+    rungs:
+    - {name: 2-bit, model: exp/small_kmqat2/model.svq, scores: exp/small_kmqat2/scores, map: logistic}
+    - {name: float, model: exp/small_float, scores: exp/small_float/scores, map: logistic}
+
+That is what a user writes; svq.bin.cascade choose fits the maps, fixes the threshold and the deltas on development
+trials, and writes a ladder with all of them. Relative paths count from the working directory, or, where there is no
+such file, from the folder of the ladder.
+
+All rungs' scores are brought onto one scale. `logistic`: a calibration to log-likelihood ratios (natural logarithm) of
+its own. `affine`, `isotonic`: a map to the last rung's scores, and then what the last rung's own map says. `none`: as
+they are.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+
+import numpy as np
+
+from svq.backend.calibration import Calibration
+from svq.backend.decision import SCORE
+from svq.backend.metrics import bayes_threshold
+from svq.backend.score_map import FITS, LOGISTIC, kind_of, load_map
+from svq.config import load_config
+from svq.errors import UserError
+
+NONE = "none"
+KINDS = (LOGISTIC, *FITS, NONE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rung:
+    """A system of the ladder.
+
+    model: model folder, .svq, .onnx or .xml. precision: of a nested model, which several rungs may share.
+    scores: folder with <list>/<score>.score, for replay.
+    map: one of KINDS, fitted by `choose`, or a JSON file that holds one. mean: the mean embedding subtracted before
+    the cosine, a file or `none`, where `map` does not say it. backend: what runs the model; None: what the file is for.
+    weight_bits: in place of the model's own, layer by layer. activation_bits: 32 where only weights are quantized.
+    bytes: of weights touched for an embedding, in place of the size of the packed file.
+    delta: farther than that from the threshold, a trial is settled here; the last rung has none.
+    """
+
+    name: str
+    model: str
+    precision: int | None = None
+    scores: str | None = None
+    map: str = LOGISTIC
+    mean: str | None = None
+    backend: str | None = None
+    weight_bits: int | None = None
+    activation_bits: int = 32
+    bytes: int | None = None
+    delta: float | None = None
+
+    def __post_init__(self):
+        if not self.name or any(c.isspace() or c == "/" for c in self.name):
+            raise ValueError(f"name is {self.name!r}; give one word, which files can be called by")
+        for key in ("precision", "weight_bits", "activation_bits", "bytes"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"{key} is {value}; it must be at least 1")
+        if self.delta is not None and not self.delta >= 0:
+            raise ValueError(f"delta is {self.delta}; it must not be negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Operating:
+    """Where decisions are made. p_target, c_miss, c_fa: Bayes' threshold for them. eer: instead where misses and false
+    alarms of the last rung are equal on development trials; `choose` writes it as `threshold`."""
+
+    p_target: float = 0.01
+    c_miss: float = 1.0
+    c_fa: float = 1.0
+    eer: bool = False
+    threshold: float | None = None
+
+    def __post_init__(self):
+        try:
+            bayes_threshold(self.p_target, self.c_miss, self.c_fa)
+        except UserError as error:
+            raise ValueError(str(error)) from None
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError("threshold must be finite")
+
+    def describe(self) -> str:
+        if self.eer:
+            return "the threshold of the last rung's EER on the development list"
+        return f"Bayes' threshold for a target prior of {self.p_target:g}, costs {self.c_miss:g} and {self.c_fa:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ladder:
+    """rungs: from the cheapest to the one that settles what is left. score: which score. chosen: what `choose` says."""
+
+    rungs: tuple[Rung, ...]
+    score: str = SCORE
+    operating: Operating = Operating()
+    chosen: dict | None = None
+
+    def __post_init__(self):
+        if len(self.rungs) < 2:
+            raise ValueError("rungs: a cascade has two at least")
+        names = [rung.name for rung in self.rungs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"rungs: names must differ, not {', '.join(names)}")
+        if self.rungs[-1].delta is not None:
+            raise ValueError(f"rungs: {names[-1]} is the last and settles every trial; leave its delta out")
+        if self.rungs[-1].map in FITS:
+            raise ValueError(f"rungs: {names[-1]} is the last; its map is {LOGISTIC}, {NONE} or a calibration's file")
+        if self.rungs[-1].map == NONE:
+            for rung in self.rungs:
+                if rung.map == LOGISTIC:
+                    raise ValueError(f"rungs: {rung.name} is calibrated and the last rung is not: two scales")
+            if not self.operating.eer and self.operating.threshold is None:
+                raise ValueError("operating: plain scores have no Bayes' threshold; set eer, or calibrate the rungs")
+
+    @property
+    def names(self) -> list[str]:
+        return [rung.name for rung in self.rungs]
+
+    def deltas(self, path="the ladder") -> np.ndarray:
+        """(R - 1,) of the gates; UserError where they are not chosen yet."""
+        missing = [rung.name for rung in self.rungs[:-1] if rung.delta is None]
+        if missing:
+            raise UserError(f"{path}: rung {missing[0]} has no delta; svq.bin.cascade choose sets them")
+        return np.array([rung.delta for rung in self.rungs[:-1]])
+
+    def threshold(self, path="the ladder") -> float:
+        """On the common scale; UserError where it is not known yet."""
+        if self.operating.threshold is not None:
+            return self.operating.threshold
+        if self.operating.eer:
+            raise UserError(f"{path}: its threshold is that of an EER not measured yet; run svq.bin.cascade choose")
+        return bayes_threshold(self.operating.p_target, self.operating.c_miss, self.operating.c_fa)
+
+
+def load_ladder(path) -> Ladder:
+    """Reads a ladder; every path that is there beside the ladder's file and not in the working directory is mended."""
+    ladder = load_config(path, Ladder)
+    folder = os.path.dirname(os.path.abspath(path))
+    return dataclasses.replace(ladder, rungs=tuple(_located(rung, folder) for rung in ladder.rungs))
+
+
+def _located(rung: Rung, folder: str) -> Rung:
+    found = {}
+    for key in ("model", "scores", "map", "mean"):
+        value = getattr(rung, key)
+        if value is None or value in KINDS or os.path.exists(value):
+            continue
+        if os.path.exists(os.path.join(folder, value)):
+            found[key] = os.path.join(folder, value)
+    return dataclasses.replace(rung, **found)
+
+
+def load_maps(ladder: Ladder, path="the ladder") -> list:
+    """The map of every rung, None for `none`. UserError for one that is not fitted, unreadable or of another score."""
+    found = []
+    for rung in ladder.rungs:
+        if rung.map in KINDS and rung.map != NONE:
+            raise UserError(f"{path}: the map of rung {rung.name} is not fitted yet; svq.bin.cascade choose does it")
+        found.append(None if rung.map == NONE else load_map(rung.map))
+        if found[-1] is not None and found[-1].score not in (None, ladder.score):
+            raise UserError(f"{rung.map}: a map of {found[-1].score} scores; {path} has {ladder.score}")
+    check_maps(ladder, found, path)
+    return found
+
+
+def check_maps(ladder: Ladder, maps: list, path="the ladder") -> None:
+    """UserError where the rungs would not be on one scale."""
+    last = maps[-1]
+    if last is not None and not isinstance(last, Calibration):
+        raise UserError(f"{path}: the map of the last rung is {kind_of(last)}; it can be a calibration or {NONE}")
+    for rung, each in zip(ladder.rungs, maps):
+        if last is None and isinstance(each, Calibration):
+            raise UserError(f"{path}: rung {rung.name} is calibrated and the last rung is not: two scales; calibrate "
+                            "both")
+
+
+def to_scale(maps: list, rung: int, scores) -> np.ndarray:
+    """Scores of one rung (n,) on the common scale, (n,) float64."""
+    own, last = maps[rung], maps[-1]
+    values = np.asarray(scores, dtype=np.float64) if own is None else own(scores)
+    return values if last is None or isinstance(own, Calibration) else last(values)

@@ -1,0 +1,164 @@
+"""A cascade that runs: embeddings are computed when a trial needs them, once for an utterance and a rung.
+
+Nothing is batched, as where trials come one at a time. What was computed, and how long it took, goes into a log, from
+which costs are counted again (svq.cascade.log).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from svq.backend.decision import Mismatch, scoring_of
+from svq.backend.embeddings import read_vector
+from svq.backend.scores import rounded
+from svq.backend.scoring import Cosine
+from svq.cascade.gate import sure
+from svq.cascade.ladder import NONE, Ladder, Rung, load_maps, to_scale
+from svq.cascade.trial_list import TrialList
+from svq.errors import UserError
+from svq.extraction import Utterances
+
+
+class Embedded(NamedTuple):
+    """An embedding that was computed. read_seconds: from recording or file to features; seconds: the network."""
+
+    rung: str
+    utterance: str
+    frames: int
+    read_seconds: float
+    seconds: float
+
+
+class Settled(NamedTuple):
+    """A trial that was settled. rung: by which; values: (rung + 1,) on the common scale, of all rungs up to it."""
+
+    enroll: str
+    test: str
+    target: bool
+    rung: int
+    accepted: bool
+    values: tuple[float, ...]
+
+
+def mean_of_rung(rung: Rung, score_map) -> np.ndarray | None:
+    """(D,) what is subtracted before the cosine, None for nothing. UserError where that is not known."""
+    mean = rung.mean if rung.mean in (None, NONE) else read_vector(rung.mean)
+    if score_map is None and mean is None:
+        raise UserError(f"rung {rung.name}: it has no map that would say which mean embedding is subtracted; give it "
+                        "`mean: FILE` or `mean: none`")
+    try:
+        return scoring_of(score_map, mean)
+    except Mismatch as error:
+        raise UserError(f"rung {rung.name}: {error} (in a ladder: its key `mean`)") from None
+
+
+class LiveRung:
+    """One system: loaded when it is first asked for; load_seconds: how long that took."""
+
+    def __init__(self, rung: Rung, score_map, data_dir: str, input: str, num_threads: int):
+        self.rung, self.data_dir, self.input, self.num_threads = rung, data_dir, input, num_threads
+        self.cosine = Cosine(mean_of_rung(rung, score_map))
+        self.load_seconds = 0.0
+        self.vectors: dict[int, np.ndarray] = {}
+        self.models: dict[int, np.ndarray] = {}
+        self._embedder = self._utterances = None
+
+    def embed(self, utterance: str) -> tuple[np.ndarray, Embedded]:
+        """Its vector (D,), centred and of length 1, and what it took. UserError naming the utterance."""
+        if self._embedder is None:
+            self._load()
+        start = time.perf_counter()
+        x = self._utterances[utterance]
+        read = time.perf_counter()
+        vector = self._embedder(x[None])[0]
+        done = time.perf_counter()
+        if not np.isfinite(vector).all():
+            raise UserError(f"{utterance}: its embedding at rung {self.rung.name} is not finite")
+        frames = len(x) if self._embedder.input == "features" else self._embedder.front_end.bank.num_frames(len(x))
+        took = Embedded(self.rung.name, utterance, frames, read - start, done - read)
+        return self.cosine.process(vector[None], source=self.rung.model)[0], took
+
+    def _load(self) -> None:
+        from svq.deploy.runtimes import load_embedder
+
+        start, rung = time.perf_counter(), self.rung
+        self._embedder = load_embedder(rung.model, rung.backend, self.num_threads, rung.precision)
+        self._utterances = _ByKey(self.data_dir, self._embedder.config.front_end, self.input,
+                                  waveforms=self._embedder.input == "waveform")
+        self.load_seconds = time.perf_counter() - start
+
+
+class _ByKey(Utterances):
+    """Utterances in the order in which they are asked for."""
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        """(T, F) features or (T,) samples, float32."""
+        if not hasattr(self, "_line"):
+            self._line = dict(zip(self.keys, self.lines))
+        try:
+            specifier = self.table.value(self._line[key])
+            return (self._read(specifier) if self.feats else self._compute(specifier)).numpy()
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+
+
+class LiveCascade:
+    """listed: a TrialList. only: the number of a rung that settles every trial alone, for comparison.
+
+    embedded: what was computed so far. UserError for a ladder without deltas, maps or means.
+    """
+
+    def __init__(self, ladder: Ladder, listed: TrialList, path="the ladder", input: str = "auto", num_threads: int = 1,
+                 only: int | None = None):
+        if ladder.score != "cosine_none":
+            raise UserError(f"{path}: a live cascade scores with the plain cosine (cosine_none), not {ladder.score}")
+        self.ladder, self.listed, self.only = ladder, listed, only
+        self.maps, self.threshold = load_maps(ladder, path), ladder.threshold(path)
+        self.deltas = [*ladder.deltas(path), -np.inf]  # the last is sure of everything
+        self.rungs = [LiveRung(rung, score_map, listed.data_dir, input, num_threads)
+                      for rung, score_map in zip(ladder.rungs, self.maps)]
+        self.embedded: list[Embedded] = []
+        order = np.argsort(listed.member_model, kind="stable")
+        bounds = np.searchsorted(listed.member_model[order], np.arange(int(listed.model.max()) + 2))
+        self._members = [listed.member[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:])]
+
+    def __iter__(self) -> Iterator[Settled]:
+        """The trials in the order of the list."""
+        trials = self.listed.trials
+        for i, (model, test) in enumerate(zip(self.listed.model.tolist(), self.listed.test.tolist())):
+            values, rung = [], 0
+            for rung in range(len(self.rungs)) if self.only is None else [self.only]:
+                value = self._value(rung, model, test)
+                values.append(value)
+                if self.only is not None or sure(value, self.threshold, self.deltas[rung]):
+                    break
+            yield Settled(trials.enroll[i], trials.test[i], bool(trials.target[i]), rung,
+                          bool(values[-1] >= self.threshold), tuple(values))
+
+    def _value(self, rung: int, model: int, test: int) -> float:
+        score = np.clip(self._model(rung, model).astype(np.float64) @ self._vector(rung, test), -1, 1)
+        # Rounded as in a score file: replay from such files decides alike.
+        return float(to_scale(self.maps, rung, rounded(score)))
+
+    def _vector(self, rung: int, utterance: int) -> np.ndarray:
+        here = self.rungs[rung].vectors
+        if utterance not in here:
+            here[utterance], took = self.rungs[rung].embed(self.listed.ids[utterance])
+            self.embedded.append(took)
+        return here[utterance]
+
+    def _model(self, rung: int, model: int) -> np.ndarray:
+        here = self.rungs[rung]
+        if model not in here.models:
+            vectors = np.stack([self._vector(rung, member) for member in self._members[model].tolist()])
+            average = vectors.mean(axis=0, dtype=np.float64)[None]
+            here.models[model] = vectors[0] if len(vectors) == 1 else here.cosine.models(average, np.ones(1))[0][0]
+        return here.models[model]
+
+    @property
+    def load_seconds(self) -> dict[str, float]:
+        return {live.rung.name: live.load_seconds for live in self.rungs if live.load_seconds}
