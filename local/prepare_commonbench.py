@@ -90,10 +90,12 @@ def find_clips(comparisons, folders, path: str, drop_missing: bool) -> tuple[dic
             found[clip] = place
         else:
             gone.add(clip)
+    if not lines:
+        raise UserError(f"{path}: no comparison of two clips in it; --languages can keep more of them")
     if not found or (gone and not drop_missing):
-        text = f"{len(gone)} of {len(lines)} clips are not there: {some_of(sorted(gone, key=lambda clip: (lines[clip], clip)))}"
-        first = min((lines[clip] for clip in gone), default=1)
-        raise UserError(located(path, first, f"{text}; --drop-missing true leaves out their trials"))
+        order = sorted(gone, key=lambda clip: (lines[clip], clip))
+        text = f"{len(gone)} of {len(lines)} clips are not there: {some_of(order)}"
+        raise UserError(located(path, lines[order[0]], f"{text}; --drop-missing true leaves out their trials"))
     return found, lines, gone
 
 

@@ -92,9 +92,12 @@ def choose(rows, min_utts: int, max_utts: int, seed: int) -> list:
 
 def rows_of(chosen, corpus: str, path: str) -> list[tuple]:
     """Rows for `write_data_dir`, sorted; utterances are called <speaker>-<name>."""
-    rows = []
+    rows, whole = [], {}
     for number, row in progress(chosen, len(chosen), f"reading {corpus}"):
         speaker, name = safe_id(row["speaker"]), safe_id(row["utterance"], "-")
+        if whole.setdefault(speaker, row["speaker"]) != row["speaker"]:
+            text = f"two speakers would be called {speaker}: {whole[speaker]} and {row['speaker']}"
+            raise UserError(located(path, number, text))
         found = find_audio(corpus, row["path"])
         if not found:
             text = f"{os.path.join(corpus, row['path'])} is not there; get the corpus again"

@@ -115,11 +115,8 @@ def main() -> None:
     reading = progress(chosen.items(), len(chosen), f"reading {root} (speakers)")
     rows = [row for channel, paths in reading for row in rows_of(channel, paths)]
     speakers, utterances = write_data_dir(args.data, rows, {c: gender for c, (gender, _) in meta.items()})
-    domains = os.path.join(args.data, "utt2domain")
     if meta:
-        write_table(domains, ((row[0], meta[row[1]][1]) for row in rows))
-    elif os.path.exists(domains):
-        os.unlink(domains)  # of other recordings
+        write_table(os.path.join(args.data, "utt2domain"), ((row[0], meta[row[1]][1]) for row in rows))
     print(f"{args.data}: {speakers} speakers, {utterances} utterances, {sum(row[3] for row in rows) / 3600:.2f} h")
     print(draw_trials(args.data, args.num_nontarget, bool(meta), args.seed))
 

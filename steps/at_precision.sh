@@ -9,7 +9,7 @@ cmd=run.py      # dispatcher
 . ./path.sh
 
 (($# >= 2)) || { echo "at_precision.sh: needs <model-dir> <bits> [<bits> ...] (--help says more)" >&2; exit 2; }
-dir=$1
+dir=${1%/}
 shift
 
 for bits in "$@"; do

@@ -7,7 +7,7 @@ set -euo pipefail
 exp=exp             # folder of the systems
 cohort=cohort       # set whose mean embedding was subtracted before scoring
 score=cosine_none   # which of their scores
-operating=eer       # where decisions are made: eer (of the last system on the development list) or a prior, such as 0.01
+operating=eer       # where decisions are made: eer (the last system's on the development list) or a prior, such as 0.01
 map=logistic        # how scores are brought onto one scale: logistic, affine or isotonic
 . utils/parse_options.sh
 . ./path.sh

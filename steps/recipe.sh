@@ -4,8 +4,9 @@
 # A system's name says what it is. `student` is distilled from `teacher`, `student-NAME-ROW` from NAME as ROW
 # says; NAME_ROW, such as teacher_kmqat4, is NAME quantized and finetuned as ROW says; any other is trained from
 # scratch. At the end may stand -sN (trained with seed N), of NAME_ROW also -ptq (quantized without finetuning), of one
-# whose file holds several precisions also -Nbit (the member of N bits); after all that -int8: the same in INT8 arithmetic, weights and activations, as $int8_runtime runs it. Its settings are
-# $conf/<system>.yaml, for rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is $exp/<system>.
+# whose file holds several precisions also -Nbit (the member of N bits); after all that -int8: the same in INT8
+# arithmetic, weights and activations, as $int8_runtime runs it. Its settings are $conf/<system>.yaml, for
+# rows also $conf/distill/<row>.yaml and $conf/quant/<row>.yaml; its folder is $exp/<system>.
 # A trial list is named by where it lies in $data: test/trials is `test` in the results, test/trials_all is `test_all`.
 
 if [[ $int8_runtime != openvino && $int8_runtime != onnxruntime ]]; then
@@ -40,7 +41,13 @@ systems_of() {
 
 # The stage that trains a system.
 network_stage() {
-  if is_a quantized "$1" || is_a member "$1" || is_a exported "$1"; then echo 5; elif is_a student "$1"; then echo 4; else echo 3; fi
+  if is_a quantized "$1" || is_a member "$1" || is_a exported "$1"; then
+    echo 5
+  elif is_a student "$1"; then
+    echo 4
+  else
+    echo 3
+  fi
 }
 
 # The float network that a quantized system comes from: teacher_kmqat4-ptq -> teacher
@@ -686,8 +693,8 @@ trade_off() {
   done
 }
 
-# Stage 14: for every float system in $analysis why bits cost what they cost: by score, of all its systems on every list,
-# and by layer, of the rows in $analysis_rows before finetuning and, where they are among the systems, after it.
+# Stage 14: for every float system in $analysis why bits cost what they cost: by score, of all its systems on every
+# list, and by layer, of the rows in $analysis_rows before finetuning and, where they are among the systems, after it.
 # What others are compared with is the float system with the same finetuning, where there is one.
 control_of() {                                    # <float system>
   if [[ " $systems " == *" ${1}_float "* ]]; then echo "${1}_float"; else echo "$1"; fi
@@ -735,7 +742,8 @@ analyse_layers() {
           --in "1:$data/$dev" --in "2:$data/${dev%/*}/feats.scp" --in "2:$data/$cohort/feats.scp" \
           --out "$dir/index.html" --out "$dir/layers.md" -- \
           steps/layer_analysis.sh --cmd "$train_cmd" --model "$exp/$control" --quantized "$exp/${parent}_$row" \
-          --norms-data "$data/$cohort" --trials "$data/$dev" --title "$title: layers of ${parent}_$row" "$data/${dev%/*}" "$dir"
+          --norms-data "$data/$cohort" --trials "$data/$dev" --title "$title: layers of ${parent}_$row" \
+          "$data/${dev%/*}" "$dir"
       fi
     done
   done
@@ -759,15 +767,18 @@ run_cascades() {
       continue 2
     done
     for system in "${rungs[@]}"; do
-      model_ins+=(--in "$(network_stage "$system"):$(model_file_of "$system")" --in "6:$exp/$system/embeddings/$cohort/mean.vec")
-      scores+=(--in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json")
+      # The summary stands for the packed file: the ladder names that one where it is there.
+      model_ins+=(--in "$(network_stage "$system"):$(model_file_of "$system")"
+        --in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json"
+        --in "6:$exp/$system/embeddings/$cohort/mean.vec")
       for list in $trials; do scores+=(--in "7:$exp/$system/scores/$(list_name "$list")/cosine_none.score"); done
     done
     once "${model_ins[@]}" --out "$dir/systems.yaml" -- \
       steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$dir/systems.yaml" "${rungs[@]}"
     for list in $trials; do scores+=(--in "1:$data/$list"); done
-    once --in "$dir/systems.yaml" "${scores[@]}" --out "$dir/ladder.yaml" --out "$dir/report/cascade.tsv" \
-      --out "$dir/report/index.html" -- steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" \
-      --run "$cascade_run" "$dir/systems.yaml" "$data/$dev" "$dir" "${tests[@]}"
+    once --in "$dir/systems.yaml" "${model_ins[@]}" "${scores[@]}" --out "$dir/ladder.yaml" \
+      --out "$dir/report/cascade.tsv" --out "$dir/report/index.html" -- \
+      steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" \
+      "$dir/systems.yaml" "$data/$dev" "$dir" "${tests[@]}"
   done
 }

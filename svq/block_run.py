@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import nn
 
 from svq.config import to_dict
 from svq.development import DevelopmentList, EmbeddingStore, Measured, drifts, interval, measure
@@ -20,22 +20,23 @@ from svq.nets.blocks import blocks_of, titles_of
 from svq.quant.api import float_weight, quantizable
 from svq.quant.batchnorm_fold import fold_into_layers_
 from svq.quant.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
-from svq.quant.calibration_data import calibration_features
+from svq.quant.calibration_data import calibration_features, digest_of
 from svq.train.checkpoint import fingerprint
 
 
 def model_digest(folder) -> str:
-    """A digest of the files of a float model's folder; UserError where it is none."""
+    """A digest of the files of a model's folder; UserError where it is none."""
     files = [os.path.join(folder, name) for name in ("config.yaml", "model.safetensors")]
     for path in files:
         if not os.path.isfile(path):
-            raise UserError(f"{path}: no such file; the folder of a float model is needed")
+            raise UserError(f"{path}: no such file; the folder of a model is needed")
     return fingerprint(*(("file", path) for path in files))
 
 
 class BlockRun:
     """Measures sets of quantized blocks. config: a BlockSensitivityConfig. folder: where embeddings are kept, in
-    `folder`/embeddings. UserError for a quantized model, and for one that is not that of config.model_digest."""
+    `folder`/embeddings. packed_net: the float network as it is packed, with batch norms folded where the settings say
+    so. UserError for a quantized model, and for one that is not that of config.model_digest."""
 
     def __init__(self, config: BlockSensitivityConfig, folder):
         digest = model_digest(config.model)
@@ -50,7 +51,7 @@ class BlockRun:
         self.weights = {name: float_weight(module).numel() for name, module in quantizable(self.net)}
         self.folder = folder
         self._listed = self._store = None
-        self._packed_net, self._packed_model = self._folded()
+        self.packed_net, self._packed_model = self._folded()
 
     def _folded(self):
         """The network that is packed, and its config: with folded batch norms where the settings say so."""
@@ -74,9 +75,7 @@ class BlockRun:
     @functools.cached_property
     def calibration_digest(self) -> str:
         """What of the calibration features corrected biases depend on: their values, wherever they are read."""
-        if not self.config.ptq.bias_correction:
-            return ""
-        return hashlib.blake2b(self.calibration.numpy().tobytes(), digest_size=16).hexdigest()
+        return digest_of(self.calibration) if self.config.ptq.bias_correction else ""
 
     @property
     def listed(self) -> DevelopmentList:
@@ -100,16 +99,24 @@ class BlockRun:
 
     def bytes(self, layers: Iterable[str]) -> int:
         """Size of the packed file with these layers quantized."""
-        return part_bytes(self._packed_net, layers, self.config.quant, self._packed_model)
+        return part_bytes(self.packed_net, layers, self.config.quant, self._packed_model)
+
+    def variant(self, layers: list[str]) -> list:
+        """What tells the network with these layers quantized from others; JSON holds it."""
+        c = self.config
+        found = [layers, to_dict(c.quant)] if layers else []
+        if layers and c.ptq is not None:
+            found += [to_dict(c.ptq), c.ptq_seed, self.calibration_digest]
+        return found
+
+    def network(self, layers: list[str]) -> nn.Module:
+        """A copy for inference, with these layers quantized; the float network as it is without any."""
+        c = self.config
+        return quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
         """(N, D) of the list's utterances, with these layers quantized."""
-        c = self.config
-        variant = [layers, to_dict(c.quant)] if layers else []
-        if layers and c.ptq is not None:
-            variant += [to_dict(c.ptq), c.ptq_seed, self.calibration_digest]
-        make = lambda: quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)  # noqa: E731
-        return self.store.get(variant, make, title)
+        return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
     def measured(self, layers: list[str], title: str) -> Measured:
         c = self.config

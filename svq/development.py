@@ -14,6 +14,7 @@ from svq.backend.bootstrap import speaker_bootstrap
 from svq.backend.embeddings import unit_length
 from svq.backend.metrics import eer_of
 from svq.backend.norm import pair_scores
+from svq.backend.resampled import interval  # noqa: F401  (of what `measure` gives, for its users)
 from svq.backend.scores import read_trials
 from svq.backend.tokens import IdIndex, read_columns
 from svq.cli import progress
@@ -154,14 +155,6 @@ def measure(listed: DevelopmentList, vectors: np.ndarray, center: bool, replicat
 def _cost_of(p_miss: np.ndarray, p_fa: np.ndarray) -> float:
     """The least normalised detection cost of operating points, at P_TARGET (svq.backend.metrics.min_dcf)."""
     return float((P_TARGET * p_miss + (1 - P_TARGET) * p_fa).min() / P_TARGET)
-
-
-def interval(differences: np.ndarray) -> tuple[float, float]:
-    """The 95 % percentile interval of bootstrap samples; nan where there are none."""
-    if not len(differences):
-        return np.nan, np.nan
-    low, high = np.quantile(differences, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def drifts(before: np.ndarray, after: np.ndarray) -> np.ndarray:

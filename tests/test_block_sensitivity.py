@@ -243,7 +243,7 @@ def test_mistakes_are_one_clear_line(place, tmp_path):
     chosen = ("--set", "select={bytes: 9}")
     refused(lambda: start(*chosen, "--set", both), "allocate and select both make the table of bits")
     refused(lambda: start(*chosen, "--set", "quant=null"), "select .* needs a quantizer under quant")
-    refused(lambda: start("--model", tmp_path), "config.yaml: no such file; the folder of a float model")
+    refused(lambda: start("--model", tmp_path), "config.yaml: no such file; the folder of a model")
     refused(lambda: choose(place, tmp_path / "bits.tsv", "--bytes", 100), "cannot be met")
     changed = tmp_path / "changed"
     shutil.copytree(place / "out", changed)

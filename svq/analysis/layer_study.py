@@ -16,13 +16,13 @@ from svq.analysis.layer_correlation import correlate
 from svq.analysis.layer_distortion import distortion, pooled
 from svq.analysis.layer_parts import Part, parts_of
 from svq.analysis.layer_retention import Change, change, drift, eer_change, mindcf_change, share
-from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference, tensor_digest
+from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
 from svq.development import Measured, measure
 from svq.errors import UserError
 from svq.models import load_tensors, save_tensors
-from svq.quant.calibration_data import calibration_features
+from svq.quant.calibration_data import calibration_features, digest_of
 from svq.train.checkpoint import fingerprint
 
 ALL = "all"
@@ -156,7 +156,7 @@ class LayerStudy:
         """(B, T, F) features that go through the networks for the drift of activations, and their digest."""
         c = self.config
         feats = calibration_features(c.data, self.subject.front_end, c.probes, c.probe_seconds, c.seed, c.input)
-        return feats, tensor_digest(feats)
+        return feats, digest_of(feats)
 
     def movements(self) -> list[MovedRow]:
         """Each part quantized alone and all of them, at the output of every part that lies behind, in order."""

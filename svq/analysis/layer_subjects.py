@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import os
 from collections.abc import Iterable
 
@@ -20,14 +19,11 @@ from torch.nn.utils import parametrize
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_norms import measure_norms_
 from svq.block_run import BlockRun, model_digest
-from svq.config import to_dict
 from svq.development import DevelopmentList, EmbeddingStore
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
-from svq.quant.batchnorm_fold import fold_into_layers_
-from svq.quant.block_sensitivity import quantized_copy
-from svq.quant.calibration_data import calibration_features
+from svq.quant.calibration_data import calibration_features, digest_of
 
 
 class FloatSubject:
@@ -39,28 +35,24 @@ class FloatSubject:
 
     def __init__(self, config: LayerAnalysisConfig, folder):
         self.run = BlockRun(config.of_blocks(), folder)
-        self.ptq, self.quant, self.digest = config.ptq, config.quant, self.run.config.model_digest
-        self.net = copy.deepcopy(self.run.net)
-        if self.ptq is not None and self.ptq.fold_batch_norm:
-            fold_into_layers_(self.net, self.run.calibration[:2])
+        self.ptq, self.digest = config.ptq, self.run.config.model_digest
+        self.net = self.run.packed_net
         self.listed, self.front_end = self.run.listed, self.run.model.front_end
-        self.method = f"{self.quant.method}, {self.quant.bits} bits"
-        after = dict(quantizable(freeze_(quantize_(copy.deepcopy(self.net), self.quant))))
+        self.method = f"{config.quant.method}, {config.quant.bits} bits"
+        after = dict(quantizable(freeze_(quantize_(copy.deepcopy(self.net), config.quant))))
         self.weights = {name: (module.weight.detach(), after[name].weight.detach())
                         for name, module in quantizable(self.net)}
 
     def variant(self, layers: list[str]):
         """What tells the network with these layers quantized from others; anything that JSON holds."""
-        if self.ptq is None:
-            return [layers, to_dict(self.quant)] if layers else []
-        # Batch norms may be folded even where no layer is quantized.
-        return [layers, to_dict(self.quant), to_dict(self.ptq), self.run.config.ptq_seed, self.run.calibration_digest]
+        return self.run.variant(layers)
 
     def network(self, layers: list[str]) -> nn.Module:
-        """For inference, with these layers quantized."""
+        """For inference, with these layers quantized. Batch norms are folded without any, too, so that its parts can be
+        set against those of the others."""
         if self.ptq is None or not layers:
             return _with_weights(self.net, self.weights, layers)
-        return quantized_copy(self.run.net, layers, self.quant, self.ptq, self.run.calibration)
+        return self.run.network(layers)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
         """(N, D) of the list's utterances, with these layers quantized."""
@@ -99,11 +91,14 @@ class FinetunedSubject:
         if config.norms_data is not None:
             self.norms_feats = calibration_features(config.norms_data, model.front_end, seed=config.seed,
                                                     input=config.input)
+            if len(self.norms_feats) < 2:
+                raise UserError(f"{config.norms_data}: one utterance says nothing of batch norms; give a data "
+                                "directory with more, as norms_data")
             self.method += ", batch norms measured anew where a part is in float"
 
     def variant(self, layers: list[str]):
         """What tells the network with these layers quantized from others; anything that JSON holds."""
-        norms = tensor_digest(self.norms_feats) if self._changes(layers) else ""
+        norms = digest_of(self.norms_feats) if self._changes(layers) else ""
         return ["quantized", layers, norms]
 
     def network(self, layers: list[str]) -> nn.Module:
@@ -139,10 +134,6 @@ def store_of(config: LayerAnalysisConfig, folder, listed: DevelopmentList, front
     """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
     return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
                           config.max_seconds, config.batch_frames, config.device)
-
-
-def tensor_digest(values: torch.Tensor) -> str:
-    return hashlib.blake2b(values.numpy().tobytes(), digest_size=16).hexdigest()
 
 
 @torch.no_grad()

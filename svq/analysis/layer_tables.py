@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 
 from svq.atomic import atomic_write
+from svq.report.cells import html_table, markdown_table
 
 LOSSES = {"alone_eer": "EER, alone", "alone_mindcf": "minDCF, alone", "kept_eer": "EER, kept",
           "kept_mindcf": "minDCF, kept"}
@@ -140,17 +140,10 @@ class Shown:
     cells: list[tuple[str, ...]]
 
     def markdown(self) -> str:
-        rule = ("---",) * self.left + ("---:",) * (len(self.heads) - self.left)
-        return "\n".join("| " + " | ".join(line) + " |" for line in [self.heads, rule, *self.cells]) + "\n"
+        return markdown_table(self.heads, self.cells, self.left) + "\n"
 
     def html(self) -> str:
-        head, *body = (self._line(tag, cells) for tag, cells in
-                       [("th", self.heads), *(("td", cells) for cells in self.cells)])
-        return f'<div class="table card"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
-
-    def _line(self, tag: str, cells: Sequence[str]) -> str:
-        return "<tr>" + "".join(f'<{tag}{" class=l" if i < self.left else ""}>{escape(text)}</{tag}>'
-                                for i, text in enumerate(cells)) + "</tr>"
+        return html_table(self.heads, self.cells, self.left)
 
 
 def systems(rows: Sequence[SystemRow]) -> Shown:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.resampled import SpeakerSamples, interval
 
 EDGES = tuple(range(-8, 9))  # nats; the first and the last bin are open
 
@@ -43,9 +43,8 @@ def reliability_bins(samples: SpeakerSamples, llr, edges=EDGES) -> list[Bin]:
         counts = _counts(samples, rows)
         odds = np.log(counts + 0.5) - np.log(totals)
         value, *resampled = odds[:, 0] - odds[:, 1]
-        low, high = np.quantile(resampled, [0.025, 0.975]) if resampled else (np.nan, np.nan)
         weight = np.where(samples.target[rows], 1 / totals[0, 0], 1 / totals[0, 1])
-        out.append(Bin(float(np.average(llr[rows], weights=weight)), float(value), float(low), float(high),
+        out.append(Bin(float(np.average(llr[rows], weights=weight)), float(value), *interval(resampled),
                        int(counts[0, 0]), int(counts[0, 1])))
     return out
 

@@ -6,6 +6,7 @@ After "On Low-Bit Quantization Errors in Speaker Verification: Diagnostic and Mi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,8 @@ from svq.analysis.score_lists import ScoredList, distance_groups, read_list
 from svq.analysis.score_rows import ALL, ScoreRow, make_row
 from svq.backend.resampled import eer_measure, min_cllr_measure, min_dcf_measure
 from svq.cli import progress
-from svq.report.collect import read_summary
+from svq.errors import UserError
+from svq.report.collect import list_name, read_summary
 
 LLR, ORDER = "llr", "order"  # scales of measures that are not set against float
 KNEES = ("eer", "mindcf", "cllr", "rms", "harmful")
@@ -52,6 +54,7 @@ class Analysis:
 
 def analyse(config: ScoreAnalysisConfig) -> Analysis:
     """UserError for whatever cannot be read or fitted."""
+    _check_names(config.trials)
     bits = {system.name: float(system.bits or read_summary(config.exp, system.name)["avg_bits"])
             for system in config.parsed}
     lists = [read_list(path, config) for path in config.trials]
@@ -61,6 +64,14 @@ def analyse(config: ScoreAnalysisConfig) -> Analysis:
     for listed in lists:
         _analyse_list(out, listed, sweep)
     return out
+
+
+def _check_names(trials: Sequence[str]) -> None:
+    """UserError where two lists have one name, by which scores are found and results go."""
+    names = [list_name(path) for path in trials]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"{trials[i]}: is list {name}, and so is {trials[names.index(name)]}; leave one out")
 
 
 def swept(out: Analysis) -> tuple[list[str], str]:

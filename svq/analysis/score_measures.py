@@ -13,6 +13,7 @@ from svq.backend.resampled import SpeakerSamples
 
 CLASSES = ("target", "nontarget")
 LOG_2 = np.log(2)
+_ROUNDING = 1e-12  # a variance that is a smaller share of the mean square is none
 
 
 def by_class(samples: SpeakerSamples, rows):
@@ -42,7 +43,9 @@ def drift(samples: SpeakerSamples, score, reference, rows) -> dict[str, np.ndarr
         found[f"bias_{name}"] = bias
         found[f"spread_{name}"] = np.sqrt(np.maximum(square - bias ** 2, 0.0))
         found[f"rms_{name}"] = np.sqrt(square)
-        found[f"slope_{name}"] = 1 + _ratio(both - bias * centre, squares - centre ** 2)
+        variance = squares - centre ** 2
+        variance = np.where(variance > _ROUNDING * squares, variance, 0.0)  # of one trial drawn often there is none
+        found[f"slope_{name}"] = 1 + _ratio(both - bias * centre, variance)
     found["rms"] = np.sqrt((found["rms_target"] ** 2 + found["rms_nontarget"] ** 2) / 2)
     return found
 

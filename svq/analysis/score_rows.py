@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.backend.resampled import interval
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +48,8 @@ def make_row(names: dict, measure: str, values: np.ndarray, reference: np.ndarra
 
 def _with_interval(values) -> tuple[float, float, float]:
     """The value and the 95 % interval of the resampled ones; those that do not exist (nan) do not count."""
-    sampled = values[1:][~np.isnan(values[1:])]
-    low, high = np.quantile(sampled, [0.025, 0.975]) if sampled.size and not np.isnan(values[0]) else (np.nan, np.nan)
-    return float(values[0]), float(low), float(high)
+    sampled = values[1:][~np.isnan(values[1:])] if not np.isnan(values[0]) else []
+    return float(values[0]), *interval(sampled)
 
 
 def write_rows(path, rows: list[ScoreRow]) -> None:

@@ -108,6 +108,14 @@ class SpeakerSamples:
         return found
 
 
+def interval(samples) -> tuple[float, float]:
+    """The 95 % percentile interval of bootstrap samples; nan where there are none."""
+    if not len(samples):
+        return np.nan, np.nan
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return float(low), float(high)
+
+
 def eer_measure(targets, nontargets) -> float:
     """EER, from 0 to 1, of counts at rising scores."""
     return eer_of(*error_rates(targets, nontargets))

@@ -155,7 +155,8 @@ FITS = {AffineMap.kind: fit_affine, IsotonicMap.kind: fit_isotonic}
 def _paired(low, reference, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     low, reference = (np.asarray(values, dtype=np.float64).ravel() for values in (low, reference))
     if low.size != reference.size or not low.size:
-        raise UserError(f"a score map needs one score of each trial by both systems, not {low.size} and {reference.size}")
+        raise UserError("a score map needs one score of each trial by both systems, not "
+                        f"{low.size} and {reference.size}")
     if not (np.isfinite(low).all() and np.isfinite(reference).all()):
         raise UserError("a score map needs finite scores")
     weights = np.ones(low.size) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
@@ -190,7 +191,7 @@ def map_from_dict(about, path) -> ScoreMap:
     kind = about.pop("kind", LOGISTIC)
     if kind == LOGISTIC:
         return Calibration.from_dict(about, path)
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(f"{path}: a score map of kind {kind!r}; there are {', '.join(_KINDS)} and {LOGISTIC}")
     try:
         out = _KINDS[kind](**about)

@@ -108,8 +108,8 @@ def parse_options():
     options = arguments.parse_args()
     if options.verb == "run" and options.num_threads < 1:
         arguments.error("--num-threads must be at least 1")
-    if options.verb == "evaluate" and (options.bootstrap < 0 or options.controls < 1):
-        arguments.error("--bootstrap must not be negative, --controls must be at least 1")
+    if options.verb == "evaluate" and (options.bootstrap < 0 or options.seed < 0 or options.controls < 1):
+        arguments.error("--bootstrap and --seed must not be negative, --controls must be at least 1")
     return options
 
 

@@ -61,12 +61,6 @@ def enrolled(listed, here: np.ndarray) -> np.ndarray:
     return np.unique(listed.member[np.isin(listed.member_model, np.unique(listed.model[here]))])
 
 
-def enrolment(listed, table: np.ndarray) -> Counted:
-    """What it costs beforehand to have all enrolments of the list at every rung."""
-    rows = np.unique(listed.member)
-    return Counted(np.full(len(table), len(rows)), table[:, rows].sum(axis=1))
-
-
 def per_trial(listed, table: np.ndarray, unit: str = "bit_operations") -> np.ndarray:
     """(R, n) cost of the test utterance of each trial at each rung alone."""
     return table[:, listed.test, UNITS.index(unit)]

@@ -4,8 +4,8 @@ A ladder of R rungs has R - 1 deltas, tried at all combinations of a grid. With 
 any two distances to the threshold that occur, so the search is exact; with more gates it has those at fixed shares of
 the trials, fewer of them the more gates there are (at most `CELLS` combinations). Every trial falls into one cell of
 the grid, so flips, escalations and costs of all combinations are cumulative sums over the cells: one pass over trials.
-An EER is no such sum: where it is limited, only combinations that no other beats in both cost and flips are tried, from
-the best on.
+An EER is no such sum, and it can be lost where no decision flips, far from the threshold: where it is limited, those
+combinations are tried that no other beats in both cost and flips, and others spread evenly over all, from the best on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LIMITS = ("flip_rate", "harmful_rate", "eer_loss", "cost", "escalation")
 GOALS = ("cost", "flips")
 CELLS = 1 << 18
 _SHARES = np.concatenate([np.arange(0, 0.1, 0.005), np.arange(0.1, 1, 0.02)])
-_TRIED = 400  # EERs computed at most
+_TRIED, _SPREAD = 400, 200  # EERs computed at most, of combinations that none beats and of others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +84,7 @@ def _candidates(distance: np.ndarray, gates: int) -> np.ndarray:
     between = distinct[:-1] + np.diff(distinct) / 2
     if gates > 1 and len(between):
         most = max(2, int(CELLS ** (1 / gates)) - 2)
-        shares = _SHARES[np.unique(np.linspace(0, len(_SHARES) - 1, min(most, len(_SHARES))).round().astype(int))]
-        at = np.searchsorted(distinct, np.quantile(distance, shares, method="lower"))
+        at = np.searchsorted(distinct, np.quantile(distance, _spread(_SHARES, most), method="lower"))
         between = between[np.unique(np.minimum(at, len(between) - 1))]
     return np.unique(np.concatenate([[0.0], between, [np.inf]]))
 
@@ -137,22 +136,27 @@ def choose(grid: Grid, limits: Mapping[str, float], goal: str | None = None,
     order = np.lexsort((*places.T[::-1], second, first))
     if "eer_loss" not in limits:
         return _choice(grid, places[order[0]])
-    front = _front(order, second)
-    for i in front:
+    for i in _to_try(order, second):
         loss = eer_loss(grid.at(places[i]))
         if loss <= limits["eer_loss"]:
             return dataclasses.replace(_choice(grid, places[i]), eer_loss=loss)
     raise UserError(f"no deltas keep to eer_loss {limits['eer_loss']:g} % with the other limits; allow more of one")
 
 
-def _front(order: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of places in the order of one goal those that are better by the other than all before; at most _TRIED of them."""
+def _to_try(order: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of places in the order of one goal those whose EER is computed, in that order: what is better by the other goal
+    than all before, some of the rest, and the last place of all, which escalates the most."""
     values = second[order]
     best = np.minimum.accumulate(np.concatenate([[np.inf], values[:-1]]))
-    front = order[values < best]
-    if len(front) > _TRIED:
-        front = front[np.unique(np.linspace(0, len(front) - 1, _TRIED).round().astype(int))]
-    return front
+    tried = [_spread(np.flatnonzero(values < best), _TRIED), _spread(np.arange(len(order)), _SPREAD)]
+    return order[np.unique(np.concatenate([*tried, [order.argmax()]]))]
+
+
+def _spread(items: np.ndarray, most: int) -> np.ndarray:
+    """All, or at most so many of them at equal distances, the first and the last too."""
+    if len(items) <= most:
+        return items
+    return items[np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
 def _choice(grid: Grid, place) -> Choice:

@@ -25,7 +25,7 @@ from svq.models import FrontEndConfig, ModelConfig, load_model
 from svq.quant.api import FLOAT_BITS
 from svq.quant.nested_members import member_config
 from svq.quant.nested_reading import bytes_read
-from svq.search.cost import flops_by_layer
+from svq.search.cost import flops_by_layer, layer_bits
 
 UNITS = ("macs", "bit_operations", "weight_bytes")
 _KNOTS = 9
@@ -82,8 +82,7 @@ def operations(config: ModelConfig, frames: int, weight_bits: int | None = None,
                            config.front_end.num_mels, frames)
     bits = 0
     for name, flops in layers.items():
-        own = FLOAT_BITS if config.quant is None else config.quant.bits_of(name)
-        bits += flops * (own if weight_bits is None else weight_bits)
+        bits += flops * (layer_bits(config, name) if weight_bits is None else weight_bits)
     bits += (total - sum(layers.values())) * FLOAT_BITS
     return total / 2, bits / 2 * activation_bits
 
@@ -133,11 +132,12 @@ def packed_size(model: str, precision: int | None = None) -> int:
 
 
 def storage(rungs: Sequence[Rung]) -> int:
-    """Bytes of all files of a ladder; a nested file that several rungs read counts once."""
+    """Bytes of all files of a ladder; a nested file that several rungs read counts once. Of a rung without a
+    packed file it is what the rung says (`bytes`), where it does."""
     whole = {}
     for rung in rungs:
         place = os.path.realpath(rung.model)
         packed = os.path.join(place, "model.svq")
         file = packed if os.path.isdir(place) and os.path.isfile(packed) else place
-        whole[file] = os.path.getsize(file) if file.endswith(".svq") else packed_size(rung.model)
+        whole[file] = os.path.getsize(file) if file.endswith(".svq") else rung.bytes or packed_size(rung.model)
     return sum(whole.values())

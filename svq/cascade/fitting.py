@@ -9,34 +9,41 @@ import numpy as np
 
 from svq.backend.calibration import fit, mean_text
 from svq.backend.embeddings import read_vector
-from svq.backend.metrics import bayes_threshold, eer_threshold
-from svq.backend.score_map import FITS, LOGISTIC, load_map, save_map
+from svq.backend.metrics import eer_threshold
+from svq.backend.score_map import FITS, LOGISTIC, save_map
 from svq.cascade.accounting import per_trial, table_of
 from svq.cascade.choose import LIMITS, Choice, choose, grid_of
 from svq.cascade.cost import rung_costs
 from svq.cascade.evaluate import Replay
-from svq.cascade.ladder import NONE, Ladder, check_maps, to_scale
+from svq.cascade.ladder import NONE, Ladder, all_to_scale, check_maps, read_map
 from svq.cascade.measures import Point
 from svq.config import dump_config
+from svq.errors import UserError
 
 
 def fit_maps(ladder: Ladder, scores, target) -> list:
     """The map of every rung, fitted where the ladder names a kind, read where it names a file.
 
-    scores: (R, n) of development trials; target: (n,) bool. UserError for a mean embedding that is unreadable.
+    scores: (R, n) of development trials; target: (n,) bool. UserError for scores that no map can be fitted on, a map
+    or mean embedding that is unreadable.
     """
     found = []
     for rung, own in zip(ladder.rungs, scores):
         if rung.map == NONE:
             found.append(None)
-        elif rung.map == LOGISTIC:
-            found.append(_of(fit(own[target], own[~target]), ladder, rung))
-        elif rung.map in FITS:
-            found.append(_of(FITS[rung.map](own, scores[-1]), ladder, rung))
+        elif rung.map in (LOGISTIC, *FITS):
+            found.append(_of(_fitted(rung, own, scores[-1], target), ladder, rung))
         else:
-            found.append(load_map(rung.map))
+            found.append(read_map(rung, ladder.score))
     check_maps(ladder, found)
     return found
+
+
+def _fitted(rung, own, last, target):
+    try:
+        return fit(own[target], own[~target]) if rung.map == LOGISTIC else FITS[rung.map](own, last)
+    except UserError as error:
+        raise UserError(f"rung {rung.name}: no {rung.map} map of its scores in {rung.scores}: {error}") from None
 
 
 def _of(score_map, ladder: Ladder, rung):
@@ -48,10 +55,7 @@ def _of(score_map, ladder: Ladder, rung):
 
 def threshold_of(ladder: Ladder, last, target) -> float:
     """last: (n,) values of the last rung on development trials, on the common scale."""
-    o = ladder.operating
-    if o.eer:
-        return eer_threshold(last[target], last[~target])
-    return o.threshold if o.threshold is not None else bayes_threshold(o.p_target, o.c_miss, o.c_fa)
+    return eer_threshold(last[target], last[~target]) if ladder.operating.eer else ladder.threshold()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +72,7 @@ def prepare(ladder: Ladder, listed, limits: dict[str, float], goal: str | None =
     """Fits and chooses on a TrialList; see svq.cascade.choose.choose for limits, goal and errors."""
     scores = listed.scores(ladder)
     maps = fit_maps(ladder, scores, listed.target)
-    values = np.stack([to_scale(maps, r, own) for r, own in enumerate(scores)])
+    values = all_to_scale(maps, scores)
     threshold = threshold_of(ladder, values[-1], listed.target)
     table = table_of(rung_costs(ladder.rungs, listed.frames), listed.frames)
     replay = Replay(listed, values, table, Point.of(ladder.operating, threshold), ladder.names)
@@ -92,7 +96,8 @@ def save(folder, fitted: Fitted) -> str:
         if score_map is not None:
             name = f"{rung.name}.map.json"  # beside the ladder: the folder can be moved
             save_map(score_map, os.path.join(folder, name))
-            rung = dataclasses.replace(rung, map=name)
+            # A map that carries the mean embedding says which: its file can stay behind.
+            rung = dataclasses.replace(rung, map=name, mean=None if score_map.mean else rung.mean)
         rungs.append(rung)
     path = os.path.join(folder, "ladder.yaml")
     dump_config(dataclasses.replace(fitted.ladder, rungs=tuple(rungs)), path)

@@ -92,6 +92,8 @@ class Operating:
     def describe(self) -> str:
         if self.eer:
             return "the threshold of the last rung's EER on the development list"
+        if self.threshold not in (None, bayes_threshold(self.p_target, self.c_miss, self.c_fa)):
+            return "a threshold that the ladder gives"
         return f"Bayes' threshold for a target prior of {self.p_target:g}, costs {self.c_miss:g} and {self.c_fa:g}"
 
 
@@ -165,10 +167,16 @@ def load_maps(ladder: Ladder, path="the ladder") -> list:
     for rung in ladder.rungs:
         if rung.map in KINDS and rung.map != NONE:
             raise UserError(f"{path}: the map of rung {rung.name} is not fitted yet; svq.bin.cascade choose does it")
-        found.append(None if rung.map == NONE else load_map(rung.map))
-        if found[-1] is not None and found[-1].score not in (None, ladder.score):
-            raise UserError(f"{rung.map}: a map of {found[-1].score} scores; {path} has {ladder.score}")
+        found.append(None if rung.map == NONE else read_map(rung, ladder.score, path))
     check_maps(ladder, found, path)
+    return found
+
+
+def read_map(rung: Rung, score: str, path="the ladder"):
+    """The map in the file that the rung names. UserError for one that is unreadable or not of that score."""
+    found = load_map(rung.map)
+    if found.score not in (None, score):
+        raise UserError(f"{rung.map}: a map of {found.score} scores; {path} has {score}")
     return found
 
 
@@ -188,3 +196,8 @@ def to_scale(maps: list, rung: int, scores) -> np.ndarray:
     own, last = maps[rung], maps[-1]
     values = np.asarray(scores, dtype=np.float64) if own is None else own(scores)
     return values if last is None or isinstance(own, Calibration) else last(values)
+
+
+def all_to_scale(maps: list, scores) -> np.ndarray:
+    """Scores of every rung (R, n) on the common scale, (R, n) float64."""
+    return np.stack([to_scale(maps, rung, own) for rung, own in enumerate(scores)])

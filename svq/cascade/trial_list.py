@@ -9,7 +9,7 @@ import numpy as np
 from svq.backend.embeddings import Groups
 from svq.backend.scores import check_same_trials, read_scores, read_trials
 from svq.backend.tokens import IdIndex, read_columns
-from svq.cascade.ladder import Ladder, to_scale
+from svq.cascade.ladder import Ladder, all_to_scale
 from svq.data.datadir import DataDir
 from svq.errors import UserError
 from svq.nets.flops import frames_in
@@ -32,8 +32,8 @@ class TrialList:
         self.name = list_name(trials)
         self.trials = read_trials(trials)
         self.target = self.trials.target
-        self.enroll_speaker, self.test_speaker = trial_speakers(self.trials, self.data_dir)
         self._number()
+        self.enroll_speaker, self.test_speaker = trial_speakers(self.trials, self.data_dir)
 
     def _number(self) -> None:
         path = os.path.join(self.data_dir, "utt2spk")
@@ -72,7 +72,7 @@ class TrialList:
 
     def values(self, ladder: Ladder, maps: list) -> np.ndarray:
         """(R, n) scores of every rung from its score file, on the ladder's common scale."""
-        return np.stack([to_scale(maps, r, score) for r, score in enumerate(self.scores(ladder))])
+        return all_to_scale(maps, self.scores(ladder))
 
     def scores(self, ladder: Ladder) -> np.ndarray:
         """(R, n) as they stand in the score files."""

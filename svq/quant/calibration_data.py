@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import torch
 
@@ -34,3 +36,8 @@ def calibration_features(data_dir, front_end, utterances: int = 64, crop_seconds
     if not crops:
         raise UserError(f"{data_dir}: no utterances; give a data directory that has some")
     return torch.stack(crops)
+
+
+def digest_of(feats: torch.Tensor) -> str:
+    """Of the values of features, wherever they were read."""
+    return hashlib.blake2b(feats.numpy().tobytes(), digest_size=16).hexdigest()

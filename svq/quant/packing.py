@@ -42,7 +42,8 @@ def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | N
     """
     if precisions_of(net):
         if entropy:
-            raise UserError(f"{path}: codes within codes are not Huffman coded; pack a nested network without --entropy")
+            raise UserError(f"{path}: codes within codes are not Huffman coded; pack a nested network without "
+                            "--entropy")
         about, tensors = pack_nested(net, config, calibration)
         save_tensors(path, tensors, {"svq": as_json(about)})
         return os.path.getsize(path)

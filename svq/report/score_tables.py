@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import Sequence
 
 from svq.analysis.knee import Knee
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis
 from svq.analysis.score_config import RAW, SCALES
 from svq.analysis.score_lists import distance_names
 from svq.analysis.score_rows import Lookup, ScoreRow
+from svq.report.cells import html_table, markdown_table
 
 MEASURES = {"eer": "EER (%)", "mindcf": "minDCF", "cllr": "Cllr", "rms": "drift (rms)", "harmful": "harmful flips (%)"}
 DIGITS = {"eer": 2, "mindcf": 3, "actdcf": 3, "cllr": 3, "min_cllr": 3}  # others: 3
@@ -31,20 +31,13 @@ class Table:
 
 
 def markdown(table: Table, level: str = "###") -> str:
-    rule = ["---"] * table.left + ["---:"] * (len(table.heads) - table.left)
-    lines = "\n".join("| " + " | ".join(line) + " |" for line in [table.heads, rule, *table.rows])
+    lines = markdown_table(table.heads, table.rows, table.left)
     return "\n\n".join(part for part in (f"{level} {table.title}", table.note, lines) if part) + "\n"
 
 
 def html(table: Table) -> str:
-    def line(tag: str, words: Sequence[str]) -> str:
-        return "<tr>" + "".join(f'<{tag}{" class=l" if i < table.left else ""}>{escape(word)}</{tag}>'
-                                for i, word in enumerate(words)) + "</tr>"
-
-    body = "".join(line("td", row) for row in table.rows)
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return (f'{note}<div class="table card"><table><thead>{line("th", table.heads)}</thead>'
-            f"<tbody>{body}</tbody></table></div>")
+    return note + html_table(table.heads, table.rows, table.left)
 
 
 def tables(out: Analysis) -> list[Table]:

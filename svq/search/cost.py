@@ -61,11 +61,12 @@ def operations(config: ModelConfig, seconds: float) -> Operations:
         net = config.build()
     frames = filter_bank(config.front_end).num_frames(round(seconds * config.front_end.rate))
     layers, total = flops_by_layer(net, config.front_end.num_mels, frames)
-    saved = sum(count * (1 - _bits(config, name) / FLOAT_BITS) for name, count in layers.items())
+    saved = sum(count * (1 - layer_bits(config, name) / FLOAT_BITS) for name, count in layers.items())
     return Operations(total, total - saved)
 
 
-def _bits(config: ModelConfig, layer: str) -> int:
+def layer_bits(config: ModelConfig, layer: str) -> int:
+    """Bits of a layer's weights: those of `config.quant`, FLOAT_BITS without one."""
     return FLOAT_BITS if config.quant is None else config.quant.bits_of(layer)
 
 

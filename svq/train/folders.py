@@ -40,7 +40,11 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
     if options.bits is not None:
         if config.quant.layers is not None:
             raise UserError(f"{options.config}: quant.layers and --bits both give bits to layers; keep one of them")
-        quant = dataclasses.replace(quant, layers=layer_bits(options.bits, net))
+        layers = layer_bits(options.bits, net)
+        try:
+            quant = dataclasses.replace(quant, layers=layers)
+        except ValueError as error:
+            raise UserError(f"{options.bits}: does not go with `quant`: {error}") from None
     return net, dataclasses.replace(config, model=dataclasses.replace(model, quant=None), quant=quant)
 
 

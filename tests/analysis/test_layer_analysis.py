@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from svq import development, nets
 from svq.analysis.layer_activations import movements
 from svq.analysis.layer_config import LayerAnalysisConfig
+from svq.analysis.layer_norms import measure_norms_
 from svq.analysis.layer_parts import LEVELS, parts_of
 from svq.analysis.layer_study import LayerStudy
 from svq.backend.metrics import eer, min_dcf
@@ -333,6 +334,15 @@ def test_batch_norms_are_measured_anew(place, tmp_path):
         LayerAnalysisConfig(*common, str(place / "model"), quant=QUANT, norms_data="x")
 
 
+@torch.no_grad()
+def test_batch_norms_behind_the_pooling_never_see_a_single_utterance():
+    """Of 17 utterances none is left over for a batch by itself; each counts in the mean of two batches."""
+    norm, feats = torch.nn.BatchNorm1d(3), torch.randn(17, 3, generator=torch.Generator().manual_seed(0))
+    measure_norms_(norm, feats)
+    torch.testing.assert_close(norm.running_mean, (feats[:9].mean(0) + feats[9:].mean(0)) / 2)
+    torch.testing.assert_close(norm.running_var, (feats[:9].var(0) + feats[9:].var(0)) / 2)
+
+
 @pytest.mark.parametrize("arch, options, stages", [
     ("ResNet34", {"width": 2}, ["conv1", "layers.0-2", "layers.3-6", "layers.7-12", "layers.13-15", "embedding"]),
     ("ResNet50", {"width": 2}, ["conv1", "layers.0-2", "layers.3-6", "layers.7-12", "layers.13-15", "embedding"]),
@@ -366,5 +376,7 @@ def test_mistakes_are_one_clear_line(place, tmp_path):
     refused("tuned: is quantized", "--model", place / "tuned")
     refused("tuned: is quantized", "--model", place / "tuned", of=("--quantized", "tuned"))
     refused("config.yaml: no such file", of=("--quantized", "data"))
+    one = data_dir(tmp_path, speakers=1, utts=1, seconds=0.3)
+    refused("data: one utterance says nothing", "--norms-data", one, of=("--quantized", "tuned"))
     refused("quant says how the float network", of=("--data", "data"))
     assert not (tmp_path / "out" / "parts.tsv").exists()

@@ -255,6 +255,13 @@ def test_what_is_missing_is_named(place, tmp_path):
         analyse(config(tmp_path))
 
 
+def test_two_lists_of_one_name(place, tmp_path):
+    write_list(tmp_path, "test", 3)
+    lists = [str(folder / "data" / "test" / "trials") for folder in (place, tmp_path)]
+    with pytest.raises(UserError, match="is list test, and so is"):
+        analyse(config(place, trials=tuple(lists)))
+
+
 @pytest.mark.parametrize("sweep, said", [((), "same bits"), (("four", "two"), "three different")])
 def test_no_knee_is_said(place, sweep, said):
     systems = ("float", "four", "two", "three:2") if not sweep else tuple(SYSTEMS)

@@ -45,6 +45,16 @@ def test_drift(place, draw):
             assert found[f"{measure}_{name}"][draw] == pytest.approx(value), (measure, name)
 
 
+def test_a_draw_of_one_trial_has_no_slope():
+    """However often it was drawn: rounding must not make a line of it."""
+    rng, target = np.random.default_rng(0), np.arange(8) < 5
+    enroll, test = [0, 1, 2, 3, 4, 0, 2, 1], [0, 1, 2, 3, 4, 1, 3, 4]
+    samples, reference, rows = SpeakerSamples(target, enroll, test, 500), rng.normal(size=8), np.arange(8) < 7
+    found = drift(samples, reference + rng.normal(size=8), reference, rows)["slope_nontarget"]
+    trials = sum(samples.draws[:, a] * samples.draws[:, b] > 0 for a, b in ((0, 1), (2, 3)))
+    assert (np.isnan(found) == (trials < 2)).all() and 0 < (trials == 1).sum()
+
+
 @pytest.mark.parametrize("draw", range(5))
 def test_flips(place, draw):
     samples, reference, score, rows = place

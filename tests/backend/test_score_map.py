@@ -130,6 +130,7 @@ def test_a_calibration_stays_one(tmp_path):
 
 @pytest.mark.parametrize("text, said", [
     ("{", "not a score map"), ("[]", "no mapping"), ('{"kind": "cubic"}', "kind 'cubic'"),
+    ('{"kind": []}', r"kind \[\]"),
     ('{"kind": "affine", "slope": -1, "offset": 0}', "slope positive"),
     ('{"kind": "affine", "slope": 1}', "offset"),
     ('{"kind": "affine", "slope": null, "offset": 0}', "not a score map"),

@@ -84,6 +84,21 @@ def test_eer_loss_takes_the_cheapest_that_keeps_to_it():
     assert found.cost == pytest.approx(fewer.cost)
 
 
+@pytest.mark.parametrize("rungs, goal", [(2, None), (2, "flips"), (3, "cost")])
+def test_eer_can_be_lost_where_nothing_flips(rungs, goal):
+    """Far from the threshold no decision changes, but what is settled there has a low-bit value."""
+    values, target, cost = example(4, rungs)
+    grid = grid_of(values, 0.25, target, cost)
+    without = choose(grid, {"flip_rate": 0.0}).deltas[0]
+    least = max(grid.deltas[0][-4], without + 0.01)  # only above this the EER is kept
+    found = choose(grid, {"eer_loss": 0.05}, goal, lambda deltas: 0.0 if deltas[0] >= least else 1.0)
+    assert found.deltas[0] >= least
+    if rungs == 2:
+        assert found.deltas[0] == min(delta for delta in grid.deltas[0] if delta >= least)
+    sure = choose(grid, {"eer_loss": 0.0}, goal, lambda deltas: 0.0 if np.isinf(deltas).all() else 1.0)
+    assert sure.deltas == (np.inf,) * (rungs - 1)
+
+
 @pytest.mark.parametrize("limits, words", [
     ({"cost": 0.01}, "no deltas keep to cost 0.01"), ({"eer": 1}, "not eer"), ({}, "not none"),
     ({"eer_loss": -1.0}, "no deltas keep to eer_loss")])

@@ -1,12 +1,18 @@
 """A ladder's YAML: what is wrong is said in a line; scores of all rungs come onto one scale."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from svq.backend.calibration import Calibration
 from svq.backend.score_map import AffineMap, save_map
-from svq.cascade.ladder import load_ladder, load_maps, to_scale
+from svq.cascade.cost import storage
+from svq.cascade.fitting import fit_maps
+from svq.cascade.ladder import Operating, load_ladder, load_maps, to_scale
 from svq.errors import UserError
+from svq.models import ModelConfig, save_model
+from svq.quant import QuantConfig, quantize_
 
 GOOD = "rungs:\n- {name: a, model: a.svq, delta: 1.5}\n- {name: b, model: b}\n"
 
@@ -64,3 +70,34 @@ def test_one_scale(tmp_path):
     plain = text.replace(f"{tmp_path}/high.json", "none") + "operating: {eer: true}\n"
     with pytest.raises(UserError, match="two scales"):
         load_maps(load_ladder(written(tmp_path, plain)))
+
+
+@pytest.mark.parametrize("kind", ["logistic", "affine"])
+def test_scores_without_a_map_are_said_to_be_whose(tmp_path, kind):
+    ladder = load_ladder(written(tmp_path, GOOD.replace("delta: 1.5", f"map: {kind}")))
+    scores = np.array([[0.5] * 4, [0.1, 0.7, 0.2, 0.9]])
+    with pytest.raises(UserError, match=f"rung a: no {kind} map of its scores .* not all equal"):
+        fit_maps(ladder, scores, np.array([False, True, False, True]))
+
+
+def test_a_map_of_another_score_is_not_taken_by_choose_either(tmp_path):
+    save_map(Calibration(3.0, 1.0).of("plda_none"), tmp_path / "a.json")
+    ladder = load_ladder(written(tmp_path, GOOD.replace("delta: 1.5", f"map: {tmp_path}/a.json")))
+    with pytest.raises(UserError, match="a map of plda_none scores"):
+        fit_maps(ladder, np.zeros((2, 4)), np.array([False, True, False, True]))
+
+
+def test_the_operating_point_is_described_as_it_is():
+    bayes = Operating(p_target=0.05)
+    assert "target prior of 0.05" in bayes.describe()
+    assert dataclasses.replace(bayes, threshold=float(np.log(19))).describe() == bayes.describe()
+    assert dataclasses.replace(bayes, threshold=0.3).describe() == "a threshold that the ladder gives"
+    assert "EER" in Operating(eer=True, threshold=0.3).describe()
+
+
+def test_storage_without_a_packed_file_is_what_the_rung_says(tmp_path):
+    config = ModelConfig("ResNet18", {"width": 4}, 16, quant=QuantConfig(bits=2))
+    save_model(tmp_path / "m", quantize_(config.build(), config.quant), config)
+    text = GOOD.replace("a.svq, delta: 1.5", f"{tmp_path}/m, bytes: 7").replace("model: b", "model: b.onnx")
+    (tmp_path / "b.onnx").write_bytes(b"12345")
+    assert storage(load_ladder(written(tmp_path, text)).rungs) == 12

@@ -76,6 +76,11 @@ def test_a_broken_list_is_named_in_one_line(corpus, tmp_path, lines, columns, sa
     assert not (tmp_path / "data" / "trials").exists()
 
 
+def test_languages_without_a_comparison_are_named(corpus, tmp_path):
+    said = refused(prepare_commonbench, *options(corpus, tmp_path / "data", "--languages", "sv-SE"))
+    assert "comparisons.csv: no comparison of two clips in it; --languages" in said
+
+
 def test_a_clip_in_no_table_and_a_label_against_the_trials_are_named(corpus, tmp_path):
     rows = ((1, 2, 1), (2, 3, 1), (1, 3, 0))
     (tmp_path / "list").write_text("".join(f"common_voice_de_10{a} common_voice_de_10{b} {t}\n" for a, b, t in rows))

@@ -53,6 +53,12 @@ def _spoil(corpus, old, new):
     (corpus / "metadata.tsv").write_text(text.replace(old, new, 1))
 
 
+def _rename(corpus, *pairs):
+    for old, new in pairs:
+        text = (corpus / "metadata.tsv").read_text()
+        (corpus / "metadata.tsv").write_text(text.replace(f"\t{old}\t", f"\t{new}\t"))
+
+
 @pytest.mark.parametrize("spoil, options, said", [
     (lambda c: (c / "metadata.tsv").unlink(), (), "metadata.tsv: no such file"),
     (lambda c: _spoil(c, "\tgender", "\tsex"), (), "metadata.tsv:1: the header lacks the column `speaker_gender`"),
@@ -61,6 +67,7 @@ def _spoil(corpus, old, new):
     (lambda c: _spoil(c, "ml000\tMale", "ml000\tFemale"), (), "metadata.tsv:3: speaker ml000 is of the other gender"),
     (lambda c: (c / "audio/ml001/ml001-0001.ogg").unlink(), (), "ml001-0001.ogg is not there"),
     (lambda c: (c / "audio/ml001/ml001-0001.ogg").write_bytes(b""), (), "ml001-0001.ogg"),
+    (lambda c: _rename(c, ("ml000", "ml 0"), ("ml001", "ml-0")), (), "two speakers would be called ml_0: ml 0 and ml-0"),
     (lambda c: None, ("--min-utts", 9), "fewer than two speakers with 9 utterances"),
     (lambda c: None, ("--max-utts", 1), "--min-utts and --max-utts are at least 2"),
 ])

@@ -42,6 +42,9 @@ def test_seed_and_languages_choose(corpus, tmp_path):
     call(prepare_voxtube, "--corpus", corpus / "audio", "--meta", corpus / "resources", "--languages", "english",
          "--speakers", 0, "--min-videos", 1, "--data", tmp_path / "d")
     assert set(table(tmp_path / "d" / "spk2utt")) == {out_of_domain.channel(i) for i in range(3)}
+    assert (tmp_path / "d" / "utt2domain").exists()
+    call(prepare_voxtube, *options, "--data", tmp_path / "d")
+    assert not (tmp_path / "d" / "utt2domain").exists()  # it was of other recordings
 
 
 def test_refusals(corpus, tmp_path):

@@ -60,8 +60,8 @@ def test_analysis_is_of_scores_and_of_layers_before_and_after_finetuning(mini):
 def test_cascade_is_of_the_nested_file_and_the_float_network(mini):
     run = mini[0]
     folder = run.exp / "cascade" / "teacher_nested4-2bit-teacher_nested4-teacher"
-    lists, ladder = {row["list"] for row in rows_of(folder / "report" / "cascade.tsv")}, load_ladder(folder / "ladder.yaml")
-    assert lists == {"test", "test_all"}
+    assert {row["list"] for row in rows_of(folder / "report" / "cascade.tsv")} == {"test", "test_all"}
+    ladder = load_ladder(folder / "ladder.yaml")
     nested = str(run.exp / "teacher_nested4" / "model.svq")
     assert [(rung.model, rung.precision) for rung in ladder.rungs[:2]] == [(nested, 2), (nested, None)]
     assert all(rung.delta is not None for rung in ladder.rungs[:2]) and math.isfinite(ladder.operating.threshold)

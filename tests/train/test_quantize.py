@@ -122,6 +122,8 @@ def test_mistakes_with_bits(runs, teacher, bits):
         runs("refused", *QAT, init=teacher, bits=path)
     with pytest.raises(UserError, match="tiny conf.yaml: quant.layers and --bits both"):
         runs("refused", "quant.layers={conv1: 4}", *QAT, init=teacher, bits=path)
+    with pytest.raises(UserError, match="bits.tsv: does not go with `quant`: layers: .* a layer has all precisions"):
+        runs("refused", "quant.method=nested", "quant.bits=8", *QAT, init=teacher, bits=path)
     path.write_text(path.read_text().replace("4x1x3x3", "8x1x3x3"))
     with pytest.raises(UserError, match="bits.tsv.*layer conv1 has shape 8x1x3x3"):
         runs("refused", "quant.bits=3", *QAT, init=teacher, bits=path)
