@@ -719,8 +719,8 @@ analyse_scores() {
     done
     for list in $trials; do ins+=(--in "1:$data/$list"); done
     once "${ins[@]}" --out "$dir/index.html" --out "$dir/scores.tsv" --out "$dir/scores.md" -- \
-      steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --title "$title: scores of $parent" \
-      "$(for list in $trials; do echo "$data/$list"; done | paste -sd ' ')" "$dir" "$control" "${others[@]}"
+      steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $parent" \
+      "$trials" "$dir" "$control" "${others[@]}"
   done
 }
 

@@ -10,6 +10,7 @@
 set -euo pipefail
 cmd=run.py            # dispatcher
 exp=exp               # folder of the systems
+data=                 # folder that the trial lists lie under; empty: their paths are whole
 scores=cosine_none    # BACKEND_NORM of the score files
 scale=affine          # map of low-bit scores behind the break-downs and the knee: raw, affine, isotonic, logistic
 sweep=                # systems that the knee over bits is looked for in; empty: all, if their bits differ
@@ -31,6 +32,7 @@ title="Scores of quantized systems"  # title of the page
   exit 2
 }
 read -ra lists <<< "$1"
+if [[ -n $data ]]; then lists=("${lists[@]/#/$data/}"); fi
 out=${2%/}
 shift 2
 
@@ -41,4 +43,4 @@ if [[ -n $sweep ]]; then read -ra names <<< "$sweep" && options+=(--sweep "${nam
 if [[ -n $duration_edges ]]; then read -ra edges <<< "$duration_edges" && options+=(--duration-edges "${edges[@]}"); fi
 
 $cmd "$out/log/score_analysis.log" python3 -m svq.bin.score_analysis "${options[@]}" -- "$@"
-cat "$out/scores.md"
+echo "score_analysis.sh: $out/scores.md, index.html"

@@ -41,7 +41,7 @@ class Run:
     @property
     def options(self) -> list[str]:
         return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3,
-                "--analysis", "teacher", "--analysis-rows", "kmqat4 adaptive", "--ladders", " ".join(LADDERS),
+                "--analysis", "teacher", "--analysis-rows", "adaptive", "--ladders", " ".join(LADDERS),
                 "--conf", self.folder / "conf", "--corpus", self.folder / "corpus", "--data", self.folder / "data",
                 "--exp", self.exp]
 

@@ -102,7 +102,7 @@ def test_members_are_taken_of_the_whole_and_packed_as_it_is(planned):
 def test_analysis_compares_with_the_float_system_of_the_same_finetuning(planned):
     lines = planned("analyse_scores; analyse_layers", "net net_float net_grid net_grid-int8 student_grid")
     assert lines[0].endswith(" exp/analysis/net/scores net_float net_grid net_grid-int8")
-    assert "data/dev/trials data/test/trials" in lines[0] and "7:exp/net_grid-int8/scores/test/cosine_none" in lines[0]
+    assert "--data data --title t: scores of net dev/trials test/trials" in lines[0] and "7:exp/net_grid-int8/scores/test/cosine_none" in lines[0]
     assert "leave out the analysis of other" in lines[1]
     layers = [line for line in lines if "layer_analysis.sh" in line]
     assert len(layers) == 2 and "--model exp/net --config conf/quant/grid.yaml" in layers[0]
