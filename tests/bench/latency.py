@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 NETWORKS = {"ResNet34": 256, "ECAPA512": 192, "ECAPA1024": 192, "DFResNet110": 256}
 # name -> file that runs, its backend
 WAYS = {
-    "torch float32": ("float", "torch"),
+    "torch eager": ("float", "torch"),    # the network as it was trained: contiguous, called as a module
+    "torch float32": ("float", "torch"),  # as svq runs it: channels last
     "torch bfloat16": ("float", "torch"),
     "ONNX Runtime float": ("float.onnx", "onnxruntime"),
     "ONNX Runtime INT8": ("int8.onnx", "onnxruntime"),
@@ -49,9 +50,8 @@ def serve(pipe, path, way, threads):
 
     torch.set_num_threads(threads)
     before, start = peak_mb(), time.perf_counter()
-    embedder = load_embedder(path, WAYS[way][1], threads)
+    run = eager(path) if way == "torch eager" else load_embedder(path, WAYS[way][1], threads).features
     loading = time.perf_counter() - start
-    run = embedder.features
     context = contextlib.nullcontext
     if way == "torch bfloat16":
         context = lambda: torch.autocast("cpu", torch.bfloat16)  # noqa: E731
@@ -66,6 +66,21 @@ def serve(pipe, path, way, threads):
             run(feats[batch, frames])
         pipe.send(time.perf_counter() - start)
     pipe.send(peak_mb() - before)
+
+
+def eager(path):
+    """The float network of a folder as torch runs it without any preparation."""
+    import torch
+
+    from svq.models import load_model
+
+    net = load_model(path)[0]
+
+    def run(feats):
+        with torch.inference_mode():
+            return net(torch.from_numpy(feats)).numpy()
+
+    return run
 
 
 def serve_fbank(pipe, threads):
