@@ -735,15 +735,16 @@ analyse_layers() {
       find_config_inputs "$conf/quant/$row.yaml"
       once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$dev" \
         --in "2:$data/${dev%/*}/feats.scp" --out "$dir-ptq/index.html" --out "$dir-ptq/layers.md" -- \
-        steps/layer_analysis.sh --cmd "$train_cmd" --model "$exp/$parent" --config "$conf/quant/$row.yaml" \
-        --trials "$data/$dev" --title "$title: layers of $parent, $row without finetuning" "$data/${dev%/*}" "$dir-ptq"
+        steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --model "$exp/$parent" \
+        --config "$conf/quant/$row.yaml" --trials "$data/$dev" \
+        --title "$title: layers of $parent, $row without finetuning" "$data/${dev%/*}" "$dir-ptq"
       if [[ " $systems " == *" ${parent}_$row "* ]]; then
         once --in "5:$exp/${parent}_$row/model.safetensors" --in "5:$exp/$control/model.safetensors" \
           --in "1:$data/$dev" --in "2:$data/${dev%/*}/feats.scp" --in "2:$data/$cohort/feats.scp" \
           --out "$dir/index.html" --out "$dir/layers.md" -- \
-          steps/layer_analysis.sh --cmd "$train_cmd" --model "$exp/$control" --quantized "$exp/${parent}_$row" \
-          --norms-data "$data/$cohort" --trials "$data/$dev" --title "$title: layers of ${parent}_$row" \
-          "$data/${dev%/*}" "$dir"
+          steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --model "$exp/$control" \
+          --quantized "$exp/${parent}_$row" --norms-data "$data/$cohort" --trials "$data/$dev" \
+          --title "$title: layers of ${parent}_$row" "$data/${dev%/*}" "$dir"
       fi
     done
   done

@@ -33,6 +33,7 @@ search_row=kmqat4             # the row of conf/quant that the search starts fro
 search_nj=1                   # workers that share a search
 analysis=                     # float systems of which is asked why bits cost what they cost (stage 14); empty: none
 analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into there
+analysis_utts=1000            # utterances of the first list that they are looked into with; 0: all
 ladders=                      # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
 cascade_run=false             # also run cascades on recordings, and measure seconds

@@ -12,7 +12,7 @@ from tests.recipes.conftest import ROOT
 OPTIONS = """set -euo pipefail
 conf=conf data=data exp=exp report= cohort_per_spk=0 trials="dev/trials test/trials" systems_nj=2 num_gpus=0 title=t
 int8_runtime=openvino force=false search=net search_row=row search_nj=1 train_cmd=run.py cuda_cmd=run.py
-backends=cosine norms=none analysis="net other" analysis_rows=grid cascade_limits=cost=0.1 cascade_run=false
+backends=cosine norms=none analysis="net other" analysis_rows=grid analysis_utts=9 cascade_limits=cost=0.1 cascade_run=false
 ladders="net_budget-2bit:net_budget:net net_grid:gone"
 at_a_time() { :; }
 all_done() { echo wait; }
@@ -105,7 +105,7 @@ def test_analysis_compares_with_the_float_system_of_the_same_finetuning(planned)
     assert "--data data --title t: scores of net dev/trials test/trials" in lines[0] and "7:exp/net_grid-int8/scores/test/cosine_none" in lines[0]
     assert "leave out the analysis of other" in lines[1]
     layers = [line for line in lines if "layer_analysis.sh" in line]
-    assert len(layers) == 2 and "--model exp/net --config conf/quant/grid.yaml" in layers[0]
+    assert len(layers) == 2 and "--max-utts 9 --model exp/net --config conf/quant/grid.yaml" in layers[0]
     assert "--model exp/net_float --quantized exp/net_grid" in layers[1]
 
 
