@@ -25,3 +25,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         shared = "mini" if "mini" in item.fixturenames else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(shared))
+
+
+def pytest_collection_finish(session):
+    """pytest-xdist writes groups into names in a way that not every pytest lets it; without them, all is spread silently."""
+    lost = getattr(session.config.option, "loadgroup", False) and any("@" not in item.nodeid for item in session.items)
+    if lost:
+        raise pytest.UsageError("this pytest-xdist cannot group tests of this pytest; take the versions of "
+                                "utils/requirements-test.txt")
