@@ -69,12 +69,13 @@ def serve(pipe, path, way, threads):
 
 
 def eager(path):
-    """The float network of a folder as torch runs it without any preparation."""
+    """The network of a folder as torch runs it without any preparation, quantized weights as plain floats."""
     import torch
 
     from svq.models import load_model
+    from svq.quant.api import freeze_
 
-    net = load_model(path)[0]
+    net = freeze_(load_model(path)[0])
 
     def run(feats):
         with torch.inference_mode():
