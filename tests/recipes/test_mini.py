@@ -53,7 +53,7 @@ def test_analysis_is_of_scores_and_of_layers_before_and_after_finetuning(mini):
     assert "teacher_nested4-2bit" in scores and "student" not in scores
     for row in ("adaptive-ptq", "adaptive"):  # before finetuning and after it
         assert (folder / f"layers_{row}" / "index.html").stat().st_size > 5000
-        assert "layer1" in (folder / f"layers_{row}" / "layers.md").read_text()
+        assert "layers.0" in (folder / f"layers_{row}" / "layers.md").read_text()
 
 
 def test_cascade_is_of_the_nested_file_and_the_float_network(mini):
@@ -119,9 +119,11 @@ def test_changed_setting_redoes_that_stage_and_what_follows(mini):
         config.write_text(text)
     names = [name.rpartition("/exp/")[2] for name in made]
     assert names[0] == "teacher_adaptive/model.safetensors"
-    # Both pages on quantization take the table of results.
-    assert names[-3:] == ["results.tsv", "quantization/student/index.html", "quantization/teacher/index.html"]
-    assert all(name.startswith("teacher_adaptive/") for name in names[:-3])
+    # Both pages on quantization take the table of results, the analysis of scores all systems of the teacher.
+    analysis = [f"analysis/teacher/{part}/index.html" for part in ("scores", "layers_adaptive-ptq", "layers_adaptive")]
+    pages = ["results.tsv", "quantization/student/index.html", "quantization/teacher/index.html", *analysis]
+    assert names[-len(pages):] == pages
+    assert all(name.startswith("teacher_adaptive/") for name in names[:-len(pages)])
     stages = ("embeddings/test/embedding.scp", "scores/test/cosine_none.score", "scores/test/plda_asnorm.score",
               "scores/dev/cosine_none.llr", "summary.json")
     assert {f"teacher_adaptive/{stage}" for stage in stages} <= set(names)
