@@ -529,15 +529,20 @@ for_each_scoring() {                              # <function>: called with <sys
   all_done
 }
 
+# What scores of a list are made with beside embeddings: sets the arrays `model_in`, options of `once`, and `model`.
+find_models() {                                   # <system> <list> <backend>
+  local enroll=$data/${2%/*}/enroll.spk2utt plda=$exp/$1/plda.safetensors
+  model_in=() model=()
+  if [[ $3 == plda ]]; then model_in=(--in "7:$plda") model=(--plda "$plda"); fi
+  if [[ -e $enroll ]]; then                       # models of several recordings
+    model_in+=(--in "1:$enroll") model+=(--enroll-spk2utt "$enroll")
+  fi
+}
+
 score_trials() {                                  # <system> <list> <backend>
-  local dir=$exp/$1 scores=$exp/$1/scores model_in=() model=()
+  local dir=$exp/$1 scores=$exp/$1/scores model_in model
   scores+=/$(list_name "$2")
-  if [[ $3 == plda ]]; then
-    model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
-  fi
-  if [[ -e $data/${2%/*}/enroll.spk2utt ]]; then  # models of several recordings
-    model_in+=(--in "1:$data/${2%/*}/enroll.spk2utt") model+=(--enroll-spk2utt "$data/${2%/*}/enroll.spk2utt")
-  fi
+  find_models "$@"
   once --in "1:$data/$2" --in "6:$dir/embeddings/${2%/*}/embedding.ark" --in "6:$dir/embeddings/$cohort/mean.vec" \
     ${model_in[@]+"${model_in[@]}"} --out "$scores/$3_none.score" -- \
     steps/score.sh --cmd "$train_cmd" --backend "$3" --cohort "$dir/embeddings/$cohort" ${model[@]+"${model[@]}"} \
@@ -545,14 +550,9 @@ score_trials() {                                  # <system> <list> <backend>
 }
 
 normalize_scores() {                              # <system> <list> <backend>
-  local dir=$exp/$1 scores=$exp/$1/scores model_in=() model=() norm
+  local dir=$exp/$1 scores=$exp/$1/scores model_in model norm
   scores+=/$(list_name "$2")
-  if [[ $3 == plda ]]; then
-    model_in=(--in "7:$dir/plda.safetensors") model=(--plda "$dir/plda.safetensors")
-  fi
-  if [[ -e $data/${2%/*}/enroll.spk2utt ]]; then  # models of several recordings
-    model_in+=(--in "1:$data/${2%/*}/enroll.spk2utt") model+=(--enroll-spk2utt "$data/${2%/*}/enroll.spk2utt")
-  fi
+  find_models "$@"
   for norm in $norms; do
     if [[ $norm == none ]]; then continue; fi
     once --in "7:$scores/$3_none.score" --in "6:$dir/embeddings/$cohort/spk_embedding.ark" \
