@@ -16,7 +16,8 @@ goal=                  # cost or flips: what is made least; empty: cost where er
 bootstrap=200          # resamplings of the speakers for the intervals; 0: no intervals
 controls=20            # random escalations to average, as a control
 seed=0                 # seed of both
-run=false              # true: also run the cascade and its last rung over the first test list, and measure seconds
+run=false              # true: also run the cascade, and each rung alone, on recordings, and measure seconds
+run_trials=            # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
 num_threads=1          # CPU threads of that
 . utils/parse_options.sh
 . ./path.sh
@@ -27,6 +28,7 @@ num_threads=1          # CPU threads of that
 }
 ladder=$1 dev=$2 out=${3%/}
 shift 3
+first=$1
 
 options=()
 for limit in $limits; do options+=(--limit "$limit"); done
@@ -34,13 +36,17 @@ if [[ -n $goal ]]; then options+=(--goal "$goal"); fi
 
 $cmd "$out/log/choose.log" python3 -m svq.bin.cascade choose --ladder "$ladder" --trials "$dev" --out "$out" \
   ${options[@]+"${options[@]}"}
-$cmd "$out/log/evaluate.log" python3 -m svq.bin.cascade evaluate --ladder "$out/ladder.yaml" --trials "$@" \
-  --out "$out/report" --bootstrap "$bootstrap" --controls "$controls" --seed "$seed"
+runs=()
+run_over() {                                      # <folder> <option>...
+  $cmd --num-threads "$num_threads" "$out/log/${1//\//_}.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
+    --trials "${run_trials:-$first}" --out "$out/$1" --num-threads "$num_threads" "${@:2}"
+  runs+=("$out/$1")
+}
 if [[ $run == true ]]; then
-  last=$(python3 -c 'import sys, svq.cascade.ladder as it; print(it.load_ladder(sys.argv[1]).names[-1])' \
+  run_over run
+  names=$(python3 -c 'import sys, svq.cascade.ladder as it; print(*it.load_ladder(sys.argv[1]).names, sep="\n")' \
     "$out/ladder.yaml")
-  $cmd --num-threads "$num_threads" "$out/log/run.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
-    --trials "$1" --out "$out/run" --num-threads "$num_threads"
-  $cmd --num-threads "$num_threads" "$out/log/run_last.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
-    --trials "$1" --out "$out/run_last" --only "$last" --num-threads "$num_threads"
+  while IFS= read -r name; do run_over "run_alone/$name" --only "$name"; done <<< "$names"
 fi
+$cmd "$out/log/evaluate.log" python3 -m svq.bin.cascade evaluate --ladder "$out/ladder.yaml" --trials "$@" \
+  --out "$out/report" --bootstrap "$bootstrap" --controls "$controls" --seed "$seed" ${runs[@]+--runs "${runs[@]}"}

@@ -753,11 +753,16 @@ analyse_layers() {
 
 # Stage 15: cascades. One in $ladders is its systems, the cheapest first, with colons between them.
 run_cascades() {
-  local ladder dir rungs system list tests=() scores model_ins dev=${trials%% *}
+  local ladder dir rungs system list tests=() scores model_ins live=() dev=${trials%% *}
   for list in ${trials#"$dev"}; do tests+=("$data/$list"); done
   if [[ -n $ladders && ${#tests[@]} == 0 ]]; then
     echo "run.sh: --ladders needs a second list in --trials: the deltas are chosen on the first" >&2
     exit 1
+  fi
+  if [[ -n $ladders && $cascade_run == true ]]; then
+    live=("${tests[0]%/*}/trials_live")
+    once --in "1:${tests[0]%/*}/utt2spk" --out "${live[0]}" -- \
+      utils/make_trials.sh --name live --once true "${tests[0]%/*}"
   fi
   for ladder in $ladders; do
     read -ra rungs <<< "${ladder//:/ }"
@@ -777,9 +782,9 @@ run_cascades() {
     once "${model_ins[@]}" --out "$dir/systems.yaml" -- \
       steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$dir/systems.yaml" "${rungs[@]}"
     for list in $trials; do scores+=(--in "1:$data/$list"); done
-    once --in "$dir/systems.yaml" "${model_ins[@]}" "${scores[@]}" --out "$dir/ladder.yaml" \
-      --out "$dir/report/cascade.tsv" --out "$dir/report/index.html" -- \
+    once --in "$dir/systems.yaml" "${model_ins[@]}" "${scores[@]}" ${live[@]+--in "${live[0]}"} \
+      --out "$dir/ladder.yaml" --out "$dir/report/cascade.tsv" --out "$dir/report/index.html" -- \
       steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" \
-      "$dir/systems.yaml" "$data/$dev" "$dir" "${tests[@]}"
+      ${live[@]+--run-trials "${live[0]}"} "$dir/systems.yaml" "$data/$dev" "$dir" "${tests[@]}"
   done
 }

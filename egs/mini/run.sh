@@ -32,7 +32,7 @@ analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into 
 analysis_utts=60              # utterances of the first list that they are looked into with; 0: all
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades on recordings, and measure seconds
+cascade_run=false             # also run cascades, and each rung alone, on recordings, and measure seconds
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm

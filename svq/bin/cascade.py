@@ -11,7 +11,8 @@ rung's, those where it was right; shares of the trials), eer_loss (per cent, abs
 share of the last rung's), escalation (share of trials that leave the first rung). Where errors are limited the cheapest
 setting is taken, else the one with the fewest flips; --goal says otherwise.
 evaluate: replays the cascade from score files, `scores` of each rung. Writes OUT/cascade.tsv, cascade.md, index.html
-and, for each list, cascade_<list>.{svg,tsv}: errors against escalation.
+and, for each list, cascade_<list>.{svg,tsv}: errors against escalation. --runs: folders of `run`, of the cascade and of
+its rungs alone, whose seconds are put into a table.
 run: computes the embeddings that are needed, when they are needed. Writes OUT/trials.tsv, OUT/embeddings.tsv (see
 svq.cascade.log) and OUT/summary.json: costs counted from them, and seconds.
 
@@ -52,10 +53,12 @@ def choose(options) -> None:
 
 
 def evaluate(options) -> None:
+    from svq.cascade.measured import read_runs
     from svq.cascade.reporting import evaluate_lists, write_report
 
+    runs = read_runs(options.runs)
     lists, ladder = evaluate_lists(options.ladder, options.trials, options.bootstrap, options.seed, options.controls)
-    write_report(options.out, lists, ladder)
+    write_report(options.out, lists, ladder, runs)
     for listed in lists:
         row = listed.rows[0]
         print(f"{listed.name}: EER {row.value('eer'):.2f} % ({row.gap[0]:+.2f}), {row.escalation[0]:.1f} % escalated, "
@@ -101,6 +104,7 @@ def parse_options():
     made["evaluate"].add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: none")
     made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of these and of the random control")
     made["evaluate"].add_argument("--controls", type=int, default=20, help="random controls to average")
+    made["evaluate"].add_argument("--runs", nargs="+", default=[], metavar="DIR", help="what `run` wrote, to be compared")
     made["run"].add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                              help="what to read; auto: feats.scp where it is there and the model takes such features")
     made["run"].add_argument("--num-threads", type=int, default=1, help="CPU threads")

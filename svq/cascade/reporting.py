@@ -48,12 +48,15 @@ def settings_of(ladder: Ladder) -> str:
     return said
 
 
-def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder) -> None:
-    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv."""
+def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
+    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.cascade.measured."""
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
+    if runs and runs[0]["rungs"] != list(ladder.names):
+        raise UserError(f"the runs are of the rungs {', '.join(runs[0]['rungs'])}, the ladder has "
+                        f"{', '.join(ladder.names)}; run the cascade again")
     write_figures(folder, figures)
-    for name, text in (("cascade.md", markdown(lists, ladder.names, settings)),
-                       ("index.html", render(lists, figures, ladder.names, settings)), ("cascade.tsv", tsv(lists))):
+    for name, text in (("cascade.md", markdown(lists, ladder.names, settings, runs)),
+                       ("index.html", render(lists, figures, ladder.names, settings, runs)), ("cascade.tsv", tsv(lists))):
         with atomic_write(os.path.join(folder, name)) as file:
             file.write(text)

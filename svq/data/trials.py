@@ -67,14 +67,17 @@ def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
 
 
 def make_trials(
-    path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0, seed: int = 0
+    path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0, seed: int = 0,
+    once: bool = False,
 ) -> tuple[int, int]:
     """Writes `trials` (or `trials_<name>`) of a data directory; returns the numbers of target and non-target trials.
 
     Every pair of utterances of one speaker is a target trial. num_nontarget: how many pairs of unlike speakers are
     drawn, None for all of them; same_gender: only pairs of speakers of one gender. enroll_utts above 0: each
     speaker's first so many utterances make its model in enroll.spk2utt (named as the speaker), and the trials are
-    models against the utterances that are in no model. Same seed, same list. UserError if there are no such trials.
+    models against the utterances that are in no model. once: as a service is used, every utterance in no model is
+    tested once, half of them against their own speaker's model and half against another's, drawn; without enroll_utts
+    a speaker's first utterance is its model. Same seed, same list. UserError if there are no such trials.
     """
     folder = DataDir(path)
     out = folder.path / (f"trials_{name}" if name else "trials")
@@ -83,8 +86,10 @@ def make_trials(
     stratum = _strata(folder, same_gender)
     if num_nontarget is not None and num_nontarget < 1:
         raise UserError(f"{num_nontarget} non-target trials make no list")
-    if enroll_utts:
-        return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed)
+    if once and num_nontarget is not None:
+        raise UserError("where every utterance is tested once, half of the trials are non-target; leave their number out")
+    if enroll_utts or once:
+        return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once)
     return _pair_trials(folder, out, stratum, num_nontarget, seed)
 
 
@@ -126,39 +131,53 @@ def _pair_trials(folder, out, stratum, num_nontarget, seed) -> tuple[int, int]:
     return _write_rows(out, names, names, rows())
 
 
-def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed) -> tuple[int, int]:
+def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once) -> tuple[int, int]:
     speaker, keys = folder.speaker_index, folder.utt2spk.key_array
     order = np.argsort(speaker, kind="stable")
     sizes = np.bincount(speaker)
     rank = np.empty(len(speaker), dtype=np.int64)
     rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    models = np.flatnonzero(sizes > enroll_utts)  # a speaker with no utterance left to test makes no model
-    names = [s.encode() for s in folder.speakers]
-    enrolled = np.isin(speaker, models) & (rank < enroll_utts)
-    clash = [s for s in models.tolist() if folder.utt2spk.positions([names[s]])[1][0]]
-    if clash:
-        raise UserError(f"{folder.path}: `{names[clash[0]].decode()}` names a speaker and an utterance, so no model")
-    lines = [names[s] + b" " + b" ".join(keys[enrolled & (speaker == s)].tolist()) + b"\n" for s in models.tolist()]
+    number = max(enroll_utts, 1)
+    models = np.flatnonzero(sizes > number)  # a speaker with no utterance left to test makes no model
+    enrolled = np.isin(speaker, models) & (rank < number)
     tests = np.flatnonzero(~enrolled)
-    drawn = None
-    if num_nontarget is not None:
-        drawn = _draw_grid(models, stratum, speaker[tests], num_nontarget, seed)
+    of_test = speaker[tests]
+    if once:
+        chosen = _draw_once(models, stratum, of_test, seed)
+    elif num_nontarget is not None:
+        drawn = _draw_grid(models, stratum, of_test, num_nontarget, seed)
 
     def rows():
-        of_test = speaker[tests]
         for row, s in enumerate(models.tolist()):
             target = of_test == s
-            if drawn is None:
-                chosen = target | (stratum[of_test] == stratum[s])
+            if once:
+                j = np.flatnonzero(chosen == row)
+            elif num_nontarget is None:
+                j = np.flatnonzero(target | (stratum[of_test] == stratum[s]))
             else:
                 begin, end = np.searchsorted(drawn, [row * len(tests), (row + 1) * len(tests)])
-                chosen = target.copy()
-                chosen[drawn[begin:end] - row * len(tests)] = True
-            j = np.flatnonzero(chosen)
+                j = np.union1d(np.flatnonzero(target), drawn[begin:end] - row * len(tests))
             yield s, tests[j], target[j]
 
-    _write_models(folder, out, b"".join(lines))
+    if enroll_utts:
+        names = [s.encode() for s in folder.speakers]
+        _write_models(folder, out, names, {s: keys[enrolled & (speaker == s)].tolist() for s in models.tolist()})
+    else:
+        names = dict(zip(speaker[enrolled].tolist(), keys[enrolled].tolist()))
     return _write_rows(out, names, keys.tolist(), rows())
+
+
+def _draw_once(models, stratum, of_test, seed: int) -> np.ndarray:
+    """For each test (J,) the row of `models` that it meets: its speaker's for half of them, else another of its stratum;
+    -1 where there is none."""
+    rng = np.random.default_rng(seed)
+    own = np.full(len(stratum), -1)
+    own[models] = np.arange(len(models))
+    found = own[of_test]
+    for k in rng.permutation(len(of_test))[: len(of_test) // 2]:
+        others = np.flatnonzero((stratum[models] == stratum[of_test[k]]) & (models != of_test[k]))
+        found[k] = others[rng.integers(len(others))] if len(others) else -1
+    return found
 
 
 def _draw_grid(models, stratum, of_test, count: int, seed: int) -> np.ndarray:
@@ -185,8 +204,13 @@ def _draw_grid(models, stratum, of_test, count: int, seed: int) -> np.ndarray:
     return np.sort(drawn[:count])
 
 
-def _write_models(folder: DataDir, out: Path, text: bytes) -> None:
+def _write_models(folder: DataDir, out: Path, names: list[bytes], utterances: dict[int, list[bytes]]) -> None:
+    """enroll.spk2utt: of each model, named as its speaker, the utterances."""
     path = folder.path / "enroll.spk2utt"
+    clash = [names[s] for s in utterances if folder.utt2spk.positions([names[s]])[1][0]]
+    if clash:
+        raise UserError(f"{folder.path}: `{clash[0].decode()}` names a speaker and an utterance, so no model")
+    text = b"".join(names[s] + b" " + b" ".join(utts) + b"\n" for s, utts in utterances.items())
     others = [n for n in folder.names() if is_trials(n) and n != out.name]
     if path.exists() and others and path.read_bytes() != text:
         raise UserError(f"{path}: {some_of(others)} may use its models, which are others; make both with one --enroll-utts")

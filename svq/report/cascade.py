@@ -6,11 +6,13 @@ import math
 from html import escape
 from typing import NamedTuple, Sequence
 
+from svq.cascade import measured
 from svq.cascade.accounting import ACCOUNTINGS
 from svq.cascade.cost import UNITS
 from svq.cascade.evaluate import CASCADE, RANDOM, CurvePoint, Row
 from svq.cascade.measures import MEASURES
 from svq.report import figure as fig
+from svq.report.cells import html_table, markdown_table
 from svq.report.html import page
 from svq.report.plots import dash
 from svq.report.quant_page import section
@@ -28,6 +30,10 @@ class Evaluated(NamedTuple):
     title: str
     rows: list[Row]
     curve: list[CurvePoint]
+
+
+def heads(names: Sequence[str]) -> list[str]:
+    return [head.format(last=names[-1]) for head in HEADS]
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
@@ -81,15 +87,15 @@ def notes(names: Sequence[str], settings: str) -> list[str]:
     ]
 
 
-def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str) -> str:
-    """A table for each list, notes below."""
-    heads = [head.format(last=names[-1]) for head in HEADS]
+def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, runs: Sequence[dict] = ()) -> str:
+    """A table for each list, notes below; then what was measured."""
     parts = []
     for listed in lists:
-        rule = ["---"] + ["---:"] * (len(heads) - 1)
-        lines = [heads, rule, *(cells(row, names) for row in listed.rows)]
-        parts += [f"### {listed.title}", "\n".join("| " + " | ".join(line) + " |" for line in lines)]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(names, settings))]) + "\n"
+        parts += [f"### {listed.title}", markdown_table(heads(names), [cells(row, names) for row in listed.rows], 1)]
+    parts.append("\n".join(f"- {note}" for note in notes(names, settings)))
+    if runs:
+        parts += ["### Measured", markdown_table(measured.heads(runs), measured.rows(runs), 1), measured.note(runs)]
+    return "\n\n".join(parts) + "\n"
 
 
 def tsv(lists: Sequence[Evaluated]) -> str:
@@ -141,17 +147,16 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
     return Drawn(f"cascade_{listed.name}", f"{listed.title}: what escalation brings", note, svg, columns, rows)
 
 
-def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence[str], settings: str) -> str:
+def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence[str], settings: str,
+           runs: Sequence[dict] = ()) -> str:
     """The page as HTML text."""
-    heads = "".join(f"<th>{escape(head.format(last=names[-1]))}</th>" for head in HEADS)
-    parts = []
-    for listed in lists:
-        body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(row, names)) + "</tr>"
-                       for row in listed.rows)
-        parts.append(f'<h3>{escape(listed.title)}</h3><div class="table card"><table><thead><tr>{heads}</tr></thead>'
-                     f"<tbody>{body}</tbody></table></div>")
+    parts = [f"<h3>{escape(listed.title)}</h3>" + html_table(heads(names), [cells(row, names) for row in listed.rows], 1)
+             for listed in lists]
     parts.append('<ul class="note">' + "".join(f"<li>{escape(n)}</li>" for n in notes(names, settings)) + "</ul>")
     sections = [("table", "Results", "".join(parts))]
+    if runs:
+        text = html_table(measured.heads(runs), measured.rows(runs), 1)
+        sections.append(("measured", "Measured", f'{text}<p class="note">{escape(measured.note(runs))}</p>'))
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"Rungs: {escape(', '.join(names))}. Trial lists: {escape('; '.join(each.title for each in lists))}."
     return page("Multi-precision cascade", summary, sections, "Made by <code>steps/cascade.sh</code>.")

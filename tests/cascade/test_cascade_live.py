@@ -18,6 +18,7 @@ from svq.cascade.gate import reached, settle
 from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps
 from svq.cascade.live import LiveCascade, mean_of_rung
 from svq.cascade.log import read_reached, recount
+from svq.cascade.measured import read_runs
 from svq.cascade.trial_list import TrialList
 from svq.config import dump_config
 from svq.errors import UserError
@@ -137,6 +138,34 @@ def test_one_rung_alone(place, tmp_path):
     told = json.loads((tmp_path / "summary.json").read_text())
     assert told["escalation"] == 0 and told["list_shares"]["bit_operations"] == pytest.approx(1)
     assert told["streaming_shares"]["bit_operations"] == pytest.approx(1)
+
+
+def test_seconds_are_compared_with_the_last_rung_alone(place, tmp_path):
+    ladder, trials = place / "chosen/ladder.yaml", place / "dev/trials"
+    runs = [tmp_path / "run", *(tmp_path / f"alone/{name}" for name in NAMES)]
+    for folder, only in zip(runs, [(), *(("--only", name) for name in NAMES)]):
+        run_worker(cascade.main, "run", "--ladder", ladder, "--trials", trials, "--out", folder, *only)
+    evaluate = ("evaluate", "--ladder", ladder, "--trials", trials, "--out", tmp_path / "report", "--bootstrap", 0,
+                "--controls", 1)
+    run_worker(cascade.main, *evaluate, "--runs", *runs)
+    text = (tmp_path / "report/cascade.md").read_text()
+    lines = [line.strip("| ").split(" | ") for line in text[text.index("### Measured"):].splitlines() if "|" in line]
+    lines = [dict(zip(lines[0], line)) for line in lines[2:]]
+    assert [line["what ran"] for line in lines] == ["cascade", *(f"{name} alone" for name in NAMES)]
+    told = [json.loads((folder / "summary.json").read_text()) for folder in runs]
+    for line, one in zip(lines, told):
+        share = sum(one["seconds"].values()) / sum(told[-1]["seconds"].values())
+        assert line["of float alone (%)"] == f"{100 * share:.1f}"
+        assert line["wrong decisions (%)"] == f"{100 * one['wrong']:.2f}"
+    assert lines[-1]["of float alone (%)"] == lines[-1]["bit-operations counted (%)"] == "100.0"
+    assert "Measured" in (tmp_path / "report/index.html").read_text()
+    with pytest.raises(UserError, match="no run of float alone to compare with"):
+        run_worker(cascade.main, *evaluate, "--runs", runs[0], runs[1])
+    (runs[1] / "summary.json").write_text((runs[1] / "summary.json").read_text().replace('"trials": 36', '"trials": 9'))
+    with pytest.raises(UserError, match="alone/two/summary.json: of another list or ladder"):
+        read_runs(runs)
+    with pytest.raises(UserError, match="no such file; svq.bin.cascade run"):
+        read_runs([tmp_path])
 
 
 def test_models_of_several_utterances(place, tmp_path):

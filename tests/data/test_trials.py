@@ -97,12 +97,39 @@ def test_models_of_several_utterances(tmp_path, drawn, seed):
         make_trials(folder, name="three", enroll_utts=3)
 
 
+@pytest.mark.parametrize("enroll_utts", [0, 2])
+def test_every_utterance_tested_once(tmp_path, enroll_utts):
+    folder, number = data_dir(tmp_path, speakers=6, utts=9, seconds=0.01), max(enroll_utts, 1)
+    made = make_trials(folder, enroll_utts=enroll_utts, same_gender=True, once=True)
+    trials = read(folder / "trials")
+    tests = 6 * (9 - number)
+    assert made == (tests - tests // 2, tests // 2)
+    assert sorted(t[1] for t in trials) == [f"spk{s:02d}-utt{u:02d}" for s in range(6) for u in range(number, 9)]
+    for model, utt, label in trials:
+        assert (model == speaker(utt) if enroll_utts else model == f"{speaker(utt)}-utt00") == (label == "target")
+        assert int(model[4]) % 2 == int(utt[4]) % 2  # genders alternate
+    assert (folder / "enroll.spk2utt").exists() == bool(enroll_utts) and validate(folder).total == 0
+    make_trials(folder, name="again", enroll_utts=enroll_utts, same_gender=True, once=True)
+    make_trials(folder, name="other", enroll_utts=enroll_utts, same_gender=True, once=True, seed=1)
+    assert read(folder / "trials_again") == trials != read(folder / "trials_other")
+
+
+def test_tested_once_by_someone_else(tmp_path):
+    folder = data_dir(tmp_path, speakers=3, utts=4, seconds=0.01)  # one gender has one speaker
+    make_trials(folder, same_gender=True, once=True)
+    trials = read(folder / "trials")
+    assert len(trials) < 9 and len({t[1] for t in trials}) == len(trials)
+    assert all(label == "target" for model, _, label in trials if model.startswith("spk01"))
+
+
 def test_what_cannot_be_made(tmp_path):
     folder = data_dir(tmp_path, speakers=2, utts=2, seconds=0.01)
     with pytest.raises(UserError, match="only 4 such pairs"):
         make_trials(folder, num_nontarget=5)
     with pytest.raises(UserError, match="there is no nontarget trial"):
         make_trials(folder, same_gender=True)
+    with pytest.raises(UserError, match="leave their number out"):
+        make_trials(folder, once=True, num_nontarget=3)
     with pytest.raises(UserError, match="is no name"):
         make_trials(folder, name="a/b")
     (folder / "spk2gender").unlink()

@@ -42,6 +42,7 @@ class Run:
     def options(self) -> list[str]:
         return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3,
                 "--analysis", "teacher", "--analysis-rows", "adaptive", "--ladders", " ".join(LADDERS),
+                "--cascade-run", "true",
                 "--conf", self.folder / "conf", "--corpus", self.folder / "corpus", "--data", self.folder / "data",
                 "--exp", self.exp]
 
