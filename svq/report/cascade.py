@@ -123,7 +123,7 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
     """Four measures against the share of trials that leave the first rung; chance beside it, the rungs as lines."""
     points, cascade = listed.curve, listed.rows[0]
     with fig.rc():
-        figure, axes = fig.panels(2, 2, width=6.4, height=5.0)
+        figure, axes = fig.panels(2, 2, width=6.4, height=5.6)
         for axis, (name, label) in zip(axes, _SHOWN):
             i, x = MEASURES.index(name), [point.escalation for point in points]
             mean, spread = ([getattr(point, kind)[i] for point in points] for kind in ("random", "spread"))
@@ -137,7 +137,7 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
                       markeredgecolor=fig.SURFACE, label="chosen on the development list", zorder=4)
             axis.set_xlim(-2, 102)
             fig.caption(axis, "", f"trials that leave {names[0]} (%)", label)
-        axes[1].legend(fontsize=7, frameon=False, loc="best")
+        fig.legend_below(figure, axes[0])
         svg = fig.to_svg(figure, f"cascade_{listed.name}", f"Cascade on {listed.name}: errors against escalation")
     columns = ("delta", "escalation", "cost", *MEASURES, *(f"random_{n}" for n in MEASURES),
                *(f"spread_{n}" for n in MEASURES))

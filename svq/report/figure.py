@@ -89,6 +89,15 @@ def caption(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> 
     axes.set_ylabel(ylabel, parse_math=False)
 
 
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """What one panel shows, below the whole figure; as many columns as there is room for."""
+    columns = max(1, int(figure.get_figwidth() / 1.7))
+    drawn = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8,
+                          ncols=columns)
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
+
+
 def to_svg(figure: Figure, name: str, label: str) -> str:
     """The figure as an `<svg>` element for an HTML page.
 

@@ -45,7 +45,7 @@ def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
             if knee is not None and knee.bits is not None:
                 axis.plot(knee.bits, dict(joined)[knee.bits], "o", color=fig.INK, markersize=11, markerfacecolor="none")
             fig.caption(axis, MEASURES[measure], "bits")
-        _legend(figure, axes[0])
+        fig.legend_below(figure, axes[0])
         svg = fig.to_svg(figure, f"bits_{name}", f"Errors over bits on {name}")
     note = (f"Dots with 95 % intervals over speakers; the line across and its band are those of {out.reference}; the "
             "dashes join the systems in which the knee is looked for, the ring is the knee.")
@@ -91,7 +91,7 @@ def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
         axis.set_xticks(places, bins, parse_math=False)
         axis.xaxis.grid(False)
         axis.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
-        _legend(figure, axis)
+        fig.legend_below(figure, axis)
         fig.caption(axis, "", "trials by distance of the float score to the threshold", "flips (% of the bin)")
         svg = fig.to_svg(figure, f"flips_{name}", f"Decision flips by distance to the threshold on {name}")
     note = (f"Upwards: harmful flips of {scale} scores, downwards: beneficial ones, with 95 % intervals over speakers. "
@@ -114,7 +114,7 @@ def reliability(out: Analysis, name: str) -> Drawn:
             axis.plot(x, observed, "o-", color=colour, markersize=3, linewidth=1, label=system)
             counts.plot(x, [point.targets + point.nontargets for point in bins], color=colour, linewidth=1)
         counts.set_yscale("log")
-        _legend(figure, axis)
+        fig.legend_below(figure, axis)
         fig.caption(axis, "", "", "observed log-odds")
         fig.caption(counts, "", "stated log-likelihood ratio", "trials")
         svg = fig.to_svg(figure, f"reliability_{name}", f"Reliability of calibrated scores on {name}")
@@ -124,12 +124,3 @@ def reliability(out: Analysis, name: str) -> Drawn:
     note = ("Calibrated on the development list. The diagonal is perfect: trials of a stated log-likelihood ratio have "
             "these odds at equal priors. Half a trial is added to every count; lines are 95 % intervals over speakers.")
     return Drawn(f"reliability_{name}", f"Reliability: {name}", note, svg, columns, rows)
-
-
-def _legend(figure, axis) -> None:
-    """The systems of one panel, below the whole figure."""
-    columns = max(1, int(figure.get_figwidth() / 1.7))
-    drawn = figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8,
-                          ncols=columns)
-    for text in drawn.get_texts():
-        text.set_parse_math(False)
