@@ -84,8 +84,9 @@ def write_evaluation(args, counts: dict[str, int]) -> list[str]:
     root = need_folder(args.cnceleb1, "CN-Celeb1")
     path = os.path.join(root, tree.LISTS["trials.lst"])
     tests = tree.recordings(os.path.join(root, "eval", "test"))
-    enrolled, used, absent, number = set(), set(), {}, 0
-    for number, _, speaker, test in tree.read_trials(path):
+    enrolled, used, kinds, absent, number = set(), set(), set(), {}, 0
+    for number, target, speaker, test in tree.read_trials(path):
+        kinds.add(target)
         enrolled.add(speaker)
         used.add(test)
         if test not in tests:
@@ -93,6 +94,8 @@ def write_evaluation(args, counts: dict[str, int]) -> list[str]:
     if absent:
         text = f"{len(absent)} recordings of the list are not in {root}/eval/test: {some_of(absent)}"
         raise UserError(located(path, next(iter(absent.values())), text))
+    if len(kinds) < 2:
+        raise UserError(f"{path}: no {'non-target' if kinds == {True} else 'target'} trial in it; is it the official list?")
     for name, found in (("trials", number), ("models", len(enrolled)), ("tests", len(used))):
         check_count(counts, f"cnceleb1_eval.{name}", found, path)
     models, utterances = enrolment_rows(args, root, enrolled)

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 
+from svq.backend.scores import rounded
 from svq.cascade.gate import sure
 from svq.cascade.ladder import Ladder, load_ladder, load_maps, to_scale
 from svq.cascade.live import mean_of_rung
@@ -71,7 +72,7 @@ class CascadeVerifier:
             start = time.perf_counter()
             verifier = self._verifier(number, first=number == 0)
             loaded = time.perf_counter()
-            score = verifier.score(verifier.enroll(enroll), verifier.embed(test))
+            score = float(rounded(verifier.score(verifier.enroll(enroll), verifier.embed(test))))  # as in score files
             value = float(to_scale(self.maps, number, score))
             settled = delta is None or bool(sure(value, self.threshold, delta))
             said.append(Said(self.ladder.rungs[number].name, score, value, delta, settled, loaded - start,

@@ -86,6 +86,10 @@ def _spoil(path, old, new):
     path.write_text(text.replace(old, new, 1))
 
 
+def _keep(path, ending):
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if line.strip().endswith(ending)))
+
+
 LISTS = "CN-Celeb_flac/eval/lists/"
 
 
@@ -93,6 +97,7 @@ LISTS = "CN-Celeb_flac/eval/lists/"
     (lambda c: _spoil(c / (LISTS + "trials.lst"), "001.wav 1", "001.wav 0"), "trials.lst:1: label 0 for id00800-"),
     (lambda c: _spoil(c / (LISTS + "trials.lst"), "id00800-enroll ", "someone "), "trials.lst:1: not `idNNNNN-enroll"),
     (lambda c: _spoil(c / (LISTS + "enroll.map"), "id00801-enroll", "id00999-enroll"), "enroll.map:2: not `idNNNNN-"),
+    (lambda c: _keep(c / (LISTS + "trials.lst"), " 0"), "trials.lst: no target trial in it; is it the official list?"),
     (lambda c: (c / (LISTS + "enroll.map")).write_text("id00800 id00800/speech-01-001.wav\n"), "no model of id00801"),
     (lambda c: (c / "CN-Celeb_flac/eval/test/id00801-singing-02-001.flac").unlink(), "trials.lst:5: 1 recordings of"),
     (lambda c: (c / "CN-Celeb_flac/data/id00801/singing-01-001.flac").unlink(), "singing-01-001: not there, as .flac"),
