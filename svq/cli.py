@@ -42,6 +42,24 @@ def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
             arguments.error(f"--{name.replace('_', '-')} must be at least 1")
 
 
+def add_part_options(arguments: argparse.ArgumentParser) -> None:
+    """Options of workers that quantize parts of a network one at a time and score a development list with each."""
+    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a config key, e.g. quant.bits=2")
+    arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
+    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
+    arguments.add_argument("--out", required=True, help="folder to write to")
+    arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
+    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
+                           help="take the mean embedding of the list off before scoring")
+    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of all choices and resamplings")
+    add_network_options(arguments)
+
+
 def add_extraction_options(arguments: argparse.ArgumentParser) -> None:
     """Options of workers that do so for one job's share of it."""
     arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")

@@ -18,7 +18,7 @@ import os
 
 from svq.atomic import atomic_write
 from svq.block_run import BlockRun
-from svq.cli import boolean, parser, run_main
+from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
 from svq.errors import UserError
 from svq.extraction import compute_on
@@ -75,28 +75,10 @@ def load(options) -> TrainConfig:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                           help="overrides a config key, e.g. quant.bits=8")
-    arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
-    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
-    arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
-    arguments.add_argument("--out", required=True, help="folder to write to")
     arguments.add_argument("--level", choices=LEVELS, default="block", help="what is quantized at a time")
-    arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there and the model takes such features")
-    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
-    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
-    arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
-                           help="take the mean embedding of the list off before scoring")
-    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
-    arguments.add_argument("--seed", type=int, default=0, help="seed of these and of the choice of utterances")
-    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
-    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_part_options(arguments)
     options = arguments.parse_args()
-    if options.num_threads < 1:
-        arguments.error("--num-threads must be at least 1")
+    check_network_options(arguments, options)
     return options
 
 

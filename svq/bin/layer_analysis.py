@@ -21,7 +21,7 @@ import os
 
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_parts import LEVELS
-from svq.cli import add_network_options, boolean, check_network_options, parser, run_main
+from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
 from svq.errors import UserError
 from svq.extraction import compute_on
@@ -84,31 +84,18 @@ def settings_of(options) -> LayerAnalysisConfig:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", help="folder of the float model; with --quantized what losses are counted from")
-    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                           help="overrides a config key, e.g. quant.bits=2")
     arguments.add_argument("--quantized", help="folder of a finetuned quantized model, in place of --config")
-    arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
-    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
-    arguments.add_argument("--out", required=True, help="folder to write to")
     arguments.add_argument("--alone", nargs="*", choices=LEVELS, default=["stage", "layer"],
                            help="levels at which one part at a time is quantized")
     arguments.add_argument("--kept", nargs="*", choices=LEVELS, default=["stage"],
                            help="levels at which one part at a time is left in float")
     arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, for --quantized: those "
                            "of a finetuned network do not fit its float weights")
-    arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
-    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
-    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
-    arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
-                           help="take the mean embedding of the list off before scoring")
-    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--permutations", type=int, default=9999, help="random pairings for the p-values")
     arguments.add_argument("--probes", type=int, default=32, help="utterances for the drift of activations")
     arguments.add_argument("--probe-seconds", type=float, default=3.0, help="so much of each")
-    arguments.add_argument("--seed", type=int, default=0, help="seed of all these choices")
     arguments.add_argument("--title", default="Layer-wise analysis", help="title of the page")
-    add_network_options(arguments)
+    add_part_options(arguments)
     options = arguments.parse_args()
     check_network_options(arguments, options)
     return options
