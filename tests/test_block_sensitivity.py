@@ -12,6 +12,7 @@ from svq import development
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import block_sensitivity, quantize, select
 from svq.data.fbank import Fbank, mean_normalize
+from svq.data.trials import make_trials
 from svq.errors import UserError
 from svq.models import ModelConfig, load_model, save_model
 from svq.quant import QuantConfig, quantize_
@@ -33,9 +34,7 @@ def place(tmp_path_factory):
     """A tiny ECAPA-TDNN, recordings of five speakers with all their trials, and the table of its blocks at 3 bits."""
     folder = tmp_path_factory.mktemp("a place")
     data = data_dir(folder, speakers=5, utts=3, seconds=0.4)
-    ids = [line.split()[0] for line in (data / "utt2spk").read_text().splitlines()]
-    (data / "trials").write_text("".join(
-        f"{a} {b} {'target' if a[:5] == b[:5] else 'nontarget'}\n" for a, b in itertools.combinations(ids, 2)))
+    make_trials(data)
     torch.manual_seed(0)
     config = ModelConfig("ECAPA512", SMALL, 8)
     net = config.build().eval()

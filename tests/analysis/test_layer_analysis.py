@@ -21,6 +21,7 @@ from svq.analysis.layer_study import LayerStudy
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import layer_analysis
 from svq.data.fbank import Fbank, mean_normalize
+from svq.data.trials import make_trials
 from svq.errors import UserError
 from svq.models import ModelConfig, load_model, save_model
 from svq.quant import QuantConfig, quantize_
@@ -40,9 +41,7 @@ def place(tmp_path_factory):
     """A tiny ResNet18, the same after something like finetuning at 2 bits, and recordings of five speakers."""
     folder = tmp_path_factory.mktemp("a place")
     data = data_dir(folder, speakers=5, utts=3, seconds=0.3)
-    ids = [line.split()[0] for line in (data / "utt2spk").read_text().splitlines()]
-    (data / "trials").write_text("".join(
-        f"{a} {b} {'target' if a[:5] == b[:5] else 'nontarget'}\n" for a, b in itertools.combinations(ids, 2)))
+    make_trials(data)
     torch.manual_seed(0)
     config = ModelConfig("ResNet18", {"width": 2}, 8)
     net = config.build().eval()
