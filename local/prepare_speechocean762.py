@@ -6,6 +6,8 @@ train   the corpus's training speakers but those set aside, and an extra corpus 
 dev     training speakers set aside, balanced over gender and age group: for calibration and for choosing
 test    the corpus's test speakers; `trials`: all target pairs and a fixed draw of non-target pairs of the
         same gender; `trials_all`: every pair of utterances
+
+dev and test also have utt2domain, child or adult, by which scores are broken down.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from corpus_tools import check_disjoint, draw_trials, need_folder, wav_value, wr
 
 from svq.cli import parser, progress, run_main
 from svq.data.audio import duration
-from svq.data.table import Table
+from svq.data.table import Table, write_table
 from svq.data.trials import make_trials
 from svq.errors import UserError, located
 
@@ -71,6 +73,13 @@ def set_aside(cells: dict[str, tuple], count: int, seed: int) -> set[str]:
     return {str(s) for cell in sorted(groups) for s in rng.permutation(groups[cell])[: quotas[cell]]}
 
 
+def write_ages(folder: str, rows, cells: dict[str, tuple]) -> None:
+    """utt2domain, unless the corpus says nobody's age."""
+    ages = {speaker: age or "unknown" for speaker, (_, age) in cells.items()}
+    if set(ages.values()) != {"unknown"}:
+        write_table(os.path.join(folder, "utt2domain"), ((row[0], ages[row[1]]) for row in rows))
+
+
 def say(path: str, rows) -> None:
     speakers = len({row[1] for row in rows})
     print(f"{path}: {speakers} speakers, {len(rows)} utterances, {sum(row[3] for row in rows) / 3600:.2f} h")
@@ -90,7 +99,7 @@ def main() -> None:
 
     corpus = need_folder(args.corpus, "speechocean762")
     rows, genders, cells = read_part(corpus, "train")
-    test, test_genders, _ = read_part(corpus, "test")
+    test, test_genders, test_cells = read_part(corpus, "test")
     # Looked at before the split as well: a speaker set aside must not be in the test part either.
     check_disjoint({"train": list(cells), "test": [row[1] for row in test]})
     aside = set_aside(cells, args.dev_speakers, args.seed)
@@ -108,6 +117,7 @@ def main() -> None:
         write_data_dir(folder, part, genders)
         say(folder, part)
         if name != "train":
+            write_ages(folder, part, {**cells, **test_cells})
             print(draw_trials(folder, args.num_nontarget, True, args.seed))
     targets, nontargets = make_trials(os.path.join(args.data, "test"), name="all")
     print(f"{args.data}/test/trials_all: all {targets} target and {nontargets} non-target trials")

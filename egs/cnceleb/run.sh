@@ -16,14 +16,18 @@ systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_
 trials="dev/trials vox1/trials_O cnceleb/trials cnceleb/trials_concat"  # its first list calibrates
 backends="cosine plda"         # scoring back ends
 norms="none asnorm"            # score normalizations
-stage=0                        # first stage to run; numbered as in every recipe: 3 to 5, 12 and 13 are not here
-stop_stage=11                  # last stage to run
+stage=0                        # first stage to run; numbered as in every recipe: 3 to 5, 10, 12, 13 are not here
+stop_stage=15                  # last stage to run
 dry_run=false                  # say what would be done, touch nothing
 force=false                    # redo the chosen stages, finished or not
 nj=16                          # parallel jobs of features
 extract_nj=8                   # parallel jobs of embedding extraction
 systems_nj=1                   # systems worked on at a time
 int8_runtime=openvino          # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
+analysis=teacher               # float systems whose quantized ones' scores are looked into (stage 14); empty: none
+ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+cascade_limits=eer_loss=0.05   # what a cascade may lose or cost on the first list (steps/cascade.sh)
+cascade_run=false              # also run cascades, and each rung alone, on recordings, and measure seconds
 lda_dim=256                    # dimensions kept before PLDA
 top_n=300                      # cohort speakers in AS-norm
 cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
@@ -33,7 +37,7 @@ report=exp                     # folder of results.tsv and report.html, here
 title="CN-Celeb"               # the report's title
 . utils/parse_options.sh
 . ./path.sh
-for option in cnceleb1 report; do
+for option in cnceleb1 counts report; do
   if [[ -n ${!option} && ${!option} != /* ]]; then printf -v "$option" %s "$PWD/${!option}"; fi
 done
 [[ -d $from/steps ]] || { echo "run.sh: $from is not the folder of a recipe; --from takes one" >&2; exit 1; }
@@ -81,5 +85,13 @@ fi
 
 if stage 11 "tables and report"; then
   make_report
+fi
+
+if stage 14 "why bits cost what they cost: scores, by genre too"; then
+  analyse_scores
+fi
+
+if stage 15 "cascades"; then
+  run_cascades
 fi
 stages_done

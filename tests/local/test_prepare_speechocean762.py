@@ -44,6 +44,10 @@ def test_data_directories_are_sound_and_speakers_are_disjoint(prepared):
     assert speakers["test"] == {f"{i:04d}" for i in range(13, 19)}
     assert {f"ls-{i}" for i in (103, 104, 105, 106)} <= speakers["train"]
     assert table(data / "train" / "spk2gender")["ls-103"] == "f"
+    for part in ("dev", "test"):
+        ages = {utt: "child" if int(utt[:4]) % 3 == 0 else "adult" for utt in table(data / part / "utt2spk")}
+        assert table(data / part / "utt2domain") == ages
+    assert not (data / "train" / "utt2domain").exists()
 
 
 def test_trials_are_all_targets_and_a_same_gender_draw(prepared):
