@@ -104,7 +104,8 @@ def parse_options():
     made["evaluate"].add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: none")
     made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of these and of the random control")
     made["evaluate"].add_argument("--controls", type=int, default=20, help="random controls to average")
-    made["evaluate"].add_argument("--runs", nargs="+", default=[], metavar="DIR", help="what `run` wrote, to be compared")
+    made["evaluate"].add_argument("--runs", nargs="+", default=[], metavar="DIR",
+                                  help="what `run` wrote, to be compared")
     made["run"].add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                              help="what to read; auto: feats.scp where it is there and the model takes such features")
     made["run"].add_argument("--num-threads", type=int, default=1, help="CPU threads")

@@ -62,6 +62,6 @@ def _row(run: dict, whole: float) -> list[str]:
 def note(runs: Sequence[dict]) -> str:
     first = runs[0]
     return (f"Measured over {first['trials']:,} trials, one at a time, {first['num_threads']} thread"
-            f"{'s' * (first['num_threads'] != 1)}: each utterance embedded at most once a rung, enrolments when they are "
-            "first needed; embeddings in the order of the rungs. Reading: from recordings or files to features, once "
+            f"{'s' * (first['num_threads'] != 1)}: each utterance embedded at most once a rung, enrolments when they "
+            "are first needed; embeddings in the order of the rungs. Reading: from recordings or files to features, once "
             "more for every rung.")

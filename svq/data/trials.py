@@ -67,8 +67,8 @@ def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
 
 
 def make_trials(
-    path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0, seed: int = 0,
-    once: bool = False,
+    path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0,
+    seed: int = 0, once: bool = False,
 ) -> tuple[int, int]:
     """Writes `trials` (or `trials_<name>`) of a data directory; returns the numbers of target and non-target trials.
 
@@ -87,7 +87,7 @@ def make_trials(
     if num_nontarget is not None and num_nontarget < 1:
         raise UserError(f"{num_nontarget} non-target trials make no list")
     if once and num_nontarget is not None:
-        raise UserError("where every utterance is tested once, half of the trials are non-target; leave their number out")
+        raise UserError("where each utterance is tested once, half of the trials are non-target; leave their number out")
     if enroll_utts or once:
         return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once)
     return _pair_trials(folder, out, stratum, num_nontarget, seed)
@@ -168,8 +168,8 @@ def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once) 
 
 
 def _draw_once(models, stratum, of_test, seed: int) -> np.ndarray:
-    """For each test (J,) the row of `models` that it meets: its speaker's for half of them, else another of its stratum;
-    -1 where there is none."""
+    """For each test (J,) the row of `models` that it meets: its speaker's for half of them, for the others another of
+    its stratum; -1 where there is none."""
     rng = np.random.default_rng(seed)
     own = np.full(len(stratum), -1)
     own[models] = np.arange(len(models))
