@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
@@ -37,7 +38,8 @@ class QuantConfig:
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
     per_channel: a codebook for each output channel instead of one for each layer.
     binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
-    layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float.
+    layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float. A name may be a pattern, as
+        "layers.[01].*" (fnmatch); a layer's own name goes before patterns, the first pattern before later ones.
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
     scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
@@ -135,7 +137,9 @@ class QuantConfig:
 
     def bits_of(self, layer: str) -> int:
         """Bits of the layer with that name; 32: it stays in float."""
-        return self.bits if self.layers is None else self.layers.get(layer, self.bits)
+        named = self.layers or {}
+        matching = (bits for pattern, bits in named.items() if fnmatchcase(layer, pattern))
+        return named[layer] if layer in named else next(matching, self.bits)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +168,8 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
     a layer is quantized already, and for a name in `config.layers` or `only` that `net` has not.
     """
     layers = dict(quantizable(net))
-    for name in [*(config.layers or ()), *(only or ())]:
+    unmatched = [name for name in config.layers or () if not any(fnmatchcase(layer, name) for layer in layers)]
+    for name in [*unmatched, *(only or ())]:
         if name not in layers:
             raise UserError(f"the network has no layer {name} to quantize; it has {', '.join(layers)}")
     chosen = [name for name in layers if (only is None or name in only) and config.bits_of(name) != FLOAT_BITS]

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svq.errors import UserError
 from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, outer_update_, quantizers
@@ -317,6 +318,18 @@ def test_layers_of_one_bit_may_have_a_binary_quantizer(binary):
     net = quantize_(torch.nn.Sequential(*(torch.nn.Linear(8, 8) for _ in range(4))), config)
     found = {key: type(quantizer).__name__ for key, _, quantizer in quantizers(net)}
     assert found == {"0": f"{binary.title()}BinaryQuantizer", "1": "LevelQuantizer", "3": "LevelQuantizer"}
+
+
+def test_layers_may_be_named_by_patterns():
+    config = QuantConfig(bits=2, layers={"layers.[01].*": 32, "*.shortcut.*": 8, "layers.*conv1": 3, "layers.0.conv1": 4})
+    expected = {"conv1": 2, "layers.0.conv1": 4, "layers.1.conv1": 32, "layers.1.conv2": 32, "layers.2.shortcut.0": 8,
+                "layers.2.conv1": 3, "layers.2.conv2": 2, "embedding": 2}  # its own name first, then the first pattern
+    assert {layer: config.bits_of(layer) for layer in expected} == expected
+    net = ModelConfig("ResNet18", {"width": 2}, 8).build()
+    bits = {name: quantizer.bits for name, _, quantizer in quantizers(quantize_(net, config))}
+    assert "layers.1.conv1" not in bits and all(bits.get(name, 32) == want for name, want in expected.items())
+    with pytest.raises(UserError, match=r"no layer layers.\[89\].\* to quantize; it has conv1, layers.0.conv1"):
+        quantize_(ModelConfig("ResNet18", {"width": 2}, 8).build(), QuantConfig(layers={"layers.[89].*": 4}))
 
 
 def test_a_quantizer_is_in_the_mode_of_its_layer():

@@ -198,6 +198,10 @@ def test_layers_of_their_own_bits_and_layers_in_float(tmp_path):
     save_packed(tmp_path / "b.svq", net, config)
     quant = load_model(tmp_path / "b.svq")[1].quant
     assert [quant.bits_of(name) for name in names] == [4] * 20 + [2]
+    net, config = trained(2, layers={"layers.[0-5].*": 32})
+    save_packed(tmp_path / "c.svq", net, config)
+    other, read = load_model(tmp_path / "c.svq")
+    assert [read.quant.bits_of(name) for name in names] == [2] + [32] * 14 + [2] * 6 and distance(net, other) < 1e-5
 
 
 METHOD_BITS = {"twn": [2, 32], "static": [1, 32], "adaptive": [1, 32]}

@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
+from svq.analysis.layer_parts import parts_of
 from svq.config import load_config
+from svq.models import ModelConfig
+from svq.quant.api import quantizable
 from svq.train.config import TrainConfig
 from tests.recipes.conftest import ROOT
 from tests.report.quantized import write_exp
@@ -84,6 +87,17 @@ def test_tables_run_rows_that_there_are(recipe, script, name, row):
             assert config.exists(), config
 
 
+def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
+    options = call(recipe, "local/ablation_stages.sh", "net")
+    systems = options[options.index("--systems") + 1].split()
+    assert systems[:3] == ["net", "net_float", "net_kmqat2"] and len(systems) == 9
+    net = ModelConfig("ResNet18", {"width": 2}, 8).build()
+    for system, stage in zip(systems[3:], parts_of(net, "stage"), strict=True):
+        row = ROOT / "egs" / "speechocean762" / "conf" / "quant" / f"{system.removeprefix('net_')}.yaml"
+        quant = load_config(row, TrainConfig).quant
+        assert tuple(name for name, _ in quantizable(net) if quant.bits_of(name) == 32) == stage.layers
+
+
 def test_table_without_training_has_the_papers_choice_for_its_network(recipe):
     (recipe / "conf" / "net.yaml").write_text("model:\n  arch: ECAPA512\n")
     options = call(recipe, "local/table_ptq.sh", "net")
@@ -122,6 +136,7 @@ def test_table_has_the_columns_of_the_paper(recipe):
     (("local/table_quantization.sh",), "float system"),
     (("local/table_distillation.sh", "--nj", "3"), "name of the teacher"),
     (("local/ablation_retention.sh", "--nj", "3"), "float system"),
+    (("local/ablation_stages.sh", "--nj", "3"), "float system"),
     (("local/table_ptq.sh", "--nj", "3"), "float system"),
 ])
 def test_bad_calls_are_one_line(recipe, command, told):
