@@ -25,7 +25,8 @@ _KEPT = ("Everything quantized but one part. Gain: below the quantized network; 
 _CORRELATION = ("Rank correlation, over the parts, of what is known of them with what they cost. Intervals: from "
                 "resampled speakers, which change the losses. p: share of random pairings that correlate as strongly. "
                 "Unexplained: 1 - Spearman squared. Repeatable: mean Spearman of the losses of two resamplings with "
-                "each other; where it is low, losses are measured too coarsely for any correlation to be high.")
+                "each other, a bound from above, since both draw from the same speakers; where it is low, losses are "
+                "measured too coarsely for any correlation to be high.")
 
 
 @dataclasses.dataclass(frozen=True)
