@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svq.analysis.layer_tables import CorrelationRow, MovedRow, PartRow
 from svq.report import figure as fig
@@ -76,6 +76,7 @@ def propagation(rows: Sequence[MovedRow], level: str, of: str) -> Drawn:
                       marker=_MARKERS[index % len(_MARKERS)], color=fig.INK if everything else fig.series(index),
                       label="everything" if everything else part)
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xticks(range(len(at)), at, rotation=30, ha="right", parse_math=False)
