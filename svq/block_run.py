@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from svq.backend.resampled import interval
 from svq.config import to_dict
-from svq.development import DevelopmentList, EmbeddingStore, Measured, drifts, interval, measure
+from svq.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
 from svq.errors import UserError
 from svq.models import load_model
 from svq.nets.blocks import blocks_of, titles_of

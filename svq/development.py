@@ -14,7 +14,6 @@ from svq.backend.bootstrap import speaker_bootstrap
 from svq.backend.embeddings import unit_length
 from svq.backend.metrics import eer_of
 from svq.backend.norm import pair_scores
-from svq.backend.resampled import interval  # noqa: F401  (of what `measure` gives, for its users)
 from svq.backend.scores import read_trials
 from svq.backend.tokens import IdIndex, read_columns
 from svq.cli import progress

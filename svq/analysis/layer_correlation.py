@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import rankdata
 
-from svq.development import interval
+from svq.backend.resampled import interval
 
 _CHUNK = 1 << 22  # features held at a time
 _NEAR = 1e-9  # coefficients that differ by less are equal: their sums are taken in another order

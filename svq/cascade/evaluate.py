@@ -6,12 +6,11 @@ import dataclasses
 
 import numpy as np
 
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.resampled import SpeakerSamples, interval
 from svq.cascade.accounting import ACCOUNTINGS, STREAMING, Counted, count, per_trial
 from svq.cascade.cost import UNITS
 from svq.cascade.gate import pure, random_rungs, reached, settle, settled_values
 from svq.cascade.measures import MEASURES, Point, measured
-from svq.development import interval
 
 CASCADE, RANDOM, ALONE = "cascade", "random", "rung"
 _LEVELS = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
