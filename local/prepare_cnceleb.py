@@ -95,7 +95,8 @@ def write_evaluation(args, counts: dict[str, int]) -> list[str]:
         text = f"{len(absent)} recordings of the list are not in {root}/eval/test: {some_of(absent)}"
         raise UserError(located(path, next(iter(absent.values())), text))
     if len(kinds) < 2:
-        raise UserError(f"{path}: no {'non-target' if kinds == {True} else 'target'} trial in it; is it the official list?")
+        missing = "non-target" if kinds == {True} else "target"
+        raise UserError(f"{path}: no {missing} trial in it; is it the official list?")
     for name, found in (("trials", number), ("models", len(enrolled)), ("tests", len(used))):
         check_count(counts, f"cnceleb1_eval.{name}", found, path)
     models, utterances = enrolment_rows(args, root, enrolled)

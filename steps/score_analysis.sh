@@ -21,7 +21,7 @@ c_fa=1.0              # cost of a false alarm in these
 prior=0.5             # weight of the targets in calibrations
 duration=shorter      # the break-down by duration goes by the shorter side of a trial, or by its test side
 duration_edges=       # seconds between its groups, such as "2 4"; empty: quartiles of each list
-bootstrap=1000        # resamplings of the speakers; 0: no intervals
+bootstrap=200         # resamplings of the speakers; 0: no intervals
 seed=0                # seed of these
 title="Scores of quantized systems"  # title of the page
 . utils/parse_options.sh

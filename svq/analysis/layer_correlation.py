@@ -38,7 +38,8 @@ class Correlation:
 
     unexplained: 1 - spearman^2, the share of the variance of the losses' ranks that a line through the predictor's
     ranks leaves over. repeatable: mean Spearman between the losses of two independent resamplings of the speakers;
-    other speakers would agree less. Where it is low, no predictor can correlate well with losses that are measured so coarsely.
+    other speakers would agree less. Where it is low, no predictor can correlate well with losses that are measured so
+    coarsely.
     """
 
     parts: int

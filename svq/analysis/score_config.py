@@ -61,7 +61,7 @@ class ScoreAnalysisConfig:
     prior: float = 0.5
     duration: Literal["shorter", "test"] = "shorter"
     duration_edges: tuple[float, ...] = ()
-    bootstrap: int = 1000
+    bootstrap: int = 200
     seed: int = 0
 
     def __post_init__(self):

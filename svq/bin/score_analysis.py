@@ -62,7 +62,7 @@ def parse_options():
                            help="which side of a trial the break-down by duration goes by")
     arguments.add_argument("--duration-edges", nargs="*", type=float, default=[], metavar="S",
                            help="seconds between its groups; default: quartiles of each list")
-    arguments.add_argument("--bootstrap", type=int, default=1000, help="resamplings of the speakers; 0: no intervals")
+    arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--seed", type=int, default=0, help="seed of these")
     arguments.add_argument("--title", default="Scores of quantized systems", help="title of the page")
     return arguments.parse_args()

@@ -25,7 +25,7 @@ def read_runs(folders: Iterable) -> list[dict]:
             raise UserError(f"{path}: no such file; svq.bin.cascade run makes it") from None
         except ValueError as error:
             raise UserError(f"{path}: not JSON, or cut short ({error}); run the cascade again") from None
-        if found and any(read[key] != found[0][key] for key in ("trials", "rungs", "num_threads")):
+        if found and any(read[key] != found[0][key] for key in ("list", "trials", "rungs", "num_threads")):
             raise UserError(f"{path}: of another list or ladder, or of other threads, than the first; run both again")
         found.append(read)
     if found and not any(alone(run) for run in found):
@@ -61,7 +61,7 @@ def _row(run: dict, whole: float) -> list[str]:
 
 def note(runs: Sequence[dict]) -> str:
     first = runs[0]
-    return (f"Measured over {first['trials']:,} trials, one at a time, {first['num_threads']} thread"
+    return (f"Measured over {first['trials']:,} trials of {first['list']}, one at a time, {first['num_threads']} thread"
             f"{'s' * (first['num_threads'] != 1)}: each utterance embedded at most once a rung, enrolments when they "
             "are first needed; embeddings in the order of the rungs. Reading: from recordings or files to features, once "
             "more for every rung.")

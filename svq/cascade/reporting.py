@@ -57,6 +57,7 @@ def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Seque
                         f"{', '.join(ladder.names)}; run the cascade again")
     write_figures(folder, figures)
     for name, text in (("cascade.md", markdown(lists, ladder.names, settings, runs)),
-                       ("index.html", render(lists, figures, ladder.names, settings, runs)), ("cascade.tsv", tsv(lists))):
+                       ("index.html", render(lists, figures, ladder.names, settings, runs)),
+                       ("cascade.tsv", tsv(lists))):
         with atomic_write(os.path.join(folder, name)) as file:
             file.write(text)

@@ -46,7 +46,7 @@ def summary(folder, ladder, listed) -> dict:
     whole = {name: count(listed, last, table, name) for name in (LIST, STREAMING)}
     took = seconds(folder, names)
     return {
-        "trials": len(listed), "rungs": names,
+        "list": listed.name, "trials": len(listed), "rungs": names,
         "escalation": float((reached.sum(axis=0) > 1).mean()),  # one rung alone escalates nothing
         "settled": dict(zip(names, np.bincount(len(names) - 1 - reached[::-1].argmax(axis=0),
                                                minlength=len(names)).tolist())),

@@ -71,7 +71,7 @@ def test_cascade_is_of_the_nested_file_and_the_float_network(mini):
     assert not (run.exp / "cascade" / "teacher_adaptive-teacher_gone").exists()
     tests = len((run.folder / "data" / "test" / "trials_live").read_text().splitlines())
     measured = (folder / "report" / "cascade.md").read_text().split("### Measured")[1]
-    assert f"over {tests:,} trials" in measured and "| teacher alone |" in measured
+    assert f"over {tests:,} trials of test_live" in measured and "| teacher alone |" in measured
 
 
 def rows_of(path) -> list[dict[str, str]]:
