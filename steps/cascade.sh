@@ -2,6 +2,7 @@
 # A cascade of systems of rising precision: most trials are settled by the cheapest, unsure ones go on to the next.
 # Chooses every rung's delta on a development list, and evaluates the cascade on test lists by replay of the rungs'
 # scores. Writes <out-dir>/ladder.yaml, <rung>.map.json, and to <out-dir>/report cascade.{tsv,md}, index.html, figures.
+# With --run true also what ran: <out-dir>/run, of the cascade, and <out-dir>/run_alone/<rung>.
 #
 # Usage: steps/cascade.sh [options] <ladder.yaml> <dev-trials> <out-dir> <test-trials> ...
 #   e.g. steps/cascade.sh --limits "eer_loss=0.05 escalation=0.2" exp/2-4-32.yaml data/dev/trials \
@@ -16,7 +17,7 @@ goal=                  # cost or flips: what is made least; empty: cost where er
 bootstrap=200          # resamplings of the speakers for the intervals; 0: no intervals
 controls=20            # random escalations to average, as a control
 seed=0                 # seed of both
-run=false              # true: also run the cascade, and each rung alone, on recordings, and measure seconds
+run=false              # true: also run the cascade, and each rung alone, one trial at a time, and measure seconds
 run_trials=            # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
 num_threads=1          # CPU threads of that
 . utils/parse_options.sh

@@ -701,7 +701,7 @@ control_of() {                                    # <float system>
 }
 
 analyse_scores() {
-  local parent control system list dir others ins
+  local parent control system list file dir others ins
   for parent in $analysis; do
     control=$(control_of "$parent") dir=$report/analysis/$parent/scores others=() ins=()
     for system in $systems; do
@@ -717,7 +717,12 @@ analyse_scores() {
       ins+=(--in "$(is_a exported "$system" && echo 5 || echo 10):$exp/$system/summary.json")
       for list in $trials; do ins+=(--in "7:$exp/$system/scores/$(list_name "$list")/cosine_none.score"); done
     done
-    for list in $trials; do ins+=(--in "1:$data/$list"); done
+    for list in $trials; do
+      ins+=(--in "1:$data/$list")
+      for file in utt2dur spk2gender utt2domain enroll.spk2utt; do  # what results are broken down by
+        if [[ -e $data/${list%/*}/$file ]]; then ins+=(--in "1:$data/${list%/*}/$file"); fi
+      done
+    done
     once "${ins[@]}" --out "$dir/index.html" --out "$dir/scores.tsv" --out "$dir/scores.md" -- \
       steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $parent" \
       "$trials" "$dir" "$control" "${others[@]}"
@@ -751,6 +756,14 @@ analyse_layers() {
   all_done
 }
 
+# Trials as a service has them, for measured seconds: utterances in one trial each, of one gender where that is known.
+make_live_trials() {                              # <data-dir>
+  local ins=(--in "1:$1/utt2spk") gender=false
+  if [[ -e $1/spk2gender ]]; then ins+=(--in "1:$1/spk2gender") gender=true; fi
+  once "${ins[@]}" --out "$1/trials_live" -- \
+    utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$gender" "$1"
+}
+
 # Stage 15: cascades. One in $ladders is its systems, the cheapest first, with colons between them.
 run_cascades() {
   local ladder dir rungs system list tests=() scores model_ins live=() dev=${trials%% *}
@@ -758,11 +771,6 @@ run_cascades() {
   if [[ -n $ladders && ${#tests[@]} == 0 ]]; then
     echo "run.sh: --ladders needs a second list in --trials: the deltas are chosen on the first" >&2
     exit 1
-  fi
-  if [[ -n $ladders && $cascade_run == true ]]; then
-    live=("${tests[0]%/*}/trials_live")
-    once --in "1:${tests[0]%/*}/utt2spk" --out "${live[0]}" -- \
-      utils/make_trials.sh --name live --once true "${tests[0]%/*}"
   fi
   for ladder in $ladders; do
     read -ra rungs <<< "${ladder//:/ }"
@@ -782,6 +790,10 @@ run_cascades() {
     once "${model_ins[@]}" --out "$dir/systems.yaml" -- \
       steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$dir/systems.yaml" "${rungs[@]}"
     for list in $trials; do scores+=(--in "1:$data/$list"); done
+    if [[ $cascade_run == true && ${#live[@]} == 0 ]]; then
+      make_live_trials "${tests[0]%/*}"
+      live=("${tests[0]%/*}/trials_live")
+    fi
     once --in "$dir/systems.yaml" "${model_ins[@]}" "${scores[@]}" ${live[@]+--in "${live[0]}"} \
       --out "$dir/ladder.yaml" --out "$dir/report/cascade.tsv" --out "$dir/report/index.html" -- \
       steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" \

@@ -10,9 +10,10 @@ num_nontarget=0    # non-target pairs to draw; 0: all of them
 same_gender=false  # non-target pairs only between speakers of one gender (takes spk2gender)
 enroll_utts=0      # utterances of a speaker that make its model; 0: one utterance against one
 once=false         # whether every utterance that is in no model is in one trial
+max_tests=0        # with --once: so many utterances are drawn to be tested; 0: all
 seed=0             # seed of the draw
 . utils/parse_options.sh
 [[ $# -eq 1 ]] || { echo "usage: ${0##*/} [options] <data-dir> (--help says more)" >&2; exit 2; }
 . ./path.sh
 python3 -m svq.bin.data_dir make-trials --name="$name" --num-nontarget="$num_nontarget" \
-  --same-gender "$same_gender" --enroll-utts="$enroll_utts" --once "$once" --seed="$seed" -- "$1"
+  --same-gender "$same_gender" --enroll-utts="$enroll_utts" --once "$once" --max-tests="$max_tests" --seed="$seed" -- "$1"

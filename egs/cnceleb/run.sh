@@ -13,7 +13,7 @@ cnceleb1=corpus/CN-Celeb_flac  # CN-Celeb1: data, dev and eval
 counts=local/cnceleb.counts    # how many models, recordings and trials to find; empty: no check
 from=../voxceleb               # recipe whose systems are tested
 systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # its systems
-trials="dev/trials vox1/trials_O cnceleb/trials cnceleb/trials_concat"  # its first list calibrates
+trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # its first list calibrates
 backends="cosine plda"         # scoring back ends
 norms="none asnorm"            # score normalizations
 stage=0                        # first stage to run; numbered as in every recipe: 3 to 5, 10, 12, 13 are not here
@@ -27,7 +27,7 @@ int8_runtime=openvino          # what runs NAME-int8 systems: openvino or onnxru
 analysis=teacher               # float systems whose quantized ones' scores are looked into (stage 14); empty: none
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05   # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false              # also run cascades, and each rung alone, on recordings, and measure seconds
+cascade_run=false              # also run cascades, and each rung alone, one trial at a time, and measure seconds
 lda_dim=256                    # dimensions kept before PLDA
 top_n=300                      # cohort speakers in AS-norm
 cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
@@ -64,8 +64,9 @@ fi
 
 if stage 6 "embeddings"; then
   for system in $systems; do
-    file=$(model_file_of "$system")
-    [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
+    for file in "$(model_file_of "$system")" "$exp/$system/summary.json"; do
+      [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
+    done
   done
   extract_embeddings
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mini: synthetic speech, made on the spot; all stages in about a quarter of an hour on two cores, less with AMX. The
+# mini: synthetic speech, made on the spot; all stages in about twenty minutes on two cores, less with AMX. The
 # figures show that the recipe works and how systems compare, not how they would do on people's voices.
 #
 #   bash run.sh                   everything
@@ -32,7 +32,7 @@ analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into 
 analysis_utts=60              # utterances of the first list that they are looked into with; 0: all
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades, and each rung alone, on recordings, and measure seconds
+cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm

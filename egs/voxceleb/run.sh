@@ -36,7 +36,7 @@ analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into 
 analysis_utts=1000            # utterances of the first list that they are looked into with; 0: all
 ladders=                      # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades, and each rung alone, on recordings, and measure seconds
+cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
                               # decoded for training they take about 0.8 TB, 0.26 TB without

@@ -17,7 +17,9 @@ from svq.report.quant_page import section, write_figures
 from svq.report.quant_plots import Drawn
 
 _SYSTEMS = ("Loss: above the first network, with intervals over speakers that are the same resampled ones everywhere. "
-            "Drift: mean 1 - cosine of an utterance's embeddings to those with nothing quantized.")
+            "Drift: mean 1 - cosine of an utterance's embeddings to those with nothing quantized. Latent: with the float "
+            "weights that finetuning kept. Renormed: all quantized, with batch norms measured anew as those of every "
+            "network with a part in float are; what that alone does.")
 _ALONE = ("SQNR and relative MSE: of the weights. Output, drift and error rates: with this part alone quantized, "
           "against nothing quantized.")
 _KEPT = ("Everything quantized but one part. Gain: below the quantized network; share: of what quantizing everything "

@@ -77,14 +77,19 @@ class LayerStudy:
         return eer_change(whole, self.origin), mindcf_change(whole, self.origin)
 
     def systems(self) -> list[SystemRow]:
-        """The float network, a finetuned one with its float weights, and the quantized one."""
+        """The float network; of a finetuned one that with its float weights, and the quantized one with batch norms
+        measured anew as those of its parts are; the quantized one."""
         rows = []
         if self.reference is not None:
             rows.append(self._system("float", self.origin, np.nan))
         nothing = "float" if self.config.quantized is None else "latent"
         moved = drift(self.subject.embeddings([], nothing), self.subject.embeddings(self.all, ALL))[0]
-        return [*rows, self._system(nothing, self.measured([], nothing), 0.0),
-                self._system("quantized", self.measured(self.all, ALL), moved)]
+        rows.append(self._system(nothing, self.measured([], nothing), 0.0))
+        if self.config.norms_data is not None:
+            vectors = self.subject.renormed_embeddings("renormed")
+            rows.append(self._system("renormed", self._measure(vectors),
+                                     drift(self.subject.embeddings([], nothing), vectors)[0]))
+        return [*rows, self._system("quantized", self.measured(self.all, ALL), moved)]
 
     def _system(self, name: str, here: Measured, moved: float) -> SystemRow:
         nothing = np.zeros(self.config.bootstrap)

@@ -113,6 +113,12 @@ class FinetunedSubject:
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
         return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
+    def renormed_embeddings(self, title: str) -> np.ndarray:
+        """(N, D) with all layers quantized, as it was finetuned, but batch norms measured anew: what that alone does."""
+        layers = list(self.weights)
+        return self.store.get(["renormed", layers, digest_of(self.norms_feats)], lambda: measure_norms_(
+            _with_weights(self.net, self.weights, layers), self.norms_feats), title)
+
 
 class Reference:
     """The float network of config.model, from which losses of a finetuned one are counted."""

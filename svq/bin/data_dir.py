@@ -82,7 +82,7 @@ def do_spk2utt(args) -> None:
 def do_make_trials(args) -> None:
     number = None if args.num_nontarget == 0 else args.num_nontarget
     made = trials.make_trials(args.data, args.name, number, args.same_gender, args.enroll_utts, args.seed,
-                              args.once)
+                              args.once, args.max_tests)
     name = f"trials_{args.name}" if args.name else "trials"
     print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials")
 
@@ -135,6 +135,7 @@ def build_parser():
     add("--enroll-utts", type=int, default=0, help="utterances of a speaker that make its model; 0: one against one")
     add("--once", type=cli.boolean, default=False,
         help="every utterance in no model is tested once, half of them against their own speaker's model")
+    add("--max-tests", type=int, default=0, help="with --once: so many utterances are drawn to be tested; 0: all")
     add("--seed", type=int, default=0, help="seed of the draw")
     verb(do_disjoint, "data+", help="exit status 1 if a speaker is in two of the directories")
     return parser

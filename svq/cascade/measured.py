@@ -10,6 +10,7 @@ from svq.errors import UserError, located
 
 HEADS = ("what ran", "escalated (%)", "embeddings", "network (s)", "of {last} alone (%)", "reading (s)",
          "bit-operations counted (%)", "wrong decisions (%)")
+_SAME = {"list", "trials", "rungs", "gates", "num_threads"}  # in runs that can be compared
 
 
 def read_runs(folders: Iterable) -> list[dict]:
@@ -25,7 +26,9 @@ def read_runs(folders: Iterable) -> list[dict]:
             raise UserError(f"{path}: no such file; svq.bin.cascade run makes it") from None
         except ValueError as error:
             raise UserError(f"{path}: not JSON, or cut short ({error}); run the cascade again") from None
-        if found and any(read[key] != found[0][key] for key in ("list", "trials", "rungs", "num_threads")):
+        if not _SAME <= read.keys():
+            raise UserError(f"{path}: of an older svq; run the cascade again")
+        if found and any(read[key] != found[0][key] for key in _SAME):
             raise UserError(f"{path}: of another list or ladder, or of other threads, than the first; run both again")
         found.append(read)
     if found and not any(alone(run) for run in found):

@@ -68,7 +68,7 @@ def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
 
 def make_trials(
     path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0,
-    seed: int = 0, once: bool = False,
+    seed: int = 0, once: bool = False, max_tests: int = 0,
 ) -> tuple[int, int]:
     """Writes `trials` (or `trials_<name>`) of a data directory; returns the numbers of target and non-target trials.
 
@@ -76,8 +76,9 @@ def make_trials(
     drawn, None for all of them; same_gender: only pairs of speakers of one gender. enroll_utts above 0: each
     speaker's first so many utterances make its model in enroll.spk2utt (named as the speaker), and the trials are
     models against the utterances that are in no model. once: as a service is used, every utterance in no model is
-    tested once, half of them against their own speaker's model and half against another's, drawn; without enroll_utts
-    a speaker's first utterance is its model. Same seed, same list. UserError if there are no such trials.
+    tested once: of speakers with a model half against that and half against another's, drawn; of others against
+    another's; left out where there is no other (of the gender). Without enroll_utts a speaker's first utterance is its
+    model. max_tests above 0: so many utterances are drawn to be tested. Same seed, same list. UserError if there are no such trials.
     """
     folder = DataDir(path)
     out = folder.path / (f"trials_{name}" if name else "trials")
@@ -86,10 +87,12 @@ def make_trials(
     stratum = _strata(folder, same_gender)
     if num_nontarget is not None and num_nontarget < 1:
         raise UserError(f"{num_nontarget} non-target trials make no list")
+    if max_tests < 0 or (max_tests and not once):
+        raise UserError("a number of utterances to test, above 0, goes with testing each once")
     if once and num_nontarget is not None:
         raise UserError("where each utterance is tested once, half of the trials are non-target; leave their number out")
     if enroll_utts or once:
-        return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once)
+        return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once, max_tests)
     return _pair_trials(folder, out, stratum, num_nontarget, seed)
 
 
@@ -131,7 +134,7 @@ def _pair_trials(folder, out, stratum, num_nontarget, seed) -> tuple[int, int]:
     return _write_rows(out, names, names, rows())
 
 
-def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once) -> tuple[int, int]:
+def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once, max_tests) -> tuple[int, int]:
     speaker, keys = folder.speaker_index, folder.utt2spk.key_array
     order = np.argsort(speaker, kind="stable")
     sizes = np.bincount(speaker)
@@ -141,6 +144,8 @@ def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once) 
     models = np.flatnonzero(sizes > number)  # a speaker with no utterance left to test makes no model
     enrolled = np.isin(speaker, models) & (rank < number)
     tests = np.flatnonzero(~enrolled)
+    if 0 < max_tests < len(tests):
+        tests = np.sort(np.random.default_rng(seed).permutation(tests)[:max_tests])
     of_test = speaker[tests]
     if once:
         chosen = _draw_once(models, stratum, of_test, seed)
@@ -168,13 +173,14 @@ def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once) 
 
 
 def _draw_once(models, stratum, of_test, seed: int) -> np.ndarray:
-    """For each test (J,) the row of `models` that it meets: its speaker's for half of them, for the others another of
-    its stratum; -1 where there is none."""
+    """For each test (J,) the row of `models` that it meets: its speaker's for half of those whose speaker has one, for
+    all others another's of its stratum; -1 where there is none."""
     rng = np.random.default_rng(seed)
     own = np.full(len(stratum), -1)
     own[models] = np.arange(len(models))
     found = own[of_test]
-    for k in rng.permutation(len(of_test))[: len(of_test) // 2]:
+    known = rng.permutation(np.flatnonzero(found >= 0))
+    for k in [*np.flatnonzero(found < 0), *known[: len(known) // 2]]:
         others = np.flatnonzero((stratum[models] == stratum[of_test[k]]) & (models != of_test[k]))
         found[k] = others[rng.integers(len(others))] if len(others) else -1
     return found

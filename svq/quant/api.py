@@ -39,7 +39,7 @@ class QuantConfig:
     per_channel: a codebook for each output channel instead of one for each layer.
     binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
     layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float. A name may be a pattern, as
-        "layers.[01].*" (fnmatch); a layer's own name goes before patterns, the first pattern before later ones.
+        "layers.[01].*" (fnmatch); a layer's own name goes before patterns, a later pattern before earlier ones.
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
     scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
@@ -74,6 +74,8 @@ class QuantConfig:
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is {self.percentile}; it must be above 50 and at most 100")
         for name, bits in (self.layers or {}).items():
+            if not isinstance(name, str):
+                raise ValueError(f"layers: {name} is no name of a layer; write it in quotes")
             if bits != FLOAT_BITS and not (isinstance(bits, int) and 1 <= bits <= 8):
                 raise ValueError(f"layers: {name} has {bits} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
         self._check_method()
@@ -138,8 +140,8 @@ class QuantConfig:
     def bits_of(self, layer: str) -> int:
         """Bits of the layer with that name; 32: it stays in float."""
         named = self.layers or {}
-        matching = (bits for pattern, bits in named.items() if fnmatchcase(layer, pattern))
-        return named[layer] if layer in named else next(matching, self.bits)
+        matching = [bits for pattern, bits in named.items() if fnmatchcase(layer, pattern)]
+        return named[layer] if layer in named else [self.bits, *matching][-1]
 
 
 @dataclasses.dataclass(frozen=True)

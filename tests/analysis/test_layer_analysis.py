@@ -329,6 +329,12 @@ def test_batch_norms_are_measured_anew(place, tmp_path):
     torch.testing.assert_close(part.bn1.running_var.double(), inside.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
     assert part.bn1.momentum == whole.bn1.momentum and torch.equal(part.bn1.weight, whole.bn1.weight)
     assert subject.variant(layers)[-1] == "" != subject.variant(layers[1:])[-1]
+    control = {row.system: row for row in LayerStudy(config, tmp_path).systems()}  # of all quantized, norms anew
+    assert list(control) == ["latent", "renormed", "quantized"]
+    by_hand = ByHand(place, "finetuned")
+    rates = by_hand.rates(by_hand.vectors(measure_norms_(whole, feats)))
+    assert (control["renormed"].eer, control["renormed"].mindcf) == pytest.approx(tuple(rates[0]), abs=1e-4)
+    assert control["renormed"].drift != control["quantized"].drift
     with pytest.raises(ValueError, match="norms_data is for a finetuned network"):
         LayerAnalysisConfig(*common, str(place / "model"), quant=QUANT, norms_data="x")
 

@@ -164,6 +164,9 @@ def test_seconds_are_compared_with_the_last_rung_alone(place, tmp_path):
     (runs[1] / "summary.json").write_text((runs[1] / "summary.json").read_text().replace('"trials": 36', '"trials": 9'))
     with pytest.raises(UserError, match="alone/two/summary.json: of another list or ladder"):
         read_runs(runs)
+    (runs[1] / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="alone/two/summary.json: of an older svq"):
+        read_runs(runs)
     with pytest.raises(UserError, match="no such file; svq.bin.cascade run"):
         read_runs([tmp_path])
 

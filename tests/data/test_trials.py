@@ -114,12 +114,30 @@ def test_every_utterance_tested_once(tmp_path, enroll_utts):
     assert read(folder / "trials_again") == trials != read(folder / "trials_other")
 
 
+SINGLE = {f"spk{s:02d}-utt{u:02d}" for s in (2, 3) for u in (1, 2)}  # left out, these two speakers have one utterance
+
+
 def test_tested_once_by_someone_else(tmp_path):
     folder = data_dir(tmp_path, speakers=3, utts=4, seconds=0.01)  # one gender has one speaker
     make_trials(folder, same_gender=True, once=True)
     trials = read(folder / "trials")
-    assert len(trials) < 9 and len({t[1] for t in trials}) == len(trials)
+    assert 3 <= len(trials) < 9 and len({t[1] for t in trials}) == len(trials)
     assert all(label == "target" for model, _, label in trials if model.startswith("spk01"))
+    make_trials(folder, name="some", once=True, max_tests=4)
+    some = read(folder / "trials_some")
+    assert len(some) == 4 and sum(label == "target" for *_, label in some) == 2
+
+
+def test_speakers_without_a_model_are_tested_against_others(tmp_path):
+    folder = data_dir(tmp_path, speakers=4, utts=3, seconds=0.01)
+    kept = [line for line in (folder / "utt2spk").read_text().splitlines(True) if line[:11] not in SINGLE]
+    (folder / "utt2spk").write_text("".join(kept))
+    make_trials(folder, once=True)
+    trials = read(folder / "trials")
+    assert sorted(t[1] for t in trials) == sorted(line.split()[0] for line in kept if line[9:11] != "00" or
+                                                  line[:5] in ("spk02", "spk03"))
+    assert {label for _, utt, label in trials if utt[:5] in ("spk02", "spk03")} == {"nontarget"}
+    assert sum(label == "target" for *_, label in trials) == 2
 
 
 def test_what_cannot_be_made(tmp_path):
@@ -128,6 +146,8 @@ def test_what_cannot_be_made(tmp_path):
         make_trials(folder, num_nontarget=5)
     with pytest.raises(UserError, match="there is no nontarget trial"):
         make_trials(folder, same_gender=True)
+    with pytest.raises(UserError, match="goes with testing each once"):
+        make_trials(folder, max_tests=3)
     with pytest.raises(UserError, match="leave their number out"):
         make_trials(folder, once=True, num_nontarget=3)
     with pytest.raises(UserError, match="is no name"):

@@ -321,9 +321,9 @@ def test_layers_of_one_bit_may_have_a_binary_quantizer(binary):
 
 
 def test_layers_may_be_named_by_patterns():
-    config = QuantConfig(bits=2, layers={"layers.[01].*": 32, "*.shortcut.*": 8, "layers.*conv1": 3, "layers.0.conv1": 4})
+    config = QuantConfig(bits=2, layers={"layers.*conv1": 3, "*.shortcut.*": 8, "layers.[01].*": 32, "layers.0.conv1": 4})
     expected = {"conv1": 2, "layers.0.conv1": 4, "layers.1.conv1": 32, "layers.1.conv2": 32, "layers.2.shortcut.0": 8,
-                "layers.2.conv1": 3, "layers.2.conv2": 2, "embedding": 2}  # its own name first, then the first pattern
+                "layers.2.conv1": 3, "layers.2.conv2": 2, "embedding": 2}  # its own name first, then the last pattern
     assert {layer: config.bits_of(layer) for layer in expected} == expected
     net = ModelConfig("ResNet18", {"width": 2}, 8).build()
     bits = {name: quantizer.bits for name, _, quantizer in quantizers(quantize_(net, config))}
@@ -350,6 +350,7 @@ def test_a_quantizer_is_in_the_mode_of_its_layer():
     (dict(method="admm", rho=0.0), "rho is 0.0"),
     (dict(bits=9), "bits is 9"),
     (dict(layers={"conv": 9}), "conv has 9 bits"),
+    (dict(layers={0: 4}), "layers: 0 is no name of a layer"),
     (dict(scheme="affine"), "scheme is a setting of method integer; leave it out for kmqat"),
     (dict(method="uniform", range="kl"), "range is a setting of method integer"),
     (dict(percentile=99.0), "percentile is a setting of method integer"),

@@ -116,8 +116,9 @@ def test_cascades_of_systems_that_are_there(planned):
     assert run.endswith("data/dev/trials exp/cascade/net_budget-2bit-net_budget-net data/test/trials")
     assert "--limits cost=0.1" in run and "7:exp/net/scores/test/cosine_none.score" in run
     assert "leave out the cascade net_grid:gone: gone is not in --systems" in left
-    live, _, run = planned("run_cascades", "net net_budget net_budget-2bit", options="cascade_run=true")[:3]
-    assert live.endswith("--out data/test/trials_live -- utils/make_trials.sh --name live --once true data/test")
+    _, live, run = planned("run_cascades", "net net_budget net_budget-2bit", options="cascade_run=true")[:3]
+    assert "--out data/test/trials_live -- utils/make_trials.sh --name live --once true --max-tests 2000" in live
+    assert live.endswith("--same-gender false data/test") and "--in 1:data/test/utt2spk" in live
     assert "--run true --run-trials data/test/trials_live" in run and "--in data/test/trials_live" in run
     said = planned("run_cascades", "net net_budget net_budget-2bit", status=1, options="trials=dev/trials")
     assert "a second list in --trials" in said[0]

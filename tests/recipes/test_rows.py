@@ -91,6 +91,8 @@ def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
     options = call(recipe, "local/ablation_stages.sh", "net")
     systems = options[options.index("--systems") + 1].split()
     assert systems[:3] == ["net", "net_float", "net_kmqat2"] and len(systems) == 9
+    (recipe / "conf" / "net.yaml").write_text("model:\n  arch: ResNet34\n")
+    assert "conf/net.yaml is no ResNet18" in call(recipe, "local/ablation_stages.sh", "net", status=2)
     net = ModelConfig("ResNet18", {"width": 2}, 8).build()
     for system, stage in zip(systems[3:], parts_of(net, "stage"), strict=True):
         row = ROOT / "egs" / "speechocean762" / "conf" / "quant" / f"{system.removeprefix('net_')}.yaml"
