@@ -53,7 +53,7 @@ def choose(options) -> None:
 
 
 def evaluate(options) -> None:
-    from svq.cascade.measured import read_runs
+    from svq.report.measured import read_runs
     from svq.cascade.reporting import evaluate_lists, write_report
 
     runs = read_runs(options.runs)

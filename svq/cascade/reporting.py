@@ -49,7 +49,7 @@ def settings_of(ladder: Ladder) -> str:
 
 
 def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
-    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.cascade.measured."""
+    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.report.measured."""
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
     if runs and runs[0]["rungs"] != list(ladder.names):

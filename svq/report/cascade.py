@@ -6,12 +6,12 @@ import math
 from html import escape
 from typing import NamedTuple, Sequence
 
-from svq.cascade import measured
 from svq.cascade.accounting import ACCOUNTINGS
 from svq.cascade.cost import UNITS
 from svq.cascade.evaluate import CASCADE, RANDOM, CurvePoint, Row
 from svq.cascade.measures import MEASURES
 from svq.report import figure as fig
+from svq.report import measured
 from svq.report.cells import html_table, markdown_table
 from svq.report.html import page
 from svq.report.plots import dash

@@ -18,13 +18,13 @@ from svq.cascade.gate import reached, settle
 from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps
 from svq.cascade.live import LiveCascade, mean_of_rung
 from svq.cascade.log import read_reached, recount
-from svq.cascade.measured import read_runs
 from svq.cascade.trial_list import TrialList
 from svq.config import dump_config
 from svq.errors import UserError
 from svq.models import FrontEndConfig, ModelConfig, save_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import save_packed
+from svq.report.measured import read_runs
 from tests.builders import data_dir
 from tests.helpers import run_worker
 

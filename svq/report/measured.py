@@ -1,4 +1,4 @@
-"""What svq.bin.cascade run measured, a cascade beside its rungs alone: one table of several runs over one list."""
+"""What svq.bin.cascade run measured, a cascade beside its rungs alone: a table of several runs over one list."""
 
 from __future__ import annotations
 
