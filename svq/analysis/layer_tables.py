@@ -19,9 +19,9 @@ PREDICTORS = {"relative_mse": "relative MSE of the weights (or SQNR)", "cosine_d
 @dataclasses.dataclass(frozen=True)
 class SystemRow:
     """A network as a whole. system: `float`, `latent` (a finetuned one with the float weights behind its quantized
-    ones), `renormed` (the quantized one with batch norms measured anew: a control) or `quantized`. eer in per cent, mindcf at p_target 0.01; loss: against `float`, or where there is none
-    against `latent`. low, high: 95 % over speakers. drift: mean 1 - cosine of embeddings to the network with nothing
-    quantized; nan for another network."""
+    ones), `renormed` (the quantized one with batch norms measured anew: a control) or `quantized`. eer in per cent,
+    mindcf at p_target 0.01; loss: against `float`, or where there is none against `latent`. low, high: 95 % over
+    speakers. drift: mean 1 - cosine of embeddings to the network with nothing quantized; nan for another network."""
 
     system: str
     eer: float

@@ -142,6 +142,10 @@ class Ladder:
             raise UserError(f"{path}: its threshold is that of an EER not measured yet; run svq.bin.cascade choose")
         return bayes_threshold(self.operating.p_target, self.operating.c_miss, self.operating.c_fa)
 
+    def gates(self) -> list[str]:
+        """The threshold and the deltas, as text (a delta may be infinite): what tells runs of other settings apart."""
+        return [f"{value:.9g}" for value in (self.threshold(), *self.deltas())]
+
 
 def load_ladder(path) -> Ladder:
     """Reads a ladder; every path that is there beside the ladder's file and not in the working directory is mended."""

@@ -52,9 +52,10 @@ def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Seque
     """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.report.measured."""
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
-    if runs and runs[0]["rungs"] != list(ladder.names):
-        raise UserError(f"the runs are of the rungs {', '.join(runs[0]['rungs'])}, the ladder has "
-                        f"{', '.join(ladder.names)}; run the cascade again")
+    if runs and (runs[0]["rungs"], runs[0]["gates"]) != (ladder.names, ladder.gates()):
+        raise UserError(f"the runs are of the rungs {', '.join(runs[0]['rungs'])} with threshold and deltas "
+                        f"{', '.join(runs[0]['gates'])}, the ladder has {', '.join(ladder.names)} with "
+                        f"{', '.join(ladder.gates())}; run the cascade again")
     write_figures(folder, figures)
     for name, text in (("cascade.md", markdown(lists, ladder.names, settings, runs)),
                        ("index.html", render(lists, figures, ladder.names, settings, runs)),

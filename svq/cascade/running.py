@@ -47,7 +47,7 @@ def summary(folder, ladder, listed) -> dict:
     took = seconds(folder, names)
     return {
         "list": listed.name, "trials": len(listed), "rungs": names,
-        "gates": [f"{value:.9g}" for value in (ladder.threshold(), *ladder.deltas())],
+        "gates": ladder.gates(),
         "escalation": float((reached.sum(axis=0) > 1).mean()),  # one rung alone escalates nothing
         "settled": dict(zip(names, np.bincount(len(names) - 1 - reached[::-1].argmax(axis=0),
                                                minlength=len(names)).tolist())),

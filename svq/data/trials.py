@@ -78,7 +78,8 @@ def make_trials(
     models against the utterances that are in no model. once: as a service is used, every utterance in no model is
     tested once: of speakers with a model half against that and half against another's, drawn; of others against
     another's; left out where there is no other (of the gender). Without enroll_utts a speaker's first utterance is its
-    model. max_tests above 0: so many utterances are drawn to be tested. Same seed, same list. UserError if there are no such trials.
+    model. max_tests above 0: so many utterances are drawn to be tested. Same seed, same list. UserError if there are
+    no such trials.
     """
     folder = DataDir(path)
     out = folder.path / (f"trials_{name}" if name else "trials")

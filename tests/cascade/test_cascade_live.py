@@ -159,6 +159,9 @@ def test_seconds_are_compared_with_the_last_rung_alone(place, tmp_path):
         assert line["wrong decisions (%)"] == f"{100 * one['wrong']:.2f}"
     assert lines[-1]["of float alone (%)"] == lines[-1]["bit-operations counted (%)"] == "100.0"
     assert "Measured" in (tmp_path / "report/index.html").read_text()
+    with pytest.raises(UserError, match="the runs are of the rungs two, four, float with .* with .*, inf, 0; run the"):
+        run_worker(cascade.main, "evaluate", "--ladder", gated(place, tmp_path, (np.inf, 0.0)), *evaluate[3:], "--runs",
+                   *runs)
     with pytest.raises(UserError, match="no run of float alone to compare with"):
         run_worker(cascade.main, *evaluate, "--runs", runs[0], runs[1])
     (runs[1] / "summary.json").write_text((runs[1] / "summary.json").read_text().replace('"trials": 36', '"trials": 9'))
