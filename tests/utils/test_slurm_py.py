@@ -1,5 +1,6 @@
 """utils/slurm.py against a sbatch, squeue, scancel and sacct that keep their queue in a folder."""
 
+import shutil
 import signal
 
 import pytest
@@ -124,6 +125,12 @@ def test_refused_submission(slurm, queue):
 
 
 def test_not_a_cluster(shell):
+    """Also where Slurm is installed: PATH here has the programs that the script needs, and no sbatch."""
+    tools = shell.folder / "tools"
+    tools.mkdir()
+    for name in ("bash", "env", "python3", "slurm.py"):
+        (tools / name).symlink_to(shutil.which(name, path=shell.env["PATH"]))
+    shell.env["PATH"] = str(tools)
     _, err = shell("slurm.py", "x.log", "true", code=1)
     assert "sbatch is not on PATH" in err
 
