@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import platform
@@ -165,7 +166,7 @@ def _check(value, hint, where, key):
     if dataclasses.is_dataclass(hint):
         return from_dict(value, hint, where, key + ".")
     if origin is typing.Literal:
-        if value in args and type(value) in {type(arg) for arg in args}:
+        if _is_one_of(value, args):
             return value
         raise UserError(f"{where}: '{key}' is {value!r}; it must be one of {', '.join(map(str, args))}")
     if origin in (tuple, list):
@@ -186,6 +187,37 @@ def _check(value, hint, where, key):
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise UserError(f"{where}: '{key}' must be of type {hint.__name__}, not {value!r}")
+
+
+def check_choices(config) -> None:
+    """Raises ValueError where a field of dataclass instance `config` holds a value that its Literal annotation has not.
+
+    One line of a class's __post_init__, its first, so that what is made in Python is held to what YAML is.
+    """
+    for name, allowed in _choices(type(config)).items():
+        value = getattr(config, name)
+        if not _is_one_of(value, allowed):
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(str, allowed))}")
+
+
+@functools.cache
+def _choices(schema: type) -> dict[str, tuple]:
+    """Field name -> the values allowed, for each field of dataclass `schema` that is a Literal, or one or None."""
+    hints = typing.get_type_hints(schema)
+    found = {}
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        united = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        parts = [part for part in united if part is not type(None)]
+        if parts and all(typing.get_origin(part) is typing.Literal for part in parts):
+            values = [value for part in parts for value in typing.get_args(part)]
+            found[field.name] = (*values, None) if len(parts) < len(united) else tuple(values)
+    return found
+
+
+def _is_one_of(value, allowed: tuple) -> bool:
+    """Whether `value` is among `allowed`, and of the same type: True is not 1."""
+    return any(type(value) is type(choice) and value == choice for choice in allowed)
 
 
 def to_dict(config) -> dict:

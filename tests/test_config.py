@@ -1,8 +1,12 @@
 """Configs: what fits the schema comes back typed; all else is one line that names file and key."""
 
 import dataclasses
+import importlib
 import math
 import os
+import pkgutil
+import re
+import typing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,7 +15,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.config import config_files, dump_config, from_dict, load_config, read_tree, to_dict, write_provenance
+import svq
+from svq.config import (check_choices, config_files, dump_config, from_dict, load_config, read_tree, to_dict,
+                        write_provenance)
 from svq.errors import UserError
 from svq.train.config import TrainConfig
 
@@ -226,6 +232,54 @@ def test_values_out_of_range_name_their_key(key, value):
 def test_augmentation_needs_waveforms():
     with pytest.raises(UserError, match="augment works on waveforms"):
         load_config(None, TrainConfig, ["augment.prob=0.5", "data.input=feats"])
+
+
+def dataclasses_of_svq():
+    for module in pkgutil.walk_packages(svq.__path__, "svq."):
+        for found in vars(importlib.import_module(module.name)).values():
+            if isinstance(found, type) and dataclasses.is_dataclass(found) and found.__module__ == module.name:
+                yield found
+
+
+def has_literal(hint):
+    return typing.get_origin(hint) is Literal or any(map(has_literal, typing.get_args(hint)))
+
+
+def test_words_that_are_no_choice_are_refused_wherever_a_config_is_made():
+    """Fails for a dataclass with a field of Literal whose __post_init__ does not begin with check_choices."""
+    seen = set()
+    for schema in dataclasses_of_svq():
+        fields, hints = dataclasses.fields(schema), typing.get_type_hints(schema)
+        needed = {f.name: None for f in fields if f.default is f.default_factory is dataclasses.MISSING and f.init}
+        for name in (name for name, hint in hints.items() if has_literal(hint)):
+            allowed = "must be one of [a-z]"
+            for wrong in ("no such word", 1, True, ["a", "list"]):
+                with pytest.raises(ValueError, match=rf"^{name} is {re.escape(repr(wrong))}; it {allowed}"):
+                    schema(**{**needed, name: wrong})
+                    pytest.fail(f"{schema.__module__}.{schema.__name__} takes {name}={wrong!r}: check_choices(self) is "
+                                "to be the first line of its __post_init__")
+            seen.add((schema.__name__, name))
+    assert {("QuantConfig", "method"), ("FrontEndConfig", "window"), ("DataConfig", "input"), ("Int8Config", "range"),
+            ("AggregationTrainConfig", "precision")} <= seen
+
+
+@dataclass(frozen=True)
+class Choices:
+    kind: Literal["a", "b"] = "a"
+    number: Literal[0, 2] = 0
+    maybe: Literal["c"] | None = None
+
+    def __post_init__(self):
+        check_choices(self)
+
+
+def test_choices_are_checked_with_their_types():
+    Choices("b", 2, "c")
+    for wrong in ({"kind": None}, {"number": False}, {"number": 2.0}, {"maybe": "a"}):
+        with pytest.raises(ValueError, match="it must be one of"):
+            Choices(**wrong)
+    with pytest.raises(ValueError, match="^maybe is 'd'; it must be one of c, None$"):
+        Choices(maybe="d")
 
 
 def test_provenance_says_what_made_a_result(tmp_path):

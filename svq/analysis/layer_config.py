@@ -6,6 +6,7 @@ import dataclasses
 from typing import Literal
 
 from svq.analysis.layer_parts import LEVELS
+from svq.config import check_choices
 from svq.quant.api import QuantConfig
 from svq.quant.block_sensitivity import BlockSensitivityConfig
 from svq.quant.ptq import PTQConfig
@@ -57,6 +58,7 @@ class LayerAnalysisConfig:
     quantized_digest: str = ""
 
     def __post_init__(self):
+        check_choices(self)
         for name in ("max_utts", "max_seconds", "bootstrap", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -82,8 +84,8 @@ class LayerAnalysisConfig:
         if self.quantized is None and self.norms_data is not None:
             raise ValueError("norms_data is for a finetuned network; one that is quantized here has the norms of its "
                              "float weights. Leave it out")
-        if self.ptq is not None and self.ptq.bias_correction and self.ptq_data is None:
-            raise ValueError("ptq.bias_correction is measured on speech; give a data directory as ptq_data")
+        if self.ptq is not None and self.ptq.measures and self.ptq_data is None:
+            raise ValueError("ptq is measured on speech; give a data directory as ptq_data")
         if self.quantized is None:
             self.of_blocks()  # has checks of its own
 

@@ -6,6 +6,8 @@ import dataclasses
 import math
 from typing import Literal
 
+from svq.config import check_choices
+
 RAW = "raw"  # the scale of scores as they are
 SCALES = (RAW, "affine", "isotonic", "logistic")  # what a low-bit score is before it is set against float
 
@@ -65,6 +67,7 @@ class ScoreAnalysisConfig:
     seed: int = 0
 
     def __post_init__(self):
+        check_choices(self)
         names = [system.name for system in self.parsed]
         if len(names) < 2:
             raise ValueError("systems must name the float system and at least one other")

@@ -40,6 +40,7 @@ def prepare(options, search, parameters, sets):
     from svq.config import load_config, to_dict
     from svq.errors import UserError
     from svq.models import load_model
+    from svq.search.config import most_epochs
     from svq.search.development import Eer, IdentificationError
     from svq.search.trial import Setup
     from svq.train.config import TrainConfig
@@ -49,16 +50,15 @@ def prepare(options, search, parameters, sets):
     weights = os.path.join(options.init, "model.safetensors")
     if not os.path.isfile(weights):
         raise UserError(f"{weights}: no such file; --init takes the folder of a float model")
-    front_end = load_model(options.init)[1].front_end
+    net, model = load_model(options.init)
     if search.objective == "eer":
-        measure = Eer(options.dev, front_end, options.trials)
+        measure = Eer(options.dev, model.front_end, options.trials)
     else:
-        measure = IdentificationError(options.dev, front_end, search.identification)
+        measure = IdentificationError(options.dev, model.front_end, search.identification)
     run = RunOptions(options.train, options.data, options.out, options.init, teacher=options.teacher,
                      noise=options.noise, rir=options.rir, set=sets)
     setup = Setup(search, run, measure, os.path.join(options.out, "trials"), os.path.getsize(weights))
-    epochs = max([config.epochs] + [int(p.range.high or max(p.range.choices)) for p in parameters if p.key == "epochs"])
-    return setup, epochs, describe(options, search, config)
+    return setup, most_epochs(options.train, parameters, sets, net), describe(options, search, config)
 
 
 def describe(options, search, config) -> dict:

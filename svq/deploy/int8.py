@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from svq.config import check_choices
 from svq.deploy.extras import require
 from svq.deploy.graph_layers import LAYER_TYPES, LayerNode, module_of
 from svq.deploy.snapping import Snapped
@@ -33,7 +34,7 @@ class Int8Config:
     they are computed in float. range: of every activation in the calibration, its extremes (`minmax`), without the
     rarest values (`percentile`), or the one whose distribution is nearest (`entropy`).
     percentile: share of the values, in per cent, that stays in the range of `percentile`.
-    Raises ValueError for a percentile out of range.
+    Raises ValueError for a percentile out of range, and for a word that is none of these.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -42,6 +43,7 @@ class Int8Config:
     percentile: float = 99.999
 
     def __post_init__(self):
+        check_choices(self)
         if not 50 < self.percentile <= 100:
             raise ValueError(f"percentile is {self.percentile}; it must be above 50 and at most 100")
 

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import math
 import types
 import typing
 from typing import Literal
 
+from torch import nn
+
 from svq.backend.segments import IdentifyConfig
-from svq.config import from_dict, load_config
+from svq.config import check_choices, from_dict, load_config
 from svq.errors import UserError
 from svq.train.config import TrainConfig
+from svq.train.stages import total_epochs
+
+LENGTH_KEYS = ("epochs", "stage_epochs", "multi_stage", "quant.bits")  # what the epochs of a trial depend on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,7 @@ class SearchConfig:
     identification: IdentifyConfig = dataclasses.field(default_factory=IdentifyConfig)
 
     def __post_init__(self):
+        check_choices(self)
         for name, least in (("trials", 1), ("seed", 0), ("startup_trials", 1), ("warmup_epochs", 0), ("retries", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
@@ -110,6 +117,16 @@ def load_search(path, train, sets: typing.Sequence[str] = ()) -> tuple[SearchCon
         except UserError as error:
             raise UserError(f"{path}: space with {', '.join(pairs)} is not possible: {error}") from None
     return search, parameters
+
+
+def most_epochs(train, parameters: typing.Sequence[Parameter], sets: typing.Sequence[str], net: nn.Module) -> int:
+    """The most epochs that a trial from `net` can have, as far as choices and ends of ranges tell.
+
+    UserError for settings that go together in the YAML `train` but not with the layers of `net`.
+    """
+    ends = [_ends(parameter) for parameter in parameters if parameter.key in LENGTH_KEYS]
+    return max(total_epochs(load_config(train, TrainConfig, [*sets, *pairs]), net)
+               for pairs in itertools.product(*ends))
 
 
 def override(key: str, value) -> str:

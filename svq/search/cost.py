@@ -8,11 +8,12 @@ from typing import Callable, NamedTuple, Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from svq.data.frontend import filter_bank
 from svq.models import ModelConfig
-from svq.quant.api import FLOAT_BITS, quantizable
+from svq.nets.flops import flop_counter
+from svq.quant.api import FLOAT_BITS, float_weight, quantizable
+from svq.quant.layers import tensor_of
 
 ASSUMPTION = (f"an operation with a weight of b bits counts as b/{FLOAT_BITS} of one (8 bits: a quarter); activations, "
               "and so the arithmetic that is really done, stay as they are")
@@ -28,23 +29,25 @@ class Operations(NamedTuple):
 
 @torch.no_grad()
 def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str, int], int]:
-    """Floating-point operations of every convolution and linear layer, and of the whole network, on (frames, feat_dim).
+    """Floating-point operations of every layer, and of the whole network, on (frames, feat_dim).
 
+    Those of a recurrent module are shared out by size among its matrices, each of which is used once a frame.
     What is not counted anywhere: batch norm, activations, sums, the front end. `net` may be on the meta device.
     """
-    found = {name: 0 for name, _ in quantizable(net)}
-    begun: dict[str, int] = {}
-    hooks = []
+    layers: dict[nn.Module, dict[str, int]] = {}  # module -> its layers and their sizes
+    for name, layer in quantizable(net):
+        layers.setdefault(tensor_of(layer)[0], {})[name] = float_weight(layer).numel()
+    found, begun, hooks = dict.fromkeys(layers, 0), {}, []
     training = net.training
     net.eval()
     try:
-        with FlopCounterMode(display=False) as counter:
-            for name, module in quantizable(net):
-                def start(*_, name=name):
-                    begun[name] = counter.get_total_flops()
+        with flop_counter() as counter:
+            for module in layers:
+                def start(module, *_):
+                    begun[module] = counter.get_total_flops()
 
-                def end(*_, name=name):
-                    found[name] += counter.get_total_flops() - begun[name]
+                def end(module, *_):
+                    found[module] += counter.get_total_flops() - begun[module]
 
                 hooks += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
             net(torch.zeros(1, frames, feat_dim, device=next(net.parameters()).device))
@@ -52,7 +55,9 @@ def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str
         for hook in hooks:
             hook.remove()
         net.train(training)
-    return found, counter.get_total_flops()
+    shares = {name: found[module] * size // sum(sizes.values()) for module, sizes in layers.items()
+              for name, size in sizes.items()}
+    return shares, counter.get_total_flops()
 
 
 def operations(config: ModelConfig, seconds: float) -> Operations:

@@ -77,7 +77,7 @@ def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
         packed = os.path.join(path, "model.svq")
         if config.quant is None:
             return os.path.getsize(os.path.join(path, "model.safetensors")), float(FLOAT_BITS)
-        size = os.path.getsize(packed) if os.path.exists(packed) else packed_size_of(net, config)
+        size = os.path.getsize(packed) if os.path.exists(packed) else packed_bytes(net, config.quant, config)
         return size, average_bits(net)
     if path.endswith(".xml"):
         weights = f"{path[:-4]}.bin"
@@ -87,20 +87,11 @@ def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
     return os.path.getsize(path), mean_bits(counted_as(embedder))
 
 
-def packed_size_of(net, config) -> int:
-    """Bytes that svq.bin.pack would write for a quantization-aware network."""
-    float_net = config.build()
-    state = {name.replace(".parametrizations.weight.original", ".weight"): tensor
-             for name, tensor in net.state_dict().items() if ".parametrizations.weight.0." not in name}
-    float_net.load_state_dict(state)
-    return packed_bytes(float_net, config.quant, config)
-
-
 def mean_bits(config) -> float:
-    """Bits per convolution or linear weight by the config alone."""
+    """Bits per weight of all layers by the config alone."""
     import torch
 
     with torch.device("meta"):
-        layers = {name: module.weight.numel() for name, module in quantizable(config.build())}
+        layers = {name: layer.weight.numel() for name, layer in quantizable(config.build())}
     bits = {name: FLOAT_BITS if config.quant is None else config.quant.bits_of(name) for name in layers}
     return sum(bits[name] * count for name, count in layers.items()) / sum(layers.values())

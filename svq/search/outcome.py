@@ -65,7 +65,9 @@ def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
     """`best` and `best.yaml`; the link is there whole or not at all."""
     settings: dict = {}
     pairs = [text.partition("=")[::2] for text in sets]
-    for key, value in [*((key, yaml.safe_load(text)) for key, text in pairs), *sorted(best.params.items())]:
+    for key, value in [*pairs, *sorted(best.params.items())]:
+        # A word is YAML here as it was in the trial: "[2, 4]" is a list.
+        value = yaml.safe_load(value) if isinstance(value, str) else value
         *path, last = key.split(".")
         branch = settings
         for name in path:

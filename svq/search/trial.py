@@ -18,6 +18,7 @@ from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
 from svq.train.running import RunOptions, run_training
+from svq.train.stages import total_epochs
 
 
 class Pruned(Exception):
@@ -83,8 +84,8 @@ def run_trial(setup: Setup, claim: Claim) -> Outcome:
     drawn = tuple(override(key, value) for key, value in sorted(claim.trial.params.items()))
     run = dataclasses.replace(setup.run, out=folder_of(setup.trials_dir, claim.index), set=setup.run.set + drawn)
     config = load_config(run.config, TrainConfig, run.set)
-    size = size_of(run, config)
-    watch = Watch(setup, claim, config.epochs, size / setup.float_bytes)
+    size, epochs = cost_of(run, config)
+    watch = Watch(setup, claim, epochs, size / setup.float_bytes)
     print(f"trial {claim.index}: {' '.join(drawn)}" + (f" (try {claim.tries})" if claim.tries > 1 else ""), flush=True)
     try:
         net, _ = run_training(run, watch)
@@ -93,13 +94,14 @@ def run_trial(setup: Setup, claim: Claim) -> Outcome:
     except NonFiniteLoss as error:
         return Outcome(None, None, size, watch.last, " ".join(str(error).split()))
     error = setup.measure(for_inference(net))
-    return Outcome(watch.report(config.epochs, error), error, size, config.epochs)
+    return Outcome(watch.report(epochs, error), error, size, epochs)
 
 
-def size_of(run: RunOptions, config: TrainConfig) -> int:
-    """Bytes of the packed model that a trial with these settings ends in, but for the few that batch norm may add."""
+def cost_of(run: RunOptions, config: TrainConfig) -> tuple[int, int]:
+    """Bytes of the packed model that a trial with these settings ends in, but for the few that batch norm may add, and
+    the trial's epochs."""
     net, full = starting_network(config, run)
-    return packed_bytes(net, full.quant, dataclasses.replace(full.model, quant=full.quant))
+    return packed_bytes(net, full.quant, dataclasses.replace(full.model, quant=full.quant)), total_epochs(full, net)
 
 
 def drop_checkpoints(folder: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
 from svq.distill.objective import DistillConfig
 from svq.models import ModelConfig
@@ -28,6 +29,7 @@ class DataConfig:
     num_workers: int = 1
 
     def __post_init__(self):
+        check_choices(self)
         if self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")
         if self.crop_seconds <= 0:
@@ -49,6 +51,7 @@ class OptimizerConfig:
     scale_lr: float = 0.01
 
     def __post_init__(self):
+        check_choices(self)
         for name in ("weight_decay", "scale_lr"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
@@ -71,6 +74,8 @@ class TrainConfig:
     ptq: what svq.bin.quantize does beside quantizing; finetuning (svq.bin.train) does without it.
     multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
     section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
+    stage_epochs: a list of the epochs of each stage of multi_stage, from the lowest bits on, or of one number for all
+    stages. A stage has no share of `epochs` then, and they have no effect.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -94,8 +99,10 @@ class TrainConfig:
     ptq: PTQConfig | None = None
     select: SelectConfig | None = None
     multi_stage: bool = False
+    stage_epochs: tuple[int, ...] | None = field(default=None, metadata={"left_out": True})
 
     def __post_init__(self):
+        check_choices(self)
         for name in ("epochs", "batch_size", "average", "num_threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -111,7 +118,17 @@ class TrainConfig:
             raise ValueError("select is about layers that are not quantized; it needs a quantizer under quant")
         if self.select is not None and self.allocate is not None:
             raise ValueError("allocate and select both make the table of bits; keep one of them")
-        if self.multi_stage and self.quant is None:
-            raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")
         if self.augment is not None and self.data.input != "wav":
             raise ValueError("augment works on waveforms; set data.input to wav or drop augment")
+        self._check_stages()
+
+    def _check_stages(self):
+        if self.multi_stage and self.quant is None:
+            raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")
+        if self.stage_epochs is None:
+            return
+        if not self.multi_stage:
+            raise ValueError("stage_epochs is about the stages of multi_stage; set multi_stage too, or give epochs")
+        if not self.stage_epochs or min(self.stage_epochs) < 1:
+            raise ValueError(f"stage_epochs is {list(self.stage_epochs)}; give a number for each stage, or one for "
+                             "all, of at least 1")

@@ -11,9 +11,9 @@ from svq import nets
 from svq.atomic import atomic_write
 from svq.config import read_tree, to_dict, write_provenance
 from svq.data.dataset import TrainSet
-from svq.errors import UserError
+from svq.errors import UserError, some_of
 from svq.models import ModelConfig, load_model, load_state, load_tensors, save_model, save_tensors
-from svq.quant.api import quantizable
+from svq.quant.api import QuantConfig, quantizable
 from svq.quant.bits_table import bits_by_layer, check_bits, read_bits
 from svq.train.config import TrainConfig
 from svq.train.heads import AAMSoftmax
@@ -23,7 +23,8 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
     """The network of `options.init`, or a new one where that is None, and `config` with what is known only now.
 
     `config.model` becomes the float model of --init, `config.quant.layers` the bits of --bits; where the model of
-    --init is quantized already, `config.quant` says how. Nothing is quantized yet by `config`.
+    --init is quantized already, `config.quant` says how, and must agree where it is given: such a network, say one that
+    was calibrated, is then finetuned from where it is. Nothing is quantized yet by `config`.
     """
     if config.allocate is not None and options.bits is None:
         raise UserError(f"{options.config}: `allocate` gives every layer its bits; make the table with svq.bin.allocate "
@@ -34,8 +35,6 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
         raise UserError(f"{options.init}: --init takes the folder of a model, with config.yaml and model.safetensors")
     net, model = load_model(options.init)
     check_model_keys(read_tree(options.config, options.set).get("model"), model, options)
-    if model.quant is not None and config.quant is not None:
-        raise UserError(f"{options.init}: quantized already; `quant` in {options.config} needs a float model")
     quant = config.quant or model.quant
     if options.bits is not None:
         if config.quant.layers is not None:
@@ -45,7 +44,21 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
             quant = dataclasses.replace(quant, layers=layers)
         except ValueError as error:
             raise UserError(f"{options.bits}: does not go with `quant`: {error}") from None
+    if model.quant is not None:
+        check_quantization(quant, model.quant, net, config, options)
     return net, dataclasses.replace(config, model=dataclasses.replace(model, quant=None), quant=quant)
+
+
+def check_quantization(wanted: QuantConfig, found: QuantConfig, net: nn.Module, config: TrainConfig, options) -> None:
+    """UserError unless the quantized network of --init is quantized as it shall be."""
+    same = dataclasses.replace(found, bits=wanted.bits, layers=wanted.layers) == wanted
+    other = [name for name, _ in quantizable(net) if found.bits_of(name) != wanted.bits_of(name)]
+    if not same or other:
+        what = f"its layers have other bits ({some_of(other)})" if same else f"not as `quant` in {options.config} says"
+        raise UserError(f"{options.init}: quantized already, {what}; start from the float model, or make the two agree")
+    if config.multi_stage:
+        raise UserError(f"{options.init}: quantized already, and multi_stage quantizes one part after the other; start "
+                        "from the float model")
 
 
 def layer_bits(path, net: nn.Module) -> dict[str, int]:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from svq.config import check_choices
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -25,6 +27,7 @@ class ScheduleConfig:
     margin_full_epoch: float = 40.0
 
     def __post_init__(self):
+        check_choices(self)
         if not 0 < self.final_lr <= self.lr:
             raise ValueError(f"final_lr is {self.final_lr}; it must be above 0 and at most lr ({self.lr})")
         if not 0 <= self.margin < math.pi / 2:

@@ -28,19 +28,39 @@ class Stage:
 def plan_stages(config: TrainConfig, net: nn.Module) -> list[Stage]:
     """The stages of a run: one, or with `multi_stage` one for each bit width that layers of `net` have, ascending.
 
-    Liu et al., section IV, algorithm 1, train every stage until convergence. Here the stages share `epochs`
-    as equally as they can, the last ones taking what is left over, so that a run of several stages costs
-    what a run of one does and the two can be compared.
+    Liu et al., section IV, algorithm 1, train every stage until convergence: `stage_epochs` says for how long. Without
+    it the stages share `epochs` as equally as they can, the last ones taking what is left over, so that a run of
+    several stages costs what a run of one does and the two can be compared.
+    Raises UserError where `epochs` are fewer than the stages, or where `stage_epochs` are for another number of them.
     """
     layers = [name for name, _ in quantizable(net)]
     widths = sorted({config.quant.bits_of(name) for name in layers} - {FLOAT_BITS}) if config.quant else []
     if not config.multi_stage or not widths:
-        return [Stage(max(widths, default=0), config.epochs)]
+        widths = [max(widths, default=0)]
+    shares = _shared_epochs(config, widths) if config.stage_epochs is None else _given_epochs(config, widths)
+    return [Stage(bits, epochs) for bits, epochs in zip(widths, shares, strict=True)]
+
+
+def _shared_epochs(config: TrainConfig, widths: list[int]) -> list[int]:
     share, left = divmod(config.epochs, len(widths))
     if not share:
         raise UserError(f"epochs is {config.epochs}, but layers have {len(widths)} bit widths "
                         f"({', '.join(map(str, widths))}) and multi_stage takes an epoch for each; raise epochs")
-    return [Stage(bits, share + (i >= len(widths) - left)) for i, bits in enumerate(widths)]
+    return [share + (i >= len(widths) - left) for i in range(len(widths))]
+
+
+def _given_epochs(config: TrainConfig, widths: list[int]) -> list[int]:
+    given = list(config.stage_epochs)
+    if len(given) not in (1, len(widths)):
+        found = ", ".join(str(bits or FLOAT_BITS) for bits in widths)
+        raise UserError(f"stage_epochs is {given}, but the bit widths of the layers are {found}: give a number for "
+                        "each of these, or one number for all")
+    return given * len(widths) if len(given) == 1 else given
+
+
+def total_epochs(config: TrainConfig, net: nn.Module) -> int:
+    """The epochs of a run in all its stages together; UserError as of plan_stages."""
+    return sum(stage.epochs for stage in plan_stages(config, net))
 
 
 def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 import yaml
+from torch import nn
 
 from svq.errors import UserError
 from svq.search.claims import distributions
-from svq.search.config import load_search
+from svq.search.config import load_search, most_epochs
 from tests.conftest import ROOT
 
 LR = {"low": 0.01, "high": 0.1}
@@ -76,6 +77,24 @@ def test_parameters_become_distributions(tmp_path):
     assert {key: type(each).__name__.removesuffix("Distribution") for key, each in found.items()} == {
         "schedule.lr": "Float", "epochs": "Int", "quant.bits": "Categorical", "quant.per_channel": "Categorical"}
     assert found["schedule.lr"].log and (found["epochs"].low, found["epochs"].high) == (1, 3)
+
+
+@pytest.mark.parametrize("space, expected", [
+    ({"schedule.lr": LR}, 6), ({"epochs": {"low": 2, "high": 40}}, 6), ({"quant.bits": {"choices": [2, 3, 4]}}, 9),
+    ({"stage_epochs": {"choices": ["[2, 5]", "[4]"]}}, 8), ({"stage_epochs": {"choices": ["null"]}, "epochs": {"low": 2,
+                                                                                                    "high": 40}}, 40)])
+def test_the_most_epochs_are_those_of_all_stages(tmp_path, space, expected):
+    training = {"quant": {"bits": 4, "layers": {"0": 2, "1": 4}}, "multi_stage": True, "stage_epochs": [3]}
+    _, parameters = load(tmp_path, space, training)
+    net = nn.Sequential(*[nn.Linear(3, 3) for _ in range(3)])
+    assert most_epochs(tmp_path / "train.yaml", parameters, (), net) == expected
+
+
+def test_stages_that_the_network_has_not_are_one_line(tmp_path):
+    space = {"stage_epochs": {"choices": ["[2]", "[2, 3]"]}}
+    _, parameters = load(tmp_path, space, {"quant": {"bits": 4}, "multi_stage": True})
+    with pytest.raises(UserError, match=r"stage_epochs is \[2, 3\], but the bit widths of the layers are 4"):
+        most_epochs(tmp_path / "train.yaml", parameters, (), nn.Sequential(nn.Linear(3, 3)))
 
 
 @pytest.mark.parametrize("recipe", ["mini", "speechocean762", "voxceleb"])

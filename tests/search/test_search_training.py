@@ -67,6 +67,19 @@ def test_a_search_leaves_its_best_trial_as_an_ordinary_system(place, found):
     assert sorted(best.intermediate_values) == [1, 2] and best.intermediate_values[2] == pytest.approx(best.value)
 
 
+def test_trials_of_several_stages_have_all_their_epochs(place):
+    """A trial is measured after every epoch of both stages; what was drawn for them trains to the same system again."""
+    training = place.write("staged.yaml", {"base": "kmqat.yaml", "multi_stage": True, "stage_epochs": [1],
+                                           "quant": {"layers": {"conv1": 2}}})
+    out = place.search("staged", {"trials": 1, "pruner": "hyperband", "space": {"stage_epochs": {"choices": ["[2, 1]"]}}},
+                       train=training)
+    assert dict(zip(*table(out)))["epochs"] == "3"
+    assert sorted(best_of(open_study(out / "study.db")).intermediate_values) == [1, 2, 3]
+    again = place.folder / "staged by best.yaml"
+    run_worker(train.main, "--config", out / "best.yaml", "--data", place.data, "--init", place.init, "--out", again)
+    assert (again / "model.safetensors").read_bytes() == (out / "best" / "model.safetensors").read_bytes()
+
+
 def test_the_best_settings_train_to_the_same_system(place, found):
     out = place.folder / "by best.yaml"
     run_worker(train.main, "--config", found / "best.yaml", "--data", place.data, "--init", place.init, "--out", out)

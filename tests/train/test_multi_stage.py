@@ -1,6 +1,7 @@
 """Finetuning in stages: their plan, what each quantizes, and resuming in any of them. ADMM between epochs."""
 
 import csv
+import dataclasses
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from svq.config import from_dict, load_config, to_dict
 from svq.errors import UserError
 from svq.models import load_model, load_tensors
 from svq.quant import QuantConfig
@@ -20,8 +22,9 @@ from svq.quant.bits_table import LayerBits, write_bits
 from svq.quant.quantizers import make_quantizer
 from svq.train.checkpoint import load_checkpoint
 from svq.train.config import TrainConfig
+from svq.train.running import RunOptions, run_id
 from svq.train.schedule import ScheduleConfig, learning_rate
-from svq.train.stages import Stage, plan_stages, quantize_up_to_
+from svq.train.stages import Stage, plan_stages, quantize_up_to_, total_epochs
 
 LAYERS = 6
 
@@ -53,6 +56,55 @@ def test_layers_of_one_width_make_one_stage():
 def test_every_stage_needs_an_epoch():
     with pytest.raises(UserError, match=r"epochs is 2, but layers have 3 bit widths \(1, 2, 4\).*raise epochs"):
         plan_stages(config_of([4, 2, 1, 32, 4, 4], 2, multi_stage=True), stack())
+
+
+WIDTHS = [4, 2, 1, 32, 4, 4]
+
+
+@pytest.mark.parametrize("given, expected", [((5,), [5, 5, 5]), ((1, 7, 2), [1, 7, 2])])
+def test_stages_have_the_epochs_that_are_given(given, expected):
+    config = config_of(WIDTHS, 2, multi_stage=True, stage_epochs=given)
+    assert plan_stages(config, stack()) == [Stage(bits, epochs) for bits, epochs in zip([1, 2, 4], expected)]
+    assert total_epochs(config, stack()) == sum(expected)
+    assert all(total_epochs(config_of(WIDTHS, 7, multi_stage=staged), stack()) == 7 for staged in (False, True))
+
+
+def test_a_single_stage_has_the_epochs_that_are_given():
+    for widths, bits in ([2] * LAYERS, 2), ([32] * LAYERS, 0):
+        assert plan_stages(config_of(widths, 3, multi_stage=True, stage_epochs=(9,)), stack()) == [Stage(bits, 9)]
+
+
+@pytest.mark.parametrize("widths, given, found", [(WIDTHS, (3, 4), "1, 2, 4"), (WIDTHS, (1, 2, 3, 4), "1, 2, 4"),
+                                                  ([2] * LAYERS, (3, 4), "2"), ([32] * LAYERS, (3, 4), "32")])
+def test_epochs_of_other_stages_are_refused(widths, given, found):
+    expected = rf"stage_epochs is \[{', '.join(map(str, given))}\], but the bit widths of the layers are {found}: give"
+    with pytest.raises(UserError, match=expected) as refusal:
+        plan_stages(config_of(widths, 20, multi_stage=True, stage_epochs=given), stack())
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("settings, expected", [
+    (["stage_epochs=[2]"], "stage_epochs is about the stages of multi_stage; set multi_stage too"),
+    (["multi_stage=true", "stage_epochs=[2, 0]"], r"stage_epochs is \[2, 0\].* of at least 1"),
+    (["multi_stage=true", "stage_epochs=[-1]"], r"stage_epochs is \[-1\].* of at least 1"),
+    (["multi_stage=true", "stage_epochs=[]"], r"stage_epochs is \[\]; give a number for each stage, or one for all"),
+    (["multi_stage=true", "stage_epochs=[1.5]"], r"'stage_epochs\[0\]' must be of type int, not 1.5"),
+    (["multi_stage=true", "stage_epochs=2"], "'stage_epochs' must be a list, not 2"),
+])
+def test_epochs_of_stages_are_checked(settings, expected):
+    with pytest.raises(UserError, match=expected) as refusal:
+        load_config(None, TrainConfig, ["quant.bits=3", *settings])
+    assert "\n" not in str(refusal.value)
+
+
+def test_epochs_of_stages_are_part_of_the_run_and_nothing_changes_without_them(tmp_path):
+    options = RunOptions("none.yaml", str(tmp_path), "out")
+    config = config_of(WIDTHS, 6, multi_stage=True)
+    assert "stage_epochs" not in to_dict(config)
+    ids = {run_id(dataclasses.replace(config, stage_epochs=given), options) for given in (None, (2,), (3,), (2, 2, 3))}
+    assert len(ids) == 4
+    given = dataclasses.replace(config, stage_epochs=(2, 2, 3))
+    assert from_dict(to_dict(given), TrainConfig) == given
 
 
 def test_quantized_layers_keep_their_quantizers_and_others_join_them():
@@ -193,6 +245,44 @@ def test_each_stage_starts_from_the_average_of_the_one_before(runs, teacher, bit
     assert torch.equal(state[f"{layer}.parametrizations.weight.0.levels"], expected)
     runs.stopped(12, "staged_average_2", *settings, init=teacher, bits=bits)
     assert weights(runs("staged_average_2", *settings, init=teacher, bits=bits)) == weights(folder)
+
+
+LONGER = (*STAGES, "epochs=1", "stage_epochs=[2, 1, 3]")
+
+
+@pytest.fixture(scope="module")
+def longer(runs, teacher, bits):
+    return runs("longer", *LONGER, init=teacher, bits=bits)
+
+
+def test_stages_of_their_own_epochs_have_a_schedule_each_and_go_on_counting(longer):
+    assert [stage_state(longer, number)[0] for number in (1, 2, 3)] == [8, 12, 24]
+    rows = curves(longer)
+    assert [float(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    schedule = ScheduleConfig(lr=0.01, final_lr=0.001, warmup_epochs=0)
+    ends = [(3, 2), (7, 2), (3, 1), (3, 3), (7, 3), (11, 3)]  # step within the stage and the stage's epochs
+    expected = [learning_rate(schedule, step, 4, epochs) for step, epochs in ends]
+    assert [float(row["lr"]) for row in rows] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_stage_of_its_own_epochs_resumes_to_the_same_bytes(runs, teacher, bits, longer):
+    """Stopped within the first stage, at the end of the second and within the last."""
+    for step in (6, 12, 18):
+        runs.stopped(step, "longer_stopped", *LONGER, init=teacher, bits=bits)
+    resumed = runs("longer_stopped", *LONGER, init=teacher, bits=bits)
+    assert weights(resumed) == weights(longer) and curves(resumed) == curves(longer)
+
+
+def test_other_epochs_of_stages_begin_anew(runs, teacher, bits, longer, capsys):
+    runs.stopped(6, "longer_changed", *LONGER, init=teacher, bits=bits)
+    changed = runs("longer_changed", *STAGES, "stage_epochs=[1, 1, 2]", init=teacher, bits=bits)
+    assert "belongs to another config or other data: starting anew" in capsys.readouterr().out
+    assert [stage_state(changed, number)[0] for number in (1, 2, 3)] == [4, 8, 16]
+
+
+def test_shares_given_one_by_one_are_those_of_the_budget(runs, teacher, bits, staged):
+    given = runs("given", *STAGES, "epochs=99", "stage_epochs=[1, 1, 2]", init=teacher, bits=bits)
+    assert weights(given) == weights(staged) and curves(given) == curves(staged)
 
 
 def test_one_width_in_stages_is_a_run_of_one_stage(runs, teacher):
