@@ -10,21 +10,36 @@ import itertools
 
 import numpy as np
 
+from svq.quant.kmeans import SortedRows, optimal_levels
 
-def kmeans_levels(weights: np.ndarray, bits: int, retention: float = 0.9, per_channel: bool = False) -> np.ndarray:
-    """The 2^bits levels of KMQAT for one layer, in the units of the weights, ascending: (2^bits,).
 
-    Section III-B, steps 1 and 2: the central share `retention` of the sorted weights is kept, its range
-    cut into 2^bits equal intervals, and the mean of each (k-means with k = 1) is a level. An interval
-    without weights gets its centre. `per_channel`: the same for each weights[i] alone, (C, 2^bits).
+def kmeans_levels(weights: np.ndarray, bits: int, partition: str = "lloyd", retention: float | None = None,
+                  per_channel: bool = False) -> np.ndarray:
+    """Find the 2^bits levels of KMQAT for one layer, in the units of the weights, ascending: (2^bits,) float64.
+
+    Section III-B, steps 1 and 2: the central share `retention` of the sorted weights is kept ("outliers" go), cut into
+    2^bits parts, and the mean of each part (k-means with k = 1) is a level. "Evenly partition the weights" can be read
+    in two ways, and the paper does not say which is meant: `partition` width, intervals of equal width, and count,
+    parts of equally many weights. `lloyd` is k-means proper: the parts are those that leave the least squared error
+    (svq.quant.kmeans). retention None: 0.9 for width and count, as in the paper; all weights for lloyd, which gives
+    outliers no more than they are worth.
+    per_channel: the same for each weights[i] alone, (C, 2^bits).
     """
-    count = 2**bits
+    if retention is None:
+        retention = RETENTION[partition]
     rows = np.asarray(weights).reshape(len(weights) if per_channel else 1, -1)
     size = rows.shape[1]
     # Of a tiny layer at least the middle is kept.
     cut = min(int(round(size * (1.0 - retention) / 2.0)), (size - 1) // 2)
-    # A sort would do; ranking only the two ends of what is kept is several times as fast.
-    kept = np.partition(rows, sorted({cut, size - cut - 1}), axis=1)[:, cut : size - cut].astype(np.float64)
+    if cut:
+        rows = np.partition(rows, sorted({cut, size - cut - 1}), axis=1)[:, cut : size - cut]
+    levels = PARTITIONS[partition](rows, 2**bits)
+    return levels if per_channel else levels[0]
+
+
+def _means_of_widths(rows: np.ndarray, count: int) -> np.ndarray:
+    """(R, count) means of the weights in intervals of equal width; an interval without weights gets its centre."""
+    kept = rows.astype(np.float64)
     low, high = kept.min(axis=1), kept.max(axis=1)
     edges = np.linspace(low, high, count + 1, axis=1)
     span = np.where(high > low, high - low, 1.0)
@@ -38,8 +53,18 @@ def kmeans_levels(weights: np.ndarray, bits: int, retention: float = 0.9, per_ch
     sizes = np.bincount(flat, minlength=len(rows) * count).reshape(-1, count)
     means = np.where(sizes > 0, sums / np.maximum(sizes, 1), (edges[:, :-1] + edges[:, 1:]) / 2.0)
     # A mean of rounded sums may leave its interval by an ulp; levels must stay ordered.
-    levels = np.clip(means, edges[:, :-1], edges[:, 1:])
-    return levels if per_channel else levels[0]
+    return np.clip(means, edges[:, :-1], edges[:, 1:])
+
+
+def _means_of_counts(rows: np.ndarray, count: int) -> np.ndarray:
+    """(R, count) means of the sorted weights in runs of equally many, up to one; of fewer weights than levels some
+    repeat."""
+    edges = np.arange(count + 1) * rows.shape[1] // count
+    return SortedRows(rows).means(np.tile(edges, (len(rows), 1)))
+
+
+PARTITIONS = {"width": _means_of_widths, "count": _means_of_counts, "lloyd": optimal_levels}
+RETENTION = {"width": 0.9, "count": 0.9, "lloyd": 1.0}
 
 
 def rescale_symmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -120,8 +120,12 @@ def _in_memory_order(x: torch.Tensor, function, rows: bool) -> torch.Tensor:
 
 
 @torch.no_grad()
-def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool = False) -> torch.Tensor:
-    """The alpha > 0, () or (C,), that makes the squared error of w by its nearest alpha * levels (K,) small.
+def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool = False,
+                        first: torch.Tensor | None = None) -> torch.Tensor:
+    """The alpha > 0, () or (C,), that makes the squared error of w by its nearest alpha * levels small.
+
+    levels: ascending, (K,), or with per_channel (C, K). first: a scale, () or (C,), to be tried with others, so that
+    none worse is found.
 
     For given codes the best scale is <w, q> / <q, q>, and the error it leaves ||w||^2 - <w, q>^2 / <q, q>.
     The codes of a few scales from half the root mean square to the largest weight are tried, and of a few
@@ -138,8 +142,9 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
 
     def refit(rows, scale):
         """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
-        thresholds = (midpoints(levels) * scale[:, None]).to(w.dtype)
-        q = look_up(levels, bucketize(rows, thresholds))
+        table = levels if levels.dim() == 1 else levels.repeat(len(rows) // len(levels), 1)
+        thresholds = (midpoints(table) * scale[:, None]).to(w.dtype)
+        q = look_up(table, bucketize(rows, thresholds))
         product = (rows * q).sum(1, dtype=torch.float64)
         square = q.square_().sum(1, dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
         return product / square, product.square() / square
@@ -154,6 +159,9 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     smallest = torch.maximum(rows.square().mean(1).double().sqrt() / 2, largest / 1000)
     scale, step = best_of(smallest, largest), (largest / smallest) ** (1 / (TRIES - 1))
     scale = best_of(scale / step, scale * step)
+    if first is not None:
+        other = first.reshape(-1).double()
+        scale = torch.where(refit(rows, other)[1] > refit(rows, scale)[1], other, scale)
     for part in [some] * (STEPS - 1) + [rows]:
         fitted, gain = refit(part, scale)
         scale = torch.where(gain > 0, fitted, 1.0)

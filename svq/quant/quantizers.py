@@ -6,6 +6,8 @@ neural network quantization".
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 
@@ -64,7 +66,7 @@ class LevelQuantizer(Quantizer):
 
     def __init__(self, weight: torch.Tensor, bits: int, levels, alpha, centre=None):
         super().__init__(bits)
-        self.register_buffer("levels", torch.as_tensor(levels).to(weight))
+        self.register_buffer("levels", torch.as_tensor(levels).to(weight).contiguous())
         self.alpha = nn.Parameter(torch.as_tensor(alpha).to(weight))
         self.centre = None if centre is None else nn.Parameter(torch.as_tensor(centre).to(weight))
 
@@ -77,12 +79,21 @@ class LevelQuantizer(Quantizer):
 
 
 def _kmeans(weight, config, bits):
-    """KMQAT (section III-B): levels fitted to the float weights. With asymmetric rescaling, which moves
-    zero, a centre is learned too; at the start the codebook is the k-means levels either way."""
-    levels = level_sets.kmeans_levels(weight.cpu().numpy(), bits, config.retention, config.per_channel)
-    asymmetric = config.rescaling == "asymmetric"
-    rescale = level_sets.rescale_asymmetric if asymmetric else level_sets.rescale_symmetric
-    return LevelQuantizer(weight, bits, *rescale(levels))
+    """Make KMQAT's quantizer (section III-B): levels fitted to the float weights, and the least-squares scale of them.
+
+    With asymmetric rescaling, which moves zero, a centre is learned too.
+    """
+    levels = level_sets.kmeans_levels(weight.cpu().numpy(), bits, config.partition, config.retention,
+                                      config.per_channel)
+    if config.rescaling == "asymmetric":
+        levels, alpha, *centre = level_sets.rescale_asymmetric(levels)
+    else:
+        levels, alpha, *centre = level_sets.rescale_symmetric(levels)
+    if config.partition != "lloyd" or config.retention not in (None, 1.0):  # of all weights its levels are their means
+        levels, alpha, *centre = (torch.as_tensor(x).to(weight) for x in (levels, alpha, *centre))
+        centred = weight - along(centre[0], weight) if centre else weight
+        alpha = least_squares_scale(centred, levels, config.per_channel, alpha)
+    return LevelQuantizer(weight, bits, levels, alpha, *centre)
 
 
 def _fixed(level_set):
@@ -125,3 +136,24 @@ def make_quantizer(weight: torch.Tensor, config, bits: int) -> Quantizer:
     """The quantizer that `config` (a QuantConfig) asks for, of `bits` bits, initialised from `weight`."""
     method = config.binary if bits == 1 and config.binary != "same" else config.method
     return METHODS[method](weight.detach(), config, bits)
+
+
+def with_codebook(quantizer: Quantizer, weight: torch.Tensor, codebook: torch.Tensor) -> Quantizer:
+    """Make a quantizer of the kind of `quantizer` whose codebook is the given one: (K,) or per channel (C, K), ascending.
+
+    Of a kind that has only its scale to fit, it must be a multiple of the present one. weight: for type and device.
+    """
+    made = copy.deepcopy(quantizer)
+    if isinstance(made, AdaptiveBinaryQuantizer):
+        made.beta.data = codebook.mean(-1).to(weight)
+        made.alpha.data = (codebook.diff(dim=-1)[..., 0] / 2).to(weight)
+    elif isinstance(made, LevelQuantizer) and made.centre is not None:
+        levels, alpha, centre = level_sets.rescale_asymmetric(codebook.double().contiguous().numpy())
+        made = LevelQuantizer(weight, quantizer.bits, levels, alpha, centre)
+    elif isinstance(made, LevelQuantizer):
+        levels, alpha = level_sets.rescale_symmetric(codebook.double().contiguous().numpy())
+        made = LevelQuantizer(weight, quantizer.bits, levels, alpha)
+    else:
+        now = quantizer.codebook()
+        made.alpha.data *= (codebook * now).sum(-1) / now.square().sum(-1)
+    return made
