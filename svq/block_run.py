@@ -49,7 +49,7 @@ class BlockRun:
             raise UserError(f"{config.model}: is quantized already; measure the float model that it was made from")
         self.blocks = blocks_of(self.net, config.level)
         self.titles = titles_of(self.net, self.blocks)
-        self.weights = {name: float_weight(module).numel() for name, module in quantizable(self.net)}
+        self.weights = {name: float_weight(layer).numel() for name, layer in quantizable(self.net)}
         self.folder = folder
         self._listed = self._store = None
         self.packed_net, self._packed_model = self._folded()
@@ -68,15 +68,15 @@ class BlockRun:
         c, front_end = self.config, self.model.front_end
         if c.ptq is None:
             return None
-        if c.ptq.bias_correction:
+        if c.ptq.measures:
             return calibration_features(c.ptq_data, front_end, c.ptq.utterances, c.ptq.crop_seconds, c.ptq_seed,
                                         c.input)
         return torch.randn(2, 200, front_end.num_mels, generator=torch.Generator().manual_seed(c.ptq_seed))
 
     @functools.cached_property
     def calibration_digest(self) -> str:
-        """What of the calibration features corrected biases depend on: their values, wherever they are read."""
-        return digest_of(self.calibration) if self.config.ptq.bias_correction else ""
+        """What of the calibration features the quantized network depends on: their values, wherever they are read."""
+        return digest_of(self.calibration) if self.config.ptq.measures else ""
 
     @property
     def listed(self) -> DevelopmentList:

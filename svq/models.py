@@ -13,7 +13,7 @@ from torch import nn
 
 from svq import nets
 from svq.atomic import atomic_path
-from svq.config import dump_config, load_config, to_dict
+from svq.config import check_choices, dump_config, load_config, to_dict
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
 from svq.quant.batchnorm_fold import drop_folded_
@@ -44,6 +44,7 @@ class FrontEndConfig:
     preemphasis: float | None = None
 
     def __post_init__(self):
+        check_choices(self)
         own = (("povey", 32768.0, 0.97) if self.fbank == "kaldi" else ("hamming", 1.0, 0.0))
         for name, value in zip(("window", "full_scale", "preemphasis"), own):
             if getattr(self, name) is None:

@@ -23,12 +23,17 @@ class Moved:
 
 @contextlib.contextmanager
 def recorded(net: nn.Module, names: Sequence[str]):
-    """Yields name of a module -> list that every output of it is added to, one for each time that it runs."""
+    """Yields name of a module -> list that every output of it is added to, one for each time that it runs.
+
+    Of a recurrent module it is the first of its outputs, the sequence (B, T, H) or, of a cell, the state (B, H).
+    """
     found = {name: [] for name in names}
 
     def keep(name):
         def hook(module, inputs, output):
-            found[name].append(output if isinstance(output, torch.Tensor) else output[0])
+            output = output if isinstance(output, torch.Tensor) else output[0]
+            time_first = isinstance(module, nn.RNNBase) and not module.batch_first and output.dim() == 3
+            found[name].append(output.transpose(0, 1) if time_first else output)
         return hook
 
     hooks = [net.get_submodule(name).register_forward_hook(keep(name)) for name in found]

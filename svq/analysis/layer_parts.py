@@ -7,8 +7,8 @@ import itertools
 
 from torch import nn
 
-from svq.nets.blocks import LISTS, blocks_of, titles_of
-from svq.quant.api import quantizable
+from svq.nets.blocks import LISTS, blocks_of, module_of, titles_of
+from svq.quant.api import float_weight, quantizable
 
 LEVELS = ("stage", "block", "layer")
 
@@ -16,7 +16,8 @@ LEVELS = ("stage", "block", "layer")
 @dataclasses.dataclass(frozen=True)
 class Part:
     """Layers that belong together. name: `layers.2-5` for members 2 to 5 of a list. kind: what it is, to read.
-    layers: names of its convolution and linear layers. end: the module whose output is the part's."""
+    layers: names of its layers. end: the module whose output is the part's; of a recurrent module's matrices the
+    module, which is then the end of each of them."""
 
     name: str
     kind: str
@@ -25,7 +26,7 @@ class Part:
 
 
 def parts_of(net: nn.Module, level: str) -> list[Part]:
-    """The parts of `net`, in its order; every convolution and linear layer lies in just one.
+    """The parts of `net`, in its order; every layer that can be quantized lies in just one.
 
     level `layer` and `block`: those of svq.nets.blocks. `stage`: neighbouring blocks of one list that are of the same
     class and as wide make one stage, as the four of a ResNet; every other block is a stage by itself (the stem,
@@ -36,7 +37,7 @@ def parts_of(net: nn.Module, level: str) -> list[Part]:
     blocks = blocks_of(net, "layer" if level == "layer" else "block")
     titles = titles_of(net, blocks)
     if level != "stage":
-        return [Part(name, titles[name], tuple(layers), name) for name, layers in blocks.items()]
+        return [Part(name, titles[name], tuple(layers), module_of(net, name)) for name, layers in blocks.items()]
     grouped = itertools.groupby(blocks, key=lambda name: _stage_of(net, name, blocks[name]))
     stages = [list(names) for _, names in grouped]
     return [Part(_joined(names), _kind(net, names, titles), tuple(layer for name in names for layer in blocks[name]),
@@ -49,7 +50,7 @@ def _stage_of(net: nn.Module, block: str, layers: list[str]) -> tuple:
     if not parent or type(net.get_submodule(parent)) not in LISTS:
         return (block,)
     weights = dict(quantizable(net))
-    return parent, type(net.get_submodule(block)), weights[layers[-1]].weight.shape[0]
+    return parent, type(net.get_submodule(block)), float_weight(weights[layers[-1]]).shape[0]
 
 
 def _joined(names: list[str]) -> str:

@@ -142,7 +142,7 @@ class LayerStudy:
 
     def moved(self, layers: list[str], level: str) -> dict[str, Moved]:
         """Module at which a part of the level ends -> how far its output moves when these layers are quantized."""
-        names = [part.end for part in self.parts[level]]
+        names = list(dict.fromkeys(part.end for part in self.parts[level]))
         key = fingerprint(self.subject.digest, self.subject.variant(layers), names, self.probes[1], self.config.device)
         path = os.path.join(self.folder, "probes", f"{key}.safetensors")
         if not os.path.exists(path):
@@ -167,11 +167,11 @@ class LayerStudy:
         """Each part quantized alone and all of them, at the output of every part that lies behind, in order."""
         rows = []
         for level in (level for level in self.parts if level in self.config.alone):
-            ends = {part.end: part.name for part in self.parts[level]}
             sources = [(part.name, list(part.layers)) for part in self.parts[level]] + [(ALL, self.all)]
             for name, layers in sources:
-                rows += [MovedRow(level, name, ends[end], found.relative_mse, found.cosine)
-                         for end, found in self.moved(layers, level).items()]
+                found = self.moved(layers, level)
+                rows += [MovedRow(level, name, part.name, *dataclasses.astuple(found[part.end]))
+                         for part in self.parts[level]]
         return rows
 
     def correlations(self, rows: list[PartRow]) -> list[CorrelationRow]:

@@ -14,7 +14,6 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_norms import measure_norms_
@@ -24,6 +23,7 @@ from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
 from svq.quant.calibration_data import calibration_features, digest_of
+from svq.quant.layers import detach_
 
 
 class FloatSubject:
@@ -40,8 +40,8 @@ class FloatSubject:
         self.listed, self.front_end = self.run.listed, self.run.model.front_end
         self.method = f"{config.quant.method}, {config.quant.bits} bits"
         after = dict(quantizable(freeze_(quantize_(copy.deepcopy(self.net), config.quant))))
-        self.weights = {name: (module.weight.detach(), after[name].weight.detach())
-                        for name, module in quantizable(self.net)}
+        self.weights = {name: (layer.weight.detach(), after[name].weight.detach())
+                        for name, layer in quantizable(self.net)}
 
     def variant(self, layers: list[str]):
         """What tells the network with these layers quantized from others; anything that JSON holds."""
@@ -78,10 +78,10 @@ class FinetunedSubject:
                             "quantize")
         self.weights = {}
         with torch.no_grad():
-            for name, module, _ in list(quantizers(self.net)):
-                quantized = module.weight.detach().clone()
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
-                self.weights[name] = (module.weight.detach(), quantized)
+            for name, layer, _ in list(quantizers(self.net)):
+                quantized = layer.weight.detach().clone()
+                detach_(layer, keep_quantized=False)
+                self.weights[name] = (layer.weight.detach(), quantized)
         self.listed = DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
         self.front_end = model.front_end
         average = "mixed" if model.quant.layers else model.quant.bits
@@ -146,6 +146,7 @@ def store_of(config: LayerAnalysisConfig, folder, listed: DevelopmentList, front
 def _with_weights(net: nn.Module, weights: dict, layers: Iterable[str]) -> nn.Module:
     """A copy of `net`, in eval mode, with the quantized ones of `weights` in these layers."""
     made = copy.deepcopy(net).eval()
+    found = dict(quantizable(made))
     for name in layers:
-        made.get_submodule(name).weight.copy_(weights[name][1])
+        found[name].weight.copy_(weights[name][1])
     return made

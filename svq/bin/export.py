@@ -6,8 +6,8 @@ features also says, in its metadata, which front end they come from.
 
 --int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
 get is seen in utterances of --calibration. Weights of codebooks (k-means and others) are put on the int8 grid that fits
-the codebook best. Layers that a quantized model has in float stay so. With --dynamic true as well only linear layers
-are quantized, and no utterances are needed.
+the codebook best. Layers that a quantized model has in float stay so, and recurrent layers. With --dynamic true as well
+only linear layers are quantized, and no utterances are needed.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def write_summary(path: str, graph, file: str) -> None:
     from svq.quant.api import count_parameters, quantizable
 
     in_int8 = graph.snapped.keys()
-    counts = {name: module.weight.numel() for name, module in quantizable(graph.net)}
+    counts = {name: layer.weight.numel() for name, layer in quantizable(graph.net)}
     bits = sum(count * (8 if name in in_int8 else 32) for name, count in counts.items()) / sum(counts.values())
     write_json(path, {"avg_bits": bits, "size_bytes": file_bytes(file), "params": count_parameters(graph.net)})
 

@@ -39,7 +39,7 @@ def main() -> None:
     for layer in layers:
         print(describe(layer))
     with torch.device("meta"):
-        counts = {name: module.weight.numel() for name, module in quantizable(config.build())}
+        counts = {name: layer.weight.numel() for name, layer in quantizable(config.build())}
     bits = {name: FLOAT_BITS for name in counts} | {layer.row.name: layer.row.bits for layer in layers}
     for name in (name for name in counts if bits[name] == FLOAT_BITS):
         print(f"{name:<28} in float")

@@ -23,7 +23,7 @@ from svq.deploy.snapping import Snapped, snap
 from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
 from svq.errors import UserError, some_of
 from svq.models import ModelConfig
-from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable
+from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
 
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}  # by a file's suffix
 
@@ -48,13 +48,24 @@ def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None =
 
     calibration: what turns scores into log-likelihood ratios, to be kept in the file. front_end: whether it takes
     waveforms (B, samples) instead of features (B, T, F). seconds: the only duration that it takes; None: any.
-    Raises UserError for a duration of less than a frame.
+    Raises UserError for a duration of less than a frame, and for recurrent modules that ONNX cannot take so.
     """
     bank = GraphFrontEnd(config.front_end) if front_end else None
     length, example = _example(config, front_end, seconds)
+    _check_recurrent(net, fixed=length is not None)
     model = to_onnx(net, example, bank, fixed=length is not None)
     metadata = Metadata(config, "waveform" if front_end else "features", calibration, length)
     return Exported(model, metadata, net, layer_nodes(model, net))
+
+
+def _check_recurrent(net: nn.Module, fixed: bool) -> None:
+    for name, module in net.named_modules():
+        if isinstance(module, nn.LSTM) and module.proj_size:
+            raise UserError(f"{name or 'the network'}: an LSTM with projections (proj_size), which ONNX has not; use a "
+                            "packed file")
+        if isinstance(module, nn.RNNCellBase) and not fixed:
+            raise UserError(f"{name or 'the network'}: a loop over frames is unrolled, so that the graph takes one "
+                            "duration only; say which, as --seconds")
 
 
 def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tuple[int | None, torch.Tensor]:
@@ -101,17 +112,19 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
     """`graph` with INT8 weights and activations, calibrated with `samples` (inputs of the graph, batch 1).
 
     Weights that are a codebook's are put on the int8 grid that fits it best; `snapped` of the result says how well.
-    UserError where all layers stay in float.
+    Recurrent layers stay in float too. UserError where all layers do.
     """
     _check_rest(graph.layers.keys() - keep_float)
-    modules, quant, snapped = dict(quantizable(graph.net)), graph.metadata.config.quant, {}
+    modules, quant, snapped = dict(quantizable_modules(graph.net)), graph.metadata.config.quant, {}
+    keep_float = {name for name in keep_float if name in graph.layers}
     for name, node in graph.layers.items():
         if name not in keep_float:
             folded = np.moveaxis(initializer(graph.model, node.weight), node.axis, 0)
             snapped[name] = snap(modules[name].weight.detach().numpy(), folded,
                                  codebook=quant is not None and quant.bits_of(name) != FLOAT_BITS)
     model = static_int8(graph.model, graph.layers, snapped, keep_float, samples, config)
-    details = {**dataclasses.asdict(config), "calibration_inputs": len(samples), "float_layers": sorted(keep_float)}
+    details = {**dataclasses.asdict(config), "calibration_inputs": len(samples),
+               "float_layers": _without(graph, snapped)}
     return _quantized(graph, model, "int8", details, snapped)
 
 
@@ -125,7 +138,12 @@ def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = ()) -> Ex
     _check_rest(chosen)
     kept = graph.layers.keys() - chosen  # convolutions too compute in float
     model = dynamic_int8(graph.model, graph.layers, kept)
-    return _quantized(graph, model, "int8-dynamic", {"float_layers": sorted(kept)}, {})
+    return _quantized(graph, model, "int8-dynamic", {"float_layers": _without(graph, chosen)}, {})
+
+
+def _without(graph: Exported, quantized: Collection[str]) -> list[str]:
+    """All other layers of the network, those that are none of the graph among them."""
+    return sorted(name for name, _ in quantizable(graph.net) if name not in quantized)
 
 
 def _check_rest(layers: Collection[str]) -> None:

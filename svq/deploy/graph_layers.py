@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from svq.deploy.tracing import NET
-from svq.quant.api import quantizable
+from svq.quant.api import quantizable_modules
 
 LAYER_TYPES = ("Conv", "Gemm", "MatMul")
 
@@ -42,12 +42,13 @@ def module_of(node_name: str) -> str | None:
 
 
 def layer_nodes(model, net: nn.Module) -> dict[str, LayerNode]:
-    """LayerNode of every convolution and linear layer of `net` by name, in the order of the graph.
+    """LayerNode of every convolution and linear layer of `net` by name, in the order of the graph. A recurrent module
+    is one node of all its matrices, which stays in float.
 
     Raises RuntimeError where a layer cannot be found in the graph: the exporter then names its nodes in another way.
     """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    shapes = {name: tuple(module.weight.shape) for name, module in quantizable(net)}
+    shapes = {name: tuple(module.weight.shape) for name, module in quantizable_modules(net)}
     found: dict[str, LayerNode] = {}
     for node in model.graph.node:
         name = module_of(node.name)

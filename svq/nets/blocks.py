@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 
 from torch import nn
+from torch.nn.utils import parametrize
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # what has weights to quantize
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # modules whose `weight` is quantized
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # modules with several matrices, each of which is a layer by itself
 LISTS = (nn.Sequential, nn.ModuleList)  # say nothing but "one after another": their members are blocks
 LEVELS = ("block", "layer")
 
 
 def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
-    """Name of each block -> names of its convolution and linear layers, both in the order of the network.
+    """Name of each block -> names of its layers (convolutions, linear layers, matrices of recurrent modules), both in
+    the order of the network.
 
     level `block`: a layer belongs to the outermost module that it lies in, where that is a plain list of modules to
     the member of the list, and so on. Of an ECAPA-TDNN that makes the first layer (`layer1`), three SE-Res2Blocks
@@ -24,15 +27,39 @@ def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
         raise ValueError(f"level is '{level}'; it must be one of {', '.join(LEVELS)}")
     blocks: dict[str, list[str]] = {}
     for name, module in net.named_modules():
-        # The class of a quantized layer is made on the spot, and inherits from that of the layer.
-        if isinstance(module, LAYERS):
-            blocks.setdefault(name if level == "layer" else _block_of(net, name), []).append(name)
+        for layer in _layers_of(name, module):
+            blocks.setdefault(layer if level == "layer" else _block_of(net, name), []).append(layer)
     return blocks
 
 
-def _block_of(net: nn.Module, layer: str) -> str:
+def _layers_of(name: str, module: nn.Module) -> list[str]:
+    # The class of a quantized layer is made on the spot, and inherits from that of the layer.
+    if isinstance(module, LAYERS):
+        return [name]
+    return [layer for layer, _ in recurrent_weights(name, module)]
+
+
+def recurrent_weights(name: str, module: nn.Module) -> list[tuple[str, str]]:
+    """(`rnn.weight_ih_l0`, `weight_ih_l0`) and so on: each matrix of recurrent `module`, named `rnn` in the network.
+
+    In the module's own order, without biases; none of any other module.
+    """
+    if not isinstance(module, RECURRENT):
+        return []
+    names = module._flat_weights_names if isinstance(module, nn.RNNBase) else ("weight_ih", "weight_hh")
+    return [(f"{name}.{tensor}" if name else tensor, tensor) for tensor in names if tensor.startswith("weight_")]
+
+
+def module_of(net: nn.Module, layer: str) -> str:
+    """Name of the module that computes with a layer: the layer itself, or the recurrent module whose matrix it is."""
+    parent = layer.rpartition(".")[0]
+    matrices = recurrent_weights(parent, net.get_submodule(parent))
+    return parent if any(layer == name for name, _ in matrices) else layer
+
+
+def _block_of(net: nn.Module, name: str) -> str:
     module, path = net, []
-    for part in layer.split("."):
+    for part in name.split("."):
         path.append(part)
         module = module.get_submodule(part)
         if type(module) not in LISTS:  # a subclass, such as a dense block, is more than a list
@@ -42,7 +69,7 @@ def _block_of(net: nn.Module, layer: str) -> str:
 
 def titles_of(net: nn.Module, blocks: dict[str, list[str]]) -> dict[str, str]:
     """What each block is: its class, with a number where the network has several: `SERes2Block 2`."""
-    kinds = {name: _class_of(net.get_submodule(name)) for name in blocks}
+    kinds = {name: _class_of(net.get_submodule(module_of(net, name))) for name in blocks}
     total, so_far, titles = Counter(kinds.values()), Counter(), {}
     for name, kind in kinds.items():
         so_far[kind] += 1
@@ -52,4 +79,5 @@ def titles_of(net: nn.Module, blocks: dict[str, list[str]]) -> dict[str, str]:
 
 def _class_of(module: nn.Module) -> str:
     # Of a quantized layer the class of the layer, not the one that torch derives from it.
-    return next((kind.__name__ for kind in LAYERS if isinstance(module, kind)), type(module).__name__)
+    own = parametrize.type_before_parametrizations(module)
+    return next((kind.__name__ for kind in LAYERS if isinstance(module, kind)), own.__name__)

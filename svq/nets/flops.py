@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +14,18 @@ SHIFT, WINDOW = 10_000, 25_000  # microseconds from frame to frame and of a fram
 def frames_in(seconds: float) -> int:
     """Whole frames in a recording of that length, 198 in 2 seconds; 0 where it is shorter than one."""
     return max(0, 1 + (round(1e6 * seconds) - WINDOW) // SHIFT)
+
+
+def _at_each_frame(inputs: torch.Size, weights) -> int:
+    """Of the products of all frames of inputs (..., F) with the matrices among the weights; shapes, not tensors."""
+    return 2 * math.prod(inputs[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2)
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's own counter, which here also knows recurrent layers that oneDNN and cuDNN compute as one operation."""
+    return FlopCounterMode(display=False, custom_mapping={
+        torch.ops.aten.mkldnn_rnn_layer: lambda inputs, *rest, **named: _at_each_frame(inputs, rest[:4]),
+        torch.ops.aten._cudnn_rnn: lambda inputs, weights, *rest, **named: _at_each_frame(inputs, weights)})
 
 
 @torch.no_grad()
@@ -25,7 +39,7 @@ def count_flops(net: nn.Module, feat_dim: int, frames: int) -> int:
     training = net.training
     net.eval()
     try:
-        with FlopCounterMode(display=False) as counter:
+        with flop_counter() as counter:
             net(torch.zeros(1, frames, feat_dim, device=device))
     finally:
         net.train(training)

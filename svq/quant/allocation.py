@@ -119,7 +119,7 @@ class Problem:
         return self.file_bytes(self.bits(choice))
 
     def average_bits(self, choice: np.ndarray) -> float:
-        """Bits per weight of convolutions and linear layers."""
+        """Bits per weight of all layers."""
         return float(np.dot(self.bits(choice), self.weights) / self.weights.sum())
 
 
@@ -136,26 +136,26 @@ def make_problem(net: nn.Module, quant: QuantConfig, model, sensitivities, candi
     check_bits(rows, net, path)
     trace_of = {row.layer: row.trace for row in rows}
     candidates = tuple(sorted(set(candidates)))
-    modules = dict(quantizable(net))
+    layers = dict(quantizable(net))
     try:
         for bits in candidates:
-            dataclasses.replace(quant, layers=dict.fromkeys(modules, bits))
+            dataclasses.replace(quant, layers=dict.fromkeys(layers, bits))
     except ValueError as error:
         raise UserError(f"candidates {', '.join(map(str, candidates))} do not go with `quant`: {error}") from None
-    tables = [layer_tables(float_weight(module), quant, candidates) for module in modules.values()]
+    tables = [layer_tables(float_weight(layer), quant, candidates) for layer in layers.values()]
 
     def file_bytes(bits: Sequence[int]) -> int:
-        layers = dict(zip(modules, map(int, bits)))
-        return packed_bytes(net, dataclasses.replace(quant, layers=layers), model)
+        by_name = dict(zip(layers, map(int, bits)))
+        return packed_bytes(net, dataclasses.replace(quant, layers=by_name), model)
 
     return Problem(
-        layers=tuple(modules),
-        shapes=tuple(tuple(float_weight(module).shape) for module in modules.values()),
+        layers=tuple(layers),
+        shapes=tuple(tuple(float_weight(layer).shape) for layer in layers.values()),
         candidates=candidates,
         perturbation=np.array([table[0] for table in tables]),
         data=with_float_header(np.array([table[1] for table in tables]), candidates, file_bytes),
-        weights=np.array([float_weight(module).numel() for module in modules.values()]),
-        traces=np.array([trace_of[name] for name in modules]),
+        weights=np.array([float_weight(layer).numel() for layer in layers.values()]),
+        traces=np.array([trace_of[name] for name in layers]),
         file_bytes=file_bytes,
         calibration=calibration_bytes(model.embed_dim),
     )

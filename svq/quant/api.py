@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection
+import numbers
+import warnings
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from svq.errors import UserError
+from svq.config import check_choices
+from svq.errors import UserError, some_of
+from svq.nets.blocks import LAYERS, recurrent_weights
+from svq.quant.base import Quantizer
 from svq.quant.folding import FoldedBatchNorm
+from svq.quant.layers import Layer, RecurrentWeight, attach_, detach_, parametrization
 from svq.quant.nested import PrecisionNorms, switch_norms_
 from svq.quant.quantizers import make_quantizer
 
-QUANTIZED_MODULES = (nn.Conv1d, nn.Conv2d, nn.Linear)
 FLOAT_BITS = 32
+WORTH_A_WARNING = 0.01  # share of the weights that quantize_ has no quantizer for
 FIXED_BITS = {"twn": 2, "static": 1, "adaptive": 1}
-METHODS_OF_SETTING = {"retention": ("kmqat", "nested"), "rescaling": ("kmqat",), "rho": ("admm",),
-                      "scheme": ("integer",), "range": ("integer",), "percentile": ("integer",),
+METHODS_OF_SETTING = {"partition": ("kmqat", "nested"), "retention": ("kmqat", "nested"), "rescaling": ("kmqat",),
+                      "rho": ("admm",), "scheme": ("integer",), "range": ("integer",), "percentile": ("integer",),
                       "precisions": ("nested",)}
 
 
@@ -34,7 +40,11 @@ class QuantConfig:
         the binary quantizers (V-A and V-B); `integer`, an integer grid with a learned scale (svq.quant.integer);
         `nested`, k-means levels whose codes begin with those of fewer bits (svq.quant.nested).
     bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2, `integer` at least 2.
-    retention: share of the weights, round the centre, that k-means levels are fitted to.
+    partition: of the weights, by which k-means levels are their parts' means: `lloyd`, the parts of least squared error
+        (k-means proper), or one of two readings of III-B step 1: `width`, intervals of equal width, or `count`, parts of
+        equally many weights.
+    retention: share of the weights, round the centre, that k-means levels are fitted to; none: 0.9 for width and count,
+        as in the paper, and all weights for lloyd.
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
     per_channel: a codebook for each output channel instead of one for each layer.
     binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
@@ -53,7 +63,8 @@ class QuantConfig:
     method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive",
                     "integer", "nested"] = "kmqat"
     bits: int = 4
-    retention: float = 0.9
+    partition: Literal["lloyd", "width", "count"] = "lloyd"
+    retention: float | None = None
     rescaling: Literal["symmetric", "asymmetric"] = "symmetric"
     per_channel: bool = False
     binary: Literal["same", "static", "adaptive"] = "same"
@@ -65,9 +76,10 @@ class QuantConfig:
     precisions: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"left_out": True})
 
     def __post_init__(self):
-        if not 1 <= self.bits <= 8:
-            raise ValueError(f"bits is {self.bits}; it must be from 1 to 8")
-        if not 0 < self.retention <= 1:
+        check_choices(self)
+        if not _is_whole(self.bits) or not 1 <= self.bits <= 8:
+            raise ValueError(f"bits is {self.bits!r}; it must be a whole number from 1 to 8")
+        if self.retention is not None and not 0 < self.retention <= 1:
             raise ValueError(f"retention is {self.retention}; it must be above 0 and at most 1")
         if not 0 < self.rho < float("inf"):
             raise ValueError(f"rho is {self.rho}; it must be above 0")
@@ -76,8 +88,8 @@ class QuantConfig:
         for name, bits in (self.layers or {}).items():
             if not isinstance(name, str):
                 raise ValueError(f"layers: {name} is no name of a layer; write it in quotes")
-            if bits != FLOAT_BITS and not (isinstance(bits, int) and 1 <= bits <= 8):
-                raise ValueError(f"layers: {name} has {bits} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
+            if not _is_whole(bits) or (bits != FLOAT_BITS and not 1 <= bits <= 8):
+                raise ValueError(f"layers: {name} has {bits!r} bits; it must be from 1 to 8, or {FLOAT_BITS} for float")
         self._check_method()
 
     def _check_method(self):
@@ -144,9 +156,13 @@ class QuantConfig:
         return named[layer] if layer in named else [self.bits, *matching][-1]
 
 
+def _is_whole(number) -> bool:
+    return isinstance(number, numbers.Integral) and not isinstance(number, bool)
+
+
 @dataclasses.dataclass(frozen=True)
 class QuantizedLayer:
-    """One quantized weight: `name` of its module, float weights, codebook (ascending), bits."""
+    """One quantized weight: `name` of its layer, float weights, codebook (ascending), bits."""
 
     name: str
     weight: np.ndarray
@@ -154,20 +170,50 @@ class QuantizedLayer:
     bits: int
 
 
-def quantizable(net: nn.Module):
-    """Yields (name, module) for every convolution and linear layer, in the order of the network."""
+def quantizable(net: nn.Module) -> Iterator[tuple[str, Layer]]:
+    """Yields (name, layer) for every weight that can be quantized, in the order of the network.
+
+    A layer is the module of a convolution or linear layer, or a `RecurrentWeight`, one for each matrix of a recurrent
+    module, named `rnn.weight_ih_l0` and so on. `float_weight` and all below take either.
+    """
     for name, module in net.named_modules():
-        if isinstance(module, QUANTIZED_MODULES):
+        if isinstance(module, LAYERS):
             yield name, module
+        for layer, tensor in recurrent_weights(name, module):
+            yield layer, RecurrentWeight(module, tensor)
+
+
+def quantizable_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yields (name, module) for every convolution and linear layer: layers with an output and a bias of their own."""
+    return ((name, layer) for name, layer in quantizable(net) if isinstance(layer, nn.Module))
+
+
+def state_names(net: nn.Module) -> dict[str, str]:
+    """Name of every layer -> name of its weight in the state of the float network."""
+    return {name: name if isinstance(layer, RecurrentWeight) else f"{name}.weight" if name else "weight"
+            for name, layer in quantizable(net)}
+
+
+def left_in_float(net: nn.Module) -> list[tuple[str, int]]:
+    """Name and size of every parameter of two or more dimensions for which there is no quantizer, whatever its bits.
+
+    Those of embeddings (nn.Embedding), of transposed convolutions and the in_proj_weight of nn.MultiheadAttention, say.
+    A dimension of one does not count: biases and scales of channels come in such shapes.
+    """
+    known = {id(float_weight(layer)) for _, layer in quantizable(net)}
+    return [(name, parameter.numel()) for name, parameter in net.named_parameters()
+            if sum(size > 1 for size in parameter.shape) > 1 and id(parameter) not in known
+            and "parametrizations" not in name.split(".")]
 
 
 def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> nn.Module:
-    """Quantizes, in place, every convolution and linear weight of `net` (or those named in `only`); returns `net`.
+    """Quantizes, in place, every layer of `net` that `quantizable` finds (or those named in `only`); returns `net`.
 
     Biases and batch norm stay in float, and layers to which `config` gives 32 bits. With method nested every batch norm
-    becomes one for each precision. The float weights
-    stay as the trained parameters (`module.parametrizations.weight.original`). Raises UserError if such
-    a layer is quantized already, and for a name in `config.layers` or `only` that `net` has not.
+    becomes one for each precision. The float weights stay as the trained parameters
+    (`module.parametrizations.weight.original`). Warns of weights of other kinds (`left_in_float`) if they are more than
+    a hundredth of all. Raises UserError if such a layer is quantized already, and for a name in `config.layers` or
+    `only` that `net` has not.
     """
     layers = dict(quantizable(net))
     unmatched = [name for name in config.layers or () if not any(fnmatchcase(layer, name) for layer in layers)]
@@ -176,19 +222,31 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
             raise UserError(f"the network has no layer {name} to quantize; it has {', '.join(layers)}")
     chosen = [name for name in layers if (only is None or name in only) and config.bits_of(name) != FLOAT_BITS]
     for name in chosen:
-        if parametrize.is_parametrized(layers[name], "weight"):
+        if parametrization(layers[name]) is not None:
             raise UserError(f"layer {name} is quantized already; quantize a float network")
     for name in chosen:
-        quantizer = make_quantizer(layers[name].weight, config, config.bits_of(name))
-        parametrize.register_parametrization(layers[name], "weight", quantizer.train(layers[name].training))
+        attach_(layers[name], make_quantizer(layers[name].weight, config, config.bits_of(name)))
+    if chosen:
+        _warn_of_float_weights(net)
     return switch_norms_(net, config.precisions) if config.method == "nested" else net
 
 
-def quantizers(net: nn.Module):
-    """Yields (name, module, quantizer) for every quantized weight, in the order of the network."""
-    for name, module in quantizable(net):
-        if parametrize.is_parametrized(module, "weight"):
-            yield name, module, module.parametrizations.weight[0]
+def _warn_of_float_weights(net: nn.Module) -> None:
+    left = left_in_float(net)
+    count = sum(size for _, size in left)
+    total = count + sum(float_weight(layer).numel() for _, layer in quantizable(net))
+    if count > WORTH_A_WARNING * total:
+        names = some_of(name for name, _ in left)
+        warnings.warn(f"{100 * count / total:.1f} % of the weights stay in float, as there is no quantizer for {names}",
+                      stacklevel=3)
+
+
+def quantizers(net: nn.Module) -> Iterator[tuple[str, Layer, Quantizer]]:
+    """Yields (name, layer, quantizer) for every quantized weight, in the order of the network."""
+    for name, layer in quantizable(net):
+        found = parametrization(layer)
+        if found is not None:
+            yield name, layer, found[0]
 
 
 def freeze_(net: nn.Module) -> nn.Module:
@@ -196,44 +254,45 @@ def freeze_(net: nn.Module) -> nn.Module:
 
     For inference: the same embeddings, without quantizing every weight again for each of them.
     """
-    for _, module, _ in list(quantizers(net)):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    for _, layer, _ in list(quantizers(net)):
+        detach_(layer, keep_quantized=True)
     return net
 
 
 def outer_update_(net: nn.Module) -> None:
     """What some quantizers (ADMM) do between epochs of finetuning; nothing for the others."""
-    for _, module, quantizer in quantizers(net):
+    for _, layer, quantizer in quantizers(net):
         update = getattr(quantizer, "outer_update", None)
         if update is not None:
-            update(float_weight(module).detach())
+            update(float_weight(layer).detach())
 
 
 def refit_(net: nn.Module) -> None:
     """What some quantizers (TWN, ADMM) fit to the weights in training is fitted to the present ones, say after averaging."""
-    for _, module, quantizer in quantizers(net):
+    for _, layer, quantizer in quantizers(net):
         refit = getattr(quantizer, "refit", None)
         if refit is not None:
-            refit(float_weight(module).detach())
+            refit(float_weight(layer).detach())
 
 
 def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
     """The quantized layers of `net` as arrays, for reports."""
     return [
-        QuantizedLayer(name, float_weight(module).detach().cpu().numpy(), q.codebook().cpu().numpy(), q.bits)
-        for name, module, q in quantizers(net)
+        QuantizedLayer(name, float_weight(layer).detach().cpu().numpy(), q.codebook().cpu().numpy(), q.bits)
+        for name, layer, q in quantizers(net)
     ]
 
 
-def float_weight(module: nn.Module):
-    """The float weight of a convolution or linear layer: the one behind the quantized one, where it is quantized."""
-    return module.parametrizations.weight.original if parametrize.is_parametrized(module, "weight") else module.weight
+def float_weight(layer: Layer) -> torch.Tensor:
+    """The float weight of a layer: the one behind the quantized one, where it is quantized."""
+    found = parametrization(layer)
+    return layer.weight if found is None else found.original
 
 
 def average_bits(net: nn.Module) -> float:
-    """Bits per convolution or linear weight; 32 for those in float."""
+    """Bits per weight of the layers that can be quantized; 32 for those in float."""
     bits = {name: quantizer.bits for name, _, quantizer in quantizers(net)}
-    counts = {name: float_weight(module).numel() for name, module in quantizable(net)}
+    counts = {name: float_weight(layer).numel() for name, layer in quantizable(net)}
     if not counts:
         return float(FLOAT_BITS)
     return sum(count * bits.get(name, FLOAT_BITS) for name, count in counts.items()) / sum(counts.values())

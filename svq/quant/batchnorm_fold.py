@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from svq.errors import UserError, some_of
-from svq.quant.api import quantizable
+from svq.quant.api import quantizable_modules
 from svq.quant.folding import scales_and_shifts
 
 LARGEST_CHANGE = 1e-3  # of an embedding, relative to its largest entry
@@ -58,7 +58,7 @@ def norms_after_layers(net: nn.Module, feats: torch.Tensor) -> dict[str, str]:
             runs[name] += 1
         return hook
 
-    for name, module in quantizable(net):
+    for name, module in quantizable_modules(net):
         hooks.append(module.register_forward_hook(after_layer(name)))
     for name, module in net.named_modules():
         if isinstance(module, _BatchNorm):
@@ -108,7 +108,7 @@ def drop_folded_(net: nn.Module, pairs: dict[str, str]) -> nn.Module:
     (norm -> layer); returns `net`. UserError for names that it has not."""
     modules = dict(net.named_modules())
     for norm, layer in pairs.items():
-        if not isinstance(modules.get(norm), _BatchNorm) or layer not in dict(quantizable(net)):
+        if not isinstance(modules.get(norm), _BatchNorm) or layer not in dict(quantizable_modules(net)):
             known = some_of(name for name, module in modules.items() if isinstance(module, _BatchNorm))
             raise UserError(f"folded: {norm} into {layer}: the network has no such batch norm or layer; "
                             f"its norms are {known}")

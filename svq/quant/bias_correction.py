@@ -7,23 +7,32 @@ measured on data, layer after layer in the order of execution, with all layers b
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from svq.quant.api import quantizable, quantizers
+from svq.config import check_choices
+from svq.quant.api import quantizable_modules, quantizers
 from svq.quant.batchnorm_fold import norms_after_layers
+from svq.quant.layers import RecurrentWeight
 
 
 @dataclasses.dataclass(frozen=True)
 class Correction:
-    """What was done for one layer: `where` its shift was taken off (None: nowhere), and its root mean square then."""
+    """What was done for one layer: `where` its shift was taken off (None: nowhere), and its root mean square then.
+
+    shift: nan for a matrix of a recurrent module, which has no output of its own.
+    """
 
     layer: str
     where: Literal["bias", "norm"] | None
     shift: float
+
+    def __post_init__(self):
+        check_choices(self)
 
 
 def channel_means(module: nn.Module, output: torch.Tensor) -> torch.Tensor:
@@ -46,7 +55,7 @@ def output_means(net: nn.Module, feats: torch.Tensor) -> dict[str, torch.Tensor]
             means[name] = (found + channel_means(module, output), runs + 1)
         return hook
 
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in quantizable(net)]
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in quantizable_modules(net)]
     try:
         net.eval()(feats)
     finally:
@@ -63,6 +72,7 @@ def correct_biases_(net: nn.Module, feats: torch.Tensor, means: dict[str, torch.
     on, so that one pass does what the method does layer by layer. means: `output_means` of the float network on
     the same. Of a layer without a bias the shift goes to the running mean of the batch norm right after it, if nothing
     else reads its output. A layer that has neither is left as it is; one that runs again is corrected by its first run.
+    So are matrices of recurrent modules: their outputs go through gates and back in, and no bias undoes that.
     """
     norm_of = {layer: net.get_submodule(norm) for norm, layer in norms_after_layers(net, feats).items()}
     done: dict[str, Correction] = {}
@@ -83,14 +93,15 @@ def correct_biases_(net: nn.Module, feats: torch.Tensor, means: dict[str, torch.
             return None
         return hook
 
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module, _ in quantizers(net)]
+    recurrent = [name for name, layer, _ in quantizers(net) if isinstance(layer, RecurrentWeight)]
+    hooks = [layer.register_forward_hook(hook_of(name)) for name, layer, _ in quantizers(net) if name not in recurrent]
     try:
         with parametrize.cached():
             net.eval()(feats)
     finally:
         for hook in hooks:
             hook.remove()
-    return list(done.values())
+    return [*done.values(), *(Correction(name, None, math.nan) for name in recurrent)]
 
 
 def _along_channels(module: nn.Module, values: torch.Tensor, output: torch.Tensor) -> torch.Tensor:

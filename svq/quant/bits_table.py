@@ -62,7 +62,7 @@ def write_bits(path, rows: Iterable[LayerBits], comment: str | None = None) -> N
 
 def check_bits(rows: Iterable[LayerBits], net: nn.Module, path) -> None:
     """UserError naming `path` and the layer when `rows` are not exactly the layers and shapes of `net`."""
-    shapes = {name: tuple(float_weight(module).shape) for name, module in quantizable(net)}
+    shapes = {name: tuple(float_weight(layer).shape) for name, layer in quantizable(net)}
     rows = list(rows)
     for row in rows:
         where = located(path, row.line, f"layer {row.layer}") if row.line else f"{path}: layer {row.layer}"

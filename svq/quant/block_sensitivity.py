@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from svq.atomic import atomic_write
+from svq.config import check_choices
 from svq.errors import UserError, located
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
 from svq.quant.bits_table import table_rows
@@ -58,6 +59,7 @@ class BlockSensitivityConfig:
     model_digest: str = ""
 
     def __post_init__(self):
+        check_choices(self)
         for name in ("max_utts", "max_seconds", "bootstrap", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")

@@ -8,6 +8,7 @@ from torch import nn
 from svq.errors import UserError
 from svq.quant.api import QuantConfig, float_weight, quantizers
 from svq.quant.base import Quantizer
+from svq.quant.layers import parametrization
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, no_such_precision, set_precision_
 from svq.quant.quantizers import LevelQuantizer
 
@@ -30,13 +31,13 @@ def at_precision_(net: nn.Module, precision: int) -> nn.Module:
     they are.
     """
     set_precision_(net, precision)
-    for _, module, quantizer in list(quantizers(net)):
+    for _, layer, quantizer in list(quantizers(net)):
         if isinstance(quantizer, NestedQuantizer):
-            weight = float_weight(module)
+            weight = float_weight(layer)
             plain = _plain(quantizer, weight).train(quantizer.training)
             codes = quantizer.codes(weight)
             weight.copy_(torch.where(plain.codes(weight) == codes, weight, quantizer(weight)))
-            module.parametrizations.weight[0] = plain
+            parametrization(layer)[0] = plain
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, PrecisionNorms):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from svq.models import ModelConfig
-from svq.quant.api import QuantConfig, quantize_
+from svq.quant.api import QuantConfig, float_weight, quantizable, quantize_
 from svq.quant.nested import precisions_of
 from svq.quant.nested_codes import split_codes
 from svq.quant.nested_members import at_precision_
@@ -30,7 +30,8 @@ def pack_nested(net: nn.Module, config: ModelConfig, calibration: dict | None) -
         norms = dict(batch_norms(member))
         tensors |= {f"{name}{MARK}{bits}": tensor for name, tensor in (packed | pack_norms(norms)).items()
                     if name != "codes"}
-    sizes = [member.get_submodule(row.name).weight.numel() for row in rows]
+    layers = dict(quantizable(member))
+    sizes = [float_weight(layers[row.name]).numel() for row in rows]
     parts = split_codes(packed["codes"].numpy(), sizes, precisions)
     tensors |= {f"codes{MARK}{bits}": torch.from_numpy(part) for bits, part in parts.items()}
     tensors |= other_tensors(member, {row.name for row in rows}, config)

@@ -53,7 +53,7 @@ MERGED = (*TYPES, "norms", "biases")  # tensors that stand for many of the netwo
 
 
 class PackedLayer(NamedTuple):
-    """A row of the metadata: one quantized layer.
+    """A row of the metadata: one quantized layer, by the name of its module, or of a recurrent module's matrix.
 
     levels: values in each codebook, at most 2^bits. codebooks: 1, or one for each output channel.
     compressed: bytes of Huffman codes; 0: packed densely.

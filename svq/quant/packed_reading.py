@@ -52,7 +52,7 @@ def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, tor
 def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: int) -> tuple[dict, dict]:
     """What stands in a nested file for one precision, as a plain file has it."""
     config = from_dict(about.get("model"), ModelConfig, path)
-    sizes = {name: module.weight.numel() for name, module in quantizable(build_empty(config))}
+    sizes = {name: layer.weight.numel() for name, layer in quantizable(build_empty(config))}
     try:
         return as_plain(about, tensors, precision, config, sizes)
     except (KeyError, TypeError, ValueError) as error:
@@ -71,7 +71,7 @@ def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
     """The config as it stands in the file, its network without memory, its layers one by one; errors as `unpack`."""
     config = from_dict(about.get("model"), ModelConfig, path)
     net = build_empty(config)  # shapes only: what the file holds is compared with them before memory is taken
-    shapes = {name: module.weight.shape for name, module in quantizable(net)}
+    shapes = {name: layer.weight.shape for name, layer in quantizable(net)}
 
     def layers():
         try:

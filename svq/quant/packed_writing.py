@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.models import ModelConfig
-from svq.quant.api import QuantConfig, float_weight, quantizers
+from svq.quant.api import QuantConfig, float_weight, quantizers, state_names
 from svq.quant.bitpack import compress_codes, pack_codes
 from svq.quant.folding import scales_and_shifts
 from svq.quant.integer import IntegerQuantizer
@@ -29,8 +29,8 @@ def pack_layers(net: nn.Module, entropy: bool) -> tuple[list[PackedLayer], dict[
     entropy: a layer's codes Huffman coded where that is smaller.
     """
     rows, pieces, stored = [], [], collections.defaultdict(list)
-    for name, module, quantizer in quantizers(net):
-        codes, values, grid = quantizer.codes(float_weight(module)).cpu().numpy(), *_values(quantizer)
+    for name, layer, quantizer in quantizers(net):
+        codes, values, grid = quantizer.codes(float_weight(layer)).cpu().numpy(), *_values(quantizer)
         levels = quantizer.codebook().shape[-1]
         packed, compressed = pack_codes(codes, quantizer.bits), 0
         if entropy:
@@ -122,18 +122,18 @@ def other_tensors(net: nn.Module, quantized: set[str], config: ModelConfig) -> d
 
     quantized: names of the quantized layers, whose weights are left out.
     """
-    merged = merged_biases(config)
+    merged, weights = merged_biases(config), state_names(net)
     biases = [net.get_parameter(name).detach().cpu() for name in merged]
     tensors = {"biases": torch.cat(biases)} if merged else {}
+    elsewhere = {*merged, *(weights[name] for name in quantized)}
     for name, module in net.named_modules():
         if isinstance(module, _BatchNorm) or "parametrizations" in name.split("."):
             continue
-        own = [key for key, _ in itertools.chain(module.named_parameters(recurse=False),
-                                                 module.named_buffers(recurse=False))]
-        if name in quantized and "weight" in own:
-            own.remove("weight")
-        own = [key for key in own if f"{name}.{key}" not in merged]
+        own = [(f"{name}.{key}" if name else key, key)
+               for key, _ in itertools.chain(module.named_parameters(recurse=False),
+                                             module.named_buffers(recurse=False))]
+        own = [(full, key) for full, key in own if full not in elsewhere]
         if own:
             state = module.state_dict()  # knows which buffers are kept
-            tensors |= {f"{name}.{key}" if name else key: state[key].cpu() for key in own if key in state}
+            tensors |= {full: state[key].cpu() for full, key in own if key in state}
     return tensors

@@ -13,7 +13,7 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.models import ModelConfig, load_state, save_tensors
-from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
+from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
 from svq.quant.bitpack import packed_size
 from svq.quant.folding import fold_batch_norm_
 from svq.quant.nested import precisions_of
@@ -69,10 +69,10 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
         return nested_bytes(net, quant, model, calibration)
     rows, counts = [], collections.Counter()
     alike = dataclasses.replace(quant, layers=None)
-    for name, module in quantizable(net):
+    for name, layer in quantizable(net):
         bits = quant.bits_of(name)
         if bits != FLOAT_BITS:
-            shape = float_weight(module).shape
+            shape = float_weight(layer).shape
             levels, per_channel, grid = codebook_size(alike, bits)
             rows.append(PackedLayer(name, bits, levels, shape[0] if per_channel else 1, grid=grid))
             counts["codes"] += packed_size(shape.numel(), bits)
@@ -97,7 +97,8 @@ def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelCon
     about, tensors = read_packed(path, precision)
     config, net, layers = unpack_lazily(path, about, tensors)
     # Float weights are held once: those made here become the network's own, layer by layer.
-    state = {f"{layer.row.name}.weight": layer.weight() for layer in layers}
+    names = state_names(net)
+    state = {names[layer.row.name]: layer.weight() for layer in layers}
     state |= {name: t.clone() for name, t in tensors.items() if name not in MERGED}
     state |= unpack_norms(path, about.get("norms"), tensors) | unpack_biases(path, config, net, tensors)
     config = with_bits(config, net, [PackedLayer(*row) for row in about["layers"]])

@@ -60,5 +60,5 @@ def bits_rows(net: nn.Module, left_in_float, bits: int, level: str = "block") ->
     """Rows of a bits.tsv: `bits` for every layer, 32 for those of the blocks named in `left_in_float`."""
     blocks = blocks_of(net, level)
     kept = {layer for name in left_in_float for layer in blocks[name]}
-    return [LayerBits(name, tuple(float_weight(module).shape), None, FLOAT_BITS if name in kept else bits)
-            for name, module in quantizable(net)]
+    return [LayerBits(name, tuple(float_weight(layer).shape), None, FLOAT_BITS if name in kept else bits)
+            for name, layer in quantizable(net)]

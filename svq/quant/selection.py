@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from svq.config import check_choices
 from svq.errors import UserError
 
 _HEADER_SLACK = 64  # bytes a block that the header's length may differ from the sum of its parts
@@ -39,6 +40,7 @@ class SelectConfig:
     cost: Literal["eer", "mindcf", "drift"] = "eer"
 
     def __post_init__(self):
+        check_choices(self)
         goals = [name for name in ("preset", "max_eer_loss", "bytes", "megabytes") if getattr(self, name) is not None]
         if len(goals) != 1:
             raise ValueError(f"{' and '.join(goals) or 'no goal'} given; give one of preset, max_eer_loss, bytes and "

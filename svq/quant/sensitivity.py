@@ -7,6 +7,7 @@ al., "Towards lightweight speaker verification via adaptive neural network quant
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -14,12 +15,12 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
 from svq.quant.api import quantizable
 from svq.quant.bits_table import format_shape, parse_shape, table_rows
+from svq.quant.layers import parametrization
 
 COLUMNS = ("layer", "shape", "trace", "std_error", "samples")
 # Keep the random streams of signs apart from those of crops and batch orders (svq.data.dataset).
@@ -111,11 +112,12 @@ class TraceEstimator:
     def __init__(self, net: nn.Module, loss: Callable[..., torch.Tensor], rule: StoppingRule = StoppingRule(),
                  seed: int = 0, samples: dict[str, list[float]] | None = None):
         self.loss, self.rule, self.seed = loss, rule, seed
-        modules = dict(quantizable(net.eval()))
-        for name, module in modules.items():
-            if parametrize.is_parametrized(module, "weight"):
+        layers = dict(quantizable(net.eval()))
+        for name, layer in layers.items():
+            if parametrization(layer) is not None:
                 raise UserError(f"layer {name} is quantized; the Hessian is that of the float network")
-        self.weights = {name: module.weight for name, module in modules.items()}
+        self.weights = {name: layer.weight for name, layer in layers.items()}
+        self.recurrent = any(isinstance(module, nn.RNNBase) for module in net.modules())
         self.samples = samples or {name: [] for name in self.weights}
 
     @property
@@ -138,8 +140,13 @@ class TraceEstimator:
                 batch = next(batches)
             except StopIteration:
                 return
-            self.probe(batch)
+            with self._differentiable():
+                self.probe(batch)
             yield
+
+    def _differentiable(self):
+        """cuDNN gives recurrent modules no gradient in eval mode, and never a second one; torch itself gives both."""
+        return torch.backends.cudnn.flags(enabled=False) if self.recurrent else contextlib.nullcontext()
 
     def probe(self, batch) -> None:
         """One sample for each unfinished layer; UserError if one is not finite."""

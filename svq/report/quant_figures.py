@@ -48,7 +48,7 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
     net, config = load_model(Path(exp) / parent)
     if config.quant is not None:
         raise UserError(f"{exp}/{parent}: a quantized system; name the float one that it was made from")
-    weights = {name: float_weight(module).detach() for name, module in quantizable(net)}
+    weights = {name: float_weight(layer).detach() for name, layer in quantizable(net)}
     layer = layer or embedding_layer(net)
     if layer not in weights:
         raise UserError(f"{exp}/{parent}: no layer {layer} to quantize; it has {some_of(weights)}")
@@ -110,14 +110,14 @@ def _layers(sensitivity: Path, weights: dict[str, torch.Tensor]) -> list[plots.L
 
 
 def _binarized(exp, system: System, weights: dict[str, torch.Tensor]) -> list[plots.Binarized]:
-    """The first and the last convolution of a finetuned binary system."""
+    """The first and the last convolution of a finetuned binary system; where it has none, its first and last layer."""
     net, _ = load_model(Path(exp) / system.name)
-    layers = [(name, module, quantizer) for name, module, quantizer in quantizers(net)
-              if isinstance(module, (nn.Conv1d, nn.Conv2d))]
+    layers = list(quantizers(net))
+    layers = [found for found in layers if isinstance(found[1], (nn.Conv1d, nn.Conv2d))] or layers
     panels = []
-    for name, module, quantizer in (layers[0], layers[-1]):
+    for name, layer, quantizer in (layers[0], layers[-1]):
         with torch.no_grad():
-            values, counts = np.unique(quantizer(float_weight(module)).numpy(), return_counts=True)
+            values, counts = np.unique(quantizer(float_weight(layer)).numpy(), return_counts=True)
         panels.append(plots.Binarized(system.name, name, weights[name].numpy(), values, counts))
     return panels
 

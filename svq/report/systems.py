@@ -20,7 +20,8 @@ INT8 = "INT8"
 # Names of systems are <parent>_<method><bits>[-<variant>]; the order is that of a table's rows.
 FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
             "admm": "ADMM", "integer": "Integer", "selected": "Selected", "selective": "Selective", "mixed": "Mixed",
-            "static": "Static", "adaptive": "Adaptive", "best": "Best", "int8": INT8}
+            "static": "Static", "adaptive": "Adaptive", "best": "Best", "calibrated": "Calibrated",
+            "int8": INT8}
 
 
 @dataclasses.dataclass(frozen=True)

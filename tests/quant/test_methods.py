@@ -1,6 +1,7 @@
 """All quantization methods: what each computes, against slow renderings of its equations in float64."""
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, outer_update_, quantizers
 from svq.quant.levels import apot_levels, kmeans_levels, pot_levels, uniform_levels
 from svq.quant.quantizers import make_quantizer
+from tests.quant.clusters import error
 
 CONFIGS = [
     *(QuantConfig(method, bits) for method in ("kmqat", "uniform", "pot", "apot", "admm") for bits in (1, 2, 4, 7)),
@@ -78,7 +80,8 @@ def test_number_of_levels(config):
 
 @configs(lambda config: config.per_channel)
 def test_a_channel_is_quantized_as_if_alone(config):
-    weight, alone = random_weight(), QuantConfig(**{**config.__dict__, "per_channel": False})
+    # So few weights that the best k-means levels are found both for one row and for many.
+    weight, alone = random_weight((6, 2, 3, 3)), QuantConfig(**{**config.__dict__, "per_channel": False})
     together = make_quantizer(weight, config, config.bits).eval()(weight)
     for channel, out in zip(weight, together):
         torch.testing.assert_close(make_quantizer(channel[None], alone, config.bits).eval()(channel[None])[0], out)
@@ -167,18 +170,48 @@ def test_fixed_levels_times_alpha(method, levels, bits, per_channel):
     assert alpha.shape == ((6,) if per_channel else ())
 
 
-@pytest.mark.parametrize("rescaling", ["symmetric", "asymmetric"])
-@pytest.mark.parametrize("per_channel", [False, True])
-@pytest.mark.parametrize("bits", range(1, 9))
-def test_kmqat_starts_from_the_levels_of_its_weights(bits, per_channel, rescaling):
-    weight = random_weight()
-    config = QuantConfig("kmqat", bits, retention=0.8, rescaling=rescaling, per_channel=per_channel)
-    quantizer = make_quantizer(weight, config, bits)
-    expected = torch.from_numpy(kmeans_levels(weight.numpy(), bits, 0.8, per_channel))
-    torch.testing.assert_close(quantizer.codebook(), expected)
+KMQAT_STARTS = [*itertools.product(["lloyd", "width", "count"], [None, 0.8], range(1, 9), [False, True],
+                                   ["symmetric", "asymmetric"])]
+
+
+def kmqat_start(partition, retention, bits, per_channel, rescaling):
+    """Weights, KMQAT's quantizer for them, and its levels and centre by the paper."""
+    weight = random_weight((6, 32, 3, 3))
+    config = QuantConfig("kmqat", bits, partition, retention, rescaling, per_channel)
+    levels = kmeans_levels(weight.numpy(), bits, partition, retention, per_channel)
+    centre = (levels[..., -1:] + levels[..., :1]) / 2 if rescaling == "asymmetric" else np.zeros((*levels.shape[:-1], 1))
+    return weight, make_quantizer(weight, config, bits), levels, centre
+
+
+@pytest.mark.parametrize("partition, retention, bits, per_channel, rescaling", KMQAT_STARTS)
+def test_kmqat_starts_from_the_levels_of_its_weights(partition, retention, bits, per_channel, rescaling):
+    """About their centre, they differ from these levels by a factor: 1 where these are the means of all weights."""
+    start = partition, retention, bits, per_channel, rescaling
+    _, quantizer, levels, centre = kmqat_start(*start)
+    found = quantizer.codebook().numpy() - centre
+    factor = np.abs(found).max(-1, keepdims=True) / np.abs(levels - centre).max(-1, keepdims=True)
+    np.testing.assert_allclose(found, factor * (levels - centre), rtol=1e-9, atol=1e-12)
+    if start[:2] == ("lloyd", None):
+        np.testing.assert_allclose(factor, 1, rtol=1e-12)
     assert (quantizer.levels.abs().amax(-1) == 1).all()
     if rescaling == "asymmetric":
+        np.testing.assert_allclose(quantizer.centre.detach().numpy(), centre[..., 0], rtol=1e-12)
         assert (quantizer.levels[..., 0] == -1).all() and (quantizer.levels[..., -1] == 1).all()
+
+
+@pytest.mark.parametrize("partition, retention, bits, per_channel, rescaling", KMQAT_STARTS)
+def test_no_other_scale_of_these_levels_is_better(partition, retention, bits, per_channel, rescaling):
+    """Not that of the paper, and with few levels none of 300 by much; for its codes it is that of least squares."""
+    weight, quantizer, levels, centre = kmqat_start(partition, retention, bits, per_channel, rescaling)
+    rows, books = len(levels) if per_channel else 1, quantizer.codebook().numpy()
+    for w, shape, middle, book in zip(weight.numpy().reshape(rows, -1), levels.reshape(rows, -1) - centre.reshape(rows, 1),
+                                      centre.ravel(), books.reshape(rows, -1)):
+        w = w - middle
+        values = (book - middle)[np.abs(w[:, None] - (book - middle)).argmin(1)]
+        assert (w * values).sum() == pytest.approx((values**2).sum(), rel=1e-2)
+        by_paper, *tried = (error(w, scale * shape) for scale in [1.0, *np.geomspace(0.3, 3, 300 if bits <= 4 else 1)])
+        assert error(w, book - middle) <= by_paper * (1 + 1e-9) + 1e-12
+        assert bits > 4 or error(w, book - middle) <= 1.03 * min(tried)
 
 
 def test_ternary_weights_are_those_of_the_paper_at_every_step_of_training():
@@ -346,6 +379,9 @@ def test_a_quantizer_is_in_the_mode_of_its_layer():
     (dict(method="static", bits=1, binary="adaptive"), "leave out binary"),
     (dict(method="uniform", rescaling="asymmetric"), "rescaling is a setting of method kmqat"),
     (dict(method="admm", retention=1.0), "retention is a setting of method kmqat"),
+    (dict(method="admm", partition="width"), "partition is a setting of method kmqat"),
+    (dict(partition="even"), "partition is 'even'; it must be one of lloyd, width, count"),
+    (dict(retention=0.0), "retention is 0.0; it must be above 0 and at most 1"),
     (dict(rho=0.1), "rho is a setting of method admm"),
     (dict(method="admm", rho=0.0), "rho is 0.0"),
     (dict(bits=9), "bits is 9"),

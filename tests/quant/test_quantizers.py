@@ -16,9 +16,9 @@ from svq.quant.api import average_bits, float_weight, quantizers
 from svq.quant.quantizers import LevelQuantizer, make_quantizer
 
 
-def quantizer_of(shape=(6, 5, 3, 3), bits=3, dtype=torch.float64, seed=0, retention=0.9):
+def quantizer_of(shape=(6, 5, 3, 3), bits=3, dtype=torch.float64, seed=0):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 0.02
-    return weight, make_quantizer(weight, QuantConfig(retention=retention), bits)
+    return weight, make_quantizer(weight, QuantConfig(), bits)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

@@ -1,0 +1,199 @@
+"""Quantization without training or labels: each layer's codes and levels chosen for the error of its output.
+
+A few hundred seconds of speech go through the network once, each utterance twice side by side: as the float network
+has it, and as the network has it whose layers so far are quantized. When they come to a layer, its weights are
+quantized for the inputs at hand (svq.quant.output_error), its bias takes up the shift of the mean output, and a batch
+norm takes up what is left of the shift and the spread of its input. So the errors of the layers before a layer are
+among those that it makes good.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from svq.cli import progress
+from svq.errors import UserError
+from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable
+from svq.quant.batchnorm_fold import norms_after_layers
+from svq.quant.bias_correction import channel_means
+from svq.quant.calibrated_recurrent import RecurrentCalibration, both_inputs, joined
+from svq.quant.kmeans import optimal_levels
+from svq.quant.layer_inputs import as_rows, moments_of
+from svq.quant.layers import attach_
+from svq.quant.output_error import Fit, prepare, quantize_layer, values_of
+from svq.quant.quantizers import make_quantizer, with_codebook
+
+METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
+SPREADS = 0.25, 4.0  # between which the variance of a batch norm's input may have changed
+
+
+@torch.no_grad()
+def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: str = "calibrate") -> nn.Module:
+    """Quantize the layers of float `net` in place, for the least error of their outputs on `feats`; return `net`.
+
+    feats: (B, T, F), utterances or stretches of them; all go through the network at once. The float weights that stay
+    behind the quantizers are the quantized values. Raises UserError for a method whose levels follow from the weights
+    at every step, for `feats` without frames, and for a network that is quantized already.
+    """
+    if config.method not in METHODS:
+        raise UserError(f"method {config.method} cannot be calibrated; take one of {', '.join(METHODS)}")
+    if config.method not in ("integer",) and config.binary == "static":
+        raise UserError("binary static cannot be calibrated; leave it out, or take adaptive")
+    net.eval()
+    calibration = _Calibration(net, config, len(feats), norms_after_layers(net, feats), title)
+    with calibration:
+        net(torch.cat([feats, feats]))
+    calibration.finish()
+    return net
+
+
+class _Calibration:
+    """Hooks on a network while calibration data pass, the first half of each batch in float, the second quantized."""
+
+    def __init__(self, net: nn.Module, config: QuantConfig, size: int, norm_of_layer: dict[str, str], title: str):
+        self.net, self.config, self.size = net, config, size
+        self.layers = {name: layer for name, layer in quantizable(net) if config.bits_of(name) != FLOAT_BITS}
+        self.with_norm = set(norm_of_layer.values())
+        self.weights: dict[str, tuple] = {}  # (weight, quantizer) of each layer
+        self.biases: dict[str, torch.Tensor] = {}  # by name of the parameter
+        self.recurrent: dict[str, RecurrentCalibration] = {}
+        self.norms: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.hooks = []
+        self.bar = iter(progress(range(len(self.layers)), len(self.layers), title))
+
+    def __enter__(self):
+        matrices = {}
+        for name, layer in self.layers.items():
+            if isinstance(layer, nn.Module):
+                self.hooks.append(layer.register_forward_hook(self._layer_hook(name)))
+            elif isinstance(layer.module, nn.RNNBase):
+                matrices.setdefault(name.removesuffix(layer.tensor), (layer.module, set()))[1].add(layer.tensor)
+        for prefix, (module, names) in matrices.items():
+            self.hooks.append(module.register_forward_hook(self._recurrent_hook(prefix, names)))
+        for name, module in self.net.named_modules():
+            if isinstance(module, _BatchNorm) and module.track_running_stats:
+                self.hooks.append(module.register_forward_hook(self._norm_hook(name)))
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+    def finish(self) -> None:
+        """Put everything into the network."""
+        for name, layer in self.layers.items():
+            if not isinstance(layer, nn.Module) and not isinstance(layer.module, nn.RNNBase):
+                self._fit(name, layer.weight, None)  # a cell, which is called step by step
+            if name not in self.weights:
+                raise UserError(f"layer {name} takes no part in the embedding; leave it in float: layers: {{{name}: 32}}")
+        for name, layer in self.layers.items():
+            weight, quantizer = self.weights[name]
+            layer.weight.copy_(weight)
+            attach_(layer, quantizer)
+        for name, bias in self.biases.items():
+            self.net.get_parameter(name).copy_(bias)
+        for name, (mean, var) in self.norms.items():
+            norm = self.net.get_submodule(name)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(var)
+        next(self.bar, None)
+
+    def _fit(self, name: str, weight: torch.Tensor, moments, groups: int = 1) -> tuple:
+        """Quantize the weight of a layer, once; returns it and its quantizer."""
+        self.weights[name] = fit_weight(weight.detach(), self.config, self.config.bits_of(name), groups, moments)
+        next(self.bar)
+        return self.weights[name]
+
+    def _layer_hook(self, name):
+        bias = f"{name}.bias" if name else "bias"
+
+        def hook(module, inputs, output):
+            before, after = inputs[0].split(self.size)
+            if name not in self.weights:
+                self._calibrate(name, bias, module, before, after, output[: self.size])
+            weight = self.weights[name][0]
+            return torch.cat([output[: self.size], run(module, after, weight, self.biases.get(bias))])
+        return hook
+
+    def _calibrate(self, name, bias, module, before, after, expected) -> None:
+        """Quantize a layer for the inputs of both networks, (B, ...), and correct its bias by the float outputs."""
+        centred = module.bias is not None or name in self.with_norm
+        moments = moments_of(module, before, after, centred)
+        weight, _ = self._fit(name, module.weight, moments, getattr(module, "groups", 1))
+        if module.bias is not None:
+            shift = channel_means(module, run(module, after, weight, module.bias)) - channel_means(module, expected)
+            self.biases[bias] = module.bias - shift.to(module.bias)
+
+    def _recurrent_hook(self, prefix, names):
+        def hook(module, inputs, outputs):
+            before, after = both_inputs(module, inputs, self.size, prefix.rstrip("."))
+            if prefix not in self.recurrent:
+                found = RecurrentCalibration(module, names, lambda name, *rest: self._fit(prefix + name, *rest))
+                found.run(before, after)
+                self.recurrent[prefix] = found
+                self.biases |= {prefix + name: value for name, value in found.quantized.named_parameters()
+                                if name.startswith("bias")}
+            quantized = self.recurrent[prefix].quantized
+            return joined(module, outputs, quantized(after if module.batch_first else after.transpose(0, 1)), self.size)
+        return hook
+
+    def _norm_hook(self, name):
+        def hook(module, inputs, output):
+            before, after = inputs[0].split(self.size)
+            if name not in self.norms:
+                self.norms[name] = matched_statistics(module, before, after)
+            mean, var = self.norms[name]
+            return torch.cat([output[: self.size], F.batch_norm(after, mean, var, module.weight, module.bias,
+                                                                eps=module.eps)])
+        return hook
+
+
+def run(module: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """What a convolution or linear layer gives for x with this weight and bias in the place of its own."""
+    return F.linear(x, weight, bias) if isinstance(module, nn.Linear) else module._conv_forward(x, weight, bias)
+
+
+def fit_weight(weight: torch.Tensor, config: QuantConfig, bits: int, groups: int, moments):
+    """The quantized weight, of the shape of `weight`, and the quantizer that has its levels.
+
+    moments: of the layer's inputs (svq.quant.layer_inputs); None: they are not known, and the weights are rounded.
+    """
+    if moments is None:
+        quantizer = make_quantizer(weight, config, bits)
+        return quantizer(weight), quantizer
+    target, square = prepare(as_rows(weight, groups), moments)
+    quantizer = make_quantizer(target.view_as(weight), config, bits)
+    free = config.method == "kmqat"
+    levels = quantizer.codebook()
+    shared = levels.dim() == 1
+    if free:
+        levels = weighted_levels(target, square, levels.shape[-1], shared)
+    levels = levels.to(target).expand(len(weight), -1).reshape(*target.shape[:2], -1)
+    codes, levels = quantize_layer(Fit(target, square, levels, shared, free))
+    table = levels[0, 0] if shared else levels.flatten(0, 1)
+    quantizer = with_codebook(quantizer, weight, table)
+    # The quantizer's own rounding of its levels is what will be packed.
+    kept = quantizer.codebook()
+    kept = kept.expand(len(weight), -1).reshape(*target.shape[:2], -1)
+    return values_of(codes, kept).view_as(weight), quantizer
+
+
+def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shared: bool) -> torch.Tensor:
+    """(K,) or (C, K) k-means levels of weights T (G, O, N), each weighed by its entry on the diagonal of S (G, N, N)."""
+    weights = square.diagonal(dim1=-2, dim2=-1)[:, None].expand(target.shape)
+    rows = (1, -1) if shared else (target.shape[0] * target.shape[1], -1)
+    found = optimal_levels(target.reshape(rows).numpy(), count, weights.reshape(rows).numpy())
+    return torch.from_numpy(found[0] if shared else found)
+
+
+def matched_statistics(norm: _BatchNorm, before: torch.Tensor, after: torch.Tensor):
+    """Running mean and variance (C,) with which `norm` gives for inputs `after` the mean and spread that it gives for
+    `before` with its own. Both (B, C, ...)."""
+    over = [0, *range(2, before.dim())]
+    found = zip(*(torch.var_mean(x, over, correction=0) for x in (before, after)))
+    variances, means = (torch.stack(pair).double() for pair in found)
+    ratio = torch.where(variances[0] > 0, variances[1] / variances[0].clamp(min=1e-30), 1.0).clamp(*SPREADS)
+    mean = means[1] + (norm.running_mean.double() - means[0]) * ratio.sqrt()
+    return mean.to(norm.running_mean), (norm.running_var.double() * ratio).to(norm.running_var)

@@ -1,0 +1,192 @@
+"""Codes and levels of one layer for the least error of its output, given the moments of its inputs.
+
+With W the float weights, X and Y the inputs in the float and in the quantized network, the squared error of the output
+of weights Q is, up to a constant, tr((Q - T) S (Q - T)^T), where S = E[Y Y^T] and T = W E[X Y^T] S^-1 are the weights
+that best give the float network's output from the inputs there are. Q is found in three steps:
+
+1. levels by k-means, each weight weighed by its entry on the diagonal of S;
+2. codes column after column, the error of each carried to the columns that are not quantized yet (Frantar et al.,
+   "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023, algorithm 1);
+3. in turn, the levels of least error for these codes, and each column's codes for those of all others.
+
+No step raises the error but the first, and of step 2 that is made sure of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+
+from svq.quant.layer_inputs import Moments
+
+DAMPING = 0.01  # of the mean of the diagonal of S, added to it
+ROUNDS, BLOCK = 4, 128
+FEW = 32  # levels
+ENOUGH = 1e-3  # a round that lowers the error by less of it is the last
+
+
+@dataclasses.dataclass
+class Fit:
+    """Weights T (G, O, N) and S (G, N, N) of one layer, and of the levels (G, O, K) each row's own.
+
+    shared: whether all rows have one codebook. free: whether each level is fitted, or a common scale of them.
+    """
+
+    target: torch.Tensor
+    square: torch.Tensor
+    levels: torch.Tensor
+    shared: bool
+    free: bool
+
+    def error(self, values: torch.Tensor) -> float:
+        """Of quantized weights (G, O, N), the sum over the outputs."""
+        off = (values - self.target).double()
+        return float(((off @ self.square.double()) * off).sum())
+
+
+def prepare(weight: torch.Tensor, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute T and S, damped, of weights W (G, O, N) in float32: (G, O, N), (G, N, N).
+
+    Inputs that never change, a diagonal of zero, get the mean of the others: their weights are quantized as they are.
+    """
+    size = moments.square.shape[-1]
+    diagonal = moments.square.diagonal(dim1=-2, dim2=-1)
+    damping = DAMPING * diagonal.mean(-1)
+    damping = torch.where(damping > 0, damping, torch.ones_like(damping))[:, None, None]
+    ridge = damping * torch.eye(size, dtype=torch.float64)
+    square = moments.square + ridge
+    # Where the data say nothing the ridge keeps W.
+    wanted = weight.double() @ (moments.cross + ridge)
+    factor = torch.linalg.cholesky(square)
+    return torch.cholesky_solve(wanted.mT, factor).mT.float(), square.float()
+
+
+def quantize_layer(fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find codes (G, O, N) int64 and levels (G, O, K) by steps 2 and 3."""
+    plain = nearest(fit.target, fit.levels)
+    codes = with_feedback(fit)
+    best = fit.error(values_of(codes, fit.levels))
+    before = fit.error(values_of(plain, fit.levels))
+    if before < best:
+        codes, best = plain, before
+    for _ in range(ROUNDS):
+        levels = refit(fit, codes)
+        fit = dataclasses.replace(fit, levels=levels)
+        codes = improve(fit, codes)
+        error = fit.error(values_of(codes, levels))
+        if error > (1 - ENOUGH) * best:
+            break
+        best = error
+    return codes, fit.levels
+
+
+def values_of(codes: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """levels (G, O, K) taken at codes (G, O, N)."""
+    return levels.gather(-1, codes)
+
+
+def nearest(weight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+    """Codes of the levels (G, O, K) nearest to weights (G, O, N); a tie takes the lower one."""
+    middles = ((levels[..., 1:] + levels[..., :-1]) / 2).contiguous()
+    return torch.searchsorted(middles, weight.contiguous())
+
+
+class _Nearest:
+    """The same for one column of weights (G, O) after the other: the quicker way to count the middles below each."""
+
+    def __init__(self, fit: Fit):
+        self.middles = ((fit.levels[..., 1:] + fit.levels[..., :-1]) / 2).contiguous()
+        self.shared = self.middles[0, 0] if fit.shared else None
+
+    def __call__(self, column: torch.Tensor) -> torch.Tensor:
+        if self.shared is not None:
+            return torch.bucketize(column.contiguous(), self.shared)
+        if self.middles.shape[-1] < FEW:
+            return (column[..., None] > self.middles).sum(-1)
+        return torch.searchsorted(self.middles, column[..., None].contiguous())[..., 0]
+
+
+def with_feedback(fit: Fit) -> torch.Tensor:
+    """Step 2: codes (G, O, N); columns of much input power first, whose errors the many others can make up for."""
+    order = fit.square.diagonal(dim1=-2, dim2=-1).mean(0).argsort(descending=True, stable=True)
+    square = fit.square[:, order][:, :, order].double()
+    upper = torch.linalg.cholesky(torch.linalg.inv(square), upper=True).float()
+    left, codes = fit.target[..., order].clone(), torch.empty(fit.target.shape, dtype=torch.int64)
+    codes_of = _Nearest(fit)
+    size = left.shape[-1]
+    for start in range(0, size, BLOCK):
+        end = min(start + BLOCK, size)
+        errors = torch.empty(*left.shape[:-1], end - start)
+        for i in range(start, end):
+            found = codes_of(left[..., i])
+            codes[..., i] = found
+            value = fit.levels.gather(-1, found[..., None])[..., 0]
+            error = (left[..., i] - value) / upper[:, None, i, i]
+            errors[..., i - start] = error
+            left[..., i:end] -= error[..., None] * upper[:, None, i, i:end]
+        left[..., end:] -= errors @ upper[:, start:end, end:]
+    return codes[..., order.argsort()]
+
+
+def improve(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
+    """Give each column in turn the codes of least error, all other columns as they are; (G, O, N)."""
+    codes, values = codes.clone(), values_of(codes, fit.levels)
+    codes_of = _Nearest(fit)
+    slope = (values - fit.target) @ fit.square
+    diagonal = fit.square.diagonal(dim1=-2, dim2=-1)
+    for start in range(0, codes.shape[-1], BLOCK):
+        end = min(start + BLOCK, codes.shape[-1])
+        moved = torch.zeros(*codes.shape[:-1], end - start)
+        for i in range(start, end):
+            found = codes_of(values[..., i] - slope[..., i] / diagonal[:, None, i])
+            value = fit.levels.gather(-1, found[..., None])[..., 0]
+            moved[..., i - start] = value - values[..., i]
+            codes[..., i] = found
+            slope[..., i + 1 : end] += moved[..., i - start, None] * fit.square[:, None, i, i + 1 : end]
+        slope[..., end:] += moved @ fit.square[:, start:end, end:]
+    return codes
+
+
+def refit(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
+    """Fit the levels (G, O, K), ascending, that leave the least error for codes (G, O, N): a linear least squares.
+
+    Levels that would lose their order stay as they are. Of more than FEW levels only the scale is fitted: many levels
+    have little left to gain, for a time that grows with their number.
+    """
+    if not fit.free or fit.levels.shape[-1] > FEW:
+        return _rescaled(fit, codes)
+    count = fit.levels.shape[-1]
+    products = torch.zeros(*codes.shape[:2], count, count, dtype=torch.float64)
+    sides = torch.zeros(*codes.shape[:2], count, dtype=torch.float64)
+    wanted = (fit.target @ fit.square).double()
+    sides.scatter_add_(-1, codes, wanted)
+    for group, row in ((g, o) for g in range(codes.shape[0]) for o in range(codes.shape[1])):
+        ones = torch.nn.functional.one_hot(codes[group, row], count).float()
+        products[group, row] = (ones.mT @ (fit.square[group] @ ones)).double()
+    if fit.shared:
+        products, sides = products.sum((0, 1)), sides.sum((0, 1))
+        levels = _solve(products[None], sides[None], fit.levels[:1, 0].double()).expand_as(fit.levels)
+    else:
+        levels = _solve(products.flatten(0, 1), sides.flatten(0, 1), fit.levels.flatten(0, 1).double())
+    levels = levels.reshape(fit.levels.shape).float()
+    ordered = (levels.diff(dim=-1) >= 0).all(-1, keepdim=True)
+    return torch.where(ordered, levels, fit.levels)
+
+
+def _solve(products: torch.Tensor, sides: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """(R, K) the solutions of R least squares problems, drawn a little to the present levels: some may have no codes."""
+    diagonal = products.diagonal(dim1=-2, dim2=-1)
+    ridge = 1e-4 * diagonal.mean(-1, keepdim=True).clamp(min=1e-30)
+    return torch.linalg.solve(products + torch.diag_embed(ridge.expand_as(diagonal)), sides + ridge * present)
+
+
+def _rescaled(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
+    """The levels times the factor of least error, one for all rows or for each."""
+    values = values_of(codes, fit.levels).double()
+    toward = values @ fit.square.double()
+    product, square = (toward * fit.target).sum(-1, keepdim=True), (toward * values).sum(-1, keepdim=True)
+    if fit.shared:
+        product, square = product.sum((0, 1), keepdim=True), square.sum((0, 1), keepdim=True)
+    factor = torch.where((square > 0) & (product > 0), product / square, 1.0)
+    return (fit.levels * factor).float()
