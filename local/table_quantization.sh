@@ -8,7 +8,7 @@ set -euo pipefail
 (($#)) && [[ $1 != -* ]] || { echo "table_quantization.sh: needs the name of the float system (teacher, say)" >&2; exit 2; }
 parent=$1
 shift
-rows=(uniform{4,3,2,1} kmqat{4,3,2,1} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1})
+rows=(uniform{4,3,2,1} kmqat{4,3,2,1} kmqat{4,3,2}-{width,count} mixed{3,2,1.7,1.3,1.1} static adaptive pot4 apot{4,3,2} twn admm6 best{4,3,2,1} calibrated{4,3,2,1})
 systems="$parent ${parent}_float"
 for row in "${rows[@]}"; do systems+=" ${parent}_$row"; done
 for row in "${rows[@]}"; do systems+=" ${parent}_$row-ptq"; done  # each before finetuning

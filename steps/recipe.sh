@@ -383,7 +383,7 @@ select_blocks() {
     seen+="$from "
     find_config_inputs "$config"
     ins=() options=()
-    if corrects_biases; then ins=(--in "2:$data/$cohort/feats.scp") options=(--ptq-data "$data/$cohort"); fi
+    if takes_speech; then ins=(--in "2:$data/$cohort/feats.scp") options=(--ptq-data "$data/$cohort"); fi
     once "${config_in[@]}" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" --in "1:$data/$dev" \
       --in "2:$data/${dev%/*}/feats.scp" ${ins[@]+"${ins[@]}"} --out "$from/blocks.tsv" -- \
       steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev" ${options[@]+"${options[@]}"} "$config" \
@@ -411,31 +411,77 @@ select_blocks() {
 }
 
 quantize_systems() {                              # <data-set>
-  local system parent float config config_in bits options
+  local system parent start float config config_in bits options
+  check_one_line quantized ptq
+  at_a_time "$systems_nj"
+  for system in $(as_they_are); do
+    parent=$(parent_of "$system")
+    config=$(config_of "$system")
+    bits=$(bits_of "$system")
+    find_config_inputs "$config"
+    options=()
+    if takes_speech; then options=(--in "2:$data/$cohort/feats.scp" --data "$data/$cohort"); fi
+    quantize_network "$system" "$config" --in "$(network_stage "$parent"):$exp/$parent/model.safetensors" \
+      ${bits:+--in "5:$bits" --bits "$bits"} ${options[@]+"${options[@]}"}
+  done
+  all_done
   at_a_time "$systems_nj"
   for system in $(systems_of quantized); do
+    if [[ $system == *-ptq ]]; then continue; fi
     parent=$(parent_of "$system")
     float=$(network_stage "$parent"):$exp/$parent/model.safetensors
-    config=$(config_of "$system")
-    bits=$(given_bits "$system")
-    if has_allocation "$system" || has_selection "$system"; then bits=$exp/$system/bits.tsv; fi
-    if [[ $system == *-ptq ]]; then
-      find_config_inputs "$config"
-      options=()
-      if corrects_biases; then options=(--in "2:$data/$cohort/feats.scp" --data "$data/$cohort"); fi
-      quantize_network "$system" "$config" --in "$float" ${bits:+--in "5:$bits" --bits "$bits"} \
-        ${options[@]+"${options[@]}"}
-      continue
+    bits=$(bits_of "$system")
+    options=(--in "$float")
+    start=$exp/$parent
+    if calibrates "$system"; then
+      start=$exp/$(start_of "$system")
+      options+=(--in "5:$start/model.safetensors")
     fi
-    options=(--in "$float" --init "$exp/$parent" ${bits:+--in "5:$bits" --bits "$bits"})
+    options+=(--init "$start")
+    if [[ -n $bits ]]; then options+=(--in "5:$bits" --bits "$bits"); fi
     if [[ -n $(part_of "$system" distill) ]]; then options+=(--teacher "$exp/$parent"); fi
     train_network "$system" "$1" "${options[@]}"
   done
   all_done
 }
 
-# Whether the YAMLs in config_in ask for biases to be corrected, which takes speech.
-corrects_biases() { [[ $(part_value ptq bias_correction) == true ]]; }
+# The systems that are quantized without training: those named so, and those that others are finetuned from.
+as_they_are() {
+  local system
+  for system in $(systems_of quantized); do
+    if [[ $system == *-ptq ]]; then echo "$system"; elif calibrates "$system"; then start_of "$system"; fi
+  done | sort -u
+}
+
+# Whether a system's row chooses codes and levels on speech.
+calibrates() {                                    # <system>
+  local config_in
+  find_config_inputs "$(config_of "$1")"
+  [[ $(part_value ptq calibrate) == true ]]
+}
+
+# What a calibrated system is finetuned from, whatever its seed: small_calibrated2-s3 -> small_calibrated2-ptq
+start_of() {
+  local name=$1
+  if [[ -n $(seed_of "$name") ]]; then name=${name%-s*}; fi
+  echo "$name-ptq"
+}
+
+# The table of bits of a system, where it has one. One that others are finetuned from has theirs.
+bits_of() {                                       # <system>
+  local system=$1
+  if has_allocation "$system" || has_selection "$system"; then
+    if ! is_listed "$system"; then system=${system%-ptq}; fi
+    echo "$exp/$system/bits.tsv"
+  else
+    given_bits "$system"
+  fi
+}
+
+is_listed() { [[ " $systems " == *" $1 "* ]]; }
+
+# Whether the YAMLs in config_in ask for something that is measured on speech.
+takes_speech() { [[ $(part_value ptq calibrate) == true || $(part_value ptq bias_correction) == true ]]; }
 
 # Quantizes a network as it is. After find_config_inputs.
 quantize_network() {                              # <system> <config> [once and quantize.sh options...]

@@ -60,9 +60,8 @@ def settings_of(options) -> BlockSensitivityConfig:
     if config.quant is None:
         raise UserError(f"{options.config or '--set'}: no `quant` in the config; add it, or --set quant.bits=8, to say "
                         "how to quantize")
-    if config.ptq is not None and config.ptq.bias_correction and options.ptq_data is None:
-        raise UserError(f"{options.config}: ptq.bias_correction is measured on speech; give a data directory as "
-                        "--ptq-data")
+    if config.ptq is not None and config.ptq.measures and options.ptq_data is None:
+        raise UserError(f"{options.config}: its ptq is measured on speech; give a data directory as --ptq-data")
     tree = {name: getattr(options, name) for name in SETTINGS}
     tree |= {"quant": to_dict(config.quant), "ptq": to_dict(config.ptq), "ptq_seed": config.seed}
     return from_dict(tree, BlockSensitivityConfig, "options")

@@ -29,7 +29,7 @@ def main() -> None:
     arguments.add_argument("--init", required=True, help="model folder of a float network")
     arguments.add_argument("--config", required=True, help="YAML, see svq.train.config.TrainConfig")
     arguments.add_argument("--bits", help="table of bits per layer (bits.tsv)")
-    arguments.add_argument("--data", help="data directory to correct biases on; say, that of the training")
+    arguments.add_argument("--data", help="data directory to calibrate or to correct biases on; say, that of the training")
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                            help="what to read of it; auto: feats.scp where it is there and the model takes such")
     arguments.add_argument("--out", required=True, help="folder for the model")
@@ -40,11 +40,12 @@ def main() -> None:
     if config.quant is None:
         raise UserError(f"{options.config}: no `quant` in the config; add it to say how to quantize")
     torch.set_num_threads(config.num_threads)
-    correct = config.ptq is not None and config.ptq.bias_correction
-    if correct and options.data is None:
-        raise UserError(f"{options.config}: ptq.bias_correction is measured on speech; give a data directory as --data")
-    if options.data is not None and not correct:
-        print(f"{options.config}: --data is not used: no ptq.bias_correction in the config")
+    measures = config.ptq is not None and config.ptq.measures
+    if measures and options.data is None:
+        what = "calibrate" if config.ptq.calibrate else "bias_correction"
+        raise UserError(f"{options.config}: ptq.{what} is measured on speech; give a data directory as --data")
+    if options.data is not None and not measures:
+        print(f"{options.config}: --data is not used: neither ptq.calibrate nor ptq.bias_correction in the config")
     net, config = starting_network(config, options)
     said = ""
     if config.ptq is None:
@@ -61,7 +62,7 @@ def main() -> None:
 def features(config: TrainConfig, options) -> torch.Tensor:
     """(B, T, F) of --data; random ones where only their shape matters, for folding."""
     front_end, ptq = config.model.front_end, config.ptq
-    if ptq.bias_correction:
+    if ptq.measures:
         return calibration_features(options.data, front_end, ptq.utterances, ptq.crop_seconds, config.seed,
                                     options.input)
     return torch.randn(2, 200, front_end.num_mels, generator=torch.Generator().manual_seed(config.seed))

@@ -26,6 +26,8 @@ CHAIN = {"grid": "quant: {method: integer, bits: 8}\nptq: {bias_correction: true
          "unpaper": "base: paper.yaml\nselect: {preset: null, max_eer_loss: 1}\n",
          "mixed": "base: grid.yaml\nallocate:\n  average_bits: 2\n",
          "remixed": "base: mixed.yaml\n",
+         "speech": "quant: {method: kmqat, bits: 2}\nptq: {calibrate: true}\ndistill: {label_weight: 0}\n",
+         "shared": "base: speech.yaml\nallocate: {average_bits: 2}\n",
          "long": "base: grid.yaml\nselect:\n  max_eer_loss: 0.1\n"}
 
 
@@ -60,9 +62,26 @@ def test_systems_of_one_row_share_a_table_of_blocks(planned):
     ("unpaper", 1, 0, 0, 1), ("mixed", 0, 0, 1, 1), ("remixed", 0, 0, 1, 1)])
 def test_a_part_of_the_config_may_stand_in_a_base(planned, row, selects, preset, allocates, corrects):
     lines = planned('find_config_inputs "$(config_of net_x)"\n'
-                    'for what in "has_selection net_x" "has_preset net_x" "has_allocation net_x" corrects_biases; do\n'
+                    'for what in "has_selection net_x" "has_preset net_x" "has_allocation net_x" takes_speech; do\n'
                     "  if $what; then echo 1; else echo 0; fi\ndone".replace("net_x", f"net_{row}"), f"net net_{row}")
     assert [int(line) for line in lines] == [selects, preset, allocates, corrects]
+
+
+def test_calibrated_systems_are_finetuned_from_where_they_are(planned):
+    """Once for all seeds, before the trainings, whether or not it is a system of its own; with the bits of theirs."""
+    systems = "net net_speech net_speech-s2 net_shared net_grid-ptq net_plain"
+    lines = [line for line in planned("quantize_systems train_wav", systems) if line != "wait"]
+    made = {line.split("--out ")[1].split("/")[1]: line for line in lines}
+    assert list(made) == ["net_grid-ptq", "net_shared-ptq", "net_speech-ptq",
+                          "net_speech", "net_speech-s2", "net_shared", "net_plain"]
+    for name in ("net_speech-ptq", "net_shared-ptq"):
+        assert "steps/quantize.sh" in made[name] and "--data data/train" in made[name]
+    for name in ("net_speech", "net_speech-s2"):
+        assert "steps/train.sh" in made[name] and "--in 5:exp/net_speech-ptq/model.safetensors" in made[name]
+        assert "--init exp/net_speech-ptq" in made[name] and "--teacher exp/net" in made[name]
+    for name in ("net_shared-ptq", "net_shared"):
+        assert "--in 5:exp/net_shared/bits.tsv" in made[name] and "--bits exp/net_shared/bits.tsv" in made[name]
+    assert "--init exp/net " in made["net_plain"] and "-ptq" not in made["net_plain"]
 
 
 def test_a_part_over_several_lines_is_refused(planned):

@@ -30,16 +30,22 @@ def test_row_says_what_its_name_says(path):
     if method in ("mixed", "best") and config.allocate:
         assert config.quant.method == "kmqat" and config.allocate.average_bits == bits
     else:
-        named = {"best": "adaptive", "selected": "integer", "selective": "integer"}.get(method, method)
+        named = {"best": "adaptive", "selected": "integer", "selective": "integer",
+                 "calibrated": "kmqat"}.get(method, method)
         assert config.quant.method == named and config.quant.bits == bits
     assert (config.select is not None) == (method in ("selected", "selective"))
-    assert (config.distill is not None) == (method == "best" or path.stem.endswith("-distil"))
+    assert (config.distill is not None) == (method in ("best", "calibrated") or path.stem.endswith("-distil"))
+    if method == "calibrated":
+        assert config.ptq.calibrate and config.distill.without_labels
+    if path.stem.rpartition("-")[2] in ("width", "count"):
+        assert config.quant.partition == path.stem.rpartition("-")[2] and config.quant.retention is None
     assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
+    assert config.stage_epochs == ((config.epochs,) if path.stem.endswith("-converged") else None)
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda conf: str(conf.relative_to(ROOT / "egs")))
 def test_rows_are_finetuned_alike(conf):
-    """Same data, schedule and length for every row, so that a difference is the quantizer's."""
+    """Same data, schedule and length for every row, so that a difference is the quantizer's (but for -converged)."""
     def finetuning(path):
         config = load_config(path, TrainConfig)
         return config.data, config.schedule, config.optimizer, config.epochs, config.batch_size, config.augment
