@@ -40,9 +40,9 @@ def _layers_of(name: str, module: nn.Module) -> list[str]:
 
 
 def recurrent_weights(name: str, module: nn.Module) -> list[tuple[str, str]]:
-    """(`rnn.weight_ih_l0`, `weight_ih_l0`) and so on: each matrix of recurrent `module`, named `rnn` in the network.
+    """Lists the matrices of `module`, `name` in its network, if it is recurrent: (rnn.weight_ih_l0, weight_ih_l0), ...
 
-    In the module's own order, without biases; none of any other module.
+    Each by its name in the network and in the module, in the module's own order, without biases.
     """
     if not isinstance(module, RECURRENT):
         return []
@@ -51,7 +51,7 @@ def recurrent_weights(name: str, module: nn.Module) -> list[tuple[str, str]]:
 
 
 def module_of(net: nn.Module, layer: str) -> str:
-    """Name of the module that computes with a layer: the layer itself, or the recurrent module whose matrix it is."""
+    """Names the module that computes with a layer: the layer itself, or the recurrent module whose matrix it is."""
     parent = layer.rpartition(".")[0]
     matrices = recurrent_weights(parent, net.get_submodule(parent))
     return parent if any(layer == name for name, _ in matrices) else layer

@@ -22,7 +22,7 @@ def _at_each_frame(inputs: torch.Size, weights) -> int:
 
 
 def flop_counter() -> FlopCounterMode:
-    """Torch's own counter, which here also knows recurrent layers that oneDNN and cuDNN compute as one operation."""
+    """Makes torch's own counter, which here knows recurrent layers too that are one operation of oneDNN or cuDNN."""
     return FlopCounterMode(display=False, custom_mapping={
         torch.ops.aten.mkldnn_rnn_layer: lambda inputs, *rest, **named: _at_each_frame(inputs, rest[:4]),
         torch.ops.aten._cudnn_rnn: lambda inputs, weights, *rest, **named: _at_each_frame(inputs, weights)})

@@ -46,7 +46,8 @@ class QuantConfig:
     retention: share of the weights, round the centre, that k-means levels are fitted to; none: 0.9 for width and count,
         as in the paper, and all weights for lloyd.
     rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
-    per_channel: a codebook for each output channel instead of one for each layer.
+    per_channel: a codebook for each output channel, which loses less where nothing is trained or calibrated
+        afterwards, or (false) one for each layer, as in the paper, which makes a smaller file.
     binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
     layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float. A name may be a pattern, as
         "layers.[01].*" (fnmatch); a layer's own name goes before patterns, a later pattern before earlier ones.
@@ -66,7 +67,7 @@ class QuantConfig:
     partition: Literal["lloyd", "width", "count"] = "lloyd"
     retention: float | None = None
     rescaling: Literal["symmetric", "asymmetric"] = "symmetric"
-    per_channel: bool = False
+    per_channel: bool = True
     binary: Literal["same", "static", "adaptive"] = "same"
     layers: dict | None = None
     rho: float = 0.01
@@ -189,13 +190,13 @@ def quantizable_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def state_names(net: nn.Module) -> dict[str, str]:
-    """Name of every layer -> name of its weight in the state of the float network."""
+    """Maps the name of every layer to that of its weight in the state of the float network."""
     return {name: name if isinstance(layer, RecurrentWeight) else f"{name}.weight" if name else "weight"
             for name, layer in quantizable(net)}
 
 
 def left_in_float(net: nn.Module) -> list[tuple[str, int]]:
-    """Name and size of every parameter of two or more dimensions for which there is no quantizer, whatever its bits.
+    """Lists name and size of every parameter of two or more dimensions that no quantizer is made for, at any bits.
 
     Those of embeddings (nn.Embedding), of transposed convolutions and the in_proj_weight of nn.MultiheadAttention, say.
     A dimension of one does not count: biases and scales of channels come in such shapes.
@@ -204,6 +205,23 @@ def left_in_float(net: nn.Module) -> list[tuple[str, int]]:
     return [(name, parameter.numel()) for name, parameter in net.named_parameters()
             if sum(size > 1 for size in parameter.shape) > 1 and id(parameter) not in known
             and "parametrizations" not in name.split(".")]
+
+
+def layers_to_quantize(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> dict[str, Layer]:
+    """Finds the layers of float `net` to which `config` gives less than 32 bits (of those named in `only`), by name.
+
+    Raises UserError if one of them is quantized already, and for a name in `config.layers` or `only` that `net` has not.
+    """
+    layers = dict(quantizable(net))
+    unmatched = [name for name in config.layers or () if not any(fnmatchcase(layer, name) for layer in layers)]
+    for name in [*unmatched, *(only or ())]:
+        if name not in layers:
+            raise UserError(f"the network has no layer {name} to quantize; it has {', '.join(layers)}")
+    chosen = [name for name in layers if (only is None or name in only) and config.bits_of(name) != FLOAT_BITS]
+    for name in chosen:
+        if parametrization(layers[name]) is not None:
+            raise UserError(f"layer {name} is quantized already; quantize a float network")
+    return {name: layers[name] for name in chosen}
 
 
 def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> nn.Module:
@@ -215,17 +233,9 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
     a hundredth of all. Raises UserError if such a layer is quantized already, and for a name in `config.layers` or
     `only` that `net` has not.
     """
-    layers = dict(quantizable(net))
-    unmatched = [name for name in config.layers or () if not any(fnmatchcase(layer, name) for layer in layers)]
-    for name in [*unmatched, *(only or ())]:
-        if name not in layers:
-            raise UserError(f"the network has no layer {name} to quantize; it has {', '.join(layers)}")
-    chosen = [name for name in layers if (only is None or name in only) and config.bits_of(name) != FLOAT_BITS]
-    for name in chosen:
-        if parametrization(layers[name]) is not None:
-            raise UserError(f"layer {name} is quantized already; quantize a float network")
-    for name in chosen:
-        attach_(layers[name], make_quantizer(layers[name].weight, config, config.bits_of(name)))
+    chosen = layers_to_quantize(net, config, only)
+    for name, layer in chosen.items():
+        attach_(layer, make_quantizer(layer.weight, config, config.bits_of(name)))
     if chosen:
         _warn_of_float_weights(net)
     return switch_norms_(net, config.precisions) if config.method == "nested" else net
@@ -284,7 +294,7 @@ def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
 
 
 def float_weight(layer: Layer) -> torch.Tensor:
-    """The float weight of a layer: the one behind the quantized one, where it is quantized."""
+    """Returns the float weight of a layer: the one behind the quantized one, where it is quantized."""
     found = parametrization(layer)
     return layer.weight if found is None else found.original
 

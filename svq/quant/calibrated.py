@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.cli import progress
 from svq.errors import UserError
-from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable
+from svq.quant.api import QuantConfig, layers_to_quantize
 from svq.quant.batchnorm_fold import norms_after_layers
 from svq.quant.bias_correction import channel_means
 from svq.quant.calibrated_recurrent import RecurrentCalibration, both_inputs, joined
@@ -27,6 +27,7 @@ from svq.quant.output_error import Fit, prepare, quantize_layer, values_of
 from svq.quant.quantizers import make_quantizer, with_codebook
 
 METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
+INSIDE = 0.1  # of the way from a threshold to the level
 SPREADS = 0.25, 4.0  # between which the variance of a batch norm's input may have changed
 
 
@@ -35,27 +36,43 @@ def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: 
     """Quantize the layers of float `net` in place, for the least error of their outputs on `feats`; return `net`.
 
     feats: (B, T, F), utterances or stretches of them; all go through the network at once. The float weights that stay
-    behind the quantizers are the quantized values. Raises UserError for a method whose levels follow from the weights
-    at every step, for `feats` without frames, and for a network that is quantized already.
+    behind the quantizers are the ones there were, moved to where they have the codes found. Raises UserError, and leaves `net` as it was but in eval mode, for a
+    method whose levels follow from the weights at every step, for layers that are quantized already, are not there or
+    take no part, for numbers that are not float32, and for `feats` that are none or not finite.
     """
     if config.method not in METHODS:
         raise UserError(f"method {config.method} cannot be calibrated; take one of {', '.join(METHODS)}")
     if config.method not in ("integer",) and config.binary == "static":
         raise UserError("binary static cannot be calibrated; leave it out, or take adaptive")
+    layers = layers_to_quantize(net, config)
+    _check_numbers(layers, feats)
     net.eval()
-    calibration = _Calibration(net, config, len(feats), norms_after_layers(net, feats), title)
+    calibration = _Calibration(net, config, layers, len(feats), norms_after_layers(net, feats), title)
     with calibration:
         net(torch.cat([feats, feats]))
     calibration.finish()
     return net
 
 
+def _check_numbers(layers: dict, feats: torch.Tensor) -> None:
+    other = next((name for name, layer in layers.items() if layer.weight.dtype != torch.float32), None)
+    if other is not None:
+        raise UserError(f"layer {other}: its weights are {layers[other].weight.dtype}; calibrate a network in float32")
+    if feats.dim() != 3 or not feats.numel() or feats.dtype != torch.float32:
+        raise UserError(f"calibration features must be (utterances, frames, mel channels), float32; these are "
+                        f"{tuple(feats.shape)}, {feats.dtype}")
+    finite = feats.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise UserError(f"calibration features of utterance {int(finite.int().argmin()) + 1} of {len(feats)} are not "
+                        "finite; leave it out")
+
+
 class _Calibration:
     """Hooks on a network while calibration data pass, the first half of each batch in float, the second quantized."""
 
-    def __init__(self, net: nn.Module, config: QuantConfig, size: int, norm_of_layer: dict[str, str], title: str):
-        self.net, self.config, self.size = net, config, size
-        self.layers = {name: layer for name, layer in quantizable(net) if config.bits_of(name) != FLOAT_BITS}
+    def __init__(self, net: nn.Module, config: QuantConfig, layers: dict, size: int, norm_of_layer: dict[str, str],
+                 title: str):
+        self.net, self.config, self.layers, self.size = net, config, layers, size
         self.with_norm = set(norm_of_layer.values())
         self.weights: dict[str, tuple] = {}  # (weight, quantizer) of each layer
         self.biases: dict[str, torch.Tensor] = {}  # by name of the parameter
@@ -74,7 +91,7 @@ class _Calibration:
         for prefix, (module, names) in matrices.items():
             self.hooks.append(module.register_forward_hook(self._recurrent_hook(prefix, names)))
         for name, module in self.net.named_modules():
-            if isinstance(module, _BatchNorm) and module.track_running_stats:
+            if isinstance(module, _BatchNorm):
                 self.hooks.append(module.register_forward_hook(self._norm_hook(name)))
 
     def __exit__(self, *_):
@@ -90,7 +107,7 @@ class _Calibration:
                 raise UserError(f"layer {name} takes no part in the embedding; leave it in float: layers: {{{name}: 32}}")
         for name, layer in self.layers.items():
             weight, quantizer = self.weights[name]
-            layer.weight.copy_(weight)
+            layer.weight.copy_(within_cells(layer.weight, weight, quantizer))
             attach_(layer, quantizer)
         for name, bias in self.biases.items():
             self.net.get_parameter(name).copy_(bias)
@@ -99,6 +116,14 @@ class _Calibration:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(var)
         next(self.bar, None)
+
+    def _halves(self, name: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What comes to a module in the float and in the quantized network; utterances, or frames of one after the
+        other, come first."""
+        if len(x) % (2 * self.size):
+            raise UserError(f"{name}: its input has {len(x)} rows for {2 * self.size} utterances, and which is whose "
+                            "cannot be told; quantize this network without ptq.calibrate")
+        return x.split(len(x) // 2)
 
     def _fit(self, name: str, weight: torch.Tensor, moments, groups: int = 1) -> tuple:
         """Quantize the weight of a layer, once; returns it and its quantizer."""
@@ -110,11 +135,11 @@ class _Calibration:
         bias = f"{name}.bias" if name else "bias"
 
         def hook(module, inputs, output):
-            before, after = inputs[0].split(self.size)
+            before, after = self._halves(name, inputs[0])
             if name not in self.weights:
-                self._calibrate(name, bias, module, before, after, output[: self.size])
+                self._calibrate(name, bias, module, before, after, output[: len(before)])
             weight = self.weights[name][0]
-            return torch.cat([output[: self.size], run(module, after, weight, self.biases.get(bias))])
+            return torch.cat([output[: len(before)], run(module, after, weight, self.biases.get(bias))])
         return hook
 
     def _calibrate(self, name, bias, module, before, after, expected) -> None:
@@ -141,11 +166,13 @@ class _Calibration:
 
     def _norm_hook(self, name):
         def hook(module, inputs, output):
-            before, after = inputs[0].split(self.size)
+            before, after = self._halves(name, inputs[0])
+            if module.running_mean is None:  # it takes the statistics of the batch: that of each network its own
+                return torch.cat([module.forward(before), module.forward(after)])
             if name not in self.norms:
                 self.norms[name] = matched_statistics(module, before, after)
             mean, var = self.norms[name]
-            return torch.cat([output[: self.size], F.batch_norm(after, mean, var, module.weight, module.bias,
+            return torch.cat([output[: len(before)], F.batch_norm(after, mean, var, module.weight, module.bias,
                                                                 eps=module.eps)])
         return hook
 
@@ -178,6 +205,23 @@ def fit_weight(weight: torch.Tensor, config: QuantConfig, bits: int, groups: int
     kept = quantizer.codebook()
     kept = kept.expand(len(weight), -1).reshape(*target.shape[:2], -1)
     return values_of(codes, kept).view_as(weight), quantizer
+
+
+def within_cells(weight: torch.Tensor, quantized: torch.Tensor, quantizer) -> torch.Tensor:
+    """Move float weights no farther than to where `quantizer` gives `quantized`, of the same shape.
+
+    From there finetuning starts at the quantized weights, and may take a weight back over the threshold that it was
+    moved across: were it put on its level, in the middle of the cell, it would stay there.
+    """
+    codes = quantizer.codes(quantized).long()
+    levels, thresholds = quantizer.codebook(), quantizer.thresholds()
+    low = torch.lerp(thresholds, levels[..., 1:], INSIDE)
+    high = torch.lerp(thresholds, levels[..., :-1], INSIDE)
+    end = torch.full_like(levels[..., :1], torch.inf)
+    bounds = [torch.cat([-end, low], -1), torch.cat([high, end], -1)]
+    rows = codes.flatten(1) if levels.dim() == 2 else codes.flatten()
+    low, high = (bound.gather(-1, rows).view_as(weight) for bound in bounds)
+    return torch.minimum(torch.maximum(weight, low), high)
 
 
 def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shared: bool) -> torch.Tensor:

@@ -117,6 +117,8 @@ def moments_of(module: nn.Module, before: torch.Tensor, after: torch.Tensor, cen
 
     Where there are more columns than needed, as many of each of the batch are drawn, always the same ones.
     """
+    if before.dim() == 2:  # rows for a linear layer, of an utterance or a frame each
+        before, after = before[None], after[None]
     there, length = places(module, before), math.prod(module.weight.shape[1:])
     wanted = -(-max(LEAST_COLUMNS, COLUMNS_PER_INPUT * length) // len(before))
     draw, sums = torch.Generator().manual_seed(0), MomentSums()

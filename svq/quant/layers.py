@@ -17,14 +17,14 @@ from svq.quant.base import Quantizer
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentWeight:
-    """A matrix of a recurrent module, named `tensor` there; equal to another of the same module and name."""
+    """Stands for the matrix `tensor` of a recurrent module; equal to another of the same module and name."""
 
     module: nn.Module
     tensor: str
 
     @property
     def weight(self) -> torch.Tensor:
-        """(gates * hidden size, inputs), or as it is; quantized where it is quantized."""
+        """Gives the matrix (O, I), O being hidden size times gates or projections; quantized where it is quantized."""
         return getattr(self.module, self.tensor)
 
 
@@ -32,12 +32,12 @@ Layer = nn.Module | RecurrentWeight
 
 
 def tensor_of(layer: Layer) -> tuple[nn.Module, str]:
-    """The module that has the layer's weight, and its name there."""
+    """Returns the module that has the layer's weight, and the weight's name there."""
     return (layer.module, layer.tensor) if isinstance(layer, RecurrentWeight) else (layer, "weight")
 
 
 def parametrization(layer: Layer) -> parametrize.ParametrizationList | None:
-    """Find what makes a quantized weight: the float one as `original`, the quantizer as [0]. None of a float layer."""
+    """Returns what makes a quantized weight: the float one is `original`, the quantizer [0]. None for a float layer."""
     module, tensor = tensor_of(layer)
     return module.parametrizations[tensor] if parametrize.is_parametrized(module, tensor) else None
 

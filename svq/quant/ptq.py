@@ -26,11 +26,11 @@ class PTQConfig:
         config, are measured on. All go through the network in one batch, which takes memory accordingly.
     """
 
-    calibrate: bool = False
     fold_batch_norm: bool = False
     bias_correction: bool = False
     utterances: int = 64
     crop_seconds: float = 3.0
+    calibrate: bool = False
 
     def __post_init__(self):
         if not (self.calibrate or self.fold_batch_norm or self.bias_correction):

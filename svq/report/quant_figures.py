@@ -75,8 +75,8 @@ def embedding_layer(net: nn.Module) -> str:
 
 @torch.no_grad()
 def levels_of(weight: torch.Tensor, method: str, bits: int) -> plots.Levels:
-    """The levels that `method` starts from for a float weight, and how well they fit it."""
-    config = from_dict({"method": method, "bits": bits}, QuantConfig, "levels to show")
+    """The levels that `method` starts from for a float weight, one codebook for all of it, and how well they fit it."""
+    config = from_dict({"method": method, "bits": bits, "per_channel": False}, QuantConfig, "levels to show")
     quantizer = make_quantizer(weight, config, bits).eval()
     codebook, codes = quantizer.codebook().numpy(), quantizer.codes(weight).numpy()
     error = float((quantizer(weight) - weight).double().square().sum() / weight.double().square().sum())

@@ -31,7 +31,7 @@ def measure(name: str, entry: ZooEntry, frames: int, bits: Sequence[int]) -> Zoo
     front_end = FrontEndConfig(num_mels=entry.feat_dim)
     config = ModelConfig(entry.arch, dict(entry.options), entry.embed_dim, front_end)
     net = config.build().eval()
-    packed = tuple(packed_bytes(net, QuantConfig("kmqat", width), config) for width in bits)
+    packed = tuple(packed_bytes(net, QuantConfig("kmqat", width, per_channel=False), config) for width in bits)
     float_bytes = safetensors_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in net.state_dict().items()})
     flops = count_flops(net.to("meta"), entry.feat_dim, frames)
     return ZooRow(name, entry, num_parameters(net), flops, float_bytes, packed)

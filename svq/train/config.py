@@ -68,6 +68,8 @@ class TrainConfig:
     batch_size: samples per step over all processes. average: how many last epochs' weights are averaged
     into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
     computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
+    freeze_batch_norm: batch norms go on with the means and variances that they have, in place of those of each batch. For
+        finetuning towards a network's own embeddings, of which those of a batch are noisy estimates.
     checkpoint_minutes: also between epochs, a checkpoint this often.
     allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
     select: how svq.bin.select chooses the layers that stay in float.
@@ -92,6 +94,7 @@ class TrainConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     channels_last: bool = True
     num_threads: int = 2
+    freeze_batch_norm: bool | None = field(default=None, metadata={"left_out": True})
     checkpoint_minutes: float = 10.0
     distill: DistillConfig | None = None
     quant: QuantConfig | None = None

@@ -9,6 +9,7 @@ from typing import Callable
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from svq.atomic import remove_leftovers
@@ -65,6 +66,10 @@ class Trainer:
         layout = memory_format(objective.net, config.channels_last and self.bf16, world.device)
         objective.net = synchronize_batch_norm(objective.net, world)
         self.objective = objective.to(world.device, memory_format=layout).train()
+        if config.freeze_batch_norm:
+            for module in self.objective.net.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
         self.parallel = self._wrap(self.objective)
         self.teacher = None
         if teacher is not None:

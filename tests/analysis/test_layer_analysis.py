@@ -32,7 +32,7 @@ from tests.builders import data_dir
 from tests.helpers import run_worker
 
 STAGES = ["conv1", "layers.0-1", "layers.2-3", "layers.4-5", "layers.6-7", "embedding"]
-QUANT = QuantConfig("kmqat", 2)
+QUANT = QuantConfig("kmqat", 2, per_channel=False)
 REPLICATES = 20
 
 
@@ -55,7 +55,7 @@ def place(tmp_path_factory):
             module.parametrizations.weight.original.mul_(1.1).add_(0.01)
             quantizer.alpha.mul_(1.3)
     save_model(folder / "tuned", net, ModelConfig("ResNet18", {"width": 2}, 8, quant=QUANT))
-    (folder / "row.yaml").write_text("quant: {method: kmqat, bits: 2}\n")
+    (folder / "row.yaml").write_text("quant: {method: kmqat, bits: 2, per_channel: false}\n")
     analyse(folder, folder / "out", "--alone", "stage", "layer", "--kept", "stage")
     return folder
 

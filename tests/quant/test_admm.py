@@ -14,7 +14,7 @@ def weight():
 
 
 def test_training_sees_float_weights_and_the_gradient_of_the_penalty(weight):
-    quantizer = make_quantizer(weight, QuantConfig("admm", 2, rho=0.3), 2)
+    quantizer = make_quantizer(weight, QuantConfig("admm", 2, rho=0.3, per_channel=False), 2)
     strength = 0.3 / weight.square().mean()
     projected, multipliers = quantizer.eval()(weight), torch.zeros_like(weight)
     quantizer.train()
@@ -49,7 +49,7 @@ def least_error(w, levels):
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 6])
 def test_eval_is_the_projection(weight, bits):
-    quantizer = make_quantizer(weight, QuantConfig("admm", bits), bits).eval()
+    quantizer = make_quantizer(weight, QuantConfig("admm", bits, per_channel=False), bits).eval()
     error = float((quantizer(weight) - weight).square().sum())
     assert error <= 1.05 * least_error(weight, quantizer.levels)
 

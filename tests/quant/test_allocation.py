@@ -226,11 +226,11 @@ def test_tables_of_a_network_against_their_definition():
     net, config = network()
     rows = sensitivities(net)
     rows[3] = dataclasses.replace(rows[3], trace=-0.5)
-    problem = make_problem(net, QuantConfig(), config, rows, [4, 1, 32, 2], "s.tsv")
+    problem = make_problem(net, QuantConfig(per_channel=False), config, rows, [4, 1, 32, 2], "s.tsv")
     assert problem.candidates == (1, 2, 4, 32) and problem.perturbation.shape == (21, 4)
     for column, bits in enumerate((1, 2, 4)):
         quantized, _ = network()
-        quantize_(quantized, QuantConfig(bits=bits))
+        quantize_(quantized, QuantConfig(bits=bits, per_channel=False))
         for i, (name, module) in enumerate(quantizable(quantized)):
             difference = float_weight(module).detach().double() - module.weight.detach().double()
             assert problem.perturbation[i, column] == pytest.approx(float((difference**2).sum()), rel=1e-12)
@@ -258,7 +258,7 @@ def assert_used_up(problem, choice, target):
 
 
 @pytest.mark.parametrize("sections", [None, 4])
-@pytest.mark.parametrize("quant", [QuantConfig(), QuantConfig(per_channel=True), QuantConfig(binary="adaptive")])
+@pytest.mark.parametrize("quant", [QuantConfig(per_channel=False), QuantConfig(per_channel=True), QuantConfig(binary="adaptive", per_channel=False)])
 def test_the_real_file_meets_the_target(tmp_path, sections, quant):
     net, config = network(width=8)
     problem = make_problem(net, quant, config, sensitivities(net), CANDIDATES, "s.tsv")
@@ -277,11 +277,11 @@ def test_the_real_file_meets_the_target(tmp_path, sections, quant):
 
 def test_layers_may_stay_in_float(tmp_path):
     net, config = network()
-    problem = make_problem(net, QuantConfig(), config, sensitivities(net), (2, 32), "s.tsv")
+    problem = make_problem(net, QuantConfig(per_channel=False), config, sensitivities(net), (2, 32), "s.tsv")
     target = (problem.size(np.zeros(21, int)) * 2 + problem.size(np.array([1] * 20 + [0]))) // 3
     choice = Allocator(problem).within_bytes(target)
     assert 0 < choice.sum() < 21
-    chosen = QuantConfig(layers=dict(zip(problem.layers, problem.bits(choice))))
+    chosen = QuantConfig(layers=dict(zip(problem.layers, problem.bits(choice))), per_channel=False)
     quantized, _ = network()
     assert packed_size(tmp_path, quantized, config, chosen) == problem.size(choice)
     assert_used_up(problem, choice, target)
@@ -300,11 +300,11 @@ def test_sensitivities_of_another_network_are_refused():
     net, config = network()
     rows = sensitivities(net)
     with pytest.raises(UserError, match="s.tsv: no row for layer conv1"):
-        make_problem(net, QuantConfig(), config, rows[1:], CANDIDATES, "s.tsv")
+        make_problem(net, QuantConfig(per_channel=False), config, rows[1:], CANDIDATES, "s.tsv")
     with pytest.raises(UserError, match="quant.layers gives layers their bits"):
-        make_problem(net, QuantConfig(layers={"conv1": 4}), config, rows, CANDIDATES, "s.tsv")
+        make_problem(net, QuantConfig(layers={"conv1": 4}, per_channel=False), config, rows, CANDIDATES, "s.tsv")
     with pytest.raises(UserError, match="candidates 1, 2 do not go with `quant`: .*method twn quantizes to 2 bits"):
-        make_problem(net, QuantConfig(method="twn", bits=2), config, rows, (1, 2), "s.tsv")
+        make_problem(net, QuantConfig(method="twn", bits=2, per_channel=False), config, rows, (1, 2), "s.tsv")
 
 
 # ---- the worker
@@ -319,7 +319,7 @@ def folder(tmp_path):
     lines = [f"{row.layer}\t{'x'.join(map(str, row.shape))}\t{row.trace:.6g}\t0.001\t8" for row in sensitivities(net)]
     (path / "sensitivity.tsv").write_text("\n".join(["layer\tshape\ttrace\tstd_error\tsamples", *lines, ""]))
     (tmp_path / "mixed.yaml").write_text(
-        "quant: {method: kmqat}\nallocate: {candidates: [1, 2, 3, 4], average_bits: 1.7, sections: 4}\n")
+        "quant: {method: kmqat, per_channel: false}\nallocate: {candidates: [1, 2, 3, 4], average_bits: 1.7, sections: 4}\n")
     return path
 
 
@@ -336,7 +336,7 @@ def test_worker_writes_bits_and_frontier(folder, capsys):
     net, config = network()
     check_bits(rows, net, "bits.tsv")
     assert [row.layer for row in rows] == [name for name, _ in quantizable(net)]
-    quantize_(net, QuantConfig(layers=bits_by_layer(rows)))
+    quantize_(net, QuantConfig(layers=bits_by_layer(rows), per_channel=False))
     assert 1 < average_bits(net) <= 1.7
     assert all(len({row.bits for row in part}) == 1 for part in np.array_split(
         np.array(sorted(rows, key=lambda row: -row.trace), dtype=object), 4))
@@ -353,7 +353,7 @@ def test_command_line_goes_before_the_config(folder):
     rows = run(folder, "--candidates", "2,3", "--megabytes", "0.023", "--sections", 0)
     assert {row.bits for row in rows} == {2, 3}
     net, config = network()
-    quant = QuantConfig(layers=bits_by_layer(rows))
+    quant = QuantConfig(layers=bits_by_layer(rows), per_channel=False)
     assert 22_500 < packed_size(folder, net, config, quant, {"slope": 2.5}) <= 23_000
 
 
@@ -377,7 +377,7 @@ def test_worker_refuses_in_one_line(folder):
 
 def test_worker_wants_the_float_model(folder, tmp_path):
     net, config = network()
-    quant = QuantConfig(bits=2)
+    quant = QuantConfig(bits=2, per_channel=False)
     save_model(tmp_path / "q", quantize_(net, quant), dataclasses.replace(config, quant=quant))
     with pytest.raises(UserError, match="is quantized already; allocate bits to the float model"):
         run(folder, "--model", tmp_path / "q")

@@ -1,4 +1,4 @@
-"""k-means on a line against all partitions, against a slow search, and the promise that KMQAT starts near the optimum."""
+"""k-means on a line against all partitions and a slow search, and the promise that KMQAT starts near the optimum."""
 
 import itertools
 

@@ -59,7 +59,8 @@ def test_rows_times_columns_are_the_outputs(module, shape):
 def numpy_moments(module, before, after, centred):
     """From columns (G, N, all places of all utterances) in float64, by the definition."""
     everywhere = torch.arange(places(module, before))
-    x, y = (patches(module, inputs.double(), everywhere).permute(1, 2, 0, 3).flatten(2).numpy() for inputs in (before, after))
+    columns = (patches(module, inputs.double(), everywhere) for inputs in (before, after))
+    x, y = (part.permute(1, 2, 0, 3).flatten(2).numpy() for part in columns)
     means = x.mean(2), y.mean(2)
     if centred:
         x, y = x - means[0][..., None], y - means[1][..., None]
@@ -111,7 +112,8 @@ def test_of_many_columns_some_are_drawn_always_the_same_ones(monkeypatch):
     module = nn.Conv1d(4, 8, 3)
     before, after = inputs((4, 502), 10), inputs((4, 502), 10, seed=1)
     found, again = (moments_of(module, before, after, True) for _ in range(2))
-    assert found.columns == 400 and all(torch.equal(getattr(found, name), getattr(again, name)) for name in ("square", "cross"))
+    assert found.columns == 400
+    assert torch.equal(found.square, again.square) and torch.equal(found.cross, again.cross)
     square, cross, _, _ = numpy_moments(module, before, after, True)
     np.testing.assert_allclose(found.square, square, rtol=0, atol=0.35)
     assert np.abs(found.square.numpy() - square).max() > 1e-3

@@ -1,6 +1,7 @@
 """All quantization methods: what each computes, against slow renderings of its equations in float64."""
 
 import copy
+import dataclasses
 import itertools
 
 import numpy as np
@@ -23,7 +24,7 @@ CONFIGS = [
     QuantConfig("twn", 2), QuantConfig("static", 1), QuantConfig("adaptive", 1),
     *(QuantConfig("integer", bits, scheme=scheme) for bits in (2, 4, 7) for scheme in ("symmetric", "affine")),
 ]
-CONFIGS += [QuantConfig(**{**c.__dict__, "per_channel": True}) for c in CONFIGS]
+CONFIGS = [dataclasses.replace(c, per_channel=per_channel) for per_channel in (False, True) for c in CONFIGS]
 
 
 def name(config):
@@ -81,7 +82,7 @@ def test_number_of_levels(config):
 @configs(lambda config: config.per_channel)
 def test_a_channel_is_quantized_as_if_alone(config):
     # So few weights that the best k-means levels are found both for one row and for many.
-    weight, alone = random_weight((6, 2, 3, 3)), QuantConfig(**{**config.__dict__, "per_channel": False})
+    weight, alone = random_weight((6, 2, 3, 3)), dataclasses.replace(config, per_channel=False)
     together = make_quantizer(weight, config, config.bits).eval()(weight)
     for channel, out in zip(weight, together):
         torch.testing.assert_close(make_quantizer(channel[None], alone, config.bits).eval()(channel[None])[0], out)
@@ -179,7 +180,8 @@ def kmqat_start(partition, retention, bits, per_channel, rescaling):
     weight = random_weight((6, 32, 3, 3))
     config = QuantConfig("kmqat", bits, partition, retention, rescaling, per_channel)
     levels = kmeans_levels(weight.numpy(), bits, partition, retention, per_channel)
-    centre = (levels[..., -1:] + levels[..., :1]) / 2 if rescaling == "asymmetric" else np.zeros((*levels.shape[:-1], 1))
+    middle = (levels[..., -1:] + levels[..., :1]) / 2
+    centre = middle if rescaling == "asymmetric" else np.zeros_like(middle)
     return weight, make_quantizer(weight, config, bits), levels, centre
 
 
@@ -204,8 +206,8 @@ def test_no_other_scale_of_these_levels_is_better(partition, retention, bits, pe
     """Not that of the paper, and with few levels none of 300 by much; for its codes it is that of least squares."""
     weight, quantizer, levels, centre = kmqat_start(partition, retention, bits, per_channel, rescaling)
     rows, books = len(levels) if per_channel else 1, quantizer.codebook().numpy()
-    for w, shape, middle, book in zip(weight.numpy().reshape(rows, -1), levels.reshape(rows, -1) - centre.reshape(rows, 1),
-                                      centre.ravel(), books.reshape(rows, -1)):
+    weights, shapes, books = (x.reshape(rows, -1) for x in (weight.numpy(), levels - centre, books))
+    for w, shape, middle, book in zip(weights, shapes, centre.ravel(), books):
         w = w - middle
         values = (book - middle)[np.abs(w[:, None] - (book - middle)).argmin(1)]
         assert (w * values).sum() == pytest.approx((values**2).sum(), rel=1e-2)
@@ -215,7 +217,7 @@ def test_no_other_scale_of_these_levels_is_better(partition, retention, bits, pe
 
 
 def test_ternary_weights_are_those_of_the_paper_at_every_step_of_training():
-    quantizer = make_quantizer(random_weight(), QuantConfig("twn", 2), 2)
+    quantizer = make_quantizer(random_weight(), QuantConfig("twn", 2, per_channel=False), 2)
     for seed in (1, 2):
         weight = random_weight(seed=seed) * seed
         w = weight.numpy().ravel()
@@ -235,7 +237,7 @@ def test_ternary_weights_are_those_of_the_paper_at_every_step_of_training():
 
 def test_a_ternary_weight_at_the_threshold_is_zero():
     weight = torch.tensor([[-7.0, 7.0, -20.0, 6.0]])  # 0.7 times the mean magnitude, 10, is 7
-    quantizer = make_quantizer(weight, QuantConfig("twn", 2), 2)
+    quantizer = make_quantizer(weight, QuantConfig("twn", 2, per_channel=False), 2)
     assert quantizer(weight).tolist() == [[0, 0, -20, 0]]
 
 
@@ -247,7 +249,7 @@ def static_chain(weight, alpha, rounding):
 
 def test_static_quantizer_computes_and_differentiates_equations_10_to_12():
     weight = random_weight((3, 2, 2, 2)).requires_grad_()
-    quantizer = make_quantizer(weight, QuantConfig("static", 1), 1)
+    quantizer = make_quantizer(weight, QuantConfig("static", 1, per_channel=False), 1)
     alpha = quantizer.alpha.detach().clone()
     assert float(alpha) == pytest.approx(float(weight.detach().abs().mean()))
     with torch.no_grad():
@@ -269,7 +271,7 @@ def test_static_quantizer_computes_and_differentiates_equations_10_to_12():
 
 def test_static_quantizer_of_weights_that_are_all_zero_is_finite():
     weight = torch.zeros(2, 3, requires_grad=True)
-    quantizer = make_quantizer(weight, QuantConfig("static", 1), 1)
+    quantizer = make_quantizer(weight, QuantConfig("static", 1, per_channel=False), 1)
     quantizer(weight).sum().backward()
     assert quantizer(weight).isfinite().all() and weight.grad.isfinite().all()
 
@@ -366,7 +368,7 @@ def test_layers_may_be_named_by_patterns():
 
 
 def test_a_quantizer_is_in_the_mode_of_its_layer():
-    net = quantize_(torch.nn.Sequential(torch.nn.Linear(8, 8)).eval(), QuantConfig("admm", 2))
+    net = quantize_(torch.nn.Sequential(torch.nn.Linear(8, 8)).eval(), QuantConfig("admm", 2, per_channel=False))
     assert len(net[0].weight.unique()) <= 3
     assert len(net.train()[0].weight.unique()) > 3
 

@@ -229,7 +229,7 @@ def test_worker_folds_and_corrects_and_the_folder_is_packed(place, capsys):
     packed, read = load_model(out / "model.svq")
     assert read == config and len(list(quantizable(packed))) == 21
     onward = quantized((folder, data), "plain", {}, "--data", data)
-    assert "--data is not used: no ptq.bias_correction" in capsys.readouterr().out
+    assert "--data is not used: neither ptq.calibrate nor ptq.bias_correction" in capsys.readouterr().out
     assert load_model(onward)[1].folded is None
 
 
@@ -245,7 +245,7 @@ def test_correction_without_data_is_refused(place):
 
 
 @pytest.mark.parametrize("tree, words", [
-    ({}, "neither fold_batch_norm nor bias_correction"),
+    ({}, "none of calibrate, fold_batch_norm and bias_correction"),
     ({"bias_correction": True, "utterances": 0}, "utterances is 0"),
     ({"bias_correction": True, "crop_seconds": 0}, "crop_seconds is 0"),
     ({"bias_corection": True}, "did you mean 'ptq.bias_correction'")])

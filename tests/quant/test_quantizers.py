@@ -18,7 +18,7 @@ from svq.quant.quantizers import LevelQuantizer, make_quantizer
 
 def quantizer_of(shape=(6, 5, 3, 3), bits=3, dtype=torch.float64, seed=0):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype) * 0.02
-    return weight, make_quantizer(weight, QuantConfig(), bits)
+    return weight, make_quantizer(weight, QuantConfig(per_channel=False), bits)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -89,7 +89,7 @@ def test_channels_last_weights_stay_so_and_quantize_the_same():
 @pytest.mark.parametrize("weight", [torch.full((3, 4), 0.5), torch.full((3, 4), -0.5), torch.zeros(3, 4), torch.ones(1, 1)])
 @pytest.mark.parametrize("bits", [1, 4])
 def test_equal_weights_come_out_as_they_are(weight, bits):
-    assert torch.equal(make_quantizer(weight, QuantConfig(), bits)(weight), weight)
+    assert torch.equal(make_quantizer(weight, QuantConfig(per_channel=False), bits)(weight), weight)
 
 
 class Toy(nn.Module):
@@ -113,7 +113,7 @@ def toy():
 
 def test_any_network_computes_with_the_nearest_levels(toy):
     reference, x = copy.deepcopy(toy), torch.randn(2, 5, 20)
-    assert quantize_(toy, QuantConfig(bits=2)) is toy
+    assert quantize_(toy, QuantConfig(bits=2, per_channel=False)) is toy
     layers = quantized_layers(toy)
     assert [layer.name for layer in layers] == ["conv", "inner.0", "inner.2"]
     for layer in layers:
@@ -127,7 +127,7 @@ def test_any_network_computes_with_the_nearest_levels(toy):
 
 
 def test_biases_and_norms_stay_in_float_and_all_is_trained(toy):
-    quantize_(toy, QuantConfig(bits=4)).train()
+    quantize_(toy, QuantConfig(bits=4, per_channel=False)).train()
     toy(torch.randn(4, 5, 20)).square().sum().backward()
     names = {name for name, p in toy.named_parameters() if p.grad is not None and p.grad.isfinite().all()}
     assert names == {f"{m}.parametrizations.weight.{p}" for m in ("conv", "inner.0", "inner.2")
@@ -135,21 +135,21 @@ def test_biases_and_norms_stay_in_float_and_all_is_trained(toy):
 
 
 def test_quantizing_twice_is_refused_and_changes_nothing(toy):
-    quantize_(toy, QuantConfig(bits=2))
+    quantize_(toy, QuantConfig(bits=2, per_channel=False))
     before = copy.deepcopy(toy.state_dict())
     with pytest.raises(UserError, match="layer conv is quantized already"):
-        quantize_(toy, QuantConfig(bits=4))
+        quantize_(toy, QuantConfig(bits=4, per_channel=False))
     assert before.keys() == toy.state_dict().keys() and average_bits(toy) == 2
 
 
 def test_state_dict_round_trip(toy):
-    quantize_(toy, QuantConfig(bits=3))
+    quantize_(toy, QuantConfig(bits=3, per_channel=False))
     with torch.no_grad():
         for _, module, quantizer in quantizers(toy):
             quantizer.alpha.mul_(1.1)
             float_weight(module).add_(0.01)
     torch.manual_seed(5)
-    other = quantize_(Toy().eval(), QuantConfig(bits=3))
+    other = quantize_(Toy().eval(), QuantConfig(bits=3, per_channel=False))
     x = torch.randn(2, 5, 20)
     assert not torch.allclose(toy(x), other(x))
     load_state(other, toy.state_dict(), "here")
@@ -157,15 +157,15 @@ def test_state_dict_round_trip(toy):
 
 
 def test_state_of_other_bits_does_not_load(toy):
-    state = quantize_(copy.deepcopy(toy), QuantConfig(bits=3)).state_dict()
+    state = quantize_(copy.deepcopy(toy), QuantConfig(bits=3, per_channel=False)).state_dict()
     with pytest.raises(UserError, match=r"here: conv.parametrizations.weight.0.levels has shape \[8\].*\[4\]"):
-        load_state(quantize_(toy, QuantConfig(bits=2)), state, "here")
+        load_state(quantize_(toy, QuantConfig(bits=2, per_channel=False)), state, "here")
 
 
 def test_average_bits_counts_weights():
     net = nn.Sequential(nn.Linear(10, 30), nn.Linear(10, 10))
     assert average_bits(net) == 32
-    quantize_(net[0], QuantConfig(bits=4))
+    quantize_(net[0], QuantConfig(bits=4, per_channel=False))
     assert average_bits(net) == (300 * 4 + 100 * 32) / 400
     assert average_bits(nn.ReLU()) == 32
 
@@ -176,6 +176,6 @@ def test_more_bits_fewer_errors_on_a_resnet(bits):
     net = build("ResNet18", 80, 16, width=4).eval()
     feats = torch.randn(2, 40, 80)
     before = net(feats)
-    errors = [1 - F.cosine_similarity(quantize_(copy.deepcopy(net), QuantConfig(bits=b))(feats), before).min()
+    errors = [1 - F.cosine_similarity(quantize_(copy.deepcopy(net), QuantConfig(bits=b, per_channel=False))(feats), before).min()
               for b in (bits, bits + 3)]
     assert errors[1] < errors[0]

@@ -117,7 +117,7 @@ def test_gradients_reach_weights_and_scales(case):
     of = dict(quantizable(reference))
     for name, layer, quantizer in quantizers(net):
         close(float_weight(layer).grad, of[name].weight.grad)
-        assert quantizer.alpha.grad.isfinite() and quantizer.alpha.grad != 0
+        assert quantizer.alpha.grad.isfinite().all() and (quantizer.alpha.grad != 0).any()
     for name, parameter in reference.rnn.named_parameters():
         if name.startswith("bias"):
             close(getattr(net.rnn, name).grad, parameter.grad)
@@ -263,8 +263,8 @@ def test_any_method(method, bits):
         for _, layer, _ in quantizers(net):
             float_weight(layer).sub_(float_weight(layer).grad)
     outer_update_(net), refit_(net)
-    levels = [layer.weight.unique().numel() for _, layer, _ in quantizers(net.eval())]
-    assert max(levels) <= 2**bits
+    net.eval()
+    assert all(channel.unique().numel() <= 2**bits for _, layer, _ in quantizers(net) for channel in layer.weight)
     expected = net(x)
     close(freeze_(net)(x), expected)
 
@@ -308,7 +308,7 @@ def test_what_a_packed_file_holds(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("case", [{}, {"kind": "GRU", "bidirectional": True}], ids=str)
 def test_a_nested_network(monkeypatch, tmp_path, case):
-    quant = QuantConfig("nested", 4, precisions=(2, 4))
+    quant = QuantConfig("nested", 4, precisions=(2, 4), per_channel=False)  # whose codebooks are held in float32
     config, net = model(monkeypatch, quant, **case), quantize_(recurrent(**case), quant)
     size = save_packed(tmp_path / "x.svq", net, config)
     assert size == packed_bytes(net, quant, config) == packed_bytes(recurrent(**case), quant, config)
