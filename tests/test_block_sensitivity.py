@@ -293,7 +293,7 @@ def test_what_is_done_beside_quantizing(place, tmp_path):
     assert np.isnan(rows["all"].eer_low) and rows["float"].drift == 0
     plain = {row.block: row for row in read_blocks(place / "out" / "blocks.tsv")}
     assert rows["all"].drift != plain["all"].drift
-    with pytest.raises(UserError, match="bias_correction is measured on speech; give a data directory as --ptq-data"):
+    with pytest.raises(UserError, match="ptq is measured on speech; give a data directory as --ptq-data"):
         measure(place, tmp_path / "other", "--config", row)
 
 

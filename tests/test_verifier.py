@@ -42,7 +42,7 @@ def place(tmp_path_factory):
     (data / "trials").write_text("".join(
         f"{a} {b} {'target' if a[:5] == b[:5] else 'nontarget'}\n" for a, b in pairs))
     torch.manual_seed(0)
-    quant = QuantConfig(bits=4)
+    quant = QuantConfig(bits=4, per_channel=False)
     # Not normalized: the timbre by which these voices differ is in the mean of their features.
     config = ModelConfig("ResNet18", {"width": 4}, 16, FrontEndConfig(mean_normalize=False), quant)
     net = config.build().eval()
@@ -91,7 +91,7 @@ def test_the_numbers_are_those_of_the_recipe(place, verifier):
     for (a, b), expected in scores.items():
         found = verifier.score(vectors[a], vectors[b])
         assert found == pytest.approx(expected, abs=1e-4)
-        assert verifier.llr(found) == pytest.approx(llrs[a, b], abs=1e-3 * verifier.calibration.slope)
+        assert verifier.llr(found) == pytest.approx(llrs[a, b], abs=5e-3 * verifier.calibration.slope)
     apart = [plain.score(vectors[a], vectors[b]) - scores[a, b] for a, b in scores]
     assert max(map(abs, apart)) > 0.05  # a plain cosine would have been another score
     for key, vector in kaldiio.load_scp(str(place / "exp/embedding.scp")).items():
@@ -191,7 +191,7 @@ def test_the_user_may_say_what_the_calibration_does_not(place, tmp_path, verifie
     (tmp_path / "old.json").write_text(json.dumps(about))
     old = Verifier.load(place / "m", calibration=tmp_path / "old.json", mean=place / "exp/mean.vec", warn=print)
     files = [wav(place, "spk00-utt00")], wav(place, "spk02-utt01")
-    assert old.verify(*files).llr == pytest.approx(verifier.verify(*files).llr, abs=1e-3 * verifier.calibration.slope)
+    assert old.verify(*files).llr == pytest.approx(verifier.verify(*files).llr, abs=5e-3 * verifier.calibration.slope)
     (tmp_path / "plain.json").write_text(json.dumps({**about, "score": "cosine_none", "mean": "none"}))
     assert Verifier.load(place / "m", calibration=str(tmp_path / "plain.json")).mean is None
     np.save(tmp_path / "three", np.ones(3))

@@ -1,41 +1,55 @@
 #!/usr/bin/env bash
 # Compresses a trained network to so many megabytes, in one command: a published checkpoint of another toolkit, or a
-# model folder made here. Import, sensitivity of every layer, bits of every layer for the size of the packed file,
-# quantization (finetuned where the speakers of --data are known), packing, and the trials scored with the float
-# network and with the packed one.
+# model folder made here. Import, sensitivity of every layer, bits of every layer for the size of the packed file, and
+# then step by step
+#
+#   rounded     every layer rounded to its bits
+#   calibrated  codes and levels chosen for the least error of the layers' outputs on some speech
+#   finetuned   the quantized network learns the float network's embeddings of the recordings of --data, whose speakers
+#               need not be known
+#
+# Each is packed, and the trials are scored with it, so that the report says what each step bought.
 #
 #   bash utils/compress.sh --model embedding_model.ckpt --from speechbrain --target-mb 2 \
 #     --data data/train --trials data/test/trials
 #
-# Makes <out>/quantized/model.svq, <out>/report.md (before and after) and <out>/float, the imported network. A
-# finished piece of work is skipped; a killed run goes on where it was. Run it at the top or in a recipe's folder.
+# Makes <out>/quantized/model.svq, the file of the last step, <out>/report.md and report.json, and a folder for each
+# step; <out>/float is the imported network. A finished piece of work is skipped; a killed run goes on where it was. Run
+# it at the top or in a recipe's folder.
 set -euo pipefail
 model=            # checkpoint file; for --from svq the folder of a float model
 from=             # speechbrain, wespeaker, 3dspeaker, clova or svq
 target_mb=2.0     # size of the packed file, at most, in 10^6 bytes
-data=             # Kaldi data directory to measure and finetune on: wav.scp, utt2spk
+data=             # Kaldi data directory to measure, calibrate and finetune on: wav.scp, utt2spk
 trials=           # trial list: enroll test [target|nontarget]
 trials_data=      # data directory of its recordings; empty: the folder of --trials
 out=              # folder for everything that is made; empty: exp/compressed/<name of the model>
-finetune=auto     # true, false, or auto: true where --data has two speakers or more of several utterances
-objective=auto    # of the sensitivities: labels, embedding (distance to the float embeddings), or auto
-method=kmqat      # quantizer: kmqat (k-means levels), uniform, pot or apot
-per_channel=auto  # true: a codebook for each output channel, false: for each layer, auto: true where that leaves room
-candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, without finetuning not 1
-epochs=4          # epochs of finetuning
+calibrate=true    # calibrate; false: finetuning, if any, starts from the float network instead
+finetune=auto     # embedding (without labels), labels (of the speakers of --data, too) or none; auto: embedding, where
+                  # --data fills a batch; true: labels where they are known, else embedding; false: none
+objective=auto    # of the sensitivities: labels, embedding (distance to the float embeddings), or auto: as finetuned
+method=kmqat      # quantizer: kmqat (k-means levels), uniform, pot, apot or integer (a grid with a zero point)
+per_channel=auto  # true: a codebook for each output channel, false: for each layer; auto: for each layer, of weights
+                  # that are only rounded for each channel where that leaves room
+candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, but not 1 where weights are only rounded,
+                  # and for integer
+calibration_utts=128  # recordings to calibrate on, 3 s of each
+steps=400         # steps of finetuning, about: whole epochs, as many as come nearest. Of more recordings than these
+                  # steps take, so many are used, spread over the list
+epochs=0          # epochs of finetuning on all recordings, in place of --steps; 0: by --steps
 lr=0.0003         # highest learning rate of the finetuning
-crop_seconds=2.0  # length of the random crops, for sensitivities and finetuning
+crop_seconds=1.5  # length of the random crops, for sensitivities and finetuning
 batch_size=32     # crops in a step of the finetuning
 margin=0.2        # margin of the classification loss
-max_probes=100    # probes of a layer's sensitivity, at most
+max_probes=40     # probes of a layer's sensitivity, at most
 cohort=           # data directory whose mean embedding is taken off before cosine, the cohort of --norm
 norm=none         # score normalization: none, snorm or asnorm (these two with --cohort)
 top_n=300         # cohort speakers that asnorm keeps for each embedding
-bootstrap=200     # resamplings of the speakers for the interval of the EER; 0: no interval
+bootstrap=200     # resamplings of the speakers for the intervals of the EER; 0: no intervals
 rate=16000        # samples per second that a checkpoint was trained on
 num_mels=0        # mel channels of a checkpoint, where its shapes leave them open; 0: as published
-seed=1            # seed of crops, probes and finetuning
-num_gpus=0        # GPUs to finetune on; above 0 one is used for the other steps, too; 0: the CPU
+seed=1            # seed of crops, probes, calibration and finetuning
+num_gpus=0        # GPUs to finetune on; above 0 one is used for sensitivities and embeddings, too; 0: the CPU
 num_threads=2     # CPU threads of a job
 nj=2              # parallel jobs of embedding extraction
 stage=1           # first stage to run
@@ -57,10 +71,10 @@ one_of() {                                        # <option> <value> <allowed>..
   [[ " $* " == *" $value "* ]] || refuse "$option takes one of $*, not '$value'"
 }
 one_of --from "$from" speechbrain wespeaker 3dspeaker clova svq
-one_of --finetune "$finetune" auto true false
+one_of --finetune "$finetune" auto embedding labels none true false
 one_of --per-channel "$per_channel" auto true false
 one_of --objective "$objective" auto labels embedding
-one_of --method "$method" kmqat uniform pot apot
+one_of --method "$method" kmqat uniform pot apot integer
 one_of --norm "$norm" none snorm asnorm
 [[ $norm == none || -n $cohort ]] || refuse "--norm $norm needs --cohort"
 ((nj >= 1)) || refuse "--nj must be at least 1"
@@ -72,22 +86,28 @@ if [[ -z $out ]]; then out=${model##*/} out=exp/compressed/${out%.*}; fi
 device=cpu
 if ((num_gpus)); then device=cuda; fi
 
-source_is=(--model "$model" --from "$from" --rate "$rate" --num-mels "$num_mels")
-choices=(--data "$data" --target-mb "$target_mb" --method "$method" --candidates "$candidates" --epochs "$epochs"
-  --lr "$lr" --crop-seconds "$crop_seconds" --batch-size "$batch_size" --margin "$margin" --seed "$seed"
-  --num-threads "$num_threads")
+source_is=(--model "$model" --from "$from")
+amount=(--data "$data" --steps "$steps" --epochs "$epochs" --batch-size "$batch_size")
+choices=("${amount[@]}" --target-mb "$target_mb" --calibrate "$calibrate" --calibration-utts "$calibration_utts"
+  --method "$method" --candidates "$candidates" --lr "$lr" --crop-seconds "$crop_seconds" --margin "$margin"
+  --seed "$seed" --num-threads "$num_threads")
 # All that is given is looked at before anything is made.
-plan=$(python3 -m svq.bin.compress check "${source_is[@]}" "${choices[@]}" --finetune "$finetune" \
-  --per-channel "$per_channel" --objective "$objective" --trials "$trials" --trials-data "$trials_data" \
-  --cohort "$cohort")
+plan=$(python3 -m svq.bin.compress check "${source_is[@]}" "${choices[@]}" --finetune "$finetune" --rate "$rate" \
+  --num-mels "$num_mels" --per-channel "$per_channel" --objective "$objective" --trials "$trials" \
+  --trials-data "$trials_data" --cohort "$cohort")
 read -r finetune objective head models per_channel <<< "$plan"
 
 exp=$out
 . utils/stages.sh
 
-float=$out/float quantized=$out/quantized config=$out/conf/compress.yaml bits=$out/bits.tsv
-list=$out/data/trials speech=$data cohort_data=$out/data/cohort
-if [[ ! -e $data/utt2dur ]]; then speech=$out/data/speech; fi
+float=$out/float quantized=$out/quantized bits=$out/bits.tsv
+list=$out/data/trials speech=$out/data/speech cohort_data=$out/data/cohort
+networks=(rounded)
+if [[ $calibrate == true ]]; then networks+=(calibrated); fi
+if [[ $finetune != none ]]; then networks+=(finetuned); fi
+last=$out/${networks[-1]} before=$float          # before: where finetuning starts
+if [[ $calibrate == true ]]; then before=$out/calibrated; fi
+speech_in=(--in "2:$speech/utt2dur" --in "2:$speech/wav.scp" --in "2:$speech/utt2spk")
 model_in=(--in "$model")
 if [[ -d $model ]]; then model_in=(--in "$model/model.safetensors" --in "$model/config.yaml"); fi
 
@@ -103,28 +123,31 @@ if stage 1 "the float network"; then
 fi
 
 if stage 2 "settings and data directories"; then
-  once --in "$data/utt2spk" --out "$config" -- \
+  configs=()
+  for name in "${networks[@]}"; do configs+=(--out "$out/conf/$name.yaml"); done
+  once --in "$data/utt2spk" "${configs[@]}" -- \
     python3 -m svq.bin.compress settings "${choices[@]}" --finetune "$finetune" --per-channel "$per_channel" \
-    --out "$config"
-  if [[ $speech != "$data" ]]; then
-    once --in "$data/wav.scp" --in "$data/utt2spk" --out "$speech/utt2dur" --out "$speech/wav.scp" -- \
-      python3 -m svq.bin.compress speech --data "$data" --out "$speech"
-  fi
+    --out "$out"
+  durations=()
+  if [[ -e $data/utt2dur ]]; then durations=(--in "$data/utt2dur"); fi
+  once --in "$data/wav.scp" --in "$data/utt2spk" ${durations[@]+"${durations[@]}"} --out "$speech/utt2dur" \
+    --out "$speech/wav.scp" --out "$speech/utt2spk" -- \
+    python3 -m svq.bin.compress speech "${amount[@]}" --speakers "$([[ $head == none ]] && echo false || echo true)" \
+    --out "$speech"
   once --in "$trials" --in "$trials_data/wav.scp" --out "$list/wav.scp" --out "$list/utt2spk" -- \
     python3 -m svq.bin.compress tested --trials "$trials" --data "$trials_data" \
     --out "$list"
   if [[ -n $cohort ]]; then
     once --in "$cohort/wav.scp" --in "$cohort/utt2spk" --out "$cohort_data/wav.scp" --out "$cohort_data/spk2utt" -- \
-      python3 -m svq.bin.compress speech --data "$cohort" --out "$cohort_data" \
-      --durations false
+      python3 -m svq.bin.compress speech --data "$cohort" --out "$cohort_data" --cohort true
   fi
 fi
 
 if stage 3 "sensitivity"; then
   head_in=()
   if [[ $head == fitted ]]; then
-    once --in "1:$float/model.safetensors" --in "2:$speech/utt2dur" --in "$data/wav.scp" --in "$data/utt2spk" \
-      --out "$float/head.safetensors" --out "$float/speakers.txt" --neutral device -- \
+    once --in "1:$float/model.safetensors" "${speech_in[@]}" --out "$float/head.safetensors" \
+      --out "$float/speakers.txt" --neutral device -- \
       steps/fit_head.sh --cmd "$cuda_cmd" --num-threads "$num_threads" --device "$device" --input wav "$speech" "$float"
   fi
   options=(--objective "$objective")
@@ -132,37 +155,51 @@ if stage 3 "sensitivity"; then
     options+=(--margin "$margin" --scale 32)
     head_in=(--in "3:$float/head.safetensors")
   fi
-  once --in "1:$float/model.safetensors" ${head_in[@]+"${head_in[@]}"} --in "2:$speech/utt2dur" --in "$data/wav.scp" \
-    --in "$data/utt2spk" --out "$float/sensitivity.tsv" --neutral device -- \
+  once --in "1:$float/model.safetensors" ${head_in[@]+"${head_in[@]}"} "${speech_in[@]}" \
+    --out "$float/sensitivity.tsv" --neutral device -- \
     steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --num-threads "$num_threads" --input wav \
     --crop-seconds "$crop_seconds" --min-probes "$((max_probes < 20 ? max_probes : 20))" --max-probes "$max_probes" \
     --seed "$seed" "${options[@]}" "$speech" "$float"
 fi
 
 if stage 4 "bits of every layer"; then
-  once --in "2:$config" --in "1:$float/model.safetensors" --in "3:$float/sensitivity.tsv" --out "$bits" -- \
-    steps/allocate.sh --cmd "$train_cmd" --frontier-points 0 "$config" "$float" "$bits"
+  once --in "2:$out/conf/rounded.yaml" --in "1:$float/model.safetensors" --in "3:$float/sensitivity.tsv" \
+    --out "$bits" -- \
+    steps/allocate.sh --cmd "$train_cmd" --frontier-points 0 "$out/conf/rounded.yaml" "$float" "$bits"
 fi
 
-if stage 5 "quantization$([[ $finetune == false ]] || echo " and finetuning")"; then
-  given=(--in "2:$config" --in "1:$float/model.safetensors" --in "4:$bits")
-  made=(--out "$quantized/model.safetensors" --out "$quantized/config.yaml")
-  if [[ $finetune == true ]]; then
-    if [[ $head != none ]]; then given+=(--in "3:$float/head.safetensors"); fi
-    once "${given[@]}" --in "2:$speech/utt2dur" --in "$data/wav.scp" --in "$data/utt2spk" "${made[@]}" \
-      --neutral num-gpus -- \
-      steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$float" \
-      --bits "$bits" --teacher "$float" "$config" "$speech" "$quantized"
-  else
-    once "${given[@]}" "${made[@]}" -- \
-      steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$config" "$float" "$quantized"
-  fi
+if stage 5 "quantization, step by step: ${networks[*]}"; then
+  given=(--in "1:$float/model.safetensors" --in "4:$bits")
+  if [[ $head != none ]]; then given+=(--in "3:$float/head.safetensors"); fi
+  for name in "${networks[@]}"; do
+    dir=$out/$name
+    stamp=("${given[@]}" --in "2:$out/conf/$name.yaml" --out "$dir/model.safetensors" --out "$dir/config.yaml")
+    case $name in
+      rounded)
+        once "${stamp[@]}" -- \
+          steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$out/conf/$name.yaml" "$float" "$dir" ;;
+      calibrated)
+        once "${stamp[@]}" "${speech_in[@]}" -- \
+          steps/quantize.sh --cmd "$train_cmd" --bits "$bits" --data "$speech" --input wav "$out/conf/$name.yaml" \
+          "$float" "$dir" ;;
+      finetuned)
+        once "${stamp[@]}" "${speech_in[@]}" --in "5:$before/model.safetensors" --neutral num-gpus -- \
+          steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$before" \
+          --bits "$bits" --teacher "$float" "$out/conf/$name.yaml" "$speech" "$dir" ;;
+    esac
+  done
 fi
 
 if stage 6 "packing"; then
   once --in "1:$float/model.safetensors" --out "$float/summary.json" -- steps/pack.sh --cmd "$train_cmd" "$float"
-  once --in "5:$quantized/model.safetensors" --out "$quantized/model.svq" --out "$quantized/summary.json" -- \
-    steps/pack.sh --cmd "$train_cmd" "$quantized"
+  for name in "${networks[@]}"; do
+    dir=$out/$name
+    once --in "5:$dir/model.safetensors" --in "5:$dir/config.yaml" --out "$dir/model.svq" --out "$dir/summary.json" -- \
+      steps/pack.sh --cmd "$train_cmd" "$dir"
+  done
+  once --in "6:$last/model.svq" --in "6:$last/summary.json" --out "$quantized/model.svq" \
+    --out "$quantized/summary.json" -- \
+    python3 -m svq.bin.compress finish --step "$last" --out "$quantized" --target-mb "$target_mb"
 fi
 
 embed() {                                         # <data-dir> <model> <folder>
@@ -172,9 +209,9 @@ embed() {                                         # <data-dir> <model> <folder>
     steps/extract.sh --cmd "$extract_cmd" --nj "$nj" --input wav --device "$device" "$1" "$2" "$3"
 }
 if stage 7 "embeddings and scores"; then
-  for side in "$float" "$quantized"; do
-    file=$side
-    if [[ $side == "$quantized" ]]; then file+=/model.svq; fi
+  for name in float "${networks[@]}"; do
+    side=$out/$name file=$out/$name
+    if [[ $name != float ]]; then file+=/model.svq; fi
     embed "$list" "$file" "$side/embeddings/trials"
     scored=(--in "$trials" --in "7:$side/embeddings/trials/embedding.ark")
     options=()
@@ -195,16 +232,34 @@ if stage 7 "embeddings and scores"; then
   done
 fi
 
-if stage 8 "before and after"; then
-  how="not finetuned"
-  if [[ $finetune == true ]]; then how="finetuned for $epochs epochs on \`$data\`"; fi
-  speakers=()
-  if [[ -e $trials_data/utt2spk ]]; then speakers=(--in "$trials_data/utt2spk"); fi
-  once --in "6:$float/summary.json" --in "6:$quantized/summary.json" --in "7:$float/scores/cosine_$norm.score" \
-    --in "7:$quantized/scores/cosine_$norm.score" --in "$trials" ${speakers[@]+"${speakers[@]}"} --in "4:$bits" \
-    --out "$out/report.md" --out "$out/report.json" -- \
-    python3 -m svq.bin.compress report "${source_is[@]}" --folder "$out" --trials "$trials" --data "$trials_data" \
-    --norm "$norm" --target-mb "$target_mb" --how "$how" --bootstrap "$bootstrap"
+if stage 8 "what each step bought"; then
+  given=(--in "$trials" --in "4:$bits")
+  if [[ -e $trials_data/utt2spk ]]; then given+=(--in "$trials_data/utt2spk"); fi
+  for name in float "${networks[@]}"; do
+    given+=(--in "6:$out/$name/summary.json" --in "7:$out/$name/scores/cosine_$norm.score"
+      --in "7:$out/$name/embeddings/trials/embedding.ark")
+    if [[ $name != float ]]; then given+=(--in "2:$out/conf/$name.yaml"); fi
+  done
+  once "${given[@]}" --out "$out/report.md" --out "$out/report.json" -- \
+    python3 -m svq.bin.compress report "${source_is[@]}" --folder "$out" --steps "${networks[*]}" --trials "$trials" \
+    --data "$trials_data" --speech "$data" --norm "$norm" --target-mb "$target_mb" --bootstrap "$bootstrap"
 fi
 stages_done
-if [[ $dry_run != true && -e $out/report.md ]]; then echo "$out/quantized/model.svq is described in $out/report.md"; fi
+
+took() {                                          # <name> <file>: how long the file took to make, by its stamp
+  local key value start=0 end=0 stamp=${2%/*}/.done.${2##*/}
+  [[ -e $stamp ]] || return 0
+  while IFS=$'\t' read -r key value _; do
+    case $key in
+      started) start=$(date -d "$value" +%s) ;;
+      ended) end=$(date -d "$value" +%s) ;;
+    esac
+  done < "$stamp"
+  printf ' %s %d s' "$1" $((end - start))
+}
+if [[ $dry_run != true ]] && ((stop_stage >= 8)); then
+  printf 'took:'
+  took sensitivity "$float/sensitivity.tsv"
+  for name in "${networks[@]}"; do took "$name" "$out/$name/model.safetensors"; done
+  printf '\n%s is described in %s\n' "$quantized/model.svq" "$out/report.md"
+fi

@@ -6,94 +6,64 @@
 from __future__ import annotations
 
 import os
-import sys
+import shutil
 
 from svq import cli
+from svq.atomic import atomic_path, atomic_write
 from svq.compression import inputs
+from svq.compression.settings import (
+    METHODS,
+    Settings,
+    config_path,
+    most_utterances,
+    target_bytes,
+    write_settings,
+)
 from svq.errors import UserError
+
+FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 
 def do_check(args) -> None:
-    """Prints one line for utils/compress.sh: whether to finetune (true or false), the objective of the sensitivities,
-    where the classifier is from (own, fitted, none), whether the trials are of models, and whether each channel has a
-    codebook."""
-    speech = inputs.check_speech(args.data)
+    """Prints one line for utils/compress.sh: how to finetune (none, embedding, labels), the objective of the
+    sensitivities, where the classifier is from (own, fitted, none), whether the trials are of models, and whether each
+    channel has a codebook."""
+    from svq.compression.plan import finetuning, make_plan
+    from svq.importing import Options
+
+    most = most_utterances(args.steps, args.epochs, args.batch_size)
+    speech = inputs.check_speech(args.data, most)
     tested = inputs.check_trials(args.trials, args.trials_data)
     if args.cohort:
         inputs.check_speech(args.cohort)
-    if args.finetune == "auto" and not speech.labelled:
-        print(f"{args.data}: {speech.utterances} utterances of {len(speech.speakers)} speakers are no labels to "
-              "finetune with: quantized without finetuning", file=sys.stderr)
-    settings = settings_of(args, speech)
-    settings.check()
-    from svq.compression.settings import fitting
-
-    settings = fitting(*starting_point(args), settings)
-    objective = args.objective
-    if objective == "auto":
-        objective = "labels" if settings.finetune and speech.labelled else "embedding"
-    needs_head = objective == "labels" or (settings.finetune and len(speech.speakers) < speech.utterances)
-    if objective == "labels" and len(speech.speakers) < 2:
-        raise UserError(f"{args.data}: --objective labels needs two speakers or more; take embedding")
-    head = ("own" if has_head_of(args, speech) else "fitted") if needs_head else "none"
-    print(*(str(word).lower() for word in (settings.finetune, objective, head, tested.models, settings.per_channel)))
+    args.finetune = finetuning(args.finetune, speech, args.data, args.batch_size)
+    plan = make_plan(settings_of(args, speech), speech, args.objective, args.model, args.origin,
+                     Options(args.rate, args.num_mels))
+    words = (plan.finetune, plan.objective, plan.head, tested.models, plan.per_channel)
+    print(*(str(word).lower() for word in words))
 
 
-def settings_of(args, speech):
-    from svq.compression.settings import Settings, target_bytes
-
+def settings_of(args, speech: inputs.Speech) -> Settings:
     try:
         candidates = tuple(int(bits) for bits in args.candidates.replace(",", " ").split())
     except ValueError:
         raise UserError(f"--candidates {args.candidates}: write it like 2,3,4") from None
-    finetune = speech.labelled if args.finetune == "auto" else args.finetune == "true"
     per_channel = None if args.per_channel == "auto" else args.per_channel == "true"
-    return Settings(finetune, speech.labelled, target_bytes(args.target_mb), speech.utterances, args.method,
-                    per_channel, candidates, args.epochs, args.lr, args.crop_seconds, args.batch_size, args.margin,
-                    args.seed, args.num_threads)
-
-
-def starting_point(args):
-    """The float network that is to be compressed, and its config."""
-    if args.origin != "svq":
-        from svq.importing import Options, import_checkpoint
-
-        found = import_checkpoint(args.model, args.origin, None, Options(args.rate, args.num_mels))
-        return found.net, found.config
-    from svq.models import load_model
-
-    if not os.path.isdir(args.model):
-        raise UserError(f"{args.model}: --from svq takes the folder of a float model, with config.yaml and "
-                        "model.safetensors")
-    net, model = load_model(args.model)
-    if model.quant is not None:
-        raise UserError(f"{args.model}: is quantized already; compress the float model that it was made from")
-    return net, model
-
-
-def has_head_of(args, speech) -> bool:
-    """Whether --model has a classifier for just the speakers of --data."""
-    from svq.train.folders import read_speakers
-
-    if args.origin != "svq" or not os.path.exists(os.path.join(args.model, "head.safetensors")):
-        return False
-    return read_speakers(args.model) == list(speech.speakers)
+    return Settings(target_bytes(args.target_mb), speech.utterances, args.finetune, args.calibrate, args.method,
+                    per_channel, candidates, args.calibration_utts, args.steps, args.epochs, args.lr, args.crop_seconds,
+                    args.batch_size, args.margin, args.seed, args.num_threads)
 
 
 def do_take(args) -> None:
     """Copies a float model folder: its network and, with --head own, its classifier."""
-    from svq.atomic import atomic_write
+    from svq.compression.plan import starting_point
     from svq.config import write_provenance
-    from svq.models import load_tensors, save_model, save_tensors
-    from svq.train.folders import read_speakers
+    from svq.models import save_model
+    from svq.train.folders import read_head, save_head
 
-    args.origin = "svq"
-    net, model = starting_point(args)
+    net, model = starting_point(args.model, "svq")
     if args.head == "own":
-        head, speakers = load_tensors(os.path.join(args.model, "head.safetensors")), read_speakers(args.model)
-        save_tensors(os.path.join(args.out, "head.safetensors"), head)
-        with atomic_write(os.path.join(args.out, "speakers.txt")) as file:
-            file.writelines(f"{speaker}\n" for speaker in speakers)
+        save_head(args.out, *read_head(args.model))
     write_provenance(args.out, {"from": "svq", "folder": os.path.abspath(args.model)}, seed=0)
     save_model(args.out, net, model)
     print(f"{args.out}: {model.arch} {model.net} from {args.model}")
@@ -105,38 +75,41 @@ def do_tested(args) -> None:
 
 
 def do_speech(args) -> None:
-    """Makes a data directory with spk2utt and, with --durations true, utt2dur of one that lacks them."""
-    print(f"{args.out}: {inputs.write_speech(args.data, args.out, args.durations)} utterances")
+    """Makes a data directory to measure, calibrate and finetune on, or of a cohort, with all that the steps need."""
+    most = None if args.cohort else most_utterances(args.steps, args.epochs, args.batch_size)
+    count = inputs.write_speech(args.data, args.out, most, args.speakers, not args.cohort)
+    print(f"{args.out}: {count} utterances")
 
 
 def do_settings(args) -> None:
-    """Writes the config of quantization, allocation and finetuning."""
-    from svq.compression.settings import write_settings
-
-    settings = settings_of(args, inputs.check_speech(args.data))
+    """Writes the configs of the steps."""
+    most = most_utterances(args.steps, args.epochs, args.batch_size)
+    settings = settings_of(args, inputs.check_speech(args.data, most))
     write_settings(args.out, settings)
-    said = "finetuned" if settings.finetune else "not finetuned"
-    print(f"{args.out}: {settings.quant()}, bits {', '.join(map(str, settings.bits))}, {said}")
+    print(f"{args.out}: {settings.quant()}, bits {', '.join(map(str, settings.bits))}; {', '.join(settings.made)}")
+
+
+def do_finish(args) -> None:
+    """Copies the packed network of the last step; UserError where it has become larger than asked for."""
+    source = os.path.join(args.step, "model.svq")
+    over = os.path.getsize(source) - target_bytes(args.target_mb)
+    if over > 0:  # batch norms have moved out of what half precision holds
+        raise UserError(f"{source}: is {over} bytes over the target; lower --target-mb by as much")
+    for name in ("summary.json", "model.svq"):
+        with atomic_path(os.path.join(args.out, name)) as temporary:
+            shutil.copyfile(os.path.join(args.step, name), temporary)
+    print(f"{args.out}: {os.path.getsize(source)} bytes, from {args.step}")
 
 
 def do_report(args) -> None:
-    """Writes report.md and report.json from the scores and embeddings of both networks."""
-    from svq.atomic import atomic_write
+    """Writes report.md and report.json from the scores and embeddings of all steps."""
     from svq.compression import report
-    from svq.compression.settings import target_bytes
-    from svq.config import load_config
-    from svq.models import ModelConfig
 
-    found = report.compare(args.folder, args.trials, args.data, f"cosine_{args.norm}", args.bootstrap, args.seed)
-    over = found.after.size_bytes - target_bytes(args.target_mb)
-    if over > 0:  # finetuning has moved batch norms out of what half precision holds
-        raise UserError(f"{args.folder}/quantized/model.svq: is {over} bytes over the target; lower --target-mb by as "
-                        "much")
-    model = load_config(os.path.join(args.folder, "quantized", "config.yaml"), ModelConfig)
-    method = model.quant.method + (", a codebook for each channel" if model.quant.per_channel else "")
-    facts = [("network", f"{model.arch}, from `{args.model}` ({args.origin})"),
+    found = report.compare(args.folder, args.steps.split(), args.trials, args.data, f"cosine_{args.norm}",
+                           args.bootstrap, args.seed)
+    facts = [("network", f"`{args.model}` ({args.origin})"),
              ("target", f"{args.target_mb} MB for the packed file, `quantized/model.svq`"),
-             ("quantization", f"{method}; {args.how}"),
+             *report.made_how(args.folder, args.steps.split(), args.speech),
              ("scores", f"cosine, normalization {args.norm}, `{args.trials}`")]
     with atomic_write(os.path.join(args.folder, "report.json")) as file:
         file.write(report.as_json(found))
@@ -158,28 +131,34 @@ def build_parser():
     def source(add):
         add("--model", required=True, help="checkpoint, or folder of a float model")
         add("--from", dest="origin", required=True, help="the toolkit, or svq")
-        add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
-        add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open")
+
+    def amount(add):
+        add("--data", required=True, help="data directory to measure, calibrate and finetune on")
+        add("--steps", type=int, default=Settings.steps, help="steps of finetuning, about")
+        add("--epochs", type=int, default=0, help="epochs of finetuning; 0: as many as --steps take")
+        add("--batch-size", type=int, default=Settings.batch_size)
 
     def choices(add):
-        add("--data", required=True, help="data directory to measure and finetune on")
+        amount(add)
         add("--target-mb", required=True, help="size of the packed file, in 10^6 bytes")
-        add("--finetune", choices=["auto", "true", "false"], default="auto")
-        add("--method", choices=["kmqat", "uniform", "pot", "apot"], default="kmqat", help="quantizer")
+        add("--finetune", choices=FINETUNE, default="auto")
+        add("--calibrate", type=cli.boolean, default=True)
+        add("--calibration-utts", type=int, default=Settings.calibration_utts)
+        add("--method", choices=METHODS, default=Settings.method, help="quantizer")
         add("--per-channel", choices=["auto", "true", "false"], default="auto",
             help="a codebook for each output channel, not layer")
-        add("--candidates", default="", help="bits to choose from; empty: 1 to 8, without finetuning 2 to 8")
-        add("--epochs", type=int, default=4)
-        add("--lr", type=float, default=3e-4)
-        add("--crop-seconds", type=float, default=2.0)
-        add("--batch-size", type=int, default=32)
-        add("--margin", type=float, default=0.2)
-        add("--seed", type=int, default=1)
-        add("--num-threads", type=int, default=2)
+        add("--candidates", default="", help="bits to choose from; empty: 1 to 8, or 2 to 8")
+        add("--lr", type=float, default=Settings.lr)
+        add("--crop-seconds", type=float, default=Settings.crop_seconds)
+        add("--margin", type=float, default=Settings.margin)
+        add("--seed", type=int, default=Settings.seed)
+        add("--num-threads", type=int, default=Settings.num_threads)
 
     add = verb(do_check, "checks everything that is given, writes nothing")
     source(add)
     choices(add)
+    add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
+    add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open")
     add("--trials", required=True)
     add("--trials-data", required=True)
     add("--cohort", default="")
@@ -193,20 +172,26 @@ def build_parser():
     add("--data", required=True)
     add("--out", required=True)
     add = verb(do_speech, "a data directory with all that the steps need")
-    add("--data", required=True)
+    amount(add)
     add("--out", required=True)
-    add("--durations", type=cli.boolean, default=True)
-    add = verb(do_settings, "the config of quantization and finetuning")
+    add("--speakers", type=cli.boolean, default=True, help="false: each utterance has a speaker of its own")
+    add("--cohort", type=cli.boolean, default=False, help="true: all utterances, without durations")
+    add = verb(do_settings, "the configs of the steps")
     choices(add)
+    add("--out", required=True, help="folder of the compression")
+    add = verb(do_finish, "the packed file of the last step")
+    add("--step", required=True, help="folder of the last step")
     add("--out", required=True)
-    add = verb(do_report, "before and after")
+    add("--target-mb", required=True)
+    add = verb(do_report, "what each step did")
     source(add)
     add("--folder", required=True, help="folder of the compression")
+    add("--steps", required=True, help="names of the steps, those of their folders")
     add("--trials", required=True)
     add("--data", required=True, help="data directory with the trials' utt2spk")
+    add("--speech", required=True, help="data directory that was calibrated and finetuned on, for the report to name")
     add("--norm", default="none")
     add("--target-mb", required=True)
-    add("--how", default="", help="how the network was quantized, in words")
     add("--bootstrap", type=int, default=200)
     add("--seed", type=int, default=0)
     return parser

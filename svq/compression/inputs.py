@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from svq.backend.scores import Trials, read_trials
 from svq.backend.tokens import IdIndex, read_pairs
 from svq.data.datadir import DataDir, create
 from svq.data.durations import write_utt2dur
+from svq.data.reshape import choose
 from svq.errors import UserError, some_of
 
 MODELS = "enroll.spk2utt"
@@ -21,10 +21,18 @@ MODELS = "enroll.spk2utt"
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
-    """A data directory to measure and finetune on."""
+    """Recordings to measure, calibrate and finetune on, with the speaker of each."""
 
-    utterances: int
-    speakers: tuple[str, ...]
+    speaker: dict[str, str]
+
+    @property
+    def utterances(self) -> int:
+        return len(self.speaker)
+
+    @property
+    def speakers(self) -> list[str]:
+        """Sorted as bytes, as the labels of a training are."""
+        return sorted(set(self.speaker.values()), key=str.encode)
 
     @property
     def labelled(self) -> bool:
@@ -35,17 +43,21 @@ class Speech:
         return len(self.speakers) >= 2 and self.utterances >= 2 * len(self.speakers)
 
 
-def check_speech(path) -> Speech:
-    """What is in the data directory; UserError where its tables are missing or do not agree."""
+def check_speech(path, most: int | None = None) -> Speech:
+    """What is in the data directory, or `most` of it, spread over the list; UserError where its tables are missing or
+    do not agree."""
     folder = DataDir(path)
     _, found = folder.wav.positions(folder.utt2spk.key_array)
     if not found.all():
         lacking = [key.decode() for key in folder.utt2spk.key_array[~found][:6]]
         raise UserError(f"{folder.wav.path}: no line for {some_of(lacking)}, which is in utt2spk; mend: "
                         f"utils/fix_data_dir.sh {path}")
-    if not len(folder.utt2spk):
+    total = len(folder.utt2spk)
+    if not total:
         raise UserError(f"{folder.utt2spk.path}: empty")
-    return Speech(len(folder.utt2spk), tuple(folder.speakers))
+    rows = choose(folder, total if most is None else min(most, total))
+    keys, speakers = (array[rows].tolist() for array in (folder.utt2spk.key_array, folder.utt2spk.value_array()))
+    return Speech({key.decode(): speaker.decode() for key, speaker in zip(keys, speakers)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,18 +106,18 @@ def write_tested(path, data_dir, out) -> int:
     return len(utterances)
 
 
-def write_speech(data_dir, out, durations: bool) -> int:
-    """Makes the data directory `out` of the recordings and speakers of another, with utt2dur where it is asked for.
+def write_speech(data_dir, out, most: int | None = None, own: bool = True, durations: bool = True) -> int:
+    """Makes the data directory `out` of the recordings of another, or `most` of them (`check_speech`).
 
-    For a data directory that lacks what a step needs and should stay as it is. Returns the number of utterances.
+    own: their own speakers; else each utterance gets one of its own, as where speakers are not known. durations: with
+    utt2dur, measured where it is missing. Returns the number of utterances.
     """
-    folder = DataDir(data_dir)
-    keys = {key.decode() for key in folder.utt2spk.key_array}
-    wav = {key: value for key, value in folder.wav.items() if key in keys}
-    create(out, wav=wav, utt2spk=dict(folder.utt2spk.items()))
+    folder, speaker = DataDir(data_dir), check_speech(data_dir, most).speaker
+    wav = {key: value for key, value in folder.wav.items() if key in speaker}
+    tables = {}
     if durations and folder.has("utt2dur"):
-        with atomic_write(Path(out) / "utt2dur") as file:
-            file.writelines(f"{key} {value}\n" for key, value in folder.utt2dur.items() if key in keys)
-    elif durations:
-        write_utt2dur(out, os.path.join(out, "utt2dur"))
-    return len(keys)
+        tables["utt2dur"] = {key: value for key, value in folder.utt2dur.items() if key in speaker}
+    create(out, wav=wav, utt2spk=speaker if own else {key: key for key in speaker}, **tables)
+    if durations and not tables:
+        write_utt2dur(out, Path(out) / "utt2dur")
+    return len(speaker)

@@ -1,10 +1,11 @@
-"""A network before and after: bytes, bits, error rates and how far the embeddings have moved."""
+"""A network step by step: bytes, bits, error rates, how far the embeddings have moved, and what each step bought."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,35 +13,52 @@ import numpy as np
 from svq.backend import metrics
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
+from svq.compression.settings import config_path
 from svq.errors import UserError
 from svq.quant.bits_table import read_bits
+from svq.report.cells import markdown_table
 from svq.report.collect import read_summary
 from svq.report.speakers import EerInterval, interval
 
+FLOAT = "float"
+
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """One of the two networks. eer and its interval in percent, nan where not known; difference: after less before."""
+class Difference:
+    """EER less that of another network, in percent points; interval: from the same resampled speakers for both."""
+
+    eer: float
+    interval: tuple[float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One of the networks. eer and its interval in percent; mindcf01, mindcf05: least costs at these priors.
+
+    cosine, lowest: between an utterance's embedding and that of the float network, on average and at least; to_before,
+    to_float: against the step before and against the float network. None: not known, or of the float network.
+    """
 
     name: str
     size_bytes: int
     bits: float
-    eer: float = np.nan
-    interval: tuple[float, float] = (np.nan, np.nan)
-    mindcf01: float = np.nan
-    mindcf05: float = np.nan
+    eer: float | None = None
+    interval: tuple[float, float] | None = None
+    mindcf01: float | None = None
+    mindcf05: float | None = None
+    cosine: float | None = None
+    lowest: float | None = None
+    to_before: Difference | None = None
+    to_float: Difference | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """difference: interval of the difference of EERs, in percent, from the same resampled speakers for both.
-    cosines: (mean, lowest) of the cosine between an utterance's embeddings before and after.
-    layers: bits -> (layers, weights). notes: what was left out, and why."""
+    """steps: the float network first, the one that is packed last. utterances: that cosines are over. trials: (targets,
+    non-targets), None for a list without labels. layers: bits -> (layers, weights). notes: what was left out, and
+    why."""
 
-    before: Side
-    after: Side
-    difference: tuple[float, float]
-    cosines: tuple[float, float]
+    steps: tuple[Step, ...]
     utterances: int
     trials: tuple[int, int] | None
     layers: dict[int, tuple[int, int]]
@@ -49,41 +67,51 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        return self.before.size_bytes / self.after.size_bytes
+        return self.steps[0].size_bytes / self.steps[-1].size_bytes
 
 
-def compare(folder, trials_path, data_dir, scores: str = "cosine_none", replicates: int = 200,
+def compare(folder, steps: Sequence[str], trials_path, data_dir, scores: str = "cosine_none", replicates: int = 200,
             seed: int = 0) -> Comparison:
-    """Compares `folder`/float with `folder`/quantized, whose embeddings and scores lie there.
+    """Compares the networks in `folder`/float and `folder`/<step>, whose summaries, embeddings and scores lie there.
 
     trials_path, data_dir: the list and where its utt2spk is; without one, or without labels in the list, there are no
     intervals, or no error rates. scores: <backend>_<norm> of the score files.
     """
-    folder = Path(folder)
+    folder, names = Path(folder), [FLOAT, *steps]
     trials = read_trials(trials_path, labels=False)
-    sizes = {name: read_summary(folder, name) for name in ("float", "quantized")}
     notes: list[str] = []
-    measured = {name: {} for name in sizes}
-    samples = {}
+    found, resample = {}, None
     if trials.target is None:
         notes.append("the trial list has no labels: no error rates")
     else:
         resample = bootstrap(trials, data_dir, replicates, seed, notes)
-        for name in sizes:
-            found = split(read_scores(folder / name / "scores" / f"{scores}.score"), trials)
-            measured[name] = measures(found)
-            if resample is not None:
-                samples[name] = 100 * resample.samples(*found)
-                measured[name]["interval"] = interval(samples[name])
-    sides = {name: Side(name, size["size_bytes"], float(size["avg_bits"]), **measured[name])
-             for name, size in sizes.items()}
-    cosines = embedding_cosines(*(folder / name / "embeddings" / "trials" for name in sizes))
+        found = {name: split(read_scores(folder / name / "scores" / f"{scores}.score"), trials) for name in names}
+    samples = {} if resample is None else {name: 100 * resample.samples(*found[name]) for name in found}
+    rates = {name: 100 * metrics.eer(*found[name]) for name in found}
+
+    def difference(name: str, other: str) -> Difference | None:
+        if name not in rates:
+            return None
+        return Difference(rates[name] - rates[other], interval(samples[name] - samples[other]) if samples else None)
+
+    made, utterances, params = [], 0, 0
+    for before, name in zip([None, *names], names):
+        size, more = read_summary(folder, name), {}
+        if name in rates:
+            more = {"eer": rates[name], "mindcf01": metrics.min_dcf(*found[name], 0.01),
+                    "mindcf05": metrics.min_dcf(*found[name], 0.05)}
+        if samples:
+            more["interval"] = interval(samples[name])
+        if before is None:
+            params = size["params"]
+        else:
+            cosines = embedding_cosines(*(folder / each / "embeddings" / "trials" for each in (FLOAT, name)))
+            utterances = len(cosines)
+            more |= {"cosine": float(cosines.mean()), "lowest": float(cosines.min()),
+                     "to_before": difference(name, before), "to_float": difference(name, FLOAT)}
+        made.append(Step(name, size["size_bytes"], float(size["avg_bits"]), **more))
     counts = None if trials.target is None else (int(trials.target.sum()), int((~trials.target).sum()))
-    return Comparison(
-        sides["float"], sides["quantized"],
-        interval(samples["quantized"] - samples["float"]) if samples else (np.nan, np.nan),
-        (float(cosines.mean()), float(cosines.min())), len(cosines), counts, bits_of_layers(folder / "bits.tsv"),
-        sizes["float"]["params"], tuple(notes))
+    return Comparison(tuple(made), utterances, counts, bits_of_layers(folder / "bits.tsv"), params, tuple(notes))
 
 
 def bootstrap(trials: Trials, data_dir, replicates: int, seed: int, notes: list[str]) -> EerInterval | None:
@@ -101,12 +129,6 @@ def bootstrap(trials: Trials, data_dir, replicates: int, seed: int, notes: list[
     except UserError as error:
         notes.append(f"no intervals: {error}")
         return None
-
-
-def measures(found: tuple[np.ndarray, np.ndarray]) -> dict:
-    """Error rates of the scores of target and of non-target trials."""
-    return {"eer": 100 * metrics.eer(*found), "mindcf01": metrics.min_dcf(*found, 0.01),
-            "mindcf05": metrics.min_dcf(*found, 0.05)}
 
 
 def embedding_cosines(before, after) -> np.ndarray:
@@ -127,72 +149,107 @@ def bits_of_layers(path) -> dict[int, tuple[int, int]]:
     return {bits: (layers[bits], weights[bits]) for bits in sorted(layers)}
 
 
-def as_lines(found: Comparison) -> list[str]:
-    """The few lines for the terminal."""
-    before, after = found.before, found.after
-    lines = [f"size: {before.size_bytes:,} bytes before, {after.size_bytes:,} after, {found.ratio:.1f} times smaller; "
-             f"{after.bits:.3g} bits a weight"]
+Column = tuple[str, list[str]]  # head, cells
+
+
+def measured(found: Comparison) -> list[Column]:
+    """A cell for each network, of what is known."""
+    steps = found.steps
+    shown = [("bytes", [f"{step.size_bytes:,}" for step in steps]),
+             ("bits a weight", [f"{step.bits:.3g}" for step in steps])]
     if found.trials:
-        lines.append(f"EER: {_eer(before)} before, {_eer(after)} after; minDCF(0.01): {before.mindcf01:.3f}, "
-                     f"{after.mindcf01:.3f}")
-    mean, least = found.cosines
-    return lines + [f"embeddings before and after: cosine {mean:.4f} on average, {least:.4f} at least, over "
-                    f"{found.utterances} utterances"]
+        shown.append(("EER (%)", [f"{step.eer:.2f}" for step in steps]))
+        if steps[0].interval:
+            shown.append(("95 % interval", [_range(step.interval) for step in steps]))
+        shown += [("minDCF(0.01)", [f"{step.mindcf01:.3f}" for step in steps]),
+                  ("minDCF(0.05)", [f"{step.mindcf05:.3f}" for step in steps])]
+    return shown + [("cosine to float", ["" if step.cosine is None else f"{step.cosine:.4f}" for step in steps]),
+                    ("lowest", ["" if step.lowest is None else f"{step.lowest:.4f}" for step in steps])]
 
 
-def _eer(side: Side) -> str:
-    return f"{side.eer:.2f} %" + (f" ({_range(side.interval)})" if not np.isnan(side.interval[0]) else "")
+def changed(found: Comparison) -> list[Column]:
+    """A cell for each network but the float one: what its step changed."""
+    steps, shown = found.steps[1:], []
+    for what, differences in (("the step before", [step.to_before for step in steps]),
+                              ("float", [step.to_float for step in steps])):
+        if found.trials:
+            shown.append((f"EER to {what}", [f"{each.eer:+.2f}" for each in differences]))
+            if steps[0].interval:
+                shown.append(("95 % interval", [_range(each.interval, "+") for each in differences]))
+    before = [None, *(step.cosine for step in steps)]
+    cells = ["" if other is None else f"{step.cosine - other:+.4f}" for step, other in zip(steps, before)]
+    return [*shown, ("cosine to the step before", cells)]
 
 
-def _range(values: tuple[float, float]) -> str:
-    return "-" if np.isnan(values[0]) else f"{values[0]:.2f} to {values[1]:.2f}"
+def made_how(folder, steps: Sequence[str], data) -> list[tuple[str, str]]:
+    """How each step was made, by the configs in `folder`: name and text. data: what it calibrated and finetuned on."""
+    from svq.config import load_config
+    from svq.train.config import TrainConfig
+
+    said = []
+    for step in steps:
+        config = load_config(config_path(folder, step), TrainConfig)
+        if step == "rounded":
+            books = "channel" if config.quant.per_channel else "layer"
+            said.append(f"{config.quant.method}, a codebook for each {books}, each layer of its own bits")
+        elif step == "calibrated":
+            said.append(f"codes and levels for the least error of the layers' outputs, on {config.ptq.utterances} "
+                        f"stretches of {config.ptq.crop_seconds:g} s of `{data}`")
+        else:
+            learnt = "the labels and the float embeddings" if config.distill.label_weight else "the float embeddings"
+            said.append(f"learns {learnt} of crops of {config.data.crop_seconds:g} s of `{data}`; batches of "
+                        f"{config.batch_size}, {config.epochs} epoch{'s' * (config.epochs > 1)}, learning rate "
+                        f"{config.schedule.lr:g}")
+    return list(zip(steps, said))
+
+
+def _range(values: tuple[float, float], sign: str = "") -> str:
+    return " to ".join(f"{value:{sign}.2f}" for value in values)
+
+
+def as_lines(found: Comparison) -> list[str]:
+    """The few lines for the terminal: one a step."""
+    lines = []
+    for step in found.steps:
+        said = [f"{step.size_bytes:,} bytes, {step.bits:.3g} bits a weight"]
+        if step.eer is not None:
+            more = f" ({_range(step.interval)})" if step.interval else ""
+            said.append(f"EER {step.eer:.2f} %{more}, minDCF(0.01) {step.mindcf01:.3f}")
+        if step.to_before is not None and step.name != found.steps[1].name:
+            said[-1] += f", {step.to_before.eer:+.2f} to the step before"
+        if step.cosine is not None:
+            said.append(f"cosine to float {step.cosine:.4f}, at least {step.lowest:.4f}")
+        lines.append(f"{step.name}: {'; '.join(said)}")
+    return lines
 
 
 def as_markdown(found: Comparison, facts: list[tuple[str, str]]) -> str:
     """The report. facts: what the networks come from and how they were made, name and text."""
-    before, after = found.before, found.after
-    shown = [("file (bytes)", lambda side: f"{side.size_bytes:,}"), ("bits a weight", lambda side: f"{side.bits:.3g}")]
-    if found.trials:
-        shown += [("EER (%)", lambda side: f"{side.eer:.2f}"), ("95 % interval", lambda side: _range(side.interval)),
-                  ("minDCF(0.01)", lambda side: f"{side.mindcf01:.3f}"),
-                  ("minDCF(0.05)", lambda side: f"{side.mindcf05:.3f}")]
-    if np.isnan(before.interval[0]):
-        shown = [column for column in shown if column[0] != "95 % interval"]
-    parts = ["# Before and after compression", "\n".join(f"- {name}: {text}" for name, text in facts)]
-    parts.append("\n".join([_row(["", *(head for head, _ in shown)]), _row(["---", *["---:"] * len(shown)])] + [
-        _row([name, *(show(side) for _, show in shown)]) for name, side in (("before", before), ("after", after))]))
-    mean, least = found.cosines
-    said = [f"The packed file is {found.ratio:.1f} times smaller than `model.safetensors` of the float network "
-            f"({found.params:,} parameters)."]
+    parts = ["# Compression, step by step", "\n".join(f"- {name}: {text}" for name, text in facts)]
+    parts.append(_table([step.name for step in found.steps], measured(found)))
+    said = [f"The last file is {found.ratio:.1f} times smaller than `model.safetensors` of the float network "
+            f"({found.params:,} parameters). Cosines are between the embeddings of an utterance, on average and at "
+            f"least over {found.utterances} utterances."]
     if found.trials:
         said.append(f"{found.trials[0]:,} target and {found.trials[1]:,} non-target trials.")
-        if not np.isnan(found.difference[0]):
-            low, high = found.difference
-            said.append(f"EER after less before: {after.eer - before.eer:+.2f} (95 % interval {low:+.2f} to "
-                        f"{high:+.2f}, from the same resampled speakers for both).")
-    said.append(f"Cosine between the embeddings before and after, over {found.utterances} utterances: {mean:.4f} on "
-                f"average, {least:.4f} at least.")
     parts.append(" ".join(said))
+    parts += ["## What each step changed", _table([step.name for step in found.steps[1:]], changed(found))]
+    if found.steps[0].interval:
+        parts.append("EER less that of the other network, with the interval from the same resampled speakers for both.")
     if found.notes:
         parts.append("\n".join(f"- {note}" for note in found.notes))
     total = sum(weights for _, weights in found.layers.values())
-    parts.append("\n".join([_row(["bits", "layers", "weights", "share"]), _row(["---:"] * 4)] + [
-        _row([str(bits), str(layers), f"{weights:,}", f"{100 * weights / total:.1f} %"])
-        for bits, (layers, weights) in found.layers.items()]))
+    parts += ["## Bits", markdown_table(["bits", "layers", "weights", "share"], [
+        [str(bits), str(layers), f"{weights:,}", f"{100 * weights / total:.1f} %"]
+        for bits, (layers, weights) in found.layers.items()], 0)]
     return "\n\n".join(parts) + "\n"
 
 
-def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _table(names: list[str], shown: list[Column]) -> str:
+    rows = [[name, *cells] for name, cells in zip(names, zip(*(cells for _, cells in shown)))]
+    return markdown_table(["", *(head for head, _ in shown)], rows, 1)
 
 
 def as_json(found: Comparison) -> str:
-    """All numbers, None for what is not known."""
-    def plain(value):
-        if isinstance(value, dict):
-            return {str(key): plain(item) for key, item in value.items()}
-        if isinstance(value, (tuple, list)):
-            return [plain(item) for item in value]
-        return None if isinstance(value, float) and np.isnan(value) else value
-
-    return json.dumps(plain(dataclasses.asdict(found)) | {"ratio": found.ratio}, indent=1, sort_keys=True) + "\n"
+    """All numbers, null for what is not known."""
+    return json.dumps(dataclasses.asdict(found) | {"ratio": found.ratio}, indent=1, sort_keys=True) + "\n"

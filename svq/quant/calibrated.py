@@ -36,9 +36,10 @@ def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: 
     """Quantize the layers of float `net` in place, for the least error of their outputs on `feats`; return `net`.
 
     feats: (B, T, F), utterances or stretches of them; all go through the network at once. The float weights that stay
-    behind the quantizers are the ones there were, moved to where they have the codes found. Raises UserError, and leaves `net` as it was but in eval mode, for a
-    method whose levels follow from the weights at every step, for layers that are quantized already, are not there or
-    take no part, for numbers that are not float32, and for `feats` that are none or not finite.
+    behind the quantizers are the ones there were, moved to where they have the codes found. Raises UserError, and leaves
+    `net` as it was but in eval mode, for a method whose levels follow from the weights at every step, for layers that
+    are quantized already, are not there or take no part, for numbers that are not float32, and for `feats` that are none
+    or not finite.
     """
     if config.method not in METHODS:
         raise UserError(f"method {config.method} cannot be calibrated; take one of {', '.join(METHODS)}")

@@ -19,12 +19,12 @@ from svq.train.config import TrainConfig
 from svq.train.heads import AAMSoftmax
 
 
-def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConfig]:
+def starting_network(config: TrainConfig, options, finetune: bool = False) -> tuple[nn.Module, TrainConfig]:
     """The network of `options.init`, or a new one where that is None, and `config` with what is known only now.
 
     `config.model` becomes the float model of --init, `config.quant.layers` the bits of --bits; where the model of
-    --init is quantized already, `config.quant` says how, and must agree where it is given: such a network, say one that
-    was calibrated, is then finetuned from where it is. Nothing is quantized yet by `config`.
+    --init is quantized already, `config.quant` says how. Nothing is quantized yet by `config`.
+    finetune: such a network, say one that was calibrated, is welcome where `config.quant` agrees with it.
     """
     if config.allocate is not None and options.bits is None:
         raise UserError(f"{options.config}: `allocate` gives every layer its bits; make the table with svq.bin.allocate "
@@ -44,7 +44,9 @@ def starting_network(config: TrainConfig, options) -> tuple[nn.Module, TrainConf
             quant = dataclasses.replace(quant, layers=layers)
         except ValueError as error:
             raise UserError(f"{options.bits}: does not go with `quant`: {error}") from None
-    if model.quant is not None:
+    if model.quant is not None and config.quant is not None:
+        if not finetune:
+            raise UserError(f"{options.init}: quantized already; `quant` in {options.config} needs a float model")
         check_quantization(quant, model.quant, net, config, options)
     return net, dataclasses.replace(config, model=dataclasses.replace(model, quant=None), quant=quant)
 

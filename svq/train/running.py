@@ -47,7 +47,7 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
     check_options(config, options)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
-    net, config = starting_network(config, options)
+    net, config = starting_network(config, options, finetune=True)
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
                          rate=config.model.front_end.rate)
     head = make_head(config, options, train_set)

@@ -71,7 +71,7 @@ def test_measured_bytes_are_those_of_the_files(tmp_path):
     save_model(tmp_path, config.build(), config)
     assert (tmp_path / "model.safetensors").stat().st_size == row.float_bytes
     for bits, size in zip([4, 1], row.packed):
-        quant = QuantConfig("kmqat", bits)
+        quant = QuantConfig("kmqat", bits, per_channel=False)
         quantized = ModelConfig(entry.arch, entry.options, 16, FrontEndConfig(num_mels=24), quant)
         assert save_packed(tmp_path / "model.svq", quantize_(config.build(), quant), quantized) == size
 

@@ -528,7 +528,7 @@ def test_pack_of_an_untrained_network(tmp_path):
     assert path.read_bytes() == first
     run_worker(pack.main, *common, "--method", "twn", "--bits", 2, "--seed", 1)
     assert path.read_bytes() != first and os.listdir(tmp_path) == ["x.svq"]
-    with pytest.raises(UserError, match="bits is 9; it must be from 1 to 8"):
+    with pytest.raises(UserError, match="bits is 9; it must be a whole number from 1 to 8"):
         run_worker(pack.main, *common, "--bits", 9)
     with pytest.raises(UserError, match="width"):
         run_worker(pack.main, "--arch", "ResNet18", "--width", 0, "--output", path)

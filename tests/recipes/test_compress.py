@@ -254,7 +254,8 @@ def test_a_size_that_cannot_be_met_is_said_with_one_that_can(compress):
 @pytest.mark.parametrize("options, told", [
     (("--no-such-option", "1"), "unknown option"), (("--steps", "few"), "takes an integer"),
     (("--finetune", "maybe"), "--finetune takes one of auto embedding labels none true"),
-    (("--from", "kaldi"), "--from takes one of"), (("--data="), "needs --data"), (("--norm", "asnorm"), "needs --cohort"), (("out",), "takes options only"),
+    (("--from", "kaldi"), "--from takes one of"),
+    (("--data="), "needs --data"), (("--norm", "asnorm"), "needs --cohort"), (("out",), "takes options only"),
 ])
 def test_options_that_are_wrong_exit_2(compress, options, told):
     assert told in compress.refused(*((options,) if isinstance(options, str) else options), status=2)

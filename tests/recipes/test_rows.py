@@ -45,12 +45,14 @@ def test_row_says_what_its_name_says(path):
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda conf: str(conf.relative_to(ROOT / "egs")))
 def test_rows_are_finetuned_alike(conf):
-    """Same data, schedule and length for every row, so that a difference is the quantizer's (but for -converged)."""
+    """Same data, schedule and length for every row, so that a difference is the quantizer's. Calibrated rows, which start
+    near where they end, have rates of their own; -converged has epochs of each stage's own."""
     def finetuning(path):
         config = load_config(path, TrainConfig)
         return config.data, config.schedule, config.optimizer, config.epochs, config.batch_size, config.augment
 
-    assert len({finetuning(path) for path in conf.glob("*.yaml")}) == 1
+    paths = [path for path in conf.glob("*.yaml") if not path.stem.startswith("calibrated")]
+    assert len({finetuning(path) for path in paths}) == 1
 
 
 @pytest.fixture

@@ -31,12 +31,12 @@ def configs():
     layers = {name: MIXED[i % 4] for i, name in enumerate(names)}
     found = {"small": None, "small_float": None}
     for method in ("uniform", "kmqat"):
-        found |= {f"small_{method}{bits}": QuantConfig(method=method, bits=bits) for bits in (4, 2)}
-    found |= {"small_kmqat4-r100": QuantConfig(bits=4, retention=1.0), "small_mixed2": QuantConfig(layers=layers),
-              "small_mixed2-onestage": QuantConfig(layers=layers),
-              "small_static": QuantConfig(method="static", bits=1),
-              "small_adaptive": QuantConfig(method="adaptive", bits=1),
-              "small_kmqat4-ptq": QuantConfig(bits=4)}
+        found |= {f"small_{method}{bits}": QuantConfig(method=method, bits=bits, per_channel=False) for bits in (4, 2)}
+    found |= {"small_kmqat4-r100": QuantConfig(bits=4, retention=1.0, per_channel=False), "small_mixed2": QuantConfig(layers=layers, per_channel=False),
+              "small_mixed2-onestage": QuantConfig(layers=layers, per_channel=False),
+              "small_static": QuantConfig(method="static", bits=1, per_channel=False),
+              "small_adaptive": QuantConfig(method="adaptive", bits=1, per_channel=False),
+              "small_kmqat4-ptq": QuantConfig(bits=4, per_channel=False)}
     return found
 
 

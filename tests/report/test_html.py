@@ -224,5 +224,5 @@ def test_layers_of_a_quantized_network(tmp_path):
     every = quantized_layers(network)
     assert [layer.name for layer in found] == [every[i].name for i in (0, len(every) // 2, len(every) - 1)]
     for layer in found:
-        assert layer.bits == 3 and len(np.unique(layer.levels)) <= 8
+        assert layer.bits == 3 and layer.levels.shape[-1] <= 8
         assert layer.weights.size and np.isfinite(layer.levels).all()

@@ -23,7 +23,7 @@ def load(tmp_path, space, train=None, **settings):
     ({"bits": {"choices": [2]}}, "no setting 'bits'; known: model, data"),
     ({"schedule": LR}, "not a single setting but a group"),
     ({"schedule.lr.x": LR}, "no setting 'schedule.lr.x'"),
-    ({"quant.bits": {"choices": [2, 9]}}, "space with quant.bits=9 is not possible: .*bits is 9; it must be from 1 to"),
+    ({"quant.bits": {"choices": [2, 9]}}, "space with quant.bits=9 is not possible: .*bits is 9; it must be a whole number from 1 to"),
     ({"quant.retention": {"low": 0.5, "high": 1.5}}, "quant.retention=1.5 is not possible"),
     ({"schedule.lr": {"low": 1e-6, "high": 0.1}}, "final_lr is 5e-05"),
     ({"schedule.lr": {"low": 0.1, "high": 0.01}}, "low is 0.1 and high 0.01; low must be below high"),
