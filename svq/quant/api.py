@@ -237,11 +237,12 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
     for name, layer in chosen.items():
         attach_(layer, make_quantizer(layer.weight, config, config.bits_of(name)))
     if chosen:
-        _warn_of_float_weights(net)
+        warn_of_float_weights(net)
     return switch_norms_(net, config.precisions) if config.method == "nested" else net
 
 
-def _warn_of_float_weights(net: nn.Module) -> None:
+def warn_of_float_weights(net: nn.Module) -> None:
+    """Warn of weights for which there is no quantizer (`left_in_float`) if they are more than a hundredth of all."""
     left = left_in_float(net)
     count = sum(size for _, size in left)
     total = count + sum(float_weight(layer).numel() for _, layer in quantizable(net))

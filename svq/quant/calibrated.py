@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.cli import progress
 from svq.errors import UserError
-from svq.quant.api import QuantConfig, layers_to_quantize
+from svq.quant.api import QuantConfig, layers_to_quantize, warn_of_float_weights
 from svq.quant.batchnorm_fold import norms_after_layers
 from svq.quant.bias_correction import channel_means
 from svq.quant.calibrated_recurrent import RecurrentCalibration, both_inputs, joined
@@ -43,7 +43,7 @@ def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: 
     """
     if config.method not in METHODS:
         raise UserError(f"method {config.method} cannot be calibrated; take one of {', '.join(METHODS)}")
-    if config.method not in ("integer",) and config.binary == "static":
+    if config.binary == "static":
         raise UserError("binary static cannot be calibrated; leave it out, or take adaptive")
     layers = layers_to_quantize(net, config)
     _check_numbers(layers, feats)
@@ -52,6 +52,7 @@ def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: 
     with calibration:
         net(torch.cat([feats, feats]))
     calibration.finish()
+    warn_of_float_weights(net)
     return net
 
 

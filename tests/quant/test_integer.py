@@ -169,9 +169,9 @@ def test_gradient_of_the_scale_is_that_of_learned_step_sizes(scheme, per_channel
     assert ((v < low) | (v > high)).any()
 
 
-def trained(bits=4, width=4, **quant):
+def trained(bits=4, width=4, per_channel=False, **quant):
     torch.manual_seed(0)
-    config = ModelConfig("ResNet18", {"width": width}, 16, quant=QuantConfig("integer", bits, **quant))
+    config = ModelConfig("ResNet18", {"width": width}, 16, quant=QuantConfig("integer", bits, per_channel=per_channel, **quant))
     net = quantize_(config.build().eval(), config.quant)
     with torch.no_grad():
         for _, _, quantizer in quantizers(net):

@@ -108,10 +108,10 @@ def test_compressed_codes_come_near_their_entropy(levels):
     assert entropy * 0.999 < compress_codes(codes, levels).size < entropy * 1.015 + 100
 
 
-def trained(bits, arch="ResNet18", width=4, embed_dim=16, seed=0, **quant):
+def trained(bits, arch="ResNet18", width=4, embed_dim=16, seed=0, per_channel=False, **quant):
     """A quantized network with batch-norm statistics, scales and affine parameters as after training."""
     torch.manual_seed(seed)
-    config = ModelConfig(arch, {"width": width}, embed_dim, quant=QuantConfig(bits=bits, **quant))
+    config = ModelConfig(arch, {"width": width}, embed_dim, quant=QuantConfig(bits=bits, per_channel=per_channel, **quant))
     net = quantize_(config.build().eval(), config.quant)
     with torch.no_grad():
         for module in net.modules():
@@ -245,10 +245,10 @@ def test_size_with_tensors_of_other_types(tmp_path):
     net.register_buffer("count", torch.zeros((), dtype=torch.int64))
     net.register_buffer("flags", torch.zeros(3, dtype=torch.bool))
     net.register_buffer("hidden", torch.zeros(100), persistent=False)
-    size = packed_bytes(net, QuantConfig(), config)
-    quantize_(net, QuantConfig())
-    config = dataclasses.replace(config, quant=QuantConfig())
-    assert save_packed(tmp_path / "x.svq", net, config) == size == packed_bytes(net, QuantConfig(), config)
+    size = packed_bytes(net, QuantConfig(per_channel=False), config)
+    quantize_(net, QuantConfig(per_channel=False))
+    config = dataclasses.replace(config, quant=QuantConfig(per_channel=False))
+    assert save_packed(tmp_path / "x.svq", net, config) == size == packed_bytes(net, QuantConfig(per_channel=False), config)
     assert {"root", "count", "flags"} <= read_packed(tmp_path / "x.svq")[1].keys()
 
 
@@ -256,7 +256,7 @@ def test_size_of_a_network_all_in_float():
     """save_packed would not write it, but an allocation may ask."""
     config = ModelConfig("ResNet18", {"width": 4}, 16)
     net = config.build()
-    in_float = QuantConfig(layers={name: 32 for name, _ in quantizable(net)})
+    in_float = QuantConfig(layers={name: 32 for name, _ in quantizable(net)}, per_channel=False)
     weights = sum(module.weight.numel() for _, module in quantizable(net))
     assert 4 * weights < packed_bytes(net, in_float, config) < 4 * weights + 10_000
 
@@ -327,7 +327,7 @@ def test_resnet34_fits_the_promised_sizes(tmp_path, bits, limit):
     ("ResNet101", 4, 8.42), ("ResNet101", 3, 6.44), ("ResNet101", 2, 4.47), ("ResNet101", 1, 2.48)])
 def test_files_are_smaller_than_those_of_the_paper(arch, bits, megabytes):
     """Liu et al., table III."""
-    config = ModelConfig(arch, {}, 256, quant=QuantConfig(bits=bits))
+    config = ModelConfig(arch, {}, 256, quant=QuantConfig(bits=bits, per_channel=False))
     assert packed_bytes(config.build(), config.quant, config) < megabytes * 1e6
 
 
