@@ -180,8 +180,8 @@ if stage 5 "quantization, step by step: ${networks[*]}"; then
           steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$out/conf/$name.yaml" "$float" "$dir" ;;
       calibrated)
         once "${stamp[@]}" "${speech_in[@]}" -- \
-          steps/quantize.sh --cmd "$train_cmd" --bits "$bits" --data "$speech" --input wav "$out/conf/$name.yaml" \
-          "$float" "$dir" ;;
+          steps/quantize.sh --cmd "$train_cmd" --mem 16G --bits "$bits" --data "$speech" --input wav \
+          "$out/conf/$name.yaml" "$float" "$dir" ;;
       finetuned)
         once "${stamp[@]}" "${speech_in[@]}" --in "5:$before/model.safetensors" --neutral num-gpus -- \
           steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$before" \

@@ -130,15 +130,14 @@ def test_other_settings(tmp_path, config):
 
 
 @pytest.mark.parametrize("arch", ["ResNet18", "ECAPA512"])
-@pytest.mark.parametrize("kind", ["static", "dynamic"])
-def test_integer_kernels_compute_the_graph(tmp_path, arch, kind):
+def test_integer_kernels_compute_the_graph(tmp_path, arch):
     """What ONNX Runtime's fused INT8 kernels give, on whatever processor this is, is what the graph says node by node.
 
-    Without VNNI they saturate unless asked not to: a cosine of 0.9 and less.
+    Without VNNI they saturate unless asked not to: a cosine of 0.9 and less. Of dynamic ranges (test_dynamic) the graph
+    itself has integer products, which saturate where nothing is fused.
     """
     graph = export_float(small_net(small_config(arch)), small_config(arch))
-    quantized = export_int8(graph, CALIBRATION, Int8Config()) if kind == "static" else export_dynamic_int8(graph)
-    write(quantized, tmp_path / "x.onnx")
+    write(export_int8(graph, CALIBRATION, Int8Config()), tmp_path / "x.onnx")
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.x64quantprecision", "1")
