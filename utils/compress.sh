@@ -31,8 +31,8 @@ objective=auto    # of the sensitivities: labels, embedding (distance to the flo
 method=kmqat      # quantizer: kmqat (k-means levels), uniform, pot, apot or integer (a grid with a zero point)
 per_channel=auto  # true: a codebook for each output channel, false: for each layer; auto: for each layer, of weights
                   # that are only rounded for each channel where that leaves room
-candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, but not 1 where weights are only rounded,
-                  # and for integer
+candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, without 1 where weights are just
+                  # rounded and for integer
 calibration_utts=128  # recordings to calibrate on, 3 s of each
 steps=400         # steps of finetuning, about: whole epochs, as many as come nearest. Of more recordings than these
                   # steps take, so many are used, spread over the list

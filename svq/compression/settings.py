@@ -91,16 +91,20 @@ class Settings:
         return found
 
     def _finetuning(self) -> dict:
-        batch = min(self.batch_size, self.utterances)
-        return {
+        """How svq.bin.train is to train. A calibrated network that learns embeddings alone starts so near to them that
+        the statistics of single batches, and weights that decay, would lead it away."""
+        batch, near = min(self.batch_size, self.utterances), self.calibrate and self.finetune == "embedding"
+        found = {
             "data": {"input": "wav", "crop_seconds": self.crop_seconds, "num_workers": 1},
-            "schedule": {"lr": self.lr, "final_lr": self.lr / 100, "warmup_epochs": 0.2, "decay": "exponential",
-                         "margin": self.margin, "margin_start_epoch": 0, "margin_full_epoch": 0},
-            "optimizer": {"name": "adamw", "weight_decay": 0.05, "scale_lr": 0.1},
+            "schedule": {"lr": self.lr, "final_lr": self.lr / (10 if near else 100), "warmup_epochs": 0.2,
+                         "decay": "exponential", "margin": self.margin, "margin_start_epoch": 0,
+                         "margin_full_epoch": 0},
+            "optimizer": {"name": "adamw", "weight_decay": 0.0 if near else 0.05, "scale_lr": 0.1},
             "scale": 32, "epochs": self.epochs or max(1, round(self.steps / (self.utterances // batch))),
             "batch_size": batch, "average": 1,
             "distill": {"embedding_weight": 10.0, "label_weight": 1.0 if self.finetune == "labels" else 0.0},
         }
+        return found | ({"freeze_batch_norm": True} if near else {})
 
     def check(self) -> None:
         """UserError for a value out of range."""
