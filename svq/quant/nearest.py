@@ -10,8 +10,9 @@ import torch
 
 PIECE = 1 << 16
 TRIES, STEPS = 8, 3
-# Primes: that many weights at even distances come by every position in a kernel.
-FEW, SOME = 16381, 262139
+# Primes: that many weights at even distances come by every position in a kernel. Of all rows, and at least of each.
+FEW, FEW_OF_ROW = 16381, 509
+SOME, SOME_OF_ROW = 262139, 1021
 
 
 def midpoints(table: torch.Tensor) -> torch.Tensor:
@@ -134,17 +135,20 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     """
     rows = w.reshape(len(w) if per_channel else 1, -1)
 
-    def sample(most):
-        size = rows.shape[1]
+    def sample(most, of_row):
+        size, most = rows.shape[1], max(of_row, most // max(1, len(rows)))
         return rows if size <= most else rows[:, torch.arange(most, device=w.device) * size // most]
 
-    few, some = sample(FEW), sample(SOME)
+    few, some = sample(FEW, FEW_OF_ROW), sample(SOME, SOME_OF_ROW)
 
     def refit(rows, scale):
         """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
-        table = levels if levels.dim() == 1 else levels.repeat(len(rows) // len(levels), 1)
-        thresholds = (midpoints(table) * scale[:, None]).to(w.dtype)
-        q = look_up(table, bucketize(rows, thresholds))
+        if levels.dim() == 1:  # one table for all rows, once each is divided by its scale
+            units = (rows / scale[:, None].to(w.dtype)).view(1, -1)
+            q = look_up(levels, bucketize(units, midpoints(levels)[None].to(w.dtype))).view(rows.shape)
+        else:
+            table = levels.repeat(len(rows) // len(levels), 1)
+            q = look_up(table, bucketize(rows, (midpoints(table) * scale[:, None]).to(w.dtype)))
         product = (rows * q).sum(1, dtype=torch.float64)
         square = q.square_().sum(1, dtype=torch.float64).clamp(min=torch.finfo(torch.float64).tiny)
         return product / square, product.square() / square

@@ -200,6 +200,9 @@ def test_steps_of_finetuning_are_whole_epochs_of_as_many_recordings_as_they_take
     found = {count: Settings(10**6, count).tree("finetuned") for count in (20, 32, 2905, 12800)}
     assert {count: (tree["batch_size"], tree["epochs"]) for count, tree in found.items()} == {
         20: (20, 400), 32: (32, 400), 2905: (32, 4), 12800: (32, 1)}
+    assert found[32]["freeze_batch_norm"] and found[32]["optimizer"]["weight_decay"] == 0
+    for other in ({"finetune": "labels"}, {"calibrate": False}):  # which do not start next to what they learn
+        assert "freeze_batch_norm" not in Settings(10**6, 32, **other).tree("finetuned")
     with pytest.raises(UserError, match="--steps 0: must be at least 1"):
         most_utterances(0, 0, 32)
 

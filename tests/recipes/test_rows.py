@@ -40,19 +40,25 @@ def test_row_says_what_its_name_says(path):
     if path.stem.rpartition("-")[2] in ("width", "count"):
         assert config.quant.partition == path.stem.rpartition("-")[2] and config.quant.retention is None
     assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
-    assert config.stage_epochs == ((config.epochs,) if path.stem.endswith("-converged") else None)
+    of_a_row = load_config(path.with_name("float.yaml"), TrainConfig).epochs
+    assert config.stage_epochs == ((of_a_row,) if path.stem.endswith("-converged") else None)
+    if config.multi_stage:  # a stage for each bit width, an epoch at least for each stage
+        assert config.stage_epochs or config.epochs >= len(config.allocate.candidates)
 
 
 @pytest.mark.parametrize("conf", CONFS, ids=lambda conf: str(conf.relative_to(ROOT / "egs")))
 def test_rows_are_finetuned_alike(conf):
     """Same data, schedule and length for every row, so that a difference is the quantizer's. Calibrated rows, which start
-    near where they end, have rates of their own; -converged has epochs of each stage's own."""
+    near where they end, have rates of their own; mixed ones, which take stages, may have more epochs, all as many."""
     def finetuning(path):
         config = load_config(path, TrainConfig)
-        return config.data, config.schedule, config.optimizer, config.epochs, config.batch_size, config.augment
+        return config.data, config.schedule, config.optimizer, config.batch_size, config.augment
 
     paths = [path for path in conf.glob("*.yaml") if not path.stem.startswith("calibrated")]
     assert len({finetuning(path) for path in paths}) == 1
+    epochs = {mixed: {load_config(path, TrainConfig).epochs for path in paths if path.stem.startswith("mixed") == mixed}
+              for mixed in (False, True)}
+    assert len(epochs[False]) == 1 and len(epochs[True]) <= 1
 
 
 @pytest.fixture
