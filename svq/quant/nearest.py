@@ -44,15 +44,13 @@ def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
     """How many of the ascending `thresholds` (R, K-1) of its row lie below each element of `x` (R, N); int32 (R, N).
 
     The same as torch.searchsorted, several times as fast on a CPU: the binary search there mispredicts
-    branches. Few thresholds are compared one by one. Else equal cells are numbered without a branch, a
-    table holds the thresholds in lower cells, and one comparison settles the one in the same cell. A
-    cell's number never falls as x grows, in floating point neither, so this is exact. Where two
-    thresholds share a cell, torch searches.
+    branches. Few thresholds are compared one by one. Else cells are numbered without a branch, a table
+    holds the thresholds in lower cells, and one comparison settles the one in the same cell. A cell's
+    number never falls as x grows, in floating point neither, so this is exact. Cells are of equal width;
+    where two thresholds would share one, an eighth of an octave; where they share that, torch searches.
     """
-    search = None
-    if x.device.type == "cpu" and x.shape[1] >= thresholds.shape[1]:
-        search = _Comparisons(thresholds) if thresholds.shape[1] <= 3 else _Grid(thresholds)
-    if search is None or not search.exact:
+    search = _search(x, thresholds)
+    if search is None:
         return torch.searchsorted(thresholds.contiguous(), x.contiguous(), out_int32=True)
     codes = torch.empty(x.shape, dtype=torch.int32)
     # Pieces that stay in the cache between the passes: some rows, or a part of a row.
@@ -64,10 +62,20 @@ def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
     return codes
 
 
+def _search(x: torch.Tensor, thresholds: torch.Tensor):
+    """What counts thresholds faster than torch.searchsorted; None where nothing does."""
+    if x.device.type != "cpu" or x.shape[1] < thresholds.shape[1]:
+        return None
+    if thresholds.shape[1] <= 3:
+        return _Comparisons(thresholds)
+    grids = [_Grid]
+    if len(thresholds) == 1 and x.dtype == thresholds.dtype == torch.float32 and x.shape[1] >= _Octaves.cells:
+        grids.append(_Octaves)
+    return next((search for search in (grid(thresholds) for grid in grids) if search.exact), None)
+
+
 class _Comparisons:
     """Counts the thresholds below by comparing with each."""
-
-    exact = True
 
     def __init__(self, thresholds: torch.Tensor):
         self.columns = thresholds.split(1, dim=1)
@@ -78,8 +86,32 @@ class _Comparisons:
             out.add_(values > column[rows])
 
 
-class _Grid:
-    """Counts the thresholds below by the cell of an even grid; `exact` if no two thresholds share one."""
+class _Cells:
+    """Counts the thresholds below by the cell that a value is in; `exact` if no two thresholds share one.
+
+    cells: how many there are. `_cell` numbers those of values (R, N), int32, from the lowest on.
+    """
+
+    cells: int
+
+    def _count(self, thresholds: torch.Tensor) -> None:
+        taken = self._cell(thresholds, slice(None))
+        self.exact = self.exact and bool((taken[:, 1:] > taken[:, :-1]).all())
+        if self.exact:
+            numbers = torch.arange(self.cells, dtype=torch.int32).repeat(len(taken), 1)
+            below = torch.searchsorted(taken, numbers, out_int32=True)
+            padded = torch.cat([thresholds, torch.full_like(thresholds[:, :1], float("inf"))], 1)
+            self.below, self.within = below, look_up(padded, below)
+
+    def __call__(self, values, rows, out):
+        below, within = self.below[rows], self.within[rows]
+        at = _in_rows(self._cell(values, rows), below)
+        greater = values > within.view(-1).index_select(0, at).view(values.shape)
+        torch.add(below.view(-1).index_select(0, at).view(values.shape), greater, out=out)
+
+
+class _Grid(_Cells):
+    """Cells of equal width."""
 
     def __init__(self, thresholds: torch.Tensor):
         self.cells = 8 * (thresholds.shape[1] + 1)
@@ -88,24 +120,28 @@ class _Grid:
         margin = (span + thresholds.abs().amax(1, keepdim=True)) / self.cells
         self.scale = self.cells / (span + 2 * margin)
         self.shift = (margin - thresholds[:, :1]) * self.scale
-        taken = self._cell(thresholds, slice(None))
-        self.exact = bool(self.scale.isfinite().all() and (taken[:, 1:] > taken[:, :-1]).all())
-        if self.exact:
-            numbers = torch.arange(self.cells, dtype=torch.int32).repeat(len(taken), 1)
-            below = torch.searchsorted(taken, numbers, out_int32=True)
-            padded = torch.cat([thresholds, torch.full_like(self.scale, float("inf"))], 1)
-            self.below, self.within = below, look_up(padded, below)
+        self.exact = bool(self.scale.isfinite().all())
+        self._count(thresholds)
 
     def _cell(self, values, rows):
         # A product and a sum of their own: rounded together or not, as a loop's body and tail differ, cells could swap.
         number = torch.mul(values, self.scale[rows]).add_(self.shift[rows]).clamp_(0, self.cells - 1).to(torch.int32)
         return number.clamp_(0, self.cells - 1)  # NaN became some integer: it must not index outside
 
-    def __call__(self, values, rows, out):
-        below, within = self.below[rows], self.within[rows]
-        at = _in_rows(self._cell(values, rows), below)
-        greater = values > within.view(-1).index_select(0, at).view(values.shape)
-        torch.add(below.view(-1).index_select(0, at).view(values.shape), greater, out=out)
+
+class _Octaves(_Cells):
+    """Cells of an eighth of an octave, numbered by the leading bits of single precision: for powers of two."""
+
+    cells = 1 << 12
+
+    def __init__(self, thresholds: torch.Tensor):
+        self.exact = True
+        self._count(thresholds + 0.0)  # -0.0 lies with 0.0
+
+    def _cell(self, values, rows):
+        bits = values.contiguous().view(torch.int32)
+        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative ones the larger has the smaller magnitude
+        return (ordered >> 20) + self.cells // 2
 
 
 def _in_memory_order(x: torch.Tensor, function, rows: bool) -> torch.Tensor:

@@ -17,7 +17,7 @@ rows_of_thresholds = st.integers(1, 40).flatmap(
 @given(rows_of_thresholds, st.integers(0, 2**31), st.floats(1e-6, 1e6))
 def test_bucketize_is_exactly_the_search(thresholds, seed, unit):
     thresholds = (torch.tensor(thresholds) * unit).float()
-    random = torch.randn(len(thresholds), 3000, generator=torch.Generator().manual_seed(seed)) * 3 * unit
+    random = torch.randn(len(thresholds), 5000, generator=torch.Generator().manual_seed(seed)) * 3 * unit
     up, down = torch.tensor(float("inf")), torch.tensor(-float("inf"))
     odd = torch.tensor([0.0, -0.0, 3e38, -3e38, float("inf"), -float("inf")]).expand(len(thresholds), -1)
     x = torch.cat([random, thresholds, thresholds.nextafter(up), thresholds.nextafter(down), odd], 1)
@@ -32,6 +32,17 @@ def test_bucketize_on_real_thresholds_over_many_pieces(bits, rows, columns):
     thresholds = midpoints(torch.from_numpy(kmeans_levels(x.numpy(), bits, per_channel=True)).float())
     expected = [np.searchsorted(t, row, side="left") for t, row in zip(thresholds.numpy(), x.numpy())]
     np.testing.assert_array_equal(bucketize(x, thresholds).numpy(), expected)
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_bucketize_between_powers_of_two(bits):
+    """Half of their thresholds share a cell of an even grid."""
+    levels = torch.from_numpy(pot_levels(bits)).float()
+    thresholds = midpoints(levels)[None]
+    x = torch.cat([torch.randn(9000, generator=torch.Generator().manual_seed(bits)), levels, thresholds[0],
+                   torch.tensor([0.0, -0.0, 1e-45, -1e-45, 3e38, float("inf"), -float("inf")])])[None]
+    expected = np.searchsorted(thresholds[0].numpy(), x[0].numpy(), side="left")
+    np.testing.assert_array_equal(bucketize(x, thresholds)[0].numpy(), expected)
 
 
 @pytest.mark.parametrize("count", [1, 3, 15])
