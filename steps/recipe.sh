@@ -529,14 +529,17 @@ export_systems() {
 
 # Stage 6: embeddings of every set, and the training speakers' means.
 extract_embeddings() {
-  local system set dir
+  local system set dir device
   at_a_time "$systems_nj"
   for system in $systems; do
+    device=()
+    if ((num_gpus)) && ! is_a exported "$system"; then device=(--device cuda); fi  # exported ones have runtimes of the CPU
     for set in $(embedding_sets); do
       dir=$exp/$system/embeddings/$set
       once --in "2:$data/$set/feats.scp" --in "$(network_stage "$system"):$(model_file_of "$system")" \
-        --out "$dir/embedding.scp" --out "$dir/embedding.ark" -- \
-        steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" "$data/$set" "$(model_of "$system")" "$dir"
+        --out "$dir/embedding.scp" --out "$dir/embedding.ark" --neutral device -- \
+        steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" ${device[@]+"${device[@]}"} \
+        "$data/$set" "$(model_of "$system")" "$dir"
     done
   done
   all_done

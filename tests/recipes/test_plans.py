@@ -141,3 +141,13 @@ def test_cascades_of_systems_that_are_there(planned):
     assert "--run true --run-trials data/test/trials_live" in run and "--in data/test/trials_live" in run
     said = planned("run_cascades", "net net_budget net_budget-2bit", status=1, options="trials=dev/trials")
     assert "a second list in --trials" in said[0]
+
+
+@pytest.mark.parametrize("gpus", [0, 2])
+def test_embeddings_are_computed_on_a_gpu_where_there_is_one(planned, gpus):
+    """Not those of exported systems, whose runtimes have none; and nothing is made again for where it was computed."""
+    lines = planned("extract_embeddings", "net net_grid net_grid-int8", options=f"num_gpus={gpus} extract_cmd=run.py extract_nj=3")
+    extracted = [line for line in lines if "steps/extract.sh" in line]
+    assert len(extracted) == 9 and all("--neutral device" in line for line in extracted)
+    for line in extracted:
+        assert ("--device cuda" in line) == (gpus > 0 and "-int8/" not in line)
