@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Log-mel features of a data directory: feats.scp and utt2num_frames, the archives in <ark-dir>.
+# Log-mel features of a data directory: feats.scp and utt2num_frames, the archives in <ark-dir>; feats.yaml says
+# what they were made with, and models of another front end do not take them.
 # 80 mels, 25 ms / 10 ms, Kaldi's definition, no dither.
 #
 # Usage: steps/make_fbank.sh [options] <data-dir> [<log-dir> [<ark-dir>]]
@@ -27,13 +28,14 @@ name=$arks/fbank_${data##*/}
 log=$logs/make_fbank_${data##*/}.JOB.log
 mkdir -p "$logs" "$arks"
 # What a run before this one left: its archives are about to change under feats.scp.
-rm -f "$data/feats.scp" "$data/utt2num_frames" "$name".*.{scp,num_frames,ark}
+rm -f "$data/feats.scp" "$data/feats.yaml" "$data/utt2num_frames" "$name".*.{scp,num_frames,yaml,ark}
 
 $cmd JOB=1:"$nj" "$log" python3 -m svq.bin.make_fbank --job JOB --num-jobs "$nj" --num-mels "$num_mels" \
   --rate "$rate" --compress "$compress" --compression-method "$compression_method" "$data" "$name.JOB"
 
 merge=(python3 -m svq.bin.merge_jobs --expected "$data/utt2spk" --num-jobs "$nj" --log "$log")
 "${merge[@]}" "$name.JOB.num_frames" "$data/utt2num_frames"
+mv -f "$name.1.yaml" "$data/feats.yaml"
 "${merge[@]}" "$name.JOB.scp" "$data/feats.scp"
-rm -f "$name".*.num_frames
+rm -f "$name".*.{num_frames,yaml}
 echo "make_fbank.sh: features of $(wc -l < "$data/feats.scp") utterances in $data/feats.scp"

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Trains a two-covariance PLDA with LDA and length normalisation on the embeddings of a data
-# directory's speakers.
+# directory's speakers. With fewer than ten speakers, or further utterances of them, for each value of
+# an embedding, shrunk covariances take the place of EM.
 #
 # Usage: steps/train_plda.sh [options] <data-dir> <embeddings> <plda-model>
 #   e.g. steps/train_plda.sh data/train exp/teacher/embeddings/train exp/teacher/plda.safetensors
 set -euo pipefail
 cmd=run.py      # dispatcher
-lda_dim=128     # dimensions kept by LDA; 0 keeps all, and never more than speakers - 1
+lda_dim=128     # dimensions kept by LDA; 0 keeps all, and so does a number above speakers - 1
 iterations=10   # of EM
 floor=0.000001  # least eigenvalue of a within-speaker covariance, relative to the mean eigenvalue
 . utils/parse_options.sh

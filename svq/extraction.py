@@ -33,11 +33,12 @@ class Utterances:
 
     input: "feats" reads feats.scp, "wav" computes features from wav.scp, "auto"
     takes feats.scp where it is there and `front_end`, a FrontEndConfig, gives such
-    features. job, num_jobs: the job-th of num_jobs equal stretches (from 1) of the
-    sorted utterance ids. max_seconds: only so much from the start of each
-    utterance; 0 takes all. waveforms: for a network that has its front end
-    inside, samples in the place of features. UserError naming files and ids, also
-    where feats.scp is asked for and holds another front end's features.
+    features, as far as feats.yaml tells, or where there is no wav.scp. job, num_jobs:
+    the job-th of num_jobs equal stretches (from 1) of the sorted utterance ids.
+    max_seconds: only so much from the start of each utterance; 0 takes all.
+    waveforms: for a network that has its front end inside, samples in the place of
+    features. UserError naming files and ids, also where feats.scp is to be read and
+    holds another front end's features.
     """
 
     def __init__(self, data_dir, front_end, input: str = "auto", job: int = 1, num_jobs: int = 1,
@@ -47,8 +48,9 @@ class Utterances:
         if waveforms and input == "feats":
             raise UserError(f"{data_dir}: the model has its front end inside and takes waveforms, not features: "
                             "input wav")
-        stored = folder.has("feats.scp") and takes_stored(front_end) and not waveforms
-        self.feats = input == "feats" or (input == "auto" and stored)
+        stored = folder.has("feats.scp") and not waveforms
+        self.feats = input == "feats" or (input == "auto" and stored and (
+            takes_stored(front_end, data_dir) or not folder.has("wav.scp")))
         if self.feats:
             check_stored(front_end, data_dir)
         self.table = folder.feats if self.feats else folder.wav

@@ -158,7 +158,7 @@ def build_parser():
     source(add)
     choices(add)
     add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
-    add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open")
+    add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open and they are asked for")
     add("--trials", required=True)
     add("--trials-data", required=True)
     add("--cohort", default="")

@@ -49,7 +49,7 @@ def parse_options() -> argparse.Namespace:
     arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
     arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")
     arguments.add_argument("--num-mels", type=int, default=0,
-                           help="mel channels, where shapes leave them open; 0: as published")
+                           help="mel channels, where shapes leave them open and you are asked; 0: as shapes have it")
     options = arguments.parse_args()
     if options.rate < 1 or options.num_mels < 0:
         arguments.error("--rate must be at least 1 and --num-mels must not be negative")

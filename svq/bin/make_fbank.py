@@ -1,7 +1,7 @@
 """Log-mel features of one job's share of a Kaldi data directory.
 
-Writes OUT.ark, OUT.scp (Kaldi matrices frames x mels, keys sorted) and
-OUT.num_frames, whole or not at all. 80 mels, 25 ms / 10 ms, Kaldi's definition,
+Writes OUT.ark, OUT.scp (Kaldi matrices frames x mels, keys sorted), OUT.num_frames
+and OUT.yaml (what they were made with), whole or not at all. 80 mels, 25 ms / 10 ms, Kaldi's definition,
 no dither: svq.data.fbank. An utterance that cannot be read or is shorter than
 one frame is an error that names it, after all others have been tried.
 """
@@ -20,6 +20,7 @@ def main() -> None:
     import torch
 
     from svq.data.features import write_ark
+    from svq.data.stored import write_made
     from svq.extraction import Utterances
     from svq.models import FrontEndConfig
 
@@ -45,6 +46,7 @@ def main() -> None:
     write_ark(f"{options.out}.ark", f"{options.out}.scp", readable(), compression)
     with atomic_write(f"{options.out}.num_frames") as file:
         file.writelines(frames)
+    write_made(f"{options.out}.yaml", front_end)
 
 
 def parse_options():

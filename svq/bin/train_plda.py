@@ -1,7 +1,9 @@
 """Trains a two-covariance PLDA with centring, LDA and length normalisation.
 
 Exact EM in float64 on the utterances of SPK2UTT; prints the log-likelihood of each
-iteration. The model is a safetensors file for `svq.bin.score --backend plda`.
+iteration. With fewer than ten speakers, or further utterances of them, for each value of
+an embedding there is no EM: the covariances are moments, shrunk towards equal variances
+as far as the data ask, so that the scores near the cosine's. The model is a safetensors file for `svq.bin.score --backend plda`.
 """
 
 import sys
@@ -15,7 +17,7 @@ from svq.errors import UserError
 def main():
     options = parser(__doc__)
     options.add_argument("--lda-dim", type=int, default=128,
-                         help="dimensions kept by LDA; 0 keeps all, and never more than speakers - 1")
+                         help="dimensions kept by LDA; 0 keeps all, and so does a number above speakers - 1")
     options.add_argument("--iterations", type=int, default=10, help="EM iterations")
     options.add_argument("--floor", type=float, default=1e-6,
                          help="least eigenvalue of a within-speaker covariance, relative to the mean eigenvalue")

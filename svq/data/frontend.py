@@ -13,9 +13,12 @@ from torch import nn
 
 from svq.data.fbank import INT16_SCALE, PREEMPHASIS, Fbank, mean_normalize
 from svq.data.stft_fbank import ClovaFbank, SpeechBrainFbank
+from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
 VARIANCE_FLOOR = 1e-5
+# What features without feats.yaml, of other toolkits or made by an older svq, are taken to be made with.
+BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS}
 
 
 class FrontEnd(nn.Module):
@@ -51,16 +54,28 @@ def filter_bank(config) -> nn.Module:
     return kind(config.num_mels, config.rate, config.full_scale, config.preemphasis)
 
 
-def takes_stored(config) -> bool:
-    """Whether feats.scp, as svq.bin.make_fbank writes it, holds what `config` gives before the normalization."""
-    found = (config.fbank, config.window, config.full_scale, config.preemphasis)
-    return found == ("kaldi", "povey", INT16_SCALE, PREEMPHASIS)
+def takes_stored(config, data_dir) -> bool:
+    """Whether feats.scp of a data directory holds what `config` gives before the normalization: see `check_stored`."""
+    return not _other_settings(config, read_made(data_dir) or BY_OTHERS)
 
 
 def check_stored(config, data_dir) -> None:
-    """UserError where the model cannot take the features of `data_dir`, because its front end is another one."""
-    if not takes_stored(config):
-        kind = f"fbank {config.fbank}, window {config.window}, full_scale {config.full_scale:g}, " \
-               f"preemphasis {config.preemphasis:g}"
-        raise UserError(f"{os.path.join(data_dir, 'feats.scp')}: holds Kaldi's log-mels, but the model takes others "
-                        f"({kind}): read the waveforms instead, with input wav")
+    """UserError where the model cannot take the features of `data_dir`, because its front end is another one.
+
+    Compared with feats.yaml; where there is none, with Kaldi's defaults, as nothing tells rate and mel channels. The
+    frames must be as many as utt2dur says, where both are known. How many mel channels there are is seen in reading.
+    """
+    path, made = os.path.join(data_dir, "feats.scp"), read_made(data_dir)
+    differ = _other_settings(config, made or BY_OTHERS)
+    if differ:
+        theirs = f"log-mels of {said(made, differ)}" if made else "Kaldi's log-mels"
+        raise UserError(f"{path}: holds {theirs}, but the model takes others ({said(vars(config), differ)}): "
+                        "read the waveforms instead, with input wav")
+    check_frames(data_dir)
+
+
+def _other_settings(config, made: dict) -> list[str]:
+    """Which of the settings that stored features were made with the model cannot take."""
+    done = ("mean_normalize", "variance_normalize")     # what the model does anyway may have been done before
+    return [name for name, value in made.items()
+            if (value and not getattr(config, name) if name in done else value != getattr(config, name))]

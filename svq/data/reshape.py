@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.data import stored
 from svq.data.datadir import DataDir, index_speakers, keyed_by, write_spk2utt
 from svq.data.table import BLOCK_LINES, Table
 from svq.errors import UserError, some_of
@@ -60,6 +61,7 @@ class _Selector:
     def write(self, utterances: np.ndarray, dest: Path, atomic: bool = True) -> None:
         """Writes all tables, restricted to ascending lines of utt2spk, into the folder `dest`."""
         dest.mkdir(parents=True, exist_ok=True)
+        stored.carry_made([self.folder], dest)
         self.utt2spk.write(dest / "utt2spk", utterances, atomic)
         write_spk2utt(dest / "spk2utt", self.utt2spk, utterances, atomic)
         for name in self.names:
@@ -71,6 +73,8 @@ class _Selector:
 
 def _remove_others(dest: Path, kept: set[str]) -> None:
     """Removes tables of an earlier run that the new directory does not have: they would not agree with it."""
+    if "feats.scp" not in kept:
+        (dest / stored.NAME).unlink(missing_ok=True)
     for path in dest.iterdir():
         if path.is_file() and keyed_by(path.name) is not None and path.name not in kept:
             path.unlink()
@@ -262,9 +266,10 @@ def merge(sources: Sequence, out, like=None) -> int:
 
 
 def combine(dest, sources: Sequence) -> list[str]:
-    """Writes the union of data directories; returns the tables left out because not all sources have them.
+    """Writes the union of data directories; returns the files left out because not all sources have them.
 
-    UserError where two sources share an utterance, or give a speaker two genders. Trial lists are not combined.
+    UserError where two sources share an utterance, give a speaker two genders, or have features that were made
+    differently. Trial lists are not combined.
     """
     dest = _not_into_itself(dest, *sources)
     folders = [DataDir(s) for s in sources]
@@ -275,6 +280,8 @@ def combine(dest, sources: Sequence) -> list[str]:
     if "utt2spk" not in shared:
         raise UserError(f"{dest}: a source has no utt2spk: {some_of(str(f.path) for f in folders if not f.has('utt2spk'))}")
     dest.mkdir(parents=True, exist_ok=True)
+    if "feats.scp" in shared and not stored.carry_made(folders, dest) and any(f.has(stored.NAME) for f in folders):
+        names.append(stored.NAME)
     for name in shared:
         tables = [_require_sorted(Table.read(f.path / name, need_value=name != "text")) for f in folders]
         with atomic_write(dest / name, "wb") as out:

@@ -8,7 +8,7 @@ from itertools import islice
 
 import numpy as np
 
-from svq.data import audio
+from svq.data import audio, stored
 from svq.data.datadir import MAY_BE_BLANK, DataDir, index_speakers, is_trials, keyed_by, spk2utt_blocks
 from svq.data.table import Table, find
 from svq.errors import UserError, located
@@ -52,6 +52,10 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
             problems.add(folder.path, f"has no {name}; {MEND}" if name == "spk2utt" else f"has no {name}")
     if not folder.has("wav.scp") and not folder.has("feats.scp"):
         problems.add(folder.path, "has neither wav.scp nor feats.scp")
+    try:
+        stored.read_made(folder.path)
+    except UserError as error:
+        problems.add(*str(error).split(": ", 1))
     tables = {name: t for name in folder.table_names() if (t := _sound_table(folder, name, problems)) is not None}
     _check_values(tables, problems)
     if "utt2spk" in tables:

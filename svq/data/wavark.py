@@ -13,6 +13,7 @@ from svq.atomic import atomic_path, atomic_write
 from svq.data import audio
 from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
 from svq.data.reshape import _not_into_itself, _remove_others, merge
+from svq.data.stored import carry_made
 from svq.errors import UserError, some_of
 
 OVERSHOOT = 0.5  # seconds by which a segment may pass the end of its recording, as in Kaldi's extract-segments
@@ -92,6 +93,7 @@ def join_parts(source, dest, arks: Sequence) -> int:
     """
     folder, dest = DataDir(source), _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
+    carry_made([folder], dest)
     like = folder.path / "utt2spk"
     made = {"wav.scp", "utt2dur", "utt2spk", "spk2utt"}
     for name in folder.names():

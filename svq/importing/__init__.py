@@ -2,7 +2,8 @@
 networks that several origins write alike.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
-left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed.
+left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed; where two
+networks have the same shapes, the user is asked which it is.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{path}: looks like {origin}'s {family.name}, but {what}") from None
     model = replace(plan.model, net=uncommon(plan.model))
+    check_mels(path, model, options)
     if arch is not None and arch != model.arch:
         raise UserError(f"{path}: holds {model.arch}, not {arch}; leave --arch out, or name another file")
     state, left_out = set_aside(ORIGINS[origin], whole)
@@ -63,6 +65,13 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
         if not net(torch.zeros(1, 200, model.front_end.num_mels)).isfinite().all():
             raise UserError(f"{path}: the network gives no finite embedding; copy the file again")
     return Imported(net, model, len(state), left_out)
+
+
+def check_mels(path, model: ModelConfig, options: Options) -> None:
+    """UserError where the user says another number of mel channels than the network has."""
+    if options.num_mels not in (0, model.front_end.num_mels):
+        raise UserError(f"{path}: --num-mels {options.num_mels}, but its tensors are those of "
+                        f"{model.front_end.num_mels} mel channels; leave the option out")
 
 
 def uncommon(model: ModelConfig) -> dict:

@@ -22,9 +22,12 @@ def front_end(num_mels: int, options, preemphasis: float) -> FrontEndConfig:
 
 
 def fast(state: State, options) -> Plan:
-    """ResNetSE34L. Only its front end knows the mel channels: 40 where the checkpoint does not hold that."""
+    """ResNetSE34L. Its front end alone tells the mel channels, and it from a thin ResNet34, which takes spectra."""
     filters = state.get("torchfb.mel_scale.fb")
-    num_mels = options.num_mels or (40 if filters is None else filters.shape[1])
+    if filters is None and not options.num_mels:
+        raise ValueError("without its front end (torchfb) it may be of any number of mel channels, or a thin ResNet34 "
+                         "of spectra, which cannot be imported: say how many, as published with --num-mels 40")
+    num_mels = options.num_mels or filters.shape[1]
     check_filters(filters, num_mels, options.rate)
     width, embed_dim = state["conv1.weight"].shape[0], state["fc.weight"].shape[0]
     deviation = state["fc.weight"].shape[1] == 2 * state["sap_linear.weight"].shape[0]
@@ -40,7 +43,7 @@ def half(state: State, options) -> Plan:
     filters = state.get("torchfb.1.mel_scale.fb")
     width, embed_dim = state["conv1.weight"].shape[0], state["fc.weight"].shape[0]
     pooled = state["attention.0.weight"].shape[1]
-    num_mels = pooled // width if options.num_mels == 0 else options.num_mels
+    num_mels = pooled // width
     check_filters(filters, num_mels, options.rate)
     net = {"width": width, "pooling": "asp" if state["fc.weight"].shape[1] == 2 * pooled else "sap"}
     pooling = [Rule(r"attention\.0\.(\w+)", r"pool.hidden.\1"), Rule(r"attention\.2\.(\w+)", r"pool.bn.\1"),

@@ -10,6 +10,8 @@ from svq.importing.plan import Family, Plan, Rule, State, count
 from svq.models import ModelConfig
 from svq.nets.resnet import NETWORKS, BasicBlock, BottleneckBlock
 
+# Mel channels beyond these no speaker verification network is known to have: such a reading is passed over.
+MOST_MELS = 128
 MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
 
 
@@ -21,12 +23,37 @@ def family(front_end, variance_floor: float) -> Family:
         blocks = tuple(count(state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
         width = state["conv1.weight"].shape[0]
         embed_dim, statistics = state["seg_1.weight"].shape
-        bands = statistics // (2 * 8 * width * block.expansion)
+        arch = architecture(block, blocks)
+        num_mels = mel_channels(statistics, 8 * width * block.expansion, options.num_mels)
         net = {"width": width, "second_layer": "seg_2.weight" in state, "variance_floor": variance_floor}
-        config = front_end(options.num_mels or 8 * bands, options)
-        return Plan(ModelConfig(architecture(block, blocks), net, embed_dim, config), rules(blocks))
+        return Plan(ModelConfig(arch, net, embed_dim, front_end(num_mels, options)), rules(blocks))
 
     return Family("ResNet", MARKS, plan)
+
+
+def mel_channels(statistics: int, channels: int, said: int = 0) -> int:
+    """Tell how many mel channels a network with means and deviations in its pooling (TSTP) has.
+
+    statistics: values that its pooling gives. channels: of the last stage, whose frequencies are an eighth of the mel
+    channels. said: what the user says, 0: nothing. Their poolings without parameters leave no other trace: means
+    (TAP) or deviations (TSDP) alone, which have no network here, give as many values of twice the mel channels.
+    Raises ValueError for those, for numbers that do not fit, and where both readings are possible and nothing is said.
+    """
+    bands, rest = divmod(statistics, channels)
+    both, one = 4 * bands, 8 * bands
+    if rest or not bands:
+        raise ValueError(f"its seg_1 takes {statistics} values, no multiple of the {channels} channels before it")
+    if said == one or not said and bands % 2:
+        raise ValueError(f"its pooling gives means or deviations alone (TAP or TSDP) of {one} mel channels, where only "
+                         "both together (TSTP) are known here")
+    if said and (said != both or bands % 2):
+        raise ValueError(f"its seg_1 takes {statistics} values, which are not those of --num-mels {said}" +
+                         ("" if bands % 2 else f" but of {both}"))
+    if not said and one <= MOST_MELS:
+        raise ValueError(f"its pooling of {statistics} values may be of means and deviations (TSTP) and {both} mel "
+                         f"channels, or of one of the two (TAP or TSDP) and {one}: say which, with --num-mels {both} "
+                         f"or --num-mels {one}")
+    return both
 
 
 def architecture(block, blocks: tuple[int, ...]) -> str:

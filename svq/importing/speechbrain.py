@@ -57,9 +57,8 @@ def resnet(state: State, options) -> Plan:
     rules += [Rule(r"attention\.0\.(\w+)", r"pool.hidden.\1"), Rule(r"attention\.2\.(\w+)", r"pool.bn.\1"),
               Rule(r"attention\.3\.(\w+)", r"pool.scores.\1"), Rule(r"norm_stats\.(\w+)", r"bn_pool.\1"),
               Rule(r"fc_embed\.(\w+)", r"embedding.\1"), Rule(r"norm_embed\.(\w+)", r"bn_embedding.\1")]
-    num_mels = options.num_mels or 8 * (bins // (2 * width))
     return Plan(ModelConfig("ResNet34SpeechBrain", {"width": width}, state["fc_embed.weight"].shape[0],
-                            front_end(num_mels, options)), rules)
+                            front_end(8 * (bins // (2 * width)), options)), rules)
 
 
 ORIGIN = Origin("speechbrain", (

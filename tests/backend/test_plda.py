@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
 
+from svq.backend.metrics import eer
 from svq.backend.plda import Plda, SpeakerStatistics, TwoCovariance, joint_diagonalize, lda, train
+from svq.backend.shrinkage import oas_intensity, shrink
 from svq.errors import UserError
 
 
@@ -129,12 +131,14 @@ def training_data(rng, speakers=30, dim=12):
     return x.astype(np.float32), group
 
 
-def test_trained_model_tells_speakers_apart_and_survives_disk(tmp_path):
+@pytest.mark.parametrize("speakers, told", [(30, 1), (130, 6)])
+def test_trained_model_tells_speakers_apart_and_survives_disk(tmp_path, speakers, told):
+    """From few speakers by shrunk moments, from many by EM, with a line for each iteration."""
     rng = np.random.default_rng(2)
-    x, group = training_data(rng)
+    x, group = training_data(rng, speakers)
     lines = []
-    model = train(lambda: [(x, group)], 30, lda_dim=8, iterations=5, report=lines.append)
-    assert len(lines) == 6 and model.lda.shape == (12, 8)
+    model = train(lambda: [(x, group)], speakers, lda_dim=8, iterations=5, report=lines.append)
+    assert len(lines) == told and model.lda.shape == (12, 8)
     y, other = training_data(rng)
     p = model.process(y)
     np.testing.assert_allclose(np.linalg.norm(p, axis=1), np.sqrt(8))
@@ -146,19 +150,66 @@ def test_trained_model_tells_speakers_apart_and_survives_disk(tmp_path):
     back = Plda.load(tmp_path / "plda.safetensors")
     np.testing.assert_array_equal(back.enroll_side(back.process(y)), model.enroll_side(p))
     first = (tmp_path / "plda.safetensors").read_bytes()
-    train(lambda: [(x, group)], 30, lda_dim=8, iterations=5).save(tmp_path / "plda.safetensors")
+    train(lambda: [(x, group)], speakers, lda_dim=8, iterations=5).save(tmp_path / "plda.safetensors")
     assert (tmp_path / "plda.safetensors").read_bytes() == first
 
 
-def test_fewer_speakers_than_dimensions():
-    """The within-speaker covariance is singular: the floor keeps everything finite."""
-    rng = np.random.default_rng(3)
-    x, group = sample(rng, [2] * 5, np.zeros(40), np.eye(40), np.eye(40))
+def test_fewer_speakers_than_lda_dimensions():
+    """The speakers tell four directions apart; which of the others to leave out the data do not say."""
+    x, group = sample(np.random.default_rng(3), [2] * 5, np.zeros(40), np.eye(40), np.eye(40))
     lines = []
-    model = train(lambda: [(x, group)], 5, lda_dim=20, iterations=5, report=lines.append)
-    assert len(model.psi) == 4 and lines[0] == "LDA to 4 dimensions, not 20: 40 values, 5 speakers"
-    p = model.process(x)
-    assert np.isfinite(model.enroll_side(p) @ model.test_side(p).T).all()
+    model = train(lambda: [(x, group)], 5, lda_dim=20, report=lines.append)
+    assert len(model.psi) == 40 and lines[0] == "LDA to 40 dimensions, not 20: 40 values, 5 speakers"
+
+
+def equal_error_rate(scores, group):
+    same, pairs = group[:, None] == group, np.triu_indices(len(group), 1)
+    return eer(scores[pairs][same[pairs]], scores[pairs][~same[pairs]])
+
+
+DIM, FALLING = 64, 1 / np.arange(1, 65)
+SHAPES = {"equal variances": (np.ones(DIM), np.full(DIM, 2.0)),
+          "falling alike": (FALLING * 13, FALLING ** 0.5 * 12),
+          "speakers in ten directions": (np.arange(DIM) < 10, np.full(DIM, 0.3)),
+          "loud channels": (np.ones(DIM), np.where(np.arange(DIM) < 4, 40.0, 1.0))}
+
+
+@pytest.mark.parametrize("counts", [[2, 2], [5, 5], [2] * 20, [5] * 20, [1] * 30 + [9] * 8, [5] * 100], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_few_utterances_score_other_speakers_about_as_well_as_the_cosine(shape, counts):
+    rng = np.random.default_rng(5)
+    mean, (between, within) = rng.normal(size=DIM), map(np.diag, SHAPES[shape])
+    x, group = sample(rng, counts, mean, between, within)
+    y, other = sample(rng, [4] * 60, mean, between, within)
+    model = train(lambda: [(x, group)], len(counts), lda_dim=128)
+    p, unit = model.process(y), (y - x.mean(axis=0)) / np.linalg.norm(y - x.mean(axis=0), axis=1, keepdims=True)
+    scores = model.enroll_side(p) @ model.test_side(p).T
+    assert np.abs(scores).max() < 1000
+    assert equal_error_rate(scores, other) < 1.1 * equal_error_rate(unit @ unit.T, other) + 0.005
+
+
+def test_from_plenty_of_data_a_model_is_that_of_em_alone():
+    """The rule of few data does not reach it: moments, EM, both covariances diagonal, step by step."""
+    rng = np.random.default_rng(6)
+    x, group = training_data(rng, 130)
+    model = train(lambda: [(x, group)], 130, iterations=3)
+    raw = SpeakerStatistics.collect([(x, group)], 130)
+    first = Plda(x.mean(axis=0, dtype=float), lda(raw, 12), np.zeros(12), np.eye(12), np.ones(12))
+    statistics = SpeakerStatistics.collect([(first.process(x), group)], 130)
+    gaussians = TwoCovariance.start(statistics)
+    for _ in range(3):
+        gaussians.step(statistics)
+    psi = joint_diagonalize(gaussians.between, gaussians.within, 1e-6)[1]
+    np.testing.assert_allclose(model.psi, psi, rtol=1e-9)
+
+
+def test_shrinkage_recovers_equal_variances_and_lets_strong_directions_stand():
+    rng = np.random.default_rng(7)
+    flat, steep = rng.normal(size=(10, 40)), rng.normal(size=(4000, 4)) * [9, 3, 1, 1]
+    assert oas_intensity(flat.T @ flat / 10, 10) > 0.9
+    intensity = oas_intensity(steep.T @ steep / 4000, 4000)
+    assert 0 < intensity < 0.01
+    np.testing.assert_allclose(shrink(np.diag([3.0, 1.0]), 0.5), np.diag([2.5, 1.5]))
 
 
 @pytest.mark.parametrize("counts", [[1, 1, 1], [5]])
@@ -166,6 +217,19 @@ def test_too_few_speakers_or_utterances(counts):
     x, group = sample(np.random.default_rng(4), counts, np.zeros(3), np.eye(3), np.eye(3))
     with pytest.raises(UserError, match="at least 2 speakers"):
         train(lambda: [(x, group)], len(counts))
+
+
+COPIED = np.repeat(np.random.default_rng(8).normal(size=(20, 6)) + 5, 3, axis=0)
+ALIKE = np.tile(np.random.default_rng(9).normal(size=(3, 6)), (20, 1))
+
+
+@pytest.mark.parametrize("x, lda_dim, message", [
+    (COPIED, 0, "copies of one another"), (np.ones((60, 6)), 0, "copies of one another"),
+    (ALIKE, 0, "differ no more than the utterances"), (ALIKE + COPIED, 1, "one dimension"),
+    (COPIED[:, :1] + ALIKE[:, :1], 0, "one dimension")])
+def test_data_without_a_model_are_refused(x, lda_dim, message):
+    with pytest.raises(UserError, match=message):
+        train(lambda: [(x.astype(np.float32), np.repeat(np.arange(20), 3))], 20, lda_dim)
 
 
 def test_what_is_no_model_is_refused(tmp_path):

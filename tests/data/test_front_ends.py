@@ -138,7 +138,7 @@ def test_only_our_own_features_are_taken_from_the_archive(tmp_path):
     (data / "feats.scp").write_text("spk00-utt00 nowhere.ark:5\nspk00-utt01 nowhere.ark:9\n")
     for kind, config in KINDS.items():
         ours = kind == "here"
-        assert takes_stored(config) == ours and Utterances(data, config).feats == ours
+        assert takes_stored(config, data) == ours and Utterances(data, config).feats == ours
         if not ours:
             with pytest.raises(UserError, match="feats.scp: holds Kaldi's log-mels, .*: read the waveforms"):
                 Utterances(data, config, input="feats")

@@ -14,6 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svq.bin import extract, make_fbank, merge_jobs
+from svq.config import to_dict
+from svq.data import stored
 from svq.data.fbank import Fbank, mean_normalize
 from svq.errors import UserError
 from svq.extraction import Utterances, embed, equal_length_batches
@@ -222,6 +224,8 @@ def test_steps_end_to_end(place):
     done = step("steps/make_fbank.sh", "--nj", "2", "--cmd", "run.py", "data", "log fbank", "arks")
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in open(data / "feats.scp")] == sorted(reference)
+    assert stored.read_made(data) == to_dict(FrontEndConfig(mean_normalize=False))
+    assert not list((folder / "arks").glob("*.yaml"))
     done = step("steps/extract.sh", "--nj", "2", "data", "model", "emb dir")
     assert done.returncode == 0, done.stderr
     embeddings = {key: vector for key, vector in kaldiio.load_ark(str(folder / "emb dir" / "embedding.ark"))}
@@ -233,6 +237,6 @@ def test_steps_end_to_end(place):
     (folder / "gone").rename(folder / "data_wav" / "spk00-utt10.wav")
     assert done.returncode != 0 and "make_fbank_data.1.log" in done.stdout + done.stderr
     assert "spk00-utt10" in done.stdout + done.stderr
-    assert not (data / "feats.scp").exists()
+    assert not (data / "feats.scp").exists() and not (data / "feats.yaml").exists()
     for wrong in (["--nj", "x"], ["--no-such", "1"], ["--nj"]):
         assert step("steps/extract.sh", *wrong, "data", "model", "out").returncode == 2

@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -198,12 +199,8 @@ def test_places_that_are_none(run, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
-@pytest.mark.parametrize("name", resnet.NETWORKS)
-@pytest.mark.parametrize("two_layers", [False, True])
-def test_every_resnet_is_recognised(name, two_layers):
-    """At its published size, and every tensor of it has its place."""
-    with torch.device("meta"):
-        ours = nets.build(name, 80, 256, second_layer=two_layers).state_dict()
+def as_theirs(ours, name):
+    """A state dict of our ResNet `name` under the names of WeSpeaker and 3D-Speaker."""
     blocks = resnet.NETWORKS[name].keywords["blocks"]
     places = [(stage, index) for stage, total in enumerate(blocks, 1) for index in range(total)]
     theirs = {}
@@ -214,10 +211,53 @@ def test_every_resnet_is_recognised(name, two_layers):
         for old, new in (("embedding.", "seg_1."), ("second.1.", "seg_bn_1."), ("second.2.", "seg_2.")):
             key = key.replace(old, new)
         theirs[key] = tensor
+    return theirs
+
+
+@pytest.mark.parametrize("name", resnet.NETWORKS)
+@pytest.mark.parametrize("two_layers", [False, True])
+def test_every_resnet_is_recognised(name, two_layers):
+    """At its published size, and every tensor of it has its place."""
+    with torch.device("meta"):
+        ours = nets.build(name, 80, 256, second_layer=two_layers).state_dict()
+    theirs = as_theirs(ours, name)
     plan = ORIGINS["wespeaker"].families[0].plan(theirs, Options())
     assert (plan.model.arch, plan.model.embed_dim, plan.model.front_end.num_mels) == (name, 256, 80)
     assert uncommon(plan.model) == ({"second_layer": True} if two_layers else {})
     assert fill("file", name, ours, plan, theirs).keys() == ours.keys()
+
+
+def resnet_state(bands, poolings, block):
+    """Tensors of a small ResNet of WeSpeaker or 3D-Speaker whose pooling gives `poolings` values of each of the `bands`
+    frequencies of a channel."""
+    theirs = as_theirs(nets.build(block, 8 * bands, 6, width=4).state_dict(), block)
+    weight = theirs["seg_1.weight"]
+    return {**theirs, "seg_1.weight": weight[:, :weight.shape[1] * poolings // 2].clone()}
+
+
+@pytest.mark.parametrize("origin", ["wespeaker", "3dspeaker"])
+@pytest.mark.parametrize("block", ["ResNet18", "ResNet50"])
+@pytest.mark.parametrize("mels, poolings, said, found", [
+    (80, 2, 0, 80), (80, 2, 80, 80), (40, 2, 40, 40), (64, 2, 64, 64),
+    (40, 2, 0, "say which, with --num-mels 40 or --num-mels 80"), (64, 2, 0, "--num-mels 64 or --num-mels 128"),
+    (80, 1, 0, "say which, with --num-mels 40 or --num-mels 80"),
+    (80, 1, 80, "means or deviations alone (TAP or TSDP) of 80"),
+    (40, 1, 0, "alone (TAP or TSDP) of 40 mel channels"), (40, 1, 40, "alone (TAP or TSDP) of 40 mel channels"),
+    (80, 2, 79, "are not those of --num-mels 79 but of 80"), (80, 2, 64, "not those of --num-mels 64 but of 80"),
+    (40, 1, 20, "are not those of --num-mels 20")])
+def test_poolings_of_a_resnet_that_shapes_do_not_tell(run, tmp_path, origin, block, mels, poolings, said, found):
+    state = resnet_state(mels // 8, poolings, block)
+    if isinstance(found, str):
+        return refused(run, tmp_path, found, state, *(("--num-mels", said) if said else ()), origin=origin)
+    net, config = run(state, *(("--num-mels", said) if said else ()), origin=origin)
+    assert config.front_end.num_mels == found
+    assert torch.equal(net.embedding.weight, state["seg_1.weight"])
+
+
+def test_mel_channels_that_the_tensors_contradict(run, tmp_path):
+    refused(run, tmp_path, "--num-mels 40, but its tensors are those of 20 mel channels", xvec(), "--num-mels", 40)
+    half = {**xvec(), "seg_1.weight": xvec()["seg_1.weight"][:, :40].clone()}       # means or deviations alone
+    refused(run, tmp_path, "seg_1.weight has shape [16, 40], where XVector of its sizes has [16, 80]", half)
 
 
 def test_sizes_that_no_network_has(run, tmp_path):
@@ -256,6 +296,10 @@ def test_clovas_own_filters_are_compared(run, tmp_path, filters, words):
         return refused(run, tmp_path, words, theirs, origin="clova")
     net, config = run(theirs, origin="clova")
     assert config.front_end.num_mels == 24
+    bare = {name: tensor for name, tensor in theirs.items() if not name.startswith("torchfb")}
+    shutil.rmtree(tmp_path / "out")
+    refused(run, tmp_path, "any number of mel channels, or a thin ResNet34", bare, origin="clova")
+    assert run(bare, "--num-mels", 24, origin="clova")[1] == config
     assert all(torch.equal(tensor, ours[name]) for name, tensor in net.state_dict().items())
 
 

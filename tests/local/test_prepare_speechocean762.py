@@ -88,7 +88,7 @@ def test_same_command_gives_the_same_bytes_and_the_seed_matters(prepared, tmp_pa
 
 def test_preparing_again_takes_away_what_belonged_to_other_recordings(prepared, tmp_path):
     (tmp_path / "train").mkdir()
-    for name in ("feats.scp", "utt2num_frames", "trials_old", "notes.txt"):
+    for name in ("feats.scp", "feats.yaml", "utt2num_frames", "trials_old", "notes.txt"):
         (tmp_path / "train" / name).write_text("x y\n")
     run(SCRIPT, *prepared[1], "--data", tmp_path)
     left = {path.name for path in (tmp_path / "train").iterdir()}

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from svq.bin.sensitivity import LabelLoss
+from svq.bin.sensitivity import Crops, LabelLoss
 from svq.data.dataset import TrainSet
 from svq.data.features import write_ark
 from svq.data.frontend import FrontEnd
+from svq.data.stored import write_made
 from svq.errors import UserError
 from svq.extraction import Utterances
 from svq.models import FrontEndConfig, load_model
@@ -62,3 +63,18 @@ def test_features_of_another_front_end_are_refused(runs, tmp_path):
     assert not (runs.folder / "refused").exists()
     with pytest.raises(UserError, match="feats.scp: holds Kaldi's log-mels"):
         LabelLoss(nn.Identity(), AAMSoftmax(4, 3, 32.0), CLOVA, TrainSet(data, "feats", 0.4), 0.2, "cpu")
+
+
+def test_features_of_another_rate_are_refused(runs, tmp_path):
+    """By training and by sensitivities; they take those of their own rate."""
+    data = data_dir(tmp_path, speakers=3, utts=4, seconds=0.6)
+    pairs = [(f"spk{s:02d}-utt{u:02d}", np.zeros((58, 24), np.float32)) for s in range(3) for u in range(4)]
+    write_ark(str(data / "feats.ark"), str(data / "feats.scp"), pairs, "none")
+    write_made(data / "feats.yaml", FrontEndConfig(rate=8000, num_mels=24, mean_normalize=False))
+    words = "feats.scp: holds log-mels of rate 8000, but the model takes others .rate 16000"
+    with pytest.raises(UserError, match=words):
+        runs("refused", "data.input=feats", data=data)
+    train_set = TrainSet(data, "feats", 0.4)
+    with pytest.raises(UserError, match=words):
+        Crops(FrontEndConfig(num_mels=24), train_set, "cpu")
+    Crops(FrontEndConfig(8000, 24), train_set, "cpu")
