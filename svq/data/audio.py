@@ -1,8 +1,12 @@
 """Recordings from files, `ark:offset` and `command |`, at any rate, as mono float32.
 
-Relative paths are relative to the current folder, as in Kaldi. 16-bit PCM WAV (all that utils/copy_wav.sh
-writes) is read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files that it does
-not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file name.
+Relative paths are relative to the current folder, as in Kaldi. WAVs of 16-bit integers or 32-bit floats (all that
+utils/copy_wav.sh writes) are read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files
+that it does not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file
+name.
+
+Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. What is louder was never scaled to [-1, 1], and
+nobody can know how it was scaled, so it is an error.
 
 Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
 whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
@@ -14,6 +18,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import struct
@@ -25,11 +30,17 @@ from functools import lru_cache
 
 import numpy as np
 
+from svq.data.pcm16 import as_float32
 from svq.data.rxfilename import Rx, parse
 from svq.data.wavfile import read_header
 from svq.errors import UserError
 
 PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
+LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
+CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it is an error
+
+_SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
+_RESCALE = "scale it to [-1, 1] first: 16-bit integers are divided by 32768"
 
 
 @dataclass(frozen=True)
@@ -52,18 +63,18 @@ class _Unreadable(Exception):
 # ---- sources: an open recording with .info and .read(start, count) -> (count, channels) float32
 
 
-class _Pcm16:
+class _Wav:
     def __init__(self, file, header):
-        self.file, self.header = file, header
+        self.file, self.data_start, self.dtype = file, header.data_start, np.dtype(header.dtype)
         self.info = Info(header.rate, header.channels, header.frames)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        channels = self.info.channels
-        self.file.seek(self.header.data_start + 2 * channels * start)
-        samples = np.frombuffer(self.file.read(2 * channels * count), dtype="<i2")
-        if len(samples) < channels * count:
+        frame = self.dtype.itemsize * self.info.channels
+        self.file.seek(self.data_start + frame * start)
+        data = self.file.read(frame * count)
+        if len(data) < frame * count:
             raise _Unreadable("the file ends before its last sample")
-        return (samples.astype(np.float32) * np.float32(1 / 32768)).reshape(-1, channels)
+        return as_float32(np.frombuffer(data, self.dtype).reshape(-1, self.info.channels))
 
 
 class _Samples:
@@ -92,9 +103,23 @@ class _SoundFile:
             raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
         if len(samples) < count:
             raise _Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
-        if not np.isfinite(samples).all():
-            raise _Unreadable("holds NaN or infinite samples")
         return samples
+
+
+class _Mono:
+    """Another source's samples (count,), checked. any_scale: whatever their peak is."""
+
+    def __init__(self, source, any_scale: bool = False):
+        self.source, self.info, self.any_scale = source, source.info, any_scale
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        samples = self.source.read(start, count)
+        peak = float(np.abs(samples).max(initial=0.0))
+        if not math.isfinite(peak):
+            raise _Unreadable("holds NaN or infinite samples")
+        if peak > LIMIT and not self.any_scale:
+            raise _Unreadable(f"holds samples beyond {LIMIT:g}, and full scale is 1; {_RESCALE}")
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 def _wav_or_none(file, size: int, offset: int):
@@ -106,7 +131,7 @@ def _wav_or_none(file, size: int, offset: int):
         raise _Unreadable("cut short: the WAV header promises more samples than there are")
     if header.streamed and offset:
         raise _Unreadable("the WAV in this archive does not say its length")
-    return (_Pcm16(file, header) if header.is_pcm16 else None), header
+    return (_Wav(file, header) if header.dtype else None), header
 
 
 def _sound(file, stack):
@@ -220,10 +245,15 @@ def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
     return out
 
 
-def _run(command: str) -> bytes:
+def _from_pipe(command: str, stack):
     process = _start(command)
     out, err = process.communicate()
-    return _checked_output(process.returncode, out, err)
+    source = _from_bytes(_checked_output(process.returncode, out, err), stack)
+    # SoX computes in integers: it cuts off float samples beyond full scale as it reads them, and its status is 0.
+    clipped = sum(map(int, _SOX_CLIPPED.findall(err)))
+    if clipped > CLIPPED_SHARE * source.info.frames * source.info.channels:
+        raise _Unreadable(f"SoX cut off {clipped} of the samples that it read, beyond full scale; {_RESCALE}")
+    return source
 
 
 def _probe_pipe(command: str, stack) -> None:
@@ -261,8 +291,11 @@ def _naming(rxfilename: str | Rx):
 def _open(rxfilename: str | Rx, stack):
     rx = rxfilename if isinstance(rxfilename, Rx) else parse(rxfilename)
     if rx.kind == "pipe":
-        return _from_bytes(_run(rx.path), stack)
-    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+        source = _from_pipe(rx.path, stack)
+    else:
+        source = _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+    _require_samples(source.info)
+    return source
 
 
 def _require_samples(found: Info) -> None:
@@ -273,9 +306,7 @@ def _require_samples(found: Info) -> None:
 def info(rxfilename: str) -> Info:
     """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        found = _open(rxfilename, stack).info
-        _require_samples(found)
-        return found
+        return _open(rxfilename, stack).info
 
 
 def duration(rxfilename: str) -> float:
@@ -293,21 +324,21 @@ def check(rxfilename: str, decode: bool = False) -> None:
         if rx.kind == "pipe" and not decode:
             _probe_pipe(rx.path, stack)
             return
-        source = _open(rxfilename, stack)
-        _require_samples(source.info)
+        source = _Mono(_open(rxfilename, stack))
         source.read(0, source.info.frames if decode else 1)
 
 
-def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """A recording, or `seconds` of it from `start`, as mono float32 (T,) in [-1, 1] at `rate` Hz.
+def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,
+         any_scale: bool = False) -> np.ndarray:
+    """A recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
 
     Channels are averaged, then resampled (polyphase FIR, scipy.signal.resample_poly). A part equals the same
     samples of the whole up to float rounding, and is shorter than asked where the recording ends first.
-    UserError if it is unreadable or empty, or ends before `start`.
+    UserError if it is unreadable or empty, ends before `start`, or has a sample beyond LIMIT. any_scale: not for
+    the last, where who asks scales the recording by itself.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _open(rxfilename, stack)
-        _require_samples(source.info)
+        source = _Mono(_open(rxfilename, stack), any_scale)
         total = _length(source.info, rate)
         first = round(start * rate)
         last = total if seconds is None else min(total, first + round(seconds * rate))
@@ -323,8 +354,7 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
     comes from there. UserError as in `load`, at the latest when the window is reached that cannot be read.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _open(rxfilename, stack)
-        _require_samples(source.info)
+        source = _Mono(_open(rxfilename, stack))
         total = _length(source.info, rate)
         count = -(-total // max(1, round(seconds * rate))) if seconds else 1
         for i in range(count):
@@ -332,9 +362,13 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
 
 
 def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
-    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz."""
-    source = _Samples(samples.reshape(len(samples), -1), own_rate)
-    return _part(source, rate, 0, _length(source.info, rate))
+    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz.
+
+    UserError as in `load`.
+    """
+    with _naming("the samples"):
+        source = _Mono(_Samples(samples.reshape(len(samples), -1), own_rate))
+        return _part(source, rate, 0, _length(source.info, rate))
 
 
 def _length(found: Info, rate: int) -> int:
@@ -342,17 +376,13 @@ def _length(found: Info, rate: int) -> int:
     return -(-found.frames * rate // found.rate)
 
 
-def _part(source, rate: int, first: int, last: int) -> np.ndarray:
+def _part(source: _Mono, rate: int, first: int, last: int) -> np.ndarray:
     """Samples [first, last) at `rate` Hz, mono."""
     common = math.gcd(rate, source.info.rate)
     up, down = rate // common, source.info.rate // common
     if up == down:
-        return _mono(source.read(first, last - first))
+        return source.read(first, last - first)
     return _resampled_part(source, first, last, up, down)
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 @lru_cache(maxsize=16)
@@ -364,14 +394,14 @@ def _lowpass(up: int, down: int) -> np.ndarray:
     return firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
 
 
-def _resampled_part(source, first: int, last: int, up: int, down: int) -> np.ndarray:
+def _resampled_part(source: _Mono, first: int, last: int, up: int, down: int) -> np.ndarray:
     """Output samples [first, last): reads only the input under the filter, from a place where the phase is 0."""
     from scipy.signal import resample_poly
 
     reach = -(-10 * max(up, down) // up) + 1  # input samples under one side of the filter
     begin = max(0, first // up - -(-reach // down)) * down
     end = min(source.info.frames, -(-last * down // up) + reach)
-    samples = _mono(source.read(begin, end - begin))
+    samples = source.read(begin, end - begin)
     offset = begin // down * up
     out = resample_poly(samples, up, down, window=_lowpass(up, down))[first - offset : last - offset]
     return np.ascontiguousarray(out, dtype=np.float32)

@@ -1,4 +1,8 @@
-"""Archives of 16-bit PCM WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek."""
+"""Archives of WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek.
+
+A copy has the very samples of its recording: 16-bit integers where these hold them (a 16-bit recording at the rate
+that is asked for), else 32-bit floats.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import numpy as np
 from svq.atomic import atomic_path, atomic_write
 from svq.data import audio
 from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
+from svq.data.pcm16 import as_int16
 from svq.data.reshape import _not_into_itself, _remove_others, merge
 from svq.errors import UserError, some_of
 
@@ -19,12 +24,18 @@ OVERSHOOT = 0.5  # seconds by which a segment may pass the end of its recording,
 
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
-    """A mono 16-bit WAV with a 44-byte header. samples: (T,) float in [-1, 1]; what lies beyond is clipped."""
-    pcm = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2").tobytes()
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", len(pcm)
-    )
-    return header + pcm
+    """A mono WAV of samples (T,) float32, full scale 1: of 16 bits where they lose nothing by it, else of floats."""
+    whole = as_int16(samples)
+    if whole is not None:
+        return _wav(struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16), b"", whole.tobytes())
+    fact = struct.pack("<4sII", b"fact", 4, len(samples))  # which every format but integers must have
+    layout = struct.pack("<HHIIHHH", 3, 1, rate, 4 * rate, 4, 32, 0)
+    return _wav(layout, fact, samples.astype("<f4").tobytes())
+
+
+def _wav(layout: bytes, more: bytes, data: bytes) -> bytes:
+    chunks = struct.pack("<4sI", b"fmt ", len(layout)) + layout + more + struct.pack("<4sI", b"data", len(data)) + data
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WAVE") + chunks
 
 
 def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:

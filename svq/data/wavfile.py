@@ -27,8 +27,9 @@ class WavHeader:
     streamed: bool
 
     @property
-    def is_pcm16(self) -> bool:
-        return self.format == 1 and self.bits == 16
+    def dtype(self) -> str | None:
+        """NumPy's name of 16-bit integers and of 32-bit floats; None for the others, which libsndfile reads."""
+        return {(1, 16): "<i2", (3, 32): "<f4"}.get((self.format, self.bits))
 
 
 def read_header(file, size: int, offset: int = 0) -> WavHeader | None:

@@ -1,0 +1,138 @@
+"""An odd recording gives the same samples, or the same refusal, wherever one is read."""
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from svq.backend.segments import Segment, embed_segments
+from svq.bin.embed import recordings_of
+from svq.data import audio
+from svq.data.augment import Augment
+from svq.data.datadir import DataDir, create
+from svq.data.dataset import TrainSet
+from svq.data.fbank import num_samples
+from svq.data.recording import windows_of
+from svq.data.table import Table
+from svq.data.validate import validate
+from svq.data.wavark import copy_part
+from svq.errors import UserError
+from svq.extraction import Utterances
+from svq.models import FrontEndConfig
+from tests.builders import voice
+
+FRAMES = 60
+WAVE = voice(1, num_samples(FRAMES) / 16000, np.random.default_rng(0))
+WHOLE = np.float32(np.rint(20000 * WAVE) / 32768)
+
+
+def file(samples, name="a.wav", **more):
+    """A maker of the wav.scp value: the path of a file of these samples."""
+    def make(folder):
+        soundfile.write(folder / name, samples, 16000, **more)
+        return str(folder / name)
+    return make
+
+
+def pipe(make):
+    return lambda folder: f"cat {make(folder)} |"
+
+
+def archive(make):
+    def put(folder):
+        (folder / "a.ark").write_bytes(b"a " + open(make(folder), "rb").read() + b"b ")
+        return f"{folder}/a.ark:2"
+    return put
+
+
+def decoded(name, subtype):
+    """What libsndfile itself decodes of a lossy file."""
+    held = io.BytesIO()
+    soundfile.write(held, WAVE, 16000, format=name.rpartition(".")[2].upper(), subtype=subtype)
+    return soundfile.read(io.BytesIO(held.getvalue()), dtype="float32")[0]
+
+
+FLOAT = {"subtype": "FLOAT"}
+KINDS = {
+    "16 bits": (file(WHOLE), WHOLE),
+    "24 bits": (file(np.rint(WAVE * 2**23) / 2**23, subtype="PCM_24"), np.float32(np.rint(WAVE * 2**23) / 2**23)),
+    "float": (file(WAVE, **FLOAT), WAVE),
+    "float beyond 1": (file(4 * WAVE, **FLOAT), 4 * WAVE),
+    "soft float": (file(np.float32(1e-3) * WAVE, **FLOAT), np.float32(1e-3) * WAVE),
+    "float beyond 1 in an archive": (archive(file(4 * WAVE, **FLOAT)), 4 * WAVE),
+    "float beyond 1 in a pipe": (pipe(file(4 * WAVE, **FLOAT)), 4 * WAVE),
+    "16-bit scale": (file(32768 * WAVE, **FLOAT), "holds samples beyond 100, and full scale is 1; scale it to"),
+    "16-bit scale in a pipe": (pipe(file(32768 * WAVE, **FLOAT)), "holds samples beyond 100"),
+    "16-bit scale through SoX": (lambda folder: f"sox {file(32768 * WAVE, **FLOAT)(folder)} -t wav - |", "SoX cut off"),
+    "FLAC": (file(WHOLE, "a.flac"), WHOLE),
+    "Ogg": (file(WAVE, "a.ogg"), decoded("a.ogg", "VORBIS")),
+    "NaN": (file(np.where(np.arange(len(WAVE)) == 100, np.nan, WAVE), **FLOAT), "holds NaN or infinite samples"),
+}  # fmt: skip
+
+
+def place(folder, value, **tables):
+    return create(folder, wav={"a": value}, utt2spk={"a": "s"}, utt2dur={"a": len(WAVE) / 16000}, **tables)
+
+
+def copied(data, folder):
+    copy_part(data, folder / "copy.ark", 16000)
+    return audio.load(Table.read(folder / "copy.scp")["a"])
+
+
+def cut(data, folder):
+    """As a segment that is all of its recording."""
+    whole = create(folder / "cut", wav={"r": DataDir(data).table("wav.scp")["a"]}, utt2spk={"r": "s"})
+    for name in ("utt2spk", "spk2utt"):
+        (whole / name).write_bytes((data / name).read_bytes())
+    (whole / "segments").write_text(f"a r 0 {len(WAVE) / 16000}\n")
+    return copied(whole, folder)
+
+
+def features(data, _):
+    (_, samples), = Utterances(data, FrontEndConfig(), "wav", waveforms=True)
+    if isinstance(samples, UserError):
+        raise samples
+    return samples.numpy()
+
+
+def probe(data, _):
+    """As identification takes parts of utterances; its network is the identity."""
+    return embed_segments(data, [Segment("a", 0, len(WAVE))], lambda waveforms: waveforms)[0]
+
+
+def windows(data, _):
+    """As embed and verify read a recording, in pieces."""
+    return np.concatenate(list(windows_of(recordings_of([str(data)])["a"], 16000, 0.25)))
+
+
+def checked(data, _):
+    problems = validate(data, "decode")
+    if problems.total:
+        raise UserError(" ".join(problems.lines()))
+    return None
+
+
+ROADS = {
+    "copy": copied, "segment": cut, "features": features, "probe": probe, "windows": windows, "validation": checked,
+    "training": lambda data, _: TrainSet(data, crop_seconds=FRAMES / 100).item(0, 0)[0],
+    "noise": lambda data, _: Augment(data).noise.whole(0),
+    "noise that is not kept": lambda data, _: Augment(data, cache_mb=0).noise.crop(0, len(WAVE), 0.0),
+}  # fmt: skip
+ANY_SCALE = {"noise", "noise that is not kept"}  # rooms and noise are scaled by themselves
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_samples_on_every_road(tmp_path, capsys, kind):
+    make, expected = KINDS[kind]
+    data = place(tmp_path / "data", make(tmp_path))
+    for name, road in ROADS.items():
+        if isinstance(expected, str):
+            if name in ANY_SCALE and expected.startswith("holds samples beyond"):
+                continue
+            with pytest.raises(UserError) as error:
+                road(data, tmp_path)
+            assert expected in f"{error.value} {capsys.readouterr().err}", name
+        elif (found := road(data, tmp_path)) is not None:
+            np.testing.assert_array_equal(found, expected.astype(np.float32), err_msg=name)
+            assert found.dtype == np.float32
