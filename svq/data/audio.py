@@ -176,7 +176,7 @@ def _from_offset(rx: Rx, stack):
     mark = file.read(6)
     if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
         length = int.from_bytes(file.read(mark[5]), "little")
-        return _sound(io.BytesIO(file.read(length)), stack)
+        return _from_bytes(file.read(length), stack)
     raise _Unreadable("no WAV begins at this offset")
 
 
@@ -256,16 +256,21 @@ def _from_pipe(command: str, stack):
     return source
 
 
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def _probe_pipe(command: str, stack) -> None:
     """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
     stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
     process = stack.enter_context(_start(command, stderr))
+    stack.callback(_stop, process)  # before its own exit, which waits for it
     head = process.stdout.read(PROBE_BYTES)
     if len(head) == PROBE_BYTES:
         header = read_header(io.BytesIO(head), len(head), 0)
         if header is not None and header.frames > 0:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             return
     rest = process.stdout.read()
     process.wait()

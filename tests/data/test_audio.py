@@ -218,6 +218,40 @@ def test_odd_headers(tmp_path):
             assert np.array_equal(audio.load(str(tmp_path / "a.wav")), expected.astype(np.float32))
 
 
+def wav_of(data, channels=1, bits=16, block=2, kind=1, more=b""):
+    layout = struct.pack("<HHIIHH", kind, channels, 16000, 16000 * block, block, bits)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body + more
+
+
+@pytest.mark.parametrize("channels, bits, block, kind", [
+    (1, 16, 4, 1), (1, 16, 8, 1), (1, 16, 1, 1), (2, 16, 2, 1), (1, 24, 4, 1), (1, 8, 2, 1), (1, 32, 2, 3), (1, 64, 4, 3),
+    (1, 8, 2, 7), (2, 8, 1, 6),
+])  # fmt: skip
+def test_header_that_contradicts_itself(tmp_path, channels, bits, block, kind):
+    data = wav_of(bytes(range(128)) * 1000, channels, bits, block, kind, more=b"b ")
+    (tmp_path / "a.wav").write_bytes(data)
+    (tmp_path / "a.ark").write_bytes(b"a " + data)
+    (tmp_path / "k.ark").write_bytes(b"a AUDIO\3" + len(data).to_bytes(3, "little") + data)
+    line = rf"{channels} x {bits} bits take {channels * bits // 8} bytes, and it says {block} \(block align\)"
+    endless = f"cat {tmp_path}/a.wav /dev/zero |"
+    for name in ("a.wav", "a.ark:2", "k.ark:2", f"cat {tmp_path}/a.wav |"):
+        for how in (audio.load, audio.check, audio.info, lambda rx: list(audio.windows(rx, 8000, 1))):
+            with pytest.raises(UserError, match=line):
+                how(name if name.endswith("|") else f"{tmp_path}/{name}")
+    with pytest.raises(UserError, match=line):
+        audio.check(endless)
+
+
+@pytest.mark.parametrize("bits, block", [(16, 0), (16, 2), (24, 3), (24, 0), (12, 2)])
+def test_header_that_is_vague_or_unusual(tmp_path, bits, block):
+    """A block align that nobody filled in; 12 bits, which stand in two bytes."""
+    pcm = np.rint(WAVE * 20000).astype("<i2")
+    data = pcm.tobytes() if bits != 24 else (pcm.astype("<i4") << 8).view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    (tmp_path / "a.wav").write_bytes(wav_of(data, 1, bits, block))
+    assert np.array_equal(audio.load(str(tmp_path / "a.wav")), pcm / np.float32(32768))
+
+
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "it's a [1]*?.wav", "-a.wav", "with:colon.wav"])
 def test_speed_pipe_from_any_source(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

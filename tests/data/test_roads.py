@@ -53,6 +53,15 @@ def decoded(name, subtype):
     return soundfile.read(io.BytesIO(held.getvalue()), dtype="float32")[0]
 
 
+def with_block_align(size):
+    def make(folder):
+        data = bytearray(open(file(WHOLE)(folder), "rb").read())
+        data[32:34] = size.to_bytes(2, "little")
+        (folder / "a.wav").write_bytes(data)
+        return str(folder / "a.wav")
+    return make
+
+
 FLOAT = {"subtype": "FLOAT"}
 KINDS = {
     "16 bits": (file(WHOLE), WHOLE),
@@ -67,6 +76,10 @@ KINDS = {
     "16-bit scale through SoX": (lambda folder: f"sox {file(32768 * WAVE, **FLOAT)(folder)} -t wav - |", "SoX cut off"),
     "FLAC": (file(WHOLE, "a.flac"), WHOLE),
     "Ogg": (file(WAVE, "a.ogg"), decoded("a.ogg", "VORBIS")),
+    "block align of 4": (with_block_align(4), "1 x 16 bits take 2 bytes, and it says 4 (block align)"),
+    "block align of 1 in a pipe": (pipe(with_block_align(1)), "1 x 16 bits take 2 bytes, and it says 1 (block align)"),
+    "block align of 4 in an archive": (archive(with_block_align(4)), "and it says 4 (block align)"),
+    "no block align": (with_block_align(0), WHOLE),
     "NaN": (file(np.where(np.arange(len(WAVE)) == 100, np.nan, WAVE), **FLOAT), "holds NaN or infinite samples"),
 }  # fmt: skip
 
