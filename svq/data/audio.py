@@ -8,6 +8,9 @@ name.
 Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. What is louder was never scaled to [-1, 1], and
 nobody can know how it was scaled, so it is an error.
 
+Of several channels, the one that the name gives (`Rx.channel`, from reco2file_and_channel) is taken. Where none is
+given, they are averaged, and it is an error if that destroys them.
+
 Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
 whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
 """
@@ -24,7 +27,7 @@ import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -41,6 +44,12 @@ CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it i
 
 _SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
 _RESCALE = "scale it to [-1, 1] first: 16-bit integers are divided by 32768"
+
+# What share of their power the average of N channels keeps: all of it where they are alike, 1/N where they have nothing
+# to do with each other (or one alone has sound), nothing where they cancel each other.
+LEAST_SHARE = 0.25  # times 1/N
+ALIKE_SHARE = 0.75
+_BLOCK_FRAMES = 1 << 20  # of a recording whose channels are compared
 
 
 @dataclass(frozen=True)
@@ -107,10 +116,21 @@ class _SoundFile:
 
 
 class _Mono:
-    """Another source's samples (count,), checked. any_scale: whatever their peak is."""
+    """One channel of another source's samples (count,), checked.
 
-    def __init__(self, source, any_scale: bool = False):
-        self.source, self.info, self.any_scale = source, source.info, any_scale
+    share: gives what share of their power the average of all its channels keeps. channel: take this one, from 0, of
+    several; None: their average. any_scale: whatever their peak is. alike: the channels must be alike to be averaged.
+    """
+
+    def __init__(self, source, share: Callable[[], float], channel: int | None = None, any_scale: bool = False,
+                 alike: bool = False):
+        self.source, self.info, self.share = source, source.info, share
+        self.channel, self.any_scale, self.alike = channel, any_scale, alike
+        self.compared = self.info.channels == 1 or channel is not None
+        if self.info.channels == 1:
+            self.channel = 0
+        elif channel is not None and channel >= self.info.channels:
+            raise _Unreadable(f"has only {self.info.channels} channels; mend reco2file_and_channel")
 
     def read(self, start: int, count: int) -> np.ndarray:
         samples = self.source.read(start, count)
@@ -119,7 +139,39 @@ class _Mono:
             raise _Unreadable("holds NaN or infinite samples")
         if peak > LIMIT and not self.any_scale:
             raise _Unreadable(f"holds samples beyond {LIMIT:g}, and full scale is 1; {_RESCALE}")
-        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+        if self.channel is not None:
+            return np.ascontiguousarray(samples[:, self.channel])
+        if not self.compared:
+            whole = len(samples) == self.info.frames
+            self._require_share(_share(_Samples(samples, self.info.rate)) if whole else self.share())
+            self.compared = True
+        return samples.mean(axis=1, dtype=np.float32)
+
+    def _require_share(self, share: float) -> None:
+        count = self.info.channels
+        if share * count < LEAST_SHARE:
+            raise _Unreadable(f"its {count} channels cancel each other: their average keeps {100 * share:.2g} % of "
+                              "their power; take one, `sox IN OUT remix 1`, or name it in reco2file_and_channel")
+        if self.alike and share < ALIKE_SHARE:
+            raise _Unreadable(f"its {count} channels differ, as those of a call: their average keeps {100 * share:.2g} "
+                              "% of their power; name the one of each recording in reco2file_and_channel")
+
+
+def _share(source) -> float:
+    """What share of the power of a source's channels their average keeps, of the whole recording; 1 if it is silent."""
+    kept = power = 0.0
+    for start in range(0, source.info.frames, _BLOCK_FRAMES):
+        samples = source.read(start, min(_BLOCK_FRAMES, source.info.frames - start))
+        power += float(np.square(samples, dtype=np.float64).sum()) / source.info.channels
+        kept += float(np.square(samples.mean(axis=1, dtype=np.float64)).sum())
+    return kept / power if power else 1.0
+
+
+@lru_cache(maxsize=1 << 16)
+def _share_of_file(rx: Rx, size: int, changed: int) -> float:
+    """`_share` of a file of that size and time of change: asked of every part that is read, computed once."""
+    with contextlib.ExitStack() as stack:
+        return _share(_from_place(rx, stack))
 
 
 def _wav_or_none(file, size: int, offset: int):
@@ -245,15 +297,21 @@ def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
     return out
 
 
+def _from_place(rx: Rx, stack):
+    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+
+
 def _from_pipe(command: str, stack):
+    """(source, the bytes that it reads)."""
     process = _start(command)
     out, err = process.communicate()
-    source = _from_bytes(_checked_output(process.returncode, out, err), stack)
+    data = _checked_output(process.returncode, out, err)
+    source = _from_bytes(data, stack)
     # SoX computes in integers: it cuts off float samples beyond full scale as it reads them, and its status is 0.
     clipped = sum(map(int, _SOX_CLIPPED.findall(err)))
     if clipped > CLIPPED_SHARE * source.info.frames * source.info.channels:
         raise _Unreadable(f"SoX cut off {clipped} of the samples that it read, beyond full scale; {_RESCALE}")
-    return source
+    return source, data
 
 
 def _stop(process: subprocess.Popen) -> None:
@@ -293,14 +351,23 @@ def _naming(rxfilename: str | Rx):
         raise UserError(f"{rxfilename}: {error}") from None
 
 
-def _open(rxfilename: str | Rx, stack):
-    rx = rxfilename if isinstance(rxfilename, Rx) else parse(rxfilename)
+def _open(rxfilename: str | Rx, stack, **how) -> _Mono:
+    """how: `any_scale` and `alike` of `_Mono`."""
+    rx = parse(rxfilename)
     if rx.kind == "pipe":
-        source = _from_pipe(rx.path, stack)
+        source, data = _from_pipe(rx.path, stack)
+
+        def share() -> float:
+            return _share(_from_bytes(data, stack))
     else:
-        source = _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+        source = _from_place(rx, stack)
+
+        def share() -> float:
+            found = os.stat(rx.path)
+            return _share_of_file(rx, found.st_size, found.st_mtime_ns)
+
     _require_samples(source.info)
-    return source
+    return _Mono(source, share, rx.channel, **how)
 
 
 def _require_samples(found: Info) -> None:
@@ -308,42 +375,46 @@ def _require_samples(found: Info) -> None:
         raise _Unreadable("no samples in it")
 
 
-def info(rxfilename: str) -> Info:
+def info(rxfilename: str | Rx) -> Info:
     """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
     with _naming(rxfilename), contextlib.ExitStack() as stack:
         return _open(rxfilename, stack).info
 
 
-def duration(rxfilename: str) -> float:
+def duration(rxfilename: str | Rx) -> float:
     """Seconds; UserError if unreadable or empty."""
     return info(rxfilename).seconds
 
 
-def check(rxfilename: str, decode: bool = False) -> None:
-    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes.
+def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> None:
+    """UserError unless the recording opens and has a sample; with `decode`, unless `load` gives all of it.
 
-    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB.
+    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB. alike: as in `load`.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
         rx = parse(rxfilename)
         if rx.kind == "pipe" and not decode:
             _probe_pipe(rx.path, stack)
             return
-        source = _Mono(_open(rxfilename, stack))
-        source.read(0, source.info.frames if decode else 1)
+        recording = _open(rxfilename, stack, alike=alike)
+        if decode:
+            recording.read(0, recording.info.frames)
+        else:
+            recording.source.read(0, 1)
 
 
 def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,
-         any_scale: bool = False) -> np.ndarray:
+         any_scale: bool = False, alike: bool = False) -> np.ndarray:
     """A recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
 
-    Channels are averaged, then resampled (polyphase FIR, scipy.signal.resample_poly). A part equals the same
-    samples of the whole up to float rounding, and is shorter than asked where the recording ends first.
-    UserError if it is unreadable or empty, ends before `start`, or has a sample beyond LIMIT. any_scale: not for
-    the last, where who asks scales the recording by itself.
+    One channel is taken where `rxfilename` names it, else they are averaged; then resampled (polyphase FIR,
+    scipy.signal.resample_poly). A part equals the same samples of the whole up to float rounding, and is shorter than
+    asked where the recording ends first. UserError if it is unreadable or empty, ends before `start`, has a sample
+    beyond LIMIT, or if the channels to be averaged cancel each other. any_scale: no LIMIT, for who scales the recording
+    by itself. alike: UserError, too, where the channels to be averaged are not alike, such as those of a call.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _Mono(_open(rxfilename, stack), any_scale)
+        source = _open(rxfilename, stack, any_scale=any_scale, alike=alike)
         total = _length(source.info, rate)
         first = round(start * rate)
         last = total if seconds is None else min(total, first + round(seconds * rate))
@@ -359,7 +430,7 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
     comes from there. UserError as in `load`, at the latest when the window is reached that cannot be read.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _Mono(_open(rxfilename, stack))
+        source = _open(rxfilename, stack)
         total = _length(source.info, rate)
         count = -(-total // max(1, round(seconds * rate))) if seconds else 1
         for i in range(count):
@@ -372,7 +443,8 @@ def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
     UserError as in `load`.
     """
     with _naming("the samples"):
-        source = _Mono(_Samples(samples.reshape(len(samples), -1), own_rate))
+        held = _Samples(samples.reshape(len(samples), -1), own_rate)
+        source = _Mono(held, lambda: _share(held))
         return _part(source, rate, 0, _length(source.info, rate))
 
 

@@ -18,9 +18,8 @@ from svq.data import audio
 from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
 from svq.data.pcm16 import as_int16
 from svq.data.reshape import _not_into_itself, _remove_others, merge
+from svq.data.segments import OVERSHOOT, TO_THE_END, spans
 from svq.errors import UserError, some_of
-
-OVERSHOOT = 0.5  # seconds by which a segment may pass the end of its recording, as in Kaldi's extract-segments
 
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
@@ -41,30 +40,26 @@ def _wav(layout: bytes, more: bytes, data: bytes) -> bytes:
 def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
     """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings."""
     if not folder.has_segments:
-        for utt, rxfilename in folder.table("wav.scp").items():
+        for utt, rxfilename in folder.recordings.items():
             yield utt, lambda rxfilename=rxfilename: audio.load(rxfilename, rate)
         return
-    wav, segments = folder.table("wav.scp"), folder.table("segments")
-    (recordings, starts, ends), ok = segments.columns(3)
-    if not ok.all():
-        raise UserError(f"{segments.path}:{int(np.argmin(ok)) + 1}: is not `utterance recording start end`")
+    wav = folder.recordings
     held: dict[str, np.ndarray] = {}  # the recording of the last segment: neighbours mostly share it
 
     def cut(recording: str, start: float, end: float) -> np.ndarray:
         if recording not in held:
             held.clear()
             try:
-                held[recording] = audio.load(wav[recording], rate)
+                held[recording] = audio.load(wav[recording], rate, alike=True)
             except KeyError:
                 raise UserError(f"recording `{recording}` is not in {wav.path}") from None
         samples = held[recording]
-        if not 0 <= start < end or end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
+        if end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
             raise UserError(f"{start:g} to {end:g} s is no part of `{recording}`, {len(samples) / rate:g} s long")
-        return samples[round(start * rate) : round(end * rate)]
+        return samples[round(start * rate) : None if end == TO_THE_END else round(end * rate)]
 
-    for row, bounds in enumerate(zip(recordings.tolist(), starts.tolist(), ends.tolist())):
-        recording, start, end = (field.decode() for field in bounds)
-        yield segments.key(row), lambda r=recording, s=start, e=end: cut(r, float(s), float(e))
+    for utt, *span in spans(folder):
+        yield utt, lambda span=span: cut(*span)
 
 
 def copy_part(source, ark, rate: int, progress=iter) -> None:

@@ -69,8 +69,8 @@ def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
     if format_ in _PLAIN and bits:
         expected = channels * -(-bits // 8)
         if block not in (0, expected):  # 0: not filled in
-            raise UserError(f"its WAV header contradicts itself: {channels} x {bits} bits take {expected} bytes, and it "
-                            f"says {block} (block align); mend the header (`sox IN OUT` believes the bits)")
+            raise UserError(f"its WAV header contradicts itself: {channels} x {bits} bits take {expected} bytes, and "
+                            f"it says {block} (block align); mend the header (`sox IN OUT` believes the bits)")
         block = expected
     if channels == 0 or rate == 0 or block == 0:
         return None

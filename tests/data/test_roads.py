@@ -63,6 +63,9 @@ def with_block_align(size):
 
 
 FLOAT = {"subtype": "FLOAT"}
+OTHER = np.float32(np.rint(20000 * voice(3, len(WAVE) / 16000, np.random.default_rng(1))) / 32768)
+CALL = np.stack([WHOLE, OTHER], axis=1)
+CANCEL = "its 2 channels cancel each other: their average keeps 0 % of their power; take one"
 KINDS = {
     "16 bits": (file(WHOLE), WHOLE),
     "24 bits": (file(np.rint(WAVE * 2**23) / 2**23, subtype="PCM_24"), np.float32(np.rint(WAVE * 2**23) / 2**23)),
@@ -76,12 +79,36 @@ KINDS = {
     "16-bit scale through SoX": (lambda folder: f"sox {file(32768 * WAVE, **FLOAT)(folder)} -t wav - |", "SoX cut off"),
     "FLAC": (file(WHOLE, "a.flac"), WHOLE),
     "Ogg": (file(WAVE, "a.ogg"), decoded("a.ogg", "VORBIS")),
+    "stereo": (file(np.stack([WHOLE, WHOLE / 2], axis=1), **FLOAT), WHOLE * np.float32(0.75)),
+    "anti-phase": (file(np.stack([WHOLE, -WHOLE], axis=1)), CANCEL),
+    "anti-phase FLAC": (file(np.stack([WHOLE, -WHOLE], axis=1), "a.flac"), CANCEL),
+    "anti-phase in an archive": (archive(file(np.stack([WHOLE, -WHOLE], axis=1))), CANCEL),
+    "anti-phase in a pipe": (pipe(file(np.stack([WHOLE, -WHOLE], axis=1))), CANCEL),
+    "channel A of a call": (file(CALL), WHOLE, "A"),
+    "channel B of a call": (file(CALL), OTHER, "B"),
+    "channel 2 of a call in a pipe": (pipe(file(CALL)), OTHER, "2"),
+    "channel 1 of a call in an archive": (archive(file(CALL, **FLOAT)), WHOLE, "1"),
+    "channel 2 of a call in FLAC": (file(CALL, "a.flac"), OTHER, "2"),
+    "channel B that is alone": (file(WHOLE), WHOLE, "B"),
+    "channel 3 of a call": (file(CALL), "has only 2 channels; mend reco2file_and_channel", "3"),
+    "channel x of a call": (file(CALL), "reco2file_and_channel:1: `x` is no channel", "x"),
     "block align of 4": (with_block_align(4), "1 x 16 bits take 2 bytes, and it says 4 (block align)"),
     "block align of 1 in a pipe": (pipe(with_block_align(1)), "1 x 16 bits take 2 bytes, and it says 1 (block align)"),
     "block align of 4 in an archive": (archive(with_block_align(4)), "and it says 4 (block align)"),
     "no block align": (with_block_align(0), WHOLE),
     "NaN": (file(np.where(np.arange(len(WAVE)) == 100, np.nan, WAVE), **FLOAT), "holds NaN or infinite samples"),
 }  # fmt: skip
+
+
+def test_segments_of_channels_that_differ_need_a_name(tmp_path, capsys):
+    """Kaldi refuses every recording of several channels there; here only the average of a call is refused."""
+    data = place(tmp_path / "data", file(CALL)(tmp_path))
+    with pytest.raises(UserError):
+        cut(data, tmp_path)
+    line = "its 2 channels differ, as those of a call: their average keeps"
+    assert line in capsys.readouterr().err
+    assert any(line in found for found in validate(tmp_path / "cut", "decode").lines())
+    assert len(copied(data, tmp_path)) == len(WAVE)
 
 
 def place(folder, value, **tables):
@@ -95,11 +122,13 @@ def copied(data, folder):
 
 def cut(data, folder):
     """As a segment that is all of its recording."""
-    whole = create(folder / "cut", wav={"r": DataDir(data).table("wav.scp")["a"]}, utt2spk={"r": "s"})
     for name in ("utt2spk", "spk2utt"):
-        (whole / name).write_bytes((data / name).read_bytes())
-    (whole / "segments").write_text(f"a r 0 {len(WAVE) / 16000}\n")
-    return copied(whole, folder)
+        (folder / "cut").mkdir(exist_ok=True)
+        (folder / "cut" / name).write_bytes((data / name).read_bytes())
+    for name in filter(DataDir(data).has, ("wav.scp", "reco2file_and_channel")):
+        (folder / "cut" / name).write_text((data / name).read_text().replace("a ", "r ", 1))
+    (folder / "cut" / "segments").write_text("a r 0 -1\n")
+    return copied(folder / "cut", folder)
 
 
 def features(data, _):
@@ -137,8 +166,9 @@ ANY_SCALE = {"noise", "noise that is not kept"}  # rooms and noise are scaled by
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_same_samples_on_every_road(tmp_path, capsys, kind):
-    make, expected = KINDS[kind]
-    data = place(tmp_path / "data", make(tmp_path))
+    make, expected, *channel = KINDS[kind]
+    named = {"reco2file_and_channel": {"a": f"call {channel[0]}"}} if channel else {}
+    data = place(tmp_path / "data", make(tmp_path), **named)
     for name, road in ROADS.items():
         if isinstance(expected, str):
             if name in ANY_SCALE and expected.startswith("holds samples beyond"):
