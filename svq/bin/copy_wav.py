@@ -4,8 +4,8 @@
   join DATA OUT ARK...      writes the data directory OUT from the parts of DATA
 
 Any format, rate, channel count, archive offset or `command |` that svq reads; mono at --rate comes out, as 16-bit
-integers where these hold every sample, else as 32-bit floats. An utterance that cannot be read is an error that
-names it.
+integers where these hold every sample, else as 32-bit floats. An utterance that cannot be read or is silent is
+an error that names it.
 """
 
 import functools

@@ -35,6 +35,7 @@ import numpy as np
 
 from svq.data.pcm16 import as_float32
 from svq.data.rxfilename import Rx, parse
+from svq.data.sounding import require_sound
 from svq.data.wavfile import read_header
 from svq.errors import UserError
 
@@ -387,7 +388,7 @@ def duration(rxfilename: str | Rx) -> float:
 
 
 def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> None:
-    """UserError unless the recording opens and has a sample; with `decode`, unless `load` gives all of it.
+    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes and it has sound.
 
     Without `decode`, files cost a header, and pipes are stopped after their first 64 kB. alike: as in `load`.
     """
@@ -397,10 +398,11 @@ def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> No
             _probe_pipe(rx.path, stack)
             return
         recording = _open(rxfilename, stack, alike=alike)
-        if decode:
-            recording.read(0, recording.info.frames)
-        else:
+        if not decode:
             recording.source.read(0, 1)
+            return
+        samples = recording.read(0, recording.info.frames)
+    require_sound(rxfilename, samples, recording.info.rate)
 
 
 def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,

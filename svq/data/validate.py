@@ -45,7 +45,7 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
     """Checks a data directory; the result's `total` is 0 where it is sound.
 
     check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode"
-    decodes all of it. UserError if the folder itself is missing.
+    decodes all of it and finds what is silent, too. UserError if the folder itself is missing.
     """
     folder = DataDir(path)
     problems = Problems(limit)
@@ -247,7 +247,7 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
 
 def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None,
                named: Table | None = None, alike: bool = False):
-    """Yields (line index, why) for each recording of a wav.scp that does not open or is empty, in file order.
+    """Yields (line index, why) for each recording of a wav.scp that `audio.check` refuses, in file order.
 
     named: the reco2file_and_channel beside it. alike: channels that differ must be named there, as segments need it.
     """

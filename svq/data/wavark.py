@@ -19,6 +19,7 @@ from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
 from svq.data.pcm16 import as_int16
 from svq.data.reshape import _not_into_itself, _remove_others, merge
 from svq.data.segments import OVERSHOOT, TO_THE_END, spans
+from svq.data.sounding import require_sound
 from svq.errors import UserError, some_of
 
 
@@ -38,10 +39,18 @@ def _wav(layout: bytes, more: bytes, data: bytes) -> bytes:
 
 
 def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings."""
+    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings.
+
+    The call raises UserError for what cannot be read or is silent.
+    """
+    def whole(rxfilename) -> np.ndarray:
+        samples = audio.load(rxfilename, rate)
+        require_sound(rxfilename, samples, rate)
+        return samples
+
     if not folder.has_segments:
         for utt, rxfilename in folder.recordings.items():
-            yield utt, lambda rxfilename=rxfilename: audio.load(rxfilename, rate)
+            yield utt, lambda rxfilename=rxfilename: whole(rxfilename)
         return
     wav = folder.recordings
     held: dict[str, np.ndarray] = {}  # the recording of the last segment: neighbours mostly share it
@@ -56,7 +65,9 @@ def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], n
         samples = held[recording]
         if end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
             raise UserError(f"{start:g} to {end:g} s is no part of `{recording}`, {len(samples) / rate:g} s long")
-        return samples[round(start * rate) : None if end == TO_THE_END else round(end * rate)]
+        part = samples[round(start * rate) : None if end == TO_THE_END else round(end * rate)]
+        require_sound(f"{start:g} to {end:g} s of `{recording}`", part, rate)
+        return part
 
     for utt, *span in spans(folder):
         yield utt, lambda span=span: cut(*span)
@@ -88,7 +99,7 @@ def copy_part(source, ark, rate: int, progress=iter) -> None:
             utt2dur.write(f"{utt} {len(samples) / rate:.6g}\n")
             out.write(wav_bytes(samples, rate))
         if failed:
-            raise UserError(f"{source}: {len(failed)} utterances cannot be read: {some_of(failed)}")
+            raise UserError(f"{source}: {len(failed)} utterances cannot be read or are silent: {some_of(failed)}")
 
 
 def join_parts(source, dest, arks: Sequence) -> int:
