@@ -23,8 +23,8 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph")
 # Files of a data directory that an earlier preparation or a later stage may have left: a new
 # preparation takes away those that it does not write, since they belong to other recordings.
 _DERIVED = (
-    "text segments reco2dur feats.scp feats.yaml cmvn.scp vad.scp utt2dur utt2num_frames utt2domain spk2gender "
-    "enroll.spk2utt"
+    "text segments reco2dur reco2file_and_channel feats.scp feats.yaml cmvn.scp vad.scp utt2dur utt2num_frames "
+    "utt2domain spk2gender enroll.spk2utt"
 ).split()
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 
-from corpus_tools import list_audio, need_folder, safe_id, sox_pipe, wav_value, write_data_dir
+from corpus_tools import list_audio, need_folder, safe_id, wav_value, write_data_dir
 
 from svq.cli import parser, progress, run_main
 from svq.data import audio
+from svq.data.table import write_table
 from svq.errors import UserError, located
 
 MUSAN_PARTS = ("music", "noise", "speech")
@@ -60,14 +61,14 @@ def noise_rows(root: str, musan_parts: tuple[str, ...]):
         yield row(relative, kind_of(relative, "noise"), wav_value(path), audio.duration(wav_value(path)))
 
 
-def response(path: str) -> tuple[str, float]:
-    """(wav.scp value, seconds) of an impulse response; of several microphones the first, since their sum combs."""
+def rir_row(relative: str, kind: str, path: str) -> tuple:
+    """`row` of an impulse response, and whether it has several channels."""
     found = audio.info(wav_value(path))
-    return wav_value(path) if found.channels == 1 else sox_pipe(path, "remix", "1"), found.seconds
+    return *row(relative, kind, wav_value(path), found.seconds), found.channels > 1
 
 
 def rir_rows(root: str):
-    """Rows of the room impulse responses under `root`."""
+    """`rir_row` of each of the room impulse responses under `root`."""
     root = need_folder(root, "room impulse responses")
     if os.path.isdir(os.path.join(root, "RIRS_NOISES", "simulated_rirs")):
         root = os.path.join(root, "RIRS_NOISES")
@@ -80,7 +81,7 @@ def rir_rows(root: str):
         raise UserError(f"{root}: no recordings (room impulse responses)")
     for relative in progress(recordings, desc=f"reading {root}"):
         path = os.path.join(root, relative)
-        yield row(relative, kind_of(relative, "rir"), *response(path))
+        yield rir_row(relative, kind_of(relative, "rir"), path)
 
 
 def official_rir_rows(root: str):
@@ -96,7 +97,7 @@ def official_rir_rows(root: str):
         for relative in progress(listed, desc=f"reading {folder}"):
             path = os.path.join(root, relative)
             inner = os.path.relpath(relative, folder)
-            yield row(os.path.join(kind, inner), kind, *response(path))
+            yield rir_row(os.path.join(kind, inner), kind, path)
 
 
 def read_rir_list(root: str, relative: str):
@@ -131,7 +132,11 @@ def main() -> None:
         kinds, count = write_data_dir(os.path.join(args.data, "noise"), noise)
         print(f"{args.data}/noise: {count} noises of {kinds} kinds, {sum(r[3] for r in noise) / 60:.0f} min")
     if rir:
-        kinds, count = write_data_dir(os.path.join(args.data, "rir"), rir)
+        folder = os.path.join(args.data, "rir")
+        kinds, count = write_data_dir(folder, (entry[:4] for entry in rir))
+        several = [entry[0] for entry in rir if entry[4]]
+        if several:  # of several microphones the first, since their sum combs
+            write_table(os.path.join(folder, "reco2file_and_channel"), ((utt, f"{utt} 1") for utt in several))
         print(f"{args.data}/rir: {count} room impulse responses of {kinds} kinds")
 
 

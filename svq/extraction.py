@@ -17,6 +17,7 @@ from svq.data import audio
 from svq.data.datadir import DataDir
 from svq.data.features import job_slice, read_matrix
 from svq.data.frontend import FrontEnd, check_stored, takes_stored
+from svq.data.sounding import require_sound
 from svq.errors import UserError
 
 
@@ -86,7 +87,8 @@ class Utterances:
         self.order = np.arange(len(order))
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor | UserError]]:
-        """(id, features (T, F) or samples (T,)), by rising length; a UserError in their place where there are none."""
+        """(id, features (T, F) or samples (T,)), by rising length; a UserError in their place where there are none, or
+        where the utterance is silent: two silences are alike, whoever is not heard there."""
         for i in self.order:
             try:
                 specifier = self.table.value(self.lines[i])
@@ -101,6 +103,8 @@ class Utterances:
         feats = read_matrix(specifier, 0, longest if self.max_seconds else None)
         if not len(feats):
             raise UserError(f"{specifier}: no frames")
+        if len(feats) > 1 and (feats == feats[0]).all():
+            raise UserError(f"{specifier}: silence: all of its {len(feats)} frames are the same; leave it out")
         if feats.shape[1] != config.num_mels:
             raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {config.num_mels}")
         return self.front_end.normalize(torch.from_numpy(feats)[None].to(self.device))[0]
@@ -111,6 +115,7 @@ class Utterances:
         if len(wav) < shortest:
             raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {shortest}; "
                             "take the utterance out of the data directory")
+        require_sound(specifier, wav, self.front_end.config.rate)
         samples = torch.from_numpy(np.ascontiguousarray(wav))
         return samples if self.waveforms else self.front_end(samples[None].to(self.device))[0]
 

@@ -34,7 +34,7 @@ from svq.backend.embeddings import read_vector
 from svq.backend.scoring import Cosine
 from svq.data.recording import name_of, windows_of
 from svq.data.rxfilename import Rx
-from svq.data.sounding import SILENCE_DB, sounding_seconds
+from svq.data.sounding import silence, sounding_seconds
 from svq.errors import UserError
 
 SHORTEST_WINDOW = 1.0  # of windows, in seconds
@@ -118,7 +118,7 @@ class Verifier:
 
         recording: a file name, an `Rx` of svq.data.rxfilename (a line of wav.scp), or samples (T,) or (T, channels),
         floats in [-1, 1] or signed integers of any width. rate: of the samples, in Hz; None: the model's own.
-        Raises UserError that names the recording: unreadable, silent (nothing above SILENCE_DB), too short.
+        Raises UserError that names the recording: unreadable, silent (svq.data.sounding), too short.
         """
         name, shortest = name_of(recording), self.embedder.front_end.bank.length
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
@@ -141,8 +141,7 @@ class Verifier:
     def _check(self, name: str, seconds: float, heard: float, frame: float) -> None:
         """UserError where there is nothing to embed, a warning where there is little."""
         if not heard:
-            raise UserError(f"{name}: silence: nothing in its {seconds:.3g} s is above {SILENCE_DB:g} dBFS; check the "
-                            "microphone and record again")
+            raise UserError(f"{name}: {silence(seconds)}")
         if heard < self.min_seconds or seconds < frame:
             raise UserError(f"{name}: {heard:.3g} s of sound are too short to tell a voice; record "
                             f"{max(self.min_seconds, frame):g} s or more (--min-seconds sets the least)")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of 16-bit
-# mono WAVs, so that training reads a part of one with a seek, and writes a data directory that points there.
+# Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of mono WAVs,
+# so that training reads a part of one with a seek, and writes a data directory that points there. A copy has the very
+# samples of its recording: 16-bit integers where these hold them, else (resampled, averaged, 24 bits) floats.
 # Usage: utils/copy_wav.sh [options] <data-in> <data-out> <ark-dir>
 set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's

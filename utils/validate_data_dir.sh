@@ -2,7 +2,7 @@
 # Checks a Kaldi data directory: says file, line and what is wrong, and exits 1 if anything is.
 # Usage: utils/validate_data_dir.sh [options] <data-dir>
 set -euo pipefail
-check_audio=header  # header: open every recording; decode: decode it whole; none: leave it
+check_audio=header  # header: open every recording; decode: decode it whole, find silence, too; none: leave it
 nj=4                # recordings opened at once
 limit=20            # problems shown; the others are counted
 . utils/parse_options.sh

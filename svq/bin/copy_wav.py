@@ -1,10 +1,11 @@
-"""Decodes the recordings of a data directory to archives of 16-bit PCM WAVs (utils/copy_wav.sh runs this).
+"""Decodes the recordings of a data directory to archives of WAVs (utils/copy_wav.sh runs this).
 
   part DATA ARK             decodes DATA, one job's part, into ARK, with .scp and .utt2dur beside it
   join DATA OUT ARK...      writes the data directory OUT from the parts of DATA
 
-Any format, rate, channel count, archive offset or `command |` that svq reads; mono at --rate comes out. An
-utterance that cannot be read is an error that names it.
+Any format, rate, channel count, archive offset or `command |` that svq reads; mono at --rate comes out, as 16-bit
+integers where these hold every sample, else as 32-bit floats. An utterance that cannot be read or is silent is
+an error that names it.
 """
 
 import functools

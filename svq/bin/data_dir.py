@@ -106,7 +106,8 @@ def build_parser():
         return sub.add_argument
 
     def audio_options(add, default):
-        add("--check-audio", choices=validate.AUDIO_CHECKS, default=default, help="open, or decode, every recording")
+        add("--check-audio", choices=validate.AUDIO_CHECKS, default=default,
+            help="open every recording, or decode it and find silence")
         add("--threads", type=int, default=4, help="recordings opened at once")
         add("--limit", type=int, default=20, help="lines shown")
 

@@ -4,8 +4,8 @@ Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), whole or not at
 all. The features are those of training: feats.scp, or the model's front end on
 wav.scp, less the utterance's mean where the model says so; a model exported with
 its front end inside takes the waveforms themselves. An utterance that
-cannot be read, is shorter than one frame or gives no finite embedding is an
-error that names it, after all others have been tried.
+cannot be read, is silent or shorter than one frame, or gives no finite embedding
+is an error that names it, after all others have been tried.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Log-mel features of one job's share of a Kaldi data directory.
 
 Writes OUT.ark, OUT.scp (Kaldi matrices frames x mels, keys sorted), OUT.num_frames
-and OUT.yaml (what they were made with), whole or not at all. 80 mels, 25 ms / 10 ms, Kaldi's definition,
-no dither: svq.data.fbank. An utterance that cannot be read or is shorter than
-one frame is an error that names it, after all others have been tried.
+and OUT.yaml (what they were made with), whole or not at all. 80 mels, 25 ms / 10 ms,
+Kaldi's definition, no dither: svq.data.fbank. An utterance that cannot be read, is
+silent or shorter than one frame is an error that names it, after all others have been
+tried.
 """
 
 from __future__ import annotations

@@ -102,8 +102,16 @@ def write_tested(path, data_dir, out) -> int:
     lacking = [utterance for utterance in utterances if utterance not in speaker] if speaker else []
     if lacking:
         raise UserError(f"{folder.utt2spk.path}: no line for {some_of(lacking)}, which {path} names")
-    create(out, wav=utterances, utt2spk={utterance: speaker.get(utterance, utterance) for utterance in utterances})
+    create(out, wav=utterances, utt2spk={utterance: speaker.get(utterance, utterance) for utterance in utterances},
+           **_channels(folder, utterances))
     return len(utterances)
+
+
+def _channels(folder: DataDir, kept) -> dict[str, dict]:
+    """reco2file_and_channel of the utterances that are kept, as `create` takes it; nothing where it names none."""
+    name = "reco2file_and_channel"
+    named = {key: value for key, value in folder.table(name).items() if key in kept} if folder.has(name) else {}
+    return {name: named} if named else {}
 
 
 def write_speech(data_dir, out, most: int | None = None, own: bool = True, durations: bool = True) -> int:
@@ -113,11 +121,11 @@ def write_speech(data_dir, out, most: int | None = None, own: bool = True, durat
     utt2dur, measured where it is missing. Returns the number of utterances.
     """
     folder, speaker = DataDir(data_dir), check_speech(data_dir, most).speaker
-    wav = {key: value for key, value in folder.wav.items() if key in speaker}
-    tables = {}
+    wav = {key: value for key, value in folder.table("wav.scp").items() if key in speaker}
+    tables = _channels(folder, speaker)
     if durations and folder.has("utt2dur"):
         tables["utt2dur"] = {key: value for key, value in folder.utt2dur.items() if key in speaker}
     create(out, wav=wav, utt2spk=speaker if own else {key: key for key in speaker}, **tables)
-    if durations and not tables:
+    if durations and "utt2dur" not in tables:
         write_utt2dur(out, Path(out) / "utt2dur")
     return len(speaker)

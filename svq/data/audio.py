@@ -1,8 +1,15 @@
 """Recordings from files, `ark:offset` and `command |`, at any rate, as mono float32.
 
-Relative paths are relative to the current folder, as in Kaldi. 16-bit PCM WAV (all that utils/copy_wav.sh
-writes) is read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files that it does
-not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file name.
+Relative paths are relative to the current folder, as in Kaldi. WAVs of 16-bit integers or 32-bit floats (all that
+utils/copy_wav.sh writes) are read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files
+that it does not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file
+name.
+
+Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. What is louder was never scaled to [-1, 1], and
+nobody can know how it was scaled, so it is an error.
+
+Of several channels, the one that the name gives (`Rx.channel`, from reco2file_and_channel) is taken. Where none is
+given, they are averaged, and it is an error if that destroys them.
 
 Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
 whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
@@ -14,22 +21,36 @@ import contextlib
 import io
 import math
 import os
+import re
 import shutil
 import signal
 import struct
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
+from svq.data.pcm16 import as_float32
 from svq.data.rxfilename import Rx, parse
+from svq.data.sounding import require_sound
 from svq.data.wavfile import read_header
 from svq.errors import UserError
 
 PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
+LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
+CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it is an error
+
+_SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
+_RESCALE = "scale it to [-1, 1] first: 16-bit integers are divided by 32768"
+
+# What share of their power the average of N channels keeps: all of it where they are alike, 1/N where they have nothing
+# to do with each other (or one alone has sound), nothing where they cancel each other.
+LEAST_SHARE = 0.25  # times 1/N
+ALIKE_SHARE = 0.75
+_BLOCK_FRAMES = 1 << 20  # of a recording whose channels are compared
 
 
 @dataclass(frozen=True)
@@ -52,18 +73,18 @@ class _Unreadable(Exception):
 # ---- sources: an open recording with .info and .read(start, count) -> (count, channels) float32
 
 
-class _Pcm16:
+class _Wav:
     def __init__(self, file, header):
-        self.file, self.header = file, header
+        self.file, self.data_start, self.dtype = file, header.data_start, np.dtype(header.dtype)
         self.info = Info(header.rate, header.channels, header.frames)
 
     def read(self, start: int, count: int) -> np.ndarray:
-        channels = self.info.channels
-        self.file.seek(self.header.data_start + 2 * channels * start)
-        samples = np.frombuffer(self.file.read(2 * channels * count), dtype="<i2")
-        if len(samples) < channels * count:
+        frame = self.dtype.itemsize * self.info.channels
+        self.file.seek(self.data_start + frame * start)
+        data = self.file.read(frame * count)
+        if len(data) < frame * count:
             raise _Unreadable("the file ends before its last sample")
-        return (samples.astype(np.float32) * np.float32(1 / 32768)).reshape(-1, channels)
+        return as_float32(np.frombuffer(data, self.dtype).reshape(-1, self.info.channels))
 
 
 class _Samples:
@@ -92,9 +113,66 @@ class _SoundFile:
             raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
         if len(samples) < count:
             raise _Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
-        if not np.isfinite(samples).all():
-            raise _Unreadable("holds NaN or infinite samples")
         return samples
+
+
+class _Mono:
+    """One channel of another source's samples (count,), checked.
+
+    share: gives what share of their power the average of all its channels keeps. channel: take this one, from 0, of
+    several; None: their average. any_scale: whatever their peak is. alike: the channels must be alike to be averaged.
+    """
+
+    def __init__(self, source, share: Callable[[], float], channel: int | None = None, any_scale: bool = False,
+                 alike: bool = False):
+        self.source, self.info, self.share = source, source.info, share
+        self.channel, self.any_scale, self.alike = channel, any_scale, alike
+        self.compared = self.info.channels == 1 or channel is not None
+        if self.info.channels == 1:
+            self.channel = 0
+        elif channel is not None and channel >= self.info.channels:
+            raise _Unreadable(f"has only {self.info.channels} channels; mend reco2file_and_channel")
+
+    def read(self, start: int, count: int) -> np.ndarray:
+        samples = self.source.read(start, count)
+        peak = float(np.abs(samples).max(initial=0.0))
+        if not math.isfinite(peak):
+            raise _Unreadable("holds NaN or infinite samples")
+        if peak > LIMIT and not self.any_scale:
+            raise _Unreadable(f"holds samples beyond {LIMIT:g}, and full scale is 1; {_RESCALE}")
+        if self.channel is not None:
+            return np.ascontiguousarray(samples[:, self.channel])
+        if not self.compared:
+            whole = len(samples) == self.info.frames
+            self._require_share(_share(_Samples(samples, self.info.rate)) if whole else self.share())
+            self.compared = True
+        return samples.mean(axis=1, dtype=np.float32)
+
+    def _require_share(self, share: float) -> None:
+        count = self.info.channels
+        if share * count < LEAST_SHARE:
+            raise _Unreadable(f"its {count} channels cancel each other: their average keeps {100 * share:.2g} % of "
+                              "their power; take one, `sox IN OUT remix 1`, or name it in reco2file_and_channel")
+        if self.alike and share < ALIKE_SHARE:
+            raise _Unreadable(f"its {count} channels differ, as those of a call: their average keeps {100 * share:.2g} "
+                              "% of their power; name the one of each recording in reco2file_and_channel")
+
+
+def _share(source) -> float:
+    """What share of the power of a source's channels their average keeps, of the whole recording; 1 if it is silent."""
+    kept = power = 0.0
+    for start in range(0, source.info.frames, _BLOCK_FRAMES):
+        samples = source.read(start, min(_BLOCK_FRAMES, source.info.frames - start))
+        power += float(np.square(samples, dtype=np.float64).sum()) / source.info.channels
+        kept += float(np.square(samples.mean(axis=1, dtype=np.float64)).sum())
+    return kept / power if power else 1.0
+
+
+@lru_cache(maxsize=1 << 16)
+def _share_of_file(rx: Rx, size: int, changed: int) -> float:
+    """`_share` of a file of that size and time of change: asked of every part that is read, computed once."""
+    with contextlib.ExitStack() as stack:
+        return _share(_from_place(rx, stack))
 
 
 def _wav_or_none(file, size: int, offset: int):
@@ -106,7 +184,7 @@ def _wav_or_none(file, size: int, offset: int):
         raise _Unreadable("cut short: the WAV header promises more samples than there are")
     if header.streamed and offset:
         raise _Unreadable("the WAV in this archive does not say its length")
-    return (_Pcm16(file, header) if header.is_pcm16 else None), header
+    return (_Wav(file, header) if header.dtype else None), header
 
 
 def _sound(file, stack):
@@ -151,7 +229,7 @@ def _from_offset(rx: Rx, stack):
     mark = file.read(6)
     if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
         length = int.from_bytes(file.read(mark[5]), "little")
-        return _sound(io.BytesIO(file.read(length)), stack)
+        return _from_bytes(file.read(length), stack)
     raise _Unreadable("no WAV begins at this offset")
 
 
@@ -220,22 +298,38 @@ def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
     return out
 
 
-def _run(command: str) -> bytes:
+def _from_place(rx: Rx, stack):
+    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+
+
+def _from_pipe(command: str, stack):
+    """(source, the bytes that it reads)."""
     process = _start(command)
     out, err = process.communicate()
-    return _checked_output(process.returncode, out, err)
+    data = _checked_output(process.returncode, out, err)
+    source = _from_bytes(data, stack)
+    # SoX computes in integers: it cuts off float samples beyond full scale as it reads them, and its status is 0.
+    clipped = sum(map(int, _SOX_CLIPPED.findall(err)))
+    if clipped > CLIPPED_SHARE * source.info.frames * source.info.channels:
+        raise _Unreadable(f"SoX cut off {clipped} of the samples that it read, beyond full scale; {_RESCALE}")
+    return source, data
+
+
+def _stop(process: subprocess.Popen) -> None:
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _probe_pipe(command: str, stack) -> None:
     """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
     stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
     process = stack.enter_context(_start(command, stderr))
+    stack.callback(_stop, process)  # before its own exit, which waits for it
     head = process.stdout.read(PROBE_BYTES)
     if len(head) == PROBE_BYTES:
         header = read_header(io.BytesIO(head), len(head), 0)
         if header is not None and header.frames > 0:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             return
     rest = process.stdout.read()
     process.wait()
@@ -258,11 +352,23 @@ def _naming(rxfilename: str | Rx):
         raise UserError(f"{rxfilename}: {error}") from None
 
 
-def _open(rxfilename: str | Rx, stack):
-    rx = rxfilename if isinstance(rxfilename, Rx) else parse(rxfilename)
+def _open(rxfilename: str | Rx, stack, **how) -> _Mono:
+    """how: `any_scale` and `alike` of `_Mono`."""
+    rx = parse(rxfilename)
     if rx.kind == "pipe":
-        return _from_bytes(_run(rx.path), stack)
-    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
+        source, data = _from_pipe(rx.path, stack)
+
+        def share() -> float:
+            return _share(_from_bytes(data, stack))
+    else:
+        source = _from_place(rx, stack)
+
+        def share() -> float:
+            found = os.stat(rx.path)
+            return _share_of_file(rx, found.st_size, found.st_mtime_ns)
+
+    _require_samples(source.info)
+    return _Mono(source, share, rx.channel, **how)
 
 
 def _require_samples(found: Info) -> None:
@@ -270,44 +376,47 @@ def _require_samples(found: Info) -> None:
         raise _Unreadable("no samples in it")
 
 
-def info(rxfilename: str) -> Info:
+def info(rxfilename: str | Rx) -> Info:
     """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        found = _open(rxfilename, stack).info
-        _require_samples(found)
-        return found
+        return _open(rxfilename, stack).info
 
 
-def duration(rxfilename: str) -> float:
+def duration(rxfilename: str | Rx) -> float:
     """Seconds; UserError if unreadable or empty."""
     return info(rxfilename).seconds
 
 
-def check(rxfilename: str, decode: bool = False) -> None:
-    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes.
+def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> None:
+    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes and it has sound.
 
-    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB.
+    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB. alike: as in `load`.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
         rx = parse(rxfilename)
         if rx.kind == "pipe" and not decode:
             _probe_pipe(rx.path, stack)
             return
-        source = _open(rxfilename, stack)
-        _require_samples(source.info)
-        source.read(0, source.info.frames if decode else 1)
+        recording = _open(rxfilename, stack, alike=alike)
+        if not decode:
+            recording.source.read(0, 1)
+            return
+        samples = recording.read(0, recording.info.frames)
+    require_sound(rxfilename, samples, recording.info.rate)
 
 
-def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
-    """A recording, or `seconds` of it from `start`, as mono float32 (T,) in [-1, 1] at `rate` Hz.
+def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,
+         any_scale: bool = False, alike: bool = False) -> np.ndarray:
+    """A recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
 
-    Channels are averaged, then resampled (polyphase FIR, scipy.signal.resample_poly). A part equals the same
-    samples of the whole up to float rounding, and is shorter than asked where the recording ends first.
-    UserError if it is unreadable or empty, or ends before `start`.
+    One channel is taken where `rxfilename` names it, else they are averaged; then resampled (polyphase FIR,
+    scipy.signal.resample_poly). A part equals the same samples of the whole up to float rounding, and is shorter than
+    asked where the recording ends first. UserError if it is unreadable or empty, ends before `start`, has a sample
+    beyond LIMIT, or if the channels to be averaged cancel each other. any_scale: no LIMIT, for who scales the recording
+    by itself. alike: UserError, too, where the channels to be averaged are not alike, such as those of a call.
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _open(rxfilename, stack)
-        _require_samples(source.info)
+        source = _open(rxfilename, stack, any_scale=any_scale, alike=alike)
         total = _length(source.info, rate)
         first = round(start * rate)
         last = total if seconds is None else min(total, first + round(seconds * rate))
@@ -324,7 +433,6 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
     """
     with _naming(rxfilename), contextlib.ExitStack() as stack:
         source = _open(rxfilename, stack)
-        _require_samples(source.info)
         total = _length(source.info, rate)
         count = -(-total // max(1, round(seconds * rate))) if seconds else 1
         for i in range(count):
@@ -332,9 +440,14 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
 
 
 def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
-    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz."""
-    source = _Samples(samples.reshape(len(samples), -1), own_rate)
-    return _part(source, rate, 0, _length(source.info, rate))
+    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz.
+
+    UserError as in `load`.
+    """
+    with _naming("the samples"):
+        held = _Samples(samples.reshape(len(samples), -1), own_rate)
+        source = _Mono(held, lambda: _share(held))
+        return _part(source, rate, 0, _length(source.info, rate))
 
 
 def _length(found: Info, rate: int) -> int:
@@ -342,17 +455,13 @@ def _length(found: Info, rate: int) -> int:
     return -(-found.frames * rate // found.rate)
 
 
-def _part(source, rate: int, first: int, last: int) -> np.ndarray:
+def _part(source: _Mono, rate: int, first: int, last: int) -> np.ndarray:
     """Samples [first, last) at `rate` Hz, mono."""
     common = math.gcd(rate, source.info.rate)
     up, down = rate // common, source.info.rate // common
     if up == down:
-        return _mono(source.read(first, last - first))
+        return source.read(first, last - first)
     return _resampled_part(source, first, last, up, down)
-
-
-def _mono(samples: np.ndarray) -> np.ndarray:
-    return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
 
 
 @lru_cache(maxsize=16)
@@ -364,14 +473,14 @@ def _lowpass(up: int, down: int) -> np.ndarray:
     return firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
 
 
-def _resampled_part(source, first: int, last: int, up: int, down: int) -> np.ndarray:
+def _resampled_part(source: _Mono, first: int, last: int, up: int, down: int) -> np.ndarray:
     """Output samples [first, last): reads only the input under the filter, from a place where the phase is 0."""
     from scipy.signal import resample_poly
 
     reach = -(-10 * max(up, down) // up) + 1  # input samples under one side of the filter
     begin = max(0, first // up - -(-reach // down)) * down
     end = min(source.info.frames, -(-last * down // up) + reach)
-    samples = _mono(source.read(begin, end - begin))
+    samples = source.read(begin, end - begin)
     offset = begin // down * up
     out = resample_poly(samples, up, down, window=_lowpass(up, down))[first - offset : last - offset]
     return np.ascontiguousarray(out, dtype=np.float32)

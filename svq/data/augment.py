@@ -18,6 +18,7 @@ from scipy.signal import fftconvolve
 
 from svq.data import audio
 from svq.data.datadir import DataDir
+from svq.data.pcm16 import as_float32, as_int16
 from svq.data.table import Table
 from svq.errors import UserError
 
@@ -37,7 +38,7 @@ class AugmentConfig:
     speech_snr: tuple[float, float] = (13.0, 20.0)
     babble: tuple[int, int] = (3, 7)  # how many speech clips are added up, [least, most]
     rir_seconds: float = 1.0  # responses are cut to this length after their direct path
-    cache_mb: int = 512  # clips kept in memory as int16, per process; later ones are read each time
+    cache_mb: int = 512  # clips kept in memory, per process, counted at 16 bits a sample; later ones are read each time
 
     def __post_init__(self):
         if not 0 <= self.prob <= 1:
@@ -188,9 +189,11 @@ def _masks(batch: int, size: int, count: int, widest: int, generator) -> torch.T
 class _Clips:
     """Random access to the recordings of a Kaldi data directory, at `rate`.
 
-    The first clips, up to `cache_mb` of int16, are kept once read; which ones
-    depends on the listing alone, so that a crop never depends on what was read
-    before. Later ones are read piece by piece each time.
+    The first clips, up to `cache_mb` of int16, are kept once read (as float32
+    where 16 bits do not hold them); which ones depends on the listing alone, so
+    that a crop never depends on what was read before. Later ones are read piece
+    by piece each time. Any scale will do: rooms are scaled by their peak, noise
+    by its power.
     """
 
     def __init__(self, folder, rate: int, cache_mb: int):
@@ -213,10 +216,15 @@ class _Clips:
     def whole(self, i: int) -> np.ndarray:
         """Clip `i`, (T,) float32."""
         if not self.kept[i]:
-            return _rounded(audio.load(self.wav.value(i), self.rate)) / np.float32(32768)
+            return self._load(i)
         if i not in self.cache:
-            self.cache[i] = _rounded(audio.load(self.wav.value(i), self.rate))
-        return self.cache[i] / np.float32(32768)
+            clip = self._load(i)
+            whole = as_int16(clip)
+            self.cache[i] = clip if whole is None else whole
+        return as_float32(self.cache[i])
+
+    def _load(self, i: int, start: float = 0.0, seconds: float | None = None) -> np.ndarray:
+        return audio.load(self.wav.value(i), self.rate, start, seconds, any_scale=True)
 
     def crop(self, i: int, samples: int, where: float) -> np.ndarray:
         """`samples` of clip `i`, (samples,) float32; `where` in [0, 1) places them; short clips repeat."""
@@ -229,8 +237,8 @@ class _Clips:
         else:
             available = int(self.seconds[i] * self.rate)
             start = int(where * (max(0, available - samples) + 1))
-            clip = _rounded(audio.load(self.wav.value(i), self.rate, start / self.rate, samples / self.rate))
-        return wrap(clip, samples) / np.float32(32768)
+            clip = self._load(i, start / self.rate, samples / self.rate)
+        return as_float32(wrap(clip, samples))
 
 
 def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
@@ -261,10 +269,6 @@ def _aligned(table: Table, wav: Table) -> Table:
     except KeyError as error:
         raise UserError(f"{table.path}: no line for {error.args[0]}, which is in {wav.path}") from None
     return Table.from_pairs(table.items(order), table.path)
-
-
-def _rounded(wav: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(wav * 32768), -32768, 32767).astype(np.int16)
 
 
 def _power(wav: np.ndarray) -> float:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.data.channels import Recordings
 from svq.data.table import BLOCK_LINES, Table, write_table
 from svq.errors import UserError
 
 _BY_UTTERANCE = ("utt2spk", "segments", "text", "feats.scp", "vad.scp")
 _BY_RECORDING = ("reco2dur", "reco2file_and_channel")
 _BY_SPEAKER = ("cmvn.scp",)
+MAY_LACK_RECORDINGS = ("reco2file_and_channel",)  # a recording of one channel needs no line
 MAY_BE_BLANK = ("text",)  # an utterance may have an empty transcript; nothing else may lack its value
 
 
@@ -69,12 +71,18 @@ class DataDir:
     def has_segments(self) -> bool:
         return self.has("segments")
 
+    @functools.cached_property
+    def recordings(self) -> Table:
+        """wav.scp, whatever has its lines, with the channel that reco2file_and_channel names (then `Rx`, else str)."""
+        wav = self.table("wav.scp")
+        return Recordings(wav, self.table("reco2file_and_channel")) if self.has("reco2file_and_channel") else wav
+
     @property
     def wav(self) -> Table:
-        """wav.scp by utterance; UserError for a directory whose utterances are segments of recordings."""
+        """`recordings` by utterance; UserError for a directory whose utterances are segments of recordings."""
         if self.has_segments:
             raise UserError(f"{self.path}: has a segments file; cut it first: utils/copy_wav.sh {self.path} NEW ARK_DIR")
-        return self.table("wav.scp")
+        return self.recordings
 
     @property
     def utt2spk(self) -> Table:

@@ -7,21 +7,26 @@ import sys
 from svq.atomic import atomic_write
 from svq.data import audio
 from svq.data.datadir import DataDir
-from svq.errors import UserError, located, some_of
+from svq.data.segments import TO_THE_END, spans
+from svq.errors import UserError, some_of
 
 
 def seconds_of(folder: DataDir):
-    """(utterance, a call that gives its seconds) in the order of wav.scp (or of segments, without any audio)."""
+    """(utterance, a call that gives its seconds) in the order of wav.scp (or of segments, from which they follow,
+    without any audio but for ends of -1)."""
     if folder.has_segments:
-        segments = folder.table("segments")
-        (_, starts, ends), ok = segments.columns(3)
-        for row, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
-            if not ok[row]:
-                raise UserError(located(segments.path, row + 1, "is not `utterance recording start end`"))
-            yield segments.key(row), lambda s=start, e=end: float(e) - float(s)
+        for utt, recording, start, end in spans(folder):
+            yield utt, lambda r=recording, s=start, e=end: (_whole(folder, r) if e == TO_THE_END else e) - s
         return
     for utt, rxfilename in folder.wav.items():
         yield utt, lambda rxfilename=rxfilename: audio.duration(rxfilename)
+
+
+def _whole(folder: DataDir, recording: str) -> float:
+    try:
+        return audio.duration(folder.recordings[recording])
+    except KeyError:
+        raise UserError(f"recording `{recording}` is not in {folder.recordings.path}") from None
 
 
 def write_utt2dur(path, out, progress=iter) -> None:

@@ -83,7 +83,9 @@ def _intersect(folder: DataDir, tables: dict, check_audio: str, threads: int, re
 
     if check_audio != "none" and "wav.scp" in tables:
         table, rows = tables["wav.scp"]
-        why = dict(unreadable(table, check_audio == "decode", threads, rows.tolist()))
+        named = tables.get("reco2file_and_channel")
+        named = named and Table.from_pairs(named[0].items(named[1]), named[0].path)
+        why = dict(unreadable(table, check_audio == "decode", threads, rows.tolist(), named, folder.has_segments))
         result.dropped += [located(table.path, i + 1, f"`{table.key(i)}`: {text}") for i, text in why.items()]
         tables["wav.scp"] = table, rows[~np.isin(rows, list(why))]
     if folder.has_segments and "wav.scp" in tables:

@@ -11,7 +11,7 @@ import numpy as np
 
 from svq.atomic import atomic_write
 from svq.data import stored
-from svq.data.datadir import DataDir, index_speakers, keyed_by, write_spk2utt
+from svq.data.datadir import MAY_LACK_RECORDINGS, DataDir, index_speakers, keyed_by, write_spk2utt
 from svq.data.table import BLOCK_LINES, Table
 from svq.errors import UserError, some_of
 
@@ -42,7 +42,11 @@ class _Selector:
             position, found = table.positions(names)
             return np.sort(position[found])
         if kind == "reco":
-            recordings = np.unique(self.recording[self.by_utterance("segments", self.segments, utterances)])
+            recordings = self.utt2spk.key_array[utterances]
+            if self.segments:
+                recordings = np.unique(self.recording[self.by_utterance("segments", self.segments, utterances)])
+            if name in MAY_LACK_RECORDINGS:
+                recordings = recordings[table.positions(recordings)[1]]
             return self._found(table, recordings)
         return self.by_utterance(name, _require_sorted(table), utterances)
 
@@ -66,7 +70,7 @@ class _Selector:
         write_spk2utt(dest / "spk2utt", self.utt2spk, utterances, atomic)
         for name in self.names:
             rows = self.rows(name, utterances)
-            if len(rows):  # a table of speakers need not know those that are left
+            if len(rows):  # a table of speakers, or of channels, need not know those that are left
                 self.folder.table(name).write(dest / name, rows, atomic)
         _remove_others(dest, {"utt2spk", "spk2utt", *self.names})
 
@@ -276,14 +280,15 @@ def combine(dest, sources: Sequence) -> list[str]:
     if len({f.has_segments for f in folders}) > 1:
         raise UserError(f"{dest}: some of its sources have segments and some not; cut them first: utils/copy_wav.sh")
     names = sorted({n for f in folders for n in f.table_names()} - {"spk2utt"})
-    shared = [n for n in names if all(f.has(n) for f in folders)]
+    shared = [n for n in names if n in MAY_LACK_RECORDINGS or all(f.has(n) for f in folders)]
     if "utt2spk" not in shared:
         raise UserError(f"{dest}: a source has no utt2spk: {some_of(str(f.path) for f in folders if not f.has('utt2spk'))}")
     dest.mkdir(parents=True, exist_ok=True)
     if "feats.scp" in shared and not stored.carry_made(folders, dest) and any(f.has(stored.NAME) for f in folders):
         names.append(stored.NAME)
     for name in shared:
-        tables = [_require_sorted(Table.read(f.path / name, need_value=name != "text")) for f in folders]
+        paths = [f.path / name for f in folders if f.has(name)]
+        tables = [_require_sorted(Table.read(path, need_value=name != "text")) for path in paths]
         with atomic_write(dest / name, "wb") as out:
             for block in merge_blocks(tables, repeats_allowed=keyed_by(name, folders[0].has_segments) != "utt"):
                 out.write(block)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from svq.errors import UserError
 
@@ -15,18 +15,32 @@ _SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "g
 
 @dataclass(frozen=True)
 class Rx:
-    """kind: "file", "offset" or "pipe"; path: file name or command; offset: bytes into the file (kind "offset")."""
+    """kind: "file", "offset" or "pipe"; path: file name or command; offset: bytes into the file (kind "offset").
+
+    channel: the one that is meant where a recording has several, from 0; None: nothing says which.
+    """
 
     kind: str
     path: str
     offset: int = 0
+    channel: int | None = None
 
     def __str__(self) -> str:
-        return {"offset": f"{self.path}:{self.offset}", "pipe": f"{self.path} |"}.get(self.kind, self.path)
+        name = {"offset": f"{self.path}:{self.offset}", "pipe": f"{self.path} |"}.get(self.kind, self.path)
+        return name if self.channel is None else f"{name} (channel {self.channel + 1})"
+
+    def of_channel(self, channel: int) -> Rx:
+        """The same recording, of which this channel, from 0, is meant."""
+        return replace(self, channel=channel)
 
 
-def parse(rxfilename: str) -> Rx:
-    """Classifies an extended file name as Kaldi's ClassifyRxfilename does; UserError for one that cannot be read."""
+def parse(rxfilename: str | Rx) -> Rx:
+    """Classifies an extended file name as Kaldi's ClassifyRxfilename does; UserError for one that cannot be read.
+
+    An `Rx` comes back as it is.
+    """
+    if isinstance(rxfilename, Rx):
+        return rxfilename
     text = rxfilename.strip()
     if text.endswith("|"):
         command = text[:-1].strip()

@@ -11,6 +11,7 @@ from svq.atomic import atomic_write
 from svq.data.datadir import DataDir, keyed_by, write_spk2utt
 from svq.data.reshape import _not_into_itself, _remove_others, _require_sorted
 from svq.data.rxfilename import speed_command
+from svq.data.segments import TO_THE_END
 from svq.data.table import BLOCK_LINES, Table
 from svq.errors import UserError, located
 
@@ -79,7 +80,8 @@ def _cut(key: str, value: str, factor: str) -> str:
     if not factor:
         return value
     recording, start, end = value.split()
-    return f"sp{factor}-{recording} {float(start) / float(factor):.6g} {float(end) / float(factor):.6g}"
+    shorter_end = "-1" if float(end) == TO_THE_END else f"{float(end) / float(factor):.6g}"
+    return f"sp{factor}-{recording} {float(start) / float(factor):.6g} {shorter_end}"
 
 
 def _write(table: Table, path, factors, keep_original: bool, change) -> None:

@@ -9,7 +9,9 @@ from itertools import islice
 import numpy as np
 
 from svq.data import audio, stored
+from svq.data.channels import Recordings, wrong_lines
 from svq.data.datadir import MAY_BE_BLANK, DataDir, index_speakers, is_trials, keyed_by, spk2utt_blocks
+from svq.data.segments import FORM, is_span
 from svq.data.table import Table, find
 from svq.errors import UserError, located
 
@@ -43,7 +45,7 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
     """Checks a data directory; the result's `total` is 0 where it is sound.
 
     check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode"
-    decodes all of it. UserError if the folder itself is missing.
+    decodes all of it and finds what is silent, too. UserError if the folder itself is missing.
     """
     folder = DataDir(path)
     problems = Problems(limit)
@@ -63,8 +65,8 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
         for name in filter(is_trials, folder.names()):
             _check_trials(folder, name, tables, problems)
     if check_audio != "none" and "wav.scp" in tables:
-        table = tables["wav.scp"]
-        for row, why in unreadable(table, check_audio == "decode", threads):
+        table, named = tables["wav.scp"], tables.get("reco2file_and_channel")
+        for row, why in unreadable(table, check_audio == "decode", threads, named=named, alike=folder.has_segments):
             problems.add(table.path, f"`{table.key(row)}`: {why}", row + 1)
     return problems
 
@@ -118,15 +120,18 @@ def _check_values(tables: dict[str, Table], problems: Problems) -> None:
         table = tables["utt2spk"]
         bad = np.flatnonzero(~table.columns(1)[1])
         problems.add_lines(table.path, bad, lambda i: f"`{table.value(i)}` is not one speaker id")
+    if "reco2file_and_channel" in tables:
+        table = tables["reco2file_and_channel"]
+        for row, why in wrong_lines(table):
+            problems.add(table.path, why, row + 1)
     if "segments" in tables:
         table = tables["segments"]
         (recording, start, end), ok = table.columns(3)
         try:
-            seconds = start[ok].astype(float), end[ok].astype(float)
-            ok[np.flatnonzero(ok)[~((seconds[0] >= 0) & (seconds[1] > seconds[0]))]] = False
+            ok[np.flatnonzero(ok)[~is_span(start[ok].astype(float), end[ok].astype(float))]] = False
         except ValueError:
             ok[:] = [_is_segment(row) for row in zip(start.tolist(), end.tolist())]
-        problems.add_lines(table.path, np.flatnonzero(~ok), lambda i: "is not `utterance recording start end`")
+        problems.add_lines(table.path, np.flatnonzero(~ok), lambda i: FORM)
         if "wav.scp" in tables:
             _, found = tables["wav.scp"].positions(recording)
             problems.add_lines(
@@ -136,7 +141,7 @@ def _check_values(tables: dict[str, Table], problems: Problems) -> None:
 
 def _is_segment(bounds) -> bool:
     try:
-        return 0 <= float(bounds[0]) < float(bounds[1])
+        return bool(is_span(float(bounds[0]), float(bounds[1])))
     except ValueError:
         return False
 
@@ -244,13 +249,18 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
     return table
 
 
-def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None):
-    """Yields (line index, why) for each recording of a wav.scp that does not open or is empty, in file order."""
+def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None,
+               named: Table | None = None, alike: bool = False):
+    """Yields (line index, why) for each recording of a wav.scp that `audio.check` refuses, in file order.
+
+    named: the reco2file_and_channel beside it. alike: channels that differ must be named there, as segments need it.
+    """
+    recordings = table if named is None else Recordings(table, named)
     rows = iter(range(len(table)) if rows is None else rows)
 
     def why(row: int) -> str | None:
         try:
-            audio.check(table.value(row), decode)
+            audio.check(recordings.value(row), decode, alike)
         except UserError as error:
             return str(error)
         return None

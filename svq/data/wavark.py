@@ -1,4 +1,8 @@
-"""Archives of 16-bit PCM WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek."""
+"""Archives of WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek.
+
+A copy has the very samples of its recording: 16-bit integers where these hold them (a 16-bit recording at the rate
+that is asked for), else 32-bit floats.
+"""
 
 from __future__ import annotations
 
@@ -12,49 +16,62 @@ import numpy as np
 from svq.atomic import atomic_path, atomic_write
 from svq.data import audio
 from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
+from svq.data.pcm16 import as_int16
 from svq.data.reshape import _not_into_itself, _remove_others, merge
+from svq.data.segments import OVERSHOOT, TO_THE_END, spans
+from svq.data.sounding import require_sound
 from svq.data.stored import carry_made
 from svq.errors import UserError, some_of
 
-OVERSHOOT = 0.5  # seconds by which a segment may pass the end of its recording, as in Kaldi's extract-segments
-
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
-    """A mono 16-bit WAV with a 44-byte header. samples: (T,) float in [-1, 1]; what lies beyond is clipped."""
-    pcm = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype("<i2").tobytes()
-    header = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(pcm), b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", len(pcm)
-    )
-    return header + pcm
+    """A mono WAV of samples (T,) float32, full scale 1: of 16 bits where they lose nothing by it, else of floats."""
+    whole = as_int16(samples)
+    if whole is not None:
+        return _wav(struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16), b"", whole.tobytes())
+    fact = struct.pack("<4sII", b"fact", 4, len(samples))  # which every format but integers must have
+    layout = struct.pack("<HHIIHHH", 3, 1, rate, 4 * rate, 4, 32, 0)
+    return _wav(layout, fact, samples.astype("<f4").tobytes())
+
+
+def _wav(layout: bytes, more: bytes, data: bytes) -> bytes:
+    chunks = struct.pack("<4sI", b"fmt ", len(layout)) + layout + more + struct.pack("<4sI", b"data", len(data)) + data
+    return struct.pack("<4sI4s", b"RIFF", 4 + len(chunks), b"WAVE") + chunks
 
 
 def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings."""
+    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings.
+
+    The call raises UserError for what cannot be read or is silent.
+    """
+    def whole(rxfilename) -> np.ndarray:
+        samples = audio.load(rxfilename, rate)
+        require_sound(rxfilename, samples, rate)
+        return samples
+
     if not folder.has_segments:
-        for utt, rxfilename in folder.table("wav.scp").items():
-            yield utt, lambda rxfilename=rxfilename: audio.load(rxfilename, rate)
+        for utt, rxfilename in folder.recordings.items():
+            yield utt, lambda rxfilename=rxfilename: whole(rxfilename)
         return
-    wav, segments = folder.table("wav.scp"), folder.table("segments")
-    (recordings, starts, ends), ok = segments.columns(3)
-    if not ok.all():
-        raise UserError(f"{segments.path}:{int(np.argmin(ok)) + 1}: is not `utterance recording start end`")
+    wav = folder.recordings
     held: dict[str, np.ndarray] = {}  # the recording of the last segment: neighbours mostly share it
 
     def cut(recording: str, start: float, end: float) -> np.ndarray:
         if recording not in held:
             held.clear()
             try:
-                held[recording] = audio.load(wav[recording], rate)
+                held[recording] = audio.load(wav[recording], rate, alike=True)
             except KeyError:
                 raise UserError(f"recording `{recording}` is not in {wav.path}") from None
         samples = held[recording]
-        if not 0 <= start < end or end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
+        if end > len(samples) / rate + OVERSHOOT or round(start * rate) >= len(samples):
             raise UserError(f"{start:g} to {end:g} s is no part of `{recording}`, {len(samples) / rate:g} s long")
-        return samples[round(start * rate) : round(end * rate)]
+        part = samples[round(start * rate) : None if end == TO_THE_END else round(end * rate)]
+        require_sound(f"{start:g} to {end:g} s of `{recording}`", part, rate)
+        return part
 
-    for row, bounds in enumerate(zip(recordings.tolist(), starts.tolist(), ends.tolist())):
-        recording, start, end = (field.decode() for field in bounds)
-        yield segments.key(row), lambda r=recording, s=start, e=end: cut(r, float(s), float(e))
+    for utt, *span in spans(folder):
+        yield utt, lambda span=span: cut(*span)
 
 
 def copy_part(source, ark, rate: int, progress=iter) -> None:
@@ -83,7 +100,7 @@ def copy_part(source, ark, rate: int, progress=iter) -> None:
             utt2dur.write(f"{utt} {len(samples) / rate:.6g}\n")
             out.write(wav_bytes(samples, rate))
         if failed:
-            raise UserError(f"{source}: {len(failed)} utterances cannot be read: {some_of(failed)}")
+            raise UserError(f"{source}: {len(failed)} utterances cannot be read or are silent: {some_of(failed)}")
 
 
 def join_parts(source, dest, arks: Sequence) -> int:

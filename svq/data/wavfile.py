@@ -5,8 +5,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from svq.errors import UserError
+
 # Sizes that a program writes when it streams to a pipe and cannot know the length.
 _UNKNOWN = 0x7FFF0000
+_PLAIN = (1, 3, 6, 7)  # integer PCM, float, A-law, mu-law: each sample has bytes of its own
 
 
 @dataclass(frozen=True)
@@ -27,12 +30,17 @@ class WavHeader:
     streamed: bool
 
     @property
-    def is_pcm16(self) -> bool:
-        return self.format == 1 and self.bits == 16
+    def dtype(self) -> str | None:
+        """NumPy's name of 16-bit integers and of 32-bit floats; None for the others, which libsndfile reads."""
+        return {(1, 16): "<i2", (3, 32): "<f4"}.get((self.format, self.bits))
 
 
 def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
-    """Parses the header at `offset` of a seekable binary file of `size` bytes; None if there is no WAV there."""
+    """Parses the header at `offset` of a seekable binary file of `size` bytes; None if there is no WAV there.
+
+    UserError where it contradicts itself about the bytes that the samples take: one reading or the other would give
+    half of them, or noise.
+    """
     file.seek(offset)
     head = file.read(12)
     if len(head) < 12 or head[:4] != b"RIFF" or head[8:] != b"WAVE":
@@ -58,6 +66,12 @@ def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
     if layout is None:
         return None
     format_, channels, rate, _, block, bits = layout
+    if format_ in _PLAIN and bits:
+        expected = channels * -(-bits // 8)
+        if block not in (0, expected):  # 0: not filled in
+            raise UserError(f"its WAV header contradicts itself: {channels} x {bits} bits take {expected} bytes, and "
+                            f"it says {block} (block align); mend the header (`sox IN OUT` believes the bits)")
+        block = expected
     if channels == 0 or rate == 0 or block == 0:
         return None
     present = max(size - at, 0)

@@ -14,6 +14,7 @@ from svq.backend.scores import read_trials
 from svq.backend.segments import IdentifyConfig
 from svq.data import audio
 from svq.data.datadir import DataDir
+from svq.data.sounding import require_sound
 from svq.deploy.runtimes import Embedder, load_embedder
 from svq.development import DevelopmentList
 from svq.errors import UserError
@@ -66,7 +67,13 @@ def counted_as(embedder: Embedder) -> ModelConfig:
 def embed_listed(listed: DevelopmentList, embedder: Embedder) -> np.ndarray:
     """(N, D) embeddings of a list's whole utterances, one at a time, from their waveforms."""
     wav, rate = DataDir(listed.data_dir).wav, embedder.config.front_end.rate
-    return np.stack([embedder.waveforms(audio.load(wav[utterance], rate)[None])[0] for utterance in listed.ids])
+
+    def embedding(utterance: str) -> np.ndarray:
+        samples = audio.load(wav[utterance], rate)
+        require_sound(utterance, samples, rate)
+        return embedder.waveforms(samples[None])[0]
+
+    return np.stack([embedding(utterance) for utterance in listed.ids])
 
 
 def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:

@@ -25,7 +25,8 @@ def save(path, wave=WAVE, rate=16000, **more):
 @pytest.mark.parametrize(
     "name, subtype, error",
     [
-        ("a.wav", "PCM_16", 4e-5), ("a.wav", "PCM_24", 2e-7), ("a.wav", "FLOAT", 0), ("a.wav", "PCM_U8", 0.008),
+        ("a.wav", "PCM_16", 4e-5), ("a.wav", "PCM_24", 2e-7), ("a.wav", "FLOAT", 0), ("a.wav", "DOUBLE", 0),
+        ("a.wav", "PCM_U8", 0.008),
         ("a.wav", "ULAW", 0.02), ("a.flac", "PCM_16", 4e-5), ("a.ogg", "VORBIS", 0.1), ("a b'c.wav", "PCM_16", 4e-5),
     ],
 )  # fmt: skip
@@ -77,14 +78,53 @@ def test_sine_keeps_its_frequency_and_level(tmp_path):
     assert np.abs(audio.load(path) - expected)[200:-200].max() < 2e-3
 
 
+@pytest.mark.parametrize("scale", [1, 1.4, 20, 1e-5])
+@pytest.mark.parametrize("form", [{"subtype": "FLOAT"}, {"subtype": "DOUBLE"}, {"format": "AU", "subtype": "FLOAT"}])
+def test_floats_stay_as_they_are(tmp_path, scale, form):
+    path, expected = save(tmp_path / "a.wav", scale * WAVE, **form), np.float32(scale * WAVE)
+    assert np.array_equal(audio.load(path), expected)
+    assert np.array_equal(audio.load(path, start=0.25, seconds=0.3), expected[4000:8800])
+    assert np.array_equal(audio.load(f"cat {path} |"), expected)
+
+
+@pytest.mark.parametrize("scale", [500, 32768, 8_388_608])
+def test_integers_written_as_floats_are_refused(tmp_path, scale):
+    """Also through SoX, which cuts them off to a square wave and ends with status 0."""
+    path = save(tmp_path / "a.wav", scale * WAVE, subtype="FLOAT")
+    line = "holds samples beyond 100, and full scale is 1; scale it"
+    for how in (audio.load, lambda name: list(audio.windows(name, 16000, 0.3)), lambda name: audio.check(name, True)):
+        with pytest.raises(UserError) as error:
+            how(path)
+        assert str(error.value).startswith(f"{path}: {line}")
+        with pytest.raises(UserError, match=r"speed 0.9 \|: SoX cut off \d+ of the samples .*; scale it"):
+            how(speed_command(path, "0.9"))
+    with pytest.raises(UserError, match=f"^the samples: {line}"):
+        audio.at_rate(np.float32(scale * WAVE), 16000, 8000)
+    assert np.array_equal(audio.load(path, any_scale=True), np.float32(scale * WAVE))
+
+
+@pytest.mark.parametrize("samples, bits", [
+    (np.rint(WAVE * 20000) / 32768, 16), (np.array([-1, 32767 / 32768, 0]), 16), (np.array([1.0, 0]), 32), (WAVE, 32),
+    (WAVE * 1.5, 32), (np.array([2.0**-16]), 32), (np.zeros(0), 16),
+])  # fmt: skip
+def test_copies_lose_nothing(tmp_path, samples, bits):
+    samples = np.float32(samples)
+    (tmp_path / "a.wav").write_bytes(wav_bytes(samples, 8000))
+    found, rate = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    assert np.array_equal(found, samples) and rate == 8000
+    assert soundfile.info(tmp_path / "a.wav").subtype == {16: "PCM_16", 32: "FLOAT"}[bits]
+    assert len(wav_bytes(samples, 8000)) == {16: 44, 32: 58}[bits] + bits // 8 * len(samples)
+
+
 def test_archive_offsets_of_our_own_and_of_kaldiio(tmp_path):
-    raw = b"utt1 " + wav_bytes(WAVE, 16000) + b"utt2 " + wav_bytes(WAVE[::-1], 16000)
+    whole = np.float32(np.rint(WAVE * 32768) / 32768)
+    raw = b"utt1 " + wav_bytes(WAVE, 16000) + b"utt2 " + wav_bytes(whole[::-1], 16000)
     (tmp_path / "own.ark").write_bytes(raw)
     second = f"{tmp_path}/own.ark:{raw.index(b'utt2 ') + 5}"
-    assert np.abs(audio.load(f"{tmp_path}/own.ark:5") - WAVE).max() < 2e-5
-    assert np.abs(audio.load(second, start=0.1, seconds=0.2) - WAVE[::-1][1600:4800]).max() < 2e-5
+    assert np.array_equal(audio.load(f"{tmp_path}/own.ark:5"), WAVE)
+    assert np.array_equal(audio.load(second, start=0.1, seconds=0.2), whole[::-1][1600:4800])
     rate, samples = kaldiio.load_mat(second)
-    assert rate == 16000 and np.abs(samples / 32768 - WAVE[::-1]).max() < 2e-5
+    assert rate == 16000 and np.array_equal(samples, 32768 * whole[::-1])
     pcm = np.rint(WAVE * 32767).astype(np.int16)
     for form in ({}, {"write_function": "soundfile"}):
         kaldiio.save_ark(f"{tmp_path}/k.ark", {"u": (16000, pcm)}, scp=f"{tmp_path}/k.scp", **form)
@@ -176,6 +216,40 @@ def test_odd_headers(tmp_path):
             body = b"WAVE" + chunks + b"data" + struct.pack("<I", size) + pcm
             (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
             assert np.array_equal(audio.load(str(tmp_path / "a.wav")), expected.astype(np.float32))
+
+
+def wav_of(data, channels=1, bits=16, block=2, kind=1, more=b""):
+    layout = struct.pack("<HHIIHH", kind, channels, 16000, 16000 * block, block, bits)
+    body = b"WAVEfmt " + struct.pack("<I", 16) + layout + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(body)) + body + more
+
+
+@pytest.mark.parametrize("channels, bits, block, kind", [
+    (1, 16, 4, 1), (1, 16, 8, 1), (1, 16, 1, 1), (2, 16, 2, 1), (1, 24, 4, 1), (1, 8, 2, 1), (1, 32, 2, 3), (1, 64, 4, 3),
+    (1, 8, 2, 7), (2, 8, 1, 6),
+])  # fmt: skip
+def test_header_that_contradicts_itself(tmp_path, channels, bits, block, kind):
+    data = wav_of(bytes(range(128)) * 1000, channels, bits, block, kind, more=b"b ")
+    (tmp_path / "a.wav").write_bytes(data)
+    (tmp_path / "a.ark").write_bytes(b"a " + data)
+    (tmp_path / "k.ark").write_bytes(b"a AUDIO\3" + len(data).to_bytes(3, "little") + data)
+    line = rf"{channels} x {bits} bits take {channels * bits // 8} bytes, and it says {block} \(block align\)"
+    endless = f"cat {tmp_path}/a.wav /dev/zero |"
+    for name in ("a.wav", "a.ark:2", "k.ark:2", f"cat {tmp_path}/a.wav |"):
+        for how in (audio.load, audio.check, audio.info, lambda rx: list(audio.windows(rx, 8000, 1))):
+            with pytest.raises(UserError, match=line):
+                how(name if name.endswith("|") else f"{tmp_path}/{name}")
+    with pytest.raises(UserError, match=line):
+        audio.check(endless)
+
+
+@pytest.mark.parametrize("bits, block", [(16, 0), (16, 2), (24, 3), (24, 0), (12, 2)])
+def test_header_that_is_vague_or_unusual(tmp_path, bits, block):
+    """A block align that nobody filled in; 12 bits, which stand in two bytes."""
+    pcm = np.rint(WAVE * 20000).astype("<i2")
+    data = pcm.tobytes() if bits != 24 else (pcm.astype("<i4") << 8).view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    (tmp_path / "a.wav").write_bytes(wav_of(data, 1, bits, block))
+    assert np.array_equal(audio.load(str(tmp_path / "a.wav")), pcm / np.float32(32768))
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "it's a [1]*?.wav", "-a.wav", "with:colon.wav"])

@@ -118,6 +118,22 @@ def test_cached_and_streamed_crops_are_equal(tmp_path):
     assert not read.noise.cache and held.noise.cache
 
 
+@pytest.mark.parametrize("peak", [0.9, 1e-3, 1e-5, 3.0, 20.0, 3e4])
+@pytest.mark.parametrize("cache_mb", [0, 512])
+def test_clips_of_any_scale(tmp_path, peak, cache_mb):
+    """Rooms and noise as floats: what they do does not depend on the scale of their files."""
+    clip = np.float32(np.random.default_rng(0).standard_normal(8000) * np.exp(-np.arange(8000) / 900))
+    clip /= np.abs(clip).max()
+    soundfile.write(tmp_path / "a.wav", peak * clip, RATE, subtype="FLOAT")
+    folder = create(tmp_path / "clips", wav={"a": tmp_path / "a.wav"}, utt2spk={"a": "a"})
+    rooms, noise = Augment(rir_dir=folder, prob=1.0, cache_mb=cache_mb), Augment(folder, prob=1.0, cache_mb=cache_mb)
+    expected = reverberate(speech(), clip, RATE)
+    np.testing.assert_allclose(rooms(speech(), np.random.default_rng(0)), expected, atol=1e-6)
+    added = noise(speech(), np.random.default_rng(0)) - speech()
+    assert np.corrcoef(added, wrap(clip, RATE))[0, 1] > 0.999
+    assert np.abs(noise.noise.whole(0) - np.float32(peak * clip)).max() == 0
+
+
 @pytest.mark.parametrize("label, low, high", [("noise", 0, 15), ("music", 5, 15), ("babble", 13, 20)])
 def test_level_by_category(tmp_path, label, low, high):
     augment = Augment(clips(tmp_path / "noise", [RATE] * 3, [label] * 3), prob=1.0)

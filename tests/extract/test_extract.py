@@ -148,14 +148,30 @@ def test_quantized_network_is_as_in_evaluation(place):
 @pytest.mark.parametrize("worker", [extract, make_fbank])
 def test_bad_utterances_are_named_and_nothing_is_written(place, monkeypatch, capsys, tmp_path, worker):
     folder, _, model, _ = place
-    data = data_dir(tmp_path, speakers=1, utts=4, seconds=0.3)
+    data = data_dir(tmp_path, speakers=1, utts=5, seconds=0.3)
     soundfile.write(tmp_path / "data_wav" / "spk00-utt01.wav", np.zeros(399), 16000)
+    soundfile.write(tmp_path / "data_wav" / "spk00-utt02.wav", np.zeros(8000), 16000)
     os.truncate(tmp_path / "data_wav" / "spk00-utt03.wav", 0)
     arguments = [data, model, tmp_path / "out"] if worker is extract else [data, tmp_path / "out"]
-    with pytest.raises(UserError, match="2 of 4 utterances .*: spk00-utt01, spk00-utt03$"):
+    with pytest.raises(UserError, match="3 of 5 utterances .*: spk00-utt01, spk00-utt02, spk00-utt03$"):
         call(monkeypatch, worker, *arguments)
-    assert "spk00-utt01: " in (said := capsys.readouterr().err) and "399 samples" in said
+    assert "spk00-utt01: " in (said := capsys.readouterr().err) and "399 samples" in said and "silence" in said
     assert not list(tmp_path.glob("out*")) and not list(tmp_path.glob(".out*"))
+
+
+@pytest.mark.parametrize("compression", [("false", "two-byte"), ("true", "two-byte"), ("true", "speech")])
+def test_stored_features_of_silence(place, monkeypatch, tmp_path, compression):
+    """As an archive made elsewhere may hold them: two silences have one embedding."""
+    _, _, model, _ = place
+    data = data_dir(tmp_path, speakers=1, utts=3, seconds=0.3)
+    monkeypatch.setattr("svq.extraction.require_sound", lambda *_: None)
+    for utt, length in ((1, 8000), (2, 400)):
+        soundfile.write(tmp_path / "data_wav" / f"spk00-utt{utt:02d}.wav", np.zeros(length), 16000)
+    call(monkeypatch, make_fbank, data, tmp_path / "fbank", "--compress", compression[0],
+         "--compression-method", compression[1])
+    (data / "feats.scp").write_bytes((tmp_path / "fbank.scp").read_bytes())
+    with pytest.raises(UserError, match="1 of 3 utterances have no embedding: spk00-utt01$"):
+        call(monkeypatch, extract, data, model, tmp_path / "out")
 
 
 def test_not_finite_is_an_error(place):

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from svq.data import audio
+from svq.data.datadir import DataDir
 from svq.data.validate import validate
 from tests.local import corpora
 from tests.local.helpers import CORPORA, error, run, table
@@ -38,8 +39,16 @@ def test_the_first_of_two_channels_is_taken_of_a_response(tmp_path):
     rir = corpora.rirs_noises(tmp_path)
     run(SCRIPT, "--rir", rir, "--data", tmp_path / "data")
     both, _ = soundfile.read(rir / "real_rirs_isotropic_noises" / "air_type1.wav", dtype="float32")
-    got = audio.load(table(tmp_path / "data" / "rir" / "wav.scp")["real-air_type1"])
-    np.testing.assert_allclose(got, both[:, 0], atol=1 / 32768)
+    np.testing.assert_array_equal(audio.load(DataDir(tmp_path / "data" / "rir").wav["real-air_type1"]), both[:, 0])
+    assert table(tmp_path / "data" / "rir" / "reco2file_and_channel") == {"real-air_type1": "real-air_type1 1"}
+
+
+def test_a_response_of_two_channels_may_have_any_scale(tmp_path):
+    both = 20 * corpora.noise(0.1, 0, channels=2).astype(np.float32)
+    (tmp_path / "rir").mkdir()
+    soundfile.write(tmp_path / "rir" / "a.wav", both, 16000, subtype="FLOAT")
+    run(SCRIPT, "--rir", tmp_path / "rir", "--data", tmp_path / "data")
+    np.testing.assert_array_equal(audio.load(DataDir(tmp_path / "data" / "rir").wav["rir-a"]), both[:, 0])
 
 
 def test_parts_of_musan_and_the_folder_around_it(tmp_path):
