@@ -65,16 +65,19 @@ def quote_path(path: str) -> str:
 
 
 def speed_command(rxfilename: str, factor: str) -> str:
-    """The `command |` that plays a recording at `factor` times its speed and pitch (SoX's `speed` effect)."""
+    """The `command |` that plays a recording at `factor` times its speed and pitch (SoX's `speed` effect).
+
+    With -R, without which SoX seeds its dither by the clock and no two runs give the same samples.
+    """
     rx = parse(rxfilename)
     effect = f"-t wav - speed {shlex.quote(factor)} |"
     if rx.kind == "pipe":
-        return f"{rx.path} | sox -t wav - {effect}"
+        return f"{rx.path} | sox -R -t wav - {effect}"
     if rx.kind == "offset":  # a WAV inside an archive says its own length, so SoX stops at its end
-        return f"tail -c +{rx.offset + 1} {quote_path(rx.path)} | sox -t wav - {effect}"
+        return f"tail -c +{rx.offset + 1} {quote_path(rx.path)} | sox -R -t wav - {effect}"
     extension = rx.path.rpartition(".")[2].lower()
     if extension not in _SOX_READS:
-        return f"ffmpeg -nostdin -v error -i {shlex.quote('file:' + rx.path)} -f wav - | sox -t wav - {effect}"
+        return f"ffmpeg -nostdin -v error -i {shlex.quote('file:' + rx.path)} -f wav - | sox -R -t wav - {effect}"
     if set(rx.path) & set("*?[]{}~\\"):  # SoX expands these itself, whatever the shell's quotes say
-        return f"sox -t {extension} - {effect[:-2]} < {shlex.quote(rx.path)} |"
-    return f"sox {quote_path(rx.path)} {effect}"
+        return f"sox -R -t {extension} - {effect[:-2]} < {shlex.quote(rx.path)} |"
+    return f"sox -R {quote_path(rx.path)} {effect}"

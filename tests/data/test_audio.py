@@ -262,6 +262,14 @@ def test_speed_pipe_from_any_source(tmp_path, monkeypatch, name):
         assert audio.duration(speed_command(command, "2")) == pytest.approx(seconds / 2, abs=2e-3)
 
 
+def test_speed_copies_are_the_same_on_every_run(tmp_path):
+    """SoX dithers what it rounds to 16 bits."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.05, 8000), 16000, subtype="PCM_16")
+    first, second = (audio.load(speed_command(str(path), "0.9")) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
 def test_no_torch():
     """Workers that handle data directories must start in a moment: torch takes seconds to import."""
     code = "import sys, svq.bin.data_dir, svq.bin.copy_wav; sys.exit('torch' in sys.modules)"
