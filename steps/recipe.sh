@@ -200,30 +200,45 @@ embedding_sets() {
   { echo "$cohort"; for list in $trials; do echo "${list%/*}"; done; } | sort -u
 }
 
+# What says which samples are a set's, as options of `once`: sets the array `recordings_in`.
+find_recordings() {                               # <set> [<stage that makes it>]
+  local name from=${2:+$2:}
+  recordings_in=(--in "$from$data/$1/wav.scp")
+  for name in segments reco2file_and_channel; do
+    if [[ -e $data/$1/$name ]]; then recordings_in+=(--in "$from$data/$1/$name"); fi
+  done
+}
+
 # Stage 1: every recording is opened, so that what is wrong with one is said now.
 validate_data() {                                 # <set>...
-  local set
+  local set recordings_in
   for set; do
-    once --in "$data/$set/wav.scp" --in "$data/$set/utt2spk" --stamp "$data/$set/.done.validate" \
+    find_recordings "$set"
+    once "${recordings_in[@]}" --in "$data/$set/utt2spk" --stamp "$data/$set/.done.validate" \
       --out "$data/$set/utt2spk" -- utils/validate_data_dir.sh --nj "$nj" "$data/$set"
   done
 }
 
 perturb_speed() {                                 # <set-in> <set-out>
-  once --in "$data/$1/wav.scp" --in "$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
+  local recordings_in
+  find_recordings "$1"
+  once "${recordings_in[@]}" --in "$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
     utils/perturb_data_dir_speed_3way.sh "$data/$1" "$data/$2"
 }
 
 # Stage 2: decoded waveforms for training, features for the rest.
 copy_waveforms() {                                # <set-in> <set-out>
-  once --in "1:$data/$1/wav.scp" --in "1:$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
+  local recordings_in
+  find_recordings "$1" 1
+  once "${recordings_in[@]}" --in "1:$data/$1/utt2spk" --out "$data/$2/wav.scp" --out "$data/$2/utt2spk" -- \
     utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$1" "$data/$2" "$exp/wav"
 }
 
 make_features() {                                 # <set>...
-  local set
+  local set recordings_in
   for set; do
-    once --in "1:$data/$set/wav.scp" --out "$data/$set/feats.scp" --out "$data/$set/utt2num_frames" -- \
+    find_recordings "$set" 1
+    once "${recordings_in[@]}" --out "$data/$set/feats.scp" --out "$data/$set/utt2num_frames" -- \
       steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
   done
 }

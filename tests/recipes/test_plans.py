@@ -151,3 +151,15 @@ def test_embeddings_are_computed_on_a_gpu_where_there_is_one(planned, gpus):
     assert len(extracted) == 9 and all("--neutral device" in line for line in extracted)
     for line in extracted:
         assert ("--device cuda" in line) == (gpus > 0 and "-int8/" not in line)
+
+
+@pytest.mark.parametrize("call", ["validate_data x", "perturb_speed x y", "copy_waveforms x y", "make_features x"])
+@pytest.mark.parametrize("name", ["segments", "reco2file_and_channel"])
+def test_what_cuts_recordings_is_an_input(planned, tmp_path, call, name):
+    """An edit of it redoes what was made of the recordings."""
+    (tmp_path / "data" / "x").mkdir(parents=True)
+    (before,) = planned(call, "net", options="nj=1")
+    assert "data/x/wav.scp" in before and name not in before
+    (tmp_path / "data" / "x" / name).touch()
+    (after,) = planned(call, "net", options="nj=1")
+    assert f"data/x/{name}" in after.partition("--out")[0]
