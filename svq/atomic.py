@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import json
 import os
+import re
 import tempfile
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_LIBRARIES = re.compile(r"inline_container|iostream error|Error while serializing: I/O error|\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
@@ -31,10 +36,27 @@ def atomic_path(path):
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        failure = _of_writing(error, path, temporary, folder)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+        if failure is not error:
+            raise failure from error
         raise
+
+
+def _of_writing(error: BaseException, path: str, temporary: str, folder: str) -> BaseException:
+    """The error as one that names `path`: of a disk that is full, of the temporary file, or a library's own.
+
+    torch, safetensors and numpy say in words of their own that they could not write.
+    """
+    if isinstance(error, OSError) and (error.errno in _FULL or (error.errno and error.filename == temporary)):
+        return OSError(error.errno, os.strerror(error.errno), path)
+    if not isinstance(error, Exception) or not _LIBRARIES.search(f"{error} {error.__context__}"):
+        return error
+    given = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(given[1]) if given else errno.EIO if os.statvfs(folder).f_bavail else errno.ENOSPC
+    return OSError(number, os.strerror(number), path)
 
 
 def remove_leftovers(path) -> None:

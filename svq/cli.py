@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from svq.errors import UserError
+from svq.errors import one_line
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
@@ -80,18 +80,25 @@ def _program_name() -> str:
 
 
 def run_main(main) -> None:
-    """Runs `main()` and exits: 0, or 1 with one line on stderr when it raised a UserError."""
+    """Runs `main()` and exits: 0, or 1 with one line on stderr for what `svq.errors.one_line` has a line for.
+
+    SVQ_TRACEBACK=1 in the environment shows the traceback of such an error, too.
+    """
     try:
         status = main()
-    except UserError as error:
-        print(f"{_program_name()}: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        sys.exit(1)
+        sys.stdout.flush()  # while a full disk is still an error like others
     except BrokenPipeError:
         # The reader of our output left (`... | head`); Python would complain at exit otherwise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except Exception as error:
+        line = one_line(error)
+        if line is None or os.environ.get("SVQ_TRACEBACK") == "1":
+            raise
+        print(f"{_program_name()}: {line}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(status or 0)
 
 

@@ -1,6 +1,21 @@
-"""The one exception that users see: a single clear line, no traceback."""
+"""What users see of an error: a single clear line, no traceback."""
 
 from __future__ import annotations
+
+import errno
+import os
+import traceback
+
+_MENDS = {
+    errno.ENOSPC: "free some space or write elsewhere, then run it again",
+    errno.EDQUOT: "free some of your quota or write elsewhere, then run it again",
+    errno.EROFS: "write elsewhere", errno.EACCES: "change its permissions, or work elsewhere",
+    errno.EPERM: "change its permissions, or work elsewhere", errno.ENOENT: "check the name",
+    errno.EISDIR: "give a file", errno.ENOTDIR: "give a folder", errno.ENAMETOOLONG: "give a shorter one",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs",
+    errno.ENOMEM: "fewer jobs at once, or smaller batches, take less", errno.EIO: "check the disk and the space on it", errno.EFBIG: "write to a disk that takes larger files",
+}
+_NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "CUDNN_STATUS_ALLOC_FAILED", "unable to mmap")
 
 
 class UserError(Exception):
@@ -21,3 +36,39 @@ def some_of(ids, shown: int = 5) -> str:
     ids = list(ids)
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
     return ", ".join(str(i) for i in ids[:shown]) + more
+
+
+def one_line(error: BaseException) -> str | None:
+    """Says in one line what went wrong, where and what mends it; None for what must be a fault of the program.
+
+    Covers UserError, what the machine refuses (space, permissions, memory) and what a file's content does to Python's
+    own limits: text that is not UTF-8, numbers out of range, nesting without end.
+    """
+    if isinstance(error, UserError):
+        return " ".join(str(error).splitlines())
+    if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+        return f"out of memory{_asked_for(error)}; {_MENDS[errno.ENOMEM]}{_place(error)}"
+    if isinstance(error, OSError) and error.errno is not None:
+        given = [os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))]
+        mend = f"; {_MENDS[error.errno]}" if error.errno in _MENDS else ""
+        return f"{' and '.join(given)}: ".removeprefix(": ") + os.strerror(error.errno) + mend + ("" if given else _place(error))
+    if isinstance(error, UnicodeDecodeError):
+        byte = f"byte {error.object[error.start]:#04x} at {error.start}"
+        return f"text that is not {error.encoding} ({byte}); convert it{_place(error)}"
+    if isinstance(error, RecursionError):
+        return f"nested too deeply; write it flatter{_place(error)}"
+    if isinstance(error, OverflowError):
+        return f"a number is out of range ({error}); give a smaller one{_place(error)}"
+    return None
+
+
+def _asked_for(error: BaseException) -> str:
+    """What the first line of the error says of it."""
+    text = str(error).strip().splitlines()
+    return f" ({text[0][:200]})" if text else ""
+
+
+def _place(error: BaseException) -> str:
+    """Where in the program: what a report of the error needs, as nothing else names the input."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}svq{os.sep}" in frame.filename]
+    return f" ({frames[-1].name}, {os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""

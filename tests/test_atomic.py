@@ -3,6 +3,8 @@
 import json
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,36 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path):
     assert len(os.listdir(tmp_path)) == 4
     remove_leftovers(path)
     assert sorted(os.listdir(tmp_path)) == sorted(others)
+
+
+WRITERS = {
+    "text": "with atomic_write(path) as file:\n    file.write('x' * 100000)",
+    "bytes": "with atomic_write(path, 'wb') as file:\n    file.write(bytes(100000))",
+    "torch": "import torch\nwith atomic_path(path) as temporary:\n    torch.save({'a': torch.zeros(50000)}, temporary)",
+    "safetensors": "import torch\nfrom safetensors.torch import save_file\n"
+                   "with atomic_path(path) as temporary:\n    save_file({'a': torch.zeros(50000)}, temporary)",
+    "numpy": "import numpy\nwith atomic_path(path) as temporary:\n    numpy.save(open(temporary, 'wb'), numpy.zeros(50000))",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_could_not_be_written_whole_names_its_file(tmp_path, writer):
+    """Files of this process may have 5,000 bytes; SIGXFSZ, which would end it, is Python's to ignore."""
+    path = tmp_path / "out.bin"
+    path.write_bytes(b"old")
+    lines = "\n        ".join(WRITERS[writer].splitlines())
+    code = f"""
+import resource, sys
+from svq.atomic import atomic_path, atomic_write
+from svq.cli import run_main
+def main():
+    path = sys.argv[1]
+    import torch
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    if True:
+        {lines}
+run_main(main)
+"""
+    done = subprocess.run([sys.executable, "-B", "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith(f"-c: {path}: ") and done.stderr.count("\n") == 1, done.stderr
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.bin"]

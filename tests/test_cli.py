@@ -4,8 +4,11 @@ import argparse
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
+import svq.errors
 from svq.cli import boolean, parser, progress, run_main
 from svq.errors import UserError, located, some_of
 
@@ -30,6 +33,62 @@ def test_user_error_is_one_line_even_when_a_library_gave_it_two(capsys):
         run_main(raising(UserError("a.yaml: bad\nvery bad")))
     error = capsys.readouterr().err
     assert error.endswith(": a.yaml: bad very bad\n") and error.count("\n") == 1
+
+
+def errors_of_the_machine(tmp_path):
+    """What each does, and what its line begins with."""
+    (tmp_path / "latin1").write_bytes(b"caf\xe9")
+    (tmp_path / "file").touch()
+    (tmp_path / "full").symlink_to("/dev/full")
+
+    def fill():
+        with open(tmp_path / "full", "w") as file:
+            file.write("x")
+
+    def nest(x=0):
+        nest(x)
+
+    return {
+        "space": (fill, "No space left on device; free some space"),
+        "missing": (lambda: open(tmp_path / "none"), f"{tmp_path}/none: No such file or directory; check the name"),
+        "folder": (lambda: open(tmp_path), f"{tmp_path}: Is a directory; give a file"),
+        "below a file": (lambda: (tmp_path / "file" / "x").mkdir(), f"{tmp_path}/file/x: Not a directory; give a folder"),
+        "two names": (lambda: (tmp_path / "none").rename(tmp_path / "other"), f"{tmp_path}/none and {tmp_path}/other: No such"),
+        "long name": (lambda: open(tmp_path / ("x" * 300)), f"{tmp_path}/{'x' * 300}: File name too long; give a shorter"),
+        "memory": (lambda: bytearray(2**62), "out of memory; fewer jobs"),
+        "numpy's memory": (lambda: np.empty(10**15), "out of memory (Unable to allocate 7.11 PiB"),
+        "torch's memory": (lambda: torch.empty(10**15), "out of memory ("),
+        "encoding": (lambda: (tmp_path / "latin1").read_text(encoding="utf-8"), "text that is not utf-8 (byte 0xe9 at 3)"),
+        "depth": (nest, "nested too deeply"),
+        "size of a number": (lambda: float(10**400), "a number is out of range (int too large"),
+    }
+
+
+@pytest.mark.parametrize("what", ["space", "missing", "folder", "below a file", "two names", "long name", "memory",
+                                  "numpy's memory", "torch's memory", "encoding", "depth", "size of a number"])
+def test_what_the_machine_refuses_is_one_line(tmp_path, capsys, monkeypatch, what):
+    main, line = errors_of_the_machine(tmp_path)[what]
+    with pytest.raises(SystemExit) as done:
+        run_main(main)
+    error = capsys.readouterr().err
+    assert done.value.code == 1 and error.count("\n") == 1 and error.partition(": ")[2].startswith(line)
+    monkeypatch.setenv("SVQ_TRACEBACK", "1")
+    with pytest.raises((OSError, MemoryError, RuntimeError, ValueError, OverflowError)):
+        run_main(main)
+
+
+def test_a_line_without_a_file_names_the_place(tmp_path, capsys):
+    (tmp_path / "bits.tsv").write_bytes(b"caf\xe9")
+    with pytest.raises(SystemExit):
+        run_main(lambda: svq.errors.some_of(iter(open(tmp_path / "bits.tsv", encoding="utf-8"))))
+    assert " (some_of, errors.py:" in capsys.readouterr().err
+
+
+def test_output_to_a_full_disk_is_no_success():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", "from svq.cli import run_main\nrun_main(lambda: print('x'))"],
+                              stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and "No space left on device" in done.stderr
 
 
 def test_other_exceptions_keep_their_traceback():
