@@ -82,12 +82,20 @@ class GlobalBatchNorm(_BatchNorm):
         mean = _SumOverProcesses.apply(wide.sum(axes)) / count
         centred = wide - mean.view(shape)
         variance = _SumOverProcesses.apply(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        if self.track_running_stats:
+            self._track(mean, variance * count / (count - 1))
+        scale = torch.rsqrt(variance + self.eps)
+        if not self.affine:
+            return (centred * scale.view(shape)).to(x.dtype)
+        return (centred * (self.weight * scale).view(shape) + self.bias.view(shape)).to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
+        """Moves the running statistics; without a momentum they are the means over all batches, as in torch."""
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def synchronize_batch_norm(net: nn.Module, world: World) -> nn.Module:
@@ -99,7 +107,8 @@ def synchronize_batch_norm(net: nn.Module, world: World) -> nn.Module:
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm) and not isinstance(child, GlobalBatchNorm):
-                other = GlobalBatchNorm(child.num_features, child.eps, child.momentum)
+                other = GlobalBatchNorm(child.num_features, child.eps, child.momentum, child.affine,
+                                        child.track_running_stats)
                 other.load_state_dict(child.state_dict())
                 setattr(module, name, other)
     return net

@@ -220,14 +220,17 @@ def alone(tmp_path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("shape", [(6, 5, 7, 4), (6, 5, 9), (6, 5)])
-def test_global_batch_norm_is_batch_norm(alone, shape):
+@pytest.mark.parametrize("shape, more", [
+    ((6, 5, 7, 4), {}), ((6, 5, 9), {}), ((6, 5), {}), ((6, 5), {"affine": False}), ((6, 5, 9), {"momentum": None}),
+    ((6, 5), {"track_running_stats": False})])
+def test_global_batch_norm_is_batch_norm(alone, shape, more):
     torch.manual_seed(0)
     kind = {4: nn.BatchNorm2d, 3: nn.BatchNorm1d, 2: nn.BatchNorm1d}[len(shape)]
-    net = nn.Sequential(kind(5))
-    nn.init.uniform_(net[0].weight)
-    nn.init.normal_(net[0].bias)
-    other = nn.Sequential(kind(5))
+    net = nn.Sequential(kind(5, **more))
+    if net[0].affine:
+        nn.init.uniform_(net[0].weight)
+        nn.init.normal_(net[0].bias)
+    other = nn.Sequential(kind(5, **more))
     other.load_state_dict(net.state_dict())
     synchronize_batch_norm(other, World(0, 2))
     assert type(other[0]) is GlobalBatchNorm
