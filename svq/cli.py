@@ -10,13 +10,22 @@ import time
 from svq.errors import one_line
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    pass
+
+
+class _Parser(argparse.ArgumentParser):
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's; a negative --seed, which no generator takes, exits with 2 and one line in every worker."""
+        options = super().parse_args(args, namespace)
+        if isinstance(getattr(options, "seed", None), int) and options.seed < 0:
+            self.error(f"--seed {options.seed}: must not be negative")
+        return options
+
+
 def parser(doc: str) -> argparse.ArgumentParser:
     """An ArgumentParser whose help shows `doc` as written and every option's default."""
-
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
-    return argparse.ArgumentParser(description=doc, formatter_class=Formatter)
+    return _Parser(description=doc, formatter_class=_Formatter)
 
 
 def boolean(text: str) -> bool:

@@ -88,8 +88,22 @@ def _merged(base: dict, nearer: dict) -> dict:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2."""
+    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2, and refuses a key that is
+    given twice, of which YAML keeps the last without a word."""
 
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge":
+                name = self.construct_object(key, deep=True)
+                if isinstance(name, str) and name in lines:
+                    problem = f"'{name}' is given twice, in line {lines[name]}, too; take one out"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                lines[name if isinstance(name, str) else id(key)] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+MOST_VALUES = 100_000  # of a config with its aliases written out; large search spaces have hundreds
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
                               list("-+0123456789"))
@@ -108,11 +122,30 @@ def _read_yaml(path) -> dict:
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError(f"{path}{line}: not valid YAML: {reason}") from None
+    _require_small(tree, path)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(tree).__name__}")
     return tree
+
+
+def _require_small(tree, where) -> None:
+    """UserError for YAML whose aliases, written out, have no end or are more than a machine can hold."""
+    sizes: dict[int, int | None] = {}
+
+    def size(node) -> int:
+        if not isinstance(node, (dict, list)):
+            return 1
+        if sizes.setdefault(id(node), 0) is None:
+            raise UserError(f"{where}: an alias (*name) lies within what it names; write it out")
+        if not sizes[id(node)]:
+            sizes[id(node)] = None
+            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
+        return sizes[id(node)]
+
+    if size(tree) > MOST_VALUES:
+        raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases (*name) written out; make it smaller")
 
 
 def _apply_override(tree: dict, text: str) -> None:
@@ -131,6 +164,7 @@ def _apply_override(tree: dict, text: str) -> None:
         tree[last] = yaml.load(value, _Loader)
     except yaml.YAMLError:
         raise UserError(f"override '{text}': the value is not valid YAML") from None
+    _require_small(tree[last], f"override '{text[:40]}'")
 
 
 def from_dict(tree, schema: type, where="config", prefix: str = ""):
@@ -147,7 +181,7 @@ def from_dict(tree, schema: type, where="config", prefix: str = ""):
     values = {}
     for name, field in fields.items():
         if name in tree:
-            values[name] = _check(tree[name], hints[name], where, prefix + name)
+            values[name] = _check(tree[name], hints[name], where, prefix + name, field.metadata.get("infinite", False))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise UserError(f"{where}: key '{prefix}{name}' is missing")
     try:
@@ -156,13 +190,14 @@ def from_dict(tree, schema: type, where="config", prefix: str = ""):
         raise UserError(f"{where}: {prefix}{error}") from None
 
 
-def _check(value, hint, where, key):
+def _check(value, hint, where, key, infinite=False):
+    """`value`, of the type that `hint` says; infinite: whether infinity is a number there."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
         (hint,) = [arg for arg in args if arg is not type(None)]
-        return _check(value, hint, where, key)
+        return _check(value, hint, where, key, infinite)
     if dataclasses.is_dataclass(hint):
         return from_dict(value, hint, where, key + ".")
     if origin is typing.Literal:
@@ -182,9 +217,13 @@ def _check(value, hint, where, key):
             number = float(value)
         except ValueError:
             number = math.nan
-        if not math.isnan(number):  # a NaN would slip through every check of a range
+        if math.isfinite(number) or (infinite and math.isinf(number)):
             return number
+        if math.isinf(number):  # it would slip through most checks of a range, and a NaN through all
+            raise UserError(f"{where}: '{key}' must be a finite number, not {value!r}")
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        if hint is int and value < 0 and key.rpartition(".")[2] == "seed":
+            raise UserError(f"{where}: '{key}' is {value}; a seed must not be negative")
         return value
     raise UserError(f"{where}: '{key}' must be of type {hint.__name__}, not {value!r}")
 

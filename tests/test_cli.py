@@ -116,6 +116,18 @@ def test_help_shows_the_text_as_written_and_defaults():
     assert "\n  indented" in text and "how large (default: 7)" in text
 
 
+@pytest.mark.parametrize("seed, status", [("-1", 2), ("0", 0)])
+def test_no_worker_takes_a_negative_seed(capsys, seed, status):
+    arguments = parser("x")
+    arguments.add_argument("--seed", type=int, default=0, help="seed")
+    if status:
+        with pytest.raises(SystemExit) as done:
+            arguments.parse_args(["--seed", seed])
+        assert done.value.code == status and "--seed -1: must not be negative" in capsys.readouterr().err
+    else:
+        assert arguments.parse_args(["--seed", seed]).seed == 0
+
+
 def test_boolean():
     assert boolean("true") is True and boolean("false") is False
     with pytest.raises(argparse.ArgumentTypeError, match="maybe"):

@@ -41,6 +41,7 @@ class Outer:
     name: str | None = None
     flag: bool = False
     options: dict = field(default_factory=dict)
+    seed: int = 0
 
 
 def written(tmp_path, text):
@@ -70,7 +71,16 @@ def test_values_defaults_and_overrides(tmp_path):
     ("size: null", ["'size' must be of type int"]),
     ("size: 3\ninner: {rate: fast}", ["'inner.rate' must be of type float", "'fast'"]),
     ("size: 3\ninner: {rate: .nan}", ["'inner.rate' must be of type float"]),
+    ("size: 3\ninner: {rate: -.inf}", ["'inner.rate' must be a finite number"]),
+    ("size: 3\ninner: {rate: 1e999}", ["'inner.rate' must be a finite number"]),
     ("size: 3\ninner: {rate: true}", ["'inner.rate'"]),
+    ("size: 3\nflag: true\nsize: 4", [":3: not valid YAML: 'size' is given twice, in line 1, too"]),
+    ("size: 3\ninner: {kind: a, rate: 1, kind: b}", [":2: not valid YAML: 'kind' is given twice"]),
+    ("size: 3\noptions: &x {a: *x}", ["lies within what it names"]),
+    ("size: 3\noptions: {a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1], b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a], "
+     "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b], d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c], "
+     "e: [*d, *d, *d, *d, *d, *d, *d, *d, *d], f: [*d, *d, *d, *d, *d, *d, *d, *d, *d]}", ["more than 100,000 values, its aliases"]),
+    ("size: 3\nseed: -1", ["'seed' is -1; a seed must not be negative"]),
     ("size: 3\ninner: {rate: 11}", ["inner.rate is 11.0; it must be at most 10"]),
     ("size: 3\ninner: {kind: c}", ["'inner.kind' is 'c'", "a, b"]),
     ("size: 3\ninner: {pair: 4}", ["'inner.pair' must be a list"]),
@@ -101,6 +111,11 @@ def test_wrong_overrides(tmp_path, override, words):
     path = written(tmp_path, "size: 3\ninner: {pair: [0, 1]}")
     with pytest.raises(UserError, match=words.replace("[", r"\[")):
         load_config(path, Outer, [override])
+
+
+def test_aliases_and_merge_keys_are_read(tmp_path):
+    path = written(tmp_path, "size: 3\ninner: &it {rate: 1, kind: b}\nextra: {<<: *it, rate: 2}\n")
+    assert load_config(path, Outer) == Outer(3, Inner(1.0, "b"), Inner(2.0, "b"))
 
 
 def test_unreadable_files(tmp_path):

@@ -47,7 +47,7 @@ class OptimizerConfig:
     name: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 1e-4
-    grad_clip: float = 5.0
+    grad_clip: float = field(default=5.0, metadata={"infinite": True})
     scale_lr: float = 0.01
 
     def __post_init__(self):
