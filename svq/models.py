@@ -49,9 +49,9 @@ class FrontEndConfig:
         for name, value in zip(("window", "full_scale", "preemphasis"), own):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
-        for name in ("rate", "num_mels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name, least, most in (("rate", 1_000, 768_000), ("num_mels", 1, 1024)):
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between {least} and {most}")
         if self.fbank != "kaldi" and self.window != "hamming":
             raise ValueError(f"window is {self.window}; fbank {self.fbank} takes hamming only")
         if not 0 < self.full_scale < float("inf"):
@@ -82,8 +82,8 @@ class ModelConfig:
     folded: dict | None = None
 
     def __post_init__(self):
-        if self.embed_dim < 1:
-            raise ValueError(f"embed_dim is {self.embed_dim}; it must be at least 1")
+        if not 1 <= self.embed_dim <= 1 << 20:
+            raise ValueError(f"embed_dim is {self.embed_dim}; it must be between 1 and {1 << 20}")
 
     def build(self) -> nn.Module:
         """The float network, initialised from torch's global random state."""

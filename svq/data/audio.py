@@ -41,6 +41,7 @@ from svq.errors import UserError
 
 PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
 LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
+RATES = (1_000, 768_000)  # samples a second: no recording of speech has fewer, and no recorder more
 CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it is an error
 
 _SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
@@ -125,6 +126,8 @@ class _Mono:
 
     def __init__(self, source, share: Callable[[], float], channel: int | None = None, any_scale: bool = False,
                  alike: bool = False):
+        if not RATES[0] <= source.info.rate <= RATES[1]:
+            raise _Unreadable(f"{source.info.rate} samples a second, outside {RATES[0]} to {RATES[1]}: mend its header")
         self.source, self.info, self.share = source, source.info, share
         self.channel, self.any_scale, self.alike = channel, any_scale, alike
         self.compared = self.info.channels == 1 or channel is not None

@@ -87,6 +87,16 @@ def test_floats_stay_as_they_are(tmp_path, scale, form):
     assert np.array_equal(audio.load(f"cat {path} |"), expected)
 
 
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 4_294_967_291])
+def test_rates_that_no_recording_has(tmp_path, rate):
+    data = wav_bytes(WAVE, 16000)
+    path = tmp_path / "a.wav"
+    path.write_bytes(data[:24] + struct.pack("<I", rate) + data[28:])
+    for how in (audio.load, audio.duration, lambda name: audio.check(name, True), lambda name: audio.load(f"cat {name} |")):
+        with pytest.raises(UserError, match=f"{rate} samples a second, outside 1000 to 768000: mend its header"):
+            how(str(path))
+
+
 @pytest.mark.parametrize("scale", [500, 32768, 8_388_608])
 def test_integers_written_as_floats_are_refused(tmp_path, scale):
     """Also through SoX, which cuts them off to a square wave and ends with status 0."""
