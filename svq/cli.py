@@ -96,9 +96,8 @@ def run_main(main) -> None:
     try:
         status = main()
         sys.stdout.flush()  # while a full disk is still an error like others
-    except BrokenPipeError:
-        # The reader of our output left (`... | head`); Python would complain at exit otherwise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader of our output left (`... | head`)
+        _drop_output()
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -107,8 +106,18 @@ def run_main(main) -> None:
         if line is None or os.environ.get("SVQ_TRACEBACK") == "1":
             raise
         print(f"{_program_name()}: {line}", file=sys.stderr)
+        if isinstance(error, OSError):
+            _drop_output()
         sys.exit(1)
     sys.exit(status or 0)
+
+
+def _drop_output() -> None:
+    """Sends what is still to be printed nowhere, if it cannot be printed: Python would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def progress(iterable, total: int | None = None, desc: str = "", seconds: float = 10.0):

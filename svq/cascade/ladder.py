@@ -57,7 +57,7 @@ class Rung:
     weight_bits: int | None = None
     activation_bits: int = 32
     bytes: int | None = None
-    delta: float | None = None
+    delta: float | None = dataclasses.field(default=None, metadata={"infinite": True})
 
     def __post_init__(self):
         if not self.name or any(c.isspace() or c == "/" for c in self.name):
