@@ -93,7 +93,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node, deep=False):
         lines = {}
-        for key, _ in node.value:
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.tag != "tag:yaml.org,2002:merge":
                 name = self.construct_object(key, deep=True)
                 if isinstance(name, str) and name in lines:

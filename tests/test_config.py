@@ -76,6 +76,7 @@ def test_values_defaults_and_overrides(tmp_path):
     ("size: 3\ninner: {rate: true}", ["'inner.rate'"]),
     ("size: 3\nflag: true\nsize: 4", [":3: not valid YAML: 'size' is given twice, in line 1, too"]),
     ("size: 3\ninner: {kind: a, rate: 1, kind: b}", [":2: not valid YAML: 'kind' is given twice"]),
+    ("size: 3\noptions: !!map [1]", [":2: not valid YAML"]),
     ("size: 3\noptions: &x {a: *x}", ["lies within what it names"]),
     ("size: 3\noptions: {a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1], b: &b [*a, *a, *a, *a, *a, *a, *a, *a, *a], "
      "c: &c [*b, *b, *b, *b, *b, *b, *b, *b, *b], d: &d [*c, *c, *c, *c, *c, *c, *c, *c, *c], "

@@ -3,7 +3,8 @@
 Exact EM in float64 on the utterances of SPK2UTT; prints the log-likelihood of each
 iteration. With fewer than ten speakers, or further utterances of them, for each value of
 an embedding there is no EM: the covariances are moments, shrunk towards equal variances
-as far as the data ask, so that the scores near the cosine's. The model is a safetensors file for `svq.bin.score --backend plda`.
+as far as the data ask, so that the scores near the cosine's. The model is a safetensors
+file for `svq.bin.score --backend plda`.
 """
 
 import sys

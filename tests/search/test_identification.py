@@ -129,6 +129,13 @@ def test_speakers_who_are_too_short_are_named_and_none_is_an_error(tmp_path):
         embed_segments(tmp_path / "odd", plan_segments(tmp_path / "odd", IdentifyConfig()).enroll, lambda x: x)
 
 
+def test_a_negative_seed_is_one_line(place, capsys):
+    folder, data, _ = place
+    with pytest.raises(SystemExit) as done:
+        run_worker(worker.main, data, folder / "model", folder / "x", "--seed", -1)
+    assert done.value.code == 2 and "--seed -1: must not be negative" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("options, expected", [
     (("--probes", 0), "probes is 0; it must be at least 1"),
     (("--seconds", 0.001), "a frame of 0.025 s at least"), (("--replicates", 0), "--replicates 0: at least 1"),
