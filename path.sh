@@ -1,10 +1,12 @@
 # shellcheck shell=bash
 # Sourced by every script:  . ./path.sh
 # Sets SVQ_ROOT, PATH, PYTHONPATH and LC_ALL, and makes .venv the first time (utils/setup.sh).
-# It starts no program but readlink once .venv is there, so that it costs nothing to source again.
+# Once .venv is there it starts no program but readlink, the first time, so that it costs nothing to source again.
 
-SVQ_ROOT=$(readlink -f -- "${BASH_SOURCE[0]}") || return 1
-export SVQ_ROOT=${SVQ_ROOT%/*}
+if [[ ! ${SVQ_ROOT-}/path.sh -ef ${BASH_SOURCE[0]} ]]; then
+  SVQ_ROOT=$(readlink -f -- "${BASH_SOURCE[0]}") || return 1
+  export SVQ_ROOT=${SVQ_ROOT%/*}
+fi
 
 # .venv is whole when setup.sh has left there a copy of the list it installed; a list that has
 # changed since (git pull) sets it up again.

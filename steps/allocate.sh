@@ -8,12 +8,16 @@ set -euo pipefail
 cmd=run.py           # dispatcher
 sensitivity=         # table of sensitivities; empty: <model-dir>/sensitivity.tsv
 frontier_points=100  # sizes of frontier.tsv; 0: no such table
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "allocate.sh: needs <config.yaml> <model-dir> <bits.tsv> (--help says more)" >&2; exit 2; }
-config=$1 model=$2 bits=$3
+config=$1 model=${2%/} bits=$3
 dir=$(dirname -- "$bits")
+outs=(--out "$bits")
+if ((frontier_points)); then outs+=(--out "$dir/frontier.tsv"); fi
+step --config "$config" --in "$model/model.safetensors" --in "${sensitivity:-$model/sensitivity.tsv}" "${outs[@]}"
 
 options=()
 if ((frontier_points)); then options=(--frontier "$dir/frontier.tsv" --frontier-points "$frontier_points"); fi

@@ -3,7 +3,7 @@
 # drift of the embeddings on a development list. Writes <out-dir>/blocks.{tsv,md,svg}; steps/select.sh goes by them.
 #
 # Usage: steps/block_sensitivity.sh [options] <config.yaml> <data-dir> <model-dir> <out-dir>
-#   e.g. steps/block_sensitivity.sh conf/quant/uniform4.yaml data/dev exp/teacher exp/teacher/blocks_uniform4
+#   e.g. steps/block_sensitivity.sh conf/finetune.yaml:uniform4 data/dev exp/teacher exp/teacher/blocks_uniform4
 #
 # `quant` of the config says how blocks are quantized. A run that was killed goes on where it was.
 set -euo pipefail
@@ -22,14 +22,17 @@ center=true        # take the mean embedding of the list off before scoring
 bootstrap=200      # resamplings of the speakers for the intervals; 0: no intervals
 seed=0             # seed of these and of the choice of utterances
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 4)) || {
   echo "block_sensitivity.sh: needs <config.yaml> <data-dir> <model-dir> <out-dir> (--help says more)" >&2
   exit 2
 }
 config=$1 data=${2%/} model=${3%/} out=${4%/}
+step --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
+  ${ptq_data:+--speech "$ptq_data"} --out "$out/blocks.tsv" --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

@@ -4,35 +4,64 @@
 # beside NAME.score in all lists under <scores>.
 # With --mean a calibration of cosine scores says what it belongs to, and svq.bin.verify can use it.
 #
+# The plain cosine scores, whose calibration goes into the packed file, are calibrated in any case.
+#
 # Usage: steps/calibrate.sh [options] <dev-trials> <scores>
 #   e.g. steps/calibrate.sh data/dev/trials exp/teacher/scores
 set -euo pipefail
 cmd=run.py  # dispatcher
 dev=dev     # name of the development list's folder under <scores>
 prior=0.5   # weight of the target trials in the fit
+lists=      # trial lists whose scores are calibrated, such as "dev/trials test/trials"; empty: all under <scores>
+backends=   # back ends of the scores; empty: all that the development list has
+norms=      # their score normalizations
 mean=       # mean.vec of the cohort that was subtracted before cosine scores; none: nothing was; empty: not recorded
-names=      # which scores, such as "cosine_none plda_asnorm"; empty: all that the development list has
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "calibrate.sh: needs <dev-trials> <scores> (--help says more)" >&2; exit 2; }
-trials=$1 scores=$2
+trials=$1 scores=${2%/}
 
-if [[ -z $names ]]; then
+# What is calibrated: BACKEND_NORM of every back end and norm, or what is there.
+names=()
+for backend in $backends; do
+  if [[ $backend == cosine && " $norms " != *" none "* ]]; then names+=(cosine_none); fi
+  for norm in $norms; do names+=("${backend}_$norm"); done
+done
+if ((${#names[@]} == 0)); then
   for file in "$scores/$dev"/*.score; do
     [[ -f $file ]] || { echo "calibrate.sh: no scores in $scores/$dev; steps/score.sh makes them" >&2; exit 1; }
     name=${file##*/}
-    names+=" ${name%.score}"
+    names+=("${name%.score}")
   done
 fi
+. "$SVQ_ROOT/steps/lists.sh"
+folders=()
+for list in $lists; do
+  name_list "$list"
+  folders+=("$name")
+done
+if [[ -z $lists ]]; then
+  for file in "$scores"/*/"${names[0]}.score"; do
+    if [[ -f $file ]]; then file=${file%/*} && folders+=("${file##*/}"); fi
+  done
+fi
+parts=(--in "$trials")
+if [[ -n $mean && $mean != none ]]; then parts+=(--in "$mean"); fi
+for name in "${names[@]}"; do
+  for folder in "${folders[@]}"; do
+    parts+=(--in "$scores/$folder/$name.score" --out "$scores/$folder/$name.llr")
+  done
+  parts+=(--out "$scores/$dev/$name.calibration.json")
+done
+step "${parts[@]}"
+
 options=()
 if [[ -n $mean ]]; then options+=(--mean "$mean"); fi
-for name in $names; do
-  lists=()
-  for file in "$scores"/*/"$name.score"; do
-    if [[ -f $file ]]; then lists+=("$file"); fi
-  done
+for name in "${names[@]}"; do
+  files=("${folders[@]/#/$scores/}")
   $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate --prior "$prior" \
     ${options[@]+"${options[@]}"} "$trials" "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" \
-    ${lists[@]+"${lists[@]}"}
+    "${files[@]/%//$name.score}"
 done

@@ -20,8 +20,9 @@ seed=0                 # seed of both
 run=false              # true: also run the cascade, and each rung alone, one trial at a time, and measure seconds
 run_trials=            # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
 num_threads=1          # CPU threads of that
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# >= 4)) || {
   echo "cascade.sh: needs <ladder.yaml> <dev-trials> <out-dir> <test-trials> ... (--help says more)" >&2
@@ -30,6 +31,13 @@ num_threads=1          # CPU threads of that
 ladder=$1 dev=$2 out=${3%/}
 shift 3
 first=$1
+
+. "$SVQ_ROOT/steps/lists.sh"
+ins=(--in "$dev")
+for list; do ins+=(--in "$list"); done
+find_rungs "$ladder" "$dev" "$@"
+step --in "$ladder" "${ins[@]}" "${parts[@]}" ${run_trials:+--in "$run_trials"} \
+  --out "$out/ladder.yaml" --out "$out/report/cascade.tsv" --out "$out/report/index.html"
 
 options=()
 for limit in $limits; do options+=(--limit "$limit"); done

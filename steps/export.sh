@@ -26,12 +26,23 @@ float_layers=            # layers that stay in float, by name, separated by comm
 bits=                    # bits.tsv whose layers of 32 bits stay in float
 summary=                 # JSON with bits, bytes and weights to write too, for a recipe's report; empty: none
 num_threads=1            # CPU threads
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "export.sh: needs <model-dir-or-file> <out> (--help says more)" >&2; exit 2; }
 model=$1 out=$2
 name=$(basename "$out")
+if [[ $int8 == true && $dynamic == false && -z $calibration ]]; then
+  echo "export.sh: --int8 true needs --calibration <data-dir>" >&2
+  exit 2
+fi
+outs=(--out "$out")
+if [[ $out == *.xml ]]; then outs+=(--out "${out%.xml}.bin"); fi
+if [[ $model != *.svq ]]; then model=${model%/}; fi
+step --in "$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")" \
+  ${calibration:+--speech "$calibration"} ${score_calibration:+--in "$score_calibration"} ${bits:+--in "$bits"} \
+  "${outs[@]}" ${summary:+--out "$summary"}
 
 options=(--front-end "$front_end" --int8 "$int8" --dynamic "$dynamic" --num-threads "$num_threads")
 if [[ -n $seconds ]]; then options+=(--seconds "$seconds"); fi
@@ -40,7 +51,6 @@ if [[ -n $summary ]]; then options+=(--summary "$summary"); fi
 if [[ -n $float_layers ]]; then options+=(--float-layers "$float_layers"); fi
 if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
 if [[ $int8 == true && $dynamic == false ]]; then
-  [[ -n $calibration ]] || { echo "export.sh: --int8 true needs --calibration <data-dir>" >&2; exit 2; }
   options+=(--calibration "$calibration" --num-utts "$num_utts" --calibration-seconds "$calibration_seconds"
     --input "$input" --seed "$seed" --range "$range" --percentile "$percentile" --activations "$activations"
     --sums "$sums")

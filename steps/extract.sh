@@ -1,40 +1,62 @@
 #!/usr/bin/env bash
-# Speaker embeddings of a data directory: <out-dir>/embedding.{ark,scp}, one vector an utterance,
+# Speaker embeddings of data directories: <out-dir>/embedding.{ark,scp}, one vector an utterance,
 # sorted by utterance. The result does not depend on --nj.
 #
 # Usage: steps/extract.sh [options] <data-dir> <model-dir-or-file> <out-dir>
+#        steps/extract.sh --sets "<set> ..." [options] <data> <model-dir-or-file> <embeddings>
 #   e.g. steps/extract.sh --nj 8 --cmd "$extract_cmd" data/test exp/teacher exp/teacher/embeddings/test
+#        steps/extract.sh --sets "dev test" data exp/teacher exp/teacher/embeddings
+# With --sets each job does its share of all of them, <data>/dev into <embeddings>/dev and so on, with one start.
 # The features are feats.scp where the data directory has one, else computed from wav.scp.
 # Files of steps/export.sh are models too: .onnx runs in ONNX Runtime, .xml in OpenVINO.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
 cmd=run.py         # dispatcher
 nj=2               # number of jobs
+sets=              # data directories under <data>; empty: one
 num_threads=1      # CPU threads of a job
 input=auto         # auto, feats (feats.scp) or wav (wav.scp)
 max_seconds=0.0    # read so much of each utterance; 0: all of it
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
 device=cpu         # cpu or cuda (one GPU a job)
-backend=           # torch, onnxruntime or openvino; empty: what the model is for
-. utils/parse_options.sh
-. ./path.sh
+runtime=           # torch, onnxruntime or openvino; empty: what the model is for
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "extract.sh: needs <data-dir> <model-dir-or-file> <out-dir> (--help says more)" >&2; exit 2; }
 ((nj >= 1)) || { echo "extract.sh: --nj must be at least 1" >&2; exit 2; }
-data=${1%/} model=$2 out=${3%/}
-[[ -f $data/utt2spk ]] || { echo "extract.sh: $data/utt2spk is missing" >&2; exit 1; }
+data=${1%/} model=${2%/} out=${3%/}
+file=$([[ $model == *.svq || $model == *.xml || $model == *.onnx ]] && echo "$model" || echo "$model/model.safetensors")
+parts=(--in "$file" --neutral device --neutral sets)
+read -ra names <<< "$sets"
+((${#names[@]})) || names=("")                   # one data directory
+for set in "${names[@]}"; do
+  if [[ -n $set ]]; then parts+=(--piece "$set"); fi
+  parts+=(--speech "$data${set:+/$set}" --out "$out${set:+/$set}/embedding.scp" --out "$out${set:+/$set}/embedding.ark")
+done
+step "${parts[@]}"
+((${#pieces[@]})) || pieces=("")
 
-log=$out/log/extract.JOB.log
 resources=(--num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 mkdir -p "$out/log"
-rm -f "$out/embedding.scp" "$out"/embedding.*.{ark,scp}
+for set in "${pieces[@]}"; do
+  into=$out${set:+/$set}
+  mkdir -p "$into"
+  rm -f "$into/embedding.scp" "$into"/embedding.*.{ark,scp}
+done
+log=$out/log/extract.JOB.log
+todo="${pieces[*]}"
 
 $cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.extract --job JOB --num-jobs "$nj" \
   --num-threads "$num_threads" --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" \
-  --device "$device" ${backend:+--backend "$backend"} "$data" "$model" "$out/embedding.JOB"
+  --device "$device" ${runtime:+--runtime "$runtime"} --sets "${todo// /,}" "$data" "$model" "$out"
 
-python3 -m svq.bin.merge_jobs --expected "$data/utt2spk" --num-jobs "$nj" --log "$log" --ark "$out/embedding.ark" \
-  "$out/embedding.JOB.scp" "$out/embedding.scp"
-rm -f "$out"/embedding.*.{ark,scp}
-echo "extract.sh: $(wc -l < "$out/embedding.scp") embeddings in $out/embedding.scp"
+for set in "${pieces[@]}"; do
+  into=$out${set:+/$set}
+  python3 -m svq.bin.merge_jobs --expected "$data${set:+/$set}/utt2spk" --num-jobs "$nj" --log "$log" \
+    --ark "$into/embedding.ark" "$into/embedding.JOB.scp" "$into/embedding.scp"
+  rm -f "$into"/embedding.*.{ark,scp}
+  echo "extract.sh: $(wc -l < "$into/embedding.scp") embeddings in $into/embedding.scp"
+done

@@ -13,11 +13,14 @@ device=cpu         # cpu or cuda (one GPU)
 input=auto         # auto, feats (feats.scp) or wav (wav.scp)
 max_seconds=0.0    # read so much of each utterance; 0: all of it
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "fit_head.sh: needs <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
-data=${1%/} dir=$2
+data=${1%/} dir=${2%/}
+step --in "$dir/model.safetensors" --speech "$data" --out "$dir/head.safetensors" --out "$dir/speakers.txt" \
+  --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

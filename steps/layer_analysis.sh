@@ -4,7 +4,7 @@
 # well distortion explains the losses. Writes <out-dir>/index.html, layers.md, *.tsv and *.svg.
 #
 # Usage: steps/layer_analysis.sh [options] <data-dir> <out-dir>
-#   e.g. steps/layer_analysis.sh --model exp/teacher --config conf/quant/kmqat2.yaml data/dev exp/analysis/layers_ptq
+#   e.g. steps/layer_analysis.sh --model exp/teacher --config conf/finetune.yaml:kmqat2 data/dev exp/analysis/layers_ptq
 #        steps/layer_analysis.sh --model exp/teacher --quantized exp/teacher_kmqat2 data/dev exp/analysis/layers_kmqat2
 #
 # With --config the float model is quantized here; with --quantized the parts of that finetuned model go back to their
@@ -34,8 +34,9 @@ probe_seconds=3.0    # so much of each
 seed=0               # seed of all these choices
 batch_frames=4000    # frames in a batch; only utterances of equal length share one
 title="Layer-wise analysis"  # title of the page
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || {
   echo "layer_analysis.sh: needs <data-dir> <out-dir> (--help says more)" >&2
@@ -46,6 +47,10 @@ title="Layer-wise analysis"  # title of the page
   exit 2
 }
 data=${1%/} out=${2%/}
+step ${config:+--config "$config"} ${model:+--in "${model%/}/model.safetensors"} \
+  ${quantized:+--in "${quantized%/}/model.safetensors"} --in "${trials:-$data/trials}" --speech "$data" \
+  ${norms_data:+--speech "$norms_data"} ${ptq_data:+--speech "$ptq_data"} --out "$out/index.html" --out "$out/layers.md" \
+  --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

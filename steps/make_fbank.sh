@@ -14,15 +14,15 @@ num_mels=80                  # mel bands
 rate=16000                   # samples per second; recordings at other rates are resampled
 compress=true                # Kaldi's compressed matrices; false: float32
 compression_method=two-byte  # two-byte (within 0.0002) or speech (half the size, within about 0.1)
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# >= 1 && $# <= 3)) || { echo "make_fbank.sh: needs <data-dir> [<log-dir> [<ark-dir>]] (--help says more)" >&2; exit 2; }
 ((nj >= 1)) || { echo "make_fbank.sh: --nj must be at least 1" >&2; exit 2; }
 data=${1%/} logs=${2:-${1%/}/log} arks=${3:-${1%/}/data}
-for file in wav.scp utt2spk; do
-  [[ -f $data/$file ]] || { echo "make_fbank.sh: $data/$file is missing" >&2; exit 1; }
-done
+step --in "$data/wav.scp" --in "$data/utt2spk" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
+  --out "$data/feats.scp" --out "$data/feats.yaml" --out "$data/utt2num_frames"
 
 name=$arks/fbank_${data##*/}
 log=$logs/make_fbank_${data##*/}.JOB.log

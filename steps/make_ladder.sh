@@ -9,12 +9,19 @@ cohort=cohort       # set whose mean embedding was subtracted before scoring
 score=cosine_none   # which of their scores
 operating=eer       # where decisions are made: eer (the last system's on the development list) or a prior, such as 0.01
 map=logistic        # how scores are brought onto one scale: logistic, affine or isotonic
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# >= 3)) || { echo "make_ladder.sh: needs <ladder.yaml> and two systems or more (--help says more)" >&2; exit 2; }
 out=$1
 shift
+ins=()
+for system; do
+  # The summary stands for the packed file: the ladder names that one where it is there.
+  ins+=(--in "$exp/$system/summary.json" --in "$exp/$system/embeddings/$cohort/mean.vec")
+done
+step "${ins[@]}" --out "$out"
 
 quoted() { printf "'%s'" "${1//\'/\'\'}"; }  # as YAML quotes
 

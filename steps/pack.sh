@@ -7,11 +7,15 @@ set -euo pipefail
 cmd=run.py      # dispatcher
 calibration=    # JSON of the calibration stage, to be kept in the packed file
 entropy=false   # Huffman code the codes of the weights where that is smaller (summary.json says so)
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 1)) || { echo "pack.sh: needs <model-dir> (--help says more)" >&2; exit 2; }
-dir=$1
+dir=${1%/}
+outs=(--out "$dir/summary.json")
+if grep -q '^quant:$' "$dir/config.yaml" 2> /dev/null; then outs+=(--out "$dir/model.svq"); fi
+step --in "$dir/model.safetensors" ${calibration:+--in "$calibration"} "${outs[@]}"
 
 options=()
 if [[ -n $calibration ]]; then options+=(--calibration "$calibration"); fi

@@ -17,12 +17,20 @@ bits="4 3"                  # bits of these levels
 results=                    # table of results; empty: <exp>/results.tsv
 out=                        # folder to write to; empty: <exp>/quantization/<parent>
 title="Quantization"        # title of the page
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "quant_report.sh: needs <exp> <parent> (--help says more)" >&2; exit 2; }
 exp=$1 parent=$2
 out=${out:-$exp/quantization/$parent}
+ins=()
+for system in $systems; do ins+=(--in "$exp/$system/model.safetensors"); done
+if [[ -z $systems ]]; then
+  for file in "$exp/${parent}_"*/model.safetensors; do ins+=(--maybe "$file"); done
+fi
+step --in "$exp/$parent/model.safetensors" ${ins[@]+"${ins[@]}"} --in "${results:-$exp/results.tsv}" --maybe "$exp/$parent/sensitivity.tsv" \
+  --out "$out/index.html" --out "$out/results.md" --out "$out/results.tex"
 
 read -ra system_list <<< "$systems"
 read -ra trial_list <<< "$trials"

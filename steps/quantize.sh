@@ -9,11 +9,14 @@ mem=4G           # memory the dispatcher reserves
 bits=            # table of bits per layer (bits.tsv); empty: the bits of the config for all
 data=            # data directory that biases are corrected on, where the config has ptq.bias_correction
 input=auto       # what to read of it: auto, feats (feats.scp) or wav (wav.scp)
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "quantize.sh: needs <config.yaml> <float-model-dir> <model-dir> (--help says more)" >&2; exit 2; }
-config=$1 init=$2 dir=$3
+config=$1 init=${2%/} dir=${3%/}
+step --config "$config" --in "$init/model.safetensors" ${bits:+--in "$bits"} ${data:+--speech "$data"} \
+  --out "$dir/model.safetensors" --out "$dir/config.yaml"
 
 options=(--config "$config" --init "$init" --out "$dir")
 if [[ -n $bits ]]; then options+=(--bits "$bits"); fi

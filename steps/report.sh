@@ -17,12 +17,26 @@ bootstrap=200               # resamplings of the speakers for the interval of th
 seed=0                      # seed of these
 title="Speaker verification results"  # title of the page
 out=                        # folder of results.tsv and report.html; empty: <exp>
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "report.sh: needs <data> <exp> (--help says more)" >&2; exit 2; }
 data=$1 exp=$2
 out=${out:-$exp}
+
+. "$SVQ_ROOT/steps/lists.sh"
+ins=()
+for system in $systems; do
+  ins+=(--in "$exp/$system/summary.json")
+  for list in $trials; do
+    name_list "${list#"$data/"}"
+    for backend in $backends; do
+      for norm in $norms; do ins+=(--in "$exp/$system/scores/$name/${backend}_$norm.llr"); done
+    done
+  done
+done
+step "${ins[@]}" --out "$out/results.tsv" --out "$out/report.html"
 
 read -ra system_list <<< "$systems"
 read -ra trial_list <<< "$trials"

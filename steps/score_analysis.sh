@@ -24,17 +24,33 @@ duration_edges=       # seconds between its groups, such as "2 4"; empty: quarti
 bootstrap=200         # resamplings of the speakers; 0: no intervals
 seed=0                # seed of these
 title="Scores of quantized systems"  # title of the page
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# >= 4)) || {
   echo "score_analysis.sh: needs <trials-lists> <out> <float-system> <system>... (--help says more)" >&2
   exit 2
 }
+. "$SVQ_ROOT/steps/lists.sh"
+given=$1
 read -ra lists <<< "$1"
 if [[ -n $data ]]; then lists=("${lists[@]/#/$data/}"); fi
 out=${2%/}
 shift 2
+ins=()
+for list in "${lists[@]}"; do
+  ins+=(--in "$list")
+  for file in utt2dur spk2gender utt2domain enroll.spk2utt; do ins+=(--maybe "${list%/*}/$file"); done
+done
+for system in "$@"; do
+  ins+=(--in "$exp/${system%%:*}/summary.json")
+  for list in $given; do
+    name_list "$list"
+    ins+=(--in "$exp/${system%%:*}/scores/$name/$scores.score")
+  done
+done
+step "${ins[@]}" --out "$out/index.html" --out "$out/scores.tsv" --out "$out/scores.md"
 
 options=(--out "$out" --exp "$exp" --scores "$scores" --scale "$scale" --operating-point "$operating_point"
   --p-target "$p_target" --c-miss "$c_miss" --c-fa "$c_fa" --prior "$prior" --duration "$duration"

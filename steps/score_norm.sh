@@ -3,28 +3,44 @@
 # <scores>/<backend>_<norm>.score. The back end's options must be those of the scoring.
 #
 # Usage: steps/score_norm.sh [options] --cohort <embeddings> <trials> <embeddings> <scores>
-#   e.g. steps/score_norm.sh --norm asnorm --cohort exp/teacher/embeddings/train data/test/trials \
+#        steps/score_norm.sh --lists "<list> ..." [options] --cohort <embeddings> <data> <embeddings> <scores>
+#   e.g. steps/score_norm.sh --norms asnorm --cohort exp/teacher/embeddings/train data/test/trials \
 #          exp/teacher/embeddings/test exp/teacher/scores/test
+# With --lists one process normalises the scores of them all, as steps/score.sh has made them.
 set -euo pipefail
 cmd=run.py           # dispatcher
-backend=cosine       # cosine or plda
-norm=asnorm          # snorm or asnorm
+lists=               # trial lists under <data>; empty: one list
+backends=cosine      # back end: cosine or plda; with --lists also both
+norms=asnorm         # snorm or asnorm; with --lists also both (and none, which is passed over)
 top_n=300            # cohort speakers that AS-norm keeps for each embedding
 cohort=              # embeddings with spk_embedding.scp and mean.vec (steps/speaker_means.sh)
-plda=                # PLDA model, for --backend plda
-enroll_spk2utt=      # models of several enrolment utterances
+plda=                # PLDA model, for back end plda
+enroll_spk2utt=      # models of several enrolment utterances of the one list
 plda_enroll=average  # such models under PLDA: average (as one utterance) or by-the-book
 threads=2            # at most this many processors
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "score_norm.sh: needs <trials> <embeddings> <scores> (--help says more)" >&2; exit 2; }
-trials=$1 embeddings=$2 scores=$3
+trials=${1%/} embeddings=${2%/} scores=${3%/}
+
+. "$SVQ_ROOT/steps/lists.sh"
+read -ra wanted <<< " $norms "
+wanted=("${wanted[@]/#none/}")
+find_lists "${wanted[*]}"
+step --neutral lists --neutral backends --neutral norms "${parts[@]}"
 
 options=()
 if [[ -n $plda ]]; then options+=(--plda "$plda"); fi
 if [[ -n $cohort ]]; then options+=(--cohort "$cohort"); fi
 if [[ -n $enroll_spk2utt ]]; then options+=(--enroll-spk2utt "$enroll_spk2utt"); fi
-$cmd --num-threads "$threads" "$scores/log/score_norm_${backend}_$norm.log" python3 -m svq.bin.score_norm \
-  --backend "$backend" --plda-enroll "$plda_enroll" --norm "$norm" --top-n "$top_n" --threads "$threads" \
-  ${options[@]+"${options[@]}"} "$trials" "$embeddings" "$scores"
+log=$scores/log/score_norm_${backends}_$norms.log
+if [[ -n $lists ]]; then
+  todo="${pieces[*]}" log=$scores/log/score_norm.log
+  options+=(--lists "${todo// /,}")
+else
+  options+=(--backend "$backends" --norm "$norms")
+fi
+$cmd --num-threads "$threads" "$log" python3 -m svq.bin.score_norm --plda-enroll "$plda_enroll" --top-n "$top_n" \
+  --threads "$threads" "${options[@]}" "$trials" "$embeddings" "$scores"

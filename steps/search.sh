@@ -3,7 +3,7 @@
 # system), <dir>/best.yaml (its settings, to train by), <dir>/trials.tsv, <dir>/study.db.
 #
 # Usage: steps/search.sh [options] <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>
-#   e.g. steps/search.sh --nj 4 conf/search.yaml conf/quant/kmqat4.yaml data/train_wav exp/teacher data/dev exp/search
+#   e.g. steps/search.sh --nj 4 conf/search.yaml conf/finetune.yaml:kmqat4 data/train_wav exp/teacher data/dev exp/search
 # Workers share one study and do `trials` of <search.yaml> in all, however many they are. A search that was killed, or
 # of which workers were, goes on with the same command; trials at work go on from their last checkpoints.
 # The file system of <dir> needs locks that work between the machines of the workers (SQLite needs them too).
@@ -20,8 +20,9 @@ restart=         # true: a search in <dir> with other settings or data is set as
 teacher=         # teacher of the finetuning, for a config with `distill`
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 6)) || { echo "search.sh: needs <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>" \
   "(--help says more)" >&2; exit 2; }
@@ -32,6 +33,10 @@ case $restart in
   *) echo "search.sh: --restart is false, true or always, not '$restart'" >&2; exit 2 ;;
 esac
 dir=${6%/}
+if [[ -n ${SVQ_FORCE-} && $restart == true ]]; then restart=always; fi
+step --in "$1" --config "$2" --in "${3%/}/utt2spk" --maybe "${3%/}/wav.scp" --feats "${3%/}/feats.scp" \
+  --in "${4%/}/model.safetensors" --in "${trials:-${5%/}/trials}" --speech "${5%/}" --out "$dir/trials.tsv" \
+  --out "$dir/best.yaml" --out "$dir/best/model.safetensors" --neutral num-gpus --neutral restart
 
 options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir"
   --restart "${restart:-false}")

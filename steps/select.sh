@@ -20,12 +20,14 @@ search=exact   # exact (0-1 knapsack) or greedy (by loss per byte)
 cost=eer       # what a size budget keeps low: eer, mindcf or drift
 measure=true   # measure the chosen blocks jointly; greedy: after every step
 num_threads=1  # CPU threads
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "select.sh: needs <dir> <bits.tsv> (--help says more)" >&2; exit 2; }
 from=${1%/} out=$2
 dir=$(dirname -- "$out")
+step ${config:+--config "$config"} --maybe "$from/blocks.tsv" --maybe "$from/model.safetensors" --out "$out"
 
 options=(--search "$search" --cost "$cost" --measure "$measure" --num-threads "$num_threads")
 if [[ -f $from/measured.yaml ]]; then

@@ -22,11 +22,14 @@ min_probes=20     # probes of each layer, at least
 max_probes=200    # probes of each layer, at most
 tolerance=0.05    # a layer is done at a standard error of so much of its trace
 seed=1            # seed of crops and probes
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "sensitivity.sh: needs <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
-data=$1 dir=$2
+data=${1%/} dir=${2%/}
+((min_probes <= max_probes)) || min_probes=$max_probes
+step --in "$dir/model.safetensors" --maybe "$dir/head.safetensors" --speech "$data" --out "$dir/sensitivity.tsv" --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

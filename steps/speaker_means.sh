@@ -7,11 +7,14 @@
 set -euo pipefail
 cmd=run.py              # dispatcher
 length_normalize=false  # scale each embedding to length 1 before it is averaged
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 2)) || { echo "speaker_means.sh: needs <data-dir> <embeddings> (--help says more)" >&2; exit 2; }
-data=$1 embeddings=$2
+data=${1%/} embeddings=${2%/}
+step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" \
+  --out "$embeddings/spk_embedding.scp" --out "$embeddings/spk_embedding.ark" --out "$embeddings/mean.vec"
 
 $cmd "$embeddings/log/speaker_means.log" python3 -m svq.bin.speaker_means \
   --length-normalize "$length_normalize" "$data/spk2utt" "$embeddings"

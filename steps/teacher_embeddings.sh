@@ -17,16 +17,21 @@ aggregation=       # folder of steps/train_aggregation.sh, for lde_aggr
 input=auto         # auto, feats (feats.scp) or wav (wav.scp)
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
 device=cpu         # cpu or cuda (one GPU a job)
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || {
   echo "teacher_embeddings.sh: needs <data-dir> <model-dir-or-file> <out-dir> (--help says more)" >&2
   exit 2
 }
 ((nj >= 1)) || { echo "teacher_embeddings.sh: --nj must be at least 1" >&2; exit 2; }
-data=${1%/} model=$2 out=${3%/}
-[[ -f $data/utt2spk ]] || { echo "teacher_embeddings.sh: $data/utt2spk is missing" >&2; exit 1; }
+data=${1%/} model=${2%/} out=${3%/}
+file=$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")
+outs=(--stamp "$out/.done.levels")
+for level in $levels; do outs+=(--out "$out/${level//:/-}.json" --out "$out/${level//:/-}.scp"); done
+step --in "$file" --in "$data/utt2spk" --maybe "$data/wav.scp" ${aggregation:+--in "$aggregation/aggregation.safetensors"} \
+  "${outs[@]}" --neutral device
 
 log=$out/log/levels.JOB.log
 resources=(--num-threads "$num_threads")

@@ -18,12 +18,20 @@ replicates=1000        # resamplings of the speakers, for intervals
 seed=0                 # of segments and resampling
 num_threads=1          # CPU threads
 title="Search and trade-off"  # title of the page
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# >= 3)) || { echo "tradeoff.sh: needs <data-dir> <out> <name>=<model>... (--help says more)" >&2; exit 2; }
 data=${1%/} out=${2%/}
 shift 2
+ins=()
+for word in "$@"; do
+  model=${word#*=}
+  ins+=(--in "$([[ $model == *.svq || $model == *.xml || $model == *.onnx ]] && echo "$model" || echo "$model/model.safetensors")")
+done
+step "${ins[@]}" ${study:+--in "$(dirname -- "$study")/trials.tsv"} --in "${trials:-$data/trials}" --speech "$data" \
+  --out "$out/index.html" --out "$out/tradeoff.tsv"
 
 options=(--data "$data" --out "$out" --probe-seconds "$probe_seconds" --probes "$probes" --seconds "$seconds"
   --times "$times" --replicates "$replicates" --seed "$seed" --num-threads "$num_threads" --title "$title")

@@ -18,11 +18,15 @@ targets=         # folder of the teacher's cached levels (steps/teacher_embeddin
 seed=            # seed in place of the config's; empty: the config's
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
-config=$1 data=$2 dir=$3
+config=$1 data=${2%/} dir=${3%/}
+step --config "$config" --in "$data/utt2spk" --maybe "$data/wav.scp" --feats "$data/feats.scp" \
+  ${init:+--in "$init/model.safetensors" --maybe "$init/head.safetensors"} ${bits:+--in "$bits"} ${teacher:+--in "$teacher/model.safetensors"} \
+  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" --neutral num-gpus
 
 launch=(python3)
 resources=(--mem "$mem" --num-threads "$num_threads")

@@ -3,7 +3,7 @@
 # aggregation), for steps/teacher_embeddings.sh --levels lde_aggr --aggregation <out-dir>.
 #
 # Usage: steps/train_aggregation.sh [options] <config.yaml> <data-dir> <teacher-dir> <out-dir>
-#   e.g. steps/train_aggregation.sh conf/distill/aggregation.yaml data/train_wav exp/xvector exp/xvector/aggregation
+#   e.g. steps/train_aggregation.sh conf/aggregation.yaml data/train_wav exp/xvector exp/xvector/aggregation
 #
 # A run that was killed goes on from its last state in <out-dir>/checkpoints.
 set -euo pipefail
@@ -13,14 +13,17 @@ num_threads=2    # CPU threads the dispatcher reserves for each process
 mem=8G           # memory the dispatcher reserves
 noise=           # data directory of noises, for a config that augments; empty: none
 rir=             # data directory of room impulse responses, likewise
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 4)) || {
   echo "train_aggregation.sh: needs <config.yaml> <data-dir> <teacher-dir> <out-dir> (--help says more)" >&2
   exit 2
 }
-config=$1 data=$2 teacher=$3 dir=$4
+config=$1 data=${2%/} teacher=${3%/} dir=${4%/}
+step --config "$config" --in "$teacher/model.safetensors" --in "$data/utt2spk" --maybe "$data/wav.scp" \
+  --feats "$data/feats.scp" --out "$dir/aggregation.safetensors" --neutral num-gpus
 
 launch=(python3)
 resources=(--mem "$mem" --num-threads "$num_threads")

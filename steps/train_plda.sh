@@ -10,11 +10,13 @@ cmd=run.py      # dispatcher
 lda_dim=128     # dimensions kept by LDA; 0 keeps all, and so does a number above speakers - 1
 iterations=10   # of EM
 floor=0.000001  # least eigenvalue of a within-speaker covariance, relative to the mean eigenvalue
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "train_plda.sh: needs <data-dir> <embeddings> <plda-model> (--help says more)" >&2; exit 2; }
-data=$1 embeddings=$2 model=$3
+data=${1%/} embeddings=${2%/} model=$3
+step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" --out "$model"
 
 $cmd "$(dirname "$model")/log/train_plda.log" python3 -m svq.bin.train_plda --lda-dim "$lda_dim" \
   --iterations "$iterations" --floor "$floor" "$data/spk2utt" "$embeddings" "$model"

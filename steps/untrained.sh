@@ -21,8 +21,8 @@ max_utts=0         # so many utterances of the list, spread over its speakers; 0
 bootstrap=200      # resamplings of the speakers for the intervals; 0: no intervals
 seed=1             # seed of these and of the choice of utterances
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
 
 (($# == 3)) || { echo "untrained.sh: needs <data-dir> <model-dir> <out-dir> (--help says more)" >&2; exit 2; }
 data=${1%/} model=${2%/} out=${3%/}

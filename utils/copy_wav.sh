@@ -7,11 +7,13 @@ set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's
 nj=4        # number of jobs
 rate=16000  # samples per second of what is written
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 3 ]] || { echo "usage: ${0##*/} [options] <data-in> <data-out> <ark-dir> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 data=${1%/} out=${2%/} ark_dir=${3%/}
-[[ -f $data/utt2spk ]] || { echo "${0##*/}: $data/utt2spk is missing" >&2; exit 1; }
+step --in "$data/utt2spk" --in "$data/wav.scp" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
+  --out "$out/wav.scp" --out "$out/utt2spk"
 count=$(wc -l < "$data/utt2spk")
 nj=$((nj < count ? nj : count))
 python3 -m svq.bin.data_dir split --per-utt true -- "$data" "$nj" > /dev/null

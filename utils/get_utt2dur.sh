@@ -4,9 +4,9 @@
 set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's
 nj=4        # number of jobs
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 1 ]] || { echo "usage: ${0##*/} [options] <data-dir> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 data=${1%/}
 [[ -f $data/utt2spk ]] || { echo "${0##*/}: $data/utt2spk is missing" >&2; exit 1; }
 count=$(wc -l < "$data/utt2spk")

@@ -12,8 +12,8 @@ enroll_utts=0      # utterances of a speaker that make its model; 0: one utteran
 once=false         # whether every utterance that is in no model is in one trial
 max_tests=0        # with --once: so many utterances are drawn to be tested; 0: all
 seed=0             # seed of the draw
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 1 ]] || { echo "usage: ${0##*/} [options] <data-dir> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir make-trials --name="$name" --num-nontarget="$num_nontarget" \
   --same-gender "$same_gender" --enroll-utts="$enroll_utts" --once "$once" --max-tests="$max_tests" --seed="$seed" -- "$1"

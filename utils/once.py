@@ -1,25 +1,40 @@
 #!/usr/bin/env python3
 """Run a command unless what it makes is there, made by this very command from these very inputs.
 
-  once.py [--stamp FILE] --in [STAGE:]PATH ... --out PATH ... [--neutral OPTION ...]
-          [--dry-run] [--force] -- command arguments...
+  once.py [--in PATH ...] [--maybe PATH ...] [--config FILE[:ROW] ...] --out PATH ... [--neutral OPTION ...]
+          [--said WORD ...] [--dry-run] [--force] -- command arguments...
+  once.py [inputs of all] --piece NAME [inputs] --out PATH ... --piece NAME ... -- command arguments...
 
 A stamp, written only after the command has exited with 0 and all outputs exist, holds the command
 line and a digest of every input. When they are the same the next time the command is skipped; when
 not, one line says what has changed and it is run again. The stamp is removed before the command
 starts, so a command killed at any instant is run again.
 
-  --in [STAGE:]PATH   file, or Kaldi data directory (its files at the top, no hidden ones, none of
-                      the outputs); a missing one is an error that names the stage that makes it
+  --in PATH           file, or Kaldi data directory (its files at the top, no hidden ones, none of the outputs);
+                      a missing one is an error
+  --maybe PATH        the same, where it is there
+  --config FILE[:ROW] settings: a YAML with the files that it builds on and, of the tables of rows that it names,
+                      the lines of ROW alone (config_text.py)
+  --feats PATH        an input where these settings say `input: feats`
+  --levels DIR        of a teacher's cached levels those that these settings name (`levels: [...]`)
+  --speech DIR        data directory whose utterances are read: utt2spk, feats.scp and wav.scp where there are such
   --out PATH          file or directory that the command makes
   --stamp FILE        default: .done.NAME beside the first output
   --neutral OPTION    an option of the command that says how, not what: its value may change without
                       anything being redone. Always so: --cmd --nj --num-threads --num-workers
-                      --max-jobs-run
+                      --max-jobs-run --mem --threads
+  --said WORD         what the stamp says in place of the command line (utils/step.sh: script, options, arguments)
+  --piece NAME        begins a part of the work with inputs, outputs and a stamp of its own; the command is run for
+                      the pieces that are not up to date, whose names are in its environment as SVQ_PIECES
   --dry-run           say what would be done; touch nothing
   --force             run it in any case
 Contents are read again only where size or times differ from those in the stamp.
-Exit status: 0, 1 when the command failed or an input is missing, 2 for a wrong command line.
+Exit status: 0, 1 when the command failed, or an input is missing, 2 for a wrong command line.
+
+What run.sh tells by the environment (utils/stages.sh): SVQ_TELL=1 (exit status 10 where something was made, 3 where an input is
+missing),
+SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_STAGE, SVQ_PLANNED (file of what a dry run would
+make), SVQ_MISSING (file that takes the path of a missing input).
 """
 # run.sh calls this for every piece of work, so it must start in milliseconds: no argparse, no json,
 # and nothing that only a command which is really run needs.
@@ -33,8 +48,9 @@ try:
 except ImportError:
     from hashlib import blake2b
 
-NEUTRAL = {"cmd", "nj", "num-threads", "num-workers", "max-jobs-run"}
-HEADER = "svq stamp 1"
+NEUTRAL = {"cmd", "nj", "num-threads", "num-workers", "max-jobs-run", "mem", "threads"}
+HEADER = "svq stamp 2"
+OF_RUN = ("SVQ_TELL", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_STAGE", "SVQ_PLANNED", "SVQ_MISSING")
 # A file changed again within the clock's grain keeps its time and perhaps its size: times this
 # recent are not trusted and the content is read once more the next time (as git does).
 RACY_NS = 2_000_000_000
@@ -48,42 +64,97 @@ def say(text, fd=1):
     os.write(fd, os.fsencode(text + "\n"))
 
 
+class Piece:
+    """A part of the work: its inputs, outputs and stamp."""
+
+    def __init__(self, name=""):
+        self.name, self.stamp_path = name, None
+        self.paths, self.maybe, self.configs, self.feats, self.levels, self.outputs = [], [], [], [], [], []
+
+    def add(self, option, value):
+        lists = {"in": self.paths, "maybe": self.maybe, "config": self.configs, "feats": self.feats,
+                 "levels": self.levels, "out": self.outputs}
+        if option == "stamp":
+            self.stamp_path = value
+        elif option == "speech":
+            self.paths.append(os.path.join(value, "utt2spk"))
+            self.maybe += [os.path.join(value, "feats.scp"), os.path.join(value, "wav.scp")]
+        else:
+            lists[option].append(value.rstrip("/") or value if option == "out" else value)
+
+    def inherit(self, common):
+        """Take what stands before the first --piece, too."""
+        for mine, theirs in ((self.paths, common.paths), (self.maybe, common.maybe),
+                             (self.levels, common.levels), (self.configs, common.configs), (self.feats, common.feats)):
+            mine[:0] = theirs
+
+    def resolve(self, planned):
+        """Name the stamp, and put settings and what is there, or will be, of --maybe and --feats among the inputs."""
+        self.texts = {}
+        for config in self.configs:
+            files, rows = config_text().parts(config)
+            self.paths += files
+            self.texts.update(rows)
+        self.paths += [p for p in self.maybe if os.path.exists(p) or within(p, planned)]
+        if self.feats and any(config_text().reads_features(config) for config in self.configs):
+            self.paths += self.feats
+        for folder in self.levels:
+            for config in self.configs:
+                self.paths += [os.path.join(folder, level.replace(":", "-") + ".json")
+                               for level in config_text().levels(config)]
+        self.stamp_path = self.stamp_path or os.path.join(
+            os.path.dirname(self.outputs[0]), ".done." + os.path.basename(self.outputs[0]))
+
+
+def config_text():
+    folder = os.path.dirname(os.path.abspath(__file__))
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    import config_text
+    return config_text
+
+
 def parse(argv):
-    opts = {"in": [], "out": [], "neutral": [], "stamp": None, "dry-run": False, "force": False,
-            "tell": False}
-    i = 0
+    """Options of the whole, the pieces of work, the command."""
+    opts = {"neutral": [], "said": [], "dry-run": bool(os.environ.get("SVQ_DRY_RUN")),
+            "force": bool(os.environ.get("SVQ_FORCE")), "tell": bool(os.environ.get("SVQ_TELL"))}
+    common = Piece()
+    pieces, piece, i = [], common, 0
     while i < len(argv) and argv[i] != "--":
         name, equals, value = argv[i].partition("=")
         key = name[2:].replace("_", "-")
         if name == "--help":
             print(__doc__.strip())
             raise Stop(0, "")
-        if not name.startswith("--") or key not in opts:
+        if not name.startswith("--") or key not in (
+                *opts, "in", "maybe", "config", "feats", "levels", "speech", "out", "stamp", "piece"):
             raise Stop(2, "once.py: unknown option %s (the command follows after --)" % name)
-        if isinstance(opts[key], bool):
+        if isinstance(opts.get(key), bool):
             opts[key] = True
+            i += 1
+            continue
+        if not equals:
+            i += 1
+            value = argv[i] if i < len(argv) else "--"
+        if (not value and key != "said") or value == "--":
+            raise Stop(2, "once.py: %s needs a value" % name)
+        if key == "piece":
+            piece = Piece(value)
+            pieces.append(piece)
+        elif key in opts:
+            opts[key].append(value)
         else:
-            if not equals:
-                i += 1
-                value = argv[i] if i < len(argv) else "--"
-            if not value or value == "--":
-                raise Stop(2, "once.py: %s needs a value" % name)
-            if key == "stamp":
-                opts[key] = value
-            else:
-                opts[key].append(value)
+            piece.add(key, value)
         i += 1
     command = argv[i + 1:]
     if not command:
         raise Stop(2, "once.py: no command; it follows after --")
-    if not opts["out"]:
-        raise Stop(2, "once.py: no --out; what does %s make?" % command[0])
-    return opts, command
-
-
-def split_stage(text):
-    stage, colon, path = text.partition(":")
-    return (stage, path) if colon and stage.isdigit() and path else ("", text)
+    for piece in pieces:
+        piece.inherit(common)
+    for piece in pieces or [common]:
+        if not piece.outputs:
+            raise Stop(2, "once.py: no --out; what does %s make?" % command[0])
+    return opts, pieces or [common], command
 
 
 def essential(command, neutral):
@@ -132,9 +203,11 @@ def input_files(paths, outputs):
     return list(files)
 
 
-def digest_inputs(files, known):
-    """path -> (state, digest); ``known``, the stamp's, spares reading what has not been touched."""
-    result = {}
+def digest_inputs(files, known, texts={}):
+    """path -> (state, digest); ``known``, the stamp's, spares reading what has not been touched. ``texts``: name ->
+    what else goes in, such as a row of a table."""
+    result = {name: ((0, 0, 0, 0), blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest())
+              for name, text in texts.items()}
     for path in files:
         state = state_of(path)
         old = known.get(path)
@@ -186,7 +259,7 @@ def write_stamp(path, args, inputs, started, ended, read_at):
     lines += ["arg\t" + escape(a) for a in args]
     for name, (state, digest) in inputs.items():
         size, mtime, ctime, inode = state
-        if max(mtime, ctime) > read_at - RACY_NS:
+        if any(state) and max(mtime, ctime) > read_at - RACY_NS:
             inode = -1                                # matches no file: to be read again
         lines.append("in\t%s\t%d\t%d\t%d\t%d\t%s" % (escape(name), size, mtime, ctime, inode, digest))
     temporary = "%s.tmp%d" % (path, os.getpid())
@@ -208,6 +281,9 @@ def write_stamp(path, args, inputs, started, ended, read_at):
 def changed_words(old, new):
     if len(old) == len(new):
         i = next(i for i, (a, b) in enumerate(zip(old, new)) if a != b)
+        name, equals, value = new[i].partition("=")
+        if equals and name.startswith("--") and old[i].startswith(name + "="):
+            return "%s: '%s' -> '%s'" % (name, old[i][len(name) + 1:], value)
         option = new[i - 1] if i and new[i - 1].startswith("-") else "argument %d" % i
         return "%s: '%s' -> '%s'" % (option, old[i], new[i])
     more = [w for w in new if w not in old]
@@ -242,7 +318,7 @@ def run(command):
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import guard
     parent = os.environ.pop("SVQ_PARENT_PID", "")
-    for name in ("SVQ_PLANNED",):
+    for name in OF_RUN:
         os.environ.pop(name, None)
 
     def stop(number, frame):
@@ -268,58 +344,124 @@ def within(path, planned):
     return any(p == path or path.startswith(p + "/") or p.startswith(path + "/") for p in planned)
 
 
-def main(argv):
-    opts, command = parse(argv)
-    outputs = [p.rstrip("/") or p for p in opts["out"]]
-    inputs = [split_stage(text) for text in opts["in"]]
-    stamp_path = opts["stamp"] or os.path.join(os.path.dirname(outputs[0]),
-                                               ".done." + os.path.basename(outputs[0]))
-    args = essential(command, NEUTRAL | {n.lstrip("-").replace("_", "-") for n in opts["neutral"]})
-    title = outputs[0]
+def read_plan(path):
+    """What a dry run would have made so far: absolute paths."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read().split("\n")
+    except OSError:
+        return []
+    return [os.path.abspath(unescape(line.rpartition("\t")[2])) for line in lines if line.startswith("make\t")]
 
-    planned = [os.path.abspath(p) for p in os.environ.get("SVQ_PLANNED", "").split("\n") if p]
-    awaited = [p for _, p in inputs if within(p, planned)] if opts["dry-run"] else []
-    for stage, path in inputs:
+
+def maker_of(missing, plan):
+    """Which stage of a plan makes a path, as a line; Stop with 1 where none does."""
+    with open(plan, encoding="utf-8", errors="surrogateescape") as file:
+        for line in file.read().split("\n"):
+            kind, *fields = line.split("\t")
+            if kind in ("make", "have") and len(fields) == 3 and within(missing, [os.path.abspath(unescape(fields[2]))]):
+                stage, script = fields[0], unescape(fields[1])
+                if script:
+                    return "stage %s makes it (%s): go on with --stage %s" % (stage, script, stage)
+    raise Stop(1, "")
+
+
+def write_plan(path, kind, script, outputs):
+    """Notes what a dry run would make, or ("have") what is there already."""
+    lines = ["\t".join((kind, os.environ.get("SVQ_STAGE", ""), escape(script), escape(p))) for p in outputs]
+    with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def require_inputs(piece, planned, script):
+    """The inputs that a dry run would make before; Stop where another one is missing."""
+    awaited = [p for p in piece.paths if within(p, planned)]
+    for path in piece.paths:
         if not os.path.exists(path) and path not in awaited:
-            raise Stop(1, "once.py: %s is missing%s" % (
-                path, "; stage %s makes it" % stage if stage else ""))
+            if os.environ.get("SVQ_MISSING"):
+                with open(os.environ["SVQ_MISSING"], "w", encoding="utf-8", errors="surrogateescape") as file:
+                    file.write(os.path.abspath(path))
+            raise Stop(3 if os.environ.get("SVQ_TELL") else 1, "%s: %s is missing" % (script, path))
+    return awaited
 
+
+def consider(piece, args, opts, planned, script):
+    """Why the piece is to be made, or None; its inputs' digests are kept in it."""
+    awaited = require_inputs(piece, planned, script)
+    piece.read_at = time.time_ns()
+    piece.digests, piece.args = {}, args
     if awaited:
-        why = "%s is made again before" % awaited[0]
-    else:
-        read_at = time.time_ns()
-        stamp = read_stamp(stamp_path)
-        known = stamp["in"] if stamp else {}
-        digests = digest_inputs(input_files([p for _, p in inputs], outputs), known)
-        why = "forced" if opts["force"] else reason(stamp, args, digests, outputs)
+        return "%s is made again before" % awaited[0]
+    piece.stamp = read_stamp(piece.stamp_path)
+    known = piece.stamp["in"] if piece.stamp else {}
+    piece.digests = digest_inputs(input_files(piece.paths, piece.outputs), known, piece.texts)
+    why = "forced" if opts["force"] else reason(piece.stamp, args, piece.digests, piece.outputs)
+    if why is None and piece.digests != known and not opts["dry-run"]:   # read again and found the same: say so
+        write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["started"], piece.stamp["ended"], piece.read_at)
+    return why
 
-    if why is None:
-        say("  skip %s (up to date)" % title)
-        if digests != known and not opts["dry-run"]:      # read again and found the same: say so
-            write_stamp(stamp_path, args, digests, stamp["started"], stamp["ended"], read_at)
-        return 0
-    if opts["dry-run"]:
-        say("  would make %s (%s): %s" % (title, why, " ".join(command)))
-        return 10 if opts["tell"] else 0
 
-    say("  make %s (%s)" % (title, why))
-    started, began = time.strftime("%Y-%m-%dT%H:%M:%S"), time.monotonic()
-    if os.path.exists(stamp_path):
-        os.unlink(stamp_path)
+def make(pieces, command, script):
+    """Run the command for these pieces, and leave their stamps."""
+    started = time.strftime("%Y-%m-%dT%H:%M:%S")
+    for piece in pieces:
+        if os.path.exists(piece.stamp_path):
+            os.unlink(piece.stamp_path)
+    os.environ["SVQ_PIECES"] = " ".join(piece.name for piece in pieces)
     code = run(command)
     if code != 0:
-        raise Stop(1, "once.py: %s failed (code %d)" % (" ".join(command[:2]), code))
-    for path in outputs:
-        if not os.path.exists(path):
-            raise Stop(1, "once.py: %s ended well but did not make %s" % (command[0], path))
-    after = {p: state_of(p) for p in digests if os.path.exists(p)}
-    for path, (state, digest) in digests.items():
-        if after.get(path) != state and (path not in after or content_digest(path) != digest):
-            say("once.py: warning: %s changed while %s was running: it will be run again the next "
-                "time. If the command itself writes it, name it with --out" % (path, command[0]), 2)
-    write_stamp(stamp_path, args, digests, started, time.strftime("%Y-%m-%dT%H:%M:%S"), read_at)
-    say("  made %s in %.0f s" % (title, time.monotonic() - began))
-    return 10 if opts["tell"] else 0
+        raise Stop(1, "once.py: %s failed (code %d)" % (script if script != command[0] else " ".join(command[:2]), code))
+    for piece in pieces:
+        for path in piece.outputs:
+            if not os.path.exists(path):
+                raise Stop(1, "once.py: %s ended well but did not make %s" % (script, path))
+        after = {p: state_of(p) for p in piece.digests if os.path.exists(p)}
+        for path, (state, digest) in piece.digests.items():
+            if path not in piece.texts and after.get(path) != state and (
+                    path not in after or content_digest(path) != digest):
+                say("once.py: warning: %s changed while %s was running: it will be run again the next "
+                    "time. If the command itself writes it, name it with --out" % (path, script), 2)
+        write_stamp(piece.stamp_path, piece.args, piece.digests, started, time.strftime("%Y-%m-%dT%H:%M:%S"),
+                    piece.read_at)
+
+
+def main(argv):
+    if argv[:1] == ["--maker"]:
+        say(maker_of(*argv[1:]))
+        return 0
+    opts, pieces, command = parse(argv)
+    script = opts["said"][0] if opts["said"] else shown(command)[0]
+    neutral = NEUTRAL | {n.lstrip("-").replace("_", "-") for n in opts["neutral"]}
+    args = essential(opts["said"] or command, neutral)
+    plan = os.environ.get("SVQ_PLANNED", "")
+    planned = read_plan(plan) if opts["dry-run"] and plan else []
+    for piece in pieces:
+        piece.resolve(planned)
+    stale, why = [], {}
+    for piece in pieces:
+        why[piece] = consider(piece, args + ([piece.name] if piece.name else []), opts, planned, script)
+        if why[piece] is None:
+            say("  skip %s (up to date)" % piece.outputs[0])
+        else:
+            stale.append(piece)
+        if opts["dry-run"] and plan:
+            write_plan(plan, "make" if why[piece] else "have", script, piece.outputs)
+    if opts["dry-run"]:
+        for piece in stale:
+            say("  would make %s (%s): %s" % (piece.outputs[0], why[piece], " ".join(shown(command))))
+    elif stale:
+        for piece in stale:
+            say("  make %s (%s)" % (piece.outputs[0], why[piece]))
+        began = time.monotonic()
+        make(stale, command, script)
+        more = " and %d more" % (len(stale) - 1) if stale[1:] else ""
+        say("  made %s%s in %.0f s" % (stale[0].outputs[0], more, time.monotonic() - began))
+    return 10 if stale and opts["tell"] else 0
+
+
+def shown(command):
+    """The command as it is typed: `bash steps/x.sh` is steps/x.sh."""
+    return command[1:] if command[0] == "bash" and command[1:2] and command[1].endswith(".sh") else command
 
 
 if __name__ == "__main__":

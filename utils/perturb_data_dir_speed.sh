@@ -5,7 +5,7 @@
 # e.g.:  utils/perturb_data_dir_speed.sh --keep-original true 0.9,1.1 data/train data/train_sp
 set -euo pipefail
 keep_original=false  # put the unchanged utterances into <dest-dir>, too
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 3 ]] || { echo "usage: ${0##*/} [options] <factors> <src-dir> <dest-dir> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir perturb-speed --keep-original "$keep_original" -- "$@"

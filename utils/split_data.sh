@@ -4,7 +4,7 @@
 # Usage: utils/split_data.sh [options] <data-dir> <num-jobs>
 set -euo pipefail
 per_utt=false  # split by utterance, not by speaker
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 2 ]] || { echo "usage: ${0##*/} [options] <data-dir> <num-jobs> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir split --per-utt "$per_utt" -- "$1" "$2"

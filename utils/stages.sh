@@ -10,14 +10,14 @@
 # and then reads
 #
 #   if stage 3 "teacher"; then
-#     once --in 2:data/train --in conf/teacher.yaml --out $exp/teacher/model.safetensors -- \
-#       steps/train.sh --cmd "$cuda_cmd" conf/teacher.yaml data/train $exp/teacher
+#     once steps/train.sh --cmd "$cuda_cmd" conf/teacher.yaml data/train $exp/teacher
 #   fi
 #   ...
 #   stages_done
 #
-# The body of a stage holds nothing but `once` commands (and loops and conditions around them):
-# with --dry-run they print what they would do.
+# The body of a stage holds nothing but `once` commands (and loops and conditions around them): with --dry-run they
+# say what they would do. `once SCRIPT ...` is for a script that says itself what it reads and makes (utils/step.sh),
+# `once --in ... --out ... -- COMMAND ...` for any command (utils/once.py).
 
 # shellcheck disable=SC2154   # the options come from run.sh
 _svq_refuse() { printf '%s: %s\n' "${0##*/}" "$2" >&2; exit "$1"; }
@@ -46,44 +46,51 @@ if [[ $dry_run != true ]]; then
   printf 'pid %d on %s since %s\n' $$ "$HOSTNAME" "$_svq_now" > "$exp/.lock"
 fi
 
-_svq_planned="" _svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS
-_svq_at_a_time=1 _svq_running=0
+_svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS _svq_at_a_time=1 _svq_running=0
+_svq_notes=$(mktemp -d) || exit 1      # what a dry run plans, an input that is missing
+trap 'rm -rf -- "$_svq_notes"' EXIT
+export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing
+[[ $force != true ]] || export SVQ_FORCE=1
+if [[ $dry_run == true ]]; then
+  export SVQ_DRY_RUN=1 SVQ_PLANNED=${SVQ_PLANNED:-$_svq_notes/planned}
+fi
 
 # stage NUMBER TITLE: true where the stage is among those to run.
 stage() {
   _svq_current=$1
+  export SVQ_STAGE=$1
   (($1 >= stage && $1 <= stop_stage)) || return 1
   local now
   printf -v now '%(%H:%M:%S)T' -1
   printf '[%s] stage %s: %s\n' "$now" "$1" "$2"
 }
 
-# once OPTIONS -- COMMAND: utils/once.py with this run's --dry-run and --force.
+# once SCRIPT ..., or once OPTIONS -- COMMAND ...: does a piece of work, where it is not up to date.
 once() {
-  local code=0 flags=() me=$BASHPID      # the parent's pid: for once.py to notice that it has just died
-  [[ $dry_run != true ]] || flags+=(--dry-run)
-  [[ $force != true ]] || flags+=(--force)
+  local code=0 command=(bash "$@")
+  # -I -S: start without site-packages, in 10 ms.
+  if [[ $1 == --* ]]; then command=(python3 -I -S "$SVQ_ROOT/utils/once.py" "$@"); fi
+  export SVQ_PARENT_PID=$BASHPID         # for once.py to notice that this shell has just died
   if ((_svq_at_a_time > 1)) && [[ $dry_run != true ]]; then
     ((_svq_running < _svq_at_a_time)) || _svq_wait_for_one || { code=$?; all_done || true; return "$code"; }
     # A simple command in the background is a child of this shell itself, so it dies with it.
-    SVQ_PLANNED=$_svq_planned SVQ_PARENT_PID=$me \
-      python3 -I -S "$SVQ_ROOT/utils/once.py" --tell "${flags[@]}" "$@" &
+    "${command[@]}" &
     _svq_running=$((_svq_running + 1))
     return
   fi
-  # -I -S: start without site-packages, in 10 ms.
-  SVQ_PLANNED=$_svq_planned SVQ_PARENT_PID=$me \
-    python3 -I -S "$SVQ_ROOT/utils/once.py" --tell "${flags[@]}" "$@" || code=$?
-  _svq_count "$code" || return
-  ((code == 10)) || return 0
-  while (($#)) && [[ $1 != -- ]]; do      # what later stages may count on, in a dry run
-    case $1 in
-      --out) _svq_planned+=$2$'\n'; shift ;;
-      --out=*) _svq_planned+=${1#--out=}$'\n' ;;
-      --in | --stamp | --neutral) shift ;;
-    esac
-    shift
-  done
+  "${command[@]}" || code=$?
+  _svq_count "$code"
+}
+
+# need FILE WHERE: stops where a file that nobody here makes is missing, and says where it comes from. A dry run goes on.
+need() {
+  [[ ! -e $1 ]] || return 0
+  if [[ $dry_run == true ]]; then
+    printf '  %s is missing: %s\n' "$1" "$2"
+    printf 'make\t%s\t\t%s\n' "$_svq_current" "${1%/*}" >> "$SVQ_PLANNED"
+    return
+  fi
+  _svq_refuse 1 "$1 is missing: $2"
 }
 
 # at_a_time N: the `once` commands up to all_done run N at a time; none may need what another makes.
@@ -112,10 +119,21 @@ _svq_count() {
     0) _svq_skipped=$((_svq_skipped + 1)) ;;
     10) _svq_made=$((_svq_made + 1)) ;;
     *)
-      printf '%s: stage %s failed; once that is mended, go on with --stage %s\n' \
-        "${0##*/}" "$_svq_current" "$_svq_current" >&2
-      return "$1" ;;
+      if (($1 != 3)) || ! _svq_say_maker; then
+        printf '%s: stage %s failed; once that is mended, go on with --stage %s\n' \
+          "${0##*/}" "$_svq_current" "$_svq_current" >&2
+      fi
+      return $(($1 == 3 ? 1 : $1)) ;;
   esac
+}
+
+# Says which stage makes the input that is missing, as a dry run from the first stage finds it.
+_svq_say_maker() {
+  local missing maker plan=$_svq_notes/makers
+  missing=$(< "$SVQ_MISSING") 2> /dev/null || return 1
+  SVQ_PLANNED=$plan SVQ_DRY_RUN=1 bash "$0" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
+  maker=$(python3 -I -S "$SVQ_ROOT/utils/once.py" --maker "$missing" "$plan") || return 1
+  printf '%s: %s\n' "${0##*/}" "$maker" >&2
 }
 
 # The last line of run.sh.

@@ -11,7 +11,7 @@ per_spk=false   # <count> of each speaker (all of a speaker that has fewer)
 speakers=false  # whole speakers until <count> utterances are there
 utt_list=       # file whose first column names the utterances
 spk_list=       # file whose first column names the speakers
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 usage() { echo "${0##*/}: $1 (--help says more)" >&2; exit 2; }
 ways=()
 for way in first last shortest per_spk speakers; do
@@ -27,5 +27,5 @@ else
   [[ $# -eq 3 && $2 =~ ^[0-9]+$ ]] || usage "usage: [options] <src-dir> <count> <dest-dir>"
   args=(--count "$2" --how "${ways[0]:-even}" -- "$1" "$3")
 fi
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir subset "${args[@]}"

@@ -5,7 +5,7 @@ set -euo pipefail
 check_audio=header  # header: open every recording; decode: decode it whole, find silence, too; none: leave it
 nj=4                # recordings opened at once
 limit=20            # problems shown; the others are counted
-. utils/parse_options.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 1 ]] || { echo "usage: ${0##*/} [options] <data-dir> (--help says more)" >&2; exit 2; }
-. ./path.sh
+. "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir validate --check-audio "$check_audio" --threads "$nj" --limit "$limit" -- "$1"

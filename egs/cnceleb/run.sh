@@ -44,7 +44,7 @@ done
 cd "$from"
 . ./cmd.sh
 . utils/stages.sh
-. steps/recipe.sh
+. steps/systems.sh
 
 if stage 0 "corpus"; then
   once --out "$cnceleb1" --stamp "$exp/.done.corpus_cnceleb" -- \
@@ -68,31 +68,80 @@ if stage 6 "embeddings"; then
       [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
     done
   done
-  extract_embeddings
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" --sets "$sets" \
+      "$data" "${model_of[$system]}" "$exp/$system/embeddings"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+  done
+  all_done
 fi
 
 if stage 7 "scores"; then
-  train_plda
-  for_each_scoring score_trials
+  if [[ " $backends " == *" plda "* ]]; then
+    at_a_time "$systems_nj"
+    for system in $systems; do
+      once steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/$cohort" "$exp/$system/embeddings/$cohort" \
+        "$exp/$system/plda.safetensors"
+    done
+    all_done
+  fi
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/score.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --plda "$exp/$system/plda.safetensors" \
+      --cohort "$exp/$system/embeddings/$cohort" "$data" "$exp/$system/embeddings" "$exp/$system/scores"
+  done
+  all_done
 fi
 
-if stage 8 "score normalization"; then
-  for_each_scoring normalize_scores
+if stage 8 "score normalization" && [[ $norms != none ]]; then
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/score_norm.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --norms "$norms" --top-n "$top_n" \
+      --plda "$exp/$system/plda.safetensors" --cohort "$exp/$system/embeddings/$cohort" \
+      "$data" "$exp/$system/embeddings" "$exp/$system/scores"
+  done
+  all_done
 fi
 
-if stage 9 "calibration"; then
-  calibrate_scores
+if stage 9 "calibration on the first list"; then
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/calibrate.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --norms "$norms" \
+      --dev "${list_name_of[$dev_list]}" --mean "$exp/$system/embeddings/$cohort/mean.vec" \
+      "$data/$dev_list" "$exp/$system/scores"
+  done
+  all_done
 fi
 
 if stage 11 "tables and report"; then
-  make_report
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+    --norms "$norms" --title "$title" "$data" "$exp"
 fi
 
 if stage 14 "why bits cost what they cost: scores, by genre too"; then
-  analyse_scores
+  for net in $analysed; do
+    read -ra others <<< "${compared_of[$net]}"
+    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
+      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
+  done
 fi
 
 if stage 15 "cascades"; then
-  run_cascades
+  if [[ $cascade_run == true && -n $ladders ]]; then
+    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$data/$test_set/trials_live" -- \
+      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$live_same_gender" "$data/$test_set"
+  fi
+  for ladder in $ladders; do
+    cascade=$report/cascade/${ladder//:/-}
+    read -ra rungs <<< "${rungs_of[$ladder]}"
+    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
+    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live_list" \
+      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+  done
 fi
 stages_done

@@ -51,7 +51,7 @@ title="speechocean762"        # the report's title
 . ./path.sh
 . ./cmd.sh
 . utils/stages.sh
-. steps/recipe.sh
+. steps/systems.sh
 
 if stage 0 "corpora"; then
   if [[ $download == true ]]; then
@@ -78,63 +78,195 @@ if stage 2 "features"; then
   choose_cohort
 fi
 
-if stage 3 "teacher"; then
-  train_teachers train_wav
+find_augmentation
+if stage 3 "teachers: networks trained from scratch"; then
+  at_a_time "$systems_nj"
+  for system in $teachers; do
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" "${augmentation[@]}" \
+      "${config_of[$system]}" "$data/train_wav" "$exp/$system"
+  done
+  all_done
 fi
 
-if stage 4 "distillation"; then
-  distill_students train_wav
+if stage 4 "distillation: students of a teacher"; then
+  for teacher in $dictionaries; do
+    once steps/train_aggregation.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" "${augmentation[@]}" "$conf/aggregation.yaml" \
+      "$data/train_wav" "$exp/$teacher" "$exp/$teacher/aggregation"
+  done
+  for teacher in $level_teachers; do
+    once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --levels "${levels_of[$teacher]}" \
+      --aggregation "${dictionary_of[$teacher]}" "$data/train_wav" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
+  done
+  at_a_time "$systems_nj"
+  for system in $students; do
+    teacher=${teacher_of[$system]}
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" "${augmentation[@]}" \
+      --teacher "${teacher:+$exp/$teacher}" --targets "${levels_of[$system]:+$exp/$teacher/levels/train_wav}" \
+      "${config_of[$system]}" "$data/train_wav" "$exp/$system"
+  done
+  all_done
 fi
 
-if stage 5 "sensitivity, bit allocation, quantization, finetuning, export"; then
-  measure_sensitivity train_wav
-  allocate_bits
-  select_blocks
-  quantize_systems train_wav
-  take_members
-  export_systems
+if stage 5 "bits by layer, quantization, finetuning, export"; then
+  for net in $sensitive; do
+    once steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --max-probes "$max_probes" "$data/train_wav" "$exp/$net"
+  done
+  at_a_time "$systems_nj"
+  for system in $allocated; do
+    once steps/allocate.sh --cmd "$train_cmd" "${config_of[$system]}" "$exp/${net_of[$system]}" "$exp/$system/bits.tsv"
+  done
+  for system in $measured; do     # the first of those that share a table
+    once steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev_list" --ptq-data "${speech_of[$system]}" \
+      "${config_of[$system]}" "$data/$dev_set" "$exp/${net_of[$system]}" "${blocks_of[$system]}"
+  done
+  all_done
+  for system in $selected; do
+    once steps/select.sh --cmd "$train_cmd" --config "${config_of[$system]}" "${blocks_of[$system]:-$exp/${net_of[$system]}}" \
+      "$exp/$system/bits.tsv"
+  done
+  at_a_time "$systems_nj"
+  for system in $rounded; do
+    once steps/quantize.sh --cmd "$train_cmd" --bits "${bits_of[$system]}" --data "${speech_of[$system]}" \
+      "${config_of[$system]}" "$exp/${net_of[$system]}" "$exp/$system"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $finetuned; do
+    teacher=${teacher_of[$system]}
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" --bits "${bits_of[$system]}" \
+      --init "$exp/${start_of[$system]}" --teacher "${teacher:+$exp/$teacher}" \
+      "${config_of[$system]}" "$data/train_wav" "$exp/$system"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $members; do
+    once steps/at_precision.sh --cmd "$train_cmd" "$exp/${whole_of[$system]}" "${member_bits_of[$system]}"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $exported; do
+    once steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" \
+      --summary "$exp/$system/summary.json" "$exp/${exported_of[$system]}" "${model_of[$system]}"
+  done
+  all_done
 fi
 
 if stage 6 "embeddings"; then
-  extract_embeddings
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" --sets "$sets" \
+      "$data" "${model_of[$system]}" "$exp/$system/embeddings"
+  done
+  all_done
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+  done
+  all_done
 fi
 
 if stage 7 "scores"; then
-  train_plda
-  for_each_scoring score_trials
+  if [[ " $backends " == *" plda "* ]]; then
+    at_a_time "$systems_nj"
+    for system in $systems; do
+      once steps/train_plda.sh --cmd "$train_cmd" --lda-dim "$lda_dim" "$data/$cohort" "$exp/$system/embeddings/$cohort" \
+        "$exp/$system/plda.safetensors"
+    done
+    all_done
+  fi
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/score.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --plda "$exp/$system/plda.safetensors" \
+      --cohort "$exp/$system/embeddings/$cohort" "$data" "$exp/$system/embeddings" "$exp/$system/scores"
+  done
+  all_done
 fi
 
-if stage 8 "score normalization"; then
-  for_each_scoring normalize_scores
+if stage 8 "score normalization" && [[ $norms != none ]]; then
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/score_norm.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --norms "$norms" --top-n "$top_n" \
+      --plda "$exp/$system/plda.safetensors" --cohort "$exp/$system/embeddings/$cohort" \
+      "$data" "$exp/$system/embeddings" "$exp/$system/scores"
+  done
+  all_done
 fi
 
-if stage 9 "calibration"; then
-  calibrate_scores
+if stage 9 "calibration on the first list"; then
+  at_a_time "$systems_nj"
+  for system in $systems; do
+    once steps/calibrate.sh --cmd "$train_cmd" --lists "$trials" --backends "$backends" --norms "$norms" \
+      --dev "${list_name_of[$dev_list]}" --mean "$exp/$system/embeddings/$cohort/mean.vec" \
+      "$data/$dev_list" "$exp/$system/scores"
+  done
+  all_done
 fi
 
 if stage 10 "packing"; then
-  pack_systems
+  at_a_time "$systems_nj"
+  for system in $packed; do
+    once steps/pack.sh --cmd "$train_cmd" --calibration "${calibration_of[$system]}" "$exp/$system"
+  done
+  all_done
 fi
 
 if stage 11 "tables and report"; then
-  make_report
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+    --norms "$norms" --title "$title" "$data" "$exp"
 fi
 
 if stage 12 "figures and tables on quantization"; then
-  report_quantization
+  for net in $quantized_parents; do
+    once steps/quant_report.sh --cmd "$train_cmd" --results "$report/results.tsv" --out "$report/quantization/$net" --title "$title: $net" "$exp" "$net"
+  done
 fi
 
 if stage 13 "search of settings, identification, trade-off"; then
-  search_settings train_wav
-  trade_off
+  for net in $searched; do
+    once steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$((num_gpus > 0))" --restart true \
+      --trials "$data/$dev_list" --teacher "${search_teacher_of[$net]}" "${augmentation[@]}" "$conf/search.yaml" \
+      "$search_config" "$data/train_wav" "$exp/$net" "$data/$dev_set" "$exp/$net/search"
+    read -ra models <<< "${traded_of[$net]}"
+    once steps/tradeoff.sh --cmd "$train_cmd" --study "$exp/$net/search/study.db" --trials "$data/$test_list" \
+      --title "$title: settings of finetuning $net" "$data/$test_set" "$exp/$net/search/report" \
+      "${models[@]}" "best=$exp/$net/search/best"
+  done
 fi
 
 if stage 14 "why bits cost what they cost: scores, layers"; then
-  analyse_scores
-  analyse_layers
+  for net in $analysed; do
+    read -ra others <<< "${compared_of[$net]}"
+    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
+      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
+  done
+  at_a_time "$systems_nj"
+  for net in $layers_analysed; do
+    for row in $analysis_rows; do
+      layers=$report/analysis/$net/layers_$row
+      once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
+        --title "$title: layers of $net, $row without finetuning" --model "$exp/$net" --config "$conf/finetune.yaml:$row" \
+        "$data/$dev_set" "$layers-ptq"
+      if [[ " $systems " == *" ${net}_$row "* ]]; then
+        once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
+          --title "$title: layers of ${net}_$row" --model "$exp/${control_of[$net]}" --quantized "$exp/${net}_$row" \
+          --norms-data "$data/$cohort" "$data/$dev_set" "$layers"
+      fi
+    done
+  done
+  all_done
 fi
 
 if stage 15 "cascades"; then
-  run_cascades
+  if [[ $cascade_run == true && -n $ladders ]]; then
+    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$data/$test_set/trials_live" -- \
+      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$live_same_gender" "$data/$test_set"
+  fi
+  for ladder in $ladders; do
+    cascade=$report/cascade/${ladder//:/-}
+    read -ra rungs <<< "${rungs_of[$ladder]}"
+    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
+    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live_list" \
+      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+  done
 fi
 stages_done

@@ -1,4 +1,4 @@
-"""What utils/compress.sh does besides the steps that it shares with the recipes.
+"""What steps/compress.sh does besides the steps that it shares with the recipes.
 
 `python -m svq.bin.compress VERB --help` says what a verb takes.
 """
@@ -25,7 +25,7 @@ FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 
 def do_check(args) -> None:
-    """Prints one line for utils/compress.sh: how to finetune (none, embedding, labels), the objective of the
+    """Prints one line for steps/compress.sh: how to finetune (none, embedding, labels), the objective of the
     sensitivities, where the classifier is from (own, fitted, none), whether the trials are of models, and whether each
     channel has a codebook."""
     from svq.compression.plan import finetuning, make_plan

@@ -6,6 +6,9 @@ wav.scp, less the utterance's mean where the model says so; a model exported wit
 its front end inside takes the waveforms themselves. An utterance that
 cannot be read, is silent or shorter than one frame, or gives no finite embedding
 is an error that names it, after all others have been tried.
+
+With --sets, does its share of several data directories with one start: DATA_DIR is then the folder that they lie in,
+and OUT the one that gets <set>/embedding.<job>.ark and .scp.
 """
 
 from __future__ import annotations
@@ -19,25 +22,40 @@ from svq.errors import UserError, some_of
 
 def main() -> None:
     options = parse_options()
-    from svq.data.features import write_ark
     from svq.extraction import Utterances, compute_on
 
     exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
     if exported and options.device != "cpu":
         raise UserError(f"{options.model}: an exported model runs on the CPU only; leave out --device")
     compute_on(options.device, options.num_threads)
-    in_runtime = exported or options.backend not in (None, "torch")
+    in_runtime = exported or options.runtime not in (None, "torch")
     config, takes_waveforms, run = (exported_model if in_runtime else torch_model)(options)
-    utterances = Utterances(options.data_dir, config.front_end, options.input, options.job, options.num_jobs,
-                            options.max_seconds, options.device, takes_waveforms)
+    for data_dir, out in places(options):
+        utterances = Utterances(data_dir, config.front_end, options.input, options.job, options.num_jobs,
+                                options.max_seconds, options.device, takes_waveforms)
+        extract(run, utterances, data_dir, out)
+
+
+def places(options) -> list[tuple[str, str]]:
+    """(data directory, name of the outputs) of each set."""
+    if not options.sets:
+        return [(options.data_dir, options.out)]
+    return [(os.path.join(options.data_dir, name), os.path.join(options.out, name, f"embedding.{options.job}"))
+            for name in options.sets.split(",")]
+
+
+def extract(run, utterances, data_dir: str, out: str) -> None:
+    """Writes the embeddings of one set that `run` computes; UserError naming the utterances that have none."""
+    from svq.data.features import write_ark
+
     found = dict(progress(run(utterances), len(utterances), "extract"))
     failed = sorted(key for key, result in found.items() if isinstance(result, UserError))
     for key in failed:
         print(f"{key}: {found[key]}", file=sys.stderr)
     if failed:
-        raise UserError(f"{options.data_dir}: {len(failed)} of {len(utterances)} utterances have no embedding: "
+        raise UserError(f"{data_dir}: {len(failed)} of {len(utterances)} utterances have no embedding: "
                         f"{some_of(failed)}")
-    write_ark(f"{options.out}.ark", f"{options.out}.scp", ((key, found[key]) for key in utterances.keys))
+    write_ark(f"{out}.ark", f"{out}.scp", ((key, found[key]) for key in utterances.keys))
 
 
 def torch_model(options):
@@ -56,7 +74,7 @@ def exported_model(options):
     from svq.deploy.runtimes import load_embedder
     from svq.extraction import embed_exported
 
-    embedder = load_embedder(options.model, options.backend, options.num_threads)
+    embedder = load_embedder(options.model, options.runtime, options.num_threads)
     waveforms = embedder.input == "waveform"
     return embedder.config, waveforms, lambda utterances: embed_exported(embedder, utterances, options.batch_frames)
 
@@ -67,7 +85,8 @@ def parse_options():
     arguments.add_argument("model", help="model folder, a packed .svq file, or an exported .onnx or .xml")
     arguments.add_argument("out", help="the outputs' name without .ark and .scp")
     add_extraction_options(arguments)
-    arguments.add_argument("--backend", choices=["torch", "onnxruntime", "openvino"],
+    arguments.add_argument("--sets", default="", help="data directories under DATA_DIR, separated by commas; empty: one")
+    arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
                            help="what runs the model (None: torch, onnxruntime for .onnx, openvino for .xml)")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     options = arguments.parse_args()

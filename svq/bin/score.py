@@ -3,8 +3,13 @@
 Writes SCORES/<backend>_none.score, and with --norm also SCORES/<backend>_<norm>.score:
 lines "enroll test score" in the order of the trial list. Enrolment ids are utterances,
 or models of --enroll-spk2utt. An id without an embedding is an error that lists the ids.
+
+With --lists, scores many lists by one or both back ends in one process: TRIALS is then the folder of the data
+directories, EMBEDDINGS has a folder for each of these and SCORES gets one for each list; models are those of
+enroll.spk2utt in a list's data directory, where there is one.
 """
 
+import argparse
 import os
 import sys
 
@@ -16,6 +21,7 @@ from svq.backend.norm import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
 from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
 from svq.cli import parser, run_main
+from svq.report.collect import list_name
 from svq.errors import UserError
 
 NORMS = ("snorm", "asnorm")
@@ -34,6 +40,8 @@ def arguments(doc, norms):
     options.add_argument("--norm", choices=norms, default=norms[0])
     options.add_argument("--top-n", type=int, default=300, help="cohort speakers that AS-norm keeps for each embedding")
     options.add_argument("--threads", type=int, default=available_threads())
+    options.add_argument("--lists", default="", metavar="LIST:BACKEND[:NORM],...", help="lists under TRIALS and what "
+                         "scores them, such as dev/trials:cosine,test/trials:plda; in place of one list and --backend")
     options.add_argument("trials", help="lines: enroll test [target|nontarget]")
     options.add_argument("embeddings", help="embedding folder or scp of the trials")
     options.add_argument("scores", help="folder for the score files")
@@ -79,8 +87,31 @@ def score_path(options, norm):
     return os.path.join(options.scores, f"{options.backend}_{norm}.score")
 
 
+def each(options):
+    """The options of every list that is to be scored: themselves, or one copy for each of --lists."""
+    if not options.lists:
+        yield options
+        return
+    for item in options.lists.split(","):
+        name, back_end, norm = (*item.split(":"), options.norm)[:3]
+        if back_end not in ("cosine", "plda") or norm not in ("none", *NORMS) or not name.strip("/"):
+            raise UserError(f"--lists {item}: write LIST:cosine or LIST:plda, and :snorm or :asnorm behind it")
+        folder = os.path.dirname(name)
+        models = os.path.join(options.trials, folder, "enroll.spk2utt")
+        yield argparse.Namespace(**{**vars(options), "backend": back_end, "norm": norm,
+                                    "enroll_spk2utt": models if os.path.exists(models) else None,
+                                    "trials": os.path.join(options.trials, name),
+                                    "embeddings": os.path.join(options.embeddings, folder),
+                                    "scores": os.path.join(options.scores, list_name(name))})
+
+
 def main():
-    options = arguments(__doc__, ("none",) + NORMS).parse_args()
+    for options in each(arguments(__doc__, ("none",) + NORMS).parse_args()):
+        score_list(options)
+
+
+def score_list(options):
+    """Scores one list, and normalises its scores where asked."""
     system = backend(options)
     cohort_vectors = cohort(options) if options.norm != "none" else None
     trials, rows = prepared(options, system)

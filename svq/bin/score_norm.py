@@ -12,7 +12,12 @@ from svq.cli import run_main
 
 
 def main():
-    options = scoring.arguments(__doc__, scoring.NORMS[::-1]).parse_args()
+    for options in scoring.each(scoring.arguments(__doc__, scoring.NORMS[::-1]).parse_args()):
+        normalize_list(options)
+
+
+def normalize_list(options):
+    """Normalises the scores of one list."""
     system = scoring.backend(options)
     vectors, top_n = scoring.cohort(options)
     trials, rows = scoring.prepared(options, system)

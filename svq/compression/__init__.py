@@ -1,1 +1,1 @@
-"""A trained network compressed to so many bytes: what utils/compress.sh does besides the steps of recipes."""
+"""A trained network compressed to so many bytes: what steps/compress.sh does besides the steps of recipes."""

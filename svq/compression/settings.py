@@ -173,5 +173,5 @@ def write_settings(folder, settings: Settings) -> None:
     """Writes the configs of all steps; their values are checked where they are read."""
     for step in settings.made:
         with atomic_write(config_path(folder, step)) as file:
-            file.write("# Written by utils/compress.sh.\n")
+            file.write("# Written by steps/compress.sh.\n")
             yaml.safe_dump(settings.tree(step), file, sort_keys=False, default_flow_style=None, width=110)

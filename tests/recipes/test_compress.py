@@ -1,4 +1,4 @@
-"""utils/compress.sh: a checkpoint of SpeechBrain's in, a packed file of the size asked for out."""
+"""steps/compress.sh: a checkpoint of SpeechBrain's in, a packed file of the size asked for out."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Compressing:
 
     def __call__(self, *options, status: int = 0, **replaced) -> str:
         words = self.words({"out": self.folder / "out", **replaced})
-        command = ["bash", "utils/compress.sh", *map(str, (*words, *QUICK, *options))]
+        command = ["bash", "steps/compress.sh", *map(str, (*words, *QUICK, *options))]
         done = subprocess.run(command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == status, done.stdout[-4000:]

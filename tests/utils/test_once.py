@@ -20,7 +20,7 @@ def copy(shell, once):
     shell.write("runs", "")
 
     def call(*options, words=(), **kw):
-        out, err = once("--in", "1:in put", "--out", "out put", *options, "--", "bash", "-c",
+        out, err = once("--in", "in put", "--out", "out put", *options, "--", "bash", "-c",
                         'echo run >> runs; cat "$1" > "$2"', "x", "in put", "out put", *words, **kw)
         return out + err
     call.runs = lambda: shell.read("runs").count("run")
@@ -92,11 +92,11 @@ def test_missing_output_is_made_again(copy, shell):
     assert "out put is not there" in copy() and copy.runs() == 2
 
 
-def test_missing_input_names_its_stage(once):
-    _, err = once("--in", "3:no such", "--out", "y", "--", "touch", "y", code=1)
-    assert err == "once.py: no such is missing; stage 3 makes it\n"
-    _, err = once("--in", "no such", "--out", "y", "--", "touch", "y", code=1)
-    assert err == "once.py: no such is missing\n"
+def test_missing_input_is_said_and_noted_for_the_recipe(once, shell):
+    args = ["--in", "no such", "--out", "y", "--", "touch", "y"]
+    assert once(*args, code=1)[1] == "touch: no such is missing\n"
+    assert once(*args, code=3, SVQ_TELL="1", SVQ_MISSING=str(shell.folder / "note"))[1] == "touch: no such is missing\n"
+    assert shell.read("note") == str(shell.folder / "no such")
 
 
 def test_failed_command_leaves_no_stamp(copy, once, shell):
@@ -127,11 +127,17 @@ def test_force_and_dry_run(copy, shell):
 
 
 def test_dry_run_counts_on_what_was_planned_before(once, shell):
-    args = ["--dry-run", "--in", "1:data/train", "--out", "y", "--", "touch", "y"]
+    args = ["--dry-run", "--in", "data/train", "--out", "y", "--", "touch", "y"]
     once(*args, code=1)
-    out, _ = once(*args, SVQ_PLANNED="data/train/wav.scp\n")
-    assert "would make y" in out
-    once(*args, code=1, SVQ_PLANNED="data/training/wav.scp\n")
+    plan = shell.write("plan", "make\t2\tmake_it.sh\tdata/train/wav.scp\n")
+    out, _ = once(*args, SVQ_PLANNED=str(plan), SVQ_STAGE="3")
+    assert "would make y (data/train is made again before)" in out
+    assert plan.read_text().endswith("make\t3\ttouch\ty\n")
+    assert once("--maker", shell.folder / "data/train/wav.scp", plan)[0] == (
+        "stage 2 makes it (make_it.sh): go on with --stage 2\n")
+    once("--maker", shell.folder / "data/training", plan, code=1)
+    plan.write_text("make\t2\tx\tdata/training/wav.scp\n")
+    once(*args, code=1, SVQ_PLANNED=str(plan))
 
 
 def test_data_directory_as_input(once, shell):
@@ -196,3 +202,89 @@ def test_killed_takes_its_command_along(shell, marked, number):
 def test_nothing_is_left_when_the_command_ends(shell, once, marked):
     once("--out", "y", "--", "bash", "-c", "setsid sleep 600 > /dev/null 2>&1 & touch y")
     assert not marked()
+
+
+def test_what_may_be_there_counts_where_it_is(once, shell):
+    args = ["--maybe", "segments", "--out", "y", "--", "touch", "y"]
+    once(*args)
+    shell.write("segments", "x")
+    assert "segments is new" in once(*args)[0]
+    assert "up to date" in once(*args)[0]
+
+
+def test_what_is_said_stands_for_the_command_line(once):
+    def call(*said, command="touch"):
+        return once("--out", "y", *(word for text in said for word in ("--said", text)), "--", command, "y")[0]
+
+    call("x.sh", "--rate=1", "--nj=4", "--teacher=", "data")
+    assert "up to date" in call("x.sh", "--rate=1", "--nj=8", "--teacher=", "data", command="/bin/touch")
+    assert "--rate: '1' -> '2'" in call("x.sh", "--rate=2", "--nj=8", "--teacher=", "data")
+    assert "--teacher: '' -> 'exp/t'" in call("x.sh", "--rate=2", "--nj=8", "--teacher=exp/t", "data")
+
+
+def test_pieces_are_made_where_they_are_not_up_to_date(once, shell):
+    """One start of the command for all that are stale; a new one, or one of other inputs, redoes no other."""
+    script = shell.write("work", 'echo "$SVQ_PIECES" >> ran; for p in $SVQ_PIECES; do cp "$p.in" "$p.out"; done\n')
+    for name in "abc":
+        shell.write(f"{name}.in", name)
+    shell.write("all", "x")
+
+    def call(*names, **kw):
+        pieces = [word for name in names for word in ("--piece", name, "--in", f"{name}.in", "--out", f"{name}.out")]
+        return once("--in", "all", "--said", "work", *pieces, "--", "bash", script, **kw)
+
+    call("a", "b")
+    call("a", "b", "c")
+    shell.write("a.in", "other")
+    out, _ = call("a", "b", "c")
+    assert "make a.out (a.in changed)" in out and "skip b.out" in out
+    assert shell.read("ran") == "a b\nc\na\n" and shell.read("a.out") == "other"
+    shell.write("all", "y")
+    call("a", "b", "c")
+    assert shell.read("ran").endswith("a b c\n")
+    shell.write("work", "exit 1")
+    shell.write("all", "z")
+    call("a", "b", "c", code=1)
+    assert not list(shell.folder.glob(".done.*"))
+
+
+@pytest.fixture
+def settings(shell):
+    shell.write("conf/all.yaml", "epochs: 4\n")
+    shell.write("conf/fine.yaml", "base: all.yaml\nrows: [own.yaml, shared.yaml]\nlr: 1\n")
+    shell.write("conf/own.yaml", "# ours\nx:\n  base: x\n  bits: 1\n")
+    shell.write("conf/shared.yaml", "x: {bits: 2}\n# of z\nz: {base: x, data: {input: feats}}\nw: {bits: 8}\n")
+    shell.write("feats.scp", "a")
+    return shell
+
+
+@pytest.mark.parametrize("name, old, new, why", [
+    ("conf/all.yaml", "4", "5", "conf/all.yaml changed"),
+    ("conf/own.yaml", "bits: 1", "bits: 3", "conf/own.yaml:x changed"),
+    ("conf/shared.yaml", "bits: 2", "bits: 3", "conf/shared.yaml:x changed"),
+    ("conf/shared.yaml", "input: feats", "input: wav", "conf/shared.yaml:z changed"),
+    ("conf/shared.yaml", "bits: 8", "bits: 7", None),
+    ("conf/shared.yaml", "# of z", "# of the last", None),
+    ("conf/own.yaml", "# ours", "y: {bits: 5}", None),
+    ("feats.scp", "a", "b", "feats.scp changed")])
+def test_a_row_of_a_table_counts_and_no_other(once, settings, name, old, new, why):
+    args = ["--config", "conf/fine.yaml:z", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    once(*args)
+    assert "up to date" in once(*args)[0]
+    settings.write(name, settings.read(name).replace(old, new))
+    assert (why or "up to date") in once(*args)[0]
+
+
+def test_features_count_where_the_settings_read_them(once, settings):
+    args = ["--config", "conf/fine.yaml:x", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    once(*args)
+    settings.write("feats.scp", "b")
+    assert "up to date" in once(*args)[0]
+
+
+def test_levels_that_the_settings_name_are_inputs(once, settings):
+    settings.write("conf/own.yaml", "x:\n  distill: {targets: {levels: [utterance, frame2+frame4:stats]}}\n")
+    args = ["--config", "conf/fine.yaml:x", "--levels", "levels", "--out", "y", "--", "touch", "y"]
+    assert "levels/utterance.json is missing" in once(*args, code=1)[1]
+    settings.write("levels/utterance.json", "x")
+    assert "levels/frame2+frame4-stats.json is missing" in once(*args, code=1)[1]

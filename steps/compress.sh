@@ -10,7 +10,7 @@
 #
 # Each is packed, and the trials are scored with it, so that the report says what each step bought.
 #
-#   bash utils/compress.sh --model embedding_model.ckpt --from speechbrain --target-mb 2 \
+#   bash steps/compress.sh --model embedding_model.ckpt --from speechbrain --target-mb 2 \
 #     --data data/train --trials data/test/trials
 #
 # Makes <out>/quantized/model.svq, the file of the last step, <out>/report.md and report.json, and a folder for each
@@ -56,8 +56,8 @@ stage=1           # first stage to run
 stop_stage=8      # last stage to run
 dry_run=false     # say what would be done, touch nothing
 force=false       # redo the chosen stages, finished or not
-. utils/parse_options.sh
-. ./path.sh
+. "${0%"${0##*/}"}../utils/parse_options.sh"
+. "${0%"${0##*/}"}../path.sh"
 . ./cmd.sh
 
 refuse() { echo "compress.sh: $1" >&2; exit 2; }
@@ -107,7 +107,6 @@ if [[ $calibrate == true ]]; then networks+=(calibrated); fi
 if [[ $finetune != none ]]; then networks+=(finetuned); fi
 last=$out/${networks[-1]} before=$float          # before: where finetuning starts
 if [[ $calibrate == true ]]; then before=$out/calibrated; fi
-speech_in=(--in "2:$speech/utt2dur" --in "2:$speech/wav.scp" --in "2:$speech/utt2spk")
 model_in=(--in "$model")
 if [[ -d $model ]]; then model_in=(--in "$model/model.safetensors" --in "$model/config.yaml"); fi
 
@@ -144,101 +143,66 @@ if stage 2 "settings and data directories"; then
 fi
 
 if stage 3 "sensitivity"; then
-  head_in=()
   if [[ $head == fitted ]]; then
-    once --in "1:$float/model.safetensors" "${speech_in[@]}" --out "$float/head.safetensors" \
-      --out "$float/speakers.txt" --neutral device -- \
-      steps/fit_head.sh --cmd "$cuda_cmd" --num-threads "$num_threads" --device "$device" --input wav "$speech" "$float"
+    once steps/fit_head.sh --cmd "$cuda_cmd" --num-threads "$num_threads" --device "$device" --input wav "$speech" "$float"
   fi
   options=(--objective "$objective")
-  if [[ $objective == labels ]]; then
-    options+=(--margin "$margin" --scale 32)
-    head_in=(--in "3:$float/head.safetensors")
-  fi
-  once --in "1:$float/model.safetensors" ${head_in[@]+"${head_in[@]}"} "${speech_in[@]}" \
-    --out "$float/sensitivity.tsv" --neutral device -- \
-    steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --num-threads "$num_threads" --input wav \
-    --crop-seconds "$crop_seconds" --min-probes "$((max_probes < 20 ? max_probes : 20))" --max-probes "$max_probes" \
+  if [[ $objective == labels ]]; then options+=(--margin "$margin" --scale 32); fi
+  once steps/sensitivity.sh --cmd "$cuda_cmd" --device "$device" --num-threads "$num_threads" --input wav \
+    --crop-seconds "$crop_seconds" --max-probes "$max_probes" \
     --seed "$seed" "${options[@]}" "$speech" "$float"
 fi
 
 if stage 4 "bits of every layer"; then
-  once --in "2:$out/conf/rounded.yaml" --in "1:$float/model.safetensors" --in "3:$float/sensitivity.tsv" \
-    --out "$bits" -- \
-    steps/allocate.sh --cmd "$train_cmd" --frontier-points 0 "$out/conf/rounded.yaml" "$float" "$bits"
+  once steps/allocate.sh --cmd "$train_cmd" --frontier-points 0 "$out/conf/rounded.yaml" "$float" "$bits"
 fi
 
 if stage 5 "quantization, step by step: ${networks[*]}"; then
-  given=(--in "1:$float/model.safetensors" --in "4:$bits")
-  if [[ $head != none ]]; then given+=(--in "3:$float/head.safetensors"); fi
   for name in "${networks[@]}"; do
-    dir=$out/$name
-    stamp=("${given[@]}" --in "2:$out/conf/$name.yaml" --out "$dir/model.safetensors" --out "$dir/config.yaml")
+    config=$out/conf/$name.yaml
     case $name in
       rounded)
-        once "${stamp[@]}" -- \
-          steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$out/conf/$name.yaml" "$float" "$dir" ;;
+        once steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$config" "$float" "$out/$name" ;;
       calibrated)
-        once "${stamp[@]}" "${speech_in[@]}" -- \
-          steps/quantize.sh --cmd "$train_cmd" --mem 16G --bits "$bits" --data "$speech" --input wav \
-          "$out/conf/$name.yaml" "$float" "$dir" ;;
+        once steps/quantize.sh --cmd "$train_cmd" --mem 16G --bits "$bits" --data "$speech" --input wav \
+          "$config" "$float" "$out/$name" ;;
       finetuned)
-        once "${stamp[@]}" "${speech_in[@]}" --in "5:$before/model.safetensors" --neutral num-gpus -- \
-          steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$before" \
-          --bits "$bits" --teacher "$float" "$out/conf/$name.yaml" "$speech" "$dir" ;;
+        once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$before" \
+          --bits "$bits" --teacher "$float" "$config" "$speech" "$out/$name" ;;
     esac
   done
 fi
 
 if stage 6 "packing"; then
-  once --in "1:$float/model.safetensors" --out "$float/summary.json" -- steps/pack.sh --cmd "$train_cmd" "$float"
-  for name in "${networks[@]}"; do
-    dir=$out/$name
-    once --in "5:$dir/model.safetensors" --in "5:$dir/config.yaml" --out "$dir/model.svq" --out "$dir/summary.json" -- \
-      steps/pack.sh --cmd "$train_cmd" "$dir"
-  done
-  once --in "6:$last/model.svq" --in "6:$last/summary.json" --out "$quantized/model.svq" \
+  for name in float "${networks[@]}"; do once steps/pack.sh --cmd "$train_cmd" "$out/$name"; done
+  once --in "$last/model.svq" --in "$last/summary.json" --out "$quantized/model.svq" \
     --out "$quantized/summary.json" -- \
     python3 -m svq.bin.compress finish --step "$last" --out "$quantized" --target-mb "$target_mb"
 fi
 
-embed() {                                         # <data-dir> <model> <folder>
-  local file=$2
-  if [[ -d $file ]]; then file+=/model.safetensors; fi
-  once --in "2:$1/wav.scp" --in "6:$file" --out "$3/embedding.scp" --out "$3/embedding.ark" --neutral device -- \
-    steps/extract.sh --cmd "$extract_cmd" --nj "$nj" --input wav --device "$device" "$1" "$2" "$3"
-}
 if stage 7 "embeddings and scores"; then
   for name in float "${networks[@]}"; do
-    side=$out/$name file=$out/$name
+    side=$out/$name file=$out/$name sets=trials options=()
     if [[ $name != float ]]; then file+=/model.svq; fi
-    embed "$list" "$file" "$side/embeddings/trials"
-    scored=(--in "$trials" --in "7:$side/embeddings/trials/embedding.ark")
-    options=()
+    if [[ -n $cohort ]]; then sets+=" cohort" options=(--cohort "$side/embeddings/cohort"); fi
+    if [[ $models == true ]]; then options+=(--enroll-spk2utt "$trials_data/enroll.spk2utt"); fi
+    once steps/extract.sh --cmd "$extract_cmd" --nj "$nj" --input wav --device "$device" --sets "$sets" \
+      "$out/data" "$file" "$side/embeddings"
     if [[ -n $cohort ]]; then
-      dir=$side/embeddings/cohort
-      embed "$cohort_data" "$file" "$dir"
-      once --in "7:$dir/embedding.ark" --in "2:$cohort_data/spk2utt" --out "$dir/spk_embedding.scp" \
-        --out "$dir/spk_embedding.ark" --out "$dir/mean.vec" -- \
-        steps/speaker_means.sh --cmd "$train_cmd" "$cohort_data" "$dir"
-      scored+=(--in "7:$dir/mean.vec") options+=(--cohort "$dir")
+      once steps/speaker_means.sh --cmd "$train_cmd" "$cohort_data" "$side/embeddings/cohort"
     fi
-    if [[ $models == true ]]; then
-      scored+=(--in "$trials_data/enroll.spk2utt") options+=(--enroll-spk2utt "$trials_data/enroll.spk2utt")
-    fi
-    once "${scored[@]}" --out "$side/scores/cosine_$norm.score" -- \
-      steps/score.sh --cmd "$train_cmd" --norm "$norm" --top-n "$top_n" --threads "$num_threads" \
+    once steps/score.sh --cmd "$train_cmd" --norm "$norm" --top-n "$top_n" --threads "$num_threads" \
       ${options[@]+"${options[@]}"} "$trials" "$side/embeddings/trials" "$side/scores"
   done
 fi
 
 if stage 8 "what each step bought"; then
-  given=(--in "$trials" --in "4:$bits")
+  given=(--in "$trials" --in "$bits")
   if [[ -e $trials_data/utt2spk ]]; then given+=(--in "$trials_data/utt2spk"); fi
   for name in float "${networks[@]}"; do
-    given+=(--in "6:$out/$name/summary.json" --in "7:$out/$name/scores/cosine_$norm.score"
-      --in "7:$out/$name/embeddings/trials/embedding.ark")
-    if [[ $name != float ]]; then given+=(--in "2:$out/conf/$name.yaml"); fi
+    given+=(--in "$out/$name/summary.json" --in "$out/$name/scores/cosine_$norm.score"
+      --in "$out/$name/embeddings/trials/embedding.ark")
+    if [[ $name != float ]]; then given+=(--in "$out/conf/$name.yaml"); fi
   done
   once "${given[@]}" --out "$out/report.md" --out "$out/report.json" -- \
     python3 -m svq.bin.compress report "${source_is[@]}" --folder "$out" --steps "${networks[*]}" --trials "$trials" \

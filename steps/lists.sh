@@ -1,0 +1,60 @@
+# shellcheck shell=bash disable=SC2154  # the variables are options of the step
+# Sourced by the steps that score trial lists: what they read and make, list by list.
+
+# name_list dev/trials: sets `name` to the list's name in scores and results: dev; test/trials_all is test_all.
+name_list() {
+  local file=${1##*/} folder=${1%/*}
+  name=${folder//\//-}${file#trials}
+}
+
+# find_lists NORMS: sets `parts`, options of utils/step.sh, for every list, back end and norm that is to be scored: those
+# of $lists, as pieces LIST:BACKEND:NORM, or the one list of the arguments. A norm other than none starts from none.
+find_lists() {
+  local list name backend norm ins
+  parts=()
+  if [[ -n $cohort ]]; then
+    if [[ " $1 " == *" none "* ]]; then parts+=(--in "$cohort/mean.vec"); fi
+    if [[ $1 != none ]]; then parts+=(--in "$cohort/spk_embedding.ark" --in "$cohort/mean.vec"); fi
+  fi
+  for list in ${lists:-only}; do
+    if [[ -n $lists ]]; then
+      name_list "$list"
+      ins=(--in "$trials/$list" --in "$embeddings/${list%/*}/embedding.ark" --maybe "$trials/${list%/*}/enroll.spk2utt")
+    else
+      name='' ins=(--in "$trials")
+      if [[ -f $embeddings ]]; then ins+=(--in "$embeddings")
+      else ins+=(--in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark"); fi
+      if [[ -n $enroll_spk2utt ]]; then ins+=(--in "$enroll_spk2utt"); fi
+    fi
+    for backend in $backends; do
+      for norm in $1; do
+        if [[ -n $lists ]]; then parts+=(--piece "$list:$backend:$norm"); fi
+        parts+=("${ins[@]}" --out "$scores${name:+/$name}/${backend}_$norm.score")
+        if [[ $backend == plda && -n $plda ]]; then parts+=(--in "$plda"); fi
+        if [[ $norm != none && ${0##*/} != score.sh ]]; then parts+=(--in "$scores${name:+/$name}/${backend}_none.score"); fi
+      done
+    done
+  done
+}
+
+# find_rungs LADDER TRIALS...: sets `parts`, options of utils/step.sh, for the models and the scores of the lists that a
+# ladder's file names, as far as it is there: `- {name: ..., model: ..., scores: ..., ...}`.
+find_rungs() {
+  local line list folder file
+  parts=()
+  [[ -e $1 ]] || return 0
+  while IFS= read -r line || [[ -n $line ]]; do
+    if [[ $line =~ model:\ *\'?([^\',}]+) ]]; then
+      file=${BASH_REMATCH[1]}
+      if [[ -d $file ]]; then file+=/model.safetensors; fi
+      parts+=(--maybe "$file")
+    fi
+    if [[ $line =~ scores:\ *\'?([^\',}]+) ]]; then
+      folder=${BASH_REMATCH[1]}
+      for list in "${@:2}"; do
+        name_list "${list#"${list%/*/*}/"}"
+        parts+=(--maybe "$folder/$name/cosine_none.score")
+      done
+    fi
+  done < "$1"
+}

@@ -1,0 +1,107 @@
+"""Find the lines of settings that a system depends on, without reading YAML: what once.py digests.
+
+`FILE.yaml:ROW` is FILE with the files that it builds on (`base: other.yaml`), and of the tables that one of them
+names (`rows: [quant.yaml, ../conf/quant.yaml]`) the lines of ROW and of the rows that it builds on. svq.config reads
+the same and refuses a table that is written so that its rows could not be told apart by line.
+"""
+
+import os
+import re
+
+_BASE = re.compile(r"^base: *[\"']?([^\"'#\s]+)")
+_ROWS = re.compile(r"^rows: *\[?([^\]#]*)")
+_BASE_OF_ROW = re.compile(r"(?:^|[\s{,])base: *[\"']?([^\"'#\s,}]+)")
+
+
+def split(text):
+    """(file, row or None): conf/finetune.yaml:kmqat4. A file of that very name is a file."""
+    file, colon, row = text.rpartition(":")
+    return (file, row) if colon and file.endswith((".yaml", ".yml")) and not os.path.exists(text) else (text, None)
+
+
+def parts(text):
+    """(files, {name: lines}): the files that the settings `text` are made of, and the rows taken of tables."""
+    file, row = split(text)
+    files, tables = _chain(file)
+    return files, _rows(row, tables) if row is not None else {}
+
+
+def reads_features(text):
+    """Whether the settings say `input: feats`: the nearest of them that speaks of `input`."""
+    file, row = split(text)
+    files, tables = _chain(file)
+    for lines in [*(_rows(row, tables).values() if row is not None else ()), *map(_read, files)]:
+        found = re.search(r"^[^#\n]*\binput: *(\w+)", lines, re.MULTILINE)
+        if found:
+            return found.group(1) == "feats"
+    return False
+
+
+def levels(text):
+    """The teacher's cached levels that the settings name, nearest first: `levels: [utterance, narrowBN]`."""
+    file, row = split(text)
+    files, tables = _chain(file)
+    for lines in [*(_rows(row, tables).values() if row is not None else ()), *map(_read, files)]:
+        found = re.search(r"\blevels: *\[([^\]]*)\]", lines)
+        if found:
+            return [level.strip(" \"'\n") for level in found.group(1).split(",") if level.strip()]
+    return []
+
+
+def _read(path):
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _chain(path):
+    """The file and those that it builds on, and the tables of the nearest that names some."""
+    files, tables = [], None
+    while path and path not in files:        # a chain that leads back is the worker's to name
+        files.append(path)
+        folder, base = os.path.dirname(path), None
+        for line in _read(path).split("\n"):
+            found = _BASE.match(line)
+            if found:
+                base = os.path.join(folder, found.group(1))
+            found = _ROWS.match(line)
+            if found and tables is None:
+                tables = [os.path.join(folder, name.strip(" \"'")) for name in found.group(1).split(",")]
+        path = base
+    return files, tables or []
+
+
+def _rows(row, tables):
+    """{table:row: its lines} of a row and of those that it builds on."""
+    found, first = {}, 0
+    while row is not None:
+        for i in range(first, len(tables)):
+            lines = _lines_of(row, tables[i])
+            if lines is not None:
+                break
+        else:
+            return found                     # no such row: the worker says so
+        name = "%s:%s" % (tables[i], row)
+        if name in found:
+            return found
+        found[name] = lines
+        base = _BASE_OF_ROW.search(lines.partition(":")[2])
+        first = i + 1 if base and base.group(1) == row else 0
+        row = base.group(1) if base else None
+    return found
+
+
+def _lines_of(row, table):
+    """The lines of a table from the one that begins with the row's name to the next that begins at its margin, without
+    comments between rows; None where there is none."""
+    found = None
+    for line in _read(table).split("\n"):
+        if found is not None:
+            if line[:1] not in ("", " ", "#"):
+                break
+            found.append(line)
+        elif line.startswith((row + ":", "'%s':" % row, '"%s":' % row)):
+            found = [line]
+    return None if found is None else "\n".join(line for line in found if line.strip() and not line.startswith("#"))

@@ -1,0 +1,31 @@
+# shellcheck shell=bash
+# Sourced by a script after parse_options.sh and path.sh: says once what the script reads and makes, so that it is
+# skipped where that is up to date, from run.sh as well as by hand.
+#
+#   (($# == 2)) || { echo "count.sh: needs <data-dir> <out>" >&2; exit 2; }
+#   step --in "$1/utt2spk" --out "$2"
+#   wc -l < "$1/utt2spk" > "$2"                 # only where $2 is not up to date
+#
+# The options are those of utils/once.py: --in, --maybe, --config, --feats, --out, --stamp, --neutral, and --piece for
+# work in parts, whose names that are not up to date stand in the array `pieces`. What goes into the stamp is the
+# script's name, the values of all its options but the neutral ones and, without pieces, its arguments. (An option that
+# lists the pieces is neutral: a further piece redoes no other.)
+# SVQ_FORCE=1 does the work in any case, SVQ_DRY_RUN=1 only says what would be done.
+
+# step OPTIONS: returns where the work is to be done.
+step() {
+  if [[ -n ${SVQ_IN_STEP-} ]]; then             # started by once.py, below
+    unset SVQ_IN_STEP
+    # shellcheck disable=SC2034                   # for the script
+    read -ra pieces <<< "${SVQ_PIECES-}"
+    unset SVQ_PIECES
+    return 0
+  fi
+  local name said=(--said "${0##*/}")
+  for name in "${svq_options[@]}"; do said+=(--said "--${name//_/-}=${!name-}"); done
+  if [[ " $* " != *" --piece "* ]]; then
+    for name in ${svq_arguments[@]+"${svq_arguments[@]}"}; do said+=(--said "$name"); done
+  fi
+  # This very process becomes once.py, which starts the script again where there is work to do.
+  SVQ_IN_STEP=1 exec python3 -I -S "$SVQ_ROOT/utils/once.py" "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"}
+}
