@@ -16,6 +16,7 @@ plot_norm=                  # score normalization of these; empty: the last
 bootstrap=200               # resamplings of the speakers for the interval of the EER; 0: no interval
 seed=0                      # seed of these
 title="Speaker verification results"  # title of the page
+paper_table=                # title of table.md and table.tex, in the columns of Liu et al., table III; empty: neither
 out=                        # folder of results.tsv and report.html; empty: <exp>
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
@@ -36,6 +37,7 @@ for system in $systems; do
     done
   done
 done
+if [[ -n $paper_table ]]; then ins+=(--out "$out/table.md"); fi
 step "${ins[@]}" --out "$out/results.tsv" --out "$out/report.html"
 
 read -ra system_list <<< "$systems"
@@ -47,3 +49,10 @@ $cmd "$out/log/report.log" python3 -m svq.bin.report --data "$data" --exp "$exp"
   --norms "${norm_list[@]}" --bootstrap "$bootstrap" --seed "$seed" --title "$title" \
   --plot-backend "$plot_backend" --plot-norm "$plot_norm" \
   --results "$out/results.tsv" --html "$out/report.html"
+if [[ -n $paper_table ]]; then
+  if [[ ! -e $out/table.md ]]; then
+    printf '# %s\n\n<!-- results:begin -->\n<!-- results:end -->\n' "$paper_table" > "$out/table.md"
+  fi
+  python3 -m svq.bin.results_md --results "$out/results.tsv" --exp "$exp" --layout paper --into "$out/table.md" \
+    --latex "$out/table.tex"
+fi

@@ -15,6 +15,7 @@
 declare -A kind_of=() net_of=() start_of=() teacher_of=() levels_of=() config_of=() seed_of=() bits_of=() blocks_of=() \
   speech_of=() whole_of=() member_bits_of=() exported_of=() model_of=() model_file_of=() control_of=() compared_of=() \
   rungs_of=() list_name_of=() set_of=() traded_of=() value_of=()
+if [[ -z $report && -n ${table-} ]]; then report=$exp/$table; fi
 _svq_words=()
 for _svq_name in "${svq_options[@]}"; do _svq_words+=("$_svq_name=${!_svq_name}"); done
 _svq_table=$(python3 -m svq.bin.systems "${_svq_words[@]}") || exit

@@ -52,19 +52,21 @@ if stage 0 "corpus"; then
 fi
 
 if stage 1 "data directory"; then
-  once --in "0:$cnceleb1/eval/lists/trials.lst" --in "0:$cnceleb1/eval/lists/enroll.map" \
+  once --in "$cnceleb1/eval/lists/trials.lst" --in "$cnceleb1/eval/lists/enroll.map" \
     --out "$data/cnceleb" --out "$data/cnceleb/enroll.spk2utt" --stamp "$data/cnceleb/.done.prepare" -- \
     local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --data "$data"
-  validate_data cnceleb
+  once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/cnceleb"
 fi
 
 if stage 2 "features"; then
-  make_features cnceleb
+  for set in cnceleb; do
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+  done
 fi
 
 if stage 6 "embeddings"; then
   for system in $systems; do
-    for file in "$(model_file_of "$system")" "$exp/$system/summary.json"; do
+    for file in "${model_file_of[$system]}" "$exp/$system/summary.json"; do
       [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
     done
   done

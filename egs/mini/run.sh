@@ -42,7 +42,8 @@ conf=conf                     # folder of the systems' settings
 corpus=corpus                 # where the synthetic recordings go
 data=data                     # data directories
 exp=exp                       # everything that is computed
-report=                       # folder of results.tsv and report.html; empty: $exp
+table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+report=                       # folder of results.tsv and report.html; empty: $exp/$table
 title="mini (synthetic speech)"  # the report's title
 . utils/parse_options.sh
 size=()
@@ -64,15 +65,20 @@ if stage 0 "corpus"; then
 fi
 
 if stage 1 "data directories"; then
-  once --in "0:$corpus/.done" --out "$data/train" --out "$data/dev" --out "$data/test" --out "$data/noise" \
+  once --in "$corpus/.done" --out "$data/train" --out "$data/dev" --out "$data/test" --out "$data/noise" \
     --out "$data/rir" --stamp "$data/.done.prepare" -- \
     local/prepare_mini.sh --part data --seed "$seed" --corpus "$corpus" --data "$data" ${size[@]+"${size[@]}"}
-  validate_data train dev test
+  once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/test"
 fi
 
 if stage 2 "features"; then
-  make_features train dev test
-  choose_cohort
+  for set in train dev test; do
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+  done
+  if [[ $cohort != train ]]; then
+    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/spk2utt" -- \
+      utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
+  fi
 fi
 
 find_augmentation
@@ -208,7 +214,7 @@ if stage 10 "packing"; then
 fi
 
 if stage 11 "tables and report"; then
-  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --paper-table "$table" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
 fi
 

@@ -45,7 +45,8 @@ cohort_per_spk=0              # utterances of each training speaker in the cohor
 conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
-report=                       # folder of results.tsv and report.html; empty: $exp
+table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+report=                       # folder of results.tsv and report.html; empty: $exp/$table
 title="speechocean762"        # the report's title
 . utils/parse_options.sh
 . ./path.sh
@@ -60,22 +61,30 @@ if stage 0 "corpora"; then
 fi
 
 if stage 1 "data directories"; then
-  once --in "0:$corpus/train/wav.scp" --in "0:$corpus/test/wav.scp" \
+  once --in "$corpus/train/wav.scp" --in "$corpus/test/wav.scp" \
     --out "$data/train" --out "$data/dev" --out "$data/test" --stamp "$data/.done.prepare" -- \
     local/prepare_speechocean762.sh --corpus "$corpus" --extra-corpus="$extra_corpus" \
     --noise="$noise" --rir="$rir" --data "$data"
   if [[ -n $malayalam ]]; then
-    once --in "0:$malayalam/metadata.tsv" --out "$data/malayalam/wav.scp" --out "$data/malayalam/trials" -- \
+    once --in "$malayalam/metadata.tsv" --out "$data/malayalam/wav.scp" --out "$data/malayalam/trials" -- \
       local/prepare_msc_malayalam.sh --corpus "$malayalam" --data "$data/malayalam"
   fi
-  validate_data train dev test ${malayalam:+malayalam}
-  if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
+  once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/test" ${malayalam:+"$data/malayalam"}
+  if [[ $speed_perturb == true ]]; then
+    once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
+  fi
 fi
 
 if stage 2 "features"; then
-  copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
-  make_features train dev test ${malayalam:+malayalam}
-  choose_cohort
+  once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
+    "$data/train_wav" "$exp/wav"
+  for set in train dev test ${malayalam:+malayalam}; do
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+  done
+  if [[ $cohort != train ]]; then
+    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/spk2utt" -- \
+      utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
+  fi
 fi
 
 find_augmentation
@@ -211,7 +220,7 @@ if stage 10 "packing"; then
 fi
 
 if stage 11 "tables and report"; then
-  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --paper-table "$table" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
 fi
 

@@ -46,7 +46,8 @@ cohort_per_spk=0              # utterances of each training speaker in the cohor
 conf=conf                     # folder of the systems' settings
 data=data                     # data directories
 exp=exp                       # everything that is computed
-report=                       # folder of results.tsv and report.html; empty: $exp
+table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+report=                       # folder of results.tsv and report.html; empty: $exp/$table
 title="VoxCeleb"              # the report's title
 . utils/parse_options.sh
 . ./path.sh
@@ -60,18 +61,26 @@ if stage 0 "corpora"; then
 fi
 
 if stage 1 "data directories"; then
-  once --in "0:$vox1" --in "0:$vox2" --in "0:$lists" \
+  once --in "$vox1" --in "$vox2" --in "$lists" \
     --out "$data/train" --out "$data/dev" --out "$data/vox1" --stamp "$data/.done.prepare" -- \
     local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
     --counts="$counts" --dev-speakers "$dev_speakers" --data "$data"
-  validate_data train dev vox1
-  if [[ $speed_perturb == true ]]; then perturb_speed train train_sp; fi
+  once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/vox1"
+  if [[ $speed_perturb == true ]]; then
+    once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
+  fi
 fi
 
 if stage 2 "features"; then
-  copy_waveforms "$([[ $speed_perturb == true ]] && echo train_sp || echo train)" train_wav
-  make_features train dev vox1
-  choose_cohort
+  once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
+    "$data/train_wav" "$exp/wav"
+  for set in train dev vox1; do
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+  done
+  if [[ $cohort != train ]]; then
+    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/spk2utt" -- \
+      utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
+  fi
 fi
 
 find_augmentation
@@ -207,7 +216,7 @@ if stage 10 "packing"; then
 fi
 
 if stage 11 "tables and report"; then
-  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --paper-table "$table" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
 fi
 
