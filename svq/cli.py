@@ -24,8 +24,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(doc: str) -> argparse.ArgumentParser:
-    """An ArgumentParser whose help shows `doc` as written and every option's default."""
-    return _Parser(description=doc, formatter_class=_Formatter)
+    """Makes an ArgumentParser whose help shows `doc` as written and every option's default, and whose usage names the
+    worker that calls this as one types it: python3 -m svq.bin.train."""
+    spec = sys._getframe(1).f_globals.get("__spec__")
+    return _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
 
 
 def boolean(text: str) -> bool:
