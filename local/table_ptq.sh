@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # Quantization without training (arXiv 2407.08991), of one float system: all of it at 8, 6, 4 and 3 bits; at 8 bits all
 # but the blocks that an EER budget leaves in float, and, of an ECAPA-TDNN, all but its later SE-Res2Blocks; INT8
-# arithmetic. A row that the recipe has no settings for is left out. What each block costs, quantized alone at 8 bits,
-# stands in exp/<system>/blocks_selected8/blocks.md.
+# arithmetic. What each block costs, quantized alone at 8 bits, stands in exp/<system>/blocks_selected8/blocks.md.
 #
 # Usage, in a recipe's folder: local/table_ptq.sh <system> [options of run.sh]
 #   e.g. local/table_ptq.sh ecapa --backends cosine --norms "none asnorm"
@@ -21,7 +20,5 @@ done
 systems="$parent $parent-int8"
 rows=(integer8 selected8 integer6 integer4 integer3)
 if grep -q 'arch: *ECAPA' "$conf/$parent.yaml" 2> /dev/null; then rows+=(selective8); fi
-for row in "${rows[@]}"; do
-  if [[ -e $conf/quant/$row.yaml ]]; then systems+=" ${parent}_$row-ptq"; fi
-done
+for row in "${rows[@]}"; do systems+=" ${parent}_$row-ptq"; done
 exec local/table.sh "ptq_$parent" "$systems" "$@"
