@@ -55,7 +55,7 @@ def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
 
 def add_part_options(arguments: argparse.ArgumentParser) -> None:
     """Options of workers that quantize parts of a network one at a time and score a development list with each."""
-    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/quant/ROW.yaml")
+    arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/finetune.yaml:ROW")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
     arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")

@@ -7,6 +7,7 @@ names the file and the dotted key. No torch here: configs load in milliseconds.
 `base: other.yaml` in a file takes over all that the other one says (its path counts from the folder of
 the file that names it; a base may have a base). Mappings are merged key by key, and where both files
 give a value, the file that names the base wins: `null` there drops a whole part, a list replaces a list.
+`FILE.yaml:ROW` is FILE with row ROW of the tables that it names with `rows: [...]` laid over it (svq/rows.py).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import functools
 import math
 import os
 import platform
-import re
 import subprocess
 import types
 import typing
@@ -26,56 +26,119 @@ import yaml
 
 from svq.atomic import atomic_write
 from svq.errors import UserError
+from svq.rows import row_layers, split_path
+from svq.yaml_file import Loader, parse_mapping, read_text, require_small
 
 
 def load_config(path, schema: type, overrides: typing.Sequence[str] = ()):
-    """Reads YAML `path` (None: an empty one) into an instance of dataclass `schema`.
+    """Reads YAML `path` (None: an empty one), or row ROW of it, `FILE.yaml:ROW`, into an instance of dataclass `schema`.
 
     `overrides`: strings `dotted.key=value`, the value in YAML, applied last.
     Raises UserError for a file that is missing or not YAML, for a base that is missing or leads back to
-    the file, an unknown key, a missing one, a wrong type.
+    the file, a row that its tables do not have, an unknown key, a missing one, a wrong type.
     """
     where = "defaults"
     if path is not None:
-        where, *bases = config_files(path)
-        where += f" (base: {', '.join(bases)})" if bases else ""
+        layers = _layers(path)
+        bases = [layer.where for layer in layers if layer.where != os.fspath(path)]
+        where = f"{os.fspath(path)} (base: {', '.join(bases)})" if bases else os.fspath(path)
     return from_dict(read_tree(path, overrides), schema, where)
 
 
 def read_tree(path, overrides: typing.Sequence[str] = ()) -> dict:
-    """What the files and overrides give, not checked against any schema: a key that is absent was not given."""
+    """What the files, the row and overrides give, not checked against any schema: a key that is absent was not given."""
     tree: dict = {}
-    for _, layer in reversed(_with_bases(path) if path is not None else []):
-        tree = _merged(tree, layer)
+    for layer in reversed(_layers(path) if path is not None else []):
+        tree = _merged(tree, layer.settings)
     for text in overrides:
         _apply_override(tree, text)
     return tree
 
 
 def config_files(path) -> list[str]:
-    """The file `path`, its base, the base of that, and so on: all that the config depends on."""
-    return [name for name, _ in _with_bases(path)]
+    """The file `path`, its base, the base of that, and so on, and tables of rows: all that the config depends on."""
+    return list(dict.fromkeys(file for layer in _layers(path) for file in layer.files))
 
 
-def _with_bases(path) -> list[tuple[str, dict]]:
-    """(file, its own keys without `base`), the nearest first."""
-    layers: list[tuple[str, dict]] = []
-    seen: list[str] = []
-    while True:
-        try:
-            tree = _read_yaml(path)
-        except UserError as error:
-            raise UserError(f"{error} (the base that {layers[-1][0]} names)" if layers else str(error)) from None
-        base = tree.pop("base", None)
-        layers.append((os.fspath(path), tree))
-        seen.append(os.path.realpath(path))
-        if base is None:
-            return layers
-        if not isinstance(base, str):
-            raise UserError(f"{path}: 'base' must be the name of another config file, not {base!r}")
-        named_by, path = path, os.path.join(os.path.dirname(path), base)
-        if os.path.realpath(path) in seen:
-            raise UserError(f"{named_by}: its base {path} builds on {named_by} itself; a chain of bases must end")
+def row_tables(path) -> list[str]:
+    """The tables of rows that config file `path`, or the nearest of its bases that names any, names; [] for none."""
+    return next((layer.tables for layer in _layers(path) if layer.tables), [])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    """What one file, or one row of a table, gives. where: as errors name it. tables: what its `rows` names."""
+
+    where: str
+    files: tuple[str, ...]
+    settings: dict
+    tables: list[str] = dataclasses.field(default_factory=list)
+
+
+def _layers(path, named_by: str = "", seen: tuple[str, ...] = ()) -> list[_Layer]:
+    """The layers of `path`, the nearest first: a row's before its file's, a file's before its base's.
+
+    named_by: the file that names it as its base. seen: the real paths on the way to it.
+    """
+    file, row = split_path(path)
+    if row is None:
+        return _file_layers(file, named_by, seen)
+    layers = _file_layers(file, named_by, seen)
+    tables = next((layer.tables for layer in layers if layer.tables), [])
+    if not tables:
+        raise UserError(f"{file} names no tables of rows: '{row}' is looked up where it says `rows: [quant.yaml]`")
+    return [_Layer(found.where, tuple(tables), found.settings) for found in row_layers(file, tables, row)] + layers
+
+
+def _file_layers(path: str, named_by: str, seen: tuple[str, ...]) -> list[_Layer]:
+    try:
+        text = read_text(path)
+        tree = parse_mapping(text, path)
+    except UserError as error:
+        raise UserError(f"{error} (the base that {named_by} names)" if named_by else str(error)) from None
+    base, rows = tree.pop("base", None), tree.pop("rows", None)
+    if base is not None and not isinstance(base, str):
+        raise UserError(f"{path}: 'base' must be the name of another config file, not {base!r}")
+    for key, value in (("base", base), ("rows", rows)):
+        _require_line(path, text, key, value)
+    layer = _Layer(path, (path,), tree, _tables(path, rows))
+    if base is None:
+        return [layer]
+    seen, base = (*seen, os.path.realpath(path)), os.path.join(os.path.dirname(path), base)
+    if os.path.realpath(split_path(base)[0]) in seen:
+        raise UserError(f"{path}: its base {base} builds on {path} itself; a chain of bases must end")
+    return [layer, *_layers(base, path, seen)]
+
+
+def _require_line(path: str, text: str, key: str, value) -> None:
+    """UserError unless what `key` says is on one line from the first column: tools find it there without reading YAML."""
+    if value is None:
+        return
+    lines = [line for line in text.splitlines() if line.startswith(f"{key}:")]
+    try:
+        written = yaml.load(lines[0], Loader)[key] if len(lines) == 1 else None
+    except yaml.YAMLError:
+        written = None
+    if written != value:
+        raise UserError(f"{path}: write `{key}: ...` on a line of its own, in the first column")
+
+
+def _tables(path: str, rows) -> list[str]:
+    """The files that `rows`, of config file `path`, names."""
+    names = [rows] if isinstance(rows, str) else [] if rows is None else rows
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{path}: 'rows' names files of rows, such as [quant.yaml]; not {rows!r}")
+    tables = [_short(os.path.join(os.path.dirname(path), name)) for name in names]
+    for table in tables:
+        if not os.path.isfile(table):
+            raise UserError(f"{path}: the table of rows {table}, which it names, is no file")
+    return tables
+
+
+def _short(path: str) -> str:
+    """`path` without `folder/..`, unless a link makes that another file."""
+    short = os.path.normpath(path)
+    return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def _merged(base: dict, nearer: dict) -> dict:
@@ -85,67 +148,6 @@ def _merged(base: dict, nearer: dict) -> dict:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = _merged(base[key], value) if both else value
     return merged
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2, and refuses a key that is
-    given twice, of which YAML keeps the last without a word."""
-
-    def construct_mapping(self, node, deep=False):
-        lines = {}
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if key.tag != "tag:yaml.org,2002:merge":
-                name = self.construct_object(key, deep=True)
-                if isinstance(name, str) and name in lines:
-                    problem = f"'{name}' is given twice, in line {lines[name]}, too; take one out"
-                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-                lines[name if isinstance(name, str) else id(key)] = key.start_mark.line + 1
-        return super().construct_mapping(node, deep)
-
-
-MOST_VALUES = 100_000  # of a config with its aliases written out; large search spaces have hundreds
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-                              list("-+0123456789"))
-
-
-def _read_yaml(path) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            tree = yaml.load(file, _Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        reason = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(f"{path}{line}: not valid YAML: {reason}") from None
-    _require_small(tree, path)
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(tree).__name__}")
-    return tree
-
-
-def _require_small(tree, where) -> None:
-    """UserError for YAML whose aliases, written out, have no end or are more than a machine can hold."""
-    sizes: dict[int, int | None] = {}
-
-    def size(node) -> int:
-        if not isinstance(node, (dict, list)):
-            return 1
-        if sizes.setdefault(id(node), 0) is None:
-            raise UserError(f"{where}: an alias (*name) lies within what it names; write it out")
-        if not sizes[id(node)]:
-            sizes[id(node)] = None
-            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
-        return sizes[id(node)]
-
-    if size(tree) > MOST_VALUES:
-        raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases (*name) written out; make it smaller")
 
 
 def _apply_override(tree: dict, text: str) -> None:
@@ -161,10 +163,10 @@ def _apply_override(tree: dict, text: str) -> None:
             raise UserError(f"override '{text}': the file gives '{parent}' the value {child!r}, not a mapping")
         tree = child
     try:
-        tree[last] = yaml.load(value, _Loader)
+        tree[last] = yaml.load(value, Loader)
     except yaml.YAMLError:
         raise UserError(f"override '{text}': the value is not valid YAML") from None
-    _require_small(tree[last], f"override '{text[:40]}'")
+    require_small(tree[last], f"override '{text[:40]}'")
 
 
 def from_dict(tree, schema: type, where="config", prefix: str = ""):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 
 import yaml
@@ -75,7 +76,7 @@ def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
         branch[last] = value
     with atomic_write(os.path.join(folder, "best.yaml")) as file:
         file.write(f"# Trial {best.user_attrs['index']} of the search in trials.tsv: value {best.value:.6g}.\n")
-        yaml.safe_dump({"base": os.path.relpath(train, folder), **settings}, file, sort_keys=False)
+        yaml.safe_dump({"base": os.path.relpath(train, folder), **settings}, file, sort_keys=False, width=math.inf)  # one line a base
     link, temporary = os.path.join(folder, "best"), os.path.join(folder, ".best.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import math
 import os
 import shutil
 import uuid
@@ -80,4 +81,4 @@ def _rebase(path: str) -> None:
         settings["base"] = os.path.join("..", settings["base"])
         with atomic_write(path) as file:
             file.write(comment)
-            yaml.safe_dump(settings, file, sort_keys=False)
+            yaml.safe_dump(settings, file, sort_keys=False, width=math.inf)

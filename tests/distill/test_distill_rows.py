@@ -1,17 +1,18 @@
-"""The rows of conf/distill: they load, their levels exist in every teacher, their students have the paper's sizes."""
+"""The rows of conf/distill.yaml: they load, their levels exist in every teacher, their students have the paper's sizes."""
 
 from pathlib import Path
 
 import pytest
 
 from svq import nets
-from svq.config import load_config
+from svq.config import load_config, row_tables
 from svq.distill.aggregation import AggregationTrainConfig
 from svq.distill.levels import LevelOutputs, find_level
+from svq.rows import row_names
 from svq.train.config import TrainConfig
 
 CONF = Path(__file__).resolve().parents[2] / "egs" / "speechocean762" / "conf"
-ROWS = sorted(path.stem for path in (CONF / "distill").glob("*.yaml") if path.stem not in ("student", "aggregation"))
+ROWS = row_names(row_tables(CONF / "students.yaml"))
 TEACHERS = ("xvector", "etdnn", "ecapa", "dtdnn")
 
 
@@ -21,7 +22,7 @@ def teachers():
 
 
 def levels_of(row):
-    distill = load_config(CONF / "distill" / f"{row}.yaml", TrainConfig).distill
+    distill = load_config(f"{CONF}/students.yaml:{row}", TrainConfig).distill
     return () if distill is None else distill.targets.levels
 
 
@@ -35,12 +36,11 @@ def test_single_levels_pairs_a_triple_four_and_labels():
 
 @pytest.mark.parametrize("row", ROWS)
 def test_size_beside_the_x_vector(row, teachers):
-    config = load_config(CONF / "distill" / f"{row}.yaml", TrainConfig)
+    config = load_config(f"{CONF}/students.yaml:{row}", TrainConfig)
     student = nets.num_parameters(config.model.build())
     smaller = 100 * (1 - student / nets.num_parameters(teachers["xvector"]))
     wide = len(levels_of(row)) > 1 or row == "labels-wide"
     assert (74.5 < smaller < 76) if wide else (85 <= smaller <= 91), smaller
-    assert "_" not in row  # in a system's name it means quantized
 
 
 @pytest.mark.parametrize("name", TEACHERS)
@@ -58,6 +58,6 @@ def test_every_level_of_every_teacher(name, teachers):
 
 
 def test_the_dictionarys_config():
-    config = load_config(CONF / "distill" / "aggregation.yaml", AggregationTrainConfig)
+    config = load_config(CONF / "aggregation.yaml", AggregationTrainConfig)
     config.check_keys("aggregation.yaml")
     assert config.level == "lde_aggr"

@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from svq.config import load_config
+from svq.config import load_config, row_tables
 from svq.models import load_model
+from svq.rows import row_names
 from svq.train.config import TrainConfig
 from tests.recipes.conftest import ROOT, run_recipe
 
 STUDENT = "student-teacher-layers"
 SYSTEMS = f"teacher {STUDENT} student-labels {STUDENT}_kmqat4"
-ROWS = sorted((ROOT / "egs").glob("*/conf/distill/*.yaml"))
+CONFS = sorted((ROOT / "egs").glob("*/conf/students.yaml"))
+ROWS = [f"{conf}:{row}" for conf in CONFS for row in row_names(row_tables(conf))]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +44,15 @@ def test_run_again_redoes_nothing(mini, levels):
 
 
 def test_another_row_leaves_the_levels_as_they_are(mini, levels):
-    row = mini[0].folder / "conf" / "distill" / "one.yaml"
-    row.write_text("base: student.yaml\ndistill: {targets: {levels: [utterance]}}\n")
+    table = mini[0].folder / "conf" / "distill.yaml"
+    rows = table.read_text()
+    table.write_text(rows + "one: {distill: {targets: {levels: [utterance]}}}\n")
     before = (levels / "utterance.json").stat().st_mtime_ns
     options = ("--systems", SYSTEMS + " student-teacher-one-s2", "--stage", 4, "--stop-stage", 4)
     try:
         said = run_recipe("mini", *mini[0].options, *options)
     finally:
-        row.unlink()
+        table.write_text(rows)
     assert "make" in said and (levels / "utterance.json").stat().st_mtime_ns == before
     assert f"skip {mini[0].exp / STUDENT}/model.safetensors" in said  # the students of before are up to date
     assert "seed: 2" in (mini[0].exp / "student-teacher-one-s2" / "provenance.yaml").read_text()
@@ -60,15 +63,14 @@ def test_student_of_a_teacher_that_is_not_there_is_one_line(mini):
     assert "nobody/model.safetensors" in said and "stage 3" in said
 
 
-@pytest.mark.parametrize("path", ROWS, ids=lambda path: "/".join(path.parts[-4:]))
+@pytest.mark.parametrize("path", ROWS, ids=lambda path: str(Path(path).relative_to(ROOT / "egs")))
 def test_row_says_what_its_name_says(path):
-    if path.stem == "aggregation":
-        return
     config = load_config(path, TrainConfig)
+    row = path.rpartition(":")[2]
     assert config.model.arch == "FCStudent"
-    if path.stem.startswith("labels"):
+    if row.startswith("labels"):
         assert config.distill is None
-    elif path.stem not in ("student", "layers"):
+    elif row != "layers":
         levels = [level.replace("_", "-") for level in config.distill.targets.levels]
-        assert levels == path.stem.removesuffix("-mn").split("+")
-        assert config.distill.targets.mean_normalize == path.stem.endswith("-mn")
+        assert levels == row.removesuffix("-mn").split("+")
+        assert config.distill.targets.mean_normalize == row.endswith("-mn")

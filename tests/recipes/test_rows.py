@@ -1,4 +1,4 @@
-"""The rows of conf/quant, and the scripts that put them side by side."""
+"""The rows of conf/quant.yaml and of the recipes' own, and the scripts that put them side by side."""
 
 from __future__ import annotations
 
@@ -8,55 +8,80 @@ import subprocess
 import pytest
 
 from svq.analysis.layer_parts import parts_of
-from svq.config import load_config
+from svq.config import load_config, row_tables
 from svq.models import ModelConfig
 from svq.quant.api import quantizable
+from svq.rows import row_names
 from svq.train.config import TrainConfig
 from tests.recipes.conftest import ROOT
 from tests.report.quantized import write_exp
 
-CONFS = sorted({path.parent for path in (ROOT / "egs").glob("*/conf/**/quant/*.yaml")})
-ROWS = [pytest.param(path, id=str(path.relative_to(ROOT / "egs"))) for conf in CONFS for path in sorted(conf.glob("*.yaml"))]
+CONFS = sorted((ROOT / "egs").glob("*/conf/**/finetune.yaml"))
+ROWS = {conf: row_names(row_tables(conf)) for conf in CONFS}
+OWN = {"mini": set(), "voxceleb": {"mixed2-converged"},
+       "speechocean762": {"mixed2-converged", "kmqat2-conv1", "kmqat2-stage1", "kmqat2-stage2", "kmqat2-stage3",
+                          "kmqat2-stage4", "kmqat2-embedding"}}
+LEFT_IN_FLOAT = {"conv1": "conv1", "embedding": "embedding", "stage1": "layers.[01].*", "stage2": "layers.[23].*",
+                 "stage3": "layers.[45].*", "stage4": "layers.[67].*"}
 
 
-@pytest.mark.parametrize("path", ROWS)
-def test_row_says_what_its_name_says(path):
-    config = load_config(path, TrainConfig)
-    method, bits = re.match(r"([a-z]+?)(?:(\d[\d.]*))?(?:-.*)?$", path.stem).groups()
+def label(conf):
+    return str(conf.parent.relative_to(ROOT / "egs"))
+
+
+@pytest.mark.parametrize("conf", CONFS, ids=label)
+def test_recipes_share_rows_and_may_have_their_own(conf):
+    shared = row_names([str(ROOT / "conf" / "quant.yaml")])
+    assert set(ROWS[conf]) == {*shared, *OWN[conf.relative_to(ROOT / "egs").parts[0]]}
+
+
+@pytest.mark.parametrize("conf, row", [pytest.param(conf, row, id=f"{label(conf)}:{row}") for conf in CONFS
+                                       for row in ROWS[conf]])
+def test_row_says_what_its_name_says(conf, row):
+    config = load_config(f"{conf}:{row}", TrainConfig)
+    method, bits = re.match(r"([a-z]+?)(?:(\d[\d.]*))?(?:-.*)?$", row).groups()
     if method == "float":
-        assert config.quant is None
+        assert config == load_config(conf, TrainConfig) and config.quant is None
         return
     bits = float(bits or {"twn": 2}.get(method, 1))
     if method in ("mixed", "best") and config.allocate:
         assert config.quant.method == "kmqat" and config.allocate.average_bits == bits
+        assert config.allocate.ordered == (method == "mixed" and row != "mixed2-exact")
     else:
-        named = {"best": "adaptive", "selected": "integer", "selective": "integer",
+        named = {"best": "adaptive", "selected": "integer", "selective": "integer", "nested": "nested",
                  "calibrated": "kmqat"}.get(method, method)
         assert config.quant.method == named and config.quant.bits == bits
+    integer = config.quant.method == "integer"
+    assert config.quant.per_channel == integer
+    assert (config.quant.scheme == "affine") == (integer and bits < 6)
+    assert (config.quant.binary == "adaptive") == (row in ("best2", "best3", "best4", "calibrated1"))
     assert (config.select is not None) == (method in ("selected", "selective"))
-    assert (config.distill is not None) == (method in ("best", "calibrated") or path.stem.endswith("-distil"))
+    assert (config.distill is not None) == (method in ("best", "calibrated") or row.endswith("-distil"))
+    assert (config.ptq is not None) == (integer or method == "calibrated")
+    if integer:
+        assert config.ptq.bias_correction and (config.ptq.utterances == 16) == ("mini" in conf.parts)
     if method == "calibrated":
-        assert config.ptq.calibrate and config.distill.without_labels
-    if path.stem.rpartition("-")[2] in ("width", "count"):
-        assert config.quant.partition == path.stem.rpartition("-")[2] and config.quant.retention is None
-    assert config.multi_stage == (method == "mixed" and "onestage" not in path.stem)
-    of_a_row = load_config(path.with_name("float.yaml"), TrainConfig).epochs
-    assert config.stage_epochs == ((of_a_row,) if path.stem.endswith("-converged") else None)
+        assert config.ptq.calibrate and config.distill.without_labels and config.freeze_batch_norm
+    variant = row.partition("-")[2]
+    if variant in ("width", "count"):
+        assert config.quant.partition == variant and config.quant.retention is None
+    assert config.quant.retention == {"r100": 1.0, "r80": 0.8}.get(variant)
+    assert config.quant.layers == ({LEFT_IN_FLOAT[variant]: 32} if variant in LEFT_IN_FLOAT else None)
+    assert config.multi_stage == (method == "mixed" and "onestage" not in row)
+    of_a_row = load_config(conf, TrainConfig).epochs
+    assert config.stage_epochs == ((of_a_row,) if row.endswith("-converged") else None)
     if config.multi_stage:  # a stage for each bit width, an epoch at least for each stage
         assert config.stage_epochs or config.epochs >= len(config.allocate.candidates)
 
 
-@pytest.mark.parametrize("conf", CONFS, ids=lambda conf: str(conf.relative_to(ROOT / "egs")))
+@pytest.mark.parametrize("conf", CONFS, ids=label)
 def test_rows_are_finetuned_alike(conf):
     """Same data, schedule and length for every row, so that a difference is the quantizer's. Calibrated rows, which start
     near where they end, have rates of their own; mixed ones, which take stages, may have more epochs, all as many."""
-    def finetuning(path):
-        config = load_config(path, TrainConfig)
-        return config.data, config.schedule, config.optimizer, config.batch_size, config.augment
-
-    paths = [path for path in conf.glob("*.yaml") if not path.stem.startswith("calibrated")]
-    assert len({finetuning(path) for path in paths}) == 1
-    epochs = {mixed: {load_config(path, TrainConfig).epochs for path in paths if path.stem.startswith("mixed") == mixed}
+    configs = {row: load_config(f"{conf}:{row}", TrainConfig) for row in ROWS[conf] if not row.startswith("calibrated")}
+    assert len({(config.data, config.schedule, config.optimizer, config.batch_size, config.augment)
+                for config in configs.values()}) == 1
+    epochs = {mixed: {config.epochs for row, config in configs.items() if row.startswith("mixed") == mixed}
               for mixed in (False, True)}
     assert len(epochs[False]) == 1 and len(epochs[True]) <= 1
 
@@ -67,7 +92,6 @@ def recipe(tmp_path):
     for name in ("local", "steps", "utils", "path.sh"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "quant").symlink_to(ROOT / "egs" / "speechocean762" / "conf" / "quant")
     (tmp_path / "run.sh").write_text("""printf '%s\\n' "$@" > called
 while (($#)); do
   if [[ $1 == --report && -e exp/results.tsv ]]; then mkdir -p "$2"; cp exp/results.tsv "$2"; fi
@@ -93,12 +117,9 @@ def test_tables_run_rows_that_there_are(recipe, script, name, row):
     assert options[options.index("--report") + 1] == f"somewhere/{name}" and options[-2:] == ["--nj", "3"]
     systems = options[options.index("--systems") + 1].split()
     assert systems[0] == "net" and f"net_{row}" in systems and len(set(systems)) == len(systems)
+    rows = {system.removeprefix("net_").removesuffix("-ptq") for system in systems[1:] if system != "net-int8"}
     for folder in ("speechocean762", "voxceleb"):
-        for system in systems[1:]:
-            if system == "net-int8":
-                continue
-            config = ROOT / "egs" / folder / "conf" / "quant" / (system.removeprefix("net_").removesuffix("-ptq") + ".yaml")
-            assert config.exists(), config
+        assert rows <= set(ROWS[ROOT / "egs" / folder / "conf" / "finetune.yaml"])
 
 
 def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
@@ -109,8 +130,8 @@ def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
     assert "conf/net.yaml is no ResNet18" in call(recipe, "local/ablation_stages.sh", "net", status=2)
     net = ModelConfig("ResNet18", {"width": 2}, 8).build()
     for system, stage in zip(systems[3:], parts_of(net, "stage"), strict=True):
-        row = ROOT / "egs" / "speechocean762" / "conf" / "quant" / f"{system.removeprefix('net_')}.yaml"
-        quant = load_config(row, TrainConfig).quant
+        conf = ROOT / "egs" / "speechocean762" / "conf" / "finetune.yaml"
+        quant = load_config(f"{conf}:{system.removeprefix('net_')}", TrainConfig).quant
         assert tuple(name for name, _ in quantizable(net) if quant.bits_of(name) == 32) == stage.layers
 
 
@@ -120,12 +141,6 @@ def test_table_without_training_has_the_papers_choice_for_its_network(recipe):
     assert "net_selective8-ptq" in options[options.index("--systems") + 1].split()
 
 
-@pytest.mark.parametrize("options", [("--conf", ROOT / "egs/mini/conf"), (f"--conf={ROOT}/egs/mini/conf",)])
-def test_table_without_training_leaves_out_rows_that_there_are_not(recipe, options):
-    said = call(recipe, "local/table_ptq.sh", "net", *map(str, options))
-    assert said[said.index("--systems") + 1] == "net net-int8 net_integer8-ptq net_selected8-ptq"
-
-
 def test_table_of_distillation_runs_rows_that_there_are(recipe):
     options = call(recipe, "local/table_distillation.sh", "xvector")
     systems = options[options.index("--systems") + 1].split()
@@ -133,7 +148,7 @@ def test_table_of_distillation_runs_rows_that_there_are(recipe):
     for folder in ("speechocean762", "voxceleb"):
         for system in systems[1:]:
             row = system.removeprefix("student-").removeprefix("xvector-").split("_")[0]
-            assert (ROOT / "egs" / folder / "conf" / "distill" / f"{row}.yaml").exists(), system
+            assert row in row_names(row_tables(ROOT / "egs" / folder / "conf" / "students.yaml")), system
 
 
 def test_table_has_the_columns_of_the_paper(recipe):

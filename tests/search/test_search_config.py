@@ -100,5 +100,5 @@ def test_stages_that_the_network_has_not_are_one_line(tmp_path):
 @pytest.mark.parametrize("recipe", ["mini", "speechocean762", "voxceleb"])
 def test_the_recipes_searches_fit_their_rows(recipe):
     conf = ROOT / "egs" / recipe / "conf"
-    search, parameters = load_search(conf / "search.yaml", conf / "quant" / "kmqat4.yaml")
+    search, parameters = load_search(conf / "search.yaml", f"{conf}/finetune.yaml:kmqat4")
     assert search.trials >= 3 and {"quant.bits", "schedule.lr"} <= {parameter.key for parameter in parameters}

@@ -1,0 +1,97 @@
+"""Reads one YAML file as a mapping, safely: what is wrong with it is one line that names file and line."""
+
+from __future__ import annotations
+
+import re
+
+import yaml
+
+from svq.errors import UserError
+
+MOST_VALUES = 100_000  # of a config with its aliases written out; large search spaces have hundreds
+# libyaml reads a table of rows in a tenth of the time.
+PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class Loader(PARSER):
+    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2, and refuses a key that is
+    given twice, of which YAML keeps the last without a word."""
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if key.tag != "tag:yaml.org,2002:merge":
+                name = self.construct_object(key, deep=True)
+                if isinstance(name, str) and name in lines:
+                    problem = f"'{name}' is given twice, in line {lines[name]}, too; take one out"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                lines[name if isinstance(name, str) else id(key)] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+                             list("-+0123456789"))
+
+
+def read_text(path) -> str:
+    """The text of a config file. UserError for one that is missing or cannot be read."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise not_yaml(path, error) from None
+
+
+def parse_mapping(text: str, path) -> dict:
+    """The mapping that is the YAML `text` of file `path`, {} for an empty one. UserError for what is not one."""
+    try:
+        tree = yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise not_yaml(path, _explained(text, error)) from None
+    require_small(tree, path)
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a config is a mapping of keys to values, not a {type(tree).__name__}")
+    return tree
+
+
+def _explained(text: str, error: yaml.YAMLError) -> yaml.YAMLError:
+    """What PyYAML's own parser says of the error: it knows the line better than libyaml does."""
+    try:
+        yaml.compose(text, yaml.SafeLoader)
+    except yaml.YAMLError as better:
+        return better
+    except RecursionError:
+        pass
+    return error
+
+
+def not_yaml(path, error: Exception) -> UserError:
+    """The line that says what is wrong with YAML file `path`, from what the parser raised."""
+    mark = getattr(error, "problem_mark", None)
+    line = f":{mark.line + 1}" if mark else ""
+    reason = getattr(error, "problem", None) or str(error).splitlines()[0]
+    return UserError(f"{path}{line}: not valid YAML: {reason}")
+
+
+def require_small(tree, where) -> None:
+    """UserError for YAML whose aliases, written out, have no end or are more than a machine can hold."""
+    sizes: dict[int, int | None] = {}
+
+    def size(node) -> int:
+        if not isinstance(node, (dict, list)):
+            return 1
+        if sizes.setdefault(id(node), 0) is None:
+            raise UserError(f"{where}: an alias (*name) lies within what it names; write it out")
+        if not sizes[id(node)]:
+            sizes[id(node)] = None
+            sizes[id(node)] = 1 + sum(map(size, node.values() if isinstance(node, dict) else node))
+        return sizes[id(node)]
+
+    if size(tree) > MOST_VALUES:
+        raise UserError(f"{where}: more than {MOST_VALUES:,} values, its aliases (*name) written out; make it smaller")
