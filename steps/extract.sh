@@ -48,10 +48,12 @@ for set in "${pieces[@]}"; do
 done
 log=$out/log/extract.JOB.log
 todo="${pieces[*]}"
+into=$out
+if [[ -z $todo ]]; then into=$out/embedding.JOB; fi
 
 $cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.extract --job JOB --num-jobs "$nj" \
   --num-threads "$num_threads" --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" \
-  --device "$device" ${runtime:+--runtime "$runtime"} --sets "${todo// /,}" "$data" "$model" "$out"
+  --device "$device" ${runtime:+--runtime "$runtime"} --sets "${todo// /,}" "$data" "$model" "$into"
 
 for set in "${pieces[@]}"; do
   into=$out${set:+/$set}

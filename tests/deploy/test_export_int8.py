@@ -311,7 +311,7 @@ def test_step(place, monkeypatch):
 
     done = step("steps/export.sh", "--int8", "true", "--calibration", "data", "--num-utts", "1", "model", "int 8/a.xml")
     assert done.returncode == 0, done.stderr
-    done = step("steps/extract.sh", "--nj", "1", "--backend", "openvino", "data", "int 8/a.xml", "emb")
+    done = step("steps/extract.sh", "--nj", "1", "--runtime", "openvino", "data", "int 8/a.xml", "emb")
     assert done.returncode == 0, done.stderr + done.stdout
     expected = embeddings(place, place / "model")
     monkeypatch.chdir(place)  # the scp's paths are relative

@@ -246,9 +246,14 @@ def test_steps_end_to_end(place):
     assert done.returncode == 0, done.stderr
     embeddings = {key: vector for key, vector in kaldiio.load_ark(str(folder / "emb dir" / "embedding.ark"))}
     assert_same(embeddings, reference, 1e-4)
-    assert sorted(os.listdir(folder / "emb dir")) == ["embedding.ark", "embedding.scp", "log"]
+    assert sorted(os.listdir(folder / "emb dir")) == [
+        ".done.embedding.scp", "embedding.ark", "embedding.scp", "log"]
+
+    done = step("steps/extract.sh", "--nj", "2", "--sets", "data", ".", "model", "all")
+    assert done.returncode == 0 and (folder / "all/data/embedding.ark").read_bytes() == (folder / "emb dir/embedding.ark").read_bytes()
 
     (folder / "data_wav" / "spk00-utt10.wav").rename(folder / "gone")
+    (data / "feats.scp").unlink()
     done = step("steps/make_fbank.sh", "--nj", "1", "data", "log fbank", "arks")
     (folder / "gone").rename(folder / "data_wav" / "spk00-utt10.wav")
     assert done.returncode != 0 and "make_fbank_data.1.log" in done.stdout + done.stderr

@@ -14,7 +14,6 @@ from svq.quant.api import quantizable
 from svq.rows import row_names
 from svq.train.config import TrainConfig
 from tests.recipes.conftest import ROOT
-from tests.report.quantized import write_exp
 
 CONFS = sorted((ROOT / "egs").glob("*/conf/**/finetune.yaml"))
 ROWS = {conf: row_names(row_tables(conf)) for conf in CONFS}
@@ -88,15 +87,11 @@ def test_rows_are_finetuned_alike(conf):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe's folder whose run.sh says how it was called, and reports on what is in exp, if anything."""
+    """A recipe's folder whose run.sh says how it was called."""
     for name in ("local", "steps", "utils", "path.sh"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "conf").mkdir()
     (tmp_path / "run.sh").write_text("""printf '%s\\n' "$@" > called
-while (($#)); do
-  if [[ $1 == --report && -e exp/results.tsv ]]; then mkdir -p "$2"; cp exp/results.tsv "$2"; fi
-  shift
-done
 """)
     return tmp_path
 
@@ -107,27 +102,29 @@ def call(recipe, *command, status=0):
     return (recipe / "called").read_text().splitlines() if status == 0 else done.stderr
 
 
-@pytest.mark.parametrize("script, name, row", [("ablation_retention", "ablation_retention_net", "kmqat4-r80"),
-                                               ("ablation_rescaling", "ablation_rescaling_net", "kmqat4-asymmetric"),
-                                               ("ablation_mixed", "ablation_mixed_net", "mixed2-onestage"),
-                                               ("table_quantization", "quantization_net", "mixed2-ptq"),
-                                               ("table_ptq", "ptq_net", "selected8-ptq")])
-def test_tables_run_rows_that_there_are(recipe, script, name, row):
-    options = call(recipe, f"local/{script}.sh", "net", "--exp", "somewhere", "--nj", "3")
-    assert options[options.index("--report") + 1] == f"somewhere/{name}" and options[-2:] == ["--nj", "3"]
+@pytest.mark.parametrize("table, row", [("retention", "kmqat4-r80"), ("rescaling", "kmqat4-asymmetric"),
+                                        ("mixed", "mixed2-onestage"), ("quantization", "mixed2-ptq"),
+                                        ("quantization", "float"), ("ptq", "selected8-ptq"), ("stages", "kmqat2")])
+def test_tables_run_rows_that_there_are(recipe, table, row):
+    options = call(recipe, "local/table.sh", table, "net", "--exp", "somewhere", "--nj", "3")
+    assert options[2:] == ["--table", f"{table}_net", "--exp", "somewhere", "--nj", "3"]
     systems = options[options.index("--systems") + 1].split()
     assert systems[0] == "net" and f"net_{row}" in systems and len(set(systems)) == len(systems)
     rows = {system.removeprefix("net_").removesuffix("-ptq") for system in systems[1:] if system != "net-int8"}
-    for folder in ("speechocean762", "voxceleb"):
+    for folder in ("speechocean762",) if table == "stages" else ("speechocean762", "voxceleb"):
         assert rows <= set(ROWS[ROOT / "egs" / folder / "conf" / "finetune.yaml"])
 
 
+def test_systems_of_ones_own_make_a_table_too(recipe):
+    assert call(recipe, "local/table.sh", "low", "net net_kmqat2") == ["--systems", "net net_kmqat2", "--table", "low"]
+
+
 def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
-    options = call(recipe, "local/ablation_stages.sh", "net")
+    options = call(recipe, "local/table.sh", "stages", "net")
     systems = options[options.index("--systems") + 1].split()
     assert systems[:3] == ["net", "net_float", "net_kmqat2"] and len(systems) == 9
     (recipe / "conf" / "net.yaml").write_text("model:\n  arch: ResNet34\n")
-    assert "conf/net.yaml is no ResNet18" in call(recipe, "local/ablation_stages.sh", "net", status=2)
+    assert "conf/net.yaml is no ResNet18" in call(recipe, "local/table.sh", "stages", "net", status=2)
     net = ModelConfig("ResNet18", {"width": 2}, 8).build()
     for system, stage in zip(systems[3:], parts_of(net, "stage"), strict=True):
         conf = ROOT / "egs" / "speechocean762" / "conf" / "finetune.yaml"
@@ -137,12 +134,12 @@ def test_stages_left_in_float_are_those_of_a_resnet18(recipe):
 
 def test_table_without_training_has_the_papers_choice_for_its_network(recipe):
     (recipe / "conf" / "net.yaml").write_text("model:\n  arch: ECAPA512\n")
-    options = call(recipe, "local/table_ptq.sh", "net")
+    options = call(recipe, "local/table.sh", "ptq", "net")
     assert "net_selective8-ptq" in options[options.index("--systems") + 1].split()
 
 
 def test_table_of_distillation_runs_rows_that_there_are(recipe):
-    options = call(recipe, "local/table_distillation.sh", "xvector")
+    options = call(recipe, "local/table.sh", "distillation", "xvector")
     systems = options[options.index("--systems") + 1].split()
     assert systems[:3] == ["xvector", "student-labels", "student-labels-wide"] and len(set(systems)) == len(systems)
     for folder in ("speechocean762", "voxceleb"):
@@ -151,25 +148,13 @@ def test_table_of_distillation_runs_rows_that_there_are(recipe):
             assert row in row_names(row_tables(ROOT / "egs" / folder / "conf" / "students.yaml")), system
 
 
-def test_table_has_the_columns_of_the_paper(recipe):
-    write_exp(recipe)
-    call(recipe, "local/table.sh", "low", "small small_kmqat2", "--dry-run")
-    assert sorted(path.name for path in (recipe / "exp" / "low").iterdir()) == ["results.tsv"]
-    call(recipe, "local/table.sh", "low", "small small_kmqat2")
-    table = (recipe / "exp" / "low" / "table.md").read_text()
-    assert "| small_kmqat2 |" in table or "KMQAT" in table
-    assert "booktabs" in (recipe / "exp" / "low" / "table.tex").read_text()
-
-
-@pytest.mark.parametrize("command, told", [
-    (("local/table.sh", "name"), "needs <name>"),
-    (("local/table.sh", "a/b", "systems"), "needs <name>"),
-    (("local/table_quantization.sh",), "float system"),
-    (("local/table_distillation.sh", "--nj", "3"), "name of the teacher"),
-    (("local/ablation_retention.sh", "--nj", "3"), "float system"),
-    (("local/ablation_stages.sh", "--nj", "3"), "float system"),
-    (("local/table_ptq.sh", "--nj", "3"), "float system"),
-])
+@pytest.mark.parametrize("command, told", [(("name",), "needs <table>"), (("a/b", "systems"), "needs <table>"),
+                                           (("quantization", "--nj", "3"), "needs <table>")])
 def test_bad_calls_are_one_line(recipe, command, told):
-    error = call(recipe, *command, status=2)
+    error = call(recipe, "local/table.sh", *command, status=2)
     assert told in error and len(error.splitlines()) == 1
+
+
+def test_help_lists_the_tables():
+    told = subprocess.run(["bash", ROOT / "local" / "table.sh", "--help"], text=True, capture_output=True, check=True).stdout
+    assert "quantization  tables III and V" in told and told.startswith("Runs the systems of a table") and "set -" not in told
