@@ -6,18 +6,15 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from svq import nets
-from svq.atomic import atomic_path
 from svq.config import check_choices, dump_config, load_config, to_dict
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
 from svq.quant.batchnorm_fold import drop_folded_
 from svq.quant.nested_members import at_precision_, member_config
+from svq.tensors import load_state, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -97,23 +94,6 @@ def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
     save_tensors(os.path.join(folder, "model.safetensors"), net.state_dict())
 
 
-def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
-
-
-def load_tensors(path) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file; UserError when it is missing or damaged."""
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except SafetensorError as error:
-        raise UserError(f"{path}: not a complete safetensors file ({error}); make or copy it again") from None
-
-
 def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
     """The network at `path`, in eval mode, and its config.
 
@@ -140,20 +120,3 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
         config = replace(config, quant=member_config(config.quant, precision, path))
         at_precision_(net, precision)
     return net.eval(), config
-
-
-def load_state(net: nn.Module, state: dict[str, torch.Tensor], where, assign: bool = False) -> None:
-    """`net.load_state_dict(state)`, every tensor accounted for; UserError naming what does not fit.
-
-    assign: the tensors themselves become those of `net`, which may be on the meta device, instead of copies.
-    """
-    expected = net.state_dict()
-    missing = sorted(expected.keys() - state.keys())
-    extra = sorted(state.keys() - expected.keys())
-    if missing or extra:
-        raise UserError(f"{where}: weights do not fit the config: missing {missing[:3]}, unexpected {extra[:3]}")
-    for name, tensor in state.items():
-        if tensor.shape != expected[name].shape:
-            shapes = f"{list(tensor.shape)}, the config asks for {list(expected[name].shape)}"
-            raise UserError(f"{where}: {name} has shape {shapes}")
-    net.load_state_dict(state, assign=assign)

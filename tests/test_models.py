@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, load_tensors, save_model, save_tensors
+from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
 from svq.quant import QuantConfig, quantize_
+from svq.tensors import load_tensors, save_tensors
 
 
 @pytest.fixture

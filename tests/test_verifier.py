@@ -22,9 +22,10 @@ from svq.bin import calibrate, embed, extract, pack, score, speaker_means, verif
 from svq.cli import run_main
 from svq.data.sounding import sounding_seconds
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, load_tensors, save_model, save_tensors
+from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_
+from svq.tensors import load_tensors, save_tensors
 from tests.builders import data_dir, voice
 from tests.helpers import run_worker
 

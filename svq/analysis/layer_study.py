@@ -20,10 +20,10 @@ from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Referenc
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
 from svq.development import Measured, measure
+from svq.digest import fingerprint
 from svq.errors import UserError
-from svq.models import load_tensors, save_tensors
 from svq.quant.calibration_data import calibration_features, digest_of
-from svq.train.checkpoint import fingerprint
+from svq.tensors import load_tensors, save_tensors
 
 ALL = "all"
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 import sys
 
-from svq.cli import add_extraction_options, check_extraction_options, parser, progress, run_main
+from svq.cli import add_extraction_options, check_extraction_options, parser, run_main
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def main() -> None:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import sys
 
 from svq.atomic import atomic_write
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.train.checkpoint import fingerprint
+    from svq.digest import fingerprint
     from svq.train.running import decisive
 
     def files(folders, *names):

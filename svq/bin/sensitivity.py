@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.atomic import remove_leftovers
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.frontend import FrontEnd, check_stored
+from svq.digest import fingerprint
 from svq.errors import UserError, some_of
 from svq.models import FrontEndConfig, load_model
+from svq.progress import progress
 from svq.quant.sensitivity import (
     GaussNewtonEstimator,
     LayerSensitivity,
@@ -35,7 +37,7 @@ from svq.quant.sensitivity import (
     TraceEstimator,
     write_sensitivity,
 )
-from svq.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from svq.train.checkpoint import load_checkpoint, save_checkpoint
 from svq.train.folders import take_head
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective

@@ -21,7 +21,7 @@ def main() -> None:
     systems = [parts(text) for text in options.systems]
     from svq.backend.segments import IdentifyConfig, plan_segments
     from svq.config import from_dict
-    from svq.report.hardware import describe
+    from svq.hardware import describe
     from svq.report.search_page import figures_of, write
     from svq.report.tradeoff import Conditions
     from svq.search.cost import ASSUMPTION

@@ -23,7 +23,7 @@ from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import freeze_
-from svq.train.checkpoint import fingerprint
+from svq.digest import fingerprint
 from svq.train.distributed import join_world, leave_world
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer

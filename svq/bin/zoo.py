@@ -11,8 +11,9 @@ Where a parameter count is more than 0.5 % off the published one, the reason sta
 import math
 from pathlib import Path
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.errors import UserError
+from svq.progress import progress
 
 
 def main():

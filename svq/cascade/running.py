@@ -14,8 +14,8 @@ from svq.cascade.ladder import load_ladder
 from svq.cascade.live import LiveCascade
 from svq.cascade.log import read_reached, recount, seconds, write_embeddings, write_trials
 from svq.cascade.trial_list import TrialList
-from svq.cli import progress
 from svq.errors import UserError
+from svq.progress import progress
 
 
 def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, only: str | None = None) -> dict:

@@ -11,8 +11,8 @@ from torch import nn
 from svq.config import dump_config, load_config
 from svq.distill.levels import Level, LevelOutputs
 from svq.errors import UserError
-from svq.models import load_state, load_tensors, save_tensors
 from svq.nets.pooling import LearnableDictionaryEncoding
+from svq.tensors import load_state, load_tensors, save_tensors
 from svq.train.config import TrainConfig
 
 WEIGHTS, CONFIG = "aggregation.safetensors", "aggregation.yaml"

@@ -19,7 +19,8 @@ from svq.errors import UserError, some_of
 from svq.importing import clova, speechbrain, threedspeaker, wespeaker
 from svq.importing.plan import Family, Options, Origin, Plan, State
 from svq.importing.reading import read_state
-from svq.models import ModelConfig, load_state
+from svq.models import ModelConfig
+from svq.tensors import load_state
 
 MODULES = (wespeaker, speechbrain, threedspeaker, clova)
 ORIGINS: dict[str, Origin] = {module.ORIGIN.name: module.ORIGIN for module in MODULES}

@@ -12,7 +12,7 @@ import os
 from torch import nn
 
 from svq.errors import UserError
-from svq.models import ModelConfig, load_state, save_tensors
+from svq.models import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
 from svq.quant.bitpack import packed_size
 from svq.quant.folding import fold_batch_norm_
@@ -28,6 +28,7 @@ from svq.quant.packed_writing import (
     pack_layers,
     pack_norms,
 )
+from svq.tensors import load_state, save_tensors
 
 
 def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,

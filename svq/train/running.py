@@ -11,9 +11,9 @@ from torch import nn
 
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
+from svq.digest import fingerprint
 from svq.distill.levels import file_of
 from svq.errors import UserError
-from svq.train.checkpoint import fingerprint
 from svq.train.config import TrainConfig
 from svq.train.distributed import join_world, leave_world
 from svq.train.folders import save_trained, starting_network

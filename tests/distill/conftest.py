@@ -13,7 +13,8 @@ import yaml
 from svq.bin import teacher_embeddings, train
 from svq.data.datadir import DataDir
 from svq.extraction import Utterances
-from svq.models import FrontEndConfig, ModelConfig, save_model, save_tensors
+from svq.models import FrontEndConfig, ModelConfig, save_model
+from svq.tensors import save_tensors
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
 from tests.builders import data_dir, voice

@@ -17,7 +17,8 @@ from svq.distill.levels import LevelOutputs, find_level
 from svq.distill.objective import DistillConfig, EmbeddingObjective, TargetsConfig
 from svq.distill.targets import Targets
 from svq.errors import UserError
-from svq.models import load_model, load_tensors
+from svq.models import load_model
+from svq.tensors import load_tensors
 from svq.train.config import TrainConfig
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective

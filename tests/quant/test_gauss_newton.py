@@ -8,9 +8,10 @@ from torch import nn
 
 from svq.bin import fit_head, sensitivity
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_tensors, save_model
+from svq.models import FrontEndConfig, ModelConfig, save_model
 from svq.quant.api import quantizable
 from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator, read_sensitivity
+from svq.tensors import load_tensors
 from tests.builders import data_dir
 from tests.helpers import run_worker
 

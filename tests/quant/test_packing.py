@@ -20,7 +20,7 @@ from torch import nn
 
 from svq.bin import inspect, pack
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model, save_tensors
+from svq.models import ModelConfig, load_model, save_model
 from svq.nets import num_parameters
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters, float_weight, quantizable, quantizers
@@ -29,6 +29,7 @@ from svq.quant.folding import fold_batch_norm_, folded
 from svq.quant.packed_format import digest
 from svq.quant.packed_reading import read_packed
 from svq.quant.packing import load_packed, packed_bytes, save_packed
+from svq.tensors import save_tensors
 from tests.helpers import run_worker
 
 bits_and_codes = st.integers(1, 8).flatmap(
