@@ -14,7 +14,8 @@ from svq.bin import block_sensitivity, quantize, select
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable
 from svq.quant.bits_table import bits_by_layer, read_bits

@@ -12,7 +12,8 @@ from svq.backend.metrics import eer
 from svq.bin import extract, quantize, untrained
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant.packing import save_packed
 from tests.builders import data_dir
 from tests.deploy.small_nets import trained_like

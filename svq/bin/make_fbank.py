@@ -22,9 +22,9 @@ def main() -> None:
     import torch
 
     from svq.data.features import write_ark
+    from svq.data.frontend import FrontEndConfig
     from svq.data.stored import write_made
     from svq.extraction import Utterances
-    from svq.models import FrontEndConfig
 
     torch.set_num_threads(options.num_threads)
     front_end = FrontEndConfig(options.rate, options.num_mels, mean_normalize=False)

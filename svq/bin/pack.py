@@ -20,9 +20,11 @@ import torch.nn.functional as F
 
 from svq.atomic import atomic_path, write_json
 from svq.cli import parser, run_main
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.models import load_model
 from svq.nets import ARCHITECTURES, options_of, usual_sizes
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters
 from svq.quant.nested import precisions_of, set_precision_

@@ -25,10 +25,10 @@ from svq.atomic import remove_leftovers
 from svq.cli import parser, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
-from svq.data.frontend import FrontEnd, check_stored
+from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored
 from svq.digest import fingerprint
 from svq.errors import UserError, some_of
-from svq.models import FrontEndConfig, load_model
+from svq.models import load_model
 from svq.progress import progress
 from svq.quant.sensitivity import (
     GaussNewtonEstimator,

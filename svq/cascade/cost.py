@@ -20,8 +20,10 @@ import torch
 
 from svq.cascade.ladder import Rung
 from svq.config import load_config
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.models import load_model
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS
 from svq.quant.nested_members import member_config
 from svq.quant.nested_reading import bytes_read

@@ -22,7 +22,7 @@ from svq.deploy.metadata import KEY, Metadata
 from svq.deploy.snapping import Snapped, snap
 from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
 from svq.errors import UserError, some_of
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
 
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}  # by a file's suffix

@@ -18,7 +18,7 @@ from svq.distill.level_values import make_part, sizes
 from svq.distill.levels import Clock, Level, LevelOutputs, find_level
 from svq.errors import UserError
 from svq.extraction import Utterances
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 
 class Making:

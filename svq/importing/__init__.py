@@ -19,7 +19,7 @@ from svq.errors import UserError, some_of
 from svq.importing import clova, speechbrain, threedspeaker, wespeaker
 from svq.importing.plan import Family, Options, Origin, Plan, State
 from svq.importing.reading import read_state
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.tensors import load_state
 
 MODULES = (wespeaker, speechbrain, threedspeaker, clova)

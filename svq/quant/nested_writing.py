@@ -8,7 +8,7 @@ import dataclasses
 import torch
 from torch import nn
 
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantize_
 from svq.quant.nested import precisions_of
 from svq.quant.nested_codes import split_codes

@@ -41,7 +41,7 @@ import torch
 from torch import nn
 
 from svq.config import to_dict
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import METHODS_OF_SETTING
 
 FORMAT_VERSION = 3

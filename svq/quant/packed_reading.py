@@ -12,7 +12,7 @@ from torch import nn
 
 from svq.config import from_dict
 from svq.errors import UserError
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, quantizable
 from svq.quant.nested_reading import as_plain, names_at, precision_to_read
 from svq.quant.packed_format import NESTED_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases

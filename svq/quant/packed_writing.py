@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import QuantConfig, float_weight, quantizers, state_names
 from svq.quant.bitpack import compress_codes, pack_codes
 from svq.quant.folding import scales_and_shifts

@@ -12,7 +12,7 @@ import os
 from torch import nn
 
 from svq.errors import UserError
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
 from svq.quant.bitpack import packed_size
 from svq.quant.folding import fold_batch_norm_

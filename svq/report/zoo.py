@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
 from svq.nets import num_parameters
 from svq.nets.flops import count_flops
 from svq.nets.zoo import ZooEntry
+from svq.network import ModelConfig
 from svq.quant import QuantConfig
 from svq.quant.packed_format import safetensors_bytes
 from svq.quant.packing import packed_bytes

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from svq.data.frontend import filter_bank
-from svq.models import ModelConfig
 from svq.nets.flops import flop_counter
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable
 from svq.quant.layers import tensor_of
 

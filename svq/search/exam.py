@@ -18,7 +18,8 @@ from svq.data.sounding import require_sound
 from svq.deploy.runtimes import Embedder, load_embedder
 from svq.development import DevelopmentList
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model
+from svq.models import load_model
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
 from svq.quant.packing import packed_bytes
 from svq.report.speakers import EerInterval

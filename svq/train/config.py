@@ -8,7 +8,7 @@ from typing import Literal
 from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
 from svq.distill.objective import DistillConfig
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant import QuantConfig
 from svq.quant.allocation import AllocateConfig
 from svq.quant.ptq import PTQConfig

@@ -23,7 +23,8 @@ from svq.bin import layer_analysis
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.ptq import PTQConfig

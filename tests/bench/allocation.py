@@ -22,7 +22,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from svq.hardware import describe  # noqa: E402
-from svq.models import ModelConfig, load_model  # noqa: E402
+from svq.models import load_model
+from svq.network import ModelConfig  # noqa: E402
 from svq.quant import QuantConfig  # noqa: E402
 from svq.quant.allocation import Allocator, make_problem  # noqa: E402
 from svq.quant.api import float_weight, quantizable  # noqa: E402

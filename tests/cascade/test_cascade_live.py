@@ -20,8 +20,10 @@ from svq.cascade.live import LiveCascade, mean_of_rung
 from svq.cascade.log import read_reached, recount
 from svq.cascade.trial_list import TrialList
 from svq.config import dump_config
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import save_packed
 from svq.report.measured import read_runs

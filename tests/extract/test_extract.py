@@ -17,9 +17,11 @@ from svq.bin import extract, make_fbank, merge_jobs
 from svq.config import to_dict
 from svq.data import stored
 from svq.data.fbank import Fbank, mean_normalize
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.extraction import Utterances, embed, equal_length_batches
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from tests.builders import data_dir, voice
 
 ROOT = Path(__file__).resolve().parents[2]

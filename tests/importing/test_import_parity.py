@@ -13,8 +13,8 @@ import torch
 from svq.bin import extract, import_checkpoint
 from svq.config import to_dict
 from svq.data.datadir import create
-from svq.data.frontend import FrontEnd
-from svq.models import FrontEndConfig, load_model
+from svq.data.frontend import FrontEnd, FrontEndConfig
+from svq.models import load_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import save_packed
 from tests.helpers import run_worker

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
 from svq.nets import build
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import load_packed, save_packed
 

@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from svq import nets
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.models import load_model
 from svq.nets.student import FCStudent
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import save_packed
 

@@ -14,7 +14,8 @@ from svq.backend.calibration import mean_text
 from svq.bin import allocate as worker
 from svq.config import from_dict
 from svq.errors import UserError
-from svq.models import ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import (
     AllocateConfig,

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svq.bin import inspect
-from svq.models import ModelConfig, load_model
+from svq.models import load_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import layer_tables
 from svq.quant.api import quantizers

@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
-from svq.models import ModelConfig, load_model
+from svq.models import load_model
 from svq.nets import ARCHITECTURES
 from svq.nets.tdnn import XVector
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.packing import save_packed
 

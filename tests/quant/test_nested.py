@@ -15,8 +15,10 @@ from torch import nn
 
 from svq.bin import at_precision, inspect, pack
 from svq.config import to_dict
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizers
 from svq.quant.bitpack import pack_codes, unpack_codes

@@ -20,8 +20,9 @@ from torch import nn
 
 from svq.bin import inspect, pack
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
 from svq.nets import num_parameters
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters, float_weight, quantizable, quantizers
 from svq.quant.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from svq.errors import UserError
-from svq.models import ModelConfig
 from svq.nets import build
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.bits_table import bits_by_layer, check_bits, read_bits, write_bits
 from svq.quant.packed_format import safetensors_bytes

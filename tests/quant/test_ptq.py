@@ -11,10 +11,11 @@ from torch import nn
 
 from svq.bin import pack, quantize
 from svq.config import from_dict
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
-from svq.quant import QuantConfig, quantize_
-from svq.quant import batchnorm_fold as fold
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
+from svq.quant import QuantConfig, batchnorm_fold as fold, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.bias_correction import channel_means, correct_biases_, output_means
 from svq.quant.calibration_data import calibration_features

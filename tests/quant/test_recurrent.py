@@ -12,9 +12,11 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.utils import parametrize
 
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.extraction import embed
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import (
     average_bits,

@@ -14,11 +14,13 @@ from torch import nn
 from svq.analysis.layer_activations import movements
 from svq.analysis.layer_parts import parts_of
 from svq.bin import block_sensitivity, layer_analysis, pack, train
+from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
+from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.nets.flops import count_flops
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import AllocateConfig, allocate, make_problem
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers

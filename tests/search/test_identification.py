@@ -15,8 +15,10 @@ from svq.bin import identify as worker
 from svq.config import from_dict
 from svq.data.datadir import create
 from svq.data.fbank import Fbank, mean_normalize
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
 from tests.builders import data_dir
 from tests.helpers import run_worker
 
