@@ -10,6 +10,7 @@ from torch import nn
 from svq.config import dump_config, load_config
 from svq.errors import UserError
 from svq.network import ModelConfig
+from svq.pack.file import load_packed
 from svq.quant import quantize_
 from svq.quant.nested_members import at_precision_, member_config
 from svq.tensors import load_state, load_tensors, save_tensors
@@ -33,8 +34,6 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
     """
     path = os.fspath(path)
     if path.endswith(".svq"):
-        from svq.quant.packing import load_packed
-
         return load_packed(path, precision)
     if not os.path.isdir(path):
         raise UserError(f"{path}: neither a model folder nor a .svq file")

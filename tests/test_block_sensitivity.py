@@ -16,11 +16,11 @@ from svq.data.trials import make_trials
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable
 from svq.quant.bits_table import bits_by_layer, read_bits
 from svq.quant.block_sensitivity import read_blocks, write_blocks
-from svq.quant.packing import save_packed
 from svq.quant.quantizers import make_quantizer
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -14,7 +14,7 @@ from svq.data.trials import make_trials
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
-from svq.quant.packing import save_packed
+from svq.pack.file import save_packed
 from tests.builders import data_dir
 from tests.deploy.small_nets import trained_like
 from tests.helpers import run_worker

@@ -116,7 +116,7 @@ class Study:
         return [*found, digest_of(self.calibration())] if variant.method == "calibrated" else found
 
     def size(self, variant: Variant) -> int:
-        from svq.quant.packing import packed_bytes
+        from svq.pack.file import packed_bytes
 
         if variant.method == "float":
             return os.path.getsize(os.path.join(self.options.model, "model.safetensors"))

@@ -24,9 +24,9 @@ from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model
 from svq.network import ModelConfig
+from svq.pack.nested_reading import bytes_read
 from svq.quant.api import FLOAT_BITS
 from svq.quant.nested_members import member_config
-from svq.quant.nested_reading import bytes_read
 from svq.search.cost import flops_by_layer, layer_bits
 
 UNITS = ("macs", "bit_operations", "weight_bytes")

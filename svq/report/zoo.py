@@ -10,9 +10,9 @@ from svq.nets import num_parameters
 from svq.nets.flops import count_flops
 from svq.nets.zoo import ZooEntry
 from svq.network import ModelConfig
+from svq.pack.file import packed_bytes
+from svq.pack.format import safetensors_bytes
 from svq.quant import QuantConfig
-from svq.quant.packed_format import safetensors_bytes
-from svq.quant.packing import packed_bytes
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from svq.development import DevelopmentList
 from svq.errors import UserError
 from svq.models import load_model
 from svq.network import ModelConfig
+from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
-from svq.quant.packing import packed_bytes
 from svq.report.speakers import EerInterval
 from svq.report.tradeoff import Row
 from svq.search.cost import milliseconds, operations

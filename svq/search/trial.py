@@ -10,7 +10,7 @@ from typing import Callable
 from torch import nn
 
 from svq.config import load_config
-from svq.quant.packing import packed_bytes
+from svq.pack.file import packed_bytes
 from svq.search.claims import Claim, folder_of
 from svq.search.config import SearchConfig, override
 from svq.search.development import for_inference

@@ -15,8 +15,8 @@ from svq.cascade.ladder import Rung
 from svq.models import save_model
 from svq.nets.flops import count_flops
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 
 CONFIG = ModelConfig("ResNet18", {"width": 4}, 16)
 

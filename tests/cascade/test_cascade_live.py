@@ -24,8 +24,8 @@ from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import save_model
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 from svq.report.measured import read_runs
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -13,8 +13,7 @@ import torch
 
 from svq.backend.embeddings import read_vector
 from svq.bin import teacher_embeddings
-from svq.distill import cache as cache_module
-from svq.distill import level_values
+from svq.distill import cache as cache_module, level_values
 from svq.distill.cache import LevelInfo
 from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
@@ -180,8 +179,8 @@ def test_a_teacher_that_is_none(place, tmp_path):
 
 def test_a_packed_teacher(place, tmp_path):
     from svq.models import load_model
+    from svq.pack.file import save_packed
     from svq.quant import QuantConfig, quantize_
-    from svq.quant.packing import save_packed
 
     net, config = load_model(place.teacher)
     config = type(config)(config.arch, config.net, config.embed_dim, config.front_end, QuantConfig(bits=4))

@@ -15,8 +15,8 @@ from svq.config import to_dict
 from svq.data.datadir import create
 from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.models import load_model
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 from tests.helpers import run_worker
 from tests.importing import formula
 

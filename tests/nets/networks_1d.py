@@ -7,8 +7,8 @@ import torch
 from svq.data.frontend import FrontEndConfig
 from svq.nets import build
 from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import load_packed, save_packed
 
 ECAPA = {"channels": 32, "squeeze": 8, "attention": 8}
 NARROW_NETS = {

@@ -12,8 +12,8 @@ from svq.nets import ARCHITECTURES, build, num_parameters
 from svq.nets.flops import count_flops, frames_in
 from svq.nets.zoo import ZooEntry, entries
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 from svq.report.zoo import ZooRow, markdown, measure, unexplained
 from tests.helpers import run_worker
 

@@ -16,6 +16,7 @@ from svq.config import from_dict
 from svq.errors import UserError
 from svq.models import save_model
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import (
     AllocateConfig,
@@ -30,7 +31,6 @@ from svq.quant.allocation import (
 )
 from svq.quant.api import average_bits, float_weight, quantizable
 from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits
-from svq.quant.packing import save_packed
 from tests.helpers import run_worker
 
 CANDIDATES = (1, 2, 3, 4)

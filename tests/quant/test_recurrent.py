@@ -17,6 +17,7 @@ from svq.errors import UserError
 from svq.extraction import embed
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
+from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import (
     average_bits,
@@ -31,7 +32,6 @@ from svq.quant.api import (
 )
 from svq.quant.layers import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.tensors import load_state
 from svq.train.config import OptimizerConfig
 from svq.train.optimizer import make_optimizer

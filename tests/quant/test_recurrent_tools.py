@@ -21,6 +21,7 @@ from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.nets.flops import count_flops
 from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.allocation import AllocateConfig, allocate, make_problem
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
@@ -28,7 +29,6 @@ from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
 from svq.quant.bias_correction import output_means
 from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 from svq.quant.block_sensitivity import part_bytes, quantized_copy, read_blocks
-from svq.quant.packing import load_packed, save_packed
 from svq.quant.presets import bits_rows
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator

@@ -1,6 +1,6 @@
 """`model.svq`: a quantized network in one file, whose size on disk is the model's size.
 
-Writing it, loading it, and its size without writing it. What stands in it: svq.quant.packed_format.
+Writing it, loading it, and its size without writing it. What stands in it: svq.pack.format.
 """
 
 from __future__ import annotations
@@ -13,21 +13,14 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.network import ModelConfig
+from svq.pack.bitpack import packed_size
+from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
+from svq.pack.nested_writing import nested_bytes, pack_nested
+from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
+from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
-from svq.quant.bitpack import packed_size
 from svq.quant.folding import fold_batch_norm_
 from svq.quant.nested import precisions_of
-from svq.quant.nested_writing import nested_bytes, pack_nested
-from svq.quant.packed_format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
-from svq.quant.packed_reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
-from svq.quant.packed_writing import (
-    batch_norms,
-    codebook_size,
-    codebook_type,
-    other_tensors,
-    pack_layers,
-    pack_norms,
-)
 from svq.tensors import load_state, save_tensors
 
 

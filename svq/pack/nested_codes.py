@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from svq.quant.bitpack import pack_codes, packed_size, unpack_codes
+from svq.pack.bitpack import pack_codes, packed_size, unpack_codes
 
 
 def widths(precisions: Sequence[int]) -> dict[int, int]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from svq.quant.bitpack import PIECE, decompress_codes, packed_size, unpack_codes
-from svq.quant.packed_format import AFFINE, PLAIN, SYMMETRIC, PackedLayer
+from svq.pack.bitpack import PIECE, decompress_codes, packed_size, unpack_codes
+from svq.pack.format import AFFINE, PLAIN, SYMMETRIC, PackedLayer
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,14 +10,14 @@ from svq.models import load_model
 from svq.nets import ARCHITECTURES
 from svq.nets.tdnn import XVector
 from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 
 MEASURE = """
 import sys
 import torch
 from svq.models import load_model
-from svq.quant.packed_reading import read_packed, unpack
+from svq.pack.reading import read_packed, unpack
 torch.set_num_threads(1)
 small, large, how = sys.argv[1:]
 load_model(small)  # all that is imported and set up on the way

@@ -23,13 +23,13 @@ from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.nets import num_parameters
 from svq.network import ModelConfig
+from svq.pack.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes
+from svq.pack.file import load_packed, packed_bytes, save_packed
+from svq.pack.format import digest
+from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters, float_weight, quantizable, quantizers
-from svq.quant.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes
 from svq.quant.folding import fold_batch_norm_, folded
-from svq.quant.packed_format import digest
-from svq.quant.packed_reading import read_packed
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.tensors import save_tensors
 from tests.helpers import run_worker
 

@@ -9,17 +9,17 @@ import torch
 from torch import nn
 
 from svq.network import ModelConfig
+from svq.pack.format import NESTED_VERSION, about_file, as_json, digest, safetensors_bytes
+from svq.pack.nested_codes import split_codes
+from svq.pack.nested_reading import MARK, names_at
+from svq.pack.writing import batch_norms, other_tensors, pack_layers, pack_norms
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantize_
 from svq.quant.nested import precisions_of
-from svq.quant.nested_codes import split_codes
 from svq.quant.nested_members import at_precision_
-from svq.quant.nested_reading import MARK, names_at
-from svq.quant.packed_format import NESTED_VERSION, about_file, as_json, digest, safetensors_bytes
-from svq.quant.packed_writing import batch_norms, other_tensors, pack_layers, pack_norms
 
 
 def pack_nested(net: nn.Module, config: ModelConfig, calibration: dict | None) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Metadata and tensors (svq.quant.packed_format, version 4) of nested `net`, which stays as it is.
+    """Metadata and tensors (svq.pack.format, version 4) of nested `net`, which stays as it is.
 
     calibration: that of the highest precision, or None.
     """

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.network import ModelConfig
+from svq.pack.bitpack import compress_codes, pack_codes
+from svq.pack.format import AFFINE, PLAIN, SYMMETRIC, TYPES, PackedLayer, merged_biases
 from svq.quant.api import QuantConfig, float_weight, quantizers, state_names
-from svq.quant.bitpack import compress_codes, pack_codes
 from svq.quant.folding import scales_and_shifts
 from svq.quant.integer import IntegerQuantizer
-from svq.quant.packed_format import AFFINE, PLAIN, SYMMETRIC, TYPES, PackedLayer, merged_biases
 from svq.quant.quantizers import make_quantizer
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # of float16 at full precision

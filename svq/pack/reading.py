@@ -13,10 +13,10 @@ from torch import nn
 from svq.config import from_dict
 from svq.errors import UserError
 from svq.network import ModelConfig
+from svq.pack.format import NESTED_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases
+from svq.pack.nested_reading import as_plain, names_at, precision_to_read
+from svq.pack.unpacked_layers import UnpackedLayer, unpack_layers
 from svq.quant.api import FLOAT_BITS, quantizable
-from svq.quant.nested_reading import as_plain, names_at, precision_to_read
-from svq.quant.packed_format import NESTED_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases
-from svq.quant.unpacked_layers import UnpackedLayer, unpack_layers
 
 
 def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, torch.Tensor]]:

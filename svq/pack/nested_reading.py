@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from svq.errors import UserError
+from svq.pack.format import FORMAT_VERSION, NESTED_VERSION, PackedLayer, digest, model_dict
+from svq.pack.nested_codes import join_codes
 from svq.quant.nested import no_such_precision
-from svq.quant.nested_codes import join_codes
-from svq.quant.packed_format import FORMAT_VERSION, NESTED_VERSION, PackedLayer, digest, model_dict
 
 MARK = "@"  # between the name of a tensor and the precision that it belongs to
 
