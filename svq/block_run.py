@@ -14,6 +14,7 @@ from torch import nn
 
 from svq.backend.resampled import interval
 from svq.config import to_dict
+from svq.data.stretches import calibration_features, digest_of
 from svq.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
 from svq.digest import fingerprint
 from svq.errors import UserError
@@ -22,7 +23,6 @@ from svq.nets.blocks import blocks_of, titles_of
 from svq.quant.api import float_weight, quantizable
 from svq.quant.batchnorm_fold import fold_into_layers_
 from svq.quant.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
-from svq.quant.calibration_data import calibration_features, digest_of
 
 
 def model_digest(folder) -> str:

@@ -16,9 +16,9 @@ from svq.backend.metrics import eer_of
 from svq.backend.norm import pair_scores
 from svq.backend.scores import read_trials
 from svq.backend.tokens import IdIndex, read_columns
+from svq.data.extraction import Utterances, embed
 from svq.digest import fingerprint
 from svq.errors import UserError, some_of
-from svq.extraction import Utterances, embed
 from svq.progress import progress
 from svq.tensors import load_tensors, save_tensors
 

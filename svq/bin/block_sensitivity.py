@@ -20,8 +20,8 @@ from svq.atomic import atomic_write
 from svq.block_run import BlockRun
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
+from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.extraction import compute_on
 from svq.nets.blocks import LEVELS
 from svq.quant.block_sensitivity import BlockSensitivityConfig, write_blocks
 from svq.train.config import TrainConfig

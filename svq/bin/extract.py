@@ -20,8 +20,8 @@ from svq.progress import progress
 
 def main() -> None:
     options = parse_options()
+    from svq.data.extraction import Utterances, compute_on
     from svq.data.features import write_ark
-    from svq.extraction import Utterances, compute_on
 
     exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
     if exported and options.device != "cpu":
@@ -43,7 +43,7 @@ def main() -> None:
 
 def torch_model(options):
     """Config, whether it takes waveforms (it does not), and what gives embeddings: a folder or .svq, on any device."""
-    from svq.extraction import embed
+    from svq.data.extraction import embed
     from svq.models import load_model
     from svq.quant.api import freeze_
 
@@ -54,8 +54,8 @@ def torch_model(options):
 
 def exported_model(options):
     """The same of a model in one of the runtimes."""
+    from svq.data.extraction import embed_exported
     from svq.deploy.runtimes import load_embedder
-    from svq.extraction import embed_exported
 
     embedder = load_embedder(options.model, options.backend, options.num_threads)
     waveforms = embedder.input == "waveform"

@@ -12,8 +12,8 @@ import os
 from svq.atomic import atomic_write
 from svq.cli import add_network_options, check_network_options, parser, run_main
 from svq.data.datadir import DataDir
+from svq.data.extraction import Utterances, compute_on, embed
 from svq.errors import UserError
-from svq.extraction import Utterances, compute_on, embed
 from svq.models import load_model
 from svq.progress import progress
 from svq.tensors import save_tensors

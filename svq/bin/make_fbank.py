@@ -21,10 +21,10 @@ def main() -> None:
     options = parse_options()
     import torch
 
+    from svq.data.extraction import Utterances
     from svq.data.features import write_ark
     from svq.data.frontend import FrontEndConfig
     from svq.data.stored import write_made
-    from svq.extraction import Utterances
 
     torch.set_num_threads(options.num_threads)
     front_end = FrontEndConfig(options.rate, options.num_mels, mean_normalize=False)

@@ -17,8 +17,8 @@ import os
 
 from svq.atomic import atomic_write
 from svq.cli import add_network_options, check_network_options, parser, run_main
+from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.extraction import compute_on
 
 METHODS = {"uniform": {"method": "uniform"}, "integer": {"method": "integer", "scheme": "affine"},
            "width": {"partition": "width"}, "count": {"partition": "count"}, "lloyd": {}, "calibrated": {}}
@@ -85,7 +85,7 @@ class Study:
 
     def calibration(self):
         """(B, T, F) features to calibrate on."""
-        from svq.quant.calibration_data import calibration_features
+        from svq.data.stretches import calibration_features
 
         if self.features is None:
             o = self.options
@@ -108,7 +108,7 @@ class Study:
     def key(self, variant: Variant) -> list:
         """What the embeddings depend on beside network and list."""
         from svq.config import to_dict
-        from svq.quant.calibration_data import digest_of
+        from svq.data.stretches import digest_of
 
         if variant.method == "float":
             return []

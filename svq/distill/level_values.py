@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
+from svq.data.extraction import Utterances, equal_length_batches, readable
 from svq.distill.cache import Part
 from svq.distill.levels import PROBE, Clock, LevelOutputs
 from svq.errors import UserError, some_of
-from svq.extraction import Utterances, equal_length_batches, readable
 from svq.progress import progress
 
 

@@ -11,13 +11,13 @@ from torch import nn
 
 from svq.config import to_dict
 from svq.data.datadir import DataDir
+from svq.data.extraction import Utterances
 from svq.distill.aggregation import WEIGHTS, load_aggregation
 from svq.distill.cache import (LevelInfo, Part, digest_of, finish, free_bytes, invalidate, is_whole, planned_bytes,
                                teacher_digest)
 from svq.distill.level_values import make_part, sizes
 from svq.distill.levels import Clock, Level, LevelOutputs, find_level
 from svq.errors import UserError
-from svq.extraction import Utterances
 from svq.network import ModelConfig
 
 

@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize
 from svq.backend.identification import accuracy, identify
 from svq.backend.metrics import eer
 from svq.backend.segments import IdentifyConfig, embed_segments, plan_segments
+from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.development import DevelopmentList
-from svq.extraction import Utterances
 
 
 def for_inference(net: nn.Module) -> nn.Module:

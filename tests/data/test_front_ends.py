@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svq.config import from_dict, to_dict
+from svq.data.extraction import Utterances
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored, takes_stored
 from svq.errors import UserError
-from svq.extraction import Utterances
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, save_packed
 from svq.pack.reading import read_packed

@@ -12,8 +12,8 @@ import yaml
 
 from svq.bin import teacher_embeddings, train
 from svq.data.datadir import DataDir
+from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEndConfig
-from svq.extraction import Utterances
 from svq.models import save_model
 from svq.network import ModelConfig
 from svq.tensors import save_tensors

@@ -12,6 +12,7 @@ from torch import nn
 from svq.bin import pack, quantize
 from svq.config import from_dict
 from svq.data.frontend import FrontEndConfig
+from svq.data.stretches import calibration_features
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
@@ -20,7 +21,6 @@ from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, batchnorm_fold as fold, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.bias_correction import channel_means, correct_biases_, output_means
-from svq.quant.calibration_data import calibration_features
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 from svq.train.config import TrainConfig
 from tests.builders import data_dir

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.utils import parametrize
 
+from svq.data.extraction import embed
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.extraction import embed
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, packed_bytes, save_packed

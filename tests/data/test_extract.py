@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from svq.bin import extract, make_fbank, merge_jobs
 from svq.config import to_dict
 from svq.data import stored
+from svq.data.extraction import Utterances, embed, equal_length_batches
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.extraction import Utterances, embed, equal_length_batches
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
 from tests.builders import data_dir, voice
@@ -166,7 +166,7 @@ def test_stored_features_of_silence(place, monkeypatch, tmp_path, compression):
     """As an archive made elsewhere may hold them: two silences have one embedding."""
     _, _, model, _ = place
     data = data_dir(tmp_path, speakers=1, utts=3, seconds=0.3)
-    monkeypatch.setattr("svq.extraction.require_sound", lambda *_: None)
+    monkeypatch.setattr("svq.data.extraction.require_sound", lambda *_: None)
     for utt, length in ((1, 8000), (2, 400)):
         soundfile.write(tmp_path / "data_wav" / f"spk00-utt{utt:02d}.wav", np.zeros(length), 16000)
     call(monkeypatch, make_fbank, data, tmp_path / "fbank", "--compress", compression[0],

@@ -7,8 +7,8 @@ import hashlib
 import numpy as np
 import torch
 
+from svq.data.extraction import Utterances
 from svq.errors import UserError
-from svq.extraction import Utterances
 
 _CHOICE = 5  # keeps this random stream apart from those of crops, batch orders and probes
 
