@@ -15,9 +15,9 @@ from torch import nn
 from svq.backend.resampled import interval
 from svq.config import to_dict
 from svq.data.stretches import calibration_features, digest_of
-from svq.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
 from svq.digest import fingerprint
 from svq.errors import UserError
+from svq.evaluation.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
 from svq.models import load_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.quant.api import float_weight, quantizable

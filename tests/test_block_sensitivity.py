@@ -8,12 +8,12 @@ import pytest
 import soundfile
 import torch
 
-from svq import development
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import block_sensitivity, quantize, select
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.trials import make_trials
 from svq.errors import UserError
+from svq.evaluation import development
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
 from svq.pack.file import save_packed

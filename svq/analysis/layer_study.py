@@ -20,9 +20,9 @@ from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Referenc
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
 from svq.data.stretches import calibration_features, digest_of
-from svq.development import Measured, measure
 from svq.digest import fingerprint
 from svq.errors import UserError
+from svq.evaluation.development import Measured, measure
 from svq.tensors import load_tensors, save_tensors
 
 ALL = "all"

@@ -60,7 +60,7 @@ class Study:
 
     def __init__(self, options):
         from svq.block_run import model_digest
-        from svq.development import DevelopmentList, EmbeddingStore
+        from svq.evaluation.development import DevelopmentList, EmbeddingStore
         from svq.models import load_model
 
         self.options = options
@@ -124,7 +124,7 @@ class Study:
 
     def row(self, variant: Variant) -> dict:
         from svq.backend.resampled import interval
-        from svq.development import drifts, measure
+        from svq.evaluation.development import drifts, measure
 
         title = f"{variant.bits} bits, {variant.method}, {variant.codebook}"
         vectors = self.store.get(self.key(variant), lambda: self.network(variant), title)

@@ -24,9 +24,9 @@ def main():
     args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
     args.add_argument("--marker", default="zoo", help="name in the two lines")
     args = args.parse_args()
+    from svq.evaluation.zoo_table import markdown, measure, unexplained
     from svq.nets.flops import frames_in
     from svq.report.markdown import update_file
-    from svq.report.zoo import markdown, measure, unexplained
 
     for width in args.bits:
         if not 1 <= width <= 8:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from svq.backend.identification import accuracy, identify
 from svq.backend.metrics import eer
-from svq.backend.segments import IdentifyConfig, embed_segments, plan_segments
 from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEnd, FrontEndConfig
-from svq.development import DevelopmentList
+from svq.evaluation.development import DevelopmentList
+from svq.evaluation.identification import accuracy, identify
+from svq.evaluation.segments import IdentifyConfig, embed_segments, plan_segments
 
 
 def for_inference(net: nn.Module) -> nn.Module:

@@ -8,23 +8,23 @@ from typing import Sequence
 
 import numpy as np
 
-from svq.backend.identification import identification
 from svq.backend.metrics import eer
 from svq.backend.scores import read_trials
-from svq.backend.segments import IdentifyConfig
+from svq.backend.speakers import EerInterval
 from svq.data import audio
 from svq.data.datadir import DataDir
 from svq.data.sounding import require_sound
 from svq.deploy.runtimes import Embedder, load_embedder
-from svq.development import DevelopmentList
 from svq.errors import UserError
+from svq.evaluation.development import DevelopmentList
+from svq.evaluation.identification import identification
+from svq.evaluation.operations import milliseconds, operations
+from svq.evaluation.segments import IdentifyConfig
 from svq.models import load_model
 from svq.network import ModelConfig
 from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
-from svq.report.speakers import EerInterval
 from svq.report.tradeoff import Row
-from svq.search.cost import milliseconds, operations
 
 
 def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from svq.backend.segments import Segment, embed_segments
 from svq.bin.embed import recordings_of
 from svq.data import audio
 from svq.data.augment import Augment
@@ -21,6 +20,7 @@ from svq.data.table import Table
 from svq.data.validate import validate
 from svq.data.wavark import copy_part
 from svq.errors import UserError
+from svq.evaluation.segments import Segment, embed_segments
 from svq.verifier import Verifier
 from tests.builders import voice
 

@@ -17,6 +17,7 @@ from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
+from svq.evaluation.operations import flops_by_layer, operations
 from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.nets.flops import count_flops
@@ -34,7 +35,6 @@ from svq.quant.ptq import PTQConfig, quantize_without_training_
 from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.report import quant_figures
 from svq.report.systems import System
-from svq.search.cost import flops_by_layer, operations
 from svq.search.exam import mean_bits, size_and_bits
 from tests.builders import data_dir
 from tests.helpers import run_worker

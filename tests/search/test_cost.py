@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
+from svq.evaluation.operations import flops_by_layer, milliseconds, operations
 from svq.nets.flops import count_flops, frames_in
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
 from svq.report.search_plots import Scale, running_best
-from svq.search.cost import flops_by_layer, milliseconds, operations
 from svq.search.summary import Trial, importances
 from tests.search.test_search_workers import Bench
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from svq.backend.embeddings import unit_length
-from svq.backend.segments import embed_segments, plan_segments
 from svq.config import to_dict
+from svq.evaluation.segments import embed_segments, plan_segments
 
 
 class Identified(NamedTuple):

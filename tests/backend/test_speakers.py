@@ -5,8 +5,8 @@ import pytest
 
 from svq.backend.bootstrap import speaker_bootstrap
 from svq.backend.scores import read_trials
+from svq.backend.speakers import EerInterval, trial_speakers
 from svq.errors import UserError
-from svq.report.speakers import EerInterval, trial_speakers
 from tests.report import fake
 
 
@@ -91,7 +91,7 @@ def test_interval_is_the_backend_s_to_the_bit(tmp_path, speakers, gap, decimals)
 
 def test_too_few_speakers(tmp_path, monkeypatch):
     """Half of the draws from two speakers hold one of them only, so no non-target trial."""
-    monkeypatch.setattr("svq.report.speakers._TRIES", 1)
+    monkeypatch.setattr("svq.backend.speakers._TRIES", 1)
     trials = fake.write_set(tmp_path, "trials", speakers=2, utts=3)
     same = np.array([t[2] for t in trials])
     interval = EerInterval(read_trials(tmp_path / "trials"), tmp_path, 20)

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.backend.identification import accuracy, accuracy_interval, identify
-from svq.backend.segments import IdentifyConfig, embed_segments, plan_segments, plan_speaker
 from svq.bin import identify as worker
 from svq.config import from_dict
 from svq.data.datadir import create
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
+from svq.evaluation.identification import accuracy, accuracy_interval, identify
+from svq.evaluation.segments import IdentifyConfig, embed_segments, plan_segments, plan_speaker
 from svq.models import save_model
 from svq.network import ModelConfig
 from tests.builders import data_dir
