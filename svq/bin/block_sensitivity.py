@@ -40,8 +40,8 @@ def main() -> None:
     quant = run.config.quant
     said = f"{options.model}, {quant.method} {quant.bits} bits, one {options.level} at a time; {listed}; " \
            f"the float model's file has {size} bytes"
+    from svq.draw.figure import standalone
     from svq.report.block_table import markdown, plot  # matplotlib takes a second to load
-    from svq.report.figure import standalone
 
     drawn = plot(rows, f"{quant.method}, {quant.bits} bits")
     for name, text in (("blocks.svg", standalone(drawn.svg)), ("blocks.md", markdown(rows, f"{said}."))):

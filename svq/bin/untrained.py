@@ -141,7 +141,7 @@ class Study:
 
 def markdown(rows: list[dict], note: str) -> str:
     """The rows as a table."""
-    from svq.report.cells import markdown_table
+    from svq.draw.tables import markdown_table
 
     heads = ("bits", "method", "one codebook a", "file (bytes)", "EER (%)", "95 % interval", "to float", "95 % interval",
              "minDCF(0.01)", "cosine to float")

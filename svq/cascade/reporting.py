@@ -12,9 +12,9 @@ from svq.cascade.evaluate import Replay, curve, evaluate
 from svq.cascade.ladder import Ladder, load_ladder, load_maps
 from svq.cascade.measures import Point
 from svq.cascade.trial_list import TrialList
+from svq.draw.page import write_figures
 from svq.errors import UserError
 from svq.report.cascade import Evaluated, markdown, plot, render, tsv
-from svq.report.quant_page import write_figures
 
 
 def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,

@@ -10,13 +10,12 @@ from svq.cascade.accounting import ACCOUNTINGS
 from svq.cascade.cost import UNITS
 from svq.cascade.evaluate import CASCADE, RANDOM, CurvePoint, Row
 from svq.cascade.measures import MEASURES
-from svq.report import figure as fig
+from svq.draw import figure as fig
+from svq.draw.axes import dash
+from svq.draw.figure import Drawn
+from svq.draw.page import page, section
+from svq.draw.tables import html_table, markdown_table
 from svq.report import measured
-from svq.report.cells import html_table, markdown_table
-from svq.report.html import page
-from svq.report.plots import dash
-from svq.report.quant_page import section
-from svq.report.quant_plots import Drawn
 
 HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",

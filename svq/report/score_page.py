@@ -10,9 +10,8 @@ from svq.analysis.score_rows import write_rows
 from svq.atomic import atomic_write
 from svq.backend.score_map import save_map
 from svq.config import dump_config
+from svq.draw.page import page, section, write_figures
 from svq.report import score_tables
-from svq.report.html import page
-from svq.report.quant_page import section, write_figures
 from svq.report.score_plots import figures
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."

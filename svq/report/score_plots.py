@@ -9,9 +9,9 @@ import numpy as np
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis, swept
 from svq.analysis.score_lists import distance_names
 from svq.analysis.score_rows import Lookup
-from svq.report import figure as fig
-from svq.report.plots import nice_ticks
-from svq.report.quant_plots import Drawn
+from svq.draw import figure as fig
+from svq.draw.axes import nice_ticks
+from svq.draw.figure import Drawn
 from svq.report.score_tables import MEASURES
 
 _WIDE = 8.2  # inches

@@ -11,7 +11,7 @@ from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis
 from svq.analysis.score_config import RAW, SCALES
 from svq.analysis.score_lists import distance_names
 from svq.analysis.score_rows import Lookup, ScoreRow
-from svq.report.cells import html_table, markdown_table
+from svq.draw.tables import html_table, markdown_table
 
 MEASURES = {"eer": "EER (%)", "mindcf": "minDCF", "cllr": "Cllr", "rms": "drift (rms)", "harmful": "harmful flips (%)"}
 DIGITS = {"eer": 2, "mindcf": 3, "actdcf": 3, "cllr": 3, "min_cllr": 3}  # others: 3

@@ -6,11 +6,9 @@ import os
 from typing import Sequence
 
 from svq.atomic import atomic_write
-from svq.report import search_plots as plots
-from svq.report import tradeoff
-from svq.report.html import page
-from svq.report.quant_page import section, write_figures
-from svq.report.quant_plots import Drawn
+from svq.draw.figure import Drawn
+from svq.draw.page import page, section, write_figures
+from svq.report import search_plots as plots, tradeoff
 
 
 def figures_of(study) -> tuple[list[Drawn], str]:

@@ -1,6 +1,6 @@
 """Figures of a search: how it went, what each setting did, and what the pruner saw.
 
-Each takes plain values and gives a `Drawn`, as in svq.report.quant_plots. Complete trials are full marks, pruned ones
+Each takes plain values and gives a `Drawn`, of svq.draw.figure. Complete trials are full marks, pruned ones
 hollow, at the last value that was measured.
 """
 
@@ -12,9 +12,9 @@ from typing import Sequence
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from svq.report import figure as fig
-from svq.report.plots import nice_ticks
-from svq.report.quant_plots import Drawn
+from svq.draw import figure as fig
+from svq.draw.axes import nice_ticks
+from svq.draw.figure import Drawn
 from svq.search.summary import Importance, Trial
 
 ERROR = "value (error + size), %"

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import dataclass
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from svq.report import style
+from svq.draw import style
 
 NUM_SERIES = 8
 INK, MUTED, GRID, SURFACE = "#000101", "#000102", "#000103", "#000104"
@@ -62,6 +63,18 @@ _RC = {
     "lines.solid_capstyle": "round",
     "figure.constrained_layout.use": True,
 }
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure. name: of its files. note: how to read it. columns, rows: the numbers that it shows."""
+
+    name: str
+    title: str
+    note: str
+    svg: str
+    columns: tuple[str, ...]
+    rows: list[tuple]
 
 
 def series(index: int) -> str:

@@ -1,4 +1,4 @@
-"""The report page's style sheet: light and dark, phone to desk to paper."""
+"""The style sheet of pages: light and dark, phone to desk to paper."""
 
 # Eight hues told apart by their lightness as well; dark-theme twins are lighter.
 _LIGHT = {
