@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.atomic import remove_leftovers
+from svq.bits.sensitivity import GaussNewtonEstimator, LayerSensitivity, StoppingRule, TraceEstimator, write_sensitivity
 from svq.cli import parser, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
@@ -30,13 +31,6 @@ from svq.digest import fingerprint
 from svq.errors import UserError, some_of
 from svq.models import load_model
 from svq.progress import progress
-from svq.quant.sensitivity import (
-    GaussNewtonEstimator,
-    LayerSensitivity,
-    StoppingRule,
-    TraceEstimator,
-    write_sensitivity,
-)
 from svq.train.checkpoint import load_checkpoint, save_checkpoint
 from svq.train.folders import take_head
 from svq.train.heads import AAMSoftmax

@@ -59,7 +59,7 @@ class Study:
     """The float network, the trial list and what is kept of every variant."""
 
     def __init__(self, options):
-        from svq.block_run import model_digest
+        from svq.bits.block_run import model_digest
         from svq.evaluation.development import DevelopmentList, EmbeddingStore
         from svq.models import load_model
 

@@ -90,7 +90,7 @@ def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None,
 
     UserError for a name that is neither a layer nor a module with layers, and for a table of another network.
     """
-    from svq.quant.bits_table import check_bits, read_bits
+    from svq.bits.table import check_bits, read_bits
 
     known, found = [name for name, _ in quantizable(net)], set()
     for name in names:

@@ -19,7 +19,7 @@ from svq.pack.nested_writing import nested_bytes, pack_nested
 from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
-from svq.quant.folding import fold_batch_norm_
+from svq.quant.inference_norm import fold_batch_norm_
 from svq.quant.nested import precisions_of
 from svq.tensors import load_state, save_tensors
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from svq.bits.allocation import AllocateConfig
+from svq.bits.selection import SelectConfig
 from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
 from svq.distill.objective import DistillConfig
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.quant.allocation import AllocateConfig
 from svq.quant.ptq import PTQConfig
-from svq.quant.selection import SelectConfig
 from svq.train.schedule import ScheduleConfig
 
 

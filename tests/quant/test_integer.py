@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svq.bin import inspect
+from svq.bits.allocation import layer_tables
 from svq.models import load_model
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.allocation import layer_tables
 from svq.quant.api import quantizers
 from svq.quant.quantizers import make_quantizer
 from svq.quant.ranges import fit_grid, grid_size, kl_threshold

@@ -14,6 +14,11 @@ from torch import nn
 from svq.analysis.layer_activations import movements
 from svq.analysis.layer_parts import parts_of
 from svq.bin import block_sensitivity, layer_analysis, pack, train
+from svq.bits.allocation import AllocateConfig, allocate, make_problem
+from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
+from svq.bits.presets import bits_rows
+from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
+from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
@@ -24,15 +29,10 @@ from svq.nets.flops import count_flops
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.allocation import AllocateConfig, allocate, make_problem
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
 from svq.quant.bias_correction import output_means
-from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
-from svq.quant.block_sensitivity import part_bytes, quantized_copy, read_blocks
-from svq.quant.presets import bits_rows
 from svq.quant.ptq import PTQConfig, quantize_without_training_
-from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.report import quant_figures
 from svq.report.systems import System
 from svq.search.exam import mean_bits, size_and_bits

@@ -12,15 +12,14 @@ import numpy as np
 import pytest
 import yaml
 
-from svq.bin import search as worker
-from svq.bin import tradeoff, train
+from svq.bin import search as worker, tradeoff, train
+from svq.bits.allocation import AllocateConfig
+from svq.bits.selection import SelectConfig
 from svq.config import load_config
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant import QuantConfig
-from svq.quant.allocation import AllocateConfig
 from svq.quant.ptq import PTQConfig
-from svq.quant.selection import SelectConfig
 from svq.search.claims import latest
 from svq.search.config import SearchConfig
 from svq.search.outcome import best_of

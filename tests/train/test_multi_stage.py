@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from svq.bits.table import LayerBits, write_bits
 from svq.config import from_dict, load_config, to_dict
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant import QuantConfig
 from svq.quant.api import quantizable, quantizers
-from svq.quant.bits_table import LayerBits, write_bits
 from svq.quant.quantizers import make_quantizer
 from svq.tensors import load_tensors
 from svq.train.checkpoint import load_checkpoint

@@ -17,11 +17,11 @@ import torch
 from torch import nn
 
 from svq.atomic import atomic_write
+from svq.bits.table import table_rows
 from svq.config import check_choices
 from svq.errors import UserError, located
 from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
-from svq.quant.bits_table import table_rows
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 
 FLOAT, ALL = "float", "all"  # rows that are no blocks

@@ -12,13 +12,7 @@ from hypothesis import strategies as st
 
 from svq.backend.calibration import mean_text
 from svq.bin import allocate as worker
-from svq.config import from_dict
-from svq.errors import UserError
-from svq.models import save_model
-from svq.network import ModelConfig
-from svq.pack.file import save_packed
-from svq.quant import QuantConfig, quantize_
-from svq.quant.allocation import (
+from svq.bits.allocation import (
     AllocateConfig,
     Allocator,
     Problem,
@@ -29,8 +23,14 @@ from svq.quant.allocation import (
     sections_of,
     uniform_choice,
 )
+from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits
+from svq.config import from_dict
+from svq.errors import UserError
+from svq.models import save_model
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
+from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, float_weight, quantizable
-from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits
 from tests.helpers import run_worker
 
 CANDIDATES = (1, 2, 3, 4)

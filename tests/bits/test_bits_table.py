@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 from svq.errors import UserError
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits
-from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 
 names = st.from_regex(r"[a-z][a-z0-9_]{0,8}(\.[a-z0-9_]{1,8}){0,3}", fullmatch=True)
 shapes = st.lists(st.integers(1, 4096), min_size=1, max_size=4).map(tuple)

@@ -17,9 +17,9 @@ import torch
 from torch import nn
 
 from svq.atomic import atomic_write
+from svq.bits.table import format_shape, parse_shape, table_rows
 from svq.errors import UserError, located
 from svq.quant.api import quantizable
-from svq.quant.bits_table import format_shape, parse_shape, table_rows
 from svq.quant.layers import parametrization
 
 COLUMNS = ("layer", "shape", "trace", "std_error", "samples")

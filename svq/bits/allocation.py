@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from svq.bits.table import LayerBits, check_bits
 from svq.errors import UserError
 from svq.pack.bitpack import packed_size
 from svq.pack.file import packed_bytes
 from svq.pack.writing import value_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
-from svq.quant.bits_table import LayerBits, check_bits
 from svq.quant.quantizers import make_quantizer
 
 FRONTIER_COLUMNS = ("bytes", "average_bits", "objective")

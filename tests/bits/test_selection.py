@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.errors import UserError
-from svq.quant.selection import (
+from svq.bits.selection import (
     Selection,
     exact_within_bytes,
     exact_within_loss,
@@ -16,6 +15,7 @@ from svq.quant.selection import (
     greedy_within_loss,
     knapsack,
 )
+from svq.errors import UserError
 
 losses = st.one_of(st.just(0.0), st.floats(-0.5, 2), st.floats(1e-4, 1e-2))
 

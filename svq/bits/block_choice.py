@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from svq.block_run import BlockRun
+from svq.bits import selection
+from svq.bits.block_run import BlockRun
+from svq.bits.block_sensitivity import read_blocks
+from svq.bits.presets import float_blocks
 from svq.errors import UserError
-from svq.quant import selection
-from svq.quant.block_sensitivity import read_blocks
-from svq.quant.presets import float_blocks
 
 COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}
 STEP_COLUMNS = ("block", "done", "bytes", "estimated_loss", "measured_loss")

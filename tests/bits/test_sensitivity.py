@@ -19,13 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from svq.bin import sensitivity, train
-from svq.errors import UserError
-from svq.models import load_model, save_model
-from svq.nets import build
-from svq.nets.pooling import VARIANCE_FLOOR
-from svq.quant import QuantConfig, quantize_
-from svq.quant.api import quantizable
-from svq.quant.sensitivity import (
+from svq.bits.sensitivity import (
     LayerSensitivity,
     StoppingRule,
     TraceEstimator,
@@ -33,6 +27,12 @@ from svq.quant.sensitivity import (
     read_sensitivity,
     write_sensitivity,
 )
+from svq.errors import UserError
+from svq.models import load_model, save_model
+from svq.nets import build
+from svq.nets.pooling import VARIANCE_FLOOR
+from svq.quant import QuantConfig, quantize_
+from svq.quant.api import quantizable
 from svq.train.checkpoint import load_checkpoint
 from tests.builders import data_dir
 from tests.helpers import run_worker

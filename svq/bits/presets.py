@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from torch import nn
 
+from svq.bits.table import LayerBits
 from svq.errors import UserError
 from svq.nets.blocks import blocks_of
 from svq.nets.ecapa_blocks import SERes2Block
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable
-from svq.quant.bits_table import LayerBits
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import torch
 
+from svq.bits.presets import float_blocks, preset_bits
+from svq.bits.table import bits_by_layer, check_bits, read_bits, write_bits
 from svq.errors import UserError
 from svq.nets import build
 from svq.network import ModelConfig
 from svq.pack.file import packed_bytes, save_packed
 from svq.pack.format import safetensors_bytes
 from svq.quant import QuantConfig, quantize_
-from svq.quant.bits_table import bits_by_layer, check_bits, read_bits, write_bits
-from svq.quant.presets import float_blocks, preset_bits
 
 SMALL = {"channels": 32, "wide": 48, "squeeze": 8, "attention": 8}
 

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.bin import fit_head, sensitivity
+from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator, read_sensitivity
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import save_model
 from svq.network import ModelConfig
 from svq.quant.api import quantizable
-from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator, read_sensitivity
 from svq.tensors import load_tensors
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from svq.backend.resampled import interval
+from svq.bits.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
 from svq.config import to_dict
 from svq.data.stretches import calibration_features, digest_of
 from svq.digest import fingerprint
@@ -22,7 +23,6 @@ from svq.models import load_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.quant.api import float_weight, quantizable
 from svq.quant.batchnorm_fold import fold_into_layers_
-from svq.quant.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
 
 
 def model_digest(folder) -> str:

@@ -10,6 +10,8 @@ import torch
 
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import block_sensitivity, quantize, select
+from svq.bits.block_sensitivity import read_blocks, write_blocks
+from svq.bits.table import bits_by_layer, read_bits
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.trials import make_trials
 from svq.errors import UserError
@@ -19,8 +21,6 @@ from svq.network import ModelConfig
 from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable
-from svq.quant.bits_table import bits_by_layer, read_bits
-from svq.quant.block_sensitivity import read_blocks, write_blocks
 from svq.quant.quantizers import make_quantizer
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -8,9 +8,9 @@ from typing import Sequence
 import numpy as np
 from matplotlib.ticker import FuncFormatter
 
+from svq.bits.block_sensitivity import ALL, COLUMNS, FLOAT, BlockRow
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn
-from svq.quant.block_sensitivity import ALL, COLUMNS, FLOAT, BlockRow
 
 _HEADS = ("quantized", "what it is", "weights", "saved (bytes)", "file (bytes)", "EER (%)", "to float", "95 % interval",
           "minDCF(0.01)", "to float", "95 % interval", "drift", "95th percentile")
