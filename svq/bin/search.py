@@ -44,7 +44,7 @@ def prepare(options, search, parameters, sets):
     from svq.search.development import Eer, IdentificationError
     from svq.search.trial import Setup
     from svq.train.config import TrainConfig
-    from svq.train.running import RunOptions
+    from svq.train.run import RunOptions
 
     config = load_config(options.train, TrainConfig, sets)
     weights = os.path.join(options.init, "model.safetensors")
@@ -65,7 +65,7 @@ def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
     from svq.digest import fingerprint
-    from svq.train.running import decisive
+    from svq.train.run import decisive
 
     def files(folders, *names):
         paths = [os.path.join(folder, name) for folder in folders if folder for name in names]

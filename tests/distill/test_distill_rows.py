@@ -6,9 +6,8 @@ import pytest
 
 from svq import nets
 from svq.config import load_config
-from svq.distill.aggregation import AggregationTrainConfig
 from svq.distill.levels import LevelOutputs, find_level
-from svq.train.config import TrainConfig
+from svq.train.config import AggregationTrainConfig, TrainConfig
 
 CONF = Path(__file__).resolve().parents[2] / "egs" / "speechocean762" / "conf"
 ROWS = sorted(path.stem for path in (CONF / "distill").glob("*.yaml") if path.stem not in ("student", "aggregation"))

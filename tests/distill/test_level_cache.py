@@ -146,7 +146,7 @@ def test_plan_writes_nothing_and_no_room_is_refused(place, tmp_path, monkeypatch
     run_worker(teacher_embeddings.main, "--model", place.teacher, "--data", place.data, "--out", tmp_path / "out",
                "--level", "utterance", "--plan")
     assert "utterance: a vector of 10 for each of 24 utterances" in capsys.readouterr().out
-    monkeypatch.setattr("svq.distill.making.free_bytes", lambda _: 900)
+    monkeypatch.setattr("svq.distill.cache_writing.free_bytes", lambda _: 900)
     with pytest.raises(UserError, match="would take .* MB, but the disk has 0.0 MB free"):
         cache(place.teacher, place.data, tmp_path / "out", "utterance")
     assert not (tmp_path / "out").exists()

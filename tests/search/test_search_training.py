@@ -27,7 +27,7 @@ from svq.search.restart import set_aside
 from svq.search.storage import open_study
 from svq.train.config import TrainConfig
 from svq.train.loop import Trainer
-from svq.train.running import RunOptions, run_id
+from svq.train.run import RunOptions, run_id
 from tests.helpers import run_worker
 from tests.search.conftest import process
 

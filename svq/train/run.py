@@ -17,8 +17,8 @@ from svq.errors import UserError
 from svq.train.config import TrainConfig
 from svq.train.distributed import join_world, leave_world
 from svq.train.folders import save_trained, starting_network
+from svq.train.make_objective import make_head, make_objective
 from svq.train.stages import train
-from svq.train.teaching import make_head, make_objective
 
 
 @dataclasses.dataclass(frozen=True)
