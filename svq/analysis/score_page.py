@@ -5,14 +5,14 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from svq.analysis import score_tables
 from svq.analysis.score_analysis import Analysis
+from svq.analysis.score_plots import figures
 from svq.analysis.score_rows import write_rows
 from svq.atomic import atomic_write
 from svq.backend.score_map import save_map
 from svq.config import dump_config
 from svq.draw.page import page, section, write_figures
-from svq.report import score_tables
-from svq.report.score_plots import figures
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."
 

@@ -9,10 +9,10 @@ import numpy as np
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis, swept
 from svq.analysis.score_lists import distance_names
 from svq.analysis.score_rows import Lookup
+from svq.analysis.score_tables import MEASURES
 from svq.draw import figure as fig
 from svq.draw.axes import nice_ticks
 from svq.draw.figure import Drawn
-from svq.report.score_tables import MEASURES
 
 _WIDE = 8.2  # inches
 _SCALES = {"eer": ORDER, "mindcf": ORDER, "cllr": LLR}
