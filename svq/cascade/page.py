@@ -6,6 +6,7 @@ import math
 from html import escape
 from typing import NamedTuple, Sequence
 
+from svq.cascade import live_runs
 from svq.cascade.accounting import ACCOUNTINGS
 from svq.cascade.cost import UNITS
 from svq.cascade.evaluate import CASCADE, RANDOM, CurvePoint, Row
@@ -15,7 +16,6 @@ from svq.draw.axes import dash
 from svq.draw.figure import Drawn
 from svq.draw.page import page, section
 from svq.draw.tables import html_table, markdown_table
-from svq.report import measured
 
 HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",
@@ -93,7 +93,7 @@ def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, ru
         parts += [f"### {listed.title}", markdown_table(heads(names), [cells(row, names) for row in listed.rows], 1)]
     parts.append("\n".join(f"- {note}" for note in notes(names, settings)))
     if runs:
-        parts += ["### Measured", markdown_table(measured.heads(runs), measured.rows(runs), 1), measured.note(runs)]
+        parts += ["### Measured", markdown_table(live_runs.heads(runs), live_runs.rows(runs), 1), live_runs.note(runs)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -154,8 +154,8 @@ def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence
     parts.append('<ul class="note">' + "".join(f"<li>{escape(n)}</li>" for n in notes(names, settings)) + "</ul>")
     sections = [("table", "Results", "".join(parts))]
     if runs:
-        text = html_table(measured.heads(runs), measured.rows(runs), 1)
-        sections.append(("measured", "Measured", f'{text}<p class="note">{escape(measured.note(runs))}</p>'))
+        text = html_table(live_runs.heads(runs), live_runs.rows(runs), 1)
+        sections.append(("measured", "Measured", f'{text}<p class="note">{escape(live_runs.note(runs))}</p>'))
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"Rungs: {escape(', '.join(names))}. Trial lists: {escape('; '.join(each.title for each in lists))}."
     return page("Multi-precision cascade", summary, sections, "Made by <code>steps/cascade.sh</code>.")

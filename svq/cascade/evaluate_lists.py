@@ -11,10 +11,10 @@ from svq.cascade.cost import rung_costs, storage
 from svq.cascade.evaluate import Replay, curve, evaluate
 from svq.cascade.ladder import Ladder, load_ladder, load_maps
 from svq.cascade.measures import Point
+from svq.cascade.page import Evaluated, markdown, plot, render, tsv
 from svq.cascade.trial_list import TrialList
 from svq.draw.page import write_figures
 from svq.errors import UserError
-from svq.report.cascade import Evaluated, markdown, plot, render, tsv
 
 
 def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
@@ -49,7 +49,7 @@ def settings_of(ladder: Ladder) -> str:
 
 
 def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
-    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.report.measured."""
+    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.cascade.live_runs."""
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
     if runs and (runs[0]["rungs"], runs[0]["gates"]) != (ladder.names, ladder.gates()):

@@ -6,7 +6,7 @@ import dataclasses
 import json
 
 from svq.backend.calibration import Calibration
-from svq.cascade.deciding import CascadeVerifier
+from svq.cascade.verifier import CascadeVerifier
 from svq.memory import peak_bytes
 
 
