@@ -14,7 +14,7 @@ from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_, quantizable
-from svq.search.exam import counted_as, mean_bits
+from svq.search.tradeoff import counted_as, mean_bits
 from tests.deploy.small_nets import cosines, feats
 from tests.quant.recurrent_nets import recurrent, register
 

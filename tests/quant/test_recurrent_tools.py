@@ -35,7 +35,7 @@ from svq.quant.bias_correction import output_means
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 from svq.report import quant_figures
 from svq.report.systems import System
-from svq.search.exam import mean_bits, size_and_bits
+from svq.search.tradeoff import mean_bits, size_and_bits
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register

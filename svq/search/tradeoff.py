@@ -24,7 +24,7 @@ from svq.models import load_model
 from svq.network import ModelConfig
 from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
-from svq.report.tradeoff import Row
+from svq.search.tradeoff_table import Row
 
 
 def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,

@@ -8,7 +8,7 @@ from typing import Sequence
 from svq.atomic import atomic_write
 from svq.draw.figure import Drawn
 from svq.draw.page import page, section, write_figures
-from svq.report import search_plots as plots, tradeoff
+from svq.search import plots, tradeoff_table
 
 
 def figures_of(study) -> tuple[list[Drawn], str]:
@@ -27,15 +27,15 @@ def figures_of(study) -> tuple[list[Drawn], str]:
     return figures, "" if found else note
 
 
-def write(folder, title: str, rows: Sequence[tradeoff.Row], about: tradeoff.Conditions, figures: Sequence[Drawn] = (),
-          note: str = "") -> None:
+def write(folder, title: str, rows: Sequence[tradeoff_table.Row], about: tradeoff_table.Conditions,
+          figures: Sequence[Drawn] = (), note: str = "") -> None:
     """index.html, tradeoff.md, tradeoff.tsv and each figure as .svg and .tsv, the page last."""
     folder = os.fspath(folder)
-    tradeoff.write_tsv(os.path.join(folder, "tradeoff.tsv"), rows)
+    tradeoff_table.write_tsv(os.path.join(folder, "tradeoff.tsv"), rows)
     with atomic_write(os.path.join(folder, "tradeoff.md")) as file:
-        file.write(tradeoff.markdown(rows, about))
+        file.write(tradeoff_table.markdown(rows, about))
     write_figures(folder, figures)
-    sections = [("tradeoff", "Trade-off", tradeoff.html(rows, about))]
+    sections = [("tradeoff", "Trade-off", tradeoff_table.html(rows, about))]
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"{len(rows)} systems. {note}".strip()
     with atomic_write(os.path.join(folder, "index.html")) as file:
