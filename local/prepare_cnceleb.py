@@ -20,10 +20,11 @@ from prepare_voxceleb import some_utterances
 from trial_lists import write_trials
 from voxceleb_tree import check_count, read_counts
 
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 # Ways of enrolment: the trial list, and the ending of its models' names.
 WAYS = {"several": ("trials", "-enroll"), "concat": ("trials_concat", "-concat")}

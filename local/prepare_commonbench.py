@@ -14,10 +14,11 @@ import commonbench_tree as tree
 from corpus_tools import need_folder, wav_value, write_data_dir
 from trial_lists import write_trials
 
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 ID_LENGTH = 16  # characters of a client_id (of 128) that name its speaker
 

@@ -12,9 +12,10 @@ import os
 
 from corpus_tools import list_audio, need_folder, safe_id, sox_pipe, wav_value, write_data_dir
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.data.audio import duration
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 
 def read_genders(root: str) -> dict[str, str]:

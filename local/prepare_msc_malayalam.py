@@ -19,9 +19,10 @@ import numpy as np
 from corpus_tools import AUDIO_SUFFIXES, draw_trials, need_folder, safe_id, wav_value, write_data_dir
 from trial_lists import add_suffix
 
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
 from svq.errors import UserError, located
+from svq.progress import progress
 
 # What we need -> its column in the corpus as published, or in a copy with short names.
 COLUMNS = {

@@ -12,10 +12,11 @@ import os
 
 from corpus_tools import list_audio, need_folder, safe_id, wav_value, write_data_dir
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.data import audio
 from svq.data.table import write_table
 from svq.errors import UserError, located
+from svq.progress import progress
 
 MUSAN_PARTS = ("music", "noise", "speech")
 

@@ -18,11 +18,12 @@ import numpy as np
 import prepare_librispeech
 from corpus_tools import check_disjoint, draw_trials, need_folder, wav_value, write_data_dir
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.data.audio import duration
 from svq.data.table import Table, write_table
 from svq.data.trials import make_trials
 from svq.errors import UserError, located
+from svq.progress import progress
 
 ADULT = 18  # years; below it: a child, in the corpus's own division
 

@@ -20,8 +20,9 @@ import voxceleb_tree as tree
 from corpus_tools import check_disjoint, draw_trials, need_folder, safe_id, wav_value, write_data_dir
 
 from svq.atomic import atomic_write
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 
 def value_of(path: str) -> str:

@@ -19,10 +19,11 @@ from corpus_tools import AUDIO_SUFFIXES, draw_trials, need_folder, safe_id, wav_
 from prepare_voxceleb import some_utterances
 from voxceleb_tree import scan_speaker
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.data.audio import duration
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 CHANNEL = re.compile(r"UC[A-Za-z0-9_-]{22}")
 META = "language_gender_meta.csv"

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import svq.errors
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.errors import UserError, located, some_of
+from svq.progress import progress
 
 
 def raising(error):

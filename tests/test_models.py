@@ -3,9 +3,12 @@
 import pytest
 import torch
 
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, load_tensors, save_model, save_tensors
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
+from svq.tensors import load_tensors, save_tensors
 
 
 @pytest.fixture

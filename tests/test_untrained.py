@@ -12,8 +12,9 @@ from svq.backend.metrics import eer
 from svq.bin import extract, quantize, untrained
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
-from svq.quant.packing import save_packed
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from tests.builders import data_dir
 from tests.deploy.small_nets import trained_like
 from tests.helpers import run_worker

@@ -20,11 +20,14 @@ from svq.backend.calibration import Calibration, mean_text
 from svq.backend.embeddings import read_vector
 from svq.bin import calibrate, embed, extract, pack, score, speaker_means, verify
 from svq.cli import run_main
+from svq.data.frontend import FrontEndConfig
 from svq.data.sounding import sounding_seconds
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, load_tensors, save_model, save_tensors
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_
+from svq.tensors import load_tensors, save_tensors
 from tests.builders import data_dir, voice
 from tests.helpers import run_worker
 

@@ -16,8 +16,8 @@ import numpy as np
 import soundfile
 
 from svq.atomic import write_json
-from svq.cli import progress
 from svq.errors import UserError
+from svq.progress import progress
 
 from . import acoustics
 from .acoustics import RATE

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Literal
 
 from svq.analysis.layer_parts import LEVELS
+from svq.bits.block_sensitivity import BlockSensitivityConfig
 from svq.config import check_choices
 from svq.quant.api import QuantConfig
-from svq.quant.block_sensitivity import BlockSensitivityConfig
 from svq.quant.ptq import PTQConfig
 
 
@@ -95,7 +95,7 @@ class LayerAnalysisConfig:
         return tuple(level for level in LEVELS if level in self.alone + self.kept)
 
     def of_blocks(self) -> BlockSensitivityConfig:
-        """The same for svq.block_run; ValueError for a quant that gives single layers their bits."""
+        """The same for svq.bits.block_run; ValueError for a quant that gives single layers their bits."""
         return BlockSensitivityConfig(
             model=self.model, data=self.data, trials=self.trials, quant=self.quant, level="layer", input=self.input,
             max_utts=self.max_utts, max_seconds=self.max_seconds, center=self.center, bootstrap=self.bootstrap,

@@ -8,13 +8,10 @@ import os
 from collections.abc import Sequence
 from html import escape
 
-from svq.analysis import layer_plots as plots
-from svq.analysis import layer_tables as tables
+from svq.analysis import layer_plots as plots, layer_tables as tables
 from svq.atomic import atomic_write
-from svq.report.figure import NUM_SERIES
-from svq.report.html import page
-from svq.report.quant_page import section, write_figures
-from svq.report.quant_plots import Drawn
+from svq.draw.figure import NUM_SERIES, Drawn
+from svq.draw.page import page, section, write_figures
 
 _SYSTEMS = ("Loss: above the first network, with intervals over speakers that are the same resampled ones everywhere. "
             "Drift: mean 1 - cosine of an utterance's embeddings to those with nothing quantized. Latent: with the float "

@@ -9,8 +9,8 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from svq.analysis.layer_tables import CorrelationRow, MovedRow, PartRow
-from svq.report import figure as fig
-from svq.report.quant_plots import Drawn
+from svq.draw import figure as fig
+from svq.draw.figure import Drawn
 
 _WIDTH, _ROW_HEIGHT = 6.8, 0.2  # inches
 _MARKERS = "osD^vP*X"

@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from svq.backend.resampled import interval
-from svq.development import Measured, drifts
+from svq.evaluation.development import Measured, drifts
 
 _LEAST = 0.975  # of the resamplings must show a loss before a share of it is told
 

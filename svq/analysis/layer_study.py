@@ -19,11 +19,11 @@ from svq.analysis.layer_retention import Change, change, drift, eer_change, mind
 from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
-from svq.development import Measured, measure
+from svq.data.stretches import calibration_features, digest_of
+from svq.digest import fingerprint
 from svq.errors import UserError
-from svq.models import load_tensors, save_tensors
-from svq.quant.calibration_data import calibration_features, digest_of
-from svq.train.checkpoint import fingerprint
+from svq.evaluation.development import Measured, measure
+from svq.tensors import load_tensors, save_tensors
 
 ALL = "all"
 

@@ -17,12 +17,12 @@ from torch import nn
 
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_norms import measure_norms_
-from svq.block_run import BlockRun, model_digest
-from svq.development import DevelopmentList, EmbeddingStore
+from svq.bits.block_run import BlockRun, model_digest
+from svq.data.stretches import calibration_features, digest_of
 from svq.errors import UserError
+from svq.evaluation.development import DevelopmentList, EmbeddingStore
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
-from svq.quant.calibration_data import calibration_features, digest_of
 from svq.quant.layers import detach_
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from svq.atomic import atomic_write
-from svq.report.cells import html_table, markdown_table
+from svq.draw.tables import html_table, markdown_table
 
 LOSSES = {"alone_eer": "EER, alone", "alone_mindcf": "minDCF, alone", "kept_eer": "EER, kept",
           "kept_mindcf": "minDCF, kept"}

@@ -19,9 +19,10 @@ from svq.analysis.score_fit import Fitted, fit
 from svq.analysis.score_lists import ScoredList, distance_groups, read_list
 from svq.analysis.score_rows import ALL, ScoreRow, make_row
 from svq.backend.resampled import eer_measure, min_cllr_measure, min_dcf_measure
-from svq.cli import progress
+from svq.backend.scores import list_name
 from svq.errors import UserError
-from svq.report.collect import list_name, read_summary
+from svq.progress import progress
+from svq.report.collect import read_summary
 
 LLR, ORDER = "llr", "order"  # scales of measures that are not set against float
 KNEES = ("eer", "mindcf", "cllr", "rms", "harmful")

@@ -10,11 +10,10 @@ import numpy as np
 
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.backend.resampled import SpeakerSamples
-from svq.backend.scores import Trials, check_same_trials, parse_floats, read_scores, read_trials
+from svq.backend.scores import Trials, check_same_trials, list_name, parse_floats, read_scores, read_trials
+from svq.backend.speakers import trial_speakers
 from svq.backend.tokens import IdIndex, read_columns, read_groups
 from svq.errors import UserError
-from svq.report.collect import list_name
-from svq.report.speakers import trial_speakers
 
 ACROSS = "across"  # the group of trials whose two sides differ
 SHARES = (1, 2, 5, 10, 20, 50)  # per cent of the development trials nearest to the threshold: ends of bins

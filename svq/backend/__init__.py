@@ -1,1 +1,4 @@
-"""Back end: embeddings to scores, normalised, calibrated and measured (numpy and scipy only)."""
+"""Back end: embeddings to scores, normalised, calibrated and measured, with intervals over speakers.
+
+numpy and scipy only: what needs torch or a network is in svq/evaluation.
+"""

@@ -12,11 +12,7 @@ import sys
 import numpy as np
 
 from svq.atomic import atomic_write
-from svq.cli import boolean, parser, run_main
-from svq.config import from_dict, load_config, to_dict
-from svq.errors import UserError, some_of
-from svq.models import load_model
-from svq.quant.allocation import (
+from svq.bits.allocation import (
     FRONTIER_COLUMNS,
     AllocateConfig,
     Allocator,
@@ -25,8 +21,12 @@ from svq.quant.allocation import (
     make_problem,
     uniform_choice,
 )
-from svq.quant.bits_table import LayerBits, write_bits
-from svq.quant.sensitivity import read_sensitivity
+from svq.bits.sensitivity import read_sensitivity
+from svq.bits.table import LayerBits, write_bits
+from svq.cli import boolean, parser, run_main
+from svq.config import from_dict, load_config, to_dict
+from svq.errors import UserError, some_of
+from svq.models import load_model
 from svq.train.config import TrainConfig
 
 TARGETS = ("average_bits", "bytes", "megabytes")

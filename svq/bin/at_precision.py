@@ -15,9 +15,10 @@ import shutil
 from svq.atomic import atomic_path
 from svq.cli import parser, run_main
 from svq.errors import UserError
-from svq.models import load_model, save_model, save_tensors
-from svq.quant.packed_format import as_json
-from svq.quant.packed_reading import read_packed
+from svq.models import load_model, save_model
+from svq.pack.format import as_json
+from svq.pack.reading import read_packed
+from svq.tensors import save_tensors
 from svq.train.folders import read_head, save_head
 
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import os
 
 from svq.atomic import atomic_write
-from svq.block_run import BlockRun
+from svq.bits.block_run import BlockRun
+from svq.bits.block_sensitivity import BlockSensitivityConfig, write_blocks
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
+from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.extraction import compute_on
 from svq.nets.blocks import LEVELS
-from svq.quant.block_sensitivity import BlockSensitivityConfig, write_blocks
 from svq.train.config import TrainConfig
 
 SETTINGS = ("model", "data", "trials", "level", "input", "max_utts", "max_seconds", "center", "bootstrap", "seed",
@@ -40,8 +40,8 @@ def main() -> None:
     quant = run.config.quant
     said = f"{options.model}, {quant.method} {quant.bits} bits, one {options.level} at a time; {listed}; " \
            f"the float model's file has {size} bytes"
-    from svq.report.block_table import markdown, plot  # matplotlib takes a second to load
-    from svq.report.figure import standalone
+    from svq.bits.block_page import markdown, plot  # matplotlib takes a second to load
+    from svq.draw.figure import standalone
 
     drawn = plot(rows, f"{quant.method}, {quant.bits} bits")
     for name, text in (("blocks.svg", standalone(drawn.svg)), ("blocks.md", markdown(rows, f"{said}."))):

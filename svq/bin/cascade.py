@@ -53,8 +53,8 @@ def choose(options) -> None:
 
 
 def evaluate(options) -> None:
-    from svq.report.measured import read_runs
-    from svq.cascade.reporting import evaluate_lists, write_report
+    from svq.cascade.live_runs import read_runs
+    from svq.cascade.evaluate_lists import evaluate_lists, write_report
 
     runs = read_runs(options.runs)
     lists, ladder = evaluate_lists(options.ladder, options.trials, options.bootstrap, options.seed, options.controls)
@@ -67,7 +67,7 @@ def evaluate(options) -> None:
 
 
 def run(options) -> None:
-    from svq.cascade.running import run_list
+    from svq.cascade.run_list import run_list
 
     found = run_list(options.ladder, options.trials, options.out, options.input, options.num_threads, options.only)
     print(f"{options.out}/summary.json: {found['trials']} trials, {100 * found['escalation']:.1f} % escalated, "

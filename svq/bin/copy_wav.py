@@ -12,6 +12,7 @@ import functools
 
 from svq import cli
 from svq.data import wavark
+from svq.progress import progress
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
     join.add_argument("arks", nargs="+")
     args = parser.parse_args()
     if args.verb == "part":
-        wavark.copy_part(args.data, args.ark, args.rate, functools.partial(cli.progress, desc="decoded"))
+        wavark.copy_part(args.data, args.ark, args.rate, functools.partial(progress, desc="decoded"))
     else:
         print(f"{args.out}: {wavark.join_parts(args.data, args.out, args.arks)} utterances")
 

@@ -12,6 +12,7 @@ from svq.data.datadir import DataDir, write_spk2utt
 from svq.data.durations import write_utt2dur
 from svq.data.table import Table
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def do_validate(args) -> int:
@@ -68,7 +69,7 @@ def do_perturb_speed(args) -> None:
 
 
 def do_utt2dur(args) -> None:
-    write_utt2dur(args.data, args.out, lambda rows: cli.progress(rows, desc="durations"))
+    write_utt2dur(args.data, args.out, lambda rows: progress(rows, desc="durations"))
 
 
 def do_merge(args) -> None:

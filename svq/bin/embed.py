@@ -17,8 +17,9 @@ import os
 import sys
 
 from svq.bin.verify import add_model_options, check_model_options
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def main() -> None:

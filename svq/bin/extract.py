@@ -16,13 +16,14 @@ from __future__ import annotations
 import os
 import sys
 
-from svq.cli import add_extraction_options, check_extraction_options, parser, progress, run_main
+from svq.cli import add_extraction_options, check_extraction_options, parser, run_main
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def main() -> None:
     options = parse_options()
-    from svq.extraction import Utterances, compute_on
+    from svq.data.extraction import Utterances, compute_on
 
     exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
     if exported and options.device != "cpu":
@@ -60,7 +61,7 @@ def extract(run, utterances, data_dir: str, out: str) -> None:
 
 def torch_model(options):
     """Config, whether it takes waveforms (it does not), and what gives embeddings: a folder or .svq, on any device."""
-    from svq.extraction import embed
+    from svq.data.extraction import embed
     from svq.models import load_model
     from svq.quant.api import freeze_
 
@@ -71,8 +72,8 @@ def torch_model(options):
 
 def exported_model(options):
     """The same of a model in one of the runtimes."""
+    from svq.data.extraction import embed_exported
     from svq.deploy.runtimes import load_embedder
-    from svq.extraction import embed_exported
 
     embedder = load_embedder(options.model, options.runtime, options.num_threads)
     waveforms = embedder.input == "waveform"

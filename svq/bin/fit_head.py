@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 
 from svq.atomic import atomic_write
-from svq.cli import add_network_options, check_network_options, parser, progress, run_main
+from svq.cli import add_network_options, check_network_options, parser, run_main
 from svq.data.datadir import DataDir
+from svq.data.extraction import Utterances, compute_on, embed
 from svq.errors import UserError
-from svq.extraction import Utterances, compute_on, embed
-from svq.models import load_model, save_tensors
+from svq.models import load_model
+from svq.progress import progress
+from svq.tensors import save_tensors
 from svq.train.class_weights import imprinted
 
 

@@ -15,10 +15,10 @@ HEADER = ("speaker", "utterance", "start", "seconds", "rank", "score", "rival", 
 
 def main() -> None:
     options = parse_options()
-    from svq.backend.identification import identification
-    from svq.backend.segments import IdentifyConfig
     from svq.config import from_dict
     from svq.deploy.runtimes import load_embedder
+    from svq.evaluation.identification import identification
+    from svq.evaluation.segments import IdentifyConfig
 
     config = from_dict({"seconds": options.seconds, "shortest": min(options.shortest, options.seconds),
                         "probes": options.probes, "other_utterance": options.other_utterance, "seed": options.seed},

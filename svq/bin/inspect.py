@@ -11,12 +11,12 @@ import os
 import torch
 
 from svq.cli import parser, run_main
+from svq.pack.bitpack import packed_size
+from svq.pack.format import AFFINE, MERGED
+from svq.pack.nested_reading import bytes_read
+from svq.pack.reading import read_packed, unpack
+from svq.pack.unpacked_layers import UnpackedLayer
 from svq.quant.api import FLOAT_BITS, quantizable
-from svq.quant.bitpack import packed_size
-from svq.quant.nested_reading import bytes_read
-from svq.quant.packed_format import AFFINE, MERGED
-from svq.quant.packed_reading import read_packed, unpack
-from svq.quant.unpacked_layers import UnpackedLayer
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_parts import LEVELS
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
+from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.extraction import compute_on
 from svq.train.config import TrainConfig
 
 SETTINGS = ("model", "quantized", "data", "trials", "ptq_data", "norms_data", "input", "max_utts", "max_seconds",

@@ -12,18 +12,19 @@ from __future__ import annotations
 import sys
 
 from svq.atomic import atomic_write
-from svq.cli import boolean, parser, progress, run_main
+from svq.cli import boolean, parser, run_main
 from svq.errors import UserError, some_of
+from svq.progress import progress
 
 
 def main() -> None:
     options = parse_options()
     import torch
 
+    from svq.data.extraction import Utterances
     from svq.data.features import write_ark
+    from svq.data.frontend import FrontEndConfig
     from svq.data.stored import write_made
-    from svq.extraction import Utterances
-    from svq.models import FrontEndConfig
 
     torch.set_num_threads(options.num_threads)
     front_end = FrontEndConfig(options.rate, options.num_mels, mean_normalize=False)

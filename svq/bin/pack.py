@@ -20,14 +20,16 @@ import torch.nn.functional as F
 
 from svq.atomic import atomic_path, write_json
 from svq.cli import parser, run_main
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.models import load_model
 from svq.nets import ARCHITECTURES, options_of, usual_sizes
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, packed_bytes, save_packed
+from svq.pack.nested_reading import bytes_read
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters
 from svq.quant.nested import precisions_of, set_precision_
-from svq.quant.nested_reading import bytes_read
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 
 LARGEST_DISTANCE = 1e-4
 

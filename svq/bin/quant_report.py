@@ -38,9 +38,10 @@ def main():
     rows = read_results(args.results or args.exp / "results.tsv")
     wanted = chosen(rows, args)
     out = args.out or args.exp / "quantization" / args.parent
+    from svq.draw.page import write_figures
     from svq.report import quant_figures  # torch and matplotlib: not before the results are known to be good
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
-    from svq.report.quant_page import render, write_figures
+    from svq.report.quant_page import render
     from svq.report.systems import finetuned, in_order, read_systems
 
     systems = read_systems(args.exp, rows)

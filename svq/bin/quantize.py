@@ -15,10 +15,10 @@ import torch
 
 from svq.cli import parser, run_main
 from svq.config import load_config
+from svq.data.stretches import calibration_features
 from svq.errors import UserError
 from svq.quant import quantize_
 from svq.quant.api import average_bits
-from svq.quant.calibration_data import calibration_features
 from svq.quant.ptq import quantize_without_training_
 from svq.train.config import TrainConfig
 from svq.train.folders import read_head, save_trained, starting_network

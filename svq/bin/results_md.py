@@ -31,7 +31,7 @@ def main():
                       help="rows to show, by system, trials, backend or norm; may be repeated")
     args.add_argument("--latex", type=Path, help="LaTeX table to write as well")
     args = args.parse_args()
-    from svq.report.hardware import describe
+    from svq.hardware import describe
     from svq.report.markdown import made_by, update_file
     from svq.report.results import read_results
 

@@ -21,7 +21,7 @@ from svq.backend.norm import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
 from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
 from svq.cli import parser, run_main
-from svq.report.collect import list_name
+from svq.backend.scores import list_name
 from svq.errors import UserError
 
 NORMS = ("snorm", "asnorm")

@@ -29,8 +29,8 @@ def main() -> None:
     options = parse_options()
     from svq.analysis.score_analysis import analyse
     from svq.analysis.score_config import ScoreAnalysisConfig
+    from svq.analysis.score_page import summary, write
     from svq.config import from_dict
-    from svq.report.score_page import summary, write
 
     tree = {name: getattr(options, name) for name in SETTINGS}
     lists = {name: tuple(getattr(options, name)) for name in ("systems", "trials", "sweep", "duration_edges")}

@@ -16,8 +16,8 @@ from svq.cli import parser, run_main
 
 def main() -> None:
     options = parse_options()
-    from svq.search.claims import pruner
     from svq.search.config import load_search
+    from svq.search.next_trial import pruner
     from svq.search.restart import begin
     from svq.search.storage import FileLock
     from svq.search.trial import run_trial
@@ -41,10 +41,10 @@ def prepare(options, search, parameters, sets):
     from svq.errors import UserError
     from svq.models import load_model
     from svq.search.config import most_epochs
-    from svq.search.development import Eer, IdentificationError
+    from svq.search.objective import Eer, IdentificationError
     from svq.search.trial import Setup
     from svq.train.config import TrainConfig
-    from svq.train.running import RunOptions
+    from svq.train.run import RunOptions
 
     config = load_config(options.train, TrainConfig, sets)
     weights = os.path.join(options.init, "model.safetensors")
@@ -64,8 +64,8 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.train.checkpoint import fingerprint
-    from svq.train.running import decisive
+    from svq.digest import fingerprint
+    from svq.train.run import decisive
 
     def files(folders, *names):
         paths = [os.path.join(folder, name) for folder in folders if folder for name in names]

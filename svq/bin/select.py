@@ -7,7 +7,7 @@ chosen blocks jointly on the same list (greedy: after every step, which decides 
 Or as a paper recommends: --preset ecapa-selective (all but the second and third SE-Res2Block of an ECAPA-TDNN at 8
 bits, arXiv 2407.08991), which needs only --model.
 
-The goal may also come from the `select` part of a config (--config; svq.quant.selection.SelectConfig).
+The goal may also come from the `select` part of a config (--config; svq.bits.selection.SelectConfig).
 
 The table is what svq.bin.quantize and svq.bin.train take as --bits. Sizes are those of the packed file, to the byte.
 """
@@ -20,17 +20,17 @@ from fractions import Fraction
 import torch
 
 from svq.atomic import atomic_write
-from svq.block_choice import COSTS, STEP_COLUMNS, Chooser
-from svq.block_run import BlockRun
+from svq.bits.allocation import calibration_bytes
+from svq.bits.block_choice import COSTS, STEP_COLUMNS, Chooser
+from svq.bits.block_run import BlockRun
+from svq.bits.block_sensitivity import BlockSensitivityConfig
+from svq.bits.presets import PRESETS, bits_rows, float_blocks, preset_bits
+from svq.bits.selection import SelectConfig
+from svq.bits.table import write_bits
 from svq.cli import boolean, parser, run_main
 from svq.config import load_config
 from svq.errors import UserError
 from svq.models import load_model
-from svq.quant.allocation import calibration_bytes
-from svq.quant.bits_table import write_bits
-from svq.quant.block_sensitivity import BlockSensitivityConfig
-from svq.quant.presets import PRESETS, bits_rows, float_blocks, preset_bits
-from svq.quant.selection import SelectConfig
 from svq.train.config import TrainConfig
 
 

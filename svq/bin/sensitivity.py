@@ -22,20 +22,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.atomic import remove_leftovers
-from svq.cli import parser, progress, run_main
+from svq.bits.sensitivity import GaussNewtonEstimator, LayerSensitivity, StoppingRule, TraceEstimator, write_sensitivity
+from svq.cli import parser, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
-from svq.data.frontend import FrontEnd, check_stored
+from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored
+from svq.digest import fingerprint
 from svq.errors import UserError, some_of
-from svq.models import FrontEndConfig, load_model
-from svq.quant.sensitivity import (
-    GaussNewtonEstimator,
-    LayerSensitivity,
-    StoppingRule,
-    TraceEstimator,
-    write_sensitivity,
-)
-from svq.train.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from svq.models import load_model
+from svq.progress import progress
+from svq.train.checkpoint import load_checkpoint, save_checkpoint
 from svq.train.folders import take_head
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective

@@ -17,8 +17,8 @@ from svq.cli import add_extraction_options, check_extraction_options, parser, ru
 
 def main() -> None:
     options = parse_options()
-    from svq.distill.making import Making
-    from svq.extraction import compute_on
+    from svq.data.extraction import compute_on
+    from svq.distill.cache_writing import Making
     from svq.models import load_model
     from svq.quant.api import freeze_
 

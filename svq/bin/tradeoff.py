@@ -19,14 +19,14 @@ from svq.errors import UserError
 def main() -> None:
     options = parse_options()
     systems = [parts(text) for text in options.systems]
-    from svq.backend.segments import IdentifyConfig, plan_segments
     from svq.config import from_dict
-    from svq.report.hardware import describe
-    from svq.report.search_page import figures_of, write
-    from svq.report.tradeoff import Conditions
-    from svq.search.cost import ASSUMPTION
-    from svq.search.exam import examine
+    from svq.evaluation.operations import ASSUMPTION
+    from svq.evaluation.segments import IdentifyConfig, plan_segments
+    from svq.hardware import describe
+    from svq.search.page import figures_of, write
     from svq.search.storage import open_study
+    from svq.search.tradeoff import examine
+    from svq.search.tradeoff_table import Conditions
 
     settings = {"seconds": options.probe_seconds, "shortest": min(1.0, options.probe_seconds), "probes": options.probes,
                 "seed": options.seed}

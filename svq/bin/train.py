@@ -8,7 +8,7 @@ checkpoint and ends with the same bytes. Runs on all GPUs or processes that torc
 from __future__ import annotations
 
 from svq.cli import parser, run_main
-from svq.train.running import run_training
+from svq.train.run import run_training
 
 
 def main() -> None:

@@ -13,17 +13,18 @@ import os
 
 import torch
 
-from svq.train.running import with_augmentation
+from svq.train.run import with_augmentation
 from svq.cli import parser, run_main
 from svq.config import load_config, to_dict, write_provenance
 from svq.data.dataset import TrainSet
-from svq.distill.aggregation import (AggregatingTeacher, AggregationConfig, AggregationTrainConfig, save_aggregation)
+from svq.distill.aggregation import AggregatingTeacher, AggregationConfig, save_aggregation
+from svq.train.config import AggregationTrainConfig
 from svq.distill.cache import teacher_digest
 from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import freeze_
-from svq.train.checkpoint import fingerprint
+from svq.digest import fingerprint
 from svq.train.distributed import join_world, leave_world
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
@@ -32,7 +33,7 @@ from svq.train.objective import Objective
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--config", required=True, help="YAML, see svq.distill.aggregation.AggregationTrainConfig")
+    arguments.add_argument("--config", required=True, help="YAML, see svq.train.config.AggregationTrainConfig")
     arguments.add_argument("--model", required=True, help="the teacher: a model folder, or a packed .svq file")
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
     arguments.add_argument("--out", required=True, help="folder for the dictionary")

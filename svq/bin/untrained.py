@@ -17,8 +17,8 @@ import os
 
 from svq.atomic import atomic_write
 from svq.cli import add_network_options, check_network_options, parser, run_main
+from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.extraction import compute_on
 
 METHODS = {"uniform": {"method": "uniform"}, "integer": {"method": "integer", "scheme": "affine"},
            "width": {"partition": "width"}, "count": {"partition": "count"}, "lloyd": {}, "calibrated": {}}
@@ -59,8 +59,8 @@ class Study:
     """The float network, the trial list and what is kept of every variant."""
 
     def __init__(self, options):
-        from svq.block_run import model_digest
-        from svq.development import DevelopmentList, EmbeddingStore
+        from svq.bits.block_run import model_digest
+        from svq.evaluation.development import DevelopmentList, EmbeddingStore
         from svq.models import load_model
 
         self.options = options
@@ -85,7 +85,7 @@ class Study:
 
     def calibration(self):
         """(B, T, F) features to calibrate on."""
-        from svq.quant.calibration_data import calibration_features
+        from svq.data.stretches import calibration_features
 
         if self.features is None:
             o = self.options
@@ -108,7 +108,7 @@ class Study:
     def key(self, variant: Variant) -> list:
         """What the embeddings depend on beside network and list."""
         from svq.config import to_dict
-        from svq.quant.calibration_data import digest_of
+        from svq.data.stretches import digest_of
 
         if variant.method == "float":
             return []
@@ -116,7 +116,7 @@ class Study:
         return [*found, digest_of(self.calibration())] if variant.method == "calibrated" else found
 
     def size(self, variant: Variant) -> int:
-        from svq.quant.packing import packed_bytes
+        from svq.pack.file import packed_bytes
 
         if variant.method == "float":
             return os.path.getsize(os.path.join(self.options.model, "model.safetensors"))
@@ -124,7 +124,7 @@ class Study:
 
     def row(self, variant: Variant) -> dict:
         from svq.backend.resampled import interval
-        from svq.development import drifts, measure
+        from svq.evaluation.development import drifts, measure
 
         title = f"{variant.bits} bits, {variant.method}, {variant.codebook}"
         vectors = self.store.get(self.key(variant), lambda: self.network(variant), title)
@@ -141,7 +141,7 @@ class Study:
 
 def markdown(rows: list[dict], note: str) -> str:
     """The rows as a table."""
-    from svq.report.cells import markdown_table
+    from svq.draw.tables import markdown_table
 
     heads = ("bits", "method", "one codebook a", "file (bytes)", "EER (%)", "95 % interval", "to float", "95 % interval",
              "minDCF(0.01)", "cosine to float")

@@ -11,8 +11,9 @@ Where a parameter count is more than 0.5 % off the published one, the reason sta
 import math
 from pathlib import Path
 
-from svq.cli import parser, progress, run_main
+from svq.cli import parser, run_main
 from svq.errors import UserError
+from svq.progress import progress
 
 
 def main():
@@ -23,9 +24,9 @@ def main():
     args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
     args.add_argument("--marker", default="zoo", help="name in the two lines")
     args = args.parse_args()
+    from svq.evaluation.zoo_table import markdown, measure, unexplained
     from svq.nets.flops import frames_in
     from svq.report.markdown import update_file
-    from svq.report.zoo import markdown, measure, unexplained
 
     for width in args.bits:
         if not 1 <= width <= 8:

@@ -1,1 +1,4 @@
-"""A cascade of systems of rising precision: each trial is settled by the cheapest that is sure of it."""
+"""Cascades of systems of rising precision, each trial settled by the cheapest that is sure of it: ladders, costs, pages.
+
+The systems themselves are verified by svq/verifier.py and run by svq/deploy.
+"""

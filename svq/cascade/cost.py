@@ -20,12 +20,14 @@ import torch
 
 from svq.cascade.ladder import Rung
 from svq.config import load_config
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.evaluation.operations import flops_by_layer, layer_bits
+from svq.models import load_model
+from svq.network import ModelConfig
+from svq.pack.nested_reading import bytes_read
 from svq.quant.api import FLOAT_BITS
 from svq.quant.nested_members import member_config
-from svq.quant.nested_reading import bytes_read
-from svq.search.cost import flops_by_layer, layer_bits
 
 UNITS = ("macs", "bit_operations", "weight_bytes")
 _KNOTS = 9

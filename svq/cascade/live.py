@@ -19,8 +19,8 @@ from svq.backend.scoring import Cosine
 from svq.cascade.gate import sure
 from svq.cascade.ladder import NONE, Ladder, Rung, load_maps, to_scale
 from svq.cascade.trial_list import TrialList
+from svq.data.extraction import Utterances
 from svq.errors import UserError
-from svq.extraction import Utterances
 
 
 class Embedded(NamedTuple):

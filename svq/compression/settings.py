@@ -142,8 +142,8 @@ def fitting(net, model, settings: Settings) -> Settings:
     net: the float network. model: its ModelConfig. UserError where no packed file can be as small, or the float
     network is no larger.
     """
+    from svq.pack.file import packed_bytes
     from svq.quant import QuantConfig
-    from svq.quant.packing import packed_bytes
 
     target = settings.target_bytes
     whole = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())

@@ -17,14 +17,14 @@ from svq.data.datadir import DataDir
 from svq.errors import UserError
 
 NAME = "feats.yaml"
-# Those of svq.models.FrontEndConfig, that feats.scp itself does not tell.
+# Those of svq.data.frontend.FrontEndConfig, that feats.scp itself does not tell.
 SETTINGS = ("rate", "num_mels", "mean_normalize", "variance_normalize", "fbank", "window", "full_scale", "preemphasis")
 FRAMES_PER_SECOND = 100
 TOLERANCE = 0.1
 
 
 def write_made(path, config) -> None:
-    """Write what features were made with, a `svq.models.FrontEndConfig`, to the file `path`, atomically."""
+    """Write what features were made with, a `svq.data.frontend.FrontEndConfig`, to the file `path`, atomically."""
     with atomic_write(path) as file:
         file.write("# What made feats.scp beside this file; a model of another front end does not take it.\n")
         yaml.safe_dump({name: getattr(config, name) for name in SETTINGS}, file, sort_keys=False)

@@ -22,7 +22,7 @@ from svq.deploy.metadata import KEY, Metadata
 from svq.deploy.snapping import Snapped, snap
 from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
 from svq.errors import UserError, some_of
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
 
 RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}  # by a file's suffix
@@ -90,7 +90,7 @@ def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None,
 
     UserError for a name that is neither a layer nor a module with layers, and for a table of another network.
     """
-    from svq.quant.bits_table import check_bits, read_bits
+    from svq.bits.table import check_bits, read_bits
 
     known, found = [name for name, _ in quantizable(net)], set()
     for name in names:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from svq.config import from_dict, to_dict
 from svq.errors import UserError
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 FORMAT_VERSION = 1
 KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info

@@ -6,8 +6,8 @@ import os
 
 import numpy as np
 
+from svq.data.extraction import Utterances
 from svq.errors import UserError
-from svq.extraction import Utterances
 
 
 def calibration_inputs(data_dir, metadata, count: int, seconds: float, seed: int,
@@ -16,7 +16,7 @@ def calibration_inputs(data_dir, metadata, count: int, seconds: float, seed: int
     exported network takes waveforms.
 
     metadata: the `svq.deploy.metadata.Metadata` of the float graph; a fixed duration in it wins over `seconds`, and
-    utterances that are shorter are passed over. input: as in `svq.extraction.Utterances`.
+    utterances that are shorter are passed over. input: as in `svq.data.extraction.Utterances`.
     UserError where an utterance cannot be read, or none is long enough.
     """
     waveforms, rate = metadata.input == "waveform", metadata.config.front_end.rate

@@ -11,38 +11,10 @@ from torch import nn
 from svq.config import dump_config, load_config
 from svq.distill.levels import Level, LevelOutputs
 from svq.errors import UserError
-from svq.models import load_state, load_tensors, save_tensors
 from svq.nets.pooling import LearnableDictionaryEncoding
-from svq.train.config import TrainConfig
+from svq.tensors import load_state, load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "aggregation.safetensors", "aggregation.yaml"
-
-
-@dataclass(frozen=True)
-class AggregationTrainConfig(TrainConfig):
-    """A training config for svq.bin.train_aggregation; the model is the teacher's, the rest as in TrainConfig.
-
-    level: whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map brings
-    each frame first. components: of the dictionary. dim: size of the vector.
-    """
-
-    level: str = "lde_aggr"
-    channels: int = 128
-    components: int = 64
-    dim: int = 512
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in ("channels", "components", "dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-
-    def check_keys(self, where) -> None:
-        """UserError for settings of TrainConfig that mean nothing here, where only a dictionary is trained."""
-        defaults = TrainConfig()
-        for name in ("model", "distill", "quant", "allocate", "multi_stage"):
-            if getattr(self, name) != getattr(defaults, name):
-                raise UserError(f"{where}: {name} has no meaning where only a dictionary is trained; take it out")
 
 
 @dataclass(frozen=True)

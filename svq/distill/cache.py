@@ -28,10 +28,10 @@ from svq.backend.embeddings import write_vector
 from svq.config import from_dict, to_dict
 from svq.data.datadir import DataDir
 from svq.data.features import ark_writer, merge_parts, read_matrix
+from svq.data.frontend import FrontEndConfig
 from svq.data.table import Table
 from svq.distill.levels import Clock, Level
 from svq.errors import UserError
-from svq.models import FrontEndConfig
 
 FORMAT = 1
 MAKER = "steps/teacher_embeddings.sh"

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
-from svq.cli import progress
+from svq.data.extraction import Utterances, equal_length_batches, readable
 from svq.distill.cache import Part
 from svq.distill.levels import PROBE, Clock, LevelOutputs
 from svq.errors import UserError, some_of
-from svq.extraction import Utterances, equal_length_batches, readable
+from svq.progress import progress
 
 
 def sizes(outputs: LevelOutputs, num_mels: int, device="cpu") -> dict[str, tuple[int, Clock | None]]:

@@ -14,7 +14,7 @@ from svq.distill.cache import MAKER, LevelInfo, teacher_digest
 from svq.distill.levels import find_level
 from svq.distill.objective import TargetsConfig
 from svq.errors import UserError, some_of
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 
 class Targets:

@@ -1,5 +1,5 @@
-"""Published checkpoints of other toolkits as networks of this one: a module for each origin, and for each family of
-networks that several origins write alike.
+"""Checkpoints of other toolkits as networks of this one: a module for each origin, and for each family of networks that
+several origins write alike. The networks themselves are in svq/nets.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
 left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed; where two
@@ -19,7 +19,8 @@ from svq.errors import UserError, some_of
 from svq.importing import clova, speechbrain, threedspeaker, wespeaker
 from svq.importing.plan import Family, Options, Origin, Plan, State
 from svq.importing.reading import read_state
-from svq.models import ModelConfig, load_state
+from svq.network import ModelConfig
+from svq.tensors import load_state
 
 MODULES = (wespeaker, speechbrain, threedspeaker, clova)
 ORIGINS: dict[str, Origin] = {module.ORIGIN.name: module.ORIGIN for module in MODULES}

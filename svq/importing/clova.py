@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import torch
 
+from svq.data.frontend import FrontEndConfig
 from svq.data.stft_fbank import ClovaFbank
 from svq.importing.plan import Family, Origin, Plan, Rule, State
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
 
 BLOCKS = (3, 4, 6, 3)
 FRONT_END = r"torchfb\..*|instancenorm\..*"

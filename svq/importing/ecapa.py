@@ -7,7 +7,7 @@ norm lies in a wrapper of its own, hence names such as blocks.0.conv.conv.weight
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 MARKS = ("blocks.0.conv.conv.weight", "mfa.conv.conv.weight", "asp.tdnn.conv.conv.weight", "fc.conv.weight")
 LAYER = r"(weight|bias|running_mean|running_var|num_batches_tracked)"

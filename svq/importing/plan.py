@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 State = dict[str, torch.Tensor]
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from svq.errors import UserError
-from svq.models import load_tensors
+from svq.tensors import load_tensors
 
 WRAPPERS = ("model", "state_dict", "model_state_dict", "embedding_model")
 

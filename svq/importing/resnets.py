@@ -7,8 +7,8 @@ seg_1 and, with two embedding layers, seg_bn_1 (without scale and shift) and seg
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.models import ModelConfig
 from svq.nets.resnet import NETWORKS, BasicBlock, BottleneckBlock
+from svq.network import ModelConfig
 
 # Mel channels beyond these no speaker verification network is known to have: such a reading is passed over.
 MOST_MELS = 128

@@ -10,9 +10,10 @@ from functools import partial
 
 import torch
 
+from svq.data.frontend import FrontEndConfig
 from svq.importing import ecapa
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
 
 X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]
 BLOCKS = (3, 4, 6, 3)

@@ -6,9 +6,9 @@ utterance's mean.
 
 from __future__ import annotations
 
+from svq.data.frontend import FrontEndConfig
 from svq.importing import ecapa, resnets, xvectors
 from svq.importing.plan import Origin
-from svq.models import FrontEndConfig
 
 
 def front_end(num_mels: int, options) -> FrontEndConfig:

@@ -6,9 +6,10 @@ window, less the utterance's mean.
 
 from __future__ import annotations
 
+from svq.data.frontend import FrontEndConfig
 from svq.importing import resnets, xvectors
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
 
 
 def front_end(num_mels: int, options) -> FrontEndConfig:

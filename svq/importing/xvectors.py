@@ -7,7 +7,7 @@ statistics pooling, seg_1 and, in WeSpeaker's, seg_bn_1 and seg_2, whose output 
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 
 MARKS = ("frame_1.conv_1d.weight", "frame_5.conv_1d.weight", "seg_1.weight")
 RULES = [Rule(r"frame_(\d)\.conv_1d\.(\w+)", r"frame\1.conv.\2"), Rule(r"frame_(\d)\.bn\.(\w+)", r"frame\1.bn.\2"),

@@ -1,4 +1,7 @@
-"""Backbones. Each is `Net(feat_dim, embed_dim, **options)`: features (B, T, F) -> embeddings (B, D)."""
+"""Backbones. Each is `Net(feat_dim, embed_dim, **options)`: features (B, T, F) -> embeddings (B, D).
+
+No network knows of quantization: quantizers attach from outside (svq/quant).
+"""
 
 from __future__ import annotations
 

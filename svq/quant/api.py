@@ -17,7 +17,7 @@ from svq.config import check_choices
 from svq.errors import UserError, some_of
 from svq.nets.blocks import LAYERS, recurrent_weights
 from svq.quant.base import Quantizer
-from svq.quant.folding import FoldedBatchNorm
+from svq.quant.inference_norm import FoldedBatchNorm
 from svq.quant.layers import Layer, RecurrentWeight, attach_, detach_, parametrization
 from svq.quant.nested import PrecisionNorms, switch_norms_
 from svq.quant.quantizers import make_quantizer

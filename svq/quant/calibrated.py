@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from svq.cli import progress
 from svq.errors import UserError
+from svq.progress import progress
 from svq.quant.api import QuantConfig, layers_to_quantize, warn_of_float_weights
 from svq.quant.batchnorm_fold import norms_after_layers
 from svq.quant.bias_correction import channel_means

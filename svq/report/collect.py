@@ -10,12 +10,12 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
-from svq.backend.scores import Trials, read_scores, read_trials, split
+from svq.backend.scores import Trials, list_name, read_scores, read_trials, split
+from svq.backend.speakers import EerInterval
 from svq.errors import UserError, located
 from svq.report.agreement import int8_agreement
 from svq.report.contents import Layer, Report, Scored
 from svq.report.results import Row
-from svq.report.speakers import EerInterval
 from svq.report.systems import EXPORTED
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
@@ -52,16 +52,6 @@ class Plan:
         if self.plot[0] not in self.backends or self.plot[1] not in self.norms:
             raise UserError(f"cannot plot {' '.join(self.plot)}: not among the back ends "
                             f"({' '.join(self.backends)}) and norms ({' '.join(self.norms)})")
-
-
-def list_name(path) -> str:
-    """A trial list's name in the results: data/test/trials -> test, data/test/trials_all -> test_all."""
-    path = Path(path)
-    if path.name == "trials":
-        return path.absolute().parent.name
-    if path.name.startswith("trials_"):
-        return f"{path.absolute().parent.name}_{path.name[len('trials_'):]}"
-    raise UserError(f"{path}: a trial list is called 'trials' or 'trials_<name>'")
 
 
 def score_path(exp, system: str, trials: str, backend: str, norm: str, suffix: str = "score") -> Path:

@@ -10,7 +10,8 @@ from html import escape
 
 import yaml
 
-from svq.report import plots, style
+from svq.draw.page import page
+from svq.report import plots
 from svq.report.agreement import SHARES
 from svq.report.contents import Report
 from svq.report.results import MEASURES, Row, best_values, format_value, parent_of, unique
@@ -32,25 +33,6 @@ def render(report: Report) -> str:
     ]
     made = "Made from the score files by <code>steps/report.sh</code>."
     return page(report.title, _summary(report), sections, made)
-
-
-def page(title: str, summary: str, sections, footer: str) -> str:
-    """An HTML page of (key, title, body) sections, those with an empty body left out.
-
-    title and section titles: plain text; summary, bodies, footer: HTML.
-    """
-    shown = [(key, escape(title), body) for key, title, body in sections if body]
-    nav = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in shown)
-    body = "\n".join(f'<section id="{k}"><h2>{t}</h2>\n{b}\n</section>' for k, t, b in shown)
-    title = escape(title)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{style.css()}</style>\n</head>\n<body>\n<main>\n"
-        f"<header><h1>{title}</h1>\n<p class=\"note\">{summary}</p>\n<nav>{nav}</nav></header>\n"
-        f"{body}\n<footer>{footer}</footer>\n"
-        "</main>\n</body>\n</html>\n"
-    )
 
 
 def _summary(report: Report) -> str:

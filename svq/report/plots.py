@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import NamedTuple, Sequence
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from scipy.special import expit, ndtri
 
-from svq.report import figure as fig
+from svq.draw import figure as fig
+from svq.draw.axes import dash, draw_histogram, edges_of, nice_ticks, weight_histogram
 
 _DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
 _MAX_DET_POINTS = 300
 _MAX_CURVE_POINTS = 150
-_BINS = 60
 
 
 class Det(NamedTuple):
@@ -28,10 +28,6 @@ class Det(NamedTuple):
     fpr: np.ndarray
     fnr: np.ndarray
     eer: float
-
-
-def dash(dashed: bool):
-    return (0, (4, 1.6)) if dashed else "solid"
 
 
 def operating_point(fpr, fnr, p_target: float) -> tuple[float, float]:
@@ -182,26 +178,6 @@ def level_plot(weights, levels, bits: int, index: int, title: str, name: str) ->
         return fig.to_svg(figure, name, f"Weights and quantization levels, {title}")
 
 
-def weight_histogram(weights, values) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (bins,) and edges (bins + 1,) over nearly all `weights` (n,) and all of `values`.
-
-    The bins of a layer of a hundred weights are wider: sixty would show its gaps.
-    """
-    # A few far weights would press the rest into one spike: 0.2 % at either end may leave the frame.
-    low, high = np.quantile(weights, [0.002, 0.998])
-    bins = min(_BINS, 2 * int(np.sqrt(len(weights))))
-    return np.histogram(weights, edges_of(min([low, *values]), max([high, *values]), bins))
-
-
-def draw_histogram(axes, heights, edges) -> None:
-    """A grey histogram for coloured levels to stand in, and the frame that fits it."""
-    axes.stairs(heights, edges, fill=True, color=fig.MUTED, alpha=0.30, linewidth=0)
-    axes.stairs(heights, edges, color=fig.MUTED, linewidth=1.0)
-    axes.set_ylim(0, 1.12 * (heights.max() or 1))
-    axes.set_xlim(edges[0], edges[-1])
-    axes.grid(visible=False)
-
-
 class Sized(NamedTuple):
     """A system in the size plot; low and high may be nan (no interval known)."""
 
@@ -346,14 +322,3 @@ def reliability_plot(curves: Sequence[Reliability], title: str, name: str) -> st
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         fig.caption(axes, title, "stated probability of a target", "observed share of targets")
         return fig.to_svg(figure, name, f"Reliability of calibrated scores, {title}")
-
-
-def nice_ticks(count: int, integer: bool = False) -> MaxNLocator:
-    """At most `count` intervals of 1, 2 or 5 times a power of ten."""
-    return MaxNLocator(count, steps=[1, 2, 5, 10], integer=integer)
-
-
-def edges_of(low: float, high: float, bins: int = _BINS) -> np.ndarray:
-    """Edges of equal bins from low to high with a margin; safe when the two are equal."""
-    room = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
-    return np.linspace(low - 0.02 * room, high + 0.02 * room, bins + 1)

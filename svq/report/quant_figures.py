@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from svq.bits.sensitivity import read_sensitivity
 from svq.config import from_dict
+from svq.draw.figure import Drawn
 from svq.errors import UserError, some_of
 from svq.models import load_model
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantizers
 from svq.quant.quantizers import make_quantizer
-from svq.quant.sensitivity import read_sensitivity
 from svq.report import quant_plots as plots
-from svq.report.quant_plots import Drawn
 from svq.report.results import Row, unique
 from svq.report.systems import FAMILIES, FLOAT, System, in_order
 

@@ -7,32 +7,20 @@ dashes tell series apart as well as colours, so that a print in grey can be read
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple, Sequence
 
 import numpy as np
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from svq.report import figure as fig
-from svq.report.plots import draw_histogram, nice_ticks, weight_histogram
+from svq.draw import figure as fig
+from svq.draw.axes import draw_histogram, nice_ticks, weight_histogram
+from svq.draw.figure import Drawn
 from svq.report.systems import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))
 _WIDE = 7.6  # inches: a figure with an entry for each layer
-
-
-@dataclasses.dataclass(frozen=True)
-class Drawn:
-    """A figure. name: of its files. note: how to read it. columns, rows: the numbers that it shows."""
-
-    name: str
-    title: str
-    note: str
-    svg: str
-    columns: tuple[str, ...]
-    rows: list[tuple]
 
 
 class Point(NamedTuple):

@@ -83,7 +83,7 @@ def _layer_bits(config) -> dict[str, int]:
 
 def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
     from svq.config import load_config
-    from svq.models import ModelConfig
+    from svq.network import ModelConfig
 
     if name.endswith(EXPORTED) and not path.is_file():
         return _exported(name, bits)

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import nn
 
-from svq.backend.segments import IdentifyConfig
 from svq.config import check_choices, from_dict, load_config
 from svq.errors import UserError
+from svq.evaluation.segments import IdentifyConfig
 from svq.train.config import TrainConfig
 from svq.train.stages import total_epochs
 

@@ -9,8 +9,8 @@ import os
 import yaml
 
 from svq.atomic import atomic_write
-from svq.search.claims import folder_of, latest
 from svq.search.config import Parameter
+from svq.search.next_trial import folder_of, latest
 from svq.search.trial import drop_checkpoints
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")

@@ -7,7 +7,7 @@ from typing import NamedTuple, Sequence
 
 import numpy as np
 
-from svq.search.claims import latest
+from svq.search.next_trial import latest
 from svq.search.storage import quiet_optuna
 
 FEWEST = 4  # complete trials that say anything about what matters

@@ -10,14 +10,14 @@ from typing import Callable
 from torch import nn
 
 from svq.config import load_config
-from svq.quant.packing import packed_bytes
-from svq.search.claims import Claim, folder_of
+from svq.pack.file import packed_bytes
 from svq.search.config import SearchConfig, override
-from svq.search.development import for_inference
+from svq.search.next_trial import Claim, folder_of
+from svq.search.objective import for_inference
 from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
-from svq.train.running import RunOptions, run_training
+from svq.train.run import RunOptions, run_training
 from svq.train.stages import total_epochs
 
 

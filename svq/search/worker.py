@@ -7,8 +7,8 @@ import time
 from typing import Callable
 
 from svq.errors import UserError
-from svq.search.claims import WAITING_FOR_OTHERS, Claim, claim
 from svq.search.config import Parameter, SearchConfig
+from svq.search.next_trial import WAITING_FOR_OTHERS, Claim, claim
 from svq.search.outcome import tidy
 from svq.search.restart import next_old
 from svq.search.storage import FileLock, quiet_optuna

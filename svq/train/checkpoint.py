@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import pickle
 
@@ -31,19 +29,6 @@ def load_checkpoint(path) -> dict | None:
     if not isinstance(state, dict) or "run_id" not in state:
         raise UserError(f"{path}: not a checkpoint of ours; remove it to start anew")
     return state
-
-
-def fingerprint(*parts) -> str:
-    """A digest of what a run depends on. `parts`: anything that JSON holds, or ("file", path) pairs."""
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        if isinstance(part, tuple) and part[0] == "file":
-            with open(part[1], "rb") as file:
-                digest.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest")
-                              else hashlib.blake2b(file.read()).digest())
-        else:
-            digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
 
 
 class RunningAverage:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from svq.bits.allocation import AllocateConfig
+from svq.bits.selection import SelectConfig
 from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
 from svq.distill.objective import DistillConfig
-from svq.models import ModelConfig
+from svq.errors import UserError
+from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.quant.allocation import AllocateConfig
 from svq.quant.ptq import PTQConfig
-from svq.quant.selection import SelectConfig
 from svq.train.schedule import ScheduleConfig
 
 
@@ -135,3 +136,30 @@ class TrainConfig:
         if not self.stage_epochs or min(self.stage_epochs) < 1:
             raise ValueError(f"stage_epochs is {list(self.stage_epochs)}; give a number for each stage, or one for "
                              "all, of at least 1")
+
+
+@dataclass(frozen=True)
+class AggregationTrainConfig(TrainConfig):
+    """A training config for svq.bin.train_aggregation; the model is the teacher's, the rest as in TrainConfig.
+
+    level: whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map brings
+    each frame first. components: of the dictionary. dim: size of the vector.
+    """
+
+    level: str = "lde_aggr"
+    channels: int = 128
+    components: int = 64
+    dim: int = 512
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("channels", "components", "dim"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+    def check_keys(self, where) -> None:
+        """UserError for settings of TrainConfig that mean nothing here, where only a dictionary is trained."""
+        defaults = TrainConfig()
+        for name in ("model", "distill", "quant", "allocate", "multi_stage"):
+            if getattr(self, name) != getattr(defaults, name):
+                raise UserError(f"{where}: {name} has no meaning where only a dictionary is trained; take it out")

@@ -9,12 +9,14 @@ from torch import nn
 
 from svq import nets
 from svq.atomic import atomic_write
+from svq.bits.table import bits_by_layer, check_bits, read_bits
 from svq.config import read_tree, to_dict, write_provenance
 from svq.data.dataset import TrainSet
 from svq.errors import UserError, some_of
-from svq.models import ModelConfig, load_model, load_state, load_tensors, save_model, save_tensors
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant.api import QuantConfig, quantizable
-from svq.quant.bits_table import bits_by_layer, check_bits, read_bits
+from svq.tensors import load_state, load_tensors, save_tensors
 from svq.train.config import TrainConfig
 from svq.train.heads import AAMSoftmax
 

@@ -12,7 +12,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from svq import development, nets
+from svq import nets
 from svq.analysis.layer_activations import movements
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_norms import measure_norms_
@@ -23,7 +23,9 @@ from svq.bin import layer_analysis
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, save_model
+from svq.evaluation import development
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.ptq import PTQConfig

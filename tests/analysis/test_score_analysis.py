@@ -9,6 +9,8 @@ import pytest
 from svq.analysis.score_analysis import analyse
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.analysis.score_lists import distance_edges, distance_groups, duration_groups, paired_groups, read_list
+from svq.analysis.score_page import markdown
+from svq.analysis.score_plots import figures
 from svq.analysis.score_rows import COLUMNS, Lookup
 from svq.backend import metrics
 from svq.backend.bootstrap import speaker_bootstrap
@@ -16,8 +18,6 @@ from svq.backend.calibration import Calibration
 from svq.backend.score_map import load_map
 from svq.bin import score_analysis
 from svq.errors import UserError
-from svq.report.score_page import markdown
-from svq.report.score_plots import figures
 from tests.helpers import run_worker
 
 SYSTEMS = {"float": 0.0, "four": 0.1, "three": 0.2, "two": 0.9, "twin": 0.0}  # noise on top of the float score

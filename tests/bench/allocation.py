@@ -21,13 +21,14 @@ import scipy
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from svq.models import ModelConfig, load_model  # noqa: E402
+from svq.bits.allocation import Allocator, make_problem  # noqa: E402
+from svq.bits.sensitivity import read_sensitivity  # noqa: E402
+from svq.bits.table import LayerBits  # noqa: E402
+from svq.hardware import describe  # noqa: E402
+from svq.models import load_model
+from svq.network import ModelConfig  # noqa: E402
 from svq.quant import QuantConfig  # noqa: E402
-from svq.quant.allocation import Allocator, make_problem  # noqa: E402
 from svq.quant.api import float_weight, quantizable  # noqa: E402
-from svq.quant.bits_table import LayerBits  # noqa: E402
-from svq.quant.sensitivity import read_sensitivity  # noqa: E402
-from svq.report.hardware import describe  # noqa: E402
 
 
 def drawn_sensitivities(net, seed):

@@ -22,9 +22,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from svq import nets  # noqa: E402
 from svq.data.datadir import create  # noqa: E402
+from svq.data.extraction import Utterances, embed  # noqa: E402
 from svq.data.fbank import Fbank, mean_normalize  # noqa: E402
-from svq.extraction import Utterances, embed  # noqa: E402
-from svq.models import FrontEndConfig  # noqa: E402
+from svq.data.frontend import FrontEndConfig  # noqa: E402
 
 
 def recordings(folder, count):

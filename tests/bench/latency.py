@@ -88,8 +88,7 @@ def serve_fbank(pipe, threads):
     """The same for the front end; frames count as hops of 10 ms."""
     import torch
 
-    from svq.data.frontend import FrontEnd
-    from svq.models import FrontEndConfig
+    from svq.data.frontend import FrontEnd, FrontEndConfig
 
     torch.set_num_threads(threads)
     before, start = peak_mb(), time.perf_counter()
@@ -168,7 +167,8 @@ def random_network(arch, folder):
     """A model folder with random weights."""
     import torch
 
-    from svq.models import ModelConfig, save_model
+    from svq.models import save_model
+    from svq.network import ModelConfig
 
     torch.manual_seed(0)
     config = ModelConfig(arch=arch, embed_dim=NETWORKS.get(arch, 192))

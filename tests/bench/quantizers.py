@@ -18,10 +18,10 @@ import torch
 
 # The bench beside this one puts the repository on the path.
 from train import CPU, network, shortest, stepper
+from svq.hardware import describe
 from svq.nets import num_parameters
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizers
-from svq.report.hardware import describe
 from svq.train.precision import use_bf16
 
 CASES = {f"{method}{bits}": QuantConfig(method, bits) for method, bits in [

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from svq.hardware import describe  # noqa: E402
 from svq.nets import build  # noqa: E402
 from svq.quant import QuantConfig, quantize_  # noqa: E402
-from svq.report.hardware import describe  # noqa: E402
 from svq.train.config import OptimizerConfig  # noqa: E402
 from svq.train.heads import AAMSoftmax  # noqa: E402
 from svq.train.objective import Objective  # noqa: E402

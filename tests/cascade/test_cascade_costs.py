@@ -12,10 +12,11 @@ from svq.cascade.accounting import ACCOUNTINGS, LIST, STREAMING, count
 from svq.cascade.cost import knots_of, operations, packed_size, rung_cost
 from svq.cascade.gate import reached
 from svq.cascade.ladder import Rung
-from svq.models import ModelConfig, save_model
+from svq.models import save_model
 from svq.nets.flops import count_flops
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 
 CONFIG = ModelConfig("ResNet18", {"width": 4}, 16)
 

@@ -11,7 +11,8 @@ from svq.cascade.cost import storage
 from svq.cascade.fitting import fit_maps
 from svq.cascade.ladder import Operating, load_ladder, load_maps, to_scale
 from svq.errors import UserError
-from svq.models import ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 
 GOOD = "rungs:\n- {name: a, model: a.svq, delta: 1.5}\n- {name: b, model: b}\n"

@@ -13,18 +13,20 @@ from svq.backend.embeddings import read_vector
 from svq.bin import cascade, extract, score, speaker_means, verify
 from svq.cascade.accounting import LIST, STREAMING, count, table_of
 from svq.cascade.cost import UNITS, rung_costs
-from svq.cascade.deciding import CascadeVerifier
 from svq.cascade.gate import reached, settle
 from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps
 from svq.cascade.live import LiveCascade, mean_of_rung
+from svq.cascade.live_runs import read_runs
 from svq.cascade.log import read_reached, recount
 from svq.cascade.trial_list import TrialList
+from svq.cascade.verifier import CascadeVerifier
 from svq.config import dump_config
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
-from svq.report.measured import read_runs
 from tests.builders import data_dir
 from tests.helpers import run_worker
 

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from svq.config import from_dict, to_dict
+from svq.data.extraction import Utterances
 from svq.data.fbank import Fbank, mean_normalize
-from svq.data.frontend import FrontEnd, check_stored, takes_stored
+from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored, takes_stored
 from svq.errors import UserError
-from svq.extraction import Utterances
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
+from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packed_reading import read_packed
-from svq.quant.packing import load_packed, save_packed
 from tests import renderings
 from tests.builders import data_dir
 from tests.importing.formula import waveform

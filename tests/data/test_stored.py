@@ -4,16 +4,14 @@ import shutil
 
 import pytest
 
-from svq.bin import data_dir as tools
-from svq.bin import make_fbank
+from svq.bin import data_dir as tools, make_fbank
 from svq.data import reshape, stored, wavark
 from svq.data.datadir import DataDir
-from svq.data.frontend import check_stored
+from svq.data.extraction import Utterances
+from svq.data.frontend import FrontEndConfig, check_stored
+from svq.data.stretches import calibration_features
 from svq.data.validate import validate
 from svq.errors import UserError
-from svq.extraction import Utterances
-from svq.models import FrontEndConfig
-from svq.quant.calibration_data import calibration_features
 from tests.builders import data_dir
 from tests.helpers import run_worker
 

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
+from svq.network import ModelConfig
 
 # On processors with AMX, OpenVINO 2026.4.1 crashes in an INT8 convolution over time of 16 channels; of 32 it does not.
 SIZES = {"ResNet18": {"width": 8}, "ECAPA512": {"channels": 16, "wide": 24}, "XVector": {"width": 32, "wide": 24},

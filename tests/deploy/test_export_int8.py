@@ -259,7 +259,7 @@ def test_float_layers_of_a_quantized_model_stay_float(place, tmp_path, dynamic):
 
 def bits_with(folder, kept, arch="ECAPA512"):
     """A bits.tsv of 8 bits in all layers but one, which stays in float."""
-    from svq.quant.bits_table import LayerBits, write_bits
+    from svq.bits.table import LayerBits, write_bits
 
     write_bits(folder / "bits.tsv", [LayerBits(name, tuple(module.weight.shape), None, 32 if name == kept else 8)
                                      for name, module in quantizable(small_net(small_config(arch)))])

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from svq.data.frontend import FrontEndConfig
 from svq.deploy.export import export_dynamic_int8, export_float, export_int8, float_layers, write
 from svq.deploy.int8 import Int8Config
 from svq.deploy.runtimes import load_embedder
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_, quantizable
-from svq.search.exam import counted_as, mean_bits
+from svq.search.tradeoff import counted_as, mean_bits
 from tests.deploy.small_nets import cosines, feats
 from tests.quant.recurrent_nets import recurrent, register
 

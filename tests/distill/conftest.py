@@ -12,8 +12,11 @@ import yaml
 
 from svq.bin import teacher_embeddings, train
 from svq.data.datadir import DataDir
-from svq.extraction import Utterances
-from svq.models import FrontEndConfig, ModelConfig, save_model, save_tensors
+from svq.data.extraction import Utterances
+from svq.data.frontend import FrontEndConfig
+from svq.models import save_model
+from svq.network import ModelConfig
+from svq.tensors import save_tensors
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
 from tests.builders import data_dir, voice

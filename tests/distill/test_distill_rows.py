@@ -6,10 +6,9 @@ import pytest
 
 from svq import nets
 from svq.config import load_config, row_tables
-from svq.distill.aggregation import AggregationTrainConfig
 from svq.distill.levels import LevelOutputs, find_level
 from svq.rows import row_names
-from svq.train.config import TrainConfig
+from svq.train.config import AggregationTrainConfig, TrainConfig
 
 CONF = Path(__file__).resolve().parents[2] / "egs" / "speechocean762" / "conf"
 ROWS = row_names(row_tables(CONF / "students.yaml"))

@@ -17,7 +17,8 @@ from svq.distill.levels import LevelOutputs, find_level
 from svq.distill.objective import DistillConfig, EmbeddingObjective, TargetsConfig
 from svq.distill.targets import Targets
 from svq.errors import UserError
-from svq.models import load_model, load_tensors
+from svq.models import load_model
+from svq.tensors import load_tensors
 from svq.train.config import TrainConfig
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective
@@ -91,10 +92,10 @@ def test_a_crop_has_the_frames_of_its_place(place):
 @pytest.mark.parametrize("stride, first, rows", [(1, 0, 30), (1, 7, 16), (2, 0, 15), (4, 1, 7)])
 def test_frames_of_any_clock(tmp_path, stride, first, rows):
     from svq.data.features import write_ark
+    from svq.data.frontend import FrontEndConfig
     from svq.distill.cache import LevelInfo
     from svq.distill.levels import Clock
     from svq.distill.targets import CachedLevel
-    from svq.models import FrontEndConfig
 
     values = np.eye(rows, dtype=np.float32)
     write_ark(str(tmp_path / "x.ark"), str(tmp_path / "x.scp"), [("u", values)])

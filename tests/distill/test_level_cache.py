@@ -13,8 +13,7 @@ import torch
 
 from svq.backend.embeddings import read_vector
 from svq.bin import teacher_embeddings
-from svq.distill import cache as cache_module
-from svq.distill import level_values
+from svq.distill import cache as cache_module, level_values
 from svq.distill.cache import LevelInfo
 from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
@@ -147,7 +146,7 @@ def test_plan_writes_nothing_and_no_room_is_refused(place, tmp_path, monkeypatch
     run_worker(teacher_embeddings.main, "--model", place.teacher, "--data", place.data, "--out", tmp_path / "out",
                "--level", "utterance", "--plan")
     assert "utterance: a vector of 10 for each of 24 utterances" in capsys.readouterr().out
-    monkeypatch.setattr("svq.distill.making.free_bytes", lambda _: 900)
+    monkeypatch.setattr("svq.distill.cache_writing.free_bytes", lambda _: 900)
     with pytest.raises(UserError, match="would take .* MB, but the disk has 0.0 MB free"):
         cache(place.teacher, place.data, tmp_path / "out", "utterance")
     assert not (tmp_path / "out").exists()
@@ -180,8 +179,8 @@ def test_a_teacher_that_is_none(place, tmp_path):
 
 def test_a_packed_teacher(place, tmp_path):
     from svq.models import load_model
+    from svq.pack.file import save_packed
     from svq.quant import QuantConfig, quantize_
-    from svq.quant.packing import save_packed
 
     net, config = load_model(place.teacher)
     config = type(config)(config.arch, config.net, config.embed_dim, config.front_end, QuantConfig(bits=4))

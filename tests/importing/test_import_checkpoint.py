@@ -19,8 +19,9 @@ from svq.bin import import_checkpoint
 from svq.errors import UserError
 from svq.importing import ORIGINS, Options, fill, uncommon
 from svq.importing.reading import read_state
-from svq.models import ModelConfig, load_model
+from svq.models import load_model
 from svq.nets import resnet
+from svq.network import ModelConfig
 from tests import renderings
 from tests.helpers import run_worker
 

@@ -13,10 +13,10 @@ import torch
 from svq.bin import extract, import_checkpoint
 from svq.config import to_dict
 from svq.data.datadir import create
-from svq.data.frontend import FrontEnd
-from svq.models import FrontEndConfig, load_model
+from svq.data.frontend import FrontEnd, FrontEndConfig
+from svq.models import load_model
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 from tests.helpers import run_worker
 from tests.importing import formula
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
 from svq.nets import build
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import load_packed, save_packed
 
 ECAPA = {"channels": 32, "squeeze": 8, "attention": 8}
 NARROW_NETS = {

@@ -6,10 +6,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.bin.pack import largest_distance
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
 from svq.nets import build, dfresnet, kiwano, num_parameters, resnet, thin
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 
 FAMILIES = (resnet, kiwano, dfresnet, thin)
 ALL = [arch for family in FAMILIES for arch in family.NETWORKS]

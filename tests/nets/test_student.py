@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from svq import nets
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model
+from svq.models import load_model
 from svq.nets.student import FCStudent
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
 
 XVECTOR = 4_610_524  # of 512 dimensions, WeSpeaker's
 

@@ -5,14 +5,16 @@ import torch
 from torch import nn
 
 from svq.bin import zoo as worker
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, save_model
+from svq.evaluation.zoo_table import ZooRow, markdown, measure, unexplained
+from svq.models import save_model
 from svq.nets import ARCHITECTURES, build, num_parameters
 from svq.nets.flops import count_flops, frames_in
 from svq.nets.zoo import ZooEntry, entries
+from svq.network import ModelConfig
+from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.packing import save_packed
-from svq.report.zoo import ZooRow, markdown, measure, unexplained
 from tests.helpers import run_worker
 
 ENTRIES = entries()

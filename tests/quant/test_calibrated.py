@@ -8,12 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable, quantizers
 from svq.quant.calibrated import INSIDE, calibrate_, matched_statistics, within_cells
-from svq.quant.packing import load_packed, save_packed
 from svq.quant.quantizers import make_quantizer
 from tests.deploy.small_nets import trained_like
 

@@ -12,15 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svq.bin import inspect
-from svq.models import ModelConfig, load_model, save_tensors
+from svq.bits.allocation import layer_tables
+from svq.models import load_model
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, packed_bytes, save_packed
+from svq.pack.format import digest
+from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.allocation import layer_tables
 from svq.quant.api import quantizers
-from svq.quant.packed_format import digest
-from svq.quant.packed_reading import read_packed
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.quant.quantizers import make_quantizer
 from svq.quant.ranges import fit_grid, grid_size, kl_threshold
+from svq.tensors import save_tensors
 from tests.helpers import run_worker
 
 SCHEMES, RULES = ("symmetric", "affine"), ("minmax", "percentile", "mse", "kl")

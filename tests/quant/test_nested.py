@@ -15,18 +15,21 @@ from torch import nn
 
 from svq.bin import at_precision, inspect, pack
 from svq.config import to_dict
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model, save_tensors
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
+from svq.pack.bitpack import pack_codes, unpack_codes
+from svq.pack.file import load_packed, packed_bytes, save_packed
+from svq.pack.format import digest
+from svq.pack.nested_codes import join_codes, split_codes
+from svq.pack.nested_reading import bytes_read, names_at
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizers
-from svq.quant.bitpack import pack_codes, unpack_codes
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, precisions_of, set_precision_
-from svq.quant.nested_codes import join_codes, split_codes
 from svq.quant.nested_members import at_precision_
-from svq.quant.nested_reading import bytes_read, names_at
-from svq.quant.packed_format import digest
-from svq.quant.packing import load_packed, packed_bytes, save_packed
 from svq.quant.quantizers import make_quantizer
+from svq.tensors import save_tensors
 from svq.train.heads import AAMSoftmax
 from svq.train.objective import Objective
 from tests.helpers import run_worker

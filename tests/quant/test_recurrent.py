@@ -12,9 +12,12 @@ from safetensors import safe_open
 from torch import nn
 from torch.nn.utils import parametrize
 
+from svq.data.extraction import embed
+from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.extraction import embed
-from svq.models import FrontEndConfig, ModelConfig, load_model, load_state, save_model
+from svq.models import load_model, save_model
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import (
     average_bits,
@@ -29,7 +32,7 @@ from svq.quant.api import (
 )
 from svq.quant.layers import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
-from svq.quant.packing import load_packed, packed_bytes, save_packed
+from svq.tensors import load_state
 from svq.train.config import OptimizerConfig
 from svq.train.optimizer import make_optimizer
 from svq.train.stages import quantize_up_to_

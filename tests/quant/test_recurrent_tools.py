@@ -14,26 +14,28 @@ from torch import nn
 from svq.analysis.layer_activations import movements
 from svq.analysis.layer_parts import parts_of
 from svq.bin import block_sensitivity, layer_analysis, pack, train
+from svq.bits.allocation import AllocateConfig, allocate, make_problem
+from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
+from svq.bits.presets import bits_rows
+from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
+from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
+from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.models import FrontEndConfig, ModelConfig, load_model, save_model
+from svq.evaluation.operations import flops_by_layer, operations
+from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
 from svq.nets.flops import count_flops
+from svq.network import ModelConfig
+from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.allocation import AllocateConfig, allocate, make_problem
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
 from svq.quant.bias_correction import output_means
-from svq.quant.bits_table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
-from svq.quant.block_sensitivity import part_bytes, quantized_copy, read_blocks
-from svq.quant.packing import load_packed, save_packed
-from svq.quant.presets import bits_rows
 from svq.quant.ptq import PTQConfig, quantize_without_training_
-from svq.quant.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.report import quant_figures
 from svq.report.systems import System
-from svq.search.cost import flops_by_layer, operations
-from svq.search.exam import mean_bits, size_and_bits
+from svq.search.tradeoff import mean_bits, size_and_bits
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from svq.bin import compress as compress_worker
+from svq.bits.table import read_bits
 from svq.compression import report
 from svq.compression.settings import Settings, most_utterances
 from svq.errors import UserError
 from svq.models import load_model
-from svq.quant.bits_table import read_bits
 from svq.train.class_weights import imprinted
 from tests.builders import data_dir
 from tests.helpers import run_worker

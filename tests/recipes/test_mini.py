@@ -163,10 +163,10 @@ def test_packed_model_is_what_was_scored(mini):
 
 
 def test_selected_blocks_stay_in_float_and_the_packed_file_says_so(mini):
+    from svq.bits.table import read_bits
     from svq.models import load_model
     from svq.nets.blocks import blocks_of
     from svq.quant.api import quantizable
-    from svq.quant.bits_table import read_bits
 
     exp = mini[0].exp
     bits = {row.layer: row.bits for row in read_bits(exp / "teacher_selected8-ptq" / "bits.tsv")}

@@ -9,7 +9,7 @@ import pytest
 
 from svq.analysis.layer_parts import parts_of
 from svq.config import load_config, row_tables
-from svq.models import ModelConfig
+from svq.network import ModelConfig
 from svq.quant.api import quantizable
 from svq.rows import row_names
 from svq.train.config import TrainConfig

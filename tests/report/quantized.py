@@ -4,7 +4,8 @@ import os
 
 import torch
 
-from svq.models import ModelConfig, save_model
+from svq.models import save_model
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, quantizable
 from svq.report.results import Row, write_results

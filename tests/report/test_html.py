@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from svq.draw import figure
 from svq.errors import UserError
-from svq.report import collect, figure, html, plots
+from svq.report import collect, html, plots
 from svq.report.contents import Layer, Report, Scored
 from svq.report.results import Row
 from tests.report import fake

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from svq import hardware
 from svq.errors import UserError
-from svq.report import hardware, markdown
+from svq.report import markdown
 from svq.report.results import Row, write_results
 
 NAN = float("nan")

@@ -13,9 +13,10 @@ import torch
 from scipy.stats import norm as normal
 
 from svq.bin import quant_report
+from svq.draw.page import tsv
 from svq.errors import UserError
 from svq.quant.api import quantizable
-from svq.report import quant_figures, quant_page, quant_plots
+from svq.report import quant_figures, quant_plots
 from svq.report.results import read_results, write_results
 from tests.helpers import run_worker
 from tests.report import fake, quantized
@@ -223,7 +224,7 @@ def test_layers_in_float_and_negative_traces():
     layers = [quant_plots.Layer("a$b", (2, 3), -1.0, 0.1), quant_plots.Layer("b", (4, 2), 0.5, np.nan)]
     drawn = quant_plots.bits_by_layer(layers, [quant_plots.Allocation("x$y$", 20.0, [4, 32], None)])
     assert ">float</text>" in drawn.svg and "x$y$: 20.00 bits on average" in drawn.svg and "a$b" in drawn.svg
-    assert quant_page.tsv(drawn).split("\n")[1:3] == ["a$b\t2x3\t6\t-1\t0.1\t4", "b\t4x2\t8\t0.5\tnan\t32"]
+    assert tsv(drawn).split("\n")[1:3] == ["a$b\t2x3\t6\t-1\t0.1\t4", "b\t4x2\t8\t0.5\tnan\t32"]
 
 
 def test_step(exp, tmp_path):

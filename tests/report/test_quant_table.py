@@ -61,7 +61,7 @@ def texts(found):
 ])
 def test_what_a_system_is(tmp_path, name, method, layers, expected):
     from svq.config import dump_config
-    from svq.models import ModelConfig
+    from svq.network import ModelConfig
     from svq.quant import QuantConfig
 
     default = {"twn": 2, "static": 1, "adaptive": 1}.get(method, 4)
@@ -107,8 +107,8 @@ def test_families_without_training(tmp_path, name, family):
 
 def test_a_choice_that_left_everything_in_float_is_a_float_system(tmp_path):
     from svq.config import dump_config
-    from svq.models import ModelConfig
     from svq.nets.blocks import blocks_of
+    from svq.network import ModelConfig
     from svq.quant import QuantConfig
 
     net = ModelConfig(**quantized.NET)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from svq.models import FrontEndConfig, ModelConfig
+from svq.data.frontend import FrontEndConfig
+from svq.evaluation.operations import flops_by_layer, milliseconds, operations
 from svq.nets.flops import count_flops, frames_in
+from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.report.search_plots import Scale, running_best
-from svq.search.cost import flops_by_layer, milliseconds, operations
+from svq.search.plots import Scale, running_best
 from svq.search.summary import Trial, importances
 from tests.search.test_search_workers import Bench
 

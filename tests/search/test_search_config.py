@@ -5,8 +5,8 @@ import yaml
 from torch import nn
 
 from svq.errors import UserError
-from svq.search.claims import distributions
 from svq.search.config import load_search, most_epochs
+from svq.search.next_trial import distributions
 from tests.conftest import ROOT
 
 LR = {"low": 0.01, "high": 0.1}

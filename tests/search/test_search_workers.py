@@ -7,8 +7,8 @@ import time
 import pytest
 
 from svq.errors import UserError
-from svq.search.claims import WAITING_FOR_OTHERS, claim, folder_of, latest, pruner
 from svq.search.config import Parameter, ParameterConfig, SearchConfig
+from svq.search.next_trial import WAITING_FOR_OTHERS, claim, folder_of, latest, pruner
 from svq.search.outcome import best_of, write_table
 from svq.search.restart import begin
 from svq.search.storage import AnotherSearch, FileLock, is_held, open_study
@@ -161,7 +161,7 @@ def test_a_worker_killed_while_it_takes_a_trial_loses_none(bench, monkeypatch, s
             first.lock.release()
             patch.setattr(study, "add_trial", die)
         elif step == "asked":
-            patch.setattr("svq.search.claims.lock_of", die)
+            patch.setattr("svq.search.next_trial.lock_of", die)
         else:
             patch.setattr("optuna.trial.Trial.set_user_attr", die)
         claim(study, bench.search, PARAMETERS, bench.folder / "trials")

@@ -7,12 +7,12 @@ from torch import nn
 
 from svq.bin.sensitivity import Crops, LabelLoss
 from svq.data.dataset import TrainSet
+from svq.data.extraction import Utterances
 from svq.data.features import write_ark
-from svq.data.frontend import FrontEnd
+from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.data.stored import write_made
 from svq.errors import UserError
-from svq.extraction import Utterances
-from svq.models import FrontEndConfig, load_model
+from svq.models import load_model
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
 from tests.builders import data_dir

@@ -13,16 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from svq.bits.table import LayerBits, write_bits
 from svq.config import from_dict, load_config, to_dict
 from svq.errors import UserError
-from svq.models import load_model, load_tensors
+from svq.models import load_model
 from svq.quant import QuantConfig
 from svq.quant.api import quantizable, quantizers
-from svq.quant.bits_table import LayerBits, write_bits
 from svq.quant.quantizers import make_quantizer
+from svq.tensors import load_tensors
 from svq.train.checkpoint import load_checkpoint
 from svq.train.config import TrainConfig
-from svq.train.running import RunOptions, run_id
+from svq.train.run import RunOptions, run_id
 from svq.train.schedule import ScheduleConfig, learning_rate
 from svq.train.stages import Stage, plan_stages, quantize_up_to_, total_epochs
 

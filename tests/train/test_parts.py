@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from svq.digest import fingerprint
 from svq.distill.objective import DistillConfig, EmbeddingObjective, Teacher, soft_label_loss
 from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
-from svq.train.checkpoint import RunningAverage, fingerprint, load_checkpoint, save_checkpoint
+from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
 from svq.train.config import OptimizerConfig
 from svq.train.distributed import GlobalBatchNorm, World, synchronize_batch_norm
 from svq.train.heads import AAMSoftmax

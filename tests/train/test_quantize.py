@@ -10,13 +10,15 @@ import torch
 import yaml
 
 from svq.bin import quantize
+from svq.bits.table import LayerBits, write_bits
 from svq.config import load_config, read_tree
 from svq.errors import UserError
-from svq.models import ModelConfig, load_model, load_tensors
+from svq.models import load_model
 from svq.nets import ARCHITECTURES
+from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizable, quantizers
-from svq.quant.bits_table import LayerBits, write_bits
+from svq.tensors import load_tensors
 from svq.train.folders import check_model_keys
 from tests.helpers import run_worker
 

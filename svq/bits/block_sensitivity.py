@@ -1,0 +1,176 @@
+"""What quantizing a part of a network costs, by experiment: settings, and the table of the results.
+
+One block (or layer) at a time is quantized, all others stay in float, and a development list is scored: table 1 of
+Optimization of DNN-based speaker verification model through efficient quantization technique, arXiv 2407.08991.
+`blocks.tsv` holds the result: tab separated, a row for the float network, each block, and all blocks together.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import nn
+
+from svq.atomic import atomic_write
+from svq.bits.table import table_rows
+from svq.config import check_choices
+from svq.errors import UserError, located
+from svq.pack.file import packed_bytes
+from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
+from svq.quant.ptq import PTQConfig, quantize_without_training_
+
+FLOAT, ALL = "float", "all"  # rows that are no blocks
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSensitivityConfig:
+    """How block sensitivities are measured.
+
+    model: folder of the float network. quant: how blocks are quantized. data: Kaldi data directory of the trials.
+    level: `block` (svq.nets.blocks) or `layer`. input: `feats`, `wav`, or `auto` for what there is.
+    max_utts: so many utterances, spread evenly over the speakers; 0: all of the list. max_seconds: of each; 0: all.
+    center: whether the mean of the list's embeddings is taken off each before scoring.
+    bootstrap: resamplings of the speakers for the intervals; 0: none. seed: of these and of the subset.
+    ptq: what is done beside quantizing (svq.quant.ptq), on ptq_data, chosen by ptq_seed.
+    model_digest: of the network's files, as a check that they have not changed since.
+    """
+
+    model: str
+    data: str
+    trials: str
+    quant: QuantConfig
+    level: Literal["block", "layer"] = "block"
+    input: Literal["auto", "feats", "wav"] = "auto"
+    max_utts: int = 0
+    max_seconds: float = 0.0
+    center: bool = True
+    bootstrap: int = 200
+    seed: int = 0
+    batch_frames: int = 4000
+    device: str = "cpu"
+    ptq: PTQConfig | None = None
+    ptq_data: str | None = None
+    ptq_seed: int = 1
+    model_digest: str = ""
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("max_utts", "max_seconds", "bootstrap", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if self.batch_frames < 1:
+            raise ValueError(f"batch_frames is {self.batch_frames}; it must be at least 1")
+        if self.quant.layers is not None:
+            raise ValueError("quant.layers gives single layers their bits; leave it out, blocks are quantized in turn")
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockRow:
+    """A row of the table: what it costs that `block` alone is quantized (or nothing, or all).
+
+    kind: what the block is. layers, weights: quantized, their number. bytes: of the packed file; saved: how many
+    fewer than with every layer in float. eer, its difference to float and the bounds of that: in per cent. mindcf: of
+    p_target 0.01, likewise. drift: of 1 - cosine between an utterance's embeddings, in float and as they are here, the
+    mean, median, 95th percentile and largest. nan where a bound is not known.
+    """
+
+    block: str
+    kind: str
+    layers: int
+    weights: int
+    bytes: int
+    saved: int
+    eer: float
+    eer_delta: float
+    eer_low: float
+    eer_high: float
+    mindcf: float
+    mindcf_delta: float
+    mindcf_low: float
+    mindcf_high: float
+    drift: float
+    drift_p50: float
+    drift_p95: float
+    drift_max: float
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(BlockRow))
+_INTEGERS = ("layers", "weights", "bytes", "saved")
+
+
+@torch.no_grad()
+def quantized_copy(net: nn.Module, layers: Iterable[str], quant: QuantConfig, ptq: PTQConfig | None = None,
+                   feats: torch.Tensor | None = None) -> nn.Module:
+    """A copy of float `net` for inference, with only these layers quantized; `net` is not touched.
+
+    ptq, feats: what is done beside it, and on which features (B, T, F).
+    """
+    layers = list(layers)
+    part = copy.deepcopy(net).eval()
+    if layers and ptq is None:
+        quantize_(part, quant, layers)
+    elif layers:
+        quantize_without_training_(part, only_these(net, layers, quant), ptq, feats)
+    return freeze_(part)
+
+
+def only_these(net: nn.Module, layers: Iterable[str], quant: QuantConfig) -> QuantConfig:
+    """`quant` with 32 bits for all other layers of `net`."""
+    chosen = set(layers)
+    return dataclasses.replace(quant, layers={name: quant.bits if name in chosen else FLOAT_BITS
+                                              for name, _ in quantizable(net)})
+
+
+def part_bytes(net: nn.Module, layers: Iterable[str], quant: QuantConfig, model) -> int:
+    """Bytes of the packed file of `net`, whose config is `model`, with only these layers quantized."""
+    return packed_bytes(net, only_these(net, layers, quant), model)
+
+
+def write_blocks(path, rows: Iterable[BlockRow], comment: str) -> None:
+    """Writes a blocks.tsv, atomically; `comment` becomes its first line."""
+    with atomic_write(path) as file:
+        file.write(f"# {comment}\n" + "\t".join(COLUMNS) + "\n")
+        for row in rows:
+            values = (getattr(row, name) for name in COLUMNS)
+            file.write("\t".join(f"{v:.9g}" if isinstance(v, float) else str(v) for v in values) + "\n")
+
+
+def read_blocks(path) -> list[BlockRow]:
+    """The rows of a blocks.tsv; UserError naming file and line of the first that is wrong."""
+    rows, seen = [], {}
+    for line, fields in table_rows(path, COLUMNS):
+        values = dict(zip(COLUMNS, fields))
+        if values["block"] in seen:
+            raise UserError(located(path, line, f"block {values['block']} is already on line {seen[values['block']]}; "
+                                                "keep one of them"))
+        seen[values["block"]] = line
+        try:
+            rows.append(BlockRow(*(_value(name, text) for name, text in values.items())))
+        except ValueError as error:
+            raise UserError(located(path, line, f"block {values['block']}: {error}")) from None
+    missing = [name for name in (FLOAT, ALL) if name not in seen]
+    if missing:
+        raise UserError(f"{path}: no row {' and '.join(missing)}; svq.bin.block_sensitivity writes the whole table")
+    return rows
+
+
+def _value(name: str, text: str):
+    if name in ("block", "kind"):
+        return text
+    if name in _INTEGERS:
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"{name} is '{text}'; it must be a whole number") from None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.inf
+    if math.isinf(value) or (math.isnan(value) and not name.endswith(("_low", "_high"))):
+        raise ValueError(f"{name} is '{text}'; it must be a number")
+    return value

@@ -1,0 +1,216 @@
+"""Which blocks to quantize and which to leave in float, from the measured loss of quantizing each by itself.
+
+The measured losses are taken to add up: what it costs to quantize several blocks is the sum of what each costs
+alone. That is an assumption (errors of one block may hide or feed those of another), so whoever selects should
+measure the chosen set jointly. A loss below zero, which noise of a small list brings about, counts as zero. The
+quantization has one number of bits; the choice is between that and float.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+
+from svq.config import check_choices
+from svq.errors import UserError
+
+_HEADER_SLACK = 64  # bytes a block that the header's length may differ from the sum of its parts
+_MAX_CUTS = 200
+
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectConfig:
+    """`select` of a config: which blocks svq.bin.select leaves in float; exactly one goal.
+
+    preset: what a paper recommends (svq.bits.presets). max_eer_loss: as small a file as can be with an EER that rises by
+    at most so many absolute per cent. bytes, megabytes (10^6 bytes): as little loss as can be in a packed file of at most
+    that size. search: `exact` (0-1 knapsack) or `greedy` (by loss per byte, measured jointly after every step).
+    cost: the loss that a size keeps low, `eer`, `mindcf` or `drift`.
+    """
+
+    preset: str | None = None
+    max_eer_loss: float | None = None
+    bytes: int | None = None
+    megabytes: float | None = None
+    search: Literal["exact", "greedy"] = "exact"
+    cost: Literal["eer", "mindcf", "drift"] = "eer"
+
+    def __post_init__(self):
+        check_choices(self)
+        goals = [name for name in ("preset", "max_eer_loss", "bytes", "megabytes") if getattr(self, name) is not None]
+        if len(goals) != 1:
+            raise ValueError(f"{' and '.join(goals) or 'no goal'} given; give one of preset, max_eer_loss, bytes and "
+                             "megabytes")
+        if goals != ["preset"] and not 0 <= getattr(self, goals[0]) < float("inf"):
+            raise ValueError(f"{goals[0]} is {getattr(self, goals[0])}; it must not be negative")
+        if goals == ["max_eer_loss"] and self.cost != "eer":
+            raise ValueError(f"a budget of EER goes with cost eer, not {self.cost}")
+
+@dataclasses.dataclass(frozen=True)
+class Selection:
+    """B blocks. loss: (B,) float64, of quantizing each alone. file_bytes: size of the packed file for a mask (B,), True
+    for a quantized block."""
+
+    blocks: tuple[str, ...]
+    loss: np.ndarray
+    file_bytes: Callable[[np.ndarray], int]
+
+    def __post_init__(self):
+        object.__setattr__(self, "loss", np.maximum(np.asarray(self.loss, dtype=np.float64), 0.0))
+        everything = np.ones(len(self.blocks), dtype=bool)
+        quantized = self.file_bytes(everything)
+        saved = [self.file_bytes(_without(everything, i)) - quantized for i in range(len(self.blocks))]
+        object.__setattr__(self, "quantized", quantized)  # size with all of them quantized
+        object.__setattr__(self, "saved", np.array(saved, dtype=np.int64))  # what quantizing each takes off the file
+        # A codebook may be larger than a small layer's weights.
+        object.__setattr__(self, "smallest", self.file_bytes(self.saved > 0))
+
+    def names(self, mask: np.ndarray) -> list[str]:
+        return [name for name, chosen in zip(self.blocks, mask) if chosen]
+
+    def total(self, mask: np.ndarray) -> float:
+        """The sum of the losses of the quantized blocks."""
+        return float(self.loss[mask].sum())
+
+    def order(self) -> list[int]:
+        """The blocks that quantization makes smaller, by rising loss per byte saved; the larger first where equal."""
+        gains = [i for i in range(len(self.blocks)) if self.saved[i] > 0]
+        return sorted(gains, key=lambda i: (self.loss[i] / self.saved[i], -self.saved[i], i))
+
+
+def _without(mask: np.ndarray, index: int) -> np.ndarray:
+    mask = mask.copy()
+    mask[index] = False
+    return mask
+
+
+def _with(mask: np.ndarray, index: int) -> np.ndarray:
+    mask = mask.copy()
+    mask[index] = True
+    return mask
+
+
+def exact_within_loss(problem: Selection, most: float) -> np.ndarray:
+    """The mask (B,) of quantized blocks that saves most bytes with a total loss of at most `most`.
+
+    A 0-1 knapsack. Bytes are those that each block takes off the smallest file; the header's part of them hardly
+    depends on the others.
+    """
+    return _checked(knapsack(problem.saved, problem.loss, most), most)
+
+
+def exact_within_bytes(problem: Selection, target: int) -> np.ndarray:
+    """The mask (B,) of quantized blocks of least total loss whose packed file has at most `target` bytes.
+
+    A 0-1 knapsack of what to leave in float, with sizes to the byte: the solver is allowed a little more, and a
+    solution whose file is larger than `target` is ruled out until one fits.
+    """
+    _check_target(problem, target)
+    slack = _HEADER_SLACK * len(problem.blocks)
+    left = knapsack(problem.loss, problem.saved, target - problem.quantized, slack,
+                    lambda mask: problem.file_bytes(~mask) <= target)
+    return _not_all_in_float(~left, target)
+
+
+def greedy_within_loss(problem: Selection, most: float,
+                       measured: Callable[[np.ndarray], float] | None = None) -> Iterator[tuple[int, bool, np.ndarray]]:
+    """Quantizes block after block, by rising loss per byte, as long as the loss is at most `most`.
+
+    measured: the loss of a mask of quantized blocks, measured jointly; None: the sum of the single losses.
+    Yields (block, whether it is quantized, mask so far (B,)) for every block that was tried. UserError where none is.
+    """
+    mask = np.zeros(len(problem.blocks), dtype=bool)
+    loss = measured or problem.total
+    for i in problem.order():
+        tried = _with(mask, i)
+        taken = loss(tried) <= most + 1e-9
+        mask = tried if taken else mask
+        yield i, taken, mask
+    _checked(mask, most)
+
+
+def greedy_within_bytes(problem: Selection, target: int) -> Iterator[tuple[int, bool, np.ndarray]]:
+    """Quantizes block after block, by rising loss per byte, until the packed file has at most `target` bytes; then puts
+    back in float, by falling loss, what there is room for.
+
+    Yields (block, True for quantized or False for put back, mask so far (B,)).
+    """
+    _check_target(problem, target)
+    mask = np.zeros(len(problem.blocks), dtype=bool)
+    for i in problem.order():
+        if problem.file_bytes(mask) <= target:
+            break
+        mask = _with(mask, i)
+        yield i, True, mask
+    for i in sorted(np.flatnonzero(mask), key=lambda i: (-problem.loss[i], i)):
+        if problem.loss[i] > 0 and problem.file_bytes(_without(mask, i)) <= target:
+            mask = _without(mask, i)
+            yield int(i), False, mask
+    _not_all_in_float(mask, target)
+
+
+def knapsack(values: Sequence[float], weights: Sequence[float], capacity: float, slack: float = 0.0,
+             fits: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
+    """The mask (n,) of items of the largest total value whose total weight is within `capacity`.
+
+    fits: what decides in place of the sum of the weights, which may then exceed `capacity` by `slack`; solutions that
+    do not fit are excluded one by one (after 200 of them the slack is given up). scipy.optimize.milp. Items that
+    weigh nothing are taken, others without value are not.
+    """
+    values, weights = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
+    free = (weights <= 0) & (values >= 0)
+    open_ = np.flatnonzero(~free & (values > 0))
+    room = capacity - weights[free].sum()
+    accept = fits or (lambda mask: weights[mask].sum() <= capacity + 1e-9)
+    cuts: list[np.ndarray] = []
+    while len(cuts) <= 2 * _MAX_CUTS:
+        inside = _solve(values[open_], weights[open_], room + (slack if len(cuts) < _MAX_CUTS else 0.0), cuts)
+        mask = free.copy()
+        mask[open_[inside]] = True
+        if accept(mask):
+            return mask
+        if not inside.any():
+            break
+        cuts.append(inside)
+    return free
+
+
+def _solve(values: np.ndarray, weights: np.ndarray, room: float, cuts: Sequence[np.ndarray]) -> np.ndarray:
+    """One knapsack of positive values and weights, without the sets in `cuts`: (n,) bool; nothing where none fits."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    none = np.zeros(len(values), dtype=bool)
+    if not len(values) or room < 0:
+        return none
+    # In units of the largest the solver's absolute tolerances do no harm.
+    constraints = [LinearConstraint((weights / weights.max())[None], -np.inf, room / weights.max())]
+    for inside in cuts:  # at least one item is otherwise
+        signs = np.where(inside, 1.0, -1.0)
+        constraints.append(LinearConstraint(signs[None], -np.inf, inside.sum() - 1))
+    found = milp(-values / values.max(), integrality=np.ones(len(values)), bounds=Bounds(0, 1), constraints=constraints,
+                 options={"mip_rel_gap": 0})
+    return none if found.x is None else found.x > 0.5
+
+
+def _checked(mask: np.ndarray, most: float) -> np.ndarray:
+    if not mask.any():
+        raise UserError(f"a loss of at most {most:g} leaves every block in float: nothing is quantized; raise it, or "
+                        "take more bits")
+    return mask
+
+
+def _check_target(problem: Selection, target: int) -> None:
+    if problem.smallest > target:
+        raise UserError(f"a file of {target} bytes cannot be met: with all blocks quantized it has {problem.smallest} "
+                        "bytes; raise the target or take fewer bits")
+
+
+def _not_all_in_float(mask: np.ndarray, target: int) -> np.ndarray:
+    if not mask.any():
+        raise UserError(f"a file of {target} bytes has room for every block in float: nothing is quantized; lower the "
+                        "target")
+    return mask

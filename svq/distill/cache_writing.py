@@ -1,0 +1,112 @@
+"""Making cached levels: what each will take, one job's share, and putting the shares together."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Sequence
+
+from torch import nn
+
+from svq.config import to_dict
+from svq.data.datadir import DataDir
+from svq.data.extraction import Utterances
+from svq.distill.aggregation import WEIGHTS, load_aggregation
+from svq.distill.cache import (LevelInfo, Part, digest_of, finish, free_bytes, invalidate, is_whole, planned_bytes,
+                               teacher_digest)
+from svq.distill.level_values import make_part, sizes
+from svq.distill.levels import Clock, Level, LevelOutputs, find_level
+from svq.errors import UserError
+from svq.network import ModelConfig
+
+
+class Making:
+    """Levels of one teacher for one data directory, in one folder.
+
+    net, config: the teacher in `model`, on `device`. names: levels, see svq.distill.levels. aggregation: folder of the
+    trained dictionary for levels of pooling lde. input: what is read of `data_dir`, as for Utterances.
+    `.levels` are those that are not there yet, made from just this. UserError for all that does not fit.
+    """
+
+    def __init__(self, net: nn.Module, config: ModelConfig, model, data_dir, out, names: Sequence[str],
+                 aggregation=None, input: str = "auto", device: str = "cpu"):
+        self.net, self.num_mels, self.front_end = net, config.front_end.num_mels, config.front_end
+        self.data_dir, self.out, self.input, self.device = data_dir, out, input, device
+        self.folder, self.teacher, self.aggregation = DataDir(data_dir), teacher_digest(model), aggregation
+        levels = [find_level(text, net) for text in dict.fromkeys(names)]
+        self.aggregations = self._load_aggregations(levels)
+        files = [self.folder.path / name for name in ("utt2spk", "wav.scp", "feats.scp") if self.folder.has(name)]
+        self.data = digest_of(*files)
+        self.made_from = {level.name: self._made_from(level) for level in levels}
+        self.levels = [level for level in levels if not is_whole(out, level, self.made_from[level.name])]
+        self.sizes = sizes(self._outputs(self.levels), self.num_mels, device) if self.levels else {}
+
+    def _outputs(self, levels: Sequence[Level]) -> LevelOutputs:
+        return LevelOutputs(self.net, levels, self.num_mels, self.aggregations).to(self.device)
+
+    def _load_aggregations(self, levels: Sequence[Level]) -> dict[str, nn.Module]:
+        learned = [level for level in levels if level.pool == "lde"]
+        if learned and not self.aggregation:
+            raise UserError(f"level '{learned[0].name}' needs a trained dictionary: name its folder with "
+                            "--aggregation; steps/train_aggregation.sh makes it")
+        return {level.name: load_aggregation(self.aggregation, level, self.teacher) for level in learned}
+
+    def _aggregation_digest(self, level: Level) -> str:
+        return digest_of(os.path.join(self.aggregation, WEIGHTS)) if level.pool == "lde" else ""
+
+    def _made_from(self, level: Level) -> str:
+        """Digest of all that the level's values depend on."""
+        settings = [self.teacher, to_dict(self.front_end), level.layers, level.pool, self._aggregation_digest(level),
+                    self.input, self.data]
+        return digest_of(text=json.dumps(settings))
+
+    def check_room(self) -> None:
+        """Prints what each level will take; UserError where the disk has not got it."""
+        total, free = 0, free_bytes(self.out)
+        for level in self.levels:
+            dim, clock = self.sizes[level.name]
+            size = planned_bytes(dim, clock, self.folder)
+            each = f"a vector of {dim}" if clock is None else f"frames of {dim}, two bytes a value,"
+            print(f"{self.out}: {level.name}: {each} for each of {len(self.folder.utt2spk)} utterances: "
+                  f"{megabytes(size)}", flush=True)
+            total += size
+        print(f"{self.out}: {megabytes(total)} together, {megabytes(free)} free", flush=True)
+        if total > free:
+            names = ", ".join(level.name for level in self.levels)
+            raise UserError(f"{self.out}: {names} would take {megabytes(total)}, but the disk has {megabytes(free)} "
+                            "free; make room or choose fewer levels")
+
+    def do_job(self, job: int, num_jobs: int, batch_frames: int) -> None:
+        """Writes the job's share of every level, but for what a killed run has left finished."""
+        for level in self.levels:
+            invalidate(self.out, level)
+        parts = {level.name: Part(self.out, level, job, num_jobs, self.made_from[level.name]) for level in self.levels}
+        todo = [level for level in self.levels if not parts[level.name].is_done()]
+        if not todo:
+            return
+        utterances = Utterances(self.data_dir, self.front_end, self.input, job, num_jobs, device=self.device)
+        per_frame = {level.name for level in todo if self.sizes[level.name][1] is not None}
+        try:
+            make_part(self._outputs(todo), {level.name: parts[level.name] for level in todo}, per_frame, utterances,
+                      batch_frames, self.device)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise UserError(f"{self.out}: the disk is full; make room and run the same again") from None
+
+    def finish(self, num_jobs: int, log: str) -> None:
+        """Puts the shares of all jobs together."""
+        for level in self.levels:
+            dim, clock = self.sizes[level.name]
+            info = LevelInfo(
+                level=level.name, layers=level.layers, pool=level.pool, dim=dim, per_frame=clock is not None,
+                clock=clock or Clock(), utterances=0, teacher=self.teacher, front_end=self.front_end,
+                aggregation=self._aggregation_digest(level), made_from=self.made_from[level.name], content="",
+                mean=f"{level.file}.mean.vec")
+            info = finish(self.out, info, level, self.data_dir, num_jobs, log)
+            print(f"{self.out}: {level.name}: {info.utterances} utterances, {dim} dimensions", flush=True)
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,167 @@
+"""Matplotlib figures as small, themeable, reproducible inline SVG.
+
+The page that embeds a figure decides its colours: a figure is drawn in sentinel
+colours, and `to_svg` turns each of them into a CSS variable, so one drawing serves
+the light theme, the dark theme and print.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from svq.draw import style
+
+NUM_SERIES = 8
+INK, MUTED, GRID, SURFACE = "#000101", "#000102", "#000103", "#000104"
+_SERIES = [f"#0002{i:02x}" for i in range(NUM_SERIES)]
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", SURFACE: "--surface"}
+_VARIABLES.update({colour: f"--s{i}" for i, colour in enumerate(_SERIES)})
+
+# Small on purpose: a figure fills a phone's width without its text becoming tiny.
+WIDTH, HEIGHT = 3.9, 3.0
+
+_RC = {
+    "svg.fonttype": "none",  # real text: small, searchable, in the page's own font
+    "svg.hashsalt": "svq",  # ids depend on the content alone
+    "svg.id": None,
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": GRID,
+    "axes.facecolor": "none",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": GRID,
+    "ytick.color": GRID,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+    "ytick.minor.size": 0,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure. name: of its files. note: how to read it. columns, rows: the numbers that it shows."""
+
+    name: str
+    title: str
+    note: str
+    svg: str
+    columns: tuple[str, ...]
+    rows: list[tuple]
+
+
+def series(index: int) -> str:
+    """Sentinel colour of the index-th system (the palette repeats after eight)."""
+    return _SERIES[index % NUM_SERIES]
+
+
+def rc():
+    """Context in which a figure must be both built and saved."""
+    return matplotlib.rc_context(_RC)
+
+
+def panels(rows: int = 1, columns: int = 1, width: float = WIDTH, height: float = HEIGHT, **options):
+    """A new figure without pyplot's global state, and its axes in reading order; options of `Figure.subplots`."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasSVG(figure)
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    return figure, list(axes.ravel())
+
+
+def caption(axes: Axes, title: str = "", xlabel: str = "", ylabel: str = "") -> None:
+    """Titles and labels in one call; nothing here is parsed as mathematics."""
+    axes.set_title(title, parse_math=False)
+    axes.set_xlabel(xlabel, parse_math=False)
+    axes.set_ylabel(ylabel, parse_math=False)
+
+
+def legend_below(figure: Figure, axes: Axes) -> None:
+    """What one panel shows, below the whole figure; as many columns as there is room for."""
+    columns = max(1, int(figure.get_figwidth() / 1.7))
+    drawn = figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", frameon=False, fontsize=8,
+                          ncols=columns)
+    for text in drawn.get_texts():
+        text.set_parse_math(False)
+
+
+def to_svg(figure: Figure, name: str, label: str) -> str:
+    """The figure as an `<svg>` element for an HTML page.
+
+    name: prefix of every id in it, unique within the page.
+    label: the description read out by a screen reader.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    # An inline <style> would leak into the whole page; the page's CSS has the rule.
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.S)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text)
+    text = text.replace("xlink:href", "href")
+    text = _prefix_ids(text, name)
+    text = re.sub(r"(?<=[\s\"])font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r"font-family: [^;\"]*;?\s*", "", text)
+    for sentinel, variable in _VARIABLES.items():
+        text = text.replace(sentinel, f"var({variable})")
+    view_box = re.search(r'viewBox="[^"]*"', text).group(0)
+    head = f'<svg role="img" aria-label="{_attribute(label)}" {view_box}>'
+    text = head + text[text.index(">") + 1 :]
+    return re.sub(r">\s+<", "><", text).strip()
+
+
+def standalone(svg: str) -> str:
+    """What `to_svg` made as a file of its own: in the light theme's colours, its own font, on white."""
+    colours = style.light()
+    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match.group(1)], svg)
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt" '
+            'font-family="DejaVu Sans, Verdana, sans-serif" stroke-linejoin="round" ')
+    paper = f'<rect width="{width}" height="{height}" fill="{colours["surface"]}"/>'
+    first = text.index(">") + 1
+    return f"{head}{text[len('<svg ') : first]}{paper}{text[first:]}\n"
+
+
+def _prefix_ids(text: str, name: str) -> str:
+    """Drop the ids nothing refers to; make the others unique in the page."""
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    used = {first or second for first, second in used}
+
+    def mend(match):
+        return f' id="{name}-{match.group(1)}"' if match.group(1) in used else ""
+
+    text = re.sub(r'\sid="([^"]*)"', mend, text)
+    text = re.sub(r'href="#', f'href="#{name}-', text)
+    return re.sub(r"url\(#", f"url(#{name}-", text)
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")

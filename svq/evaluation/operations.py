@@ -1,0 +1,86 @@
+"""What a system computes, counted, assumed and measured: three things that are easily taken for one another."""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, NamedTuple, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from svq.data.frontend import filter_bank
+from svq.nets.flops import flop_counter
+from svq.network import ModelConfig
+from svq.quant.api import FLOAT_BITS, float_weight, quantizable
+from svq.quant.layers import tensor_of
+
+ASSUMPTION = (f"an operation with a weight of b bits counts as b/{FLOAT_BITS} of one (8 bits: a quarter); activations, "
+              "and so the arithmetic that is really done, stay as they are")
+
+
+class Operations(NamedTuple):
+    """Of one utterance. flops: by torch's own counter, a multiplication and an addition being two. equivalent: what is
+    left of them under ASSUMPTION."""
+
+    flops: int
+    equivalent: float
+
+
+@torch.no_grad()
+def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str, int], int]:
+    """Floating-point operations of every layer, and of the whole network, on (frames, feat_dim).
+
+    Those of a recurrent module are shared out by size among its matrices, each of which is used once a frame.
+    What is not counted anywhere: batch norm, activations, sums, the front end. `net` may be on the meta device.
+    """
+    layers: dict[nn.Module, dict[str, int]] = {}  # module -> its layers and their sizes
+    for name, layer in quantizable(net):
+        layers.setdefault(tensor_of(layer)[0], {})[name] = float_weight(layer).numel()
+    found, begun, hooks = dict.fromkeys(layers, 0), {}, []
+    training = net.training
+    net.eval()
+    try:
+        with flop_counter() as counter:
+            for module in layers:
+                def start(module, *_):
+                    begun[module] = counter.get_total_flops()
+
+                def end(module, *_):
+                    found[module] += counter.get_total_flops() - begun[module]
+
+                hooks += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
+            net(torch.zeros(1, frames, feat_dim, device=next(net.parameters()).device))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        net.train(training)
+    shares = {name: found[module] * size // sum(sizes.values()) for module, sizes in layers.items()
+              for name, size in sizes.items()}
+    return shares, counter.get_total_flops()
+
+
+def operations(config: ModelConfig, seconds: float) -> Operations:
+    """For an utterance of so many seconds; bits are those of `config.quant`, computation outside its layers has 32."""
+    with torch.device("meta"):
+        net = config.build()
+    frames = filter_bank(config.front_end).num_frames(round(seconds * config.front_end.rate))
+    layers, total = flops_by_layer(net, config.front_end.num_mels, frames)
+    saved = sum(count * (1 - layer_bits(config, name) / FLOAT_BITS) for name, count in layers.items())
+    return Operations(total, total - saved)
+
+
+def layer_bits(config: ModelConfig, layer: str) -> int:
+    """Bits of a layer's weights: those of `config.quant`, FLOAT_BITS without one."""
+    return FLOAT_BITS if config.quant is None else config.quant.bits_of(layer)
+
+
+def milliseconds(runs: Sequence[Callable[[], object]], times: int, warm_up: int = 2) -> list[float]:
+    """Median of `times` calls of each of `runs`, which take turns: what slows the machine for a while slows all."""
+    taken = np.empty((times, len(runs)))
+    for i in range(-warm_up, times):
+        for j, run in enumerate(runs):
+            start = time.perf_counter()
+            run()
+            taken[max(i, 0), j] = time.perf_counter() - start
+    return [float(value) for value in 1000 * np.median(taken, axis=0)]

@@ -1,0 +1,100 @@
+"""`model.svq`: a quantized network in one file, whose size on disk is the model's size.
+
+Writing it, loading it, and its size without writing it. What stands in it: svq.pack.format.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+
+from torch import nn
+
+from svq.errors import UserError
+from svq.network import ModelConfig
+from svq.pack.bitpack import packed_size
+from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
+from svq.pack.nested_writing import nested_bytes, pack_nested
+from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
+from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
+from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
+from svq.quant.inference_norm import fold_batch_norm_
+from svq.quant.nested import precisions_of
+from svq.tensors import load_state, save_tensors
+
+
+def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,
+                entropy: bool = False) -> int:
+    """Writes quantized `net` to `path` (atomically) and returns the file's size in bytes.
+
+    calibration: what turns scores into log-likelihood ratios, kept in the metadata.
+    entropy: codes Huffman coded where that is smaller; such a file takes longer to load, and its size depends
+        on the weights.
+    A nested network is written with all its precisions, whichever is set, and the calibration of the highest.
+    Raises UserError when `net` has no quantized layer, and for entropy coding of a nested network.
+    """
+    if precisions_of(net):
+        if entropy:
+            raise UserError(f"{path}: codes within codes are not Huffman coded; pack a nested network without "
+                            "--entropy")
+        about, tensors = pack_nested(net, config, calibration)
+        save_tensors(path, tensors, {"svq": as_json(about)})
+        return os.path.getsize(path)
+    rows, tensors = pack_layers(net, entropy)
+    if not rows:
+        raise UserError(f"{path}: the network is not quantized; quantize it before packing")
+    norms = dict(batch_norms(net))
+    tensors |= pack_norms(norms) | other_tensors(net, {row.name for row in rows}, config)
+    about = about_file(config, rows, norms, calibration)
+    about["digest"] = digest(about, tensors)
+    save_tensors(path, tensors, {"svq": as_json(about)})
+    return os.path.getsize(path)
+
+
+def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibration: dict | None = None) -> int:
+    """Bytes of the file that `save_packed` writes, without entropy coding, for `net` quantized with `quant`.
+
+    `net`, in float or quantized so already, is not touched: shapes say it all, but for whether float16 holds the
+    batch norms, which is looked up, and codebooks per channel, which is taken for granted. Takes milliseconds, but for
+    method nested, whose file is made and weighed.
+    """
+    if quant.method == "nested":
+        return nested_bytes(net, quant, model, calibration)
+    rows, counts = [], collections.Counter()
+    alike = dataclasses.replace(quant, layers=None)
+    for name, layer in quantizable(net):
+        bits = quant.bits_of(name)
+        if bits != FLOAT_BITS:
+            shape = float_weight(layer).shape
+            levels, per_channel, grid = codebook_size(alike, bits)
+            rows.append(PackedLayer(name, bits, levels, shape[0] if per_channel else 1, grid=grid))
+            counts["codes"] += packed_size(shape.numel(), bits)
+            counts.update(rows[-1].stored())
+    norms = dict(batch_norms(net))
+    tensors = pack_norms(norms) | other_tensors(net, {row.name for row in rows}, model)
+    sizes = {name: (tensor.dtype, tensor.shape) for name, tensor in tensors.items()}
+    types = {**TYPES, "codebooks": codebook_type(rows)}
+    sizes |= {name: (types[name], (count,)) for name, count in counts.items()}
+    about = about_file(dataclasses.replace(model, quant=quant), rows, norms, calibration)
+    return safetensors_bytes(sizes, {"svq": as_json({**about, "digest": 64 * "0"})})
+
+
+def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
+    """The network of a packed file, in eval mode with float weights from the codebooks, and its config.
+
+    precision: of a nested file, the one to load (None: the highest); the others are not read. Network and config are
+    those of that precision alone.
+    The config's quantization gives the bits of every layer by name where not all have the same.
+    Raises UserError when the file is missing, damaged, altered or of another version, or does not fit its config.
+    """
+    about, tensors = read_packed(path, precision)
+    config, net, layers = unpack_lazily(path, about, tensors)
+    # Float weights are held once: those made here become the network's own, layer by layer.
+    names = state_names(net)
+    state = {names[layer.row.name]: layer.weight() for layer in layers}
+    state |= {name: t.clone() for name, t in tensors.items() if name not in MERGED}
+    state |= unpack_norms(path, about.get("norms"), tensors) | unpack_biases(path, config, net, tensors)
+    config = with_bits(config, net, [PackedLayer(*row) for row in about["layers"]])
+    load_state(fold_batch_norm_(net), state, path, assign=True)
+    return net.eval(), config

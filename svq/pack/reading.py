@@ -1,0 +1,135 @@
+"""What stands in a packed file, read and checked: metadata and tensors, the config, layers, biases, batch norms."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from svq.config import from_dict
+from svq.errors import UserError
+from svq.network import ModelConfig
+from svq.pack.format import NESTED_VERSION, READABLE_VERSIONS, PackedLayer, digest, merged_biases
+from svq.pack.nested_reading import as_plain, names_at, precision_to_read
+from svq.pack.unpacked_layers import UnpackedLayer, unpack_layers
+from svq.quant.api import FLOAT_BITS, quantizable
+
+
+def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, torch.Tensor]]:
+    """Metadata and tensors of a packed file. UserError when it is missing, damaged, altered or of another version.
+
+    precision: of a nested file, which is read no further than that needs (None: the highest), and given as a file of
+    that precision alone would be.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("svq", "null"))
+            precision = precision_to_read(path, about, precision)
+            tensors = {name: file.get_tensor(name) for name in names_at(file.keys(), precision)}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: not a whole packed model ({error}); pack or copy it again") from None
+    if not isinstance(about, dict) or "format" not in about:
+        raise UserError(f"{path}: a safetensors file, but not a packed model; make one with svq.bin.pack")
+    version = about["format"]
+    if version not in READABLE_VERSIONS:
+        mend = "update svq" if isinstance(version, int) and version > NESTED_VERSION else "pack the model again"
+        readable = f"{', '.join(map(str, READABLE_VERSIONS[:-1]))} and {READABLE_VERSIONS[-1]}"
+        raise UserError(f"{path}: format version {version}, this svq reads {readable}; {mend}")
+    told = about.get("digest")
+    if precision is not None:
+        told = told.get(str(precision)) if isinstance(told, dict) else None
+    if told != digest(about, tensors):
+        raise UserError(f"{path}: its content does not match its digest: damaged or altered; pack or copy it again")
+    return (about, tensors) if precision is None else _of_nested(path, about, tensors, precision)
+
+
+def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: int) -> tuple[dict, dict]:
+    """What stands in a nested file for one precision, as a plain file has it."""
+    config = from_dict(about.get("model"), ModelConfig, path)
+    sizes = {name: layer.weight.numel() for name, layer in quantizable(build_empty(config))}
+    try:
+        return as_plain(about, tensors, precision, config, sizes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: its layers are not described as they should be ({error!r}); pack it again") from None
+
+
+def unpack(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[ModelConfig, list[UnpackedLayer]]:
+    """The model config and the quantized layers of what `read_packed` gave; UserError where they do not fit."""
+    config, net, layers = unpack_lazily(path, about, tensors)
+    layers = list(layers)
+    return with_bits(config, net, [layer.row for layer in layers]), layers
+
+
+def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
+                  ) -> tuple[ModelConfig, nn.Module, Iterator[UnpackedLayer]]:
+    """The config as it stands in the file, its network without memory, its layers one by one; errors as `unpack`."""
+    config = from_dict(about.get("model"), ModelConfig, path)
+    net = build_empty(config)  # shapes only: what the file holds is compared with them before memory is taken
+    shapes = {name: layer.weight.shape for name, layer in quantizable(net)}
+
+    def layers():
+        try:
+            yield from unpack_layers(about["layers"], shapes, tensors)
+        except (KeyError, TypeError) as error:
+            words = f"its layers are not described as they should be ({error!r})"
+            raise UserError(f"{path}: {words}; pack it again") from None
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; pack it again") from None
+
+    return config, net, layers()
+
+
+def build_empty(config: ModelConfig) -> nn.Module:
+    """The network of `config` whose parameters and kept buffers have no memory yet, for `load_state(..., assign=True)`.
+
+    Buffers that are not kept in its state have the values that the network gives them.
+    """
+    with torch.device("meta"):
+        net = config.build()
+    missing = [(module, key) for module in net.modules() for key in module._non_persistent_buffers_set]
+    if missing:
+        full = config.build()
+        names = {module: name for name, module in net.named_modules()}
+        for module, key in missing:
+            setattr(module, key, getattr(full.get_submodule(names[module]), key))
+    return net
+
+
+def with_bits(config: ModelConfig, net: nn.Module, rows: list[PackedLayer]) -> ModelConfig:
+    """`config` whose quantization gives the bits of every layer by name where not all have the same."""
+    bits = {name: FLOAT_BITS for name, _ in quantizable(net)} | {row.name: row.bits for row in rows}
+    if config.quant is not None and set(bits.values()) != {config.quant.bits}:
+        config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=bits))
+    return config
+
+
+def unpack_biases(path, config: ModelConfig, net: nn.Module, tensors: dict) -> dict[str, torch.Tensor]:
+    """The biases (C,) of layers that batch norms were folded into, by name; UserError where they do not fit `net`."""
+    names = merged_biases(config)
+    if not names:
+        return {}
+    try:
+        sizes = [net.get_parameter(name).numel() for name in names]
+        return dict(zip(names, map(torch.clone, tensors["biases"].split(sizes))))
+    except (KeyError, RuntimeError):
+        raise UserError(f"{path}: its biases are not described as they should be; pack it again") from None
+
+
+def unpack_norms(path, norms: list, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Scale and shift (C,), float32, of every norm that is not a tensor of its own, by name.
+
+    norms: (name, channels) of each, as the metadata have them; UserError where `tensors` do not hold just those.
+    """
+    try:
+        names = [(f"{name}.{kind}", channels) for name, channels in norms for kind in ("scale", "shift")]
+        names = [(name, channels) for name, channels in names if name not in tensors]
+        pieces = tensors.get("norms", torch.empty(0)).float().split([channels for _, channels in names])
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"{path}: its batch norms are not described as they should be; pack it again") from None
+    return {name: piece for (name, _), piece in zip(names, pieces)}
