@@ -7,7 +7,7 @@ import json
 
 from svq.backend.calibration import Calibration
 from svq.cascade.verifier import CascadeVerifier
-from svq.memory import peak_bytes
+from svq.hardware import peak_bytes
 
 
 def by_cascade(options, warn) -> dict:
