@@ -18,7 +18,7 @@ from torch import nn
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.analysis.layer_norms import measure_norms_
 from svq.bits.block_run import BlockRun, model_digest
-from svq.data.stretches import calibration_features, digest_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList, EmbeddingStore
 from svq.models import load_model

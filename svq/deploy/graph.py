@@ -241,7 +241,7 @@ def kaldi_matrix(bank) -> np.ndarray:
 
 
 def centred_matrix(bank) -> np.ndarray:
-    """(2 bins, points of the DFT): window, in the middle, and DFT of a `svq.data.stft_fbank.CentredFbank`."""
+    """(2 bins, points of the DFT): window, in the middle, and DFT of a `svq.data.fbank.CentredFbank`."""
     size, length = bank.fft_size, bank.length
     window = np.zeros(size)
     start = (size - length) // 2

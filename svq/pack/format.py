@@ -26,7 +26,7 @@ precision is a tensor with its bits in the name: `codebooks@2`, `norms@2`, `<nor
 were codes by themselves. All else is as in version 3 and the same for all precisions; rows are those of the highest,
 and so is the calibration. Whoever wants 2 bits reads no tensor of another precision; so there is a digest for each,
 over the metadata and the tensors that it needs. Read at one precision, such a file gives just what a file of version 3
-holds that was packed of `svq.quant.nested_members.at_precision_`.
+holds that was packed of `svq.pack.nested.at_precision_`.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class QuantConfig:
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
     scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
-        of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.ranges).
+        of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.integer).
     percentile: of the weights that range `percentile` covers, above 50 and at most 100.
     precisions: of method nested: the bits at which the network can be used, ascending, `bits` the last of them; none:
         half of `bits`, rounded up, and `bits`.

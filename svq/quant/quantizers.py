@@ -14,11 +14,10 @@ from torch import nn
 from svq.quant import levels as level_sets
 from svq.quant.admm import ADMMQuantizer
 from svq.quant.base import Quantizer, along, scale_of, sum_to
-from svq.quant.binary import AdaptiveBinaryQuantizer, StaticBinaryQuantizer
+from svq.quant.fixed_bits import AdaptiveBinaryQuantizer, StaticBinaryQuantizer, TernaryQuantizer
 from svq.quant.integer import IntegerQuantizer
 from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
 from svq.quant.nested import NestedQuantizer
-from svq.quant.ternary import TernaryQuantizer
 
 
 class _ToLevels(torch.autograd.Function):

@@ -14,8 +14,7 @@ from svq.backend.metrics import eer
 from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.evaluation.development import DevelopmentList
-from svq.evaluation.identification import accuracy, identify
-from svq.evaluation.segments import IdentifyConfig, embed_segments, plan_segments
+from svq.evaluation.identification import IdentifyConfig, accuracy, embed_segments, identify, plan_segments
 
 
 def for_inference(net: nn.Module) -> nn.Module:

@@ -17,8 +17,7 @@ from svq.search.objective import for_inference
 from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
-from svq.train.run import RunOptions, run_training
-from svq.train.stages import total_epochs
+from svq.train.run import RunOptions, run_training, total_epochs
 
 
 class Pruned(Exception):
