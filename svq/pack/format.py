@@ -42,7 +42,7 @@ from torch import nn
 
 from svq.config import to_dict
 from svq.network import ModelConfig
-from svq.quant.api import METHODS_OF_SETTING
+from svq.quant.api import methods_of
 
 FORMAT_VERSION = 3
 NESTED_VERSION = 4
@@ -102,7 +102,7 @@ def model_dict(config: ModelConfig) -> dict:
         del found["folded"]
     if config.quant is not None:
         found["quant"] = {name: value for name, value in found["quant"].items()
-                          if config.quant.method in METHODS_OF_SETTING.get(name, (config.quant.method,))}
+                          if config.quant.method in methods_of(name)}
     return found
 
 
