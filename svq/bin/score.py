@@ -11,6 +11,7 @@ import sys
 # Blocks run in threads of our own; set before numpy loads its BLAS.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+from svq.backend import BACKENDS, NORMS
 from svq.backend.embeddings import EmbeddingReader, Groups, read_vector
 from svq.backend.norm import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
@@ -18,13 +19,11 @@ from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, 
 from svq.cli import parser, run_main
 from svq.errors import UserError
 
-NORMS = ("snorm", "asnorm")
-
 
 def arguments(doc, norms):
     """The options that scoring and score normalisation share."""
     options = parser(doc)
-    options.add_argument("--backend", choices=("cosine", "plda"), default="cosine")
+    options.add_argument("--backend", choices=BACKENDS, default="cosine")
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
                          "and spk_embedding.scp, the cohort of score normalisation (svq.bin.speaker_means makes both)")
@@ -80,7 +79,7 @@ def score_path(options, norm):
 
 
 def main():
-    options = arguments(__doc__, ("none",) + NORMS).parse_args()
+    options = arguments(__doc__, NORMS).parse_args()
     system = backend(options)
     cohort_vectors = cohort(options) if options.norm != "none" else None
     trials, rows = prepared(options, system)

@@ -12,7 +12,7 @@ from svq.cli import run_main
 
 
 def main():
-    options = scoring.arguments(__doc__, scoring.NORMS[::-1]).parse_args()
+    options = scoring.arguments(__doc__, scoring.NORMS[:0:-1]).parse_args()
     system = scoring.backend(options)
     vectors, top_n = scoring.cohort(options)
     trials, rows = scoring.prepared(options, system)
