@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by run.sh after utils/stages.sh: what the names in --systems mean (svq/recipe/names.py), and whether all
+# Sourced by run.sh after utils/stages.sh: what the names in --systems mean (svq/names.py), and whether all
 # options make sense, before anything is done. Sets for every system, as svq.bin.systems says,
 #
 #   ${config_of[$system]}  its settings, such as conf/finetune.yaml:kmqat4

@@ -19,7 +19,7 @@ from svq.analysis.score_fit import Fitted, fit
 from svq.analysis.score_lists import ScoredList, distance_groups, read_list
 from svq.analysis.score_rows import ALL, ScoreRow, make_row
 from svq.backend.resampled import eer_measure, min_cllr_measure, min_dcf_measure
-from svq.backend.scores import list_name
+from svq.names import list_name
 from svq.errors import UserError
 from svq.progress import progress
 from svq.report.collect import read_summary

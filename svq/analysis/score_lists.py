@@ -10,9 +10,10 @@ import numpy as np
 
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.backend.resampled import SpeakerSamples
-from svq.backend.scores import Trials, check_same_trials, list_name, parse_floats, read_scores, read_trials
+from svq.backend.scores import Trials, check_same_trials, parse_floats, read_scores, read_trials
 from svq.backend.speakers import trial_speakers
 from svq.backend.tokens import IdIndex, read_columns, read_groups
+from svq.names import list_name
 from svq.errors import UserError
 
 ACROSS = "across"  # the group of trials whose two sides differ

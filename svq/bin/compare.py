@@ -54,7 +54,8 @@ def sides(text: str) -> tuple[list[str], list[str]]:
 def resampled_eers(systems, options) -> dict[str, np.ndarray]:
     """Of each system (1 + replicates,) EERs in percent: of all trials, then of each resampling."""
     from svq.backend.metrics import eer
-    from svq.backend.scores import list_name, read_scores, read_trials, split
+    from svq.backend.scores import read_scores, read_trials, split
+    from svq.names import list_name
     from svq.backend.speakers import EerInterval
 
     trials = read_trials(options.trials)

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from svq.cascade import LIMITS
 from svq.cascade.gate import settle
 from svq.errors import UserError
 
-LIMITS = ("flip_rate", "harmful_rate", "eer_loss", "cost", "escalation")
 GOALS = ("cost", "flips")
 CELLS = 1 << 18
 _SHARES = np.concatenate([np.arange(0, 0.1, 0.005), np.arange(0.1, 1, 0.02)])

@@ -11,8 +11,9 @@ from svq.backend.calibration import fit, mean_text
 from svq.backend.embeddings import read_vector
 from svq.backend.metrics import eer_threshold
 from svq.backend.score_map import FITS, LOGISTIC, save_map
+from svq.cascade import LIMITS
 from svq.cascade.accounting import per_trial, table_of
-from svq.cascade.choose import LIMITS, Choice, choose, grid_of
+from svq.cascade.choose import Choice, choose, grid_of
 from svq.cascade.cost import rung_costs
 from svq.cascade.evaluate import Replay
 from svq.cascade.ladder import NONE, Ladder, all_to_scale, check_maps, read_map

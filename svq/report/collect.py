@@ -10,7 +10,8 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
-from svq.backend.scores import Trials, list_name, read_scores, read_trials, split
+from svq.backend.scores import Trials, read_scores, read_trials, split
+from svq.names import list_name
 from svq.backend.speakers import EerInterval
 from svq.errors import UserError, located
 from svq.report.agreement import int8_agreement
