@@ -134,15 +134,18 @@ if stage 14 "why bits cost what they cost: scores, by genre too"; then
 fi
 
 if stage 15 "cascades"; then
-  if [[ $cascade_run == true && -n $ladders ]]; then
-    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$data/$test_set/trials_live" -- \
-      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$live_same_gender" "$data/$test_set"
+  live=
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+    live=$data/$test_set/trials_live same_gender=false
+    if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
+    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
+      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$same_gender" "$data/$test_set"
   fi
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
-    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live_list" \
+    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi

@@ -302,7 +302,7 @@ class _Plan:
             "speech": "true" if of_row and each.settings.takes_speech else "false",
             "whole": system.whole if each.kind == MEMBER else "",
             "member_bits": str(system.bits) if each.kind == MEMBER else "",
-            "of_exported": system.exported_from if system.int8 else "",
+            "exported": system.exported_from if system.int8 else "",
             "model": model, "model_file": model if system.int8 else os.path.join(exp, each.name, "model.safetensors")}
 
     def _keyed(self, fields: dict[tuple[str, str], str]) -> None:

@@ -28,7 +28,7 @@ def test_kinds_and_where_systems_come_from(resolved):
         "conf/net.yaml", "conf/other.yaml", "", "conf/students.yaml:two", "conf/finetune.yaml:float", ""]
     assert of(made, "whole", "net_nested-2bit", "net") == ["net_nested", ""]
     assert of(made, "member_bits", "net_nested-2bit", "net") == ["2", ""]
-    assert of(made, "of_exported", "net_nested-2bit-int8", "net-int8", "net") == ["net_nested-2bit", "net", ""]
+    assert of(made, "exported", "net_nested-2bit-int8", "net-int8", "net") == ["net_nested-2bit", "net", ""]
     assert of(made, "input", "net", "net_grid", "net-int8") == ["wav", "feats", ""]
     assert made.lists["packed"] == [name for name in systems if not name.endswith("-int8")]
     assert made.lists["quantized_parents"] == ["net", "other-s2", "speechbrain_ecapa", "student-net-two"]
