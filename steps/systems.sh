@@ -22,7 +22,7 @@ declare -A kind_of=() net_of=() row_of=() start_of=() teacher_of=() levels_of=()
   device_of=() calibration_of=() dictionary_of=()
 
 if [[ -z $report && -n ${table-} ]]; then report=$exp/$table; fi
-_svq_words=()
+_svq_words=("from_elsewhere=${from_elsewhere-false}")
 for _svq_name in "${svq_options[@]}"; do _svq_words+=("$_svq_name=${!_svq_name}"); done
 _svq_table=$(python3 -m svq.bin.systems "${_svq_words[@]}") || exit
 while IFS=$'\t' read -r _svq_what _svq_name _svq_key _svq_value; do

@@ -37,6 +37,7 @@ report=exp                     # folder of results.tsv and report.html, here
 title="CN-Celeb"               # the report's title
 . utils/parse_options.sh
 . ./path.sh
+from_elsewhere=true             # networks need no settings here
 for option in cnceleb1 counts report; do
   if [[ -n ${!option} && ${!option} != /* ]]; then printf -v "$option" %s "$PWD/${!option}"; fi
 done
@@ -65,9 +66,12 @@ if stage 2 "features"; then
 fi
 
 if stage 6 "embeddings"; then
+  for set in $sets; do
+    if [[ $set != cnceleb ]]; then need "$data/$set/feats.scp" "$from/run.sh makes it"; fi
+  done
   for system in $systems; do
     for file in "${model_file_of[$system]}" "$exp/$system/summary.json"; do
-      [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
+      need "$file" "$from/run.sh makes it, with $system in --systems"
     done
   done
   at_a_time "$systems_nj"

@@ -58,6 +58,9 @@ if stage 0 "corpora"; then
   if [[ $download == true ]]; then
     once --out "$corpus/train/wav.scp" -- local/download_speechocean762.sh "$(dirname "$corpus")"
   fi
+  for part in train test; do
+    need "$corpus/$part/wav.scp" "get https://www.openslr.org/101/ and name its folder by --corpus, or say --download true"
+  done
 fi
 
 if stage 1 "data directories"; then
