@@ -156,20 +156,23 @@ class Names:
             name = net
 
 
-def names_in_conf(conf: str | None = None) -> Names:
-    """The rows that names in results can end in: those of the tables that finetune.yaml and students.yaml in folder
-    `conf` name, else in the folder `conf` here; where there is no such file, the repository's own tables."""
+def names_in_conf(conf: str | None = None, systems: Iterable[str] = ()) -> Names:
+    """The grammar for the `systems` of some results, which have no settings with them.
+
+    Rows are those of the tables that finetune.yaml and students.yaml in folder `conf` name, None: in the folder `conf` here;
+    where there is no such file, those of the repository's own tables. Networks are the systems themselves.
+    """
     from svq.config_files import row_tables
     from svq.rows import row_names
 
-    own = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "conf")
+    own = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "conf")
 
     def rows(settings: str, table: str) -> frozenset[str]:
         file = os.path.join(conf or "conf", settings)
         tables = row_tables(file) if os.path.isfile(file) else [os.path.join(own, table)]
         return frozenset(row_names([path for path in tables if os.path.isfile(path)]))
 
-    return Names(rows("finetune.yaml", "quant.yaml"), rows("students.yaml", "distill.yaml"))
+    return Names(rows("finetune.yaml", "quant.yaml"), rows("students.yaml", "distill.yaml"), frozenset(systems).__contains__)
 
 
 def before_finetuning(name: str, names: Iterable[str]) -> bool:

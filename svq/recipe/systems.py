@@ -77,7 +77,7 @@ def resolve(name: str, conf: Conf, options: Options) -> Resolved:
     if system.ptq:
         raise UserError(f"{name}: {system.net} has no row to be quantized by; -ptq goes with NETWORK_ROW-ptq"
                         + _unknown_row(system, conf))
-    return _student(system, conf) if system.student else _network(system, conf, options)
+    return _student(system, conf, options) if system.student else _network(system, conf, options)
 
 
 def model_of(system: System, options: Options) -> str:
@@ -122,8 +122,10 @@ def _of_row(system: System, conf: Conf) -> Resolved:
                     needs=(system.net,), given_bits=given)
 
 
-def _student(system: System, conf: Conf) -> Resolved:
+def _student(system: System, conf: Conf, options: Options) -> Resolved:
     config = conf.config_of(system)
+    if not config and options.from_elsewhere:
+        return Resolved(system, STUDENT)
     if not config:
         raise UserError(_no_student(system, conf))
     settings = conf.read(config)

@@ -9,9 +9,9 @@ import numpy as np
 
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.errors import UserError
+from svq.names import INT8
 from svq.report.contents import Agreement
 
-SUFFIX = "-int8"
 SHARES = (0.0, 0.01, 0.1, 0.5, 0.9)  # of the utterances, at or below each quantile
 _BINS, _OUTSIDE = 40, 0.002
 _BLOCK = 1 << 13  # embeddings held at a time
@@ -24,8 +24,8 @@ def int8_agreement(exp, systems: Iterable[str]) -> dict[str, dict[str, Agreement
     """
     found = {}
     for system in systems:
-        twin = Path(exp) / system.removesuffix(SUFFIX)
-        if not system.endswith(SUFFIX) or not twin.is_dir():
+        twin = Path(exp) / system.removesuffix(INT8)
+        if not system.endswith(INT8) or not twin.is_dir():
             continue
         sets = {}
         for path in sorted((Path(exp) / system / "embeddings").glob("*/embedding.scp")):

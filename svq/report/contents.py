@@ -52,7 +52,8 @@ class Report:
 
     scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its
     curves.csv, where it has one. layers: quantized system -> up to three layers. provenance:
-    system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME.
+    system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME. parents: quantized
+    system -> the float one that it was made from, where that is there.
     """
 
     title: str
@@ -64,6 +65,7 @@ class Report:
     layers: dict[str, list[Layer]]
     provenance: dict[str, dict]
     agreement: dict[str, dict[str, Agreement]] = dataclasses.field(default_factory=dict)
+    parents: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:

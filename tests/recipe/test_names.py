@@ -99,6 +99,7 @@ def test_no_trial_list(path):
 
 def test_rows_are_those_of_the_folder_or_of_the_repository(folder):
     assert "budget" in names_in_conf().quant and "two-mn" in names_in_conf().distill
-    assert names_in_conf(str(folder / "conf")) == names_in_conf()
+    assert names_in_conf(str(folder / "conf")).quant == names_in_conf().quant
+    assert names_in_conf(systems=["my_net"]).is_network("my_net") and not names_in_conf().is_network("my_net")
     shared = names_in_conf(str(folder))
     assert {"kmqat4", "float"} <= shared.quant and "budget" not in shared.quant and "narrowBN" in shared.distill

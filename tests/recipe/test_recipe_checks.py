@@ -163,7 +163,8 @@ def test_what_nothing_is_made_of_may_be_missing(resolved, options):
 
 
 def test_systems_from_elsewhere_need_no_settings(resolved):
-    assert resolved("gone gone-int8", from_elsewhere="true").lists["imported"] == ["gone"]
+    made = resolved("gone gone-int8 student-gone-own", from_elsewhere="true")
+    assert made.lists["imported"] == ["gone"] and made.lists["students"] == ["student-gone-own"]
 
 
 @pytest.mark.parametrize("options", [{"search": "gone", "stop_stage": "12"}, {"analysis": "gone", "stop_stage": "13"},
