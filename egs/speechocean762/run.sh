@@ -29,10 +29,10 @@ num_gpus=0                    # GPUs to train on and to compute embeddings with;
 systems_nj=2                  # systems worked on at a time, in stages 5 to 10
 int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
-search_row=kmqat4             # the row of conf/quant that the search starts from
+search_row=kmqat4             # the row of quant.yaml that the search starts from
 search_nj=1                   # workers that share a search
 analysis=teacher              # float systems of which is asked why bits cost what they cost (stage 14); empty: none
-analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into there
+analysis_rows=kmqat4          # rows of quant.yaml whose layers are looked into there
 analysis_utts=0               # utterances of the first list that they are looked into with; 0: all
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
