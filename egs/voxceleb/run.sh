@@ -151,7 +151,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   all_done
   at_a_time "$systems_nj"
   for system in $exported; do
-    once steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" \
+    once steps/export.sh --cmd "$train_cmd" --int8 true --range-data "$data/$cohort" \
       --summary "$exp/$system/summary.json" "$exp/${exported_of[$system]}" "${model_of[$system]}"
   done
   all_done
