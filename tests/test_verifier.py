@@ -381,7 +381,7 @@ def test_exported_models(place, tmp_path, capsys, name, runtime, front_end):
     write(export_float(freeze_(net), config, calibration, front_end), tmp_path / name)
     files = [wav(place, "spk00-utt00")], wav(place, "spk01-utt00")
     expected = Verifier.load(place / "m", calibration=place / "exp/calibration.json").verify(*files)
-    status, out, err = outcome(verify.main, capsys, "--model", tmp_path / name, "--backend", runtime, "--json", "true",
+    status, out, err = outcome(verify.main, capsys, "--model", tmp_path / name, "--runtime", runtime, "--json", "true",
                                *files[0], "--", files[1])
     found = json.loads(out)
     assert status == 0 and err == "" and found["backend"] == runtime
