@@ -1,7 +1,7 @@
 """A network of which any layers can be quantized and the others left in float, on a development list.
 
 Two kinds: a float network that is quantized without training, and a finetuned quantized one whose layers go back to
-the float weights that training kept behind the quantized ones.
+the float weights that training kept behind the quantized ones. Batch norms can be measured anew for the mixtures.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.analysis.layer_norms import measure_norms_
 from svq.bits.block_run import BlockRun, model_digest
 from svq.data.stretches import calibration_features, digest_of
 from svq.errors import UserError
@@ -24,6 +24,27 @@ from svq.evaluation.development import DevelopmentList, EmbeddingStore
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
 from svq.quant.layers import detach_
+
+_BATCH = 16  # utterances held at a time, at most
+
+
+@torch.no_grad()
+def measure_norms_(net: nn.Module, feats: torch.Tensor) -> nn.Module:
+    """Means and variances of every batch norm of `net` become those of features (B, T, F), in place; returns `net`, in
+    eval mode. Over several batches, as equal as can be, they are the mean of each batch's. Scales and shifts stay as
+    they were learned. At least two utterances: norms behind the pooling see one value of each.
+    """
+    norms = [module for module in net.eval().modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    for batch in feats.tensor_split(-(-len(feats) // _BATCH)):  # none is left with a single utterance
+        net(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return net.eval()
 
 
 class FloatSubject:

@@ -100,7 +100,7 @@ class MovedRow:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRow:
-    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_correlation.
+    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_statistics.
     p: two-sided, by permutation."""
 
     level: str
