@@ -18,8 +18,7 @@ def main() -> None:
     options = parse_options()
     from svq.search.config import load_search
     from svq.search.next_trial import pruner
-    from svq.search.restart import begin
-    from svq.search.storage import FileLock
+    from svq.search.storage import FileLock, begin
     from svq.search.trial import run_trial
     from svq.search.worker import settler, work
 
@@ -41,8 +40,7 @@ def prepare(options, search, parameters, sets):
     from svq.errors import UserError
     from svq.models import load_model
     from svq.search.config import most_epochs
-    from svq.search.objective import Eer, IdentificationError
-    from svq.search.trial import Setup
+    from svq.search.trial import Eer, IdentificationError, Setup
     from svq.train.config import TrainConfig
     from svq.train.run import RunOptions
 

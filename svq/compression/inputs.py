@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from svq.atomic import atomic_write
 from svq.backend.embeddings import Groups
 from svq.backend.scores import Trials, read_trials
 from svq.backend.tokens import IdIndex, read_pairs
