@@ -20,6 +20,7 @@ from svq.atomic import atomic_write
 from svq.draw import figure as fig
 from svq.draw.figure import NUM_SERIES, Drawn
 from svq.draw.page import page, section, write_figures
+from svq.draw.tables import write_rows
 
 _SYSTEMS = ("Loss: above the first network, with intervals over speakers that are the same resampled ones everywhere. "
             "Drift: mean 1 - cosine of an utterance's embeddings to those with nothing quantized. Latent: with the float "
@@ -59,7 +60,7 @@ def write(folder, found: Findings) -> None:
     for name, kind, rows in (("systems", tables.SystemRow, found.systems), ("parts", tables.PartRow, found.parts),
                              ("movements", tables.MovedRow, found.moved),
                              ("correlations", tables.CorrelationRow, found.correlations)):
-        tables.write_rows(os.path.join(folder, f"{name}.tsv"), kind, rows, found.said)
+        write_rows(os.path.join(folder, f"{name}.tsv"), kind, rows, 9, found.said)
     figures = {level: figures_of(found, level) for level in found.levels}
     write_figures(folder, [drawn for level in figures.values() for drawn in level])
     with atomic_write(os.path.join(folder, "layers.md")) as file:

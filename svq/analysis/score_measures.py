@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svq.atomic import atomic_write
 from svq.backend.metrics import bayes_threshold
 from svq.backend.resampled import SpeakerSamples, interval
 
@@ -62,14 +61,6 @@ def _with_interval(values) -> tuple[float, float, float]:
     """The value and the 95 % interval of the resampled ones; those that do not exist (nan) do not count."""
     sampled = values[1:][~np.isnan(values[1:])] if not np.isnan(values[0]) else []
     return float(values[0]), *interval(sampled)
-
-
-def write_rows(path, rows: list[ScoreRow]) -> None:
-    with atomic_write(path) as file:
-        file.write("\t".join(COLUMNS) + "\n")
-        for row in rows:
-            fields = (getattr(row, name) for name in COLUMNS)
-            file.write("\t".join(f"{v:.6g}" if isinstance(v, float) else v for v in fields) + "\n")
 
 
 class Lookup:

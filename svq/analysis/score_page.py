@@ -14,15 +14,15 @@ import numpy as np
 from svq.analysis import score_tables
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis, swept
 from svq.analysis.score_lists import distance_names
-from svq.analysis.score_measures import Lookup, write_rows
+from svq.analysis.score_measures import Lookup, ScoreRow
 from svq.analysis.score_tables import MEASURES
 from svq.atomic import atomic_write
 from svq.backend.score_map import save_map
 from svq.config import dump_config
 from svq.draw import figure as fig
-from svq.draw.axes import nice_ticks
-from svq.draw.figure import Drawn
+from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
+from svq.draw.tables import write_rows
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."
 
@@ -48,7 +48,7 @@ def write(folder, out: Analysis, title: str) -> None:
                 save_map(each, folder / "maps" / f"{system}.{kind}.json")
         save_map(out.fitted.calibrations[system], folder / "maps" / f"{system}.calibration.json")
     dump_config(out.config, folder / "config.yaml")
-    write_rows(folder / "scores.tsv", out.rows)
+    write_rows(folder / "scores.tsv", ScoreRow, out.rows)
     with atomic_write(folder / "scores.md") as file:
         file.write(markdown(out))
     drawn = figures(out)

@@ -51,7 +51,7 @@ def main():
 def laid_out(layout: str, exp: Path, rows, wanted) -> tuple[str, str]:
     """The wanted rows as Markdown and as LaTeX."""
     if layout == "students":
-        from svq.report.student_table import student_tables
+        from svq.report.markdown import student_tables
 
         return student_tables(wanted), ""
     if layout == "full":

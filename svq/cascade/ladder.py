@@ -27,8 +27,7 @@ import os
 
 import numpy as np
 
-from svq.backend.calibration import Calibration
-from svq.backend.decision import SCORE
+from svq.backend.calibration import SCORE, Calibration
 from svq.backend.metrics import bayes_threshold
 from svq.backend.score_map import FITS, LOGISTIC, kind_of, load_map
 from svq.config import load_config

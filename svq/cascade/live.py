@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from svq.backend.decision import Mismatch, scoring_of
+from svq.backend.calibration import Mismatch, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scores import rounded
 from svq.backend.scoring import Cosine

@@ -15,8 +15,7 @@ from svq.cascade.evaluate import CASCADE, MEASURES, RANDOM, CurvePoint, Point, R
 from svq.cascade.ladder import Ladder, load_ladder, load_maps
 from svq.cascade.trial_list import TrialList
 from svq.draw import figure as fig
-from svq.draw.axes import dash
-from svq.draw.figure import Drawn
+from svq.draw.figure import Drawn, dash
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError

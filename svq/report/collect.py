@@ -13,8 +13,7 @@ from svq.backend import metrics
 from svq.backend.scores import Trials, list_name, read_scores, read_trials, split
 from svq.backend.speakers import EerInterval
 from svq.errors import UserError, located
-from svq.report.agreement import int8_agreement
-from svq.report.contents import Layer, Report, Scored
+from svq.report.contents import Layer, Report, Scored, int8_agreement
 from svq.report.results import Row
 from svq.report.systems import EXPORTED
 

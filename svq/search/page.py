@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from svq.atomic import atomic_write
 from svq.draw import figure as fig
-from svq.draw.axes import nice_ticks
-from svq.draw.figure import Drawn
+from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
+from svq.draw.tables import write_rows
 from svq.search import tradeoff
 from svq.search.next_trial import latest
 from svq.search.storage import quiet_optuna
@@ -273,7 +273,7 @@ def write(folder, title: str, rows: Sequence[tradeoff.Row], about: tradeoff.Cond
           figures: Sequence[Drawn] = (), note: str = "") -> None:
     """index.html, tradeoff.md, tradeoff.tsv and each figure as .svg and .tsv, the page last."""
     folder = os.fspath(folder)
-    tradeoff.write_tsv(os.path.join(folder, "tradeoff.tsv"), rows)
+    write_rows(os.path.join(folder, "tradeoff.tsv"), tradeoff.Row, rows)
     with atomic_write(os.path.join(folder, "tradeoff.md")) as file:
         file.write(tradeoff.markdown(rows, about))
     write_figures(folder, figures)

@@ -12,7 +12,6 @@ from typing import Sequence
 
 import numpy as np
 
-from svq.atomic import atomic_write
 from svq.backend.metrics import eer
 from svq.backend.scores import read_trials
 from svq.backend.speakers import EerInterval
@@ -20,6 +19,7 @@ from svq.data import audio
 from svq.data.datadir import DataDir
 from svq.data.sounding import require_sound
 from svq.deploy.runtimes import Embedder, load_embedder
+from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
 from svq.evaluation.identification import identification
@@ -104,31 +104,13 @@ def notes(rows: Sequence[Row], about: Conditions) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], about: Conditions) -> str:
-    rule = ["---"] * LEFT + ["---:"] * (len(HEADS) - LEFT)
-    lines = ["| " + " | ".join(line) + " |" for line in [HEADS, rule, *cells(rows)]]
-    return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes(rows, about)) + "\n"
+    return markdown_table(HEADS, cells(rows), LEFT) + "\n\n" + "\n".join(f"- {note}" for note in notes(rows, about)) + "\n"
 
 
 def html(rows: Sequence[Row], about: Conditions) -> str:
     """The table and its notes as HTML."""
-    def line(tag: str, words: Sequence[str]) -> str:
-        return "<tr>" + "".join(f'<{tag}{" class=l" if i < LEFT else ""}>{escape(word)}</{tag}>'
-                                for i, word in enumerate(words)) + "</tr>"
-
-    body = "".join(line("td", each) for each in cells(rows))
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(rows, about))
-    return (f'<div class="table card"><table><thead>{line("th", HEADS)}</thead><tbody>{body}</tbody></table></div>'
-            f'<ul class="note">{listed}</ul>')
-
-
-def write_tsv(path, rows: Sequence[Row]) -> None:
-    """A column for each field of Row, as it is."""
-    names = [field.name for field in dataclasses.fields(Row)]
-    with atomic_write(path) as file:
-        file.write("\t".join(names) + "\n")
-        for row in rows:
-            values = [getattr(row, name) for name in names]
-            file.write("\t".join(f"{v:.6g}" if isinstance(v, float) else str(v) for v in values) + "\n")
+    return html_table(HEADS, cells(rows), LEFT) + f'<ul class="note">{listed}</ul>'
 
 
 def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,

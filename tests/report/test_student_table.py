@@ -2,8 +2,8 @@
 
 import pytest
 
+from svq.report.markdown import student_tables, teacher_of
 from svq.report.results import Row
-from svq.report.student_table import student_tables, teacher_of
 
 NAMES = {"teacher", "xvector", "xvector_kmqat2", "small_kmqat4", "student", "student_kmqat4", "student-labels",
          "student-xvector-narrowBN", "student-xvector-sp-aggr_kmqat2", "student-etdnn-utterance"}
