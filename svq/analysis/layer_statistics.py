@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import rankdata
 
-from svq.backend.resampled import interval
+from svq.backend.bootstrap import interval
 from svq.evaluation.development import Measured, drifts
 
 _LEAST = 0.975  # of the resamplings must show a loss before a share of it is told

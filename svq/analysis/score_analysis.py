@@ -16,8 +16,8 @@ from svq.analysis.score_config import RAW, ScoreAnalysisConfig
 from svq.analysis.score_lists import ScoredList, distance_edges, distance_groups, read_list, score_file
 from svq.analysis.score_measures import ALL, Bin, Knee, ScoreRow, find_knee, make_row, reliability_bins
 from svq.backend import calibration
+from svq.backend.bootstrap import eer_measure, min_cllr_measure, min_dcf_measure
 from svq.backend.metrics import bayes_threshold, eer_threshold
-from svq.backend.resampled import eer_measure, min_cllr_measure, min_dcf_measure
 from svq.backend.score_map import FITS, AffineMap, ScoreMap, class_weights
 from svq.backend.scores import list_name
 from svq.errors import UserError

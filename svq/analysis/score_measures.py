@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from svq.backend.bootstrap import SpeakerSamples, interval
 from svq.backend.metrics import bayes_threshold
-from svq.backend.resampled import SpeakerSamples, interval
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from svq.backend.resampled import interval
+from svq.backend.bootstrap import interval
 from svq.bits.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
 from svq.config import to_dict
 from svq.data.stretches import calibration_features, digest_of

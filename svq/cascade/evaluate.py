@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from svq.backend.resampled import SpeakerSamples, eer_measure, interval, min_dcf_measure
+from svq.backend.bootstrap import SpeakerSamples, eer_measure, interval, min_dcf_measure
 from svq.cascade.cost import ACCOUNTINGS, STREAMING, UNITS, Counted, count, per_trial
 from svq.cascade.ladder import Operating, pure, random_rungs, reached, settle, settled_values
 

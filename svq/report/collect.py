@@ -10,8 +10,8 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
+from svq.backend.bootstrap import EerInterval
 from svq.backend.scores import Trials, list_name, read_scores, read_trials, split
-from svq.backend.speakers import EerInterval
 from svq.errors import UserError, located
 from svq.report.contents import Layer, Report, Scored, int8_agreement
 from svq.report.results import Row

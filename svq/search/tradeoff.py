@@ -12,9 +12,9 @@ from typing import Sequence
 
 import numpy as np
 
+from svq.backend.bootstrap import EerInterval
 from svq.backend.metrics import eer
 from svq.backend.scores import read_trials
-from svq.backend.speakers import EerInterval
 from svq.data import audio
 from svq.data.datadir import DataDir
 from svq.data.sounding import require_sound

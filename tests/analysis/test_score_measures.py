@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from svq.analysis.score_measures import costs, drift, flip_shares, flipped, flips, reliability_bins
 from svq.backend import metrics
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.bootstrap import SpeakerSamples
 
 THRESHOLD = 0.6
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from svq.backend import metrics
-from svq.backend.bootstrap import speaker_bootstrap
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.bootstrap import SpeakerSamples, speaker_bootstrap
 from svq.cascade.evaluate import MEASURES, Point, measured
 from svq.cascade.ladder import pure, random_rungs, reached, settle, settled_values
 
