@@ -152,8 +152,6 @@ class LayerAnalysisConfig:
 
     def of_blocks(self) -> BlockSensitivityConfig:
         """The same for svq.bits.block_run; ValueError for a quant that gives single layers their bits."""
-        return BlockSensitivityConfig(
-            model=self.model, data=self.data, trials=self.trials, quant=self.quant, level="layer", input=self.input,
-            max_utts=self.max_utts, max_seconds=self.max_seconds, center=self.center, bootstrap=self.bootstrap,
-            seed=self.seed, batch_frames=self.batch_frames, device=self.device, ptq=self.ptq, ptq_data=self.ptq_data,
-            ptq_seed=self.ptq_seed)
+        shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(BlockSensitivityConfig)
+                  if field.name not in ("level", "model_digest")}
+        return BlockSensitivityConfig(level="layer", **shared)

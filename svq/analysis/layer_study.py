@@ -11,8 +11,19 @@ import numpy as np
 import torch
 
 from svq.analysis.layer_config import LayerAnalysisConfig, Part, parts_of
-from svq.analysis.layer_distortion import Moved, distortion, movements, pooled
-from svq.analysis.layer_statistics import Change, change, correlate, drift, eer_change, mindcf_change, share
+from svq.analysis.layer_measures import (
+    Change,
+    Moved,
+    change,
+    correlate,
+    distortion,
+    drift,
+    eer_change,
+    mindcf_change,
+    movements,
+    pooled,
+    share,
+)
 from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers

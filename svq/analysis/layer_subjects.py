@@ -17,10 +17,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.bits.block_run import BlockRun, model_digest
+from svq.bits.block_run import BlockRun, listed_of, model_digest, store_of
 from svq.data.stretches import calibration_features, digest_of
 from svq.errors import UserError
-from svq.evaluation.development import DevelopmentList, EmbeddingStore
+from svq.evaluation.development import DevelopmentList
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
 from svq.quant.layers import detach_
@@ -103,7 +103,7 @@ class FinetunedSubject:
                 quantized = layer.weight.detach().clone()
                 detach_(layer, keep_quantized=False)
                 self.weights[name] = (layer.weight.detach(), quantized)
-        self.listed = DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
+        self.listed = listed_of(config)
         self.front_end = model.front_end
         average = "mixed" if model.quant.layers else model.quant.bits
         self.method = f"{model.quant.method}, {average} bits, finetuned"
@@ -155,12 +155,6 @@ class Reference:
     def embeddings(self) -> np.ndarray:
         """(N, D) of the list's utterances."""
         return self.store.get([], lambda: copy.deepcopy(self.net), "reference")
-
-
-def store_of(config: LayerAnalysisConfig, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
-    """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
-    return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
-                          config.max_seconds, config.batch_frames, config.device)
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ class MovedRow:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRow:
-    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_statistics.
+    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_measures.
     p: two-sided, by permutation."""
 
     level: str

@@ -34,6 +34,17 @@ def model_digest(folder) -> str:
     return fingerprint(*(("file", path) for path in files))
 
 
+def listed_of(config) -> DevelopmentList:
+    """The list that a BlockSensitivityConfig, or a config with fields of the same names, is measured on."""
+    return DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
+
+
+def store_of(config, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
+    """Where embeddings of a network of this digest are kept, in `folder`/embeddings. config: as of `listed_of`."""
+    return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
+                          config.max_seconds, config.batch_frames, config.device)
+
+
 class BlockRun:
     """Measures sets of quantized blocks. config: a BlockSensitivityConfig. folder: where embeddings are kept, in
     `folder`/embeddings. packed_net: the float network as it is packed, with batch norms folded where the settings say
@@ -81,16 +92,14 @@ class BlockRun:
     @property
     def listed(self) -> DevelopmentList:
         if self._listed is None:
-            c = self.config
-            self._listed = DevelopmentList(c.data, c.trials, c.max_utts, c.seed)
+            self._listed = listed_of(self.config)
         return self._listed
 
     @property
     def store(self) -> EmbeddingStore:
         if self._store is None:
-            c = self.config
-            self._store = EmbeddingStore(os.path.join(self.folder, "embeddings"), self.listed, self.model.front_end,
-                                         c.model_digest, c.input, c.max_seconds, c.batch_frames, c.device)
+            self._store = store_of(self.config, self.folder, self.listed, self.model.front_end,
+                                   self.config.model_digest)
         return self._store
 
     def layers_of(self, blocks: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from svq import nets
 from svq.analysis.layer_config import LEVELS, LayerAnalysisConfig, parts_of
-from svq.analysis.layer_distortion import movements
+from svq.analysis.layer_measures import movements
 from svq.analysis.layer_study import LayerStudy
 from svq.analysis.layer_subjects import measure_norms_
 from svq.backend.metrics import eer, min_dcf

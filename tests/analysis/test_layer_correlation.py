@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.analysis.layer_distortion import distortion, pooled
-from svq.analysis.layer_statistics import (
+from svq.analysis.layer_measures import (
     change,
     coefficients,
     correlate,
+    distortion,
     pair_features,
     permutation_p,
+    pooled,
     rank_features,
     share,
 )

@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from svq.analysis.layer_config import parts_of
-from svq.analysis.layer_distortion import movements
+from svq.analysis.layer_measures import movements
 from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.bits.allocation import AllocateConfig, allocate, make_problem
 from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
