@@ -62,12 +62,11 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.digest import fingerprint
+    from svq.digest import fingerprint, run_digest
     from svq.train.run import decisive
 
     def files(folders, *names):
-        paths = [os.path.join(folder, name) for folder in folders if folder for name in names]
-        return fingerprint(*(("file", path) for path in paths if os.path.isfile(path)))
+        return run_digest([os.path.join(folder, name) for folder in folders if folder for name in names])
 
     own = {key: value for key, value in to_dict(search).items() if key not in ("trials", "retries")}
     trials = options.trials or os.path.join(options.dev, "trials")

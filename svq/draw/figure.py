@@ -18,8 +18,6 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from svq.draw import style
-
 NUM_SERIES = 8
 INK, MUTED, GRID, SURFACE = "#000101", "#000102", "#000103", "#000104"
 _SERIES = [f"#0002{i:02x}" for i in range(NUM_SERIES)]
@@ -138,18 +136,6 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     head = f'<svg role="img" aria-label="{_attribute(label)}" {view_box}>'
     text = head + text[text.index(">") + 1 :]
     return re.sub(r">\s+<", "><", text).strip()
-
-
-def standalone(svg: str) -> str:
-    """What `to_svg` made as a file of its own: in the light theme's colours, its own font, on white."""
-    colours = style.light()
-    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match.group(1)], svg)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt" '
-            'font-family="DejaVu Sans, Verdana, sans-serif" stroke-linejoin="round" ')
-    paper = f'<rect width="{width}" height="{height}" fill="{colours["surface"]}"/>'
-    first = text.index(">") + 1
-    return f"{head}{text[len('<svg ') : first]}{paper}{text[first:]}\n"
 
 
 def _prefix_ids(text: str, name: str) -> str:
