@@ -25,6 +25,7 @@ from svq.backend.speakers import trial_speakers
 from svq.errors import UserError
 
 _HELD = 1 << 22  # weights of cells held at a time: 32 MB
+_TRIES = 100  # draws until one has trials of both classes
 
 
 class SpeakerSamples:
@@ -32,7 +33,7 @@ class SpeakerSamples:
 
     target: (n,) bool. enroll_speaker, test_speaker: (n,) ids or numbers of the same kind. replicates: 0 leaves only
     the list as it is. The same seed gives the same draws; one without a target or a non-target trial is
-    drawn again. UserError where the list has only one class.
+    drawn again. UserError where the list has only one class, or where hardly any draw has both.
 
     draws: (1 + replicates, speakers) int64, the first all 1. cell: (n,) which weight a trial has.
     """
@@ -55,9 +56,13 @@ class SpeakerSamples:
     def _drawn(self, count: int, replicates: int, rng) -> np.ndarray:
         draws = np.ones((1 + replicates, count), dtype=np.int64)
         for row in draws[1:]:
-            row[:] = 0
-            while not (row[self.owners].any() and (row[self.sides[0]] * row[self.sides[1]]).any()):
+            for _ in range(_TRIES):
                 row[:] = np.bincount(rng.integers(0, count, count), minlength=count)
+                if row[self.owners].any() and (row[self.sides[0]] * row[self.sides[1]]).any():
+                    break
+            else:
+                raise UserError(f"{count} speakers are too few to resample for an interval (--bootstrap 0 does "
+                                "without)")
         return draws
 
     @property

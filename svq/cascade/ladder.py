@@ -1,4 +1,4 @@
-"""The ladder of a cascade: its systems from the cheapest to the dearest, the operating point, and the gates between them.
+"""The ladder of a cascade: its systems from the cheapest to the dearest, the operating point, and the gates.
 
     score: cosine_none
     operating: {p_target: 0.01}   # or {eer: true}: the threshold of the last rung's EER on development trials

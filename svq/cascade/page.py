@@ -1,4 +1,4 @@
-"""svq.bin.cascade evaluate: from a finished ladder and trial lists to cascade.tsv, cascade.md, figures, and the page."""
+"""svq.bin.cascade evaluate: from a finished ladder and trial lists to cascade.tsv, cascade.md, figures, and a page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages: one HTML file with its sections and its style sheet, light and dark, phone to desk to paper; figures' files."""
+"""Pages: one HTML file with sections and a style sheet, light and dark, phone to desk to paper; files of figures."""
 
 from __future__ import annotations
 

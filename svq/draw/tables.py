@@ -26,7 +26,7 @@ def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -
 
 
 def write_rows(path, kind: type, rows: Sequence, digits: int = 6, comment: str = "") -> None:
-    """Atomically: by `comment` a line that begins with #, the fields of the dataclass `kind`, a line a row of that kind.
+    """Atomically: by `comment` a line that begins with #, the fields of the dataclass `kind`, a line a row of it.
 
     digits: of a float.
     """

@@ -1,4 +1,4 @@
-"""From a recipe's exp/ folder to the page on quantization: a float network and what was made of it, in tables and figures."""
+"""From a recipe's exp/ folder to the page on quantization: a float network and what was made of it, in figures."""
 
 from __future__ import annotations
 

@@ -91,9 +91,7 @@ def test_interval_is_the_backend_s_to_the_bit(tmp_path, speakers, gap, decimals)
 
 def test_too_few_speakers(tmp_path, monkeypatch):
     """Half of the draws from two speakers hold one of them only, so no non-target trial."""
-    monkeypatch.setattr("svq.backend.speakers._TRIES", 1)
-    trials = fake.write_set(tmp_path, "trials", speakers=2, utts=3)
-    same = np.array([t[2] for t in trials])
-    interval = EerInterval(read_trials(tmp_path / "trials"), tmp_path, 20)
+    monkeypatch.setattr("svq.backend.bootstrap._TRIES", 1)
+    fake.write_set(tmp_path, "trials", speakers=2, utts=3)
     with pytest.raises(UserError, match="2 speakers are too few"):
-        interval(np.ones(same.sum()), np.zeros((~same).sum()))
+        EerInterval(read_trials(tmp_path / "trials"), tmp_path, 20)
