@@ -19,8 +19,8 @@ from svq.backend import calibration
 from svq.backend.bootstrap import eer_measure, min_cllr_measure, min_dcf_measure
 from svq.backend.metrics import bayes_threshold, eer_threshold
 from svq.backend.score_map import FITS, AffineMap, ScoreMap, class_weights
-from svq.backend.scores import list_name
 from svq.errors import UserError
+from svq.names import list_name
 from svq.progress import progress
 from svq.report.collect import read_summary
 

@@ -10,10 +10,11 @@ import numpy as np
 
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.backend.bootstrap import SpeakerSamples
-from svq.backend.scores import Trials, check_same_trials, list_name, parse_floats, read_scores, read_trials
+from svq.backend.scores import Trials, check_same_trials, parse_floats, read_scores, read_trials
 from svq.backend.speakers import models_of, trial_sides, trial_speakers
 from svq.backend.tokens import IdIndex, read_columns
 from svq.errors import UserError
+from svq.names import list_name
 
 ACROSS = "across"  # the group of trials whose two sides differ
 SHARES = (1, 2, 5, 10, 20, 50)  # per cent of the development trials nearest to the threshold: ends of bins

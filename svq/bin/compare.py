@@ -55,7 +55,8 @@ def resampled_eers(systems, options) -> dict[str, np.ndarray]:
     """Of each system (1 + replicates,) EERs in percent: of all trials, then of each resampling."""
     from svq.backend.bootstrap import EerInterval
     from svq.backend.metrics import eer
-    from svq.backend.scores import list_name, read_scores, read_trials, split
+    from svq.backend.scores import read_scores, read_trials, split
+    from svq.names import list_name
 
     trials = read_trials(options.trials)
     bootstrap = EerInterval(trials, options.trials.parent, options.replicates, options.seed)

@@ -21,13 +21,13 @@ from svq.backend.calibration import fit, mean_text
 from svq.backend.embeddings import read_vector
 from svq.backend.metrics import eer_threshold
 from svq.backend.score_map import FITS, LOGISTIC, save_map
+from svq.cascade import LIMITS
 from svq.cascade.cost import per_trial, rung_costs, table_of
 from svq.cascade.evaluate import Point, Replay
 from svq.cascade.ladder import NONE, Ladder, all_to_scale, check_maps, read_map, settle
 from svq.config import dump_config
 from svq.errors import UserError
 
-LIMITS = ("flip_rate", "harmful_rate", "eer_loss", "cost", "escalation")
 GOALS = ("cost", "flips")
 CELLS = 1 << 18
 _SHARES = np.concatenate([np.arange(0, 0.1, 0.005), np.arange(0.1, 1, 0.02)])

@@ -6,12 +6,13 @@ import os
 
 import numpy as np
 
-from svq.backend.scores import check_same_trials, list_name, read_scores, read_trials
+from svq.backend.scores import check_same_trials, read_scores, read_trials
 from svq.backend.speakers import models_of, trial_speakers
 from svq.backend.tokens import IdIndex, read_columns
 from svq.cascade.ladder import Ladder, all_to_scale
 from svq.data.datadir import DataDir
 from svq.errors import UserError
+from svq.names import list_name
 from svq.nets.flops import frames_in
 
 

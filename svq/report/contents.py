@@ -14,6 +14,7 @@ import numpy as np
 
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.errors import UserError
+from svq.names import INT8
 from svq.report.results import Row, unique
 
 
@@ -60,7 +61,8 @@ class Report:
 
     scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its
     curves.csv, where it has one. layers: quantized system -> up to three layers. provenance:
-    system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME.
+    system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME. parents: quantized
+    system -> the float one that it was made from, where that is there.
     """
 
     title: str
@@ -72,6 +74,7 @@ class Report:
     layers: dict[str, list[Layer]]
     provenance: dict[str, dict]
     agreement: dict[str, dict[str, Agreement]] = dataclasses.field(default_factory=dict)
+    parents: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -92,7 +95,6 @@ class Report:
         return self.bits[system] < 32
 
 
-SUFFIX = "-int8"
 SHARES = (0.0, 0.01, 0.1, 0.5, 0.9)  # of the utterances, at or below each quantile
 _BINS, _OUTSIDE = 40, 0.002
 _BLOCK = 1 << 13  # embeddings held at a time
@@ -105,8 +107,8 @@ def int8_agreement(exp, systems: Iterable[str]) -> dict[str, dict[str, Agreement
     """
     found = {}
     for system in systems:
-        twin = Path(exp) / system.removesuffix(SUFFIX)
-        if not system.endswith(SUFFIX) or not twin.is_dir():
+        twin = Path(exp) / system.removesuffix(INT8)
+        if not system.endswith(INT8) or not twin.is_dir():
             continue
         sets = {}
         for path in sorted((Path(exp) / system / "embeddings").glob("*/embedding.scp")):

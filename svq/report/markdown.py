@@ -8,6 +8,7 @@ from dataclasses import replace
 from svq.atomic import atomic_write
 from svq.draw.tables import markdown_table
 from svq.errors import UserError, located
+from svq.names import STUDENT, Names
 from svq.report.results import Row, best_values, unique
 
 _SHOWN = {"eer": ".2f", "mindcf01": ".3f", "mindcf05": ".3f", "cllr": ".3f", "actdcf01": ".3f"}
@@ -150,35 +151,34 @@ def update_file(path, table: str, marker: str = "results") -> None:
 _STUDENT_HEADS = ["System", "Weights (M)", "fewer than teacher", "Bits", "File (MB)", "smaller than teacher"]
 
 
-def teacher_of(name: str, systems: set[str]) -> str | None:
+def teacher_of(name: str, systems: set[str], names: Names) -> str | None:
     """What a system is measured against: student-xvector-narrowBN_kmqat2 -> xvector; None where that is not there.
 
     A student trained with labels only, which has no teacher, is measured against the first that the others have.
     """
-    base = name.split("_")[0]
-    if base == "student":
-        return "teacher" if "teacher" in systems else None
-    if not base.startswith("student-"):
-        return base if base != name and base in systems else None
-    named = base.removeprefix("student-").split("-")[0]
-    if named != "labels":
-        return named if named in systems else None
-    others = (other.removeprefix("student-").split("-")[0] for other in sorted(systems) if other.startswith("student-"))
+    net = names.parse(name).net
+    student = names.parse(net)
+    if not student.student:
+        return net if net != name and net in systems else None
+    if student.teacher is not None:
+        return student.teacher if student.teacher in systems else None
+    others = (names.parse(other).teacher for other in sorted(systems) if names.parse(other).stem != STUDENT)
     return next((other for other in others if other in systems), None)
 
 
-def student_tables(rows: list[Row]) -> str:
-    """Markdown: a line for each system, with EER, its interval and minDCF for every back end and normalization."""
+def student_tables(rows: list[Row], names: Names) -> str:
+    """Markdown: a line for each system, with EER, its interval and minDCF for every back end and normalization. names: the
+    grammar of the systems' names."""
     systems = {row.system for row in rows}
     parts = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
         parts.append(f"### Trials: {trials}\n\n{chosen[0].num_target:,} target and {chosen[0].num_nontarget:,} "
-                     f"non-target trials.\n\n{_student_table(chosen, systems)}")
+                     f"non-target trials.\n\n{_student_table(chosen, systems, names)}")
     return "\n\n".join(parts)
 
 
-def _student_table(rows: list[Row], systems: set[str]) -> str:
+def _student_table(rows: list[Row], systems: set[str], names: Names) -> str:
     scorings = unique((row.backend, row.norm) for row in rows)
     found = {(row.system, row.backend, row.norm): row for row in rows}
     heads = list(_STUDENT_HEADS)
@@ -187,7 +187,7 @@ def _student_table(rows: list[Row], systems: set[str]) -> str:
     lines = []
     first = {row.system: row for row in reversed(rows)}
     for name in unique(row.system for row in rows):
-        cells = _sizes(first[name], first.get(teacher_of(name, systems)))
+        cells = _sizes(first[name], first.get(teacher_of(name, systems, names)))
         for scoring in scorings:
             cells += _measures(found.get((name, *scoring)))
         lines.append(cells)

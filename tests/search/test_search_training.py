@@ -67,7 +67,7 @@ def test_a_search_leaves_its_best_trial_as_an_ordinary_system(place, found):
 
 def test_trials_of_several_stages_have_all_their_epochs(place):
     """A trial is measured after every epoch of both stages; what was drawn for them trains to the same system again."""
-    training = place.write("staged.yaml", {"base": "kmqat.yaml", "multi_stage": True, "stage_epochs": [1],
+    training = place.write("staged.yaml", {"base": "tune.yaml:kmqat", "multi_stage": True, "stage_epochs": [1],
                                            "quant": {"layers": {"conv1": 2}}})
     out = place.search("staged", {"trials": 1, "pruner": "hyperband", "space": {"stage_epochs": {"choices": ["[2, 1]"]}}},
                        train=training)
