@@ -44,7 +44,7 @@ def main() -> None:
 
     if options.cascade is None:
         return report(options, by_model(options, warn) | {"warnings": said})
-    from svq.cascade.verify_output import by_cascade, report_cascade
+    from svq.cascade.verifier import by_cascade, report_cascade
 
     report_cascade(options, by_cascade(options, warn) | {"warnings": said})
 

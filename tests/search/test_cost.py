@@ -14,8 +14,7 @@ from svq.evaluation.operations import flops_by_layer, milliseconds, operations
 from svq.nets.flops import count_flops, frames_in
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.search.plots import Scale, running_best
-from svq.search.summary import Trial, importances
+from svq.search.page import Scale, Trial, importances, running_best
 from tests.search.test_search_workers import Bench
 
 
