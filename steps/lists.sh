@@ -1,10 +1,11 @@
 # shellcheck shell=bash disable=SC2154  # the variables are options of the step
 # Sourced by the steps that score trial lists: what they read and make, list by list.
 
-# name_list dev/trials: sets `name` to the list's name in scores and results: dev; test/trials_all is test_all.
+# name_list dev/trials: sets `name` to the list's name in scores and results (svq/names.py): dev; test/trials_all is
+# test_all, of far/test/trials it is test.
 name_list() {
   local file=${1##*/} folder=${1%/*}
-  name=${folder//\//-}${file#trials}
+  name=${folder##*/}${file#trials}
 }
 
 # find_lists NORMS: sets `parts`, options of utils/step.sh, for every list, back end and norm that is to be scored: those

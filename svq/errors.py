@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import traceback
 
 _MENDS = {
     errno.ENOSPC: "free some space or write elsewhere, then run it again",
@@ -70,5 +69,7 @@ def _asked_for(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str:
     """Where in the program: what a report of the error needs, as nothing else names the input."""
+    import traceback
+
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}svq{os.sep}" in frame.filename]
     return f" ({frames[-1].name}, {os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""

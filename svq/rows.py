@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import functools
 import os
 import re
@@ -94,9 +93,11 @@ def unknown_row(file: str, tables: list[str], name: str) -> str:
 
 
 def _unknown(file: str, tables: list[Table], name: str, layers: list[Row]) -> str:
-    close = difflib.get_close_matches(name, [row for table in tables for row in table.rows], 3, 0.7)
+    import difflib
+
+    close = difflib.get_close_matches(name, [row for table in tables for row in table.rows], 3)
     hint = f"; did you mean {' or '.join(dict.fromkeys(close))}?" if close else "."
-    listed = ", ".join(table.path for table in tables) or "none further"
+    listed = ", ".join(table.path for table in tables) or ("none further" if layers else "none")
     if layers:
         return f"{layers[-1].where}: row {layers[-1].name} builds on '{name}', which is no row{hint} Its tables: {listed}"
     return f"{file} has no row '{name}'{hint} Its tables: {listed}"

@@ -28,8 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svq.backend.calibration import PLAIN, Calibration
-from svq.backend.decision import Mismatch, Verification, decide, scoring_of
+from svq.backend.calibration import PLAIN, Calibration, Mismatch, Verification, decide, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scoring import Cosine
 from svq.data.audio import name_of, silence, sounding_seconds, windows_of

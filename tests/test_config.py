@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import svq
-from svq.config import (check_choices, config_files, dump_config, from_dict, load_config, read_tree, to_dict,
-                        write_provenance)
+from svq.config import check_choices, dump_config, from_dict, load_config, to_dict, write_provenance
+from svq.config_files import config_files, read_tree
 from svq.errors import UserError
 from svq.train.config import TrainConfig
 

@@ -17,6 +17,7 @@ from tests.conftest import ROOT
 FLOORS = (
     ("bin",),
     ("cli",),
+    ("recipe",),
     ("analysis", "cascade", "compression", "search"),
     ("report",),
     ("svq",),  # svq/__init__.py, which hands out svq.Verifier
@@ -31,7 +32,10 @@ FLOORS = (
     ("quant",),
     ("backend", "nets"),
     ("data", "draw"),
-    ("config", "tensors"),
+    ("config", "tensors", "names"),
+    ("config_files",),
+    ("rows",),
+    ("yaml_file",),
     ("atomic", "digest", "errors", "hardware", "memory", "progress"),
 )
 FLOOR = {name: len(FLOORS) - place for place, names in enumerate(FLOORS) for name in names}

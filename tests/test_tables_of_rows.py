@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from svq.config import config_files, read_tree, row_tables
+from svq.config_files import config_files, read_tree, row_tables
 from svq.errors import UserError
 from svq.rows import row_names
 

@@ -6,7 +6,7 @@
   once.py [inputs of all] --piece NAME [inputs] --out PATH ... --piece NAME ... -- command arguments...
 
 A stamp, written only after the command has exited with 0 and all outputs exist, holds the command
-line and a digest of every input. When they are the same the next time the command is skipped; when
+line, a digest of every input and the size of every output. When they are the same the next time the command is skipped; when
 not, one line says what has changed and it is run again. The stamp is removed before the command
 starts, so a command killed at any instant is run again.
 
@@ -33,8 +33,8 @@ Exit status: 0, 1 when the command failed, or an input is missing, 2 for a wrong
 
 What run.sh tells by the environment (utils/stages.sh): SVQ_TELL=1 (exit status 10 where something was made, 3 where an input is
 missing),
-SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_STAGE, SVQ_PLANNED (file of what a dry run would
-make), SVQ_MISSING (file that takes the path of a missing input).
+SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_MISSING (file that takes the path of a missing
+input). A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
 """
 # run.sh calls this for every piece of work, so it must start in milliseconds: no argparse, no json,
 # and nothing that only a command which is really run needs.
@@ -50,7 +50,7 @@ except ImportError:
 
 NEUTRAL = {"cmd", "nj", "num-threads", "num-workers", "max-jobs-run", "mem", "threads"}
 HEADER = "svq stamp 2"
-OF_RUN = ("SVQ_TELL", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_STAGE", "SVQ_PLANNED", "SVQ_MISSING")
+OF_RUN = ("SVQ_TELL", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_REQUESTS", "SVQ_MISSING")
 # A file changed again within the clock's grain keeps its time and perhaps its size: times this
 # recent are not trusted and the content is read once more the next time (as git does).
 RACY_NS = 2_000_000_000
@@ -239,7 +239,7 @@ def read_stamp(path):
         return None
     if lines[0] != HEADER or lines[-2:] != ["end", ""]:
         return None
-    stamp = {"arg": [], "in": {}, "started": "", "ended": ""}
+    stamp = {"arg": [], "in": {}, "out": {}, "started": "", "ended": ""}
     try:
         for line in lines[1:-2]:
             kind, *fields = line.split("\t")
@@ -247,6 +247,8 @@ def read_stamp(path):
                 stamp["arg"].append(unescape(fields[0]))
             elif kind == "in":
                 stamp["in"][unescape(fields[0])] = (tuple(map(int, fields[1:5])), fields[5])
+            elif kind == "out":
+                stamp["out"][unescape(fields[0])] = int(fields[1])
             else:
                 stamp[kind] = fields[0]
     except (ValueError, IndexError):
@@ -254,9 +256,15 @@ def read_stamp(path):
     return stamp
 
 
-def write_stamp(path, args, inputs, started, ended, read_at):
+def sizes_of(outputs):
+    """path -> bytes of the outputs that are files."""
+    return {p: os.path.getsize(p) for p in outputs if os.path.isfile(p)}
+
+
+def write_stamp(path, args, inputs, started, ended, read_at, sizes={}):
     lines = [HEADER, "started\t" + started, "ended\t" + ended]
     lines += ["arg\t" + escape(a) for a in args]
+    lines += ["out\t%s\t%d" % (escape(p), size) for p, size in sizes.items()]
     for name, (state, digest) in inputs.items():
         size, mtime, ctime, inode = state
         if any(state) and max(mtime, ctime) > read_at - RACY_NS:
@@ -301,6 +309,9 @@ def reason(stamp, args, inputs, outputs):
         return "not finished before"
     if stamp["arg"] != args:
         return changed_words(stamp["arg"], args)
+    for path, size in sizes_of(outputs).items():
+        if stamp["out"].get(path, size) != size:
+            return "%s has %d bytes where it was made with %d" % (path, size, stamp["out"][path])
     old = stamp["in"]
     changed = [p + " changed" for p in inputs if p in old and old[p][1] != inputs[p][1]]
     changed += [p + " is new" for p in inputs if p not in old]
@@ -344,33 +355,57 @@ def within(path, planned):
     return any(p == path or path.startswith(p + "/") or p.startswith(path + "/") for p in planned)
 
 
-def read_plan(path):
-    """What a dry run would have made so far: absolute paths."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = file.read().split("\n")
-    except OSError:
-        return []
-    return [os.path.abspath(unescape(line.rpartition("\t")[2])) for line in lines if line.startswith("make\t")]
+class Plan:
+    """What a dry run would make, in order: (stage, script, absolute path), and whether it is made anew."""
+
+    def __init__(self):
+        self.rows, self.made = [], []
+
+    def add(self, stage, script, outputs, anew):
+        paths = [os.path.abspath(p) for p in outputs]
+        self.rows += [(stage, script, p) for p in paths]
+        if anew:
+            self.made += paths
+
+    def maker_of(self, missing):
+        """Which stage makes a path, as a line; None where none does."""
+        for stage, script, path in self.rows:
+            if script and within(missing, [path]):
+                return "stage %s makes it (%s): go on with --stage %s" % (stage, script, stage)
+        return None
 
 
-def maker_of(missing, plan):
-    """Which stage of a plan makes a path, as a line; Stop with 1 where none does."""
-    with open(plan, encoding="utf-8", errors="surrogateescape") as file:
-        for line in file.read().split("\n"):
-            kind, *fields = line.split("\t")
-            if kind in ("make", "have") and len(fields) == 3 and within(missing, [os.path.abspath(unescape(fields[2]))]):
-                stage, script = fields[0], unescape(fields[1])
-                if script:
-                    return "stage %s makes it (%s): go on with --stage %s" % (stage, script, stage)
-    raise Stop(1, "")
-
-
-def write_plan(path, kind, script, outputs):
-    """Notes what a dry run would make, or ("have") what is there already."""
-    lines = ["\t".join((kind, os.environ.get("SVQ_STAGE", ""), escape(script), escape(p))) for p in outputs]
-    with open(path, "a", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("\n".join(lines) + "\n")
+def answer_all(requests, missing=None):
+    """Answer the collected calls of a dry run: what would be made, stage by stage. With ``missing``, a path, only say
+    which stage makes that. Returns (to make, up to date). Where an input is missing, its stage is noted beside the file."""
+    with open(requests, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+        calls = file.read().split("\0\x1e\0")
+    plan, stage, counts = Plan(), "", [0, 0]
+    for call in calls[:-1]:
+        kind, *words = call.split("\0")
+        if kind == "stage":
+            stage = words[0]
+            if missing is None:
+                say("stage %s: %s" % tuple(words))
+        elif kind == "need":
+            if missing is None:
+                say("  %s is missing: %s" % tuple(words))
+            plan.add(stage, "", [os.path.dirname(words[0])], True)
+        else:
+            try:
+                stale = answer(words, plan, stage, quiet=missing is not None)
+                counts[0 if stale else 1] += 1
+            except Stop as stop:
+                if missing is None:
+                    with open(requests + ".stage", "w") as file:
+                        file.write(stage)
+                    raise Stop(*stop.args) from None
+    if missing is not None:
+        maker = plan.maker_of(missing)
+        if maker is None:
+            raise Stop(1, "")
+        say(maker)
+    return counts
 
 
 def require_inputs(piece, planned, script):
@@ -397,7 +432,8 @@ def consider(piece, args, opts, planned, script):
     piece.digests = digest_inputs(input_files(piece.paths, piece.outputs), known, piece.texts)
     why = "forced" if opts["force"] else reason(piece.stamp, args, piece.digests, piece.outputs)
     if why is None and piece.digests != known and not opts["dry-run"]:   # read again and found the same: say so
-        write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["started"], piece.stamp["ended"], piece.read_at)
+        write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["started"], piece.stamp["ended"], piece.read_at,
+                    piece.stamp["out"])
     return why
 
 
@@ -422,34 +458,53 @@ def make(pieces, command, script):
                 say("once.py: warning: %s changed while %s was running: it will be run again the next "
                     "time. If the command itself writes it, name it with --out" % (path, script), 2)
         write_stamp(piece.stamp_path, piece.args, piece.digests, started, time.strftime("%Y-%m-%dT%H:%M:%S"),
-                    piece.read_at)
+                    piece.read_at, sizes_of(piece.outputs))
 
 
-def main(argv):
-    if argv[:1] == ["--maker"]:
-        say(maker_of(*argv[1:]))
-        return 0
+def answer(argv, plan, stage="", quiet=False):
+    """Say what a call would make, and note it in the plan; returns whether there is anything."""
+    opts, pieces, command, script, args = understood(argv, plan.made)
+    stale = []
+    for piece in pieces:
+        why = consider(piece, args + ([piece.name] if piece.name else []), dict(opts, **{"dry-run": True}), plan.made, script)
+        plan.add(stage, script, piece.outputs, why is not None)
+        stale += [(piece, why)] if why is not None else []
+        if quiet:
+            continue
+        if why is None:
+            say("  skip %s (up to date)" % piece.outputs[0])
+        else:
+            say("  would make %s (%s): %s" % (piece.outputs[0], why, " ".join(shown(command))))
+    return bool(stale)
+
+
+def understood(argv, planned=()):
+    """Options, pieces with all their inputs, the command, its name, and what the stamp says of it."""
     opts, pieces, command = parse(argv)
     script = opts["said"][0] if opts["said"] else shown(command)[0]
     neutral = NEUTRAL | {n.lstrip("-").replace("_", "-") for n in opts["neutral"]}
-    args = essential(opts["said"] or command, neutral)
-    plan = os.environ.get("SVQ_PLANNED", "")
-    planned = read_plan(plan) if opts["dry-run"] and plan else []
     for piece in pieces:
         piece.resolve(planned)
+    return opts, pieces, command, script, essential(opts["said"] or command, neutral)
+
+
+def main(argv):
+    if argv[:1] == ["--plan"]:
+        made, skipped = answer_all(*argv[1:])
+        if len(argv) == 2:
+            say("dry run: %d to make, %d up to date; nothing was touched" % (made, skipped))
+        return 0
+    opts, pieces, command, script, args = understood(argv)
+    if opts["dry-run"]:
+        return 10 if answer(argv, Plan()) and opts["tell"] else 0
     stale, why = [], {}
     for piece in pieces:
-        why[piece] = consider(piece, args + ([piece.name] if piece.name else []), opts, planned, script)
+        why[piece] = consider(piece, args + ([piece.name] if piece.name else []), opts, (), script)
         if why[piece] is None:
             say("  skip %s (up to date)" % piece.outputs[0])
         else:
             stale.append(piece)
-        if opts["dry-run"] and plan:
-            write_plan(plan, "make" if why[piece] else "have", script, piece.outputs)
-    if opts["dry-run"]:
-        for piece in stale:
-            say("  would make %s (%s): %s" % (piece.outputs[0], why[piece], " ".join(shown(command))))
-    elif stale:
+    if stale:
         for piece in stale:
             say("  make %s (%s)" % (piece.outputs[0], why[piece]))
         began = time.monotonic()
@@ -461,7 +516,8 @@ def main(argv):
 
 def shown(command):
     """The command as it is typed: `bash steps/x.sh` is steps/x.sh."""
-    return command[1:] if command[0] == "bash" and command[1:2] and command[1].endswith(".sh") else command
+    script = command[0] == "bash" and command[1:2] and command[1].endswith(".sh")
+    return [word or "''" for word in (command[1:] if script else command)]
 
 
 if __name__ == "__main__":

@@ -51,27 +51,32 @@ _svq_notes=$(mktemp -d) || exit 1      # what a dry run plans, an input that is 
 trap 'rm -rf -- "$_svq_notes"' EXIT
 export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing
 [[ $force != true ]] || export SVQ_FORCE=1
-if [[ $dry_run == true ]]; then
-  export SVQ_DRY_RUN=1 SVQ_PLANNED=${SVQ_PLANNED:-$_svq_notes/planned}
-fi
+[[ $dry_run != true ]] || export SVQ_REQUESTS=${SVQ_REQUESTS:-$_svq_notes/requests}
 
 # stage NUMBER TITLE: true where the stage is among those to run.
 stage() {
   _svq_current=$1
-  export SVQ_STAGE=$1
   (($1 >= stage && $1 <= stop_stage)) || return 1
+  if [[ $dry_run == true ]]; then _svq_ask stage "$1" "$2"; return; fi
   local now
   printf -v now '%(%H:%M:%S)T' -1
   printf '[%s] stage %s: %s\n' "$now" "$1" "$2"
 }
 
+# A dry run collects what it would do, and utils/once.py answers it all at the end.
+_svq_ask() { printf '%s\0' "$@" $'\x1e' >> "$SVQ_REQUESTS"; }
+
 # once SCRIPT ..., or once OPTIONS -- COMMAND ...: does a piece of work, where it is not up to date.
 once() {
   local code=0 command=(bash "$@")
+  if [[ $dry_run == true ]]; then
+    if [[ $1 == --* ]]; then _svq_ask once "$@"; else "${command[@]}"; fi
+    return
+  fi
   # -I -S: start without site-packages, in 10 ms.
   if [[ $1 == --* ]]; then command=(python3 -I -S "$SVQ_ROOT/utils/once.py" "$@"); fi
   export SVQ_PARENT_PID=$BASHPID         # for once.py to notice that this shell has just died
-  if ((_svq_at_a_time > 1)) && [[ $dry_run != true ]]; then
+  if ((_svq_at_a_time > 1)); then
     ((_svq_running < _svq_at_a_time)) || _svq_wait_for_one || { code=$?; all_done || true; return "$code"; }
     # A simple command in the background is a child of this shell itself, so it dies with it.
     "${command[@]}" &
@@ -85,11 +90,7 @@ once() {
 # need FILE WHERE: stops where a file that nobody here makes is missing, and says where it comes from. A dry run goes on.
 need() {
   [[ ! -e $1 ]] || return 0
-  if [[ $dry_run == true ]]; then
-    printf '  %s is missing: %s\n' "$1" "$2"
-    printf 'make\t%s\t\t%s\n' "$_svq_current" "${1%/*}" >> "$SVQ_PLANNED"
-    return
-  fi
+  if [[ $dry_run == true ]]; then _svq_ask need "$1" "$2"; return; fi
   _svq_refuse 1 "$1 is missing: $2"
 }
 
@@ -129,17 +130,22 @@ _svq_count() {
 
 # Says which stage makes the input that is missing, as a dry run from the first stage finds it.
 _svq_say_maker() {
-  local missing maker plan=$_svq_notes/makers
+  local missing maker requests=$_svq_notes/all_requests
   missing=$(< "$SVQ_MISSING") 2> /dev/null || return 1
-  SVQ_PLANNED=$plan SVQ_DRY_RUN=1 bash "$0" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
-  maker=$(python3 -I -S "$SVQ_ROOT/utils/once.py" --maker "$missing" "$plan") || return 1
+  SVQ_REQUESTS=$requests SVQ_ASK_ONLY=1 bash "$svq_script" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
+  maker=$(python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$requests" "$missing") || return 1
   printf '%s: %s\n' "${0##*/}" "$maker" >&2
 }
 
 # The last line of run.sh.
 stages_done() {
   if [[ $dry_run == true ]]; then
-    printf 'dry run: %d to make, %d up to date; nothing was touched\n' "$_svq_made" "$_svq_skipped"
+    [[ -z ${SVQ_ASK_ONLY-} && -e $SVQ_REQUESTS ]] || return 0
+    local code=0
+    python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$SVQ_REQUESTS" || code=$?
+    ((code)) || return 0
+    [[ ! -e $SVQ_REQUESTS.stage ]] || _svq_current=$(< "$SVQ_REQUESTS.stage")
+    _svq_count "$code"
   else
     printf 'done in %d s: %d made, %d up to date\n' $((SECONDS - _svq_began)) "$_svq_made" "$_svq_skipped"
   fi

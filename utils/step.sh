@@ -26,6 +26,10 @@ step() {
   if [[ " $* " != *" --piece "* ]]; then
     for name in ${svq_arguments[@]+"${svq_arguments[@]}"}; do said+=(--said "$name"); done
   fi
+  if [[ -n ${SVQ_REQUESTS-} ]]; then           # a dry run of run.sh: answered at its end
+    printf '%s\0' once "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"} $'\x1e' >> "$SVQ_REQUESTS"
+    exit 0
+  fi
   # This very process becomes once.py, which starts the script again where there is work to do.
   SVQ_IN_STEP=1 exec python3 -I -S "$SVQ_ROOT/utils/once.py" "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"}
 }

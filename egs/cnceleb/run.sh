@@ -37,6 +37,7 @@ report=exp                     # folder of results.tsv and report.html, here
 title="CN-Celeb"               # the report's title
 . utils/parse_options.sh
 . ./path.sh
+from_elsewhere=true             # networks need no settings here
 for option in cnceleb1 counts report; do
   if [[ -n ${!option} && ${!option} != /* ]]; then printf -v "$option" %s "$PWD/${!option}"; fi
 done
@@ -65,9 +66,12 @@ if stage 2 "features"; then
 fi
 
 if stage 6 "embeddings"; then
+  for set in $sets; do
+    if [[ $set != cnceleb ]]; then need "$data/$set/feats.scp" "$from/run.sh makes it"; fi
+  done
   for system in $systems; do
     for file in "${model_file_of[$system]}" "$exp/$system/summary.json"; do
-      [[ -e $file ]] || { echo "run.sh: $file is missing; $from/run.sh makes it, with $system in --systems" >&2; exit 1; }
+      need "$file" "$from/run.sh makes it, with $system in --systems"
     done
   done
   at_a_time "$systems_nj"
@@ -134,15 +138,18 @@ if stage 14 "why bits cost what they cost: scores, by genre too"; then
 fi
 
 if stage 15 "cascades"; then
-  if [[ $cascade_run == true && -n $ladders ]]; then
-    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$data/$test_set/trials_live" -- \
-      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$live_same_gender" "$data/$test_set"
+  live=
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+    live=$data/$test_set/trials_live same_gender=false
+    if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
+    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
+      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$same_gender" "$data/$test_set"
   fi
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
-    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live_list" \
+    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi

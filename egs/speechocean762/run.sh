@@ -29,10 +29,10 @@ num_gpus=0                    # GPUs to train on and to compute embeddings with;
 systems_nj=2                  # systems worked on at a time, in stages 5 to 10
 int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
-search_row=kmqat4             # the row of conf/quant that the search starts from
+search_row=kmqat4             # the row of quant.yaml that the search starts from
 search_nj=1                   # workers that share a search
 analysis=teacher              # float systems of which is asked why bits cost what they cost (stage 14); empty: none
-analysis_rows=kmqat4          # rows of conf/quant whose layers are looked into there
+analysis_rows=kmqat4          # rows of quant.yaml whose layers are looked into there
 analysis_utts=0               # utterances of the first list that they are looked into with; 0: all
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
@@ -58,6 +58,9 @@ if stage 0 "corpora"; then
   if [[ $download == true ]]; then
     once --out "$corpus/train/wav.scp" -- local/download_speechocean762.sh "$(dirname "$corpus")"
   fi
+  for part in train test; do
+    need "$corpus/$part/wav.scp" "get https://www.openslr.org/101/ and name its folder by --corpus, or say --download true"
+  done
 fi
 
 if stage 1 "data directories"; then
@@ -82,7 +85,8 @@ if stage 2 "features"; then
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
   done
   if [[ $cohort != train ]]; then
-    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/spk2utt" -- \
+    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \
+      --out "$data/$cohort/spk2utt" -- \
       utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
   fi
 fi
@@ -124,9 +128,9 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   for system in $allocated; do
     once steps/allocate.sh --cmd "$train_cmd" "${config_of[$system]}" "$exp/${net_of[$system]}" "$exp/$system/bits.tsv"
   done
-  for system in $measured; do     # the first of those that share a table
-    once steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev_list" --ptq-data "${speech_of[$system]}" \
-      "${config_of[$system]}" "$data/$dev_set" "$exp/${net_of[$system]}" "${blocks_of[$system]}"
+  for blocks in $block_tables; do   # NETWORK:ROW, one for all systems of a row
+    once steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev_list" --ptq-data "${speech_of[$blocks]}" \
+      "${config_of[$blocks]}" "$data/$dev_set" "$exp/${net_of[$blocks]}" "${blocks_of[$blocks]}"
   done
   all_done
   for system in $selected; do
@@ -154,7 +158,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   all_done
   at_a_time "$systems_nj"
   for system in $exported; do
-    once steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" \
+    once steps/export.sh --cmd "$train_cmd" --int8 true --range-data "$data/$cohort" \
       --summary "$exp/$system/summary.json" "$exp/${exported_of[$system]}" "${model_of[$system]}"
   done
   all_done
@@ -233,9 +237,10 @@ fi
 if stage 13 "search of settings, identification, trade-off"; then
   for net in $searched; do
     once steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$((num_gpus > 0))" --restart true \
-      --trials "$data/$dev_list" --teacher "${search_teacher_of[$net]}" "${augmentation[@]}" "$conf/search.yaml" \
+      --trials "$data/$dev_list" --teacher "${search_teacher_of[$net]:+$exp/$net}" "${augmentation[@]}" "$conf/search.yaml" \
       "$search_config" "$data/train_wav" "$exp/$net" "$data/$dev_set" "$exp/$net/search"
-    read -ra models <<< "${traded_of[$net]}"
+    models=("$net=$exp/$net")
+    for system in ${traded_of[$net]}; do models+=("$system=${model_of[$system]}"); done
     once steps/tradeoff.sh --cmd "$train_cmd" --study "$exp/$net/search/study.db" --trials "$data/$test_list" \
       --title "$title: settings of finetuning $net" "$data/$test_set" "$exp/$net/search/report" \
       "${models[@]}" "best=$exp/$net/search/best"
@@ -266,15 +271,18 @@ if stage 14 "why bits cost what they cost: scores, layers"; then
 fi
 
 if stage 15 "cascades"; then
-  if [[ $cascade_run == true && -n $ladders ]]; then
-    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$data/$test_set/trials_live" -- \
-      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$live_same_gender" "$data/$test_set"
+  live=
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+    live=$data/$test_set/trials_live same_gender=false
+    if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
+    once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
+      utils/make_trials.sh --name live --once true --max-tests 2000 --same-gender "$same_gender" "$data/$test_set"
   fi
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
-    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live_list" \
+    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi

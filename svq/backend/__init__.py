@@ -2,3 +2,6 @@
 
 numpy and scipy only: what needs torch or a network is in svq/evaluation.
 """
+
+BACKENDS = ("cosine", "plda")
+NORMS = ("none", "snorm", "asnorm")  # none: scores as they are

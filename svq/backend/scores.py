@@ -5,7 +5,6 @@ scores: `enroll test score`, in the order of the trial list.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -41,16 +40,6 @@ class Scores:
 
     def __len__(self):
         return len(self.enroll)
-
-
-def list_name(path) -> str:
-    """A trial list's name in the results: data/test/trials -> test, data/test/trials_all -> test_all."""
-    path = Path(path)
-    if path.name == "trials":
-        return path.absolute().parent.name
-    if path.name.startswith("trials_"):
-        return f"{path.absolute().parent.name}_{path.name[len('trials_'):]}"
-    raise UserError(f"{path}: a trial list is called 'trials' or 'trials_<name>'")
 
 
 def read_trials(path, labels=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 from svq.atomic import atomic_write
 from svq.cli import parser, run_main
 from svq.errors import UserError
+from svq.names import names_in_conf
 from svq.report.results import read_results
 
 
@@ -19,7 +20,7 @@ def arguments():
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems")
     args.add_argument("--parent", required=True, help="the float system, a folder under --exp")
     args.add_argument("--systems", nargs="*", default=[],
-                      help="systems beside it; none: all in the results named <parent>_... or <parent>-int8")
+                      help="systems beside it; none: all in the results that were made from it")
     args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization/<parent> when not given")
     args.add_argument("--results", type=Path, help="table to read; <exp>/results.tsv when not given")
     args.add_argument("--trials", nargs="*", default=[], help="trial lists by name, such as test; none: all")
@@ -29,6 +30,8 @@ def arguments():
     args.add_argument("--methods", nargs="+", default=["uniform", "pot", "apot", "kmqat"],
                       help="methods of these levels")
     args.add_argument("--bits", nargs="+", type=int, default=[4, 3], help="bits of these levels")
+    args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
+                      "it is there, else the repository's rows")
     args.add_argument("--title", default="Quantization", help="title of the page")
     return args.parse_args()
 
@@ -36,19 +39,20 @@ def arguments():
 def main():
     args = arguments()
     rows = read_results(args.results or args.exp / "results.tsv")
-    wanted = chosen(rows, args)
+    names = names_in_conf(args.conf, (row.system for row in rows))
+    wanted = chosen(rows, args, names)
     out = args.out or args.exp / "quantization" / args.parent
     from svq.draw.page import write_figures
-    from svq.report import quant_figures  # torch and matplotlib: not before the results are known to be good
+    from svq.report import quant_page  # torch and matplotlib: not before the results are known to be good
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.quant_page import render
     from svq.report.systems import finetuned, in_order, read_systems
 
-    systems = read_systems(args.exp, rows)
+    systems = read_systems(args.exp, rows, names)
     shown = finetuned(dict.fromkeys(row.system for row in wanted))
     quantized = in_order(systems[name] for name in shown if name != args.parent)
-    figures = quant_figures.frontiers([row for row in wanted if row.system in shown], systems)
-    figures += quant_figures.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
+    figures = quant_page.frontiers([row for row in wanted if row.system in shown], systems)
+    figures += quant_page.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
     tables = paper_tables(rows, systems, wanted)
     write_figures(out, figures)
     with atomic_write(out / "results.md") as file:
@@ -60,14 +64,14 @@ def main():
     print(f"wrote {out}/index.html: {len(shown)} systems, {len(figures)} figures")
 
 
-def chosen(rows, args):
+def chosen(rows, args, names):
     """The rows of the parent and its systems, of the trial lists, back end and normalization asked for."""
-    names = {row.system for row in rows}
-    made = sorted(name for name in names if name.startswith(f"{args.parent}_") or name == f"{args.parent}-int8")
+    there = {row.system for row in rows}
+    made = sorted(name for name in there if args.parent in names.ancestry(name))
     wanted = [args.parent, *(args.systems or made)]
-    missing = [name for name in wanted if name not in names]
+    missing = [name for name in wanted if name not in there]
     if missing:
-        raise UserError(f"{', '.join(missing)}: not in the results, which hold {', '.join(sorted(names))}")
+        raise UserError(f"{', '.join(missing)}: not in the results, which hold {', '.join(sorted(there))}")
     backend, norm = args.backend or rows[0].backend, args.norm or rows[-1].norm
     found = [row for row in rows if row.system in wanted and (row.backend, row.norm) == (backend, norm)
              and (not args.trials or row.trials in args.trials)]

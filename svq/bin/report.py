@@ -26,6 +26,8 @@ def arguments():
     args.add_argument("--bootstrap", type=int, default=200,
                       help="resamplings of the speakers for the interval of the EER; 0: no interval")
     args.add_argument("--seed", type=int, default=0, help="seed of these")
+    args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
+                      "it is there, else the repository's rows")
     args.add_argument("--title", default="Speaker verification results", help="title of the page")
     args.add_argument("--results", default="", help="table to write; empty: <exp>/results.tsv")
     args.add_argument("--html", default="", help="page to write; empty: <exp>/report.html")
@@ -42,6 +44,7 @@ def find_list(path: str, data: Path) -> Path:
 
 def main():
     args = arguments()
+    from svq.names import names_in_conf
     from svq.report.collect import Plan, collect_report
     from svq.report.results import write_results
 
@@ -55,7 +58,7 @@ def main():
         bootstrap=args.bootstrap,
         seed=args.seed,
     )
-    report = collect_report(plan, args.title)
+    report = collect_report(plan, args.title, names_in_conf(args.conf, args.systems))
     from svq.report.html import render  # matplotlib: not before all inputs are known to be good
 
     page = render(report)

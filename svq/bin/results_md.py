@@ -24,6 +24,8 @@ def main():
     args.add_argument("--marker", default="results", help="name in the two lines, for files with several tables")
     args.add_argument("--layout", choices=["full", "paper", "students"], default="full", help="columns of the tables")
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems, for the layout `paper`")
+    args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
+                      "it is there, else the repository's rows")
     args.add_argument("--command", default="", help="what was typed to get the results, shown above them")
     args.add_argument("--hardware", default="auto",
                       help="what they were made on; auto: this machine's processor; '' leaves it out")
@@ -40,7 +42,7 @@ def main():
     rows = read_results(args.results)
     wanted = chosen(rows, args.only)
     hardware = describe() if args.hardware == "auto" else args.hardware
-    tables, latex = laid_out(args.layout, args.exp, rows, wanted)
+    tables, latex = laid_out(args, rows, wanted)
     update_file(args.into, "\n\n".join([*made_by(args.command, hardware), tables]), args.marker)
     if args.latex:
         with atomic_write(args.latex) as file:
@@ -48,12 +50,15 @@ def main():
     print(f"{args.into}: {len(wanted)} rows of {args.results}")
 
 
-def laid_out(layout: str, exp: Path, rows, wanted) -> tuple[str, str]:
+def laid_out(args, rows, wanted) -> tuple[str, str]:
     """The wanted rows as Markdown and as LaTeX."""
-    if layout == "students":
-        from svq.report.student_table import student_tables
+    from svq.names import names_in_conf
 
-        return student_tables(wanted), ""
+    layout, names = args.layout, names_in_conf(args.conf, (row.system for row in rows))
+    if layout == "students":
+        from svq.report.markdown import student_tables
+
+        return student_tables(wanted, names), ""
     if layout == "full":
         from svq.report.markdown import latex, markdown
 
@@ -61,7 +66,7 @@ def laid_out(layout: str, exp: Path, rows, wanted) -> tuple[str, str]:
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.systems import read_systems
 
-    tables = paper_tables(rows, read_systems(exp, rows), wanted)
+    tables = paper_tables(rows, read_systems(args.exp, rows, names), wanted)
     return as_markdown(tables), as_latex(tables)
 
 

@@ -16,21 +16,20 @@ import sys
 # Blocks run in threads of our own; set before numpy loads its BLAS.
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
+from svq.backend import BACKENDS, NORMS
 from svq.backend.embeddings import EmbeddingReader, Groups, read_vector
-from svq.backend.norm import available_threads
+from svq.backend.scoring import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
 from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
 from svq.cli import parser, run_main
-from svq.backend.scores import list_name
 from svq.errors import UserError
-
-NORMS = ("snorm", "asnorm")
+from svq.names import list_name
 
 
 def arguments(doc, norms):
     """The options that scoring and score normalisation share."""
     options = parser(doc)
-    options.add_argument("--backend", choices=("cosine", "plda"), default="cosine")
+    options.add_argument("--backend", choices=BACKENDS, default="cosine")
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
                          "and spk_embedding.scp, the cohort of score normalisation (svq.bin.speaker_means makes both)")
@@ -94,7 +93,7 @@ def each(options):
         return
     for item in options.lists.split(","):
         name, back_end, norm = (*item.split(":"), options.norm)[:3]
-        if back_end not in ("cosine", "plda") or norm not in ("none", *NORMS) or not name.strip("/"):
+        if back_end not in BACKENDS or norm not in NORMS or not name.strip("/"):
             raise UserError(f"--lists {item}: write LIST:cosine or LIST:plda, and :snorm or :asnorm behind it")
         folder = os.path.dirname(name)
         models = os.path.join(options.trials, folder, "enroll.spk2utt")
@@ -106,7 +105,7 @@ def each(options):
 
 
 def main():
-    for options in each(arguments(__doc__, ("none",) + NORMS).parse_args()):
+    for options in each(arguments(__doc__, NORMS).parse_args()):
         score_list(options)
 
 

@@ -12,7 +12,7 @@ from svq.cli import run_main
 
 
 def main():
-    for options in scoring.each(scoring.arguments(__doc__, scoring.NORMS[::-1]).parse_args()):
+    for options in scoring.each(scoring.arguments(__doc__, scoring.NORMS[:0:-1]).parse_args()):
         normalize_list(options)
 
 

@@ -25,8 +25,7 @@ def main() -> None:
     from svq.hardware import describe
     from svq.search.page import figures_of, write
     from svq.search.storage import open_study
-    from svq.search.tradeoff import examine
-    from svq.search.tradeoff_table import Conditions
+    from svq.search.tradeoff import Conditions, examine
 
     settings = {"seconds": options.probe_seconds, "shortest": min(1.0, options.probe_seconds), "probes": options.probes,
                 "seed": options.seed}

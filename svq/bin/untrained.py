@@ -123,7 +123,7 @@ class Study:
         return packed_bytes(self.net, variant.config(), self.model)
 
     def row(self, variant: Variant) -> dict:
-        from svq.backend.resampled import interval
+        from svq.backend.bootstrap import interval
         from svq.evaluation.development import drifts, measure
 
         title = f"{variant.bits} bits, {variant.method}, {variant.codebook}"

@@ -10,13 +10,12 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
-from svq.backend.scores import Trials, list_name, read_scores, read_trials, split
-from svq.backend.speakers import EerInterval
+from svq.backend.bootstrap import EerInterval
+from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
-from svq.report.agreement import int8_agreement
-from svq.report.contents import Layer, Report, Scored
-from svq.report.results import Row
-from svq.report.systems import EXPORTED
+from svq.names import INT8, Names, list_name
+from svq.report.contents import Layer, Report, Scored, int8_agreement
+from svq.report.results import Row, parent_of
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
 
@@ -82,7 +81,7 @@ def require_all(plan: Plan) -> None:
 
 def summary_stage(system: str) -> int:
     """The stage that makes a system's summary.json: export or packing."""
-    return 5 if system.endswith(EXPORTED) else 10
+    return 5 if system.endswith(INT8) else 10
 
 
 def read_summary(exp, system: str) -> dict:
@@ -152,9 +151,10 @@ def measures(scored: Scored) -> dict:
     }
 
 
-def collect_report(plan: Plan, title: str) -> Report:
-    """Everything that report.html shows."""
+def collect_report(plan: Plan, title: str, names: Names) -> Report:
+    """Everything that report.html shows. names: the grammar of the systems' names."""
     rows, scored = collect(plan)
+    bits = {row.system: row.avg_bits for row in rows}
     # An exported system has a file for its runtime, and no weights to look at.
     quantized = [row.system for row in rows
                  if row.avg_bits < 32 and (plan.exp / row.system / "model.safetensors").exists()]
@@ -168,6 +168,7 @@ def collect_report(plan: Plan, title: str) -> Report:
         layers={system: read_layers(plan.exp / system) for system in dict.fromkeys(quantized)},
         provenance=_present(plan, "provenance.yaml", _read_provenance),
         agreement=int8_agreement(plan.exp, plan.systems),
+        parents={system: parent_of(system, bits, names) for system in bits},
     )
 
 

@@ -12,9 +12,8 @@ import yaml
 
 from svq.draw.page import page
 from svq.report import plots
-from svq.report.agreement import SHARES
-from svq.report.contents import Report
-from svq.report.results import MEASURES, Row, best_values, format_value, parent_of, unique
+from svq.report.contents import SHARES, Report
+from svq.report.results import MEASURES, Row, best_values, format_value, unique
 
 
 def render(report: Report) -> str:
@@ -60,7 +59,7 @@ def _headline(report: Report) -> str:
                      for _ in report.lists for i, n in enumerate(_HEADLINE))
     body = []
     for system in report.systems:
-        parent = parent_of(system, report.bits)
+        parent = report.parents.get(system)
         cells = _size_cells(rows, report.lists[0], system, parent)
         for trials in report.lists:
             row, origin = rows[system, trials], rows.get((parent, trials))
@@ -181,7 +180,7 @@ def _sizes(report: Report) -> str:
     for number, trials in enumerate(report.lists):
         points = [
             plots.Sized(report.systems.index(row.system), row.system, row.size_bytes, row.eer,
-                        row.eer_low, row.eer_high, parent_of(row.system, report.bits))
+                        row.eer_low, row.eer_high, report.parents.get(row.system))
             for row in report.headline() if row.trials == trials
         ]
         figures.append(plots.size_plot(points, trials, f"size{number}"))

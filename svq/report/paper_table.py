@@ -8,9 +8,11 @@ import math
 from collections.abc import Iterable
 from html import escape
 
+from svq.draw.tables import markdown_table
+from svq.names import PTQ
 from svq.report.markdown import escape_latex
 from svq.report.results import Row, unique
-from svq.report.systems import BEFORE, System, finetuned, in_order
+from svq.report.systems import System, finetuned, in_order
 
 NOTE = ("Bold: the best of the systems that have as many bits, rounded up, and the same float system. "
         "Compression ratio: bytes of the float system's file by those of this one.")
@@ -89,12 +91,12 @@ class _Columns:
     def __init__(self, shown: list[Row], found: dict[tuple[str, str], Row], best: dict):
         self.found, self.best = found, best
         self.interval = any(not math.isnan(row.eer_low) for row in shown)
-        self.before = any((row.system + BEFORE, row.trials) in found for row in shown)
+        self.before = any((row.system + PTQ, row.trials) in found for row in shown)
         self.heads = ["EER (%)"] + ["95 % interval"] * self.interval + ["minDCF(0.01)"]
         self.heads += ["EER (%) before finetuning"] * self.before
 
     def cells(self, name: str, trials: str) -> list[Cell]:
-        row, before = self.found.get((name, trials)), self.found.get((name + BEFORE, trials))
+        row, before = self.found.get((name, trials)), self.found.get((name + PTQ, trials))
         if row is None:
             return [Cell("-")] * len(self.heads)
         cells = [self._measure(row, "eer", ".2f")]
@@ -144,9 +146,8 @@ def as_markdown(tables: Iterable[Table]) -> str:
         labels = table.labels
         names = [trials for trials, width in table.groups for _ in range(width)]
         heads = table.heads[:labels] + [f"{a} {b}" for a, b in zip(names, table.heads[labels:])]
-        rule = ["---"] * _NUM_LABELS + ["---:"] * (len(heads) - _NUM_LABELS)
         lines = [[f"**{cell.text}**" if cell.bold else cell.text for cell in line.cells] for line in table.lines]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+        text = markdown_table(heads, lines, _NUM_LABELS)
         parts.append(f"### {table.backend}, {table.norm}\n\n{text}\n\n{table.note}")
     return "\n\n".join(parts)
 

@@ -14,6 +14,7 @@ import typing
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
+from svq.names import Names
 
 _NAME = re.compile(r"[^\s|]+\Z")
 
@@ -115,16 +116,16 @@ def unique(values) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def parent_of(system: str, bits: dict[str, float]) -> str | None:
-    """The float system that a quantized one was made from, by name: teacher_4bit -> teacher.
+def parent_of(system: str, bits: dict[str, float], names: Names) -> str | None:
+    """The float system that a quantized one was made from, by name: teacher_kmqat4 -> teacher.
 
     bits: average bits per weight of every system in the report. None for a float system, or
-    when no float system's name followed by '_' begins this one's.
+    when that system is not in the report. teacher_float-int8 was made from teacher_float.
     """
     if bits[system] >= 32:
         return None
-    found = [name for name, b in bits.items() if b >= 32 and system.startswith(name + "_")]
-    return max(found, key=len) if found else None
+    found = names.parse(system)
+    return next((name for name in (found.exported_from, found.net) if bits.get(name, 0) >= 32), None)
 
 
 # Smaller is better in each of these; they are the columns in which a table marks the best.

@@ -8,16 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from svq.errors import UserError
+from svq.names import Names, before_finetuning
 from svq.report.results import Row, parent_of, unique
 
 FLOAT_BITS = 32
-# A system that was quantized and not finetuned since: its scores belong beside those of the finetuned one.
-BEFORE = "-ptq"
-# What another system was exported to: a file for a runtime with INT8 arithmetic, with no config or weights of ours.
-EXPORTED = "-int8"
 FLOAT = "Float"
 INT8 = "INT8"
-# Names of systems are <parent>_<method><bits>[-<variant>]; the order is that of a table's rows.
+# Names of rows are <method><bits>[-<variant>]; the order is that of a table's rows.
 FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
             "admm": "ADMM", "integer": "Integer", "selected": "Selected", "selective": "Selective", "mixed": "Mixed",
             "static": "Static", "adaptive": "Adaptive", "best": "Best", "calibrated": "Calibrated",
@@ -49,22 +46,21 @@ class System:
         return len(set(self.bits.values())) > 1
 
 
-def read_systems(exp, rows: Iterable[Row]) -> dict[str, System]:
-    """name -> System for every system of the results, from exp/<system>/config.yaml.
+def read_systems(exp, rows: Iterable[Row], names: Names) -> dict[str, System]:
+    """name -> System for every system of the results, from exp/<system>/config.yaml. names: the grammar of their names.
 
-    An exported system, which has none, is what its name and its row say.
+    An exported system, a file for a runtime with INT8 arithmetic, has no config: it is what its name and its row say.
     Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
     """
     bits = {row.system: row.avg_bits for row in rows}
-    return {name: _read_system(Path(exp) / name / "config.yaml", name, bits) for name in bits}
+    return {name: _read_system(Path(exp) / name / "config.yaml", name, bits, names) for name in bits}
 
 
-def _exported(name: str, bits: dict[str, float]) -> System:
+def _exported(name: str, bits: dict[str, float], names: Names) -> System:
     """teacher-int8 is made from teacher, teacher_kmqat4-int8 too, by way of kmqat4, its variant."""
-    origin = name.removesuffix(EXPORTED)
-    parent = origin if bits.get(origin, 0) >= FLOAT_BITS else parent_of(origin, {**bits, origin: 0.0})
-    root = name if parent is None else _root(parent, bits)
-    variant = "" if parent is None else origin.removeprefix(parent).removeprefix("_")
+    parent = parent_of(name, bits, names)
+    root = name if parent is None else _root(name, bits, names)
+    variant = "" if parent is None else names.parse(name).exported_from.removeprefix(parent).removeprefix("_")
     return System(name, parent, root, INT8, variant, "INT8 arithmetic", bits[name], {})
 
 
@@ -81,35 +77,44 @@ def _layer_bits(config) -> dict[str, int]:
     return found if set(found.values()) != {FLOAT_BITS} else {}
 
 
-def _read_system(path: Path, name: str, bits: dict[str, float]) -> System:
+def _read_system(path: Path, name: str, bits: dict[str, float], names: Names) -> System:
     from svq.config import load_config
     from svq.network import ModelConfig
 
-    if name.endswith(EXPORTED) and not path.is_file():
-        return _exported(name, bits)
+    if names.parse(name).int8 and not path.is_file():
+        return _exported(name, bits, names)
     config = load_config(path, ModelConfig)
     by_layer = _layer_bits(config)
     if bool(by_layer) != (bits[name] < FLOAT_BITS):
         stated = f"{bits[name]:g} bits in the results, {'a' if by_layer else 'no'} quantization here"
         raise UserError(f"{path}: {stated}; redo stages 10 and 11")
-    parent, root = parent_of(name, bits), _root(name, bits)
-    own, _, variant = name.removeprefix(f"{parent or root}_").partition("-")
+    parent, root = parent_of(name, bits, names), _root(name, bits, names)
+    own, variant = _own(name, names)
     if not by_layer:
         return System(name, parent, root, FLOAT, variant, "-", bits[name], {})
     different = set(by_layer.values())
-    family = _family(own if parent else "", config.quant.method, different)
+    family = _family(own, config.quant.method, different)
     return System(name, parent, root, family, variant, _kind(config.quant.method, different), bits[name],
                   by_layer)
 
 
-def _root(name: str, bits: dict[str, float]) -> str:
-    """The float system with the shortest name that begins this one's, or itself."""
-    found = [other for other, b in bits.items() if b >= FLOAT_BITS and name.startswith(other + "_")]
-    return min(found, key=len, default=name)
+def _own(name: str, names: Names) -> tuple[str, str]:
+    """(method and bits, variant) of what a name says beside the network: small_kmqat4-r80-s2 -> kmqat4, r80-s2."""
+    system = names.parse(name)
+    if system.row is None:
+        return "", "" if system.seed is None else f"s{system.seed}"
+    own, _, variant = name.removeprefix(f"{system.net}_").partition("-")
+    return own, variant
+
+
+def _root(name: str, bits: dict[str, float], names: Names) -> str:
+    """The float system of the results that this one comes from in the end, or itself."""
+    found = [net for net in names.ancestry(name) if bits.get(net, 0) >= FLOAT_BITS]
+    return found[-1] if found else name
 
 
 def _family(own: str, method: str, bits: set[int]) -> str:
-    """By the letters that begin the system's own name, as in kmqat4, or by the config where there are none (4bit)."""
+    """By the letters that begin the row's name, as in kmqat4, or by the config where there are none."""
     said = re.match(r"[A-Za-z]*", own).group(0) or ("mixed" if len(bits) > 1 else method)
     return FAMILIES.get(said, said)
 
@@ -131,4 +136,4 @@ def in_order(systems: Iterable[System]) -> list[System]:
 def finetuned(names: Iterable[str]) -> list[str]:
     """The names that have a line of their own: all but those before finetuning of another one."""
     names = list(names)
-    return [name for name in names if not (name.endswith(BEFORE) and name.removesuffix(BEFORE) in names)]
+    return [name for name in names if not before_finetuning(name, names)]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from svq import nets
-from svq.config import load_config, row_tables
+from svq.config import load_config
+from svq.config_files import row_tables
 from svq.distill.levels import LevelOutputs, find_level
 from svq.rows import row_names
 from svq.train.config import AggregationTrainConfig, TrainConfig

@@ -31,6 +31,19 @@ def command(recipe: str, *options) -> list[str]:
     return ["bash", str(ROOT / "egs" / recipe / "run.sh"), *map(str, options)]
 
 
+def copy_conf(folder: Path) -> None:
+    """Copies the settings of the debug size to `folder`, with a quant.yaml of its own to write rows in."""
+    debug = ROOT / "egs" / "mini" / "conf" / "debug"
+    shutil.copytree(debug, folder)
+    (folder / "quant.yaml").write_text("adaptive: {base: adaptive}\n")
+    for name, own in (("finetune", "quant.yaml, "), ("students", "")):
+        path = folder / f"{name}.yaml"
+        line = next(line for line in path.read_text().splitlines() if line.startswith("rows: "))
+        tables = [table.strip() for table in line.removeprefix("rows: [").rstrip("]").split(",")]
+        whole = ", ".join(table if table == "distill.yaml" else str((debug / table).resolve()) for table in tables)
+        path.write_text(path.read_text().replace(line, f"rows: [{own}{whole}]"))
+
+
 @dataclass
 class Run:
     """Folders of a run, and the options that name them."""
@@ -54,7 +67,7 @@ class Run:
 def mini(tmp_path_factory) -> tuple[Run, Run]:
     """(a run to the end whose teacher training was killed on the way, an undisturbed one up to the teacher)."""
     folder = tmp_path_factory.mktemp("mini recipe")  # a space in the path
-    shutil.copytree(ROOT / "egs" / "mini" / "conf" / "debug", folder / "conf")
+    copy_conf(folder / "conf")
     teacher = folder / "conf" / "teacher.yaml"
     teacher.write_text(teacher.read_text().replace("epochs: 2\n", "epochs: 8\n"))
     undisturbed, killed = Run(folder, folder / "undisturbed"), Run(folder, folder / "exp")

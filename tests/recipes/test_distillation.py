@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from svq.config import load_config, row_tables
+from svq.config import load_config
+from svq.config_files import row_tables
 from svq.models import load_model
 from svq.rows import row_names
 from svq.train.config import TrainConfig

@@ -81,7 +81,7 @@ def rows_of(path) -> list[dict[str, str]]:
 
 def test_table_of_bits_made_by_hand_is_taken(mini):
     run = mini[0]
-    table = run.folder / "conf" / "quant" / "mixed2.bits.tsv"
+    table = run.folder / "conf" / "mixed2.bits.tsv"
     table.write_text((run.exp / "teacher_mixed2" / "bits.tsv").read_text())
     try:
         plan = run_recipe("mini", *run.options, "--dry-run", "--stage", 5, "--stop-stage", 5)
@@ -113,10 +113,10 @@ def times_of_results(run) -> dict:
 
 def test_changed_setting_redoes_that_stage_and_what_follows(mini):
     run = mini[0]
-    config = run.folder / "conf" / "quant" / "adaptive.yaml"
+    config = run.folder / "conf" / "quant.yaml"
     text = config.read_text()
     try:
-        config.write_text(text.replace("bits: 1", "bits: 1, per_channel: true"))
+        config.write_text(text.replace("base: adaptive", "base: adaptive, quant: {per_channel: true}"))
         made = re.findall(r"would make (\S.*?) \(", run_recipe("mini", *run.options, "--dry-run"))
     finally:
         config.write_text(text)
@@ -187,7 +187,7 @@ def test_int8_system_is_scored_by_its_runtime(mini):
     folder = mini[0].exp / "student_kmqat4-ptq-int8"
     embedder = load_embedder(folder / "model.xml")
     assert embedder.backend == "openvino" and embedder.metadata.precision == "int8"
-    assert "Ended (code 0)" in (folder / "embeddings" / "test" / "log" / "extract.1.log").read_text()
+    assert "Ended (code 0)" in (folder / "embeddings" / "log" / "extract.1.log").read_text()
     assert (folder / "scores" / "test" / "cosine_asnorm.score").exists()
 
 

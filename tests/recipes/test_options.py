@@ -27,7 +27,7 @@ def test_option_values_are_not_evaluated(recipe, tmp_path):
     victim = tmp_path / "touched"
     run_recipe(recipe, "--stage", f"$(touch {victim})", status=2)
     run_recipe(recipe, "--title", f"$(touch {victim})`touch {victim}`", "--exp", f"$(touch {victim})",
-               "--dry-run", status=1 if recipe in ("cnceleb", "speechocean762") else 0)  # nothing to read there
+               "--dry-run")
     assert not victim.exists()
 
 
@@ -36,4 +36,4 @@ def test_help_names_the_options_and_story_is_short(recipe):
     output = run_recipe(recipe, "--help")
     for option in ("--stage", "--stop-stage", "--dry-run", "--force", "--systems", "--nj"):
         assert option in output
-    assert len((ROOT / "egs" / recipe / "run.sh").read_text().splitlines()) < 200
+    assert len((ROOT / "egs" / recipe / "run.sh").read_text().splitlines()) < 300

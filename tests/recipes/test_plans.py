@@ -9,7 +9,8 @@ import pytest
 
 from tests.recipes.conftest import ROOT
 
-ROWS = """grid: {quant: {method: integer, bits: 8}, ptq: {bias_correction: true, utterances: 8}}
+ROWS = """float:
+grid: {quant: {method: integer, bits: 8}, ptq: {bias_correction: true, utterances: 8}}
 budget: {base: grid, select: {max_eer_loss: 0.1, search: greedy}}
 plain: {base: budget, select: null, ptq: null}
 paper: {base: grid, select: {preset: ecapa-selective}}
@@ -37,7 +38,8 @@ def planned(tmp_path):
         (conf / f"{name}.yaml").write_text(text)
 
     def run(systems, *options, status=0):
-        command = ["bash", "run.sh", "--dry-run", "--systems", systems, "--analysis", "", "--ladders", "", *options]
+        command = ["bash", "run.sh", "--dry-run", "--systems", systems, "--analysis", "", "--ladders", "",
+                   "--search-row", "grid", *options]
         done = subprocess.run(command, cwd=tmp_path, text=True, capture_output=True)
         assert done.returncode == status, done.stderr
         if status:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections import Counter
 
 from svq.report.results import read_results
 from tests.local import corpora
-from tests.recipes.conftest import ROOT, run_recipe
+from tests.recipes.conftest import ROOT, copy_conf, run_recipe
 
 
 def test_missing_corpora_are_named_with_their_source(tmp_path):
@@ -27,7 +26,7 @@ def test_whole_recipe(mini, tmp_path):
     corpora.voxceleb(tree, source=voices)
     corpora.musan(tree)
     corpora.rirs_noises(tree)
-    shutil.copytree(ROOT / "egs" / "mini" / "conf" / "debug", tmp_path / "conf")
+    copy_conf(tmp_path / "conf")
     finetuning = tmp_path / "conf" / "finetune.yaml"
     finetuning.write_text(finetuning.read_text().replace("input: feats", "input: wav"))  # no features of all speeds
     run_recipe(

@@ -8,7 +8,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = {"teacher": (3.4, 32.0, 26_500_000), "student": (2.9, 32.0, 6_800_000),
-           "teacher_4bit": (3.3, 4.0, 3_390_000), "student_4bit": (2.7, 4.0, 880_000)}
+           "teacher_kmqat4": (3.3, 4.0, 3_390_000), "student_kmqat4": (2.7, 4.0, 880_000)}
 LISTS = {"dev": "dev/trials", "test": "test/trials", "test_all": "test/trials_all"}
 
 

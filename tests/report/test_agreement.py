@@ -7,9 +7,10 @@ import pytest
 
 from svq.backend.embeddings import write_embeddings
 from svq.errors import UserError
+from svq.names import Names
 from svq.report import html
-from svq.report.agreement import SHARES, cosines, int8_agreement, summarized
 from svq.report.collect import Plan, collect_report
+from svq.report.contents import SHARES, cosines, int8_agreement, summarized
 from tests.report import fake
 
 IDS = [f"u{i:03d}" for i in range(400)]
@@ -69,7 +70,7 @@ def test_report_shows_them(tmp_path):
         write_embeddings(tmp_path / "exp" / name / "embeddings/test", IDS, vectors(0) + noise * vectors(1))
     plan = Plan(tmp_path / "exp", ("teacher", "teacher-int8"), (tmp_path / "data/test/trials",), ("cosine",), ("none",),
                 ("cosine", "none"))
-    report = collect_report(plan, "with INT8")
+    report = collect_report(plan, "with INT8", Names(frozenset()))
     page = html.render(report)
     section = page[page.index('<section id="int8">'):page.index('<section id="provenance">')]
     assert '<td>teacher-int8</td><td class="l">test</td><td>400</td>' in section and section.count("<svg") == 1

@@ -13,7 +13,7 @@ from svq.report.contents import Layer, Report, Scored
 from svq.report.results import Row
 from tests.report import fake
 
-SYSTEMS = ("teacher", "student", "teacher_4bit")
+SYSTEMS = ("teacher", "student", "teacher_kmqat4")
 LISTS = ("dev", "test")
 
 
@@ -44,7 +44,7 @@ def report(tmp_path, **changes):
         title="A <title> & more", rows=[row(s, name) for s in SYSTEMS for name in LISTS],
         backend="cosine", norm="none", scored=scored,
         curves={s: collect.read_curves(tmp_path / s / "curves.csv") for s in SYSTEMS},
-        layers={"teacher_4bit": layers(3)},
+        layers={"teacher_kmqat4": layers(3)}, parents={"teacher_kmqat4": "teacher"},
         provenance={s: {"seed": 7, "git": "abc123", "versions": {"torch": "2.13.0"},
                         "config": {"net": "<ResNet34> & co"}} for s in SYSTEMS})
     return Report(**{**values, **changes})
@@ -130,9 +130,9 @@ def test_headline(page):
     assert eer["teacher"] == (' class="edge"', "3.40")
     assert eer["student"] == (' class="edge best"', "2.90")
     change = 100 * (3.3 / 3.4 - 1)
-    assert eer["teacher_4bit"][1] == f'3.30<small class="better">−{-change:.1f} %</small>'
+    assert eer["teacher_kmqat4"][1] == f'3.30<small class="better">−{-change:.1f} %</small>'
     ratio = 26_500_000 / 3_390_000
-    assert cells["teacher_4bit"][1][1] == f"3.39<small>÷ {ratio:.2f}</small>"
+    assert cells["teacher_kmqat4"][1][1] == f"3.39<small>÷ {ratio:.2f}</small>"
 
 
 def test_ties_are_all_best(page):

@@ -22,7 +22,7 @@ def row(system="teacher", trials="test", eer=2.341, low=2.0, high=2.7, **changes
     return Row(**{**values, **changes})
 
 
-ROWS = [row(), row("teacher_4bit", eer=2.4, cllr=0.07, avg_bits=4.0, size_bytes=3_390_000),
+ROWS = [row(), row("teacher_kmqat4", eer=2.4, cllr=0.07, avg_bits=4.0, size_bytes=3_390_000),
         row(trials="test_all", eer=1.1)]
 
 
@@ -37,7 +37,7 @@ def test_table():
     assert {line.count("|") for line in tables} == {13}
     assert cells(tables[2]) == ["teacher", "cosine", "none", "**2.34**",
                                 "2.00 to 2.70", "**0.200**", "**0.100**", "0.080", "**0.250**", "32", "26.512", "6.630"]
-    assert cells(tables[3])[:4] == ["teacher_4bit", "cosine", "none", "2.40"]
+    assert cells(tables[3])[:4] == ["teacher_kmqat4", "cosine", "none", "2.40"]
     assert cells(tables[3])[7] == "**0.070**"
     assert "### Trials: test\n\n1,200 target and 34,567 non-target trials." in text
     assert cells(tables[6])[3] == "**1.10**"
@@ -84,7 +84,7 @@ def test_bad_markers(tmp_path, text, message):
 
 def test_latex():
     text = markdown.latex(ROWS)
-    assert r"teacher\_4bit & cosine & none & 2.40 & 2.00 to 2.70 & \textbf{0.200}" in text
+    assert r"teacher\_kmqat4 & cosine & none & 2.40 & 2.00 to 2.70 & \textbf{0.200}" in text
     assert r"\multicolumn{12}{l}{\emph{test\_all}}" in text
     assert r"EER (\%)" in text
     body = [line for line in text.split("\n") if line.count("&")]
@@ -123,7 +123,7 @@ def test_hardware_line(tmp_path):
 def test_chosen_rows():
     from svq.bin.results_md import chosen
 
-    assert chosen(ROWS, ["trials=test", "system=teacher_4bit,other"]) == [ROWS[1]]
+    assert chosen(ROWS, ["trials=test", "system=teacher_kmqat4,other"]) == [ROWS[1]]
     for condition in ("trials=none", "eer=2", "trials"):
         with pytest.raises(UserError, match=condition):
             chosen(ROWS, [condition])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from svq.bin import results_md
 from svq.errors import UserError
+from svq.names import Names, names_in_conf
 from svq.report import paper_table, systems
 from svq.report.markdown import markers
 from svq.report.results import Row, read_results
@@ -17,6 +18,7 @@ from tests.helpers import run_worker
 from tests.report import quantized
 
 NAN = float("nan")
+NAMES = Names(names_in_conf().quant | {"4bit", "own2"})
 
 
 def row(name, eer=10.0, bits=4.0, trials="test", norm="none", size=1_000_000, **changes):
@@ -55,6 +57,8 @@ def texts(found):
     ("small_twn-s2", "twn", None, ("small", "small", "TWN", "s2", "Ternary")),
     ("small_static-ptq", "static", None, ("small", "small", "Static", "ptq", "Binary")),
     ("small_best1", "adaptive", None, ("small", "small", "Best", "", "Binary")),
+    ("small-s2", None, None, (None, "small-s2", "Float", "s2", "-")),
+    ("small_other", "kmqat", None, (None, "small_other", "KMQAT", "", "Uniform")),
     ("small_own2", "pot", None, ("small", "small", "own", "", "Uniform")),
     ("small_float_kmqat4", "kmqat", None, ("small_float", "small", "KMQAT", "", "Uniform")),
     ("orphan_kmqat4", "kmqat", None, (None, "orphan_kmqat4", "KMQAT", "", "Uniform")),
@@ -71,7 +75,7 @@ def test_what_a_system_is(tmp_path, name, method, layers, expected):
         dump_config(ModelConfig(**quantized.NET, quant=config), tmp_path / each / "config.yaml")
     bits = 32.0 if quant is None else 3.5
     rows = [row("small", bits=32.0), row("small_float", bits=32.0), row(name, bits=bits)]
-    found = systems.read_systems(tmp_path, rows)[name]
+    found = systems.read_systems(tmp_path, rows, NAMES)[name]
     assert (found.parent, found.root, found.family, found.variant, found.kind) == expected
     assert found.average == bits
     if quant is not None:
@@ -90,7 +94,7 @@ def test_what_an_exported_system_is(tmp_path, name, expected):
     """Its folder has no config and no weights."""
     quantized.write_exp(tmp_path, {"small": None, "small_float": None})
     rows = [row("small", bits=32.0), row("small_float", bits=32.0), row(name, bits=8.0)]
-    found = systems.read_systems(tmp_path / "exp", rows)[name]
+    found = systems.read_systems(tmp_path / "exp", rows, NAMES)[name]
     assert (found.parent, found.root, found.variant) == expected
     assert (found.family, found.kind, found.average, found.bits) == ("INT8", "INT8 arithmetic", 8.0, {})
 
@@ -101,7 +105,7 @@ def test_families_without_training(tmp_path, name, family):
     from svq.quant import QuantConfig
 
     quantized.write_exp(tmp_path, {"small": None, name: QuantConfig(method="integer", bits=8)})
-    found = systems.read_systems(tmp_path / "exp", read_results(tmp_path / "exp" / "results.tsv"))
+    found = systems.read_systems(tmp_path / "exp", read_results(tmp_path / "exp" / "results.tsv"), NAMES)
     assert found[name].family == family and found[name].parent == "small"
 
 
@@ -117,16 +121,16 @@ def test_a_choice_that_left_everything_in_float_is_a_float_system(tmp_path):
     kept = ModelConfig(**quantized.NET, quant=QuantConfig(method="integer", bits=8, layers=layers))
     dump_config(kept, tmp_path / "exp" / "small_selected8-ptq" / "config.yaml")
     rows = [row("small", bits=32.0), row("small_selected8-ptq", bits=32.0)]
-    found = systems.read_systems(tmp_path / "exp", rows)["small_selected8-ptq"]
+    found = systems.read_systems(tmp_path / "exp", rows, NAMES)["small_selected8-ptq"]
     assert (found.root, found.family, found.bits) == ("small", "Float", {})
 
 
 def test_a_config_at_odds_with_the_results(tmp_path):
     quantized.write_exp(tmp_path, {"small": None})
     with pytest.raises(UserError, match=r"small/config.yaml: 4 bits in the results, no quantization here; redo"):
-        systems.read_systems(tmp_path / "exp", [row("small")])
+        systems.read_systems(tmp_path / "exp", [row("small")], NAMES)
     with pytest.raises(UserError, match=r"other/config.yaml: no such config file"):
-        systems.read_systems(tmp_path / "exp", [row("other")])
+        systems.read_systems(tmp_path / "exp", [row("other")], NAMES)
 
 
 def test_rows_by_network_method_and_falling_bits():
@@ -269,7 +273,7 @@ def test_worker_in_the_layout_of_the_paper(exp, tmp_path):
                "--latex", tmp_path / "t.tex")
     rows = read_results(exp / "results.tsv")
     wanted = [r for r in rows if (r.norm, r.trials) == ("asnorm", "test")]
-    tables = paper_table.paper_tables(rows, systems.read_systems(exp, rows), wanted)
+    tables = paper_table.paper_tables(rows, systems.read_systems(exp, rows, NAMES), wanted)
     text = page.read_text()
     assert text == (f"# Mine\n<!-- results:begin -->\nkept\n<!-- results:end -->\n{begin}\n\non 2 cores.\n\n"
                     f"{paper_table.as_markdown(tables)}\n\n{end}\n")
@@ -296,3 +300,14 @@ def test_worker_without_a_config(exp, tmp_path):
     with pytest.raises(UserError, match="no line '<!-- other:begin -->'"):
         run_worker(results_md.main, "--results", tmp_path / "results.tsv", "--into", page, "--marker", "other")
     assert page.read_bytes() == before
+
+
+def test_systems_of_a_network_are_those_that_the_recipe_makes_of_it():
+    from argparse import Namespace
+
+    from svq.bin.quant_report import chosen
+
+    names = ["my", "my_net", "my_kmqat4", "my_net_kmqat4", "my-int8", "my_net_kmqat4-ptq-int8", "my_kmqat4-s2", "my_float"]
+    args = Namespace(parent="my", systems=[], trials=[], backend="", norm="")
+    found = chosen([row(name) for name in names], args, Names(NAMES.quant, is_network=names.__contains__))
+    assert [each.system for each in found] == ["my", "my_kmqat4", "my-int8", "my_kmqat4-s2", "my_float"]

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from scipy.stats import norm as normal
 
 from svq.errors import UserError
+from svq.names import Names, list_name
 from svq.report import collect, results
 from tests.report import fake
 
-SYSTEMS = ("teacher", "teacher_4bit")
+SYSTEMS = ("teacher", "teacher_kmqat4")
 
 
 def plan(root, **changes):
@@ -110,9 +111,9 @@ def test_every_number_of_every_row(tmp_path):
 
 
 def test_rows_follow_the_order_given(tree):
-    given_order = plan(tree, systems=("teacher_4bit", "teacher"), norms=("asnorm", "none"))
+    given_order = plan(tree, systems=("teacher_kmqat4", "teacher"), norms=("asnorm", "none"))
     rows, _ = collect.collect(given_order)
-    expected = [(s, t, "cosine", n) for s in ("teacher_4bit", "teacher")
+    expected = [(s, t, "cosine", n) for s in ("teacher_kmqat4", "teacher")
                 for t in ("dev", "test", "test_all") for n in ("asnorm", "none")]
     assert [(r.system, r.trials, r.backend, r.norm) for r in rows] == expected
 
@@ -131,7 +132,7 @@ def test_four_targets_by_hand():
 
 @pytest.mark.parametrize("missing, stage", [
     ("exp/teacher/scores/test/cosine_none.score", 7),
-    ("exp/teacher_4bit/scores/test_all/cosine_asnorm.score", 8),
+    ("exp/teacher_kmqat4/scores/test_all/cosine_asnorm.score", 8),
     ("exp/teacher/scores/dev/cosine_asnorm.llr", 9),
     ("exp/teacher/summary.json", 10),
     ("data/test/trials_all", 1),
@@ -187,13 +188,13 @@ def test_interval_holds_the_rate_and_is_the_same_again(tree):
 
 
 def test_list_names(tmp_path, monkeypatch):
-    assert collect.list_name("data/test/trials") == "test"
-    assert collect.list_name("data/test/trials_all") == "test_all"
-    assert collect.list_name("data/dev/trials") == "dev"
+    assert list_name("data/test/trials") == "test"
+    assert list_name("data/test/trials_all") == "test_all"
+    assert list_name("data/dev/trials") == "dev"
     monkeypatch.chdir(tmp_path)
-    assert collect.list_name("trials_hard") == f"{tmp_path.name}_hard"
+    assert list_name("trials_hard") == f"{tmp_path.name}_hard"
     with pytest.raises(UserError, match="'trials' or 'trials_<name>'"):
-        collect.list_name("data/test/pairs.txt")
+        list_name("data/test/pairs.txt")
 
 
 @pytest.mark.parametrize("changes, message", [
@@ -283,11 +284,11 @@ def test_a_name_with_a_blank_is_not_written(tmp_path):
 
 
 def test_parents():
-    bits = {"teacher": 32.0, "teacher_big": 32.0, "teacher_4bit": 4.0, "teacher_big_2bit": 2.0, "x_1bit": 1.0}
-    assert results.parent_of("teacher", bits) is None
-    assert results.parent_of("teacher_4bit", bits) == "teacher"
-    assert results.parent_of("teacher_big_2bit", bits) == "teacher_big"
-    assert results.parent_of("x_1bit", bits) is None
+    bits = {"my": 32.0, "my_net": 32.0, "my_kmqat4": 4.0, "my_net_kmqat4": 4.0, "my_net_kmqat4-int8": 4.0, "my-int8": 8.0,
+            "x_kmqat4": 4.0, "my_other": 3.0, "my_float": 32.0, "my_kmqat4_kmqat4": 4.0}
+    expected = {"my_kmqat4": "my", "my_net_kmqat4": "my_net", "my_net_kmqat4-int8": "my_net", "my-int8": "my"}
+    names = Names(frozenset({"kmqat4", "float"}))
+    assert {name: results.parent_of(name, bits, names) for name in bits} == {name: expected.get(name) for name in bits}
 
 
 def run(*arguments, cwd):

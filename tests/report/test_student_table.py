@@ -2,9 +2,11 @@
 
 import pytest
 
+from svq.names import Names
+from svq.report.markdown import student_tables, teacher_of
 from svq.report.results import Row
-from svq.report.student_table import student_tables, teacher_of
 
+GRAMMAR = Names(frozenset({"kmqat2", "kmqat4"}), frozenset({"labels", "labels-wide", "narrowBN", "sp-aggr", "utterance"}))
 NAMES = {"teacher", "xvector", "xvector_kmqat2", "small_kmqat4", "student", "student_kmqat4", "student-labels",
          "student-xvector-narrowBN", "student-xvector-sp-aggr_kmqat2", "student-etdnn-utterance"}
 
@@ -12,10 +14,11 @@ NAMES = {"teacher", "xvector", "xvector_kmqat2", "small_kmqat4", "student", "stu
 @pytest.mark.parametrize("name, teacher", [
     ("xvector", None), ("xvector_kmqat2", "xvector"), ("student", "teacher"), ("student_kmqat4", "teacher"),
     ("student-xvector-narrowBN", "xvector"), ("student-xvector-sp-aggr_kmqat2", "xvector"),
-    ("student-labels", "xvector"), ("student-etdnn-utterance", None), ("small_kmqat4", None)])
+    ("student-labels", "xvector"), ("student-labels-wide-s2_kmqat2", "xvector"), ("student-etdnn-utterance", None),
+    ("small_kmqat4", None), ("xvector-int8", "xvector"), ("my_xvector", None)])
 def test_what_a_system_is_measured_against(name, teacher):
-    systems = NAMES - ({"student-etdnn-utterance"} if name == "student-labels" else set())
-    assert teacher_of(name, systems) == teacher
+    systems = NAMES - ({"student-etdnn-utterance"} if name.startswith("student-labels") else set())
+    assert teacher_of(name, systems, GRAMMAR) == teacher
 
 
 def row(system, backend="cosine", norm="none", eer=5.0, low=4.0, **changes):
@@ -30,7 +33,7 @@ def test_table_says_how_much_smaller_each_student_is():
             row("student-xvector-utterance", eer=7.125, params=110_000, size_bytes=480_000),
             row("student-xvector-utterance_kmqat2", "plda", params=110_000, size_bytes=40_000, avg_bits=2.0,
                 low=float("nan"))]
-    lines = student_tables(rows).split("\n")
+    lines = student_tables(rows, GRAMMAR).split("\n")
     assert lines[0] == "### Trials: test" and lines[2] == "1,200 target and 30,000 non-target trials."
     table = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines[4:]]
     assert table[0][-6:] == ["cosine, none: EER (%)", "95 % interval", "minDCF(0.01)",

@@ -35,7 +35,8 @@ class Place:
         self.dev = data_dir(folder, speakers=3, utts=3, seconds=0.6, seed=1, name="dev")
         make_trials(self.dev)
         self.float_config = self.write("float.yaml", TRAIN)
-        self.train = self.write("kmqat.yaml", {"base": "float.yaml", "quant": {"method": "kmqat", "bits": 4}})
+        self.write("rows.yaml", {"kmqat": {"quant": {"method": "kmqat", "bits": 4}}})
+        self.train = f"{self.write('tune.yaml', {'base': 'float.yaml', 'rows': 'rows.yaml'})}:kmqat"
         self.init = folder / "float"
 
     def write(self, name, tree):

@@ -22,9 +22,8 @@ from svq.quant import QuantConfig
 from svq.quant.ptq import PTQConfig
 from svq.search.config import SearchConfig
 from svq.search.next_trial import latest
-from svq.search.outcome import best_of
-from svq.search.restart import set_aside
-from svq.search.storage import open_study
+from svq.search.storage import open_study, set_aside
+from svq.search.worker import best_of
 from svq.train.config import TrainConfig
 from svq.train.loop import Trainer
 from svq.train.run import RunOptions, run_id
@@ -68,7 +67,7 @@ def test_a_search_leaves_its_best_trial_as_an_ordinary_system(place, found):
 
 def test_trials_of_several_stages_have_all_their_epochs(place):
     """A trial is measured after every epoch of both stages; what was drawn for them trains to the same system again."""
-    training = place.write("staged.yaml", {"base": "kmqat.yaml", "multi_stage": True, "stage_epochs": [1],
+    training = place.write("staged.yaml", {"base": "tune.yaml:kmqat", "multi_stage": True, "stage_epochs": [1],
                                            "quant": {"layers": {"conv1": 2}}})
     out = place.search("staged", {"trials": 1, "pruner": "hyperband", "space": {"stage_epochs": {"choices": ["[2, 1]"]}}},
                        train=training)
@@ -121,7 +120,7 @@ def test_a_trial_that_is_worse_than_half_is_pruned_after_its_first_epoch(place):
         return 10.0 if len(calls) <= 2 else 40.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svq.search.objective.Eer.__call__", measure)
+        patch.setattr("svq.search.trial.Eer.__call__", measure)
         out = place.search("pruned", {"trials": 2, "startup_trials": 1}, set="epochs=2")
     rows = table(out)
     assert [row[1] for row in rows[1:]] == ["complete", "pruned"] and rows[2][2] == "nan" and rows[2][5] == "1"

@@ -92,6 +92,12 @@ def test_missing_output_is_made_again(copy, shell):
     assert "out put is not there" in copy() and copy.runs() == 2
 
 
+def test_an_output_of_another_size_is_made_again(copy, shell):
+    copy()
+    shell.write("out put", "")
+    assert "out put has 0 bytes where it was made with 2" in copy() and shell.read("out put") == "1\n"
+
+
 def test_missing_input_is_said_and_noted_for_the_recipe(once, shell):
     args = ["--in", "no such", "--out", "y", "--", "touch", "y"]
     assert once(*args, code=1)[1] == "touch: no such is missing\n"
@@ -127,17 +133,24 @@ def test_force_and_dry_run(copy, shell):
 
 
 def test_dry_run_counts_on_what_was_planned_before(once, shell):
-    args = ["--dry-run", "--in", "data/train", "--out", "y", "--", "touch", "y"]
-    once(*args, code=1)
-    plan = shell.write("plan", "make\t2\tmake_it.sh\tdata/train/wav.scp\n")
-    out, _ = once(*args, SVQ_PLANNED=str(plan), SVQ_STAGE="3")
-    assert "would make y (data/train is made again before)" in out
-    assert plan.read_text().endswith("make\t3\ttouch\ty\n")
-    assert once("--maker", shell.folder / "data/train/wav.scp", plan)[0] == (
-        "stage 2 makes it (make_it.sh): go on with --stage 2\n")
-    once("--maker", shell.folder / "data/training", plan, code=1)
-    plan.write_text("make\t2\tx\tdata/training/wav.scp\n")
-    once(*args, code=1, SVQ_PLANNED=str(plan))
+    def requests(*calls):
+        return shell.write("calls", "".join("\0".join(map(str, call)) + "\0\x1e\0" for call in calls))
+
+    first = ("once", "--out", "data/train/wav.scp", "--", "bash", "steps/make_it.sh", "")
+    second = ("once", "--in", "data/train", "--out", "y", "--", "touch", "y")
+    once(*second[1:], code=1)
+    calls = requests(("stage", 2, "data"), first, ("stage", 3, "rest"), second)
+    assert once("--plan", calls)[0].splitlines() == [
+        "stage 2: data", "  would make data/train/wav.scp (data/train/wav.scp is not there yet): steps/make_it.sh ''",
+        "stage 3: rest", "  would make y (data/train is made again before): touch y",
+        "dry run: 2 to make, 0 up to date; nothing was touched"]
+    assert once("--plan", calls, shell.folder / "data/train/wav.scp")[0] == (
+        "stage 2 makes it (steps/make_it.sh): go on with --stage 2\n")
+    once("--plan", calls, shell.folder / "data/training", code=1)
+    _, err = once("--plan", requests(("stage", 3, "rest"), second), code=1)
+    assert err == "touch: data/train is missing\n" and shell.read("calls.stage") == "3"
+    out, _ = once("--plan", requests(("stage", 0, "corpus"), ("need", "data/train/wav.scp", "get it"), second))
+    assert "data/train/wav.scp is missing: get it" in out and "would make y" in out
 
 
 def test_data_directory_as_input(once, shell):

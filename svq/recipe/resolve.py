@@ -1,0 +1,333 @@
+"""Everything that a run.sh needs to know before stage 0, from its options, its folder of settings and what is made already.
+
+`resolve_recipe` checks it all and gives a `Recipe`: lists of names, fields by kind and key, and notes on what is left out.
+svq.bin.systems prints it for the shell. Stages are numbered as in every run.sh. `schema=true` among the options holds every
+config against its schema, too, which needs torch and so is not for dry runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+
+from svq.config_files import row_tables
+from svq.errors import UserError
+from svq.names import FLOAT_ROW, NAME, PTQ, list_name
+from svq.recipe.options import RUNTIMES, Options, read_options, refuse
+from svq.recipe.settings import AGGREGATION, SEARCH, Conf
+from svq.recipe.systems import (EXPORTED, FINETUNED, FLOAT_KINDS, IMPORTED, MEMBER, ROUNDED, ROW_KINDS, STUDENT, TEACHER,
+                                Resolved, model_of, needs_dictionary, resolve)
+from svq.rows import unknown_row
+
+QUANTIZATION, SEARCHING, ANALYSIS, CASCADES = 5, 13, 14, 15  # stages
+
+
+@dataclasses.dataclass
+class Recipe:
+    """lists: name -> names of systems, data sets or others, in the order in which they are worked on. fields: (field, key)
+    -> text. notes: (stage, what it leaves out)."""
+
+    lists: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    fields: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+    notes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
+
+    def lines(self) -> Iterable[str]:
+        """As svq.bin.systems prints it: fields parted by tabs, the last one perhaps empty."""
+        for name, words in self.lists.items():
+            yield f"list\t{name}\t{' '.join(words)}"
+        for (field, key), value in self.fields.items():
+            yield f"of\t{field}\t{key}\t{value}"
+        for stage, text in self.notes:
+            yield f"note\t{stage}\t{text}"
+
+
+def resolve_recipe(given: Mapping[str, str]) -> Recipe:
+    """The recipe with options `given`, name -> text. Raises UserError with a line for each mistake that can be seen now."""
+    options, problems = read_options(given)
+    conf = Conf(options.conf, options.exp)
+    systems = {}
+    for name in filter(NAME.match, options.systems):
+        try:
+            systems[name] = resolve(name, conf, options)
+        except UserError as error:
+            problems.append(str(error))
+    refuse(problems)
+    refuse(_missing(systems, conf, options))
+    plan = _Plan(options, conf, systems)
+    refuse(plan.check())
+    if given.get("schema") == "true":
+        refuse(plan.check_schema())
+    return plan.recipe()
+
+
+def _missing(systems: dict[str, Resolved], conf: Conf, options: Options) -> list[str]:
+    """What systems are made from has to be among them, or made already."""
+    if options.from_elsewhere or options.stage > QUANTIZATION:
+        return []
+    problems = []
+    for each in systems.values():
+        for name in each.needs:
+            if name not in systems and not conf.is_made(name):
+                problems.append(f"{each.name} {'learns from' if each.kind == STUDENT else 'is made from'} {name}, which is "
+                                f"neither among --systems nor made already ({conf.exp}/{name}/model.safetensors)"
+                                f"{_no_network(each, name, conf)}")
+            elif each.kind == STUDENT and name in systems and systems[name].kind not in (TEACHER, IMPORTED):
+                problems.append(f"{each.name} learns from {name}, which is made in the same stage or later; a teacher is a "
+                                "network that is trained from scratch or was made elsewhere")
+    return problems
+
+
+def _no_network(each: Resolved, name: str, conf: Conf) -> str:
+    """What to add where what a system is made from is no network at all."""
+    if each.kind in (MEMBER, EXPORTED) or conf.names.parse(name).student or conf.is_network(name):
+        return ""
+    told = f", and no network: there is neither {conf.path(name)}.yaml nor {conf.exp}/{name}/config.yaml"
+    if each.system.row is not None and conf.is_made_elsewhere(each.name) and not conf.is_made(name):
+        told += (f"; if {conf.exp}/{each.name} is a network that was made elsewhere, give the folder a name that does not end "
+                 f"in _{each.system.row}, a row")
+    return told
+
+
+class _Plan:
+    """The lists and fields of a recipe, from its resolved systems."""
+
+    def __init__(self, options: Options, conf: Conf, systems: dict[str, Resolved]):
+        self.options, self.conf, self.systems = options, conf, systems
+        self.notes: list[tuple[int, str]] = []
+        self.starts = self._starts()
+
+    def of_kind(self, *kinds: str) -> list[Resolved]:
+        return [each for each in self.systems.values() if each.kind in kinds]
+
+    def _starts(self) -> dict[str, Resolved]:
+        """What calibrated systems are finetuned from, once for all seeds, and is not among the systems itself."""
+        found = {}
+        for each in self.of_kind(FINETUNED):
+            if each.start.endswith(PTQ) and each.start not in self.systems and each.start not in found:
+                found[each.start] = resolve(each.start, self.conf, self.options)
+        return found
+
+    # ---- checks that need all systems
+
+    def check(self) -> list[str]:
+        return self._check_search() + self._check_analysis() + self._check_cascades()
+
+    def _check_float(self, option: str, stage: int, names: Iterable[str]) -> list[str]:
+        """Names given to an option have to be float networks, and there when the stage comes."""
+        problems = []
+        for name in names if self.options.runs(stage) else ():
+            try:
+                known = self.systems.get(name) or resolve(name, self.conf, self.options)
+            except UserError as error:
+                problems.append(f"{option}: {error}")
+                continue
+            if known.kind not in FLOAT_KINDS:
+                problems.append(f"{option}: {name} is no float system; name the one that it comes from, {known.system.net}")
+        return problems
+
+    def _check_rows(self, option: str, rows: Iterable[str]) -> list[str]:
+        file, problems = self.conf.finetune, []
+        for row in rows:
+            if not os.path.isfile(file):
+                return [f"{option}: {file}, which names the tables of rows, is missing"]
+            if row not in self.conf.names.quant:
+                problems.append(f"{option}: {unknown_row(file, row_tables(file), row)}")
+                continue
+            try:
+                self.conf.read(f"{file}:{row}").part("distill")
+            except UserError as error:
+                problems.append(f"{option}: {error}")
+        return problems
+
+    def _check_search(self) -> list[str]:
+        options = self.options
+        if not options.search or not options.runs(SEARCHING):
+            return []
+        problems = self._check_float("--search", SEARCHING, options.search)
+        problems += [f"--search: {name} is neither among --systems nor made already ({options.exp}/{name}/model.safetensors)"
+                     for name in options.search if not problems and name not in self.systems and not self.conf.is_made(name)]
+        if not os.path.isfile(self.conf.path(SEARCH)):
+            problems.append(f"--search: {self.conf.path(SEARCH)}, which says what is searched, is missing")
+        return problems + self._check_rows("--search-row", [options.search_row])
+
+    def _check_analysis(self) -> list[str]:
+        options = self.options
+        if not options.runs(ANALYSIS):
+            return []
+        rows = self._check_rows("--analysis-rows", options.analysis_rows) if self.layers_analysed() else []
+        return self._check_float("--analysis", ANALYSIS, options.analysis) + rows
+
+    def _check_cascades(self) -> list[str]:
+        if self.options.runs(CASCADES) and self.ladders() and len(self.options.trials) < 2:
+            return ["--ladders needs a second list in --trials: the deltas are chosen on the first; --ladders= leaves "
+                    "cascades out"]
+        return []
+
+    def check_schema(self) -> list[str]:
+        """Every config against its schema, which takes torch a second or more to import."""
+        from svq.config import load_config
+        from svq.train.config import AggregationTrainConfig, TrainConfig
+
+        configs = {each.config: TrainConfig for each in self.systems.values() if each.config}
+        if any(map(needs_dictionary, self.level_teachers().values())):
+            configs[self.conf.path(AGGREGATION)] = AggregationTrainConfig
+        problems = []
+        for config, schema in configs.items():
+            try:
+                load_config(config, schema)
+            except UserError as error:
+                problems.append(str(error))
+        return problems
+
+    # ---- what stages work on
+
+    def parents(self, meets) -> list[str]:
+        """The float networks of the quantized systems that meet a condition, sorted."""
+        return sorted({each.system.net for each in self.of_kind(*ROW_KINDS) if meets(each)})
+
+    def level_teachers(self) -> dict[str, list[str]]:
+        """Teacher -> the levels of it that are cached for its students, sorted."""
+        found: dict[str, set[str]] = {}
+        for each in self.of_kind(STUDENT):
+            if each.levels:
+                found.setdefault(each.teacher, set()).update(each.levels)
+        return {teacher: sorted(found[teacher]) for teacher in sorted(found)}
+
+    def block_tables(self) -> dict[str, Resolved]:
+        """NET:ROW -> a system whose blocks are measured: NET_ROW and NET_ROW-ptq go by one table."""
+        found: dict[str, Resolved] = {}
+        for each in self.of_kind(*ROW_KINDS):
+            if each.measures_blocks:
+                found.setdefault(f"{each.system.net}:{each.system.row}", each)
+        return found
+
+    def rounded(self) -> list[str]:
+        return sorted({*(each.name for each in self.of_kind(ROUNDED)), *self.starts})
+
+    def control(self, net: str) -> str:
+        """What others are compared with: the float system with the same finetuning, where there is one."""
+        control = f"{net}_{FLOAT_ROW}"
+        return control if control in self.systems else net
+
+    def compared(self, net: str) -> list[str]:
+        """The other systems made from a float network."""
+        return [name for name, each in self.systems.items()
+                if each.system.net == net and name not in (net, self.control(net))]
+
+    def analysed(self) -> list[str]:
+        found = []
+        for net in self.options.analysis:
+            if self.control(net) in self.systems and self.compared(net):
+                found.append(net)
+            else:
+                self.notes.append((ANALYSIS, f"leave out the analysis of {net}: {net} and systems made from it are not both "
+                                             "in --systems"))
+        return found
+
+    def layers_analysed(self) -> list[str]:
+        return [net for net in self.options.analysis if net in self.systems]
+
+    def ladders(self) -> list[str]:
+        return [ladder for ladder in self.options.ladders if not self._gone(ladder)]
+
+    def _gone(self, ladder: str) -> str:
+        """The first rung that is not among the systems, or nothing."""
+        return next((rung for rung in ladder.split(":") if rung not in self.systems), "")
+
+    def bits(self, each: Resolved) -> str:
+        """The table of bits of a system; one that others are finetuned from and is not listed has theirs."""
+        if not (each.allocates or each.selects):
+            return each.given_bits
+        name = each.name
+        if name in self.starts:
+            name = next(other.name for other in self.of_kind(FINETUNED) if other.start == name)
+        return os.path.join(self.options.exp, name, "bits.tsv")
+
+    def blocks(self, each: Resolved) -> str:
+        if not each.measures_blocks:
+            return ""
+        return os.path.join(self.options.exp, each.system.net, f"blocks_{each.system.row}")
+
+    # ---- as the shell gets it
+
+    def recipe(self) -> Recipe:
+        made = Recipe(self._lists(), self._values(), self.notes)
+        for each in (*self.systems.values(), *self.starts.values()):
+            made.fields.update({(field, each.name): value for field, value in self._fields(each).items()})
+        self._keyed(made.fields)
+        for ladder in self.options.ladders:
+            if self._gone(ladder):
+                self.notes.append((CASCADES, f"leave out the cascade {ladder}: {self._gone(ladder)} is not in --systems"))
+        return made
+
+    def _lists(self) -> dict[str, list[str]]:
+        options = self.options
+        levels = self.level_teachers()
+
+        def names(*kinds: str, when=lambda each: True) -> list[str]:
+            return [each.name for each in self.of_kind(*kinds) if when(each)]
+
+        return {
+            "teachers": names(TEACHER), "imported": names(IMPORTED), "students": names(STUDENT),
+            "level_teachers": list(levels),
+            "dictionaries": [teacher for teacher in levels if needs_dictionary(levels[teacher])],
+            "sensitive": self.parents(lambda each: each.allocates),
+            "allocated": names(*ROW_KINDS, when=lambda each: each.allocates),
+            "block_tables": list(self.block_tables()),
+            "selected": names(*ROW_KINDS, when=lambda each: each.selects),
+            "rounded": self.rounded(), "finetuned": names(FINETUNED), "members": names(MEMBER), "exported": names(EXPORTED),
+            "packed": [name for name, each in self.systems.items() if each.kind != EXPORTED],
+            "quantized_parents": [net for net in self.parents(lambda each: True) if net in self.systems],
+            "list_names": [list_name(path) for path in options.trials],
+            "sets": sorted({options.cohort, *(os.path.dirname(path) for path in options.trials)}),
+            "analysed": self.analysed(), "layers_analysed": self.layers_analysed(), "ladders": self.ladders(),
+            "searched": list(options.search)}
+
+    def _values(self) -> dict[tuple[str, str], str]:
+        options = self.options
+        return {("value", "cohort"): options.cohort, ("value", "report"): options.report or options.exp,
+                ("value", "int8_suffix"): RUNTIMES[options.int8_runtime]}
+
+    def _fields(self, each: Resolved) -> dict[str, str]:
+        """What every system has a field for; nothing where it does not apply."""
+        system, exp = each.system, self.options.exp
+        model = model_of(system, self.options)
+        of_row = each.kind in ROW_KINDS
+        return {
+            "kind": each.kind, "net": system.net, "row": system.row or "", "start": each.start, "teacher": each.teacher,
+            "levels": " ".join(each.levels), "config": each.config, "input": each.settings.input if each.config else "",
+            "seed": "" if system.seed is None else str(system.seed),
+            "bits": self.bits(each), "blocks": self.blocks(each),
+            "speech": "true" if of_row and each.settings.takes_speech else "false",
+            "whole": system.whole if each.kind == MEMBER else "",
+            "member_bits": str(system.bits) if each.kind == MEMBER else "",
+            "exported": system.exported_from if system.int8 else "",
+            "model": model, "model_file": model if system.int8 else os.path.join(exp, each.name, "model.safetensors")}
+
+    def _keyed(self, fields: dict[tuple[str, str], str]) -> None:
+        """Fields of teachers of levels, of tables of blocks, of float systems, trial lists and ladders."""
+        options = self.options
+        for teacher, levels in self.level_teachers().items():
+            fields["levels", teacher] = " ".join(levels)
+        for key, each in self.block_tables().items():
+            fields.update({("net", key): each.system.net, ("row", key): each.system.row, ("config", key): each.config,
+                           ("blocks", key): self.blocks(each), ("speech", key): fields["speech", each.name]})
+        nets = dict.fromkeys((*(each.name for each in self.of_kind(*FLOAT_KINDS)), *options.analysis, *options.search))
+        fields.update({("control", net): self.control(net) for net in nets})
+        fields.update({("compared", net): " ".join(self.compared(net)) for net in options.analysis})
+        fields.update({("rungs", ladder): ladder.replace(":", " ") for ladder in options.ladders})
+        for path in options.trials:
+            fields["list_name", path], fields["set", path] = list_name(path), os.path.dirname(path)
+        self._search_fields(fields)
+
+    def _search_fields(self, fields: dict[tuple[str, str], str]) -> None:
+        if not self.options.search or not self.options.runs(SEARCHING):
+            return
+        config = f"{self.conf.finetune}:{self.options.search_row}"
+        taught = self.conf.read(config).part("distill") is not None
+        fields["value", "search_config"] = config
+        fields["value", "search_input"] = self.conf.read(config).input
+        for net in self.options.search:
+            made = [name for name, each in self.systems.items() if each.system.net == net and name != net]
+            fields["traded", net], fields["search_teacher", net] = " ".join(made), net if taught else ""

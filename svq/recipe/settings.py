@@ -1,0 +1,140 @@
+"""What a recipe's folder of settings says of its systems: which file or row is whose, and the parts that the stages go by."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+
+from svq.config_files import read_tree, row_tables
+from svq.errors import UserError
+from svq.names import Names, System, compose
+from svq.rows import row_names
+
+FINETUNE = "finetune.yaml"    # of systems that are finetuned, with the tables of quantization
+STUDENTS = "students.yaml"    # of students, with the tables of distillation
+AGGREGATION = "aggregation.yaml"  # of the dictionary that makes levels of pooling lde
+SEARCH = "search.yaml"        # of a search of settings
+# Files of the folder that no network can be called after.
+RESERVED = ("finetune", "students", "aggregation", "search", "quant", "distill")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The merged settings of one config, `file` (perhaps FILE.yaml:ROW). Parts that are not there, or null, are None."""
+
+    file: str
+    tree: dict
+
+    def part(self, key: str) -> dict | None:
+        """A part such as `quant`. UserError for one that is no mapping."""
+        value = self.tree.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise UserError(f"{self.file}: '{key}' must be a mapping of keys to values, not {value!r}")
+        return value
+
+    def value(self, key: str, word: str):
+        """A value in a part; None where either is not there."""
+        return (self.part(key) or {}).get(word)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether codes and levels are chosen on speech."""
+        return self.value("ptq", "calibrate") is True
+
+    @property
+    def takes_speech(self) -> bool:
+        """Whether quantization without finetuning measures on speech."""
+        return self.calibrates or self.value("ptq", "bias_correction") is True
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        """The teacher's cached levels that a student learns from; () for one that computes its teacher."""
+        targets = self.value("distill", "targets")
+        if targets is None:
+            return ()
+        levels = targets.get("levels", ["utterance"]) if isinstance(targets, dict) else None
+        if not isinstance(levels, list) or not all(isinstance(level, str) and not level.split()[1:] for level in levels):
+            raise UserError(f"{self.file}: 'distill.targets.levels' must be a list of levels' names")
+        return tuple(levels)
+
+    @property
+    def precisions(self) -> tuple[int, ...]:
+        """The bits of the members of one file; () unless the method is nested."""
+        bits = self.value("quant", "bits") or 4
+        if self.value("quant", "method") != "nested":
+            return ()
+        return tuple(self.value("quant", "precisions") or (-(-bits // 2), bits))
+
+    @property
+    def input(self) -> str:
+        """What a training reads: wav or feats."""
+        return str(self.value("data", "input") or "wav")
+
+
+class Conf:
+    """A folder of settings, `conf`, and the folder of systems, `exp`, that it is used with."""
+
+    def __init__(self, conf: str, exp: str):
+        self.folder, self.exp = conf.rstrip("/") or "/", exp
+        self.finetune, self.students = self.path(FINETUNE), self.path(STUDENTS)
+        self._settings: dict[str, Settings] = {}
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    @functools.cached_property
+    def names(self) -> Names:
+        """The grammar with this folder's rows. UserError for a table that cannot be read."""
+        return Names(frozenset(self.rows(self.finetune)), frozenset(self.rows(self.students)), self.is_network)
+
+    def rows(self, file: str) -> list[str]:
+        """The rows of the tables that config `file` names."""
+        return row_names(row_tables(file)) if os.path.isfile(file) else []
+
+    def read(self, file: str) -> Settings:
+        """The settings of a config or of FILE.yaml:ROW, read once. UserError for what is wrong with it."""
+        if file not in self._settings:
+            self._settings[file] = Settings(file, read_tree(file))
+        return self._settings[file]
+
+    def own_file(self, stem: str, seed: int | None) -> str:
+        """conf/NAME-sN.yaml or conf/NAME.yaml where that is there, else nothing."""
+        for name in dict.fromkeys((compose(stem, seed), stem)):
+            if name not in RESERVED and os.path.isfile(self.path(f"{name}.yaml")):
+                return self.path(f"{name}.yaml")
+        return ""
+
+    def is_network(self, name: str) -> bool:
+        """Whether `name` has settings here or a model folder."""
+        found = Names(frozenset()).parse(name)
+        return bool(self.own_file(found.stem, found.seed)) or self.is_made_elsewhere(name)
+
+    def networks(self) -> list[str]:
+        """The networks that have settings here."""
+        files = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        return sorted({file[:-len(".yaml")] for file in files if file.endswith(".yaml")}.difference(RESERVED))
+
+    def is_made_elsewhere(self, name: str) -> bool:
+        """Whether there is a model folder of that name."""
+        return os.path.isfile(os.path.join(self.exp, name, "config.yaml"))
+
+    def is_made(self, name: str) -> bool:
+        """Whether a system's model is there already."""
+        return os.path.isfile(os.path.join(self.exp, name, "model.safetensors"))
+
+    def config_of(self, system: System) -> str:
+        """The config of a system that is trained or quantized; nothing for a network that was made elsewhere."""
+        if system.row is not None:
+            return f"{self.finetune}:{system.row}"
+        own = self.own_file(system.stem, system.seed)
+        if own or system.level_row is None:
+            return own
+        return f"{self.students}:{system.level_row}"
+
+    def given_bits(self, system: System) -> str:
+        """A table of bits made by hand or elsewhere: conf/SYSTEM.bits.tsv or conf/ROW.bits.tsv; nothing where none is."""
+        for name in dict.fromkeys((system.name, system.stem, system.row)):
+            if os.path.isfile(self.path(f"{name}.bits.tsv")):
+                return self.path(f"{name}.bits.tsv")
+        return ""
