@@ -13,10 +13,9 @@ LISTED = {"quantile": ("svq/quant/quantizers.py", "METHODS = {"), "small": ("svq
 
 def test_the_page_adds_a_quantizer_and_a_network(tmp_path):
     shutil.copytree(ROOT / "svq", tmp_path / "svq", ignore=shutil.ignore_patterns("__pycache__"))
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "adding.md").read_text(encoding="utf-8"), flags=re.S)
-    files = [block for block in blocks if block.startswith("# svq/")]
-    lines = [block for block in blocks if block.startswith(" ") and block.count("\n") == 1]
-    (use,) = [block for block in blocks if block not in [*files, *lines]]
+    page = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    *files, use = re.findall(r"```python\n(.*?)```", page, flags=re.S)
+    lines = re.findall(r"```text\n(.*?)```", page, flags=re.S)
     assert len(files) == len(lines) == len(LISTED)
     for block, line in zip(files, lines):
         path, content = block.removeprefix("# ").split("\n", 1)

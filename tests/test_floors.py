@@ -36,7 +36,7 @@ FLOORS = (
     ("config_files",),
     ("rows",),
     ("yaml_file",),
-    ("atomic", "digest", "errors", "hardware", "memory", "progress"),
+    ("atomic", "digest", "errors", "hardware", "progress"),
 )
 FLOOR = {name: len(FLOORS) - place for place, names in enumerate(FLOORS) for name in names}
 

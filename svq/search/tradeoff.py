@@ -20,7 +20,6 @@ from svq.data.audio import require_sound
 from svq.data.datadir import DataDir
 from svq.deploy.runtimes import Embedder, bytes_of, load_embedder
 from svq.draw.tables import html_table, markdown_table
-from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
 from svq.evaluation.identification import IdentifyConfig, identification
 from svq.evaluation.operations import milliseconds, operations
