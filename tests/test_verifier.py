@@ -20,8 +20,8 @@ from svq.backend.calibration import Calibration, mean_text
 from svq.backend.embeddings import read_vector
 from svq.bin import calibrate, embed, extract, pack, score, speaker_means, verify
 from svq.cli import run_main
+from svq.data.audio import sounding_seconds
 from svq.data.frontend import FrontEndConfig
-from svq.data.sounding import sounding_seconds
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.analysis.layer_config import LayerAnalysisConfig
 from svq.bits.block_run import BlockRun, listed_of, model_digest, store_of
-from svq.data.stretches import calibration_features, digest_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
 from svq.models import load_model

@@ -21,7 +21,7 @@ from svq.errors import UserError
 
 def main() -> None:
     options = parse_options()
-    from svq.deploy.cpu import warn_without_vnni
+    from svq.hardware import warn_without_vnni
     from svq.backend.calibration import Calibration
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import load_embedder, packed_calibration
@@ -51,8 +51,7 @@ def main() -> None:
 def quantized(graph, keep, options):
     """`graph` in INT8; says how well codebooks fit."""
     from svq.deploy.export import export_int8
-    from svq.deploy.int8 import Int8Config
-    from svq.deploy.samples import calibration_inputs
+    from svq.deploy.int8 import Int8Config, calibration_inputs
 
     try:
         config = Int8Config(options.activations, options.sums, options.range, options.percentile)

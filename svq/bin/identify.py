@@ -17,8 +17,7 @@ def main() -> None:
     options = parse_options()
     from svq.config import from_dict
     from svq.deploy.runtimes import load_embedder
-    from svq.evaluation.identification import identification
-    from svq.evaluation.segments import IdentifyConfig
+    from svq.evaluation.identification import IdentifyConfig, identification
 
     config = from_dict({"seconds": options.seconds, "shortest": min(options.shortest, options.seconds),
                         "probes": options.probes, "other_utterance": options.other_utterance, "seed": options.seed},

@@ -52,7 +52,7 @@ def main() -> None:
 def by_model(options, warn) -> dict:
     """What is said by one system."""
     start = time.perf_counter()
-    from svq.memory import peak_bytes
+    from svq.hardware import peak_bytes
     from svq.verifier import Verifier
 
     verifier = Verifier.load(options.model, options.runtime, options.num_threads, options.calibration, options.mean,

@@ -15,7 +15,7 @@ from torch import nn
 from svq.backend.bootstrap import interval
 from svq.bits.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
 from svq.config import to_dict
-from svq.data.stretches import calibration_features, digest_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.digest import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure

@@ -32,9 +32,8 @@ from svq.errors import UserError
 from svq.evaluation.operations import flops_by_layer, layer_bits
 from svq.models import load_model
 from svq.network import ModelConfig
-from svq.pack.nested_reading import bytes_read
+from svq.pack.nested import bytes_read, member_config
 from svq.quant.api import FLOAT_BITS
-from svq.quant.nested_members import member_config
 
 UNITS = ("macs", "bit_operations", "weight_bytes")
 _KNOTS = 9

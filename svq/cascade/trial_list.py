@@ -13,7 +13,7 @@ from svq.cascade.ladder import Ladder, all_to_scale
 from svq.data.datadir import DataDir
 from svq.errors import UserError
 from svq.names import list_name
-from svq.nets.flops import frames_in
+from svq.evaluation.operations import frames_in
 
 
 class TrialList:

@@ -12,7 +12,7 @@ from svq.backend.scores import rounded
 from svq.cascade.ladder import Ladder, load_ladder, load_maps, sure, to_scale
 from svq.cascade.live import mean_of_rung
 from svq.errors import UserError
-from svq.memory import peak_bytes
+from svq.hardware import peak_bytes
 from svq.verifier import Verifier
 
 

@@ -11,8 +11,8 @@ from svq.backend.scores import Trials, read_trials
 from svq.backend.speakers import MODELS, models_of
 from svq.backend.tokens import IdIndex, read_pairs
 from svq.data.datadir import DataDir, create
-from svq.data.durations import write_utt2dur
 from svq.data.reshape import choose
+from svq.data.segments import write_utt2dur
 from svq.errors import UserError, some_of
 
 @dataclasses.dataclass(frozen=True)

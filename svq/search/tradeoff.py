@@ -16,15 +16,14 @@ from svq.backend.bootstrap import EerInterval
 from svq.backend.metrics import eer
 from svq.backend.scores import read_trials
 from svq.data import audio
+from svq.data.audio import require_sound
 from svq.data.datadir import DataDir
-from svq.data.sounding import require_sound
 from svq.deploy.runtimes import Embedder, load_embedder
 from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
-from svq.evaluation.identification import identification
+from svq.evaluation.identification import IdentifyConfig, identification
 from svq.evaluation.operations import milliseconds, operations
-from svq.evaluation.segments import IdentifyConfig
 from svq.models import load_model
 from svq.network import ModelConfig
 from svq.pack.file import packed_bytes

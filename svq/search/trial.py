@@ -21,16 +21,14 @@ from svq.config import load_config
 from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.evaluation.development import DevelopmentList
-from svq.evaluation.identification import accuracy, identify
-from svq.evaluation.segments import IdentifyConfig, embed_segments, plan_segments
+from svq.evaluation.identification import IdentifyConfig, accuracy, embed_segments, identify, plan_segments
 from svq.pack.file import packed_bytes
 from svq.search.config import SearchConfig, override
 from svq.search.next_trial import Claim, folder_of
 from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
-from svq.train.run import RunOptions, run_training
-from svq.train.stages import total_epochs
+from svq.train.run import RunOptions, run_training, total_epochs
 
 
 def for_inference(net: nn.Module) -> nn.Module:

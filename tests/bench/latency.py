@@ -36,7 +36,7 @@ WAYS = {
 
 
 def peak_mb():
-    from svq.memory import peak_bytes
+    from svq.hardware import peak_bytes
 
     return peak_bytes() / 2**20
 
@@ -141,8 +141,7 @@ def make_files(source, folder, ways, data, frames, count=16):
     INT8 is calibrated with `count` inputs: of the data directory's feats.scp, or noise of `frames` frames.
     """
     from svq.deploy.export import export_float, export_int8, float_layers, write
-    from svq.deploy.int8 import Int8Config
-    from svq.deploy.samples import calibration_inputs
+    from svq.deploy.int8 import Int8Config, calibration_inputs
     from svq.models import load_model
     from svq.quant.api import freeze_
 

@@ -16,10 +16,9 @@ from onnx import numpy_helper
 
 from svq.bin import export, extract
 from svq.deploy.export import export_dynamic_int8, export_float, export_int8, float_layers, write
-from svq.deploy.graph_layers import initializer
-from svq.deploy.int8 import Int8Config
+from svq.deploy.graph import initializer
+from svq.deploy.int8 import Int8Config, best_step, snap
 from svq.deploy.runtimes import load_embedder
-from svq.deploy.snapping import best_step, snap
 from svq.errors import UserError
 from svq.models import save_model
 from svq.quant import QuantConfig, quantize_

@@ -15,24 +15,22 @@ from svq.analysis.layer_config import parts_of
 from svq.analysis.layer_measures import movements
 from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.bits.allocation import AllocateConfig, allocate, make_problem
+from svq.bits.block_choice import bits_rows
 from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
-from svq.bits.presets import bits_rows
 from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.evaluation.operations import flops_by_layer, operations
+from svq.evaluation.operations import count_flops, flops_by_layer, operations
 from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
-from svq.nets.flops import count_flops
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
-from svq.quant.bias_correction import output_means
-from svq.quant.ptq import PTQConfig, quantize_without_training_
+from svq.quant.ptq import PTQConfig, output_means, quantize_without_training_
 from svq.report import quant_page
 from svq.report.systems import System
 from svq.search.tradeoff import mean_bits, size_and_bits
