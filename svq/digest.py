@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 
 
 def fingerprint(*parts) -> str:
@@ -17,3 +18,11 @@ def fingerprint(*parts) -> str:
         else:
             digest.update(json.dumps(part, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()
+
+
+def run_digest(paths, *settings) -> str:
+    """The digest of a run: of those files `paths` that exist, and of `settings`, anything that JSON holds.
+
+    What a run left behind is taken up only where this agrees.
+    """
+    return fingerprint(*settings, *(("file", path) for path in paths if os.path.exists(path)))

@@ -1,10 +1,13 @@
-"""One line on the machine at hand, for tables of results."""
+"""The machine at hand: its processor, what that has for INT8, and the memory this process has taken."""
 
 from __future__ import annotations
 
 import os
 import platform
 import re
+import resource
+import sys
+from collections.abc import Callable
 
 
 def describe(cpuinfo: str = "/proc/cpuinfo") -> str:
@@ -20,3 +23,41 @@ def _model(cpuinfo: str) -> str:
     except OSError:
         found = None
     return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def peak_bytes() -> int:
+    """The largest resident set of this process so far, in bytes.
+
+    Linux says so of the program that runs (VmHWM); getrusage counts there also what the process held before it
+    became this program, such as a large parent's copy, and is asked elsewhere only.
+    """
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            return int(re.search(r"^VmHWM:\s*(\d+) kB", file.read(), flags=re.M).group(1)) * 1024
+    except (OSError, AttributeError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+FLAGS = ("avx512_vnni", "avx_vnni", "amx_int8")  # instructions that multiply and add four int8 at once
+MACHINES = ("x86_64", "AMD64")
+
+
+def has_vnni(path: str = "/proc/cpuinfo") -> bool | None:
+    """Whether an x86 processor has one of FLAGS; None where that cannot be seen."""
+    import platform
+
+    if platform.machine() not in MACHINES:
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            flags = next((line.split(":", 1)[1].split() for line in file if line.startswith("flags")), None)
+    except OSError:
+        return None
+    return None if flags is None else any(flag in flags for flag in FLAGS)
+
+
+def warn_without_vnni(tell: Callable[[str], None], path: str = "/proc/cpuinfo") -> None:
+    """Calls `tell` with a line where this processor is known to have no instructions for INT8."""
+    if has_vnni(path) is False:
+        tell(f"warning: this processor has none of {', '.join(FLAGS)}: INT8 models run on it, but hardly faster "
+             "than float ones, and sums of products may saturate")

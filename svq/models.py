@@ -11,8 +11,8 @@ from svq.config import dump_config, load_config
 from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.pack.file import load_packed
+from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
-from svq.quant.nested_members import at_precision_, member_config
 from svq.tensors import load_state, load_tensors, save_tensors
 
 

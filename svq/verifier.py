@@ -28,13 +28,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svq.backend.calibration import PLAIN, Calibration
-from svq.backend.decision import Mismatch, Verification, decide, scoring_of
+from svq.backend.calibration import PLAIN, Calibration, Mismatch, Verification, decide, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scoring import Cosine
-from svq.data.recording import name_of, windows_of
+from svq.data.audio import name_of, silence, sounding_seconds, windows_of
 from svq.data.rxfilename import Rx
-from svq.data.sounding import silence, sounding_seconds
 from svq.errors import UserError
 
 SHORTEST_WINDOW = 1.0  # of windows, in seconds
@@ -118,7 +116,7 @@ class Verifier:
 
         recording: a file name, an `Rx` of svq.data.rxfilename (a line of wav.scp), or samples (T,) or (T, channels),
         floats in [-1, 1] or signed integers of any width. rate: of the samples, in Hz; None: the model's own.
-        Raises UserError that names the recording: unreadable, silent (svq.data.sounding), too short.
+        Raises UserError that names the recording: unreadable, silent (svq.data.audio), too short.
         """
         name, shortest = name_of(recording), self.embedder.front_end.bank.length
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):

@@ -2,6 +2,10 @@
 # Run the tests, the files of them in two processes (SVQ_TEST_JOBS). What stands after it goes to pytest:
 #   bash tests/run.sh tests/utils -x
 set -euo pipefail
+if [[ ${1-} == --help ]]; then
+  sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
+  exit
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash utils/setup.sh --extras "test deploy"
 . ./path.sh

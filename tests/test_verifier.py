@@ -20,8 +20,8 @@ from svq.backend.calibration import Calibration, mean_text
 from svq.backend.embeddings import read_vector
 from svq.bin import calibrate, embed, extract, pack, score, speaker_means, verify
 from svq.cli import run_main
+from svq.data.audio import sounding_seconds
 from svq.data.frontend import FrontEndConfig
-from svq.data.sounding import sounding_seconds
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
@@ -147,7 +147,7 @@ def test_bayes_threshold(verifier, p_target, c_miss, c_fa, threshold):
     (["--threshold", "nan", "a", "--", "b"], "--threshold"), (["--json", "yes", "a", "--", "b"], "neither true nor"),
     (["--window-seconds", "0.5", "a", "--", "b"], "--window-seconds"),
     (["--num-threads", "0", "a", "--", "b"], "threads"),
-    (["--backend", "tf", "a", "--", "b"], "invalid choice"),
+    (["--runtime", "tf", "a", "--", "b"], "invalid choice"),
 ])
 def test_wrong_options(capsys, bad, words):
     status, out, err = outcome(verify.main, capsys, "--model", "m.svq", *bad)
@@ -363,7 +363,7 @@ def test_models_that_cannot_be_used(place, tmp_path, capsys):
                         (tmp_path / "none", "neither a model folder")):
         status, out, err = outcome(verify.main, capsys, "--model", path, "a.wav", "--", "b.wav")
         assert (status, out, err.count("\n")) == (1, "", 1) and str(path) in err and words in err
-    status, _, err = outcome(verify.main, capsys, "--model", place / "m/model.svq", "--backend", "openvino",
+    status, _, err = outcome(verify.main, capsys, "--model", place / "m/model.svq", "--runtime", "openvino",
                              "a", "--", "b")
     assert status == 1 and "svq.bin.export" in err and err.count("\n") == 1
 
@@ -381,7 +381,7 @@ def test_exported_models(place, tmp_path, capsys, name, runtime, front_end):
     write(export_float(freeze_(net), config, calibration, front_end), tmp_path / name)
     files = [wav(place, "spk00-utt00")], wav(place, "spk01-utt00")
     expected = Verifier.load(place / "m", calibration=place / "exp/calibration.json").verify(*files)
-    status, out, err = outcome(verify.main, capsys, "--model", tmp_path / name, "--backend", runtime, "--json", "true",
+    status, out, err = outcome(verify.main, capsys, "--model", tmp_path / name, "--runtime", runtime, "--json", "true",
                                *files[0], "--", files[1])
     found = json.loads(out)
     assert status == 0 and err == "" and found["backend"] == runtime

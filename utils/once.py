@@ -6,7 +6,7 @@
   once.py [inputs of all] --piece NAME [inputs] --out PATH ... --piece NAME ... -- command arguments...
 
 A stamp, written only after the command has exited with 0 and all outputs exist, holds the command
-line and a digest of every input. When they are the same the next time the command is skipped; when
+line, a digest of every input and the size of every output. When they are the same the next time the command is skipped; when
 not, one line says what has changed and it is run again. The stamp is removed before the command
 starts, so a command killed at any instant is run again.
 
@@ -239,7 +239,7 @@ def read_stamp(path):
         return None
     if lines[0] != HEADER or lines[-2:] != ["end", ""]:
         return None
-    stamp = {"arg": [], "in": {}, "started": "", "ended": ""}
+    stamp = {"arg": [], "in": {}, "out": {}, "started": "", "ended": ""}
     try:
         for line in lines[1:-2]:
             kind, *fields = line.split("\t")
@@ -247,6 +247,8 @@ def read_stamp(path):
                 stamp["arg"].append(unescape(fields[0]))
             elif kind == "in":
                 stamp["in"][unescape(fields[0])] = (tuple(map(int, fields[1:5])), fields[5])
+            elif kind == "out":
+                stamp["out"][unescape(fields[0])] = int(fields[1])
             else:
                 stamp[kind] = fields[0]
     except (ValueError, IndexError):
@@ -254,9 +256,15 @@ def read_stamp(path):
     return stamp
 
 
-def write_stamp(path, args, inputs, started, ended, read_at):
+def sizes_of(outputs):
+    """path -> bytes of the outputs that are files."""
+    return {p: os.path.getsize(p) for p in outputs if os.path.isfile(p)}
+
+
+def write_stamp(path, args, inputs, started, ended, read_at, sizes={}):
     lines = [HEADER, "started\t" + started, "ended\t" + ended]
     lines += ["arg\t" + escape(a) for a in args]
+    lines += ["out\t%s\t%d" % (escape(p), size) for p, size in sizes.items()]
     for name, (state, digest) in inputs.items():
         size, mtime, ctime, inode = state
         if any(state) and max(mtime, ctime) > read_at - RACY_NS:
@@ -301,6 +309,9 @@ def reason(stamp, args, inputs, outputs):
         return "not finished before"
     if stamp["arg"] != args:
         return changed_words(stamp["arg"], args)
+    for path, size in sizes_of(outputs).items():
+        if stamp["out"].get(path, size) != size:
+            return "%s has %d bytes where it was made with %d" % (path, size, stamp["out"][path])
     old = stamp["in"]
     changed = [p + " changed" for p in inputs if p in old and old[p][1] != inputs[p][1]]
     changed += [p + " is new" for p in inputs if p not in old]
@@ -421,7 +432,8 @@ def consider(piece, args, opts, planned, script):
     piece.digests = digest_inputs(input_files(piece.paths, piece.outputs), known, piece.texts)
     why = "forced" if opts["force"] else reason(piece.stamp, args, piece.digests, piece.outputs)
     if why is None and piece.digests != known and not opts["dry-run"]:   # read again and found the same: say so
-        write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["started"], piece.stamp["ended"], piece.read_at)
+        write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["started"], piece.stamp["ended"], piece.read_at,
+                    piece.stamp["out"])
     return why
 
 
@@ -446,7 +458,7 @@ def make(pieces, command, script):
                 say("once.py: warning: %s changed while %s was running: it will be run again the next "
                     "time. If the command itself writes it, name it with --out" % (path, script), 2)
         write_stamp(piece.stamp_path, piece.args, piece.digests, started, time.strftime("%Y-%m-%dT%H:%M:%S"),
-                    piece.read_at)
+                    piece.read_at, sizes_of(piece.outputs))
 
 
 def answer(argv, plan, stage="", quiet=False):

@@ -15,7 +15,7 @@
 # number, true or false, else text. A list is one quoted text: --systems "teacher student".
 # A text that starts with two dashes needs the form --option=TEXT.
 # What is wrong is said in one line, exit status 2. Values are never evaluated.
-# svq_argv keeps the words as they were given, svq_options the names of the options, svq_arguments what follows them (utils/step.sh, utils/stages.sh).
+# svq_script is the whole path of the script; svq_argv keeps the words as they were given, svq_options the names of the options, svq_arguments what follows them (utils/step.sh, utils/stages.sh).
 # Options end at -- or at the first argument that is none; the rest stay in "$@".
 
 # shellcheck shell=bash
@@ -148,6 +148,7 @@ __po_read_script "$__po_line"
 # Kinds follow the defaults, not what an earlier option on the same line has made of them.
 for __po_i in ${__po_names[@]+"${__po_names[@]}"}; do __po_default[$__po_i]=${!__po_i-}; done
 # shellcheck disable=SC2034  # for those who source this
+if [[ $__po_script == /* ]]; then svq_script=$__po_script; else svq_script=$PWD/$__po_script; fi
 svq_argv=("$@") svq_options=(${__po_names[@]+"${__po_names[@]}"})
 __po_parse "$@"
 svq_arguments=(${__po_rest[@]+"${__po_rest[@]}"})

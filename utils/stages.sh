@@ -132,7 +132,7 @@ _svq_count() {
 _svq_say_maker() {
   local missing maker requests=$_svq_notes/all_requests
   missing=$(< "$SVQ_MISSING") 2> /dev/null || return 1
-  SVQ_REQUESTS=$requests SVQ_ASK_ONLY=1 bash "$0" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
+  SVQ_REQUESTS=$requests SVQ_ASK_ONLY=1 bash "$svq_script" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
   maker=$(python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$requests" "$missing") || return 1
   printf '%s: %s\n' "${0##*/}" "$maker" >&2
 }

@@ -78,7 +78,8 @@ if stage 2 "features"; then
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
   done
   if [[ $cohort != train ]]; then
-    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/spk2utt" -- \
+    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \
+      --out "$data/$cohort/spk2utt" -- \
       utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
   fi
 fi
@@ -150,7 +151,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   all_done
   at_a_time "$systems_nj"
   for system in $exported; do
-    once steps/export.sh --cmd "$train_cmd" --int8 true --calibration "$data/$cohort" \
+    once steps/export.sh --cmd "$train_cmd" --int8 true --range-data "$data/$cohort" \
       --summary "$exp/$system/summary.json" "$exp/${exported_of[$system]}" "${model_of[$system]}"
   done
   all_done

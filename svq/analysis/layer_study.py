@@ -10,16 +10,24 @@ import os
 import numpy as np
 import torch
 
-from svq.analysis.layer_activations import Moved, movements
-from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.analysis.layer_correlation import correlate
-from svq.analysis.layer_distortion import distortion, pooled
-from svq.analysis.layer_parts import Part, parts_of
-from svq.analysis.layer_retention import Change, change, drift, eer_change, mindcf_change, share
+from svq.analysis.layer_config import LayerAnalysisConfig, Part, parts_of
+from svq.analysis.layer_measures import (
+    Change,
+    Moved,
+    change,
+    correlate,
+    distortion,
+    drift,
+    eer_change,
+    mindcf_change,
+    movements,
+    pooled,
+    share,
+)
 from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
-from svq.data.stretches import calibration_features, digest_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.digest import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import Measured, measure

@@ -1,7 +1,7 @@
 """A network of which any layers can be quantized and the others left in float, on a development list.
 
 Two kinds: a float network that is quantized without training, and a finetuned quantized one whose layers go back to
-the float weights that training kept behind the quantized ones.
+the float weights that training kept behind the quantized ones. Batch norms can be measured anew for the mixtures.
 """
 
 from __future__ import annotations
@@ -14,16 +14,37 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.analysis.layer_norms import measure_norms_
-from svq.bits.block_run import BlockRun, model_digest
-from svq.data.stretches import calibration_features, digest_of
+from svq.bits.block_run import BlockRun, listed_of, model_digest, store_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.errors import UserError
-from svq.evaluation.development import DevelopmentList, EmbeddingStore
+from svq.evaluation.development import DevelopmentList
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
 from svq.quant.layers import detach_
+
+_BATCH = 16  # utterances held at a time, at most
+
+
+@torch.no_grad()
+def measure_norms_(net: nn.Module, feats: torch.Tensor) -> nn.Module:
+    """Means and variances of every batch norm of `net` become those of features (B, T, F), in place; returns `net`, in
+    eval mode. Over several batches, as equal as can be, they are the mean of each batch's. Scales and shifts stay as
+    they were learned. At least two utterances: norms behind the pooling see one value of each.
+    """
+    norms = [module for module in net.eval().modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the plain mean over batches
+        norm.train()
+    for batch in feats.tensor_split(-(-len(feats) // _BATCH)):  # none is left with a single utterance
+        net(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    return net.eval()
 
 
 class FloatSubject:
@@ -82,7 +103,7 @@ class FinetunedSubject:
                 quantized = layer.weight.detach().clone()
                 detach_(layer, keep_quantized=False)
                 self.weights[name] = (layer.weight.detach(), quantized)
-        self.listed = DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
+        self.listed = listed_of(config)
         self.front_end = model.front_end
         average = "mixed" if model.quant.layers else model.quant.bits
         self.method = f"{model.quant.method}, {average} bits, finetuned"
@@ -134,12 +155,6 @@ class Reference:
     def embeddings(self) -> np.ndarray:
         """(N, D) of the list's utterances."""
         return self.store.get([], lambda: copy.deepcopy(self.net), "reference")
-
-
-def store_of(config: LayerAnalysisConfig, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
-    """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
-    return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
-                          config.max_seconds, config.batch_frames, config.device)
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from svq.atomic import atomic_write
 from svq.draw.tables import html_table, markdown_table
 
 LOSSES = {"alone_eer": "EER, alone", "alone_mindcf": "minDCF, alone", "kept_eer": "EER, kept",
@@ -100,7 +99,7 @@ class MovedRow:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRow:
-    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_correlation.
+    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_measures.
     p: two-sided, by permutation."""
 
     level: str
@@ -119,16 +118,6 @@ class CorrelationRow:
     unexplained_low: float
     unexplained_high: float
     repeatable: float
-
-
-def write_rows(path, kind: type, rows: Sequence, comment: str = "") -> None:
-    """Tab separated, atomically: by `comment` a line that begins with #, the names of the columns, a line a row."""
-    names = [field.name for field in dataclasses.fields(kind)]
-    with atomic_write(path) as file:
-        file.write((f"# {comment}\n" if comment else "") + "\t".join(names) + "\n")
-        for row in rows:
-            values = (getattr(row, name) for name in names)
-            file.write("\t".join(f"{v:.9g}" if isinstance(v, float) else str(v) for v in values) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 
 from svq.analysis.score_config import ScoreAnalysisConfig
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.bootstrap import SpeakerSamples
 from svq.backend.scores import Trials, check_same_trials, parse_floats, read_scores, read_trials
-from svq.backend.speakers import trial_speakers
-from svq.backend.tokens import IdIndex, read_columns, read_groups
-from svq.names import list_name
+from svq.backend.speakers import models_of, trial_sides, trial_speakers
+from svq.backend.tokens import IdIndex, read_columns
 from svq.errors import UserError
+from svq.names import list_name
 
 ACROSS = "across"  # the group of trials whose two sides differ
 SHARES = (1, 2, 5, 10, 20, 50)  # per cent of the development trials nearest to the threshold: ends of bins
@@ -89,13 +89,11 @@ def trial_seconds(trials: Trials, folder: Path, which: str) -> np.ndarray:
     (test,) = index.require("duration", path, trials.test)
     if which == "test":
         return seconds[test]
-    models = folder / "enroll.spk2utt"
     enroll = np.full(len(trials), np.nan)
-    if models.is_file():
-        names, members, group = read_groups(models)
-        place = IdIndex(names, models).find(trials.enroll)
-        (rows,) = index.require("duration", path, members)
-        enroll[place >= 0] = np.bincount(group, seconds[rows])[place[place >= 0]]
+    models, place = models_of(trials.enroll, folder)
+    if models is not None:
+        (rows,) = index.require("duration", path, models.members)
+        enroll[place >= 0] = np.bincount(models.group, seconds[rows])[place[place >= 0]]
     single = np.isnan(enroll)
     (rows,) = index.require("duration", path, trials.enroll.take(single))
     enroll[single] = seconds[rows]
@@ -141,17 +139,8 @@ def _domains(folder: Path, trials: Trials):
         return None
     utterances, labels = read_columns(path, (2,))
     label, index = np.array(list(labels)), IdIndex(utterances, path)
-    first = np.full(len(trials), -1)
-    models = folder / "enroll.spk2utt"
-    if models.is_file():
-        names, members, group = read_groups(models)
-        place = IdIndex(names, models).find(trials.enroll)
-        (rows,) = index.require("domain", path, members.take(np.flatnonzero(np.diff(group, prepend=-1))))
-        first[place >= 0] = rows[place[place >= 0]]
-    single = first < 0
-    rows, test = index.require("domain", path, trials.enroll.take(single), trials.test)
-    first[single] = rows
-    return label[first], label[test]
+    enroll, test = trial_sides(trials, folder, index, "domain", path)
+    return label[enroll], label[test]
 
 
 def distance_edges(reference: np.ndarray, threshold: float) -> np.ndarray:

@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 from html import escape
 
-from svq.analysis.knee import Knee
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis
 from svq.analysis.score_config import RAW, SCALES
 from svq.analysis.score_lists import distance_names
-from svq.analysis.score_rows import Lookup, ScoreRow
+from svq.analysis.score_measures import Knee, Lookup, ScoreRow
 from svq.draw.tables import html_table, markdown_table
 
 MEASURES = {"eer": "EER (%)", "mindcf": "minDCF", "cllr": "Cllr", "rms": "drift (rms)", "harmful": "harmful flips (%)"}

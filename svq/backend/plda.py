@@ -6,6 +6,8 @@ exact EM on the means and scatters of the speakers, in float64; where they are f
 the size of the embeddings, shrunk moments in its place (`from_few`).
 """
 
+from __future__ import annotations
+
 import json
 from dataclasses import dataclass
 
@@ -13,8 +15,27 @@ import numpy as np
 
 from svq.atomic import atomic_path
 from svq.backend.embeddings import add_by_group, unit_length
-from svq.backend.shrinkage import oas_intensity, shrink
 from svq.errors import UserError
+
+
+def oas_intensity(covariance, degrees):
+    """Estimate how far a sample covariance should go towards equal variances: 0 not at all, 1 all the way.
+
+    covariance: (d, d), symmetric; degrees: its degrees of freedom. The fixed point of the oracle's iteration for
+    Gaussian vectors (Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE
+    Transactions on Signal Processing 2010, equation 23), which needs no more than the covariance itself.
+    """
+    dim, trace, square = len(covariance), np.trace(covariance), np.sum(covariance ** 2)
+    spread = (degrees + 1 - 2 / dim) * (square - trace ** 2 / dim)
+    wanted = (1 - 2 / dim) * square + trace ** 2
+    return float(wanted / spread) if spread > wanted else 1.0
+
+
+def shrink(covariance, intensity):
+    """Draw a covariance (d, d) towards the identity times its mean variance, by `intensity` from 0 to 1."""
+    dim = len(covariance)
+    return (1 - intensity) * covariance + intensity * np.trace(covariance) / dim * np.eye(dim)
+
 
 FORMAT = "svq-plda-1"
 # EM from here on: so many speakers, and further utterances of them, for each value of an embedding. With fewer,
@@ -241,7 +262,7 @@ def from_few(raw, dim, floor=1e-6, report=lambda line: None):
 
     raw: SpeakerStatistics of raw embeddings; dim: dimensions kept; floor: as in `train`. The covariances, within
     speakers and of the speakers' means, are drawn towards equal variances by intensities that follow from the data
-    (`svq.backend.shrinkage`), before and, the latter, after they have been made diagonal together. Raises UserError
+    (`svq.backend.plda`), before and, the latter, after they have been made diagonal together. Raises UserError
     where speakers differ no more than their utterances do.
     """
     means = raw.means - raw.means.mean(axis=0)

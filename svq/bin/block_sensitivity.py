@@ -41,7 +41,7 @@ def main() -> None:
     said = f"{options.model}, {quant.method} {quant.bits} bits, one {options.level} at a time; {listed}; " \
            f"the float model's file has {size} bytes"
     from svq.bits.block_page import markdown, plot  # matplotlib takes a second to load
-    from svq.draw.figure import standalone
+    from svq.draw.page import standalone
 
     drawn = plot(rows, f"{quant.method}, {quant.bits} bits")
     for name, text in (("blocks.svg", standalone(drawn.svg)), ("blocks.md", markdown(rows, f"{said}."))):

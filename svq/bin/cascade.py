@@ -14,7 +14,7 @@ evaluate: replays the cascade from score files, `scores` of each rung. Writes OU
 and, for each list, cascade_<list>.{svg,tsv}: errors against escalation. --runs: folders of `run`, of the cascade and of
 its rungs alone, whose seconds are put into a table.
 run: computes the embeddings that are needed, when they are needed. Writes OUT/trials.tsv, OUT/embeddings.tsv (see
-svq.cascade.log) and OUT/summary.json: costs counted from them, and seconds.
+svq.cascade.live_runs) and OUT/summary.json: costs counted from them, and seconds.
 
 A trial list's data directory is the folder it lies in; its name is that of svq.bin.report. svq.cascade.ladder says what
 a ladder's file holds.
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def choose(options) -> None:
-    from svq.cascade.fitting import prepare, save
+    from svq.cascade.choose import prepare, save
     from svq.cascade.ladder import load_ladder
     from svq.cascade.trial_list import TrialList
 
@@ -54,7 +54,7 @@ def choose(options) -> None:
 
 def evaluate(options) -> None:
     from svq.cascade.live_runs import read_runs
-    from svq.cascade.evaluate_lists import evaluate_lists, write_report
+    from svq.cascade.page import evaluate_lists, write_report
 
     runs = read_runs(options.runs)
     lists, ladder = evaluate_lists(options.ladder, options.trials, options.bootstrap, options.seed, options.controls)
@@ -67,7 +67,7 @@ def evaluate(options) -> None:
 
 
 def run(options) -> None:
-    from svq.cascade.run_list import run_list
+    from svq.cascade.live_runs import run_list
 
     found = run_list(options.ladder, options.trials, options.out, options.input, options.num_threads, options.only)
     print(f"{options.out}/summary.json: {found['trials']} trials, {100 * found['escalation']:.1f} % escalated, "

@@ -53,10 +53,10 @@ def sides(text: str) -> tuple[list[str], list[str]]:
 
 def resampled_eers(systems, options) -> dict[str, np.ndarray]:
     """Of each system (1 + replicates,) EERs in percent: of all trials, then of each resampling."""
+    from svq.backend.bootstrap import EerInterval
     from svq.backend.metrics import eer
     from svq.backend.scores import read_scores, read_trials, split
     from svq.names import list_name
-    from svq.backend.speakers import EerInterval
 
     trials = read_trials(options.trials)
     bootstrap = EerInterval(trials, options.trials.parent, options.replicates, options.seed)
@@ -72,7 +72,7 @@ def resampled_eers(systems, options) -> dict[str, np.ndarray]:
 
 def compared(first: list[str], second: list[str], eers: dict[str, np.ndarray]) -> str:
     """One line of the table; `first_lower` is the share of resamplings in which the first side's EER is lower."""
-    from svq.backend.speakers import interval
+    from svq.backend.bootstrap import interval
 
     a, b = (np.mean([eers[name] for name in side], axis=0) for side in (first, second))
     low, high = interval(a[1:] - b[1:])

@@ -11,14 +11,7 @@ import shutil
 from svq import cli
 from svq.atomic import atomic_path, atomic_write
 from svq.compression import inputs
-from svq.compression.settings import (
-    METHODS,
-    Settings,
-    config_path,
-    most_utterances,
-    target_bytes,
-    write_settings,
-)
+from svq.compression.plan import METHODS, Settings, most_utterances, target_bytes, write_settings
 from svq.errors import UserError
 
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")

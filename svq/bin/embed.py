@@ -27,7 +27,7 @@ def main() -> None:
     recordings = recordings_of(options.input)
     from svq.verifier import Verifier
 
-    verifier = Verifier.load(options.model, options.backend, options.num_threads, min_seconds=options.min_seconds,
+    verifier = Verifier.load(options.model, options.runtime, options.num_threads, min_seconds=options.min_seconds,
                              window_seconds=options.window_seconds,
                              warn=lambda line: print(f"warning: {line}", file=sys.stderr))
     found, failed = {}, []

@@ -5,7 +5,7 @@ in [-1, 1]; what comes out embeddings (B, D). Any batch and any duration, unless
 features also says, in its metadata, which front end they come from.
 
 --int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
-get is seen in utterances of --calibration. Weights of codebooks (k-means and others) are put on the int8 grid that fits
+get is seen in utterances of --range-data. Weights of codebooks (k-means and others) are put on the int8 grid that fits
 the codebook best. Layers that a quantized model has in float stay so, and recurrent layers. With --dynamic true as well
 only linear layers are quantized, and no utterances are needed.
 """
@@ -21,7 +21,7 @@ from svq.errors import UserError
 
 def main() -> None:
     options = parse_options()
-    from svq.deploy.cpu import warn_without_vnni
+    from svq.hardware import warn_without_vnni
     from svq.backend.calibration import Calibration
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import load_embedder, packed_calibration
@@ -32,7 +32,7 @@ def main() -> None:
 
     require_for(options.out, options.int8)
     torch.set_num_threads(options.num_threads)
-    scores = options.score_calibration
+    scores = options.calibration
     calibration = Calibration.load(scores).as_dict() if scores else None
     net, config = load_model(options.model)
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
@@ -51,14 +51,13 @@ def main() -> None:
 def quantized(graph, keep, options):
     """`graph` in INT8; says how well codebooks fit."""
     from svq.deploy.export import export_int8
-    from svq.deploy.int8 import Int8Config
-    from svq.deploy.samples import calibration_inputs
+    from svq.deploy.int8 import Int8Config, calibration_inputs
 
     try:
         config = Int8Config(options.activations, options.sums, options.range, options.percentile)
     except ValueError as error:
         raise UserError(str(error)) from None
-    samples = calibration_inputs(options.calibration, graph.metadata, options.num_utts, options.calibration_seconds,
+    samples = calibration_inputs(options.range_data, graph.metadata, options.num_utts, options.range_seconds,
                                  options.seed, options.input)
     graph = export_int8(graph, samples, config, keep)
     books = {name: found for name, found in graph.snapped.items() if found.levels}
@@ -93,17 +92,17 @@ def parse_options():
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
     arguments.add_argument("--front-end", type=boolean, default=False, help="true: waveforms go in")
     arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
-    arguments.add_argument("--score-calibration",
+    arguments.add_argument("--calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
     arguments.add_argument("--summary", metavar="FILE",
                            help="JSON for a recipe's report to write too: bits, bytes, weights")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
-    int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, without calibration")
-    int8.add_argument("--calibration", metavar="DIR", help="data directory whose utterances show the activations")
+    int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, whose ranges are taken as they come")
+    int8.add_argument("--range-data", metavar="DIR", help="data directory whose utterances show the activations")
     int8.add_argument("--num-utts", type=int, default=100, help="how many of them, drawn at random")
-    int8.add_argument("--calibration-seconds", type=float, default=3.0, help="how much of each; 0: all")
+    int8.add_argument("--range-seconds", type=float, default=3.0, help="how much of each; 0: all")
     int8.add_argument("--input", choices=["auto", "wav", "feats"], default="auto", help="what to read there")
     int8.add_argument("--seed", type=int, default=0, help="of the draw")
     int8.add_argument("--range", choices=["minmax", "percentile", "entropy"], default="minmax",
@@ -123,12 +122,12 @@ def check(arguments, options) -> None:
         arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
     if options.dynamic and not options.int8:
         arguments.error("--dynamic true needs --int8 true")
-    if options.int8 and not options.dynamic and options.calibration is None:
-        arguments.error("--int8 true needs --calibration DIR, or --dynamic true")
+    if options.int8 and not options.dynamic and options.range_data is None:
+        arguments.error("--int8 true needs --range-data DIR, or --dynamic true")
     if options.num_utts < 1 or options.num_threads < 1:
         arguments.error("--num-utts and --num-threads must be at least 1")
-    if options.calibration_seconds < 0 or (options.seconds is not None and options.seconds <= 0):
-        arguments.error("--seconds must be above 0 and --calibration-seconds not negative")
+    if options.range_seconds < 0 or (options.seconds is not None and options.seconds <= 0):
+        arguments.error("--seconds must be above 0 and --range-seconds not negative")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from svq.errors import UserError
 from svq.models import load_model
 from svq.progress import progress
 from svq.tensors import save_tensors
-from svq.train.class_weights import imprinted
+from svq.train.heads import imprinted
 
 
 def main() -> None:

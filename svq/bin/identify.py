@@ -17,13 +17,12 @@ def main() -> None:
     options = parse_options()
     from svq.config import from_dict
     from svq.deploy.runtimes import load_embedder
-    from svq.evaluation.identification import identification
-    from svq.evaluation.segments import IdentifyConfig
+    from svq.evaluation.identification import IdentifyConfig, identification
 
     config = from_dict({"seconds": options.seconds, "shortest": min(options.shortest, options.seconds),
                         "probes": options.probes, "other_utterance": options.other_utterance, "seed": options.seed},
                        IdentifyConfig, "options of svq.bin.identify")
-    embedder = load_embedder(options.model, options.backend, options.num_threads)
+    embedder = load_embedder(options.model, options.runtime, options.num_threads)
     about, lines = identification(options.data_dir, embedder, config, options.replicates)
     write(options.out, about, lines)
     print(f"{options.model}: {about['speakers']} speakers, {about['probes']} probes: top-1 {about['top1']:.2f} % "
@@ -44,7 +43,7 @@ def parse_options():
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, .svq, .onnx or .xml")
     arguments.add_argument("out", help="the outputs' name without .json and .tsv")
-    arguments.add_argument("--backend", choices=["torch", "onnxruntime", "openvino"],
+    arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
                            help="where the model runs; by default where such a file is at home")
     arguments.add_argument("--seconds", type=float, default=3.0, help="length of a segment, less of shorter utterances")
     arguments.add_argument("--shortest", type=float, default=1.0, help="speakers without segments so long are left out")

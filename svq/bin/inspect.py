@@ -13,9 +13,8 @@ import torch
 from svq.cli import parser, run_main
 from svq.pack.bitpack import packed_size
 from svq.pack.format import AFFINE, MERGED
-from svq.pack.nested_reading import bytes_read
-from svq.pack.reading import read_packed, unpack
-from svq.pack.unpacked_layers import UnpackedLayer
+from svq.pack.nested import bytes_read
+from svq.pack.reading import UnpackedLayer, read_packed, unpack
 from svq.quant.api import FLOAT_BITS, quantizable
 
 

@@ -19,8 +19,7 @@ from __future__ import annotations
 import math
 import os
 
-from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.analysis.layer_parts import LEVELS
+from svq.analysis.layer_config import LEVELS, LayerAnalysisConfig
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.config import dump_config, from_dict, load_config, to_dict
 from svq.data.extraction import compute_on

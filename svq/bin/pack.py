@@ -26,7 +26,7 @@ from svq.models import load_model
 from svq.nets import ARCHITECTURES, options_of, usual_sizes
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, packed_bytes, save_packed
-from svq.pack.nested_reading import bytes_read
+from svq.pack.nested import bytes_read
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import average_bits, count_parameters
 from svq.quant.nested import precisions_of, set_precision_

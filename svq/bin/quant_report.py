@@ -43,7 +43,7 @@ def main():
     wanted = chosen(rows, args, names)
     out = args.out or args.exp / "quantization" / args.parent
     from svq.draw.page import write_figures
-    from svq.report import quant_figures  # torch and matplotlib: not before the results are known to be good
+    from svq.report import quant_page  # torch and matplotlib: not before the results are known to be good
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.quant_page import render
     from svq.report.systems import finetuned, in_order, read_systems
@@ -51,8 +51,8 @@ def main():
     systems = read_systems(args.exp, rows, names)
     shown = finetuned(dict.fromkeys(row.system for row in wanted))
     quantized = in_order(systems[name] for name in shown if name != args.parent)
-    figures = quant_figures.frontiers([row for row in wanted if row.system in shown], systems)
-    figures += quant_figures.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
+    figures = quant_page.frontiers([row for row in wanted if row.system in shown], systems)
+    figures += quant_page.of_layers(args.exp, args.parent, quantized, args.layer, args.methods, args.bits)
     tables = paper_tables(rows, systems, wanted)
     write_figures(out, figures)
     with atomic_write(out / "results.md") as file:

@@ -15,7 +15,7 @@ import torch
 
 from svq.cli import parser, run_main
 from svq.config import load_config
-from svq.data.stretches import calibration_features
+from svq.data.extraction import calibration_features
 from svq.errors import UserError
 from svq.quant import quantize_
 from svq.quant.api import average_bits

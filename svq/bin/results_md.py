@@ -56,7 +56,7 @@ def laid_out(args, rows, wanted) -> tuple[str, str]:
 
     layout, names = args.layout, names_in_conf(args.conf, (row.system for row in rows))
     if layout == "students":
-        from svq.report.student_table import student_tables
+        from svq.report.markdown import student_tables
 
         return student_tables(wanted, names), ""
     if layout == "full":

@@ -18,7 +18,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 from svq.backend import BACKENDS, NORMS
 from svq.backend.embeddings import EmbeddingReader, Groups, read_vector
-from svq.backend.norm import available_threads
+from svq.backend.scoring import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
 from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
 from svq.cli import parser, run_main

@@ -18,8 +18,7 @@ def main() -> None:
     options = parse_options()
     from svq.search.config import load_search
     from svq.search.next_trial import pruner
-    from svq.search.restart import begin
-    from svq.search.storage import FileLock
+    from svq.search.storage import FileLock, begin
     from svq.search.trial import run_trial
     from svq.search.worker import settler, work
 
@@ -41,8 +40,7 @@ def prepare(options, search, parameters, sets):
     from svq.errors import UserError
     from svq.models import load_model
     from svq.search.config import most_epochs
-    from svq.search.objective import Eer, IdentificationError
-    from svq.search.trial import Setup
+    from svq.search.trial import Eer, IdentificationError, Setup
     from svq.train.config import TrainConfig
     from svq.train.run import RunOptions
 
@@ -64,12 +62,11 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.digest import fingerprint
+    from svq.digest import fingerprint, run_digest
     from svq.train.run import decisive
 
     def files(folders, *names):
-        paths = [os.path.join(folder, name) for folder in folders if folder for name in names]
-        return fingerprint(*(("file", path) for path in paths if os.path.isfile(path)))
+        return run_digest([os.path.join(folder, name) for folder in folders if folder for name in names])
 
     own = {key: value for key, value in to_dict(search).items() if key not in ("trials", "retries")}
     trials = options.trials or os.path.join(options.dev, "trials")

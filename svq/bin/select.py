@@ -21,10 +21,9 @@ import torch
 
 from svq.atomic import atomic_write
 from svq.bits.allocation import calibration_bytes
-from svq.bits.block_choice import COSTS, STEP_COLUMNS, Chooser
+from svq.bits.block_choice import COSTS, PRESETS, STEP_COLUMNS, Chooser, bits_rows, float_blocks, preset_bits
 from svq.bits.block_run import BlockRun
 from svq.bits.block_sensitivity import BlockSensitivityConfig
-from svq.bits.presets import PRESETS, bits_rows, float_blocks, preset_bits
 from svq.bits.selection import SelectConfig
 from svq.bits.table import write_bits
 from svq.cli import boolean, parser, run_main

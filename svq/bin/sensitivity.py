@@ -27,7 +27,7 @@ from svq.cli import parser, run_main
 from svq.config import read_tree
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored
-from svq.digest import fingerprint
+from svq.digest import run_digest
 from svq.errors import UserError, some_of
 from svq.models import load_model
 from svq.progress import progress
@@ -221,7 +221,7 @@ def run_id(options) -> str:
     names = ["model.safetensors", "config.yaml"] + ["head.safetensors"] * (options.objective == "labels")
     files = [os.path.join(options.model, name) for name in names]
     files += [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp", "utt2dur")]
-    return fingerprint(settings, *[("file", path) for path in files if os.path.exists(path)])
+    return run_digest(files, settings)
 
 
 def report(path, rows: list[LayerSensitivity], rule: StoppingRule) -> None:

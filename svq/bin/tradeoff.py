@@ -20,13 +20,12 @@ def main() -> None:
     options = parse_options()
     systems = [parts(text) for text in options.systems]
     from svq.config import from_dict
+    from svq.evaluation.identification import IdentifyConfig, plan_segments
     from svq.evaluation.operations import ASSUMPTION
-    from svq.evaluation.segments import IdentifyConfig, plan_segments
     from svq.hardware import describe
     from svq.search.page import figures_of, write
     from svq.search.storage import open_study
-    from svq.search.tradeoff import examine
-    from svq.search.tradeoff_table import Conditions
+    from svq.search.tradeoff import Conditions, examine
 
     settings = {"seconds": options.probe_seconds, "shortest": min(1.0, options.probe_seconds), "probes": options.probes,
                 "seed": options.seed}

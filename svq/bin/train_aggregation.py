@@ -24,7 +24,7 @@ from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import freeze_
-from svq.digest import fingerprint
+from svq.digest import run_digest
 from svq.train.distributed import join_world, leave_world
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
@@ -75,7 +75,7 @@ def run_id(config: AggregationTrainConfig, made: AggregationConfig, options) -> 
     config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,
                                  data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
-    return fingerprint(to_dict(config), to_dict(made), *[("file", path) for path in files if os.path.exists(path)])
+    return run_digest(files, to_dict(config), to_dict(made))
 
 
 if __name__ == "__main__":

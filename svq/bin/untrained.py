@@ -85,7 +85,7 @@ class Study:
 
     def calibration(self):
         """(B, T, F) features to calibrate on."""
-        from svq.data.stretches import calibration_features
+        from svq.data.extraction import calibration_features
 
         if self.features is None:
             o = self.options
@@ -108,7 +108,7 @@ class Study:
     def key(self, variant: Variant) -> list:
         """What the embeddings depend on beside network and list."""
         from svq.config import to_dict
-        from svq.data.stretches import digest_of
+        from svq.data.extraction import digest_of
 
         if variant.method == "float":
             return []
@@ -123,7 +123,7 @@ class Study:
         return packed_bytes(self.net, variant.config(), self.model)
 
     def row(self, variant: Variant) -> dict:
-        from svq.backend.resampled import interval
+        from svq.backend.bootstrap import interval
         from svq.evaluation.development import drifts, measure
 
         title = f"{variant.bits} bits, {variant.method}, {variant.codebook}"

@@ -44,7 +44,7 @@ def main() -> None:
 
     if options.cascade is None:
         return report(options, by_model(options, warn) | {"warnings": said})
-    from svq.cascade.verify_output import by_cascade, report_cascade
+    from svq.cascade.verifier import by_cascade, report_cascade
 
     report_cascade(options, by_cascade(options, warn) | {"warnings": said})
 
@@ -52,10 +52,10 @@ def main() -> None:
 def by_model(options, warn) -> dict:
     """What is said by one system."""
     start = time.perf_counter()
-    from svq.memory import peak_bytes
+    from svq.hardware import peak_bytes
     from svq.verifier import Verifier
 
-    verifier = Verifier.load(options.model, options.backend, options.num_threads, options.calibration, options.mean,
+    verifier = Verifier.load(options.model, options.runtime, options.num_threads, options.calibration, options.mean,
                              min_seconds=options.min_seconds, window_seconds=options.window_seconds, warn=warn)
     if verifier.calibration is None and verifier.embedder.calibration is not None:
         warn(verifier.why_uncalibrated)
@@ -96,7 +96,7 @@ def add_model_options(arguments, cascade: bool = False) -> None:
     models.add_argument("--model", required=not cascade, help="model folder, .svq, .onnx or .xml")
     if cascade:
         models.add_argument("--cascade", metavar="LADDER", help="YAML of svq.bin.cascade choose")
-    arguments.add_argument("--backend", choices=BACKENDS, help="what runs it (None: what the file is for)")
+    arguments.add_argument("--runtime", choices=BACKENDS, help="what runs it (None: what the file is for)")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are an error")
     arguments.add_argument("--window-seconds", type=float, default=60.0,
@@ -134,7 +134,7 @@ def parse_options():
         arguments.error("after the enrolment recordings and all options come -- and one test recording")
     options.test = words[-1]
     check_model_options(arguments, options)
-    for name in ("backend", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
+    for name in ("runtime", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
         if options.cascade is not None and getattr(options, name) != arguments.get_default(name):
             arguments.error(f"--{name.replace('_', '-')} is not for --cascade: the ladder says it")
     if not 0 < options.p_target < 1:

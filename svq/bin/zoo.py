@@ -24,8 +24,8 @@ def main():
     args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
     args.add_argument("--marker", default="zoo", help="name in the two lines")
     args = args.parse_args()
-    from svq.evaluation.zoo_table import markdown, measure, unexplained
-    from svq.nets.flops import frames_in
+    from svq.evaluation.operations import frames_in
+    from svq.evaluation.zoo import markdown, measure, unexplained
     from svq.report.markdown import update_file
 
     for width in args.bits:
@@ -45,8 +45,8 @@ def main():
 
 def wanted(only):
     """(name, entry) of the networks to show."""
+    from svq.evaluation.zoo import entries
     from svq.nets import ARCHITECTURES
-    from svq.nets.zoo import entries
 
     for arch in only or ():
         if arch not in ARCHITECTURES:

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from svq.backend.resampled import interval
+from svq.backend.bootstrap import interval
 from svq.bits.block_sensitivity import ALL, FLOAT, BlockRow, BlockSensitivityConfig, part_bytes, quantized_copy
 from svq.config import to_dict
-from svq.data.stretches import calibration_features, digest_of
+from svq.data.extraction import calibration_features, digest_of
 from svq.digest import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
@@ -32,6 +32,17 @@ def model_digest(folder) -> str:
         if not os.path.isfile(path):
             raise UserError(f"{path}: no such file; the folder of a model is needed")
     return fingerprint(*(("file", path) for path in files))
+
+
+def listed_of(config) -> DevelopmentList:
+    """The list that a BlockSensitivityConfig, or a config with fields of the same names, is measured on."""
+    return DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
+
+
+def store_of(config, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
+    """Where embeddings of a network of this digest are kept, in `folder`/embeddings. config: as of `listed_of`."""
+    return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
+                          config.max_seconds, config.batch_frames, config.device)
 
 
 class BlockRun:
@@ -81,16 +92,14 @@ class BlockRun:
     @property
     def listed(self) -> DevelopmentList:
         if self._listed is None:
-            c = self.config
-            self._listed = DevelopmentList(c.data, c.trials, c.max_utts, c.seed)
+            self._listed = listed_of(self.config)
         return self._listed
 
     @property
     def store(self) -> EmbeddingStore:
         if self._store is None:
-            c = self.config
-            self._store = EmbeddingStore(os.path.join(self.folder, "embeddings"), self.listed, self.model.front_end,
-                                         c.model_digest, c.input, c.max_seconds, c.batch_frames, c.device)
+            self._store = store_of(self.config, self.folder, self.listed, self.model.front_end,
+                                   self.config.model_digest)
         return self._store
 
     def layers_of(self, blocks: Iterable[str]) -> list[str]:

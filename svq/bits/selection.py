@@ -26,7 +26,7 @@ _MAX_CUTS = 200
 class SelectConfig:
     """`select` of a config: which blocks svq.bin.select leaves in float; exactly one goal.
 
-    preset: what a paper recommends (svq.bits.presets). max_eer_loss: as small a file as can be with an EER that rises by
+    preset: what a paper recommends (svq.bits.block_choice). max_eer_loss: as small a file as can be with an EER that rises by
     at most so many absolute per cent. bytes, megabytes (10^6 bytes): as little loss as can be in a packed file of at most
     that size. search: `exact` (0-1 knapsack) or `greedy` (by loss per byte, measured jointly after every step).
     cost: the loss that a size keeps low, `eer`, `mindcf` or `drift`.

@@ -1,10 +1,17 @@
-"""What an embedding costs at each rung: multiply-accumulates, bit-operations, bytes of weights.
+"""What an embedding costs at each rung, and what a cascade over a list costs, counted in several ways.
 
 Bit-operations: multiply-accumulates x bits of the weight x bits of the activation, summed over layers (Baskin et al.,
 "UNIQ: Uniform Noise Injection for Non-Uniform Quantization of Neural Networks", ACM TOCS 2021, without the term for the
 accumulator). Where only weights are quantized, activations have 32 bits. Computation without weights (attention, say)
 counts with 32 bits on the side of the weight. This is a count, not a time: a processor without low-bit arithmetic saves
 nothing of it.
+
+*Streaming*: each trial brings its own test utterance, as on a device: it is embedded at every rung that the trial
+reaches. Enrolments are there at every precision already, or are computed on demand: each utterance of a model once at
+each rung, when the first trial with that model gets there.
+
+*List*: the embeddings of a list are computed at most once for an utterance and a rung, both sides alike, as in an
+evaluation. With many trials an utterance one unsure trial is enough to embed it again, so that this saves less.
 """
 
 from __future__ import annotations
@@ -25,9 +32,8 @@ from svq.errors import UserError
 from svq.evaluation.operations import flops_by_layer, layer_bits
 from svq.models import load_model
 from svq.network import ModelConfig
-from svq.pack.nested_reading import bytes_read
+from svq.pack.nested import bytes_read, member_config
 from svq.quant.api import FLOAT_BITS
-from svq.quant.nested_members import member_config
 
 UNITS = ("macs", "bit_operations", "weight_bytes")
 _KNOTS = 9
@@ -143,3 +149,53 @@ def storage(rungs: Sequence[Rung]) -> int:
         file = packed if os.path.isdir(place) and os.path.isfile(packed) else place
         whole[file] = os.path.getsize(file) if file.endswith(".svq") else rung.bytes or packed_size(rung.model)
     return sum(whole.values())
+
+
+STREAMING, ON_DEMAND, LIST = "streaming", "on demand", "list"
+ACCOUNTINGS = (STREAMING, ON_DEMAND, LIST)
+
+
+@dataclasses.dataclass(frozen=True)
+class Counted:
+    """embeddings: (R,) how many at each rung. costs: (R, 3) their costs, in the order of UNITS."""
+
+    embeddings: np.ndarray
+    costs: np.ndarray
+
+    def total(self, unit: str) -> float:
+        return float(self.costs[:, UNITS.index(unit)].sum())
+
+    def share(self, unit: str, other: Counted) -> float:
+        """Of what `other` costs."""
+        return self.total(unit) / other.total(unit)
+
+
+def table_of(costs: list[RungCost], frames) -> np.ndarray:
+    """(R, U, 3): the cost of an embedding at each rung, of each utterance."""
+    return np.stack([cost(frames) for cost in costs])
+
+
+def count(listed, reached: np.ndarray, table: np.ndarray, accounting: str = STREAMING) -> Counted:
+    """listed: a TrialList, or what has its test, model, member and member_model. reached: (R, n) bool, which rungs each
+    trial goes through. table: (R, U, 3), see `table_of`."""
+    embeddings, costs = [], []
+    for rung, here in enumerate(reached):
+        if accounting == LIST:
+            rows = np.union1d(listed.test[here], enrolled(listed, here))
+        else:
+            rows = listed.test[here]
+            if accounting == ON_DEMAND:
+                rows = np.concatenate([rows, enrolled(listed, here)])
+        embeddings.append(len(rows))
+        costs.append(table[rung, rows].sum(axis=0))
+    return Counted(np.array(embeddings), np.array(costs))
+
+
+def enrolled(listed, here: np.ndarray) -> np.ndarray:
+    """Utterances of the models that these trials (n,) bool need, each once."""
+    return np.unique(listed.member[np.isin(listed.member_model, np.unique(listed.model[here]))])
+
+
+def per_trial(listed, table: np.ndarray, unit: str = "bit_operations") -> np.ndarray:
+    """(R, n) cost of the test utterance of each trial at each rung alone."""
+    return table[:, listed.test, UNITS.index(unit)]

@@ -1,4 +1,7 @@
-"""A cascade on a list, by replay of its rungs' scores: measures and costs beside every rung alone and chance."""
+"""A cascade on a list, by replay of its rungs' scores: measures and costs beside every rung alone and chance.
+
+Measures have intervals over speakers, and are paired with those of the last rung.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,55 @@ import dataclasses
 
 import numpy as np
 
-from svq.backend.resampled import SpeakerSamples, interval
-from svq.cascade.accounting import ACCOUNTINGS, STREAMING, Counted, count, per_trial
-from svq.cascade.cost import UNITS
-from svq.cascade.gate import pure, random_rungs, reached, settle, settled_values
-from svq.cascade.measures import MEASURES, Point, measured
+from svq.backend.bootstrap import SpeakerSamples, eer_measure, interval, min_dcf_measure
+from svq.cascade.cost import ACCOUNTINGS, STREAMING, UNITS, Counted, count, per_trial
+from svq.cascade.ladder import Operating, pure, random_rungs, reached, settle, settled_values
+
+MEASURES = ("eer", "mindcf", "actdcf", "flips", "harmful", "beneficial")
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Costs that decide: prior of a target, costs of a miss and a false alarm, and the threshold on the values.
+
+    At the threshold of an EER both error rates count the same, so actDCF is p_miss + p_fa there; minDCF keeps p_target.
+    """
+
+    p_target: float
+    c_miss: float
+    c_fa: float
+    threshold: float
+    eer: bool = False
+
+    @classmethod
+    def of(cls, operating: Operating, threshold: float) -> Point:
+        return cls(operating.p_target, operating.c_miss, operating.c_fa, threshold, operating.eer)
+
+    def act_weights(self) -> tuple[float, float]:
+        """What p_miss and p_fa at the threshold count in the normalised cost."""
+        if self.eer:
+            return 1.0, 1.0
+        miss, alarm = self.c_miss * self.p_target, self.c_fa * (1 - self.p_target)
+        return miss / min(miss, alarm), alarm / min(miss, alarm)
+
+
+def measured(samples: SpeakerSamples, values, reference, point: Point) -> np.ndarray:
+    """(1 + replicates, 6) as MEASURES: EER in per cent, two normalised costs, three shares of trials in per cent.
+
+    values: (n,) of a system on the common scale; reference: (n,) those of the last rung. A trial is accepted at or
+    above the threshold. flips: decisions other than the reference's; harmful: where that one was right.
+    """
+    target = samples.target
+    accepted, before = values >= point.threshold, reference >= point.threshold
+    wrong, flips = accepted != target, accepted != before
+    columns = [flips, flips & wrong, flips & ~wrong, wrong & target, wrong & ~target, target, np.ones(len(target))]
+    sums = samples.sums(np.stack(columns, axis=1))
+    miss, alarm = point.act_weights()
+    act = miss * sums[:, 3] / sums[:, 5] + alarm * sums[:, 4] / (sums[:, 6] - sums[:, 5])
+    least = min_dcf_measure(point.p_target, point.c_miss, point.c_fa)
+    eer, cost = samples.ranked(values, [eer_measure, least]).T
+    return np.stack([100 * eer, cost, act, *(100 * sums[:, :3] / sums[:, 6:]).T], axis=1)
+
 
 CASCADE, RANDOM, ALONE = "cascade", "random", "rung"
 _LEVELS = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
@@ -58,7 +105,7 @@ class CurvePoint:
 
 
 class Replay:
-    """The rungs' values on a list. values: (R, n) on one scale. table: (R, U, 3) of svq.cascade.accounting."""
+    """The rungs' values on a list. values: (R, n) on one scale. table: (R, U, 3) of svq.cascade.cost."""
 
     def __init__(self, listed, values, table, point: Point, names):
         self.listed, self.values, self.table, self.point, self.names = listed, values, table, point, list(names)

@@ -1,7 +1,7 @@
 """A cascade that runs: embeddings are computed when a trial needs them, once for an utterance and a rung.
 
 Nothing is batched, as where trials come one at a time. What was computed, and how long it took, goes into a log, from
-which costs are counted again (svq.cascade.log).
+which costs are counted again (svq.cascade.live_runs).
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from svq.backend.decision import Mismatch, scoring_of
+from svq.backend.calibration import Mismatch, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scores import rounded
 from svq.backend.scoring import Cosine
-from svq.cascade.gate import sure
-from svq.cascade.ladder import NONE, Ladder, Rung, load_maps, to_scale
+from svq.cascade.ladder import NONE, Ladder, Rung, load_maps, sure, to_scale
 from svq.cascade.trial_list import TrialList
 from svq.data.extraction import Utterances
 from svq.errors import UserError

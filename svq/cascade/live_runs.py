@@ -1,4 +1,9 @@
-"""What svq.bin.cascade run measured, a cascade beside its rungs alone: a table of several runs over one list."""
+"""svq.bin.cascade run: a list decided live, its log, and what several logs over one list say beside each other.
+
+A log has a line a trial and a line an embedding, from which costs are counted again. trials.tsv: enroll, test, label,
+rung (that settled it), decision, and the value at every rung, `-` where it was not needed. embeddings.tsv: rung,
+utterance, frames, read_seconds, seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,117 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+
+from svq.atomic import atomic_write, write_json
+from svq.backend.tokens import read_columns
+from svq.cascade.cost import LIST, STREAMING, UNITS, Counted, RungCost, count, rung_costs, table_of
+from svq.cascade.ladder import load_ladder, pure
+from svq.cascade.live import Embedded, LiveCascade, Settled
+from svq.cascade.trial_list import TrialList
 from svq.errors import UserError, located
+from svq.progress import progress
+
+TRIALS, EMBEDDINGS = "trials.tsv", "embeddings.tsv"
+
+
+def write_trials(folder, names: list[str], settled: Iterable[Settled]) -> None:
+    """names: of the rungs."""
+    with atomic_write(os.path.join(folder, TRIALS)) as file:
+        file.write("\t".join(["enroll", "test", "label", "rung", "decision", *names]) + "\n")
+        for one in settled:
+            before = one.rung + 1 - len(one.values)  # rungs that were left out, where one is run alone
+            values = ["-"] * before + [f"{value:.17g}" for value in one.values]
+            values += ["-"] * (len(names) - len(values))
+            file.write("\t".join([one.enroll, one.test, "target" if one.target else "nontarget", names[one.rung],
+                                  "accept" if one.accepted else "reject", *values]) + "\n")
+
+
+def write_embeddings(folder, embedded: Iterable[Embedded]) -> None:
+    with atomic_write(os.path.join(folder, EMBEDDINGS)) as file:
+        file.write("\t".join(Embedded._fields) + "\n")
+        for one in embedded:
+            file.write(f"{one.rung}\t{one.utterance}\t{one.frames}\t{one.read_seconds:.6f}\t{one.seconds:.6f}\n")
+
+
+def read_reached(folder, names: list[str]) -> np.ndarray:
+    """(R, n) bool: the rungs that each trial of trials.tsv went through. UserError for a file of another ladder."""
+    path = os.path.join(folder, TRIALS)
+    columns = _columns(path, 5 + len(names))
+    return np.stack([[value != "-" for value in columns[5 + r]] for r in range(len(names))])
+
+
+def recount(folder, names: list[str], costs: list[RungCost]) -> Counted:
+    """Of the lines of embeddings.tsv: what was really computed, each line one embedding."""
+    path = os.path.join(folder, EMBEDDINGS)
+    rungs, _, frames, *_ = _columns(path, 5)
+    number = {name: r for r, name in enumerate(names)}
+    for line, name in enumerate(rungs, 2):
+        if name not in number:
+            raise UserError(located(path, line, f"rung {name} is not in the ladder ({', '.join(names)})"))
+    which, lengths = np.array([number[name] for name in rungs]), np.array([int(text) for text in frames])
+    spent = [costs[r](lengths[which == r]).sum(axis=0) for r in range(len(names))]
+    return Counted(np.bincount(which, minlength=len(names)), np.array(spent))
+
+
+def seconds(folder, names: list[str]) -> dict[str, dict[str, float]]:
+    """By rung: embeddings, seconds of the network and of reading, added up over embeddings.tsv."""
+    rungs, _, _, read, network = _columns(os.path.join(folder, EMBEDDINGS), 5)
+    found = {name: {"embeddings": 0, "seconds": 0.0, "read_seconds": 0.0} for name in names}
+    for rung, first, second in zip(rungs, read, network):
+        found[rung]["embeddings"] += 1
+        found[rung]["read_seconds"] += float(first)
+        found[rung]["seconds"] += float(second)
+    return found
+
+
+def _columns(path: str, fields: int) -> list[list[str]]:
+    """The columns of a file of this module, without their heads."""
+    if not os.path.isfile(path):
+        raise UserError(f"{path}: no such file; svq.bin.cascade run makes it")
+    return [list(column)[1:] for column in read_columns(path, (fields,))]
+
+
+def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, only: str | None = None) -> dict:
+    """Runs the ladder in file `path` over a list; writes the log and `folder`/summary.json, which it returns."""
+    ladder, listed = load_ladder(path), TrialList(trials)
+    if only is not None and only not in ladder.names:
+        raise UserError(f"--only {only}: not a rung of {path}; it has {', '.join(ladder.names)}")
+    cascade = LiveCascade(ladder, listed, path, input, num_threads,
+                          None if only is None else ladder.names.index(only))
+    settled = list(progress(cascade, len(listed), "trials"))
+    write_trials(folder, ladder.names, settled)
+    write_embeddings(folder, cascade.embedded)
+    found = summary(folder, ladder, listed) | {
+        "only": only, "load_seconds": cascade.load_seconds, "num_threads": num_threads,
+        "accepted": float(np.mean([one.accepted for one in settled])),
+        "wrong": float(np.mean([one.accepted != one.target for one in settled]))}
+    write_json(os.path.join(folder, "summary.json"), found)
+    return found
+
+
+def summary(folder, ladder, listed) -> dict:
+    """Counted from the log: embeddings and seconds by rung, and costs as shares of the last rung's alone."""
+    names = ladder.names
+    costs = rung_costs(ladder.rungs, listed.frames)
+    table, reached = table_of(costs, listed.frames), read_reached(folder, names)
+    last = pure(len(listed), len(names), len(names) - 1)
+    computed, streaming = recount(folder, names, costs), count(listed, reached, table, STREAMING)
+    whole = {name: count(listed, last, table, name) for name in (LIST, STREAMING)}
+    took = seconds(folder, names)
+    return {
+        "list": listed.name, "trials": len(listed), "rungs": names,
+        "gates": ladder.gates(),
+        "escalation": float((reached.sum(axis=0) > 1).mean()),  # one rung alone escalates nothing
+        "settled": dict(zip(names, np.bincount(len(names) - 1 - reached[::-1].argmax(axis=0),
+                                               minlength=len(names)).tolist())),
+        "embeddings": {name: took[name]["embeddings"] for name in names},
+        "seconds": {name: took[name]["seconds"] for name in names},
+        "read_seconds": {name: took[name]["read_seconds"] for name in names},
+        "list_shares": {unit: computed.share(unit, whole[LIST]) for unit in UNITS},
+        "streaming_shares": {unit: streaming.share(unit, whole[STREAMING]) for unit in UNITS},
+    }
+
 
 HEADS = ("what ran", "escalated (%)", "embeddings", "network (s)", "of {last} alone (%)", "reading (s)",
          "bit-operations counted (%)", "wrong decisions (%)")

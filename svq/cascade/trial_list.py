@@ -6,15 +6,14 @@ import os
 
 import numpy as np
 
-from svq.backend.embeddings import Groups
 from svq.backend.scores import check_same_trials, read_scores, read_trials
-from svq.backend.speakers import trial_speakers
+from svq.backend.speakers import models_of, trial_speakers
 from svq.backend.tokens import IdIndex, read_columns
 from svq.cascade.ladder import Ladder, all_to_scale
 from svq.data.datadir import DataDir
-from svq.names import list_name
 from svq.errors import UserError
-from svq.nets.flops import frames_in
+from svq.names import list_name
+from svq.evaluation.operations import frames_in
 
 
 class TrialList:
@@ -49,14 +48,12 @@ class TrialList:
 
     def _models(self, index: IdIndex, path: str):
         """Model of each trial, numbered from 0 as they are needed; utterance and model of every enrolment."""
-        groups, found = os.path.join(self.data_dir, "enroll.spk2utt"), np.full(len(self.trials), -1)
+        groups, found = models_of(self.trials.enroll, self.data_dir)
         members, owner = np.zeros(0, np.int64), np.zeros(0, np.int64)
-        if os.path.isfile(groups):
-            read = Groups(groups)
-            found = read.index.find(self.trials.enroll).astype(np.int64)
-            kept = np.isin(read.group, found)
-            members, = index.require("speaker", path, read.members.take(kept))
-            owner = read.group[kept]
+        if groups is not None:
+            kept = np.isin(groups.group, found)
+            members, = index.require("speaker", path, groups.members.take(kept))
+            owner = groups.group[kept]
         single, = index.require("speaker", path, self.trials.enroll.take(found < 0))
         alone, place = np.unique(single, return_inverse=True)
         behind = int(owner.max(initial=-1)) + 1

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from svq.atomic import atomic_write
-from svq.backend.embeddings import Groups
 from svq.backend.scores import Trials, read_trials
+from svq.backend.speakers import MODELS, models_of
 from svq.backend.tokens import IdIndex, read_pairs
 from svq.data.datadir import DataDir, create
-from svq.data.durations import write_utt2dur
 from svq.data.reshape import choose
+from svq.data.segments import write_utt2dur
 from svq.errors import UserError, some_of
-
-MODELS = "enroll.spk2utt"
-
 
 @dataclasses.dataclass(frozen=True)
 class Speech:
@@ -77,12 +73,9 @@ def check_trials(path, data_dir) -> Tested:
     folder.wav  # a message of its own where it is missing, or recordings are cut into segments
     ids, recordings = read_pairs(folder.path / "wav.scp")
     index = IdIndex(ids, folder.path / "wav.scp")
-    enrolled, single = [], np.ones(len(trials), dtype=bool)
-    if folder.has(MODELS):
-        groups = Groups(folder.path / MODELS)
-        single = groups.index.find(trials.enroll) < 0
-        if not single.all():
-            enrolled.append(groups.members)
+    groups, place = models_of(trials.enroll, folder.path)
+    single = place < 0
+    enrolled = [] if single.all() else [groups.members]
     if single.any() and not single.all():
         raise UserError(f"{path}: {trials.enroll.take(~single)[0]} is a model of {folder.path / MODELS}, and "
                         f"{trials.enroll.take(single)[0]} is not; a list is of models or of utterances")

@@ -1,14 +1,187 @@
-"""What a compression will do, decided before anything is made: how it finetunes, and what gives layers their bits."""
+"""How a network is quantized and finetuned for a target size, decided before anything is made.
+
+The plan says how it finetunes and what gives layers their bits; the settings make the configs that the recipe's steps
+take.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
 
+import yaml
+
+from svq.atomic import atomic_write
 from svq.compression.inputs import Speech
-from svq.compression.settings import Settings, fitting
+from svq.config import check_choices, from_dict
 from svq.errors import UserError
+
+# torch, which takes seconds to load, is imported where a network is looked at.
+METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
+CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
+CALIBRATION_SECONDS = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the user may choose.
+
+    target_bytes: of the packed file, at most. utterances: that there are to calibrate and finetune on. finetune: what
+    the quantized network learns. candidates: bits to choose from; none: 1 to 8, and 1 neither without calibration and
+    finetuning, for rounding to one bit destroys a network, nor for `integer`, which has no such grid.
+    method, per_channel: see svq.quant.QuantConfig; per_channel None is not decided yet.
+    steps: of finetuning, about, for there are whole epochs; `epochs` above 0 goes before it.
+    """
+
+    target_bytes: int
+    utterances: int
+    finetune: Literal["none", "embedding", "labels"] = "embedding"
+    calibrate: bool = True
+    method: str = "kmqat"
+    per_channel: bool | None = None
+    candidates: tuple[int, ...] = ()
+    calibration_utts: int = 128
+    steps: int = 400
+    epochs: int = 0
+    lr: float = 3e-4
+    crop_seconds: float = 1.5
+    batch_size: int = 32
+    margin: float = 0.2
+    seed: int = 1
+    num_threads: int = 2
+
+    def __post_init__(self):
+        check_choices(self)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether the quantized network is looked at on speech at all."""
+        return self.calibrate or self.finetune != "none"
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        lowest = 1 if self.fitted and self.method != "integer" else 2
+        return tuple(sorted(set(self.candidates or (bits for bits in CANDIDATES if bits >= lowest))))
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The steps that are taken; each is a folder of its own."""
+        return ("rounded", *["calibrated"] * self.calibrate, *["finetuned"] * (self.finetune != "none"))
+
+    @property
+    def reserve(self) -> int:
+        """Bytes of the target that are left free: a batch norm may move out of what half precision holds."""
+        return self.target_bytes // 1000 if self.fitted else 0
+
+    def quant(self) -> dict:
+        """The `quant` part of the configs."""
+        found = {"method": self.method, "per_channel": self.per_channel is not False}
+        if self.method == "integer":
+            found |= {"scheme": "affine", "range": "mse"}
+        elif 1 in self.bits:
+            found["binary"] = "adaptive"
+        return found
+
+    def tree(self, step: str) -> dict:
+        """The config of a step; nothing about the model, which is given. That of `rounded` also allocates the bits."""
+        found = {"quant": self.quant(), "seed": self.seed, "num_threads": self.num_threads}
+        if step == "rounded":
+            found["allocate"] = {"candidates": list(self.bits), "bytes": self.target_bytes, "reserve": self.reserve}
+        if step == "calibrated":
+            found["ptq"] = {"calibrate": True, "utterances": self.calibration_utts, "crop_seconds": CALIBRATION_SECONDS}
+        if step == "finetuned":
+            found |= self._finetuning()
+        return found
+
+    def _finetuning(self) -> dict:
+        """How svq.bin.train is to train. A calibrated network that learns embeddings alone starts so near to them that
+        the statistics of single batches, and weights that decay, would lead it away."""
+        batch, near = min(self.batch_size, self.utterances), self.calibrate and self.finetune == "embedding"
+        found = {
+            "data": {"input": "wav", "crop_seconds": self.crop_seconds, "num_workers": 1},
+            "schedule": {"lr": self.lr, "final_lr": self.lr / (10 if near else 100), "warmup_epochs": 0.2,
+                         "decay": "exponential", "margin": self.margin, "margin_start_epoch": 0,
+                         "margin_full_epoch": 0},
+            "optimizer": {"name": "adamw", "weight_decay": 0.0 if near else 0.05, "scale_lr": 0.1},
+            "scale": 32, "epochs": self.epochs or max(1, round(self.steps / (self.utterances // batch))),
+            "batch_size": batch, "average": 1,
+            "distill": {"embedding_weight": 10.0, "label_weight": 1.0 if self.finetune == "labels" else 0.0},
+        }
+        return found | ({"freeze_batch_norm": True} if near else {})
+
+    def check(self) -> None:
+        """UserError for a value out of range."""
+        from svq.train.config import TrainConfig
+
+        if self.method == "integer" and 1 in self.bits:
+            raise UserError("--candidates: method integer quantizes to 2 bits or more; leave 1 out")
+        for step in self.made:
+            from_dict(self.tree(step), TrainConfig, "compress")
+
+
+def most_utterances(steps: int, epochs: int, batch_size: int) -> int | None:
+    """How many recordings `steps` steps of finetuning see at most; None: any number, where epochs are given."""
+    for name, value, lowest in (("steps", steps, 1), ("epochs", epochs, 0), ("batch-size", batch_size, 1)):
+        if value < lowest:
+            raise UserError(f"--{name} {value}: must be at least {lowest}")
+    return None if epochs else steps * batch_size
+
+
+def target_bytes(megabytes: str) -> int:
+    """10^6 bytes, exactly as written in decimal; UserError unless positive."""
+    try:
+        size = int(Fraction(megabytes) * 10**6)
+    except (ValueError, ZeroDivisionError):
+        size = 0
+    if size < 1:
+        raise UserError(f"--target-mb {megabytes}: must be a positive number, in 10^6 bytes")
+    return size
+
+
+def fitting(net, model, settings: Settings) -> Settings:
+    """`settings` with `per_channel` decided: fitted to speech a codebook for each layer does as well as one for each
+    channel, which plain rounding gets where the target has room for them.
+
+    net: the float network. model: its ModelConfig. UserError where no packed file can be as small, or the float
+    network is no larger.
+    """
+    from svq.pack.file import packed_bytes
+    from svq.quant import QuantConfig
+
+    target = settings.target_bytes
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
+    if target >= whole:
+        raise UserError(f"--target-mb: {target:,} bytes have room for the float network, {whole:,} bytes: nothing is "
+                        "to be compressed; lower the target")
+    lowest = settings.bits[0]
+    either = (False,) if settings.fitted else (True, False)
+    for per_channel in either if settings.per_channel is None else (settings.per_channel,):
+        settings = dataclasses.replace(settings, per_channel=per_channel)
+        quant = from_dict(settings.quant(), QuantConfig, "compress", "quant.")
+        smallest = packed_bytes(net, dataclasses.replace(quant, bits=lowest), model) + settings.reserve
+        if smallest <= target:
+            return settings
+    finer = "; with --calibrate true, 1 bit is possible" if not settings.fitted and settings.method != "integer" else ""
+    raise UserError(f"--target-mb: a file of {target:,} bytes cannot be met: the smallest, with {lowest} bits for "
+                    f"every layer, has {smallest:,} bytes; raise the target to {-(-smallest // 10**4) / 100:g}"
+                    f"{finer if lowest > 1 else ''}")
+
+
+def config_path(folder, step: str) -> Path:
+    """Where the config of a step lies in the folder of a compression."""
+    return Path(folder) / "conf" / f"{step}.yaml"
+
+
+def write_settings(folder, settings: Settings) -> None:
+    """Writes the configs of all steps; their values are checked where they are read."""
+    for step in settings.made:
+        with atomic_write(config_path(folder, step)) as file:
+            file.write("# Written by steps/compress.sh.\n")
+            yaml.safe_dump(settings.tree(step), file, sort_keys=False, default_flow_style=None, width=110)
 
 
 @dataclasses.dataclass(frozen=True)

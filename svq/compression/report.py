@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from svq.backend import metrics
+from svq.backend.bootstrap import EerInterval, interval
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
-from svq.backend.speakers import EerInterval, interval
 from svq.bits.table import read_bits
-from svq.compression.settings import config_path
+from svq.compression.plan import config_path
 from svq.draw.tables import markdown_table
 from svq.errors import UserError
 from svq.report.collect import read_summary

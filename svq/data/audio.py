@@ -1,9 +1,7 @@
 """Recordings from files, `ark:offset` and `command |`, at any rate, as mono float32.
 
-Relative paths are relative to the current folder, as in Kaldi. WAVs of 16-bit integers or 32-bit floats (all that
-utils/copy_wav.sh writes) are read by a seek; libsndfile reads the rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files
-that it does not know go through SoX, then ffmpeg. Every failure is a UserError that begins with the extended file
-name.
+Relative paths are relative to the current folder, as in Kaldi. Every failure is a UserError that begins with the
+extended file name. How files are opened is in svq/data/sources.py.
 
 Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. What is louder was never scaled to [-1, 1], and
 nobody can know how it was scaled, so it is an error.
@@ -13,376 +11,34 @@ given, they are averaged, and it is an error if that destroys them.
 
 Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
 whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
+
+How much of a recording is sound at all is the check that a network cannot make: it gives an embedding of anything, of
+digital silence too, and two silences are alike: their cosine is near 1. This is no voice activity detector; what is
+louder than SILENCE_DB may be noise.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 import os
-import re
-import shutil
-import signal
-import struct
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
 
-from svq.data.pcm16 import as_float32
 from svq.data.rxfilename import Rx, parse
-from svq.data.sounding import require_sound
-from svq.data.wavfile import read_header
+from svq.data.sources import Info, Mono, Samples, Unreadable, naming, open_recording, probe_pipe, share_of
 from svq.errors import UserError
 
-PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
-LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
-RATES = (1_000, 768_000)  # samples a second: no recording of speech has fewer, and no recorder more
-CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it is an error
-
-_SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
-_RESCALE = "scale it to [-1, 1] first: 16-bit integers are divided by 32768"
-
-# What share of their power the average of N channels keeps: all of it where they are alike, 1/N where they have nothing
-# to do with each other (or one alone has sound), nothing where they cancel each other.
-LEAST_SHARE = 0.25  # times 1/N
-ALIKE_SHARE = 0.75
-_BLOCK_FRAMES = 1 << 20  # of a recording whose channels are compared
-
-
-@dataclass(frozen=True)
-class Info:
-    """rate in Hz, channels, frames (samples per channel)."""
-
-    rate: int
-    channels: int
-    frames: int
-
-    @property
-    def seconds(self) -> float:
-        return self.frames / self.rate
-
-
-class _Unreadable(Exception):
-    """Why a recording cannot be read; `_naming` puts its name before it."""
-
-
-# ---- sources: an open recording with .info and .read(start, count) -> (count, channels) float32
-
-
-class _Wav:
-    def __init__(self, file, header):
-        self.file, self.data_start, self.dtype = file, header.data_start, np.dtype(header.dtype)
-        self.info = Info(header.rate, header.channels, header.frames)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        frame = self.dtype.itemsize * self.info.channels
-        self.file.seek(self.data_start + frame * start)
-        data = self.file.read(frame * count)
-        if len(data) < frame * count:
-            raise _Unreadable("the file ends before its last sample")
-        return as_float32(np.frombuffer(data, self.dtype).reshape(-1, self.info.channels))
-
-
-class _Samples:
-    """Samples (frames, channels) float32 that are in memory."""
-
-    def __init__(self, samples: np.ndarray, rate: int):
-        self.samples, self.info = samples, Info(rate, samples.shape[1], len(samples))
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        return self.samples[start : start + count]
-
-
-class _SoundFile:
-    def __init__(self, sound):
-        self.sound = sound
-        self.info = Info(sound.samplerate, sound.channels, sound.frames)
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        import soundfile
-
-        try:
-            if start != self.sound.tell():
-                self.sound.seek(start)
-            samples = self.sound.read(count, dtype="float32", always_2d=True)
-        except soundfile.LibsndfileError as error:
-            raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
-        if len(samples) < count:
-            raise _Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
-        return samples
-
-
-class _Mono:
-    """One channel of another source's samples (count,), checked.
-
-    share: gives what share of their power the average of all its channels keeps. channel: take this one, from 0, of
-    several; None: their average. any_scale: whatever their peak is. alike: the channels must be alike to be averaged.
-    """
-
-    def __init__(self, source, share: Callable[[], float], channel: int | None = None, any_scale: bool = False,
-                 alike: bool = False):
-        if not RATES[0] <= source.info.rate <= RATES[1]:
-            raise _Unreadable(f"{source.info.rate} samples a second, outside {RATES[0]} to {RATES[1]}: mend its header")
-        self.source, self.info, self.share = source, source.info, share
-        self.channel, self.any_scale, self.alike = channel, any_scale, alike
-        self.compared = self.info.channels == 1 or channel is not None
-        if self.info.channels == 1:
-            self.channel = 0
-        elif channel is not None and channel >= self.info.channels:
-            raise _Unreadable(f"has only {self.info.channels} channels; mend reco2file_and_channel")
-
-    def read(self, start: int, count: int) -> np.ndarray:
-        samples = self.source.read(start, count)
-        peak = float(np.abs(samples).max(initial=0.0))
-        if not math.isfinite(peak):
-            raise _Unreadable("holds NaN or infinite samples")
-        if peak > LIMIT and not self.any_scale:
-            raise _Unreadable(f"holds samples beyond {LIMIT:g}, and full scale is 1; {_RESCALE}")
-        if self.channel is not None:
-            return np.ascontiguousarray(samples[:, self.channel])
-        if not self.compared:
-            whole = len(samples) == self.info.frames
-            self._require_share(_share(_Samples(samples, self.info.rate)) if whole else self.share())
-            self.compared = True
-        return samples.mean(axis=1, dtype=np.float32)
-
-    def _require_share(self, share: float) -> None:
-        count = self.info.channels
-        if share * count < LEAST_SHARE:
-            raise _Unreadable(f"its {count} channels cancel each other: their average keeps {100 * share:.2g} % of "
-                              "their power; take one, `sox IN OUT remix 1`, or name it in reco2file_and_channel")
-        if self.alike and share < ALIKE_SHARE:
-            raise _Unreadable(f"its {count} channels differ, as those of a call: their average keeps {100 * share:.2g} "
-                              "% of their power; name the one of each recording in reco2file_and_channel")
-
-
-def _share(source) -> float:
-    """What share of the power of a source's channels their average keeps, of the whole recording; 1 if it is silent."""
-    kept = power = 0.0
-    for start in range(0, source.info.frames, _BLOCK_FRAMES):
-        samples = source.read(start, min(_BLOCK_FRAMES, source.info.frames - start))
-        power += float(np.square(samples, dtype=np.float64).sum()) / source.info.channels
-        kept += float(np.square(samples.mean(axis=1, dtype=np.float64)).sum())
-    return kept / power if power else 1.0
-
-
-@lru_cache(maxsize=1 << 16)
-def _share_of_file(rx: Rx, size: int, changed: int) -> float:
-    """`_share` of a file of that size and time of change: asked of every part that is read, computed once."""
-    with contextlib.ExitStack() as stack:
-        return _share(_from_place(rx, stack))
-
-
-def _wav_or_none(file, size: int, offset: int):
-    """(source, header) of a WAV at `offset`: source is None where libsndfile must read it."""
-    header = read_header(file, size, offset)
-    if header is None:
-        return None, None
-    if not header.complete:
-        raise _Unreadable("cut short: the WAV header promises more samples than there are")
-    if header.streamed and offset:
-        raise _Unreadable("the WAV in this archive does not say its length")
-    return (_Wav(file, header) if header.dtype else None), header
-
-
-def _sound(file, stack):
-    import soundfile
-
-    try:
-        sound = stack.enter_context(soundfile.SoundFile(file))
-    except soundfile.LibsndfileError as error:
-        raise _Unreadable(str(error.error_string).strip().rstrip(".")) from None
-    if not sound.seekable():  # GSM and the like: libsndfile cannot even say how long it is; SoX can
-        raise _Unreadable("a format in which it cannot seek")
-    return _SoundFile(sound)
-
-
-def _from_bytes(data: bytes, stack):
-    """A source for the whole of a recording that is in memory."""
-    if not data:
-        raise _Unreadable("no audio at all")
-    source, header = _wav_or_none(io.BytesIO(data), len(data), 0)
-    if source is not None:
-        return source
-    if header is not None and header.streamed:  # say the length that the writer could not know
-        data = bytearray(data)
-        size = len(data) - header.data_start
-        data[4:8] = struct.pack("<I", len(data) - 8)
-        data[header.data_start - 4 : header.data_start] = struct.pack("<I", size)
-    return _sound(io.BytesIO(data), stack)
-
-
-def _from_offset(rx: Rx, stack):
-    file = stack.enter_context(open(rx.path, "rb"))
-    size = os.fstat(file.fileno()).st_size
-    if rx.offset >= size:
-        raise _Unreadable(f"the archive ends at byte {size}")
-    source, header = _wav_or_none(file, size, rx.offset)
-    if source is not None:
-        return source
-    file.seek(rx.offset)
-    if header is not None:
-        block = header.channels * header.bits // 8
-        return _sound(io.BytesIO(file.read(header.data_start + header.frames * block - rx.offset)), stack)
-    mark = file.read(6)
-    if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
-        length = int.from_bytes(file.read(mark[5]), "little")
-        return _from_bytes(file.read(length), stack)
-    raise _Unreadable("no WAV begins at this offset")
-
-
-def _from_file(rx: Rx, stack):
-    file = stack.enter_context(open(rx.path, "rb"))
-    size = os.fstat(file.fileno()).st_size
-    if size == 0:
-        raise _Unreadable("the file is empty")
-    source, header = _wav_or_none(file, size, 0)
-    if source is not None:
-        return source
-    if header is not None and header.streamed:
-        file.seek(0)
-        return _from_bytes(file.read(), stack)
-    try:
-        return _sound(rx.path, stack)
-    except _Unreadable as error:
-        return _from_bytes(_convert(rx.path, str(error)), stack)
-
-
-def _convert(path: str, why: str) -> bytes:
-    """The recording as a 16-bit WAV through SoX or ffmpeg, whichever reads it. No shell, no file name patterns."""
-    said = [f"libsndfile: {why}"]
-    extension = os.path.splitext(path)[1][1:].lower()
-    commands = [["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-c:a", "pcm_s16le", "-f", "wav", "-"]]
-    if extension:  # SoX goes by it; reading standard input, it cannot take the name for a pattern or an option
-        commands.insert(0, ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
-    for command in commands:
-        tool = command[0]
-        if shutil.which(tool) is None:
-            said.append(f"{tool}: not installed")
-            continue
-        with open(path, "rb") as file:
-            done = subprocess.run(command, stdin=file, capture_output=True)
-        if done.returncode == 0 and done.stdout:
-            return done.stdout
-        said.append(f"{tool}: {_last_line(done.stderr) or f'exit status {done.returncode}'}")
-    raise _Unreadable(f"not a recording, or cut short, or of an unknown format; give a WAV or FLAC ({'; '.join(said)})")
-
-
-def _last_line(stderr: bytes) -> str:
-    lines = [line.strip() for line in stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    return lines[-1][-200:] if lines else ""
-
-
-# ---- pipes
-
-
-def _start(command: str, stderr=subprocess.PIPE) -> subprocess.Popen:
-    # wav.scp commands are shell commands by Kaldi's definition of the file; whoever writes one writes a script.
-    return subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        start_new_session=True,
-    )
-
-
-def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
-    # 141: a writer stopped by SIGPIPE because its reader had all that it wanted and ended well.
-    if status not in (0, 128 + signal.SIGPIPE):
-        raise _Unreadable(f"the command ended with status {status}: {_last_line(stderr) or 'it said nothing'}")
-    if not out:
-        raise _Unreadable(f"the command gave no audio: {_last_line(stderr) or 'it said nothing'}")
-    return out
-
-
-def _from_place(rx: Rx, stack):
-    return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
-
-
-def _from_pipe(command: str, stack):
-    """(source, the bytes that it reads)."""
-    process = _start(command)
-    out, err = process.communicate()
-    data = _checked_output(process.returncode, out, err)
-    source = _from_bytes(data, stack)
-    # SoX computes in integers: it cuts off float samples beyond full scale as it reads them, and its status is 0.
-    clipped = sum(map(int, _SOX_CLIPPED.findall(err)))
-    if clipped > CLIPPED_SHARE * source.info.frames * source.info.channels:
-        raise _Unreadable(f"SoX cut off {clipped} of the samples that it read, beyond full scale; {_RESCALE}")
-    return source, data
-
-
-def _stop(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def _probe_pipe(command: str, stack) -> None:
-    """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
-    stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
-    process = stack.enter_context(_start(command, stderr))
-    stack.callback(_stop, process)  # before its own exit, which waits for it
-    head = process.stdout.read(PROBE_BYTES)
-    if len(head) == PROBE_BYTES:
-        header = read_header(io.BytesIO(head), len(head), 0)
-        if header is not None and header.frames > 0:
-            return
-    rest = process.stdout.read()
-    process.wait()
-    stderr.seek(0)
-    _require_samples(_from_bytes(_checked_output(process.returncode, head + rest, stderr.read()), stack).info)
-
-
-# ---- what others call
-
-
-@contextlib.contextmanager
-def _naming(rxfilename: str | Rx):
-    try:
-        yield
-    except _Unreadable as error:
-        raise UserError(f"{rxfilename}: {error}") from None
-    except OSError as error:
-        raise UserError(f"{rxfilename}: {(error.strerror or str(error)).lower()}") from None
-    except UserError as error:
-        raise UserError(f"{rxfilename}: {error}") from None
-
-
-def _open(rxfilename: str | Rx, stack, **how) -> _Mono:
-    """how: `any_scale` and `alike` of `_Mono`."""
-    rx = parse(rxfilename)
-    if rx.kind == "pipe":
-        source, data = _from_pipe(rx.path, stack)
-
-        def share() -> float:
-            return _share(_from_bytes(data, stack))
-    else:
-        source = _from_place(rx, stack)
-
-        def share() -> float:
-            found = os.stat(rx.path)
-            return _share_of_file(rx, found.st_size, found.st_mtime_ns)
-
-    _require_samples(source.info)
-    return _Mono(source, share, rx.channel, **how)
-
-
-def _require_samples(found: Info) -> None:
-    if found.frames <= 0:
-        raise _Unreadable("no samples in it")
+SILENCE_DB = -80.0  # under a full-scale square wave: 3 steps of a 16-bit sample. Quiet rooms are at -70 and above.
+BLOCK_SECONDS = 0.01
 
 
 def info(rxfilename: str | Rx) -> Info:
     """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
-    with _naming(rxfilename), contextlib.ExitStack() as stack:
-        return _open(rxfilename, stack).info
+    with naming(rxfilename), contextlib.ExitStack() as stack:
+        return open_recording(rxfilename, stack).info
 
 
 def duration(rxfilename: str | Rx) -> float:
@@ -395,12 +51,12 @@ def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> No
 
     Without `decode`, files cost a header, and pipes are stopped after their first 64 kB. alike: as in `load`.
     """
-    with _naming(rxfilename), contextlib.ExitStack() as stack:
+    with naming(rxfilename), contextlib.ExitStack() as stack:
         rx = parse(rxfilename)
         if rx.kind == "pipe" and not decode:
-            _probe_pipe(rx.path, stack)
+            probe_pipe(rx.path, stack)
             return
-        recording = _open(rxfilename, stack, alike=alike)
+        recording = open_recording(rxfilename, stack, alike=alike)
         if not decode:
             recording.source.read(0, 1)
             return
@@ -418,13 +74,13 @@ def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: f
     beyond LIMIT, or if the channels to be averaged cancel each other. any_scale: no LIMIT, for who scales the recording
     by itself. alike: UserError, too, where the channels to be averaged are not alike, such as those of a call.
     """
-    with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _open(rxfilename, stack, any_scale=any_scale, alike=alike)
+    with naming(rxfilename), contextlib.ExitStack() as stack:
+        source = open_recording(rxfilename, stack, any_scale=any_scale, alike=alike)
         total = _length(source.info, rate)
         first = round(start * rate)
         last = total if seconds is None else min(total, first + round(seconds * rate))
         if first < 0 or first >= total:
-            raise _Unreadable(f"there is no sample at {start:g} s: it lasts {source.info.seconds:g} s")
+            raise Unreadable(f"there is no sample at {start:g} s: it lasts {source.info.seconds:g} s")
         return _part(source, rate, first, last)
 
 
@@ -434,8 +90,8 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndar
     One window at a time is in memory; of a pipe, and of what SoX or ffmpeg has to read, also the recording as it
     comes from there. UserError as in `load`, at the latest when the window is reached that cannot be read.
     """
-    with _naming(rxfilename), contextlib.ExitStack() as stack:
-        source = _open(rxfilename, stack)
+    with naming(rxfilename), contextlib.ExitStack() as stack:
+        source = open_recording(rxfilename, stack)
         total = _length(source.info, rate)
         count = -(-total // max(1, round(seconds * rate))) if seconds else 1
         for i in range(count):
@@ -447,9 +103,9 @@ def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
 
     UserError as in `load`.
     """
-    with _naming("the samples"):
-        held = _Samples(samples.reshape(len(samples), -1), own_rate)
-        source = _Mono(held, lambda: _share(held))
+    with naming("the samples"):
+        held = Samples(samples.reshape(len(samples), -1), own_rate)
+        source = Mono(held, lambda: share_of(held))
         return _part(source, rate, 0, _length(source.info, rate))
 
 
@@ -458,7 +114,7 @@ def _length(found: Info, rate: int) -> int:
     return -(-found.frames * rate // found.rate)
 
 
-def _part(source: _Mono, rate: int, first: int, last: int) -> np.ndarray:
+def _part(source: Mono, rate: int, first: int, last: int) -> np.ndarray:
     """Samples [first, last) at `rate` Hz, mono."""
     common = math.gcd(rate, source.info.rate)
     up, down = rate // common, source.info.rate // common
@@ -476,7 +132,7 @@ def _lowpass(up: int, down: int) -> np.ndarray:
     return firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
 
 
-def _resampled_part(source: _Mono, first: int, last: int, up: int, down: int) -> np.ndarray:
+def _resampled_part(source: Mono, first: int, last: int, up: int, down: int) -> np.ndarray:
     """Output samples [first, last): reads only the input under the filter, from a place where the phase is 0."""
     from scipy.signal import resample_poly
 
@@ -487,3 +143,63 @@ def _resampled_part(source: _Mono, first: int, last: int, up: int, down: int) ->
     offset = begin // down * up
     out = resample_poly(samples, up, down, window=_lowpass(up, down))[first - offset : last - offset]
     return np.ascontiguousarray(out, dtype=np.float32)
+
+
+def name_of(recording) -> str:
+    """What messages call it."""
+    return "the samples" if isinstance(recording, np.ndarray) else str(recording)
+
+
+def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None) -> Iterator[np.ndarray]:
+    """Mono float32 (T,) at `rate` Hz: the recording in equal consecutive windows of at most `seconds`; 0: in one.
+
+    recording: a file name (of a file, whatever it looks like), an `Rx` (a file, an offset into an archive, a command),
+    or samples (T,) or (T, channels), floats in [-1, 1] or signed integers, at `own_rate` Hz (None: at `rate`).
+    Raises UserError that names it.
+    """
+    if not isinstance(recording, np.ndarray):
+        rx = recording if isinstance(recording, Rx) else Rx("file", os.fspath(recording))
+        yield from windows(rx, rate, seconds)
+        return
+    samples = at_rate(_as_floats(recording), rate if own_rate is None else own_rate, rate)
+    longest = max(1, round(seconds * rate)) if seconds else len(samples)
+    yield from np.array_split(samples, -(-len(samples) // longest))
+
+
+def _as_floats(samples: np.ndarray) -> np.ndarray:
+    """(T,) or (T, channels) float32; UserError for an array that is not a recording."""
+    if samples.ndim not in (1, 2) or not samples.size or samples.dtype.kind not in "fi":
+        raise UserError(f"the samples: an array {samples.shape} of {samples.dtype} is no recording; give (T,) or "
+                        "(T, channels) floats in [-1, 1] or signed integers")
+    if samples.dtype.kind == "i":
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    samples = samples.astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise UserError("the samples: NaN or infinite values among them; record again")
+    return samples
+
+
+def sounding_seconds(samples: np.ndarray, rate: int) -> float:
+    """Seconds of mono `samples` (T,), full scale 1, at `rate` Hz, that are louder than SILENCE_DB.
+
+    The level is that of 10 ms, without the constant part of all the samples: a microphone's offset is no sound.
+    """
+    if not len(samples):
+        return 0.0
+    block = max(1, round(BLOCK_SECONDS * rate))
+    energy = np.square(samples - samples.mean(dtype=np.float64), dtype=np.float64)
+    starts = np.arange(0, len(samples), block)
+    lengths = np.diff(np.append(starts, len(samples)))
+    loud = np.add.reduceat(energy, starts) > 10 ** (SILENCE_DB / 10) * lengths
+    return float(lengths[loud].sum() / rate)
+
+
+def silence(seconds: float) -> str:
+    """What is said of a recording, or a part of one, that has no sound in so many seconds."""
+    return f"silence: nothing in its {seconds:.3g} s is above {SILENCE_DB:g} dBFS; record it again or leave it out"
+
+
+def require_sound(name, samples: np.ndarray, rate: int) -> None:
+    """UserError that begins with `name` where `sounding_seconds` finds nothing: its embedding would mean nothing."""
+    if not sounding_seconds(samples, rate):
+        raise UserError(f"{name}: {silence(len(samples) / rate)}")

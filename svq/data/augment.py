@@ -18,8 +18,8 @@ from scipy.signal import fftconvolve
 
 from svq.data import audio
 from svq.data.datadir import DataDir
-from svq.data.pcm16 import as_float32, as_int16
 from svq.data.table import Table
+from svq.data.wavfile import as_float32, as_int16
 from svq.errors import UserError
 
 CATEGORIES = ("noise", "music", "speech")

@@ -1,4 +1,4 @@
-"""Utterances in, embeddings out.
+"""Utterances in, embeddings out; and a few stretches of speech that say what goes through a network.
 
 Only utterances of exactly the same number of frames share a batch. Nothing is
 padded, so an embedding cannot depend on its neighbours in the batch.
@@ -6,6 +6,7 @@ padded, so an embedding cannot depend on its neighbours in the batch.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Iterable, Iterator
 
 import numpy as np
@@ -14,10 +15,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from svq.data import audio
+from svq.data.audio import require_sound
 from svq.data.datadir import DataDir
 from svq.data.features import job_slice, read_matrix
 from svq.data.frontend import FrontEnd, check_stored, takes_stored
-from svq.data.sounding import require_sound
 from svq.errors import UserError
 
 
@@ -187,3 +188,36 @@ def embed_exported(embedder, utterances: Utterances,
 def _finite(keys: list[str], vectors: np.ndarray, length: str) -> Iterator[tuple[str, np.ndarray | UserError]]:
     for key, vector in zip(keys, vectors):
         yield key, vector if np.isfinite(vector).all() else UserError(f"its embedding is not finite ({length})")
+
+
+_CHOICE = 5  # keeps this random stream apart from those of crops, batch orders and probes
+
+
+def calibration_features(data_dir, front_end, utterances: int = 64, crop_seconds: float = 3.0, seed: int = 1,
+                         input: str = "auto") -> torch.Tensor:
+    """(B, T, F) float32: of B = `utterances` of a data directory (all where it has fewer) one stretch each.
+
+    Which ones and where they begin depends on `seed` alone. The features are those of extraction, normalised over the
+    whole utterance; one that is shorter than `crop_seconds` is repeated. UserError naming an utterance that cannot be
+    read.
+    """
+    source = Utterances(data_dir, front_end, input)
+    rng = np.random.default_rng([_CHOICE, seed])
+    source.order = rng.permutation(len(source))[:utterances]
+    frames = max(1, source.front_end.bank.num_frames(round(crop_seconds * front_end.rate)))
+    crops = []
+    for key, feats in source:
+        if isinstance(feats, UserError):
+            raise UserError(f"{data_dir}: {key}: {feats}")
+        if len(feats) < frames:
+            feats = feats.repeat(-(-frames // len(feats)), 1)
+        start = int(rng.integers(len(feats) - frames + 1))
+        crops.append(feats[start : start + frames])
+    if not crops:
+        raise UserError(f"{data_dir}: no utterances; give a data directory that has some")
+    return torch.stack(crops)
+
+
+def digest_of(feats: torch.Tensor) -> str:
+    """Of the values of features, wherever they were read."""
+    return hashlib.blake2b(feats.numpy().tobytes(), digest_size=16).hexdigest()

@@ -14,8 +14,7 @@ import torch
 from torch import nn
 
 from svq.config import check_choices, to_dict
-from svq.data.fbank import INT16_SCALE, PREEMPHASIS, Fbank, mean_normalize
-from svq.data.stft_fbank import ClovaFbank, SpeechBrainFbank
+from svq.data.fbank import INT16_SCALE, PREEMPHASIS, ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 

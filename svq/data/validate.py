@@ -9,8 +9,16 @@ from itertools import islice
 import numpy as np
 
 from svq.data import audio, stored
-from svq.data.channels import Recordings, wrong_lines
-from svq.data.datadir import MAY_BE_BLANK, DataDir, index_speakers, is_trials, keyed_by, spk2utt_blocks
+from svq.data.datadir import (
+    MAY_BE_BLANK,
+    DataDir,
+    Recordings,
+    index_speakers,
+    is_trials,
+    keyed_by,
+    spk2utt_blocks,
+    wrong_lines,
+)
 from svq.data.segments import FORM, is_span
 from svq.data.table import Table, find
 from svq.errors import UserError, located

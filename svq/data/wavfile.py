@@ -1,9 +1,14 @@
-"""The RIFF/WAVE header, read without touching the samples: so that a segment costs one seek and one read."""
+"""WAV files: the header, read without touching the samples, and float samples as 16-bit integers.
+
+So a segment costs one seek and one read, and half the bytes on disk and in memory where nothing is lost by it.
+"""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+
+import numpy as np
 
 from svq.errors import UserError
 
@@ -78,3 +83,20 @@ def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
     streamed = length >= _UNKNOWN or (length == 0 and present >= block)
     frames = (present if streamed else min(length, present)) // block
     return WavHeader(rate, channels, bits, format_, at, frames, streamed or length <= present, streamed)
+
+
+STEPS = np.float32(32768)  # of a 16-bit sample between 0 and full scale
+
+
+def as_int16(samples: np.ndarray) -> np.ndarray | None:
+    """The int16 samples that are `samples` (any shape, float32) times 32768; None where no 16 bits hold one of them."""
+    scaled = samples * STEPS
+    if not np.all((scaled >= -32768) & (scaled <= 32767)):
+        return None
+    whole = scaled.astype("<i2")
+    return whole if np.array_equal(whole, scaled) else None
+
+
+def as_float32(samples: np.ndarray) -> np.ndarray:
+    """The float32 samples that `as_int16` was given; of float samples a copy."""
+    return samples / STEPS if samples.dtype.kind == "i" else samples.astype(np.float32)

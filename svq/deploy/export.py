@@ -15,12 +15,9 @@ from torch import nn
 
 from svq.atomic import atomic_path
 from svq.deploy.extras import require
-from svq.deploy.graph_front_end import GraphFrontEnd
-from svq.deploy.graph_layers import LayerNode, initializer, layer_nodes
-from svq.deploy.int8 import Int8Config, dynamic_int8, static_int8
+from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
+from svq.deploy.int8 import Int8Config, Snapped, dynamic_int8, snap, static_int8
 from svq.deploy.metadata import KEY, Metadata
-from svq.deploy.snapping import Snapped, snap
-from svq.deploy.tracing import EXAMPLE_FRAMES, to_onnx
 from svq.errors import UserError, some_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules

@@ -19,9 +19,10 @@ from typing import Literal
 import numpy as np
 
 from svq.config import check_choices
+from svq.data.extraction import Utterances
 from svq.deploy.extras import require
-from svq.deploy.graph_layers import LAYER_TYPES, LayerNode, module_of
-from svq.deploy.snapping import Snapped
+from svq.deploy.graph import LAYER_TYPES, LayerNode, module_of
+from svq.errors import UserError
 
 QUANTIZED_TYPES = (*LAYER_TYPES, "Add")
 
@@ -163,3 +164,92 @@ def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str
         _quietly(tools.quantize_dynamic)(source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
                                nodes_to_quantize=chosen, weight_type=tools.QuantType.QInt8)
         return onnx.load(target)
+
+
+LARGEST = 127  # of the integers; -128 is left out, as symmetric kernels do
+
+
+@dataclass(frozen=True)
+class Snapped:
+    """Steps (C,), one for each output channel, above 0, of a layer's weight with its batch norm folded in.
+
+    error: largest distance of a level to its integer's multiple, in steps (at most 0.5); of weights that are no
+    codebook's the same is said of the weights. levels: different values in the layer; 0: the weights are no codebook's.
+    """
+
+    scale: np.ndarray
+    error: float
+    levels: int
+
+
+def best_step(levels: np.ndarray, counts: np.ndarray) -> float:
+    """The step d for which the multiples k d, |k| <= 127, come nearest to `levels` (K,), each `counts` times.
+
+    Least squared error, in float64, over d for which the largest level is one of 1 to 127 steps, each improved by
+    least squares for its integers. All levels zero: 1.
+    """
+    levels, counts = np.asarray(levels, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    largest = np.abs(levels).max(initial=0.0)
+    if largest == 0:
+        return 1.0
+    steps = largest / np.arange(1, LARGEST + 1)
+    integers = np.rint(levels / steps[:, None])
+    refined = (counts * levels * integers).sum(1) / (counts * integers**2).sum(1)
+    steps = np.concatenate([steps, refined])
+    integers = np.clip(np.rint(levels / steps[:, None]), -LARGEST, LARGEST)
+    errors = (counts * (levels - steps[:, None] * integers) ** 2).sum(1)
+    # Of steps that are equally good but for rounding, the largest: the same integers at every run.
+    return float(steps[errors <= errors.min() + 1e-14 * (counts * levels**2).sum()].max())
+
+
+def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool) -> Snapped:
+    """Steps of a layer: `weight` (C, ...) as the network holds it, `folded` with a batch norm's scale in each channel.
+
+    codebook: whether the weight's values are the levels of a codebook, the layer's or each channel's own. Then every
+    channel gets the step that fits its levels best, times what the batch norm makes of the channel. Else, and
+    where more than a factor has come in, a 127th of its largest weight, as usual.
+    """
+    rows, scaled = weight.reshape(len(weight), -1), folded.reshape(len(folded), -1).astype(np.float64)
+    scale, levels = np.abs(scaled).max(axis=1) / LARGEST, 0
+    factor = _channel_factors(rows, scaled) if codebook else None
+    if factor is not None:
+        levels = len(np.unique(rows))
+        scale = np.abs(factor) * [best_step(*np.unique(row, return_counts=True)) for row in rows]
+    scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+    integers = scaled / scale[:, None].astype(np.float64)
+    return Snapped(scale, float(np.abs(integers - np.rint(integers)).max(initial=0.0)), levels)
+
+
+def _channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
+    """By what each channel of the weight was multiplied, (C,); None where it was not only multiplied."""
+    rows = rows.astype(np.float64)
+    power = (rows**2).sum(axis=1)
+    factor = (rows * scaled).sum(axis=1) / np.where(power > 0, power, 1.0)
+    off = np.abs(scaled - factor[:, None] * rows).max(axis=1, initial=0.0)
+    return factor if (off <= 1e-5 * np.abs(scaled).max(axis=1, initial=0.0) + 1e-30).all() else None
+
+
+def calibration_inputs(data_dir, metadata, count: int, seconds: float, seed: int,
+                       input: str = "auto") -> list[np.ndarray]:
+    """The first `seconds` of up to `count` utterances of a data directory, each (1, T, F), or (1, samples) where the
+    exported network takes waveforms.
+
+    metadata: the `svq.deploy.metadata.Metadata` of the float graph; a fixed duration in it wins over `seconds`, and
+    utterances that are shorter are passed over. input: as in `svq.data.extraction.Utterances`.
+    UserError where an utterance cannot be read, or none is long enough.
+    """
+    waveforms, rate = metadata.input == "waveform", metadata.config.front_end.rate
+    fixed = metadata.frames
+    if fixed is not None:
+        seconds = fixed / rate if waveforms else 0.0
+    utterances = Utterances(data_dir, metadata.config.front_end, input, max_seconds=seconds, waveforms=waveforms)
+    utterances.sample(count, seed)
+    found = []
+    for key, value in utterances:
+        if isinstance(value, UserError):
+            raise UserError(f"{data_dir}: {key}: {value}")
+        if fixed is None or len(value) >= fixed:
+            found.append(np.ascontiguousarray(value[:fixed].numpy()[None]))
+    if not found:
+        raise UserError(f"{os.fspath(data_dir)}: none of {len(utterances)} utterances is long enough for a calibration")
+    return found

@@ -1,4 +1,4 @@
-"""Matplotlib figures as small, themeable, reproducible inline SVG.
+"""Matplotlib figures as small, themeable, reproducible inline SVG, and pieces that several share.
 
 The page that embeds a figure decides its colours: a figure is drawn in sentinel
 colours, and `to_svg` turns each of them into a CSS variable, so one drawing serves
@@ -12,11 +12,11 @@ import re
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-
-from svq.draw import style
+from matplotlib.ticker import MaxNLocator
 
 NUM_SERIES = 8
 INK, MUTED, GRID, SURFACE = "#000101", "#000102", "#000103", "#000104"
@@ -138,18 +138,6 @@ def to_svg(figure: Figure, name: str, label: str) -> str:
     return re.sub(r">\s+<", "><", text).strip()
 
 
-def standalone(svg: str) -> str:
-    """What `to_svg` made as a file of its own: in the light theme's colours, its own font, on white."""
-    colours = style.light()
-    text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match.group(1)], svg)
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
-    head = (f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}pt" height="{height}pt" '
-            'font-family="DejaVu Sans, Verdana, sans-serif" stroke-linejoin="round" ')
-    paper = f'<rect width="{width}" height="{height}" fill="{colours["surface"]}"/>'
-    first = text.index(">") + 1
-    return f"{head}{text[len('<svg ') : first]}{paper}{text[first:]}\n"
-
-
 def _prefix_ids(text: str, name: str) -> str:
     """Drop the ids nothing refers to; make the others unique in the page."""
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
@@ -165,3 +153,41 @@ def _prefix_ids(text: str, name: str) -> str:
 
 def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+
+
+_BINS = 60
+
+
+def dash(dashed: bool):
+    return (0, (4, 1.6)) if dashed else "solid"
+
+
+def nice_ticks(count: int, integer: bool = False) -> MaxNLocator:
+    """At most `count` intervals of 1, 2 or 5 times a power of ten."""
+    return MaxNLocator(count, steps=[1, 2, 5, 10], integer=integer)
+
+
+def edges_of(low: float, high: float, bins: int = _BINS) -> np.ndarray:
+    """Edges of equal bins from low to high with a margin; safe when the two are equal."""
+    room = max(high - low, 1e-6 * max(abs(low), abs(high), 1.0))
+    return np.linspace(low - 0.02 * room, high + 0.02 * room, bins + 1)
+
+
+def weight_histogram(weights, values) -> tuple[np.ndarray, np.ndarray]:
+    """Counts (bins,) and edges (bins + 1,) over nearly all `weights` (n,) and all of `values`.
+
+    The bins of a layer of a hundred weights are wider: sixty would show its gaps.
+    """
+    # A few far weights would press the rest into one spike: 0.2 % at either end may leave the frame.
+    low, high = np.quantile(weights, [0.002, 0.998])
+    bins = min(_BINS, 2 * int(np.sqrt(len(weights))))
+    return np.histogram(weights, edges_of(min([low, *values]), max([high, *values]), bins))
+
+
+def draw_histogram(axes, heights, edges) -> None:
+    """A grey histogram for coloured levels to stand in, and the frame that fits it."""
+    axes.stairs(heights, edges, fill=True, color=MUTED, alpha=0.30, linewidth=0)
+    axes.stairs(heights, edges, color=MUTED, linewidth=1.0)
+    axes.set_ylim(0, 1.12 * (heights.max() or 1))
+    axes.set_xlim(edges[0], edges[-1])
+    axes.grid(visible=False)

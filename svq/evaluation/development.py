@@ -13,8 +13,8 @@ from svq.atomic import remove_leftovers
 from svq.backend.bootstrap import speaker_bootstrap
 from svq.backend.embeddings import unit_length
 from svq.backend.metrics import eer_of
-from svq.backend.norm import pair_scores
 from svq.backend.scores import read_trials
+from svq.backend.scoring import pair_scores
 from svq.backend.tokens import IdIndex, read_columns
 from svq.data.extraction import Utterances, embed
 from svq.digest import fingerprint

@@ -1,5 +1,5 @@
-"""Checkpoints of other toolkits as networks of this one: a module for each origin, and for each family of networks that
-several origins write alike. The networks themselves are in svq/nets.
+"""Checkpoints of other toolkits as networks of this one: a module for each origin, and one for the families of
+networks that several origins write alike. The networks themselves are in svq/nets.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
 left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed; where two

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import torch
 
+from svq.data.fbank import ClovaFbank
 from svq.data.frontend import FrontEndConfig
-from svq.data.stft_fbank import ClovaFbank
 from svq.importing.plan import Family, Origin, Plan, Rule, State
 from svq.network import ModelConfig
 

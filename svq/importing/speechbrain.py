@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from svq.data.frontend import FrontEndConfig
-from svq.importing import ecapa
+from svq.importing import architectures
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
 
@@ -63,7 +63,7 @@ def resnet(state: State, options) -> Plan:
 
 
 ORIGIN = Origin("speechbrain", (
-    ecapa.family(front_end),
+    architectures.ecapa_tdnn(front_end),
     Family("Xvector", ("blocks.0.conv.weight", "blocks.16.w.weight"), x_vector),
     Family("ResNet", ("conv1.weight", "layer4.0.conv3.weight", "attention.0.weight", "fc_embed.weight"), resnet),
 ))

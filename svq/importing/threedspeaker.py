@@ -7,7 +7,7 @@ utterance's mean.
 from __future__ import annotations
 
 from svq.data.frontend import FrontEndConfig
-from svq.importing import ecapa, resnets, xvectors
+from svq.importing import architectures
 from svq.importing.plan import Origin
 
 
@@ -15,5 +15,5 @@ def front_end(num_mels: int, options) -> FrontEndConfig:
     return FrontEndConfig(options.rate, num_mels, full_scale=1.0)
 
 
-ORIGIN = Origin("3dspeaker", (resnets.family(front_end, variance_floor=1e-8), ecapa.family(front_end),
-                              xvectors.family(front_end, variance_floor=1e-8)))
+ORIGIN = Origin("3dspeaker", (architectures.resnet(front_end, variance_floor=1e-8), architectures.ecapa_tdnn(front_end),
+                              architectures.x_vector(front_end, variance_floor=1e-8)))

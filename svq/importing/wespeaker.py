@@ -7,7 +7,7 @@ window, less the utterance's mean.
 from __future__ import annotations
 
 from svq.data.frontend import FrontEndConfig
-from svq.importing import resnets, xvectors
+from svq.importing import architectures
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
 
@@ -44,9 +44,9 @@ ECAPA = [
 ORIGIN = Origin(
     "wespeaker",
     (
-        resnets.family(front_end, variance_floor=1e-7),
+        architectures.resnet(front_end, variance_floor=1e-7),
         Family("ECAPA_TDNN", ("layer1.conv.weight", "layer4.se_res2block.0.conv.weight", "pool.linear1.weight"), ecapa),
-        xvectors.family(front_end, variance_floor=1e-7),
+        architectures.x_vector(front_end, variance_floor=1e-7),
     ),
     left_out={r"projection\..*": "classifier"},
 )

@@ -12,11 +12,17 @@ from torch import nn
 from svq.errors import UserError
 from svq.nets import dfresnet, dtdnn, ecapa, kiwano, resnet, student, tdnn, thin
 
-ARCHITECTURES = {
-    name: make
-    for family in (resnet, kiwano, dfresnet, thin, tdnn, ecapa, dtdnn, student)
-    for name, make in family.NETWORKS.items()
-}
+FAMILIES = (
+    resnet,
+    kiwano,
+    dfresnet,
+    thin,
+    tdnn,
+    ecapa,
+    dtdnn,
+    student,
+)
+ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}
 
 NOT_OPTIONS = ("feat_dim", "embed_dim", "block", "blocks", "stem", "strides")  # sizes given apart, what makes the name
 KINDS = {int: "a positive integer", float: "a number", bool: "true or false", str: "a string",

@@ -15,7 +15,7 @@ from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.pack.bitpack import packed_size
 from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
-from svq.pack.nested_writing import nested_bytes, pack_nested
+from svq.pack.nested import nested_bytes, pack_nested
 from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names

@@ -26,7 +26,7 @@ precision is a tensor with its bits in the name: `codebooks@2`, `norms@2`, `<nor
 were codes by themselves. All else is as in version 3 and the same for all precisions; rows are those of the highest,
 and so is the calibration. Whoever wants 2 bits reads no tensor of another precision; so there is a digest for each,
 over the metadata and the tensors that it needs. Read at one precision, such a file gives just what a file of version 3
-holds that was packed of `svq.quant.nested_members.at_precision_`.
+holds that was packed of `svq.pack.nested.at_precision_`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from torch import nn
 
 from svq.config import to_dict
 from svq.network import ModelConfig
-from svq.quant.api import METHODS_OF_SETTING
+from svq.quant.api import methods_of
 
 FORMAT_VERSION = 3
 NESTED_VERSION = 4
@@ -102,7 +102,7 @@ def model_dict(config: ModelConfig) -> dict:
         del found["folded"]
     if config.quant is not None:
         found["quant"] = {name: value for name, value in found["quant"].items()
-                          if config.quant.method in METHODS_OF_SETTING.get(name, (config.quant.method,))}
+                          if config.quant.method in methods_of(name)}
     return found
 
 

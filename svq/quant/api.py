@@ -16,18 +16,13 @@ from torch import nn
 from svq.config import check_choices
 from svq.errors import UserError, some_of
 from svq.nets.blocks import LAYERS, recurrent_weights
-from svq.quant.base import Quantizer
+from svq.quant.base import FLOAT_BITS, Quantizer
 from svq.quant.inference_norm import FoldedBatchNorm
 from svq.quant.layers import Layer, RecurrentWeight, attach_, detach_, parametrization
 from svq.quant.nested import PrecisionNorms, switch_norms_
-from svq.quant.quantizers import make_quantizer
+from svq.quant.quantizers import METHODS, make_quantizer
 
-FLOAT_BITS = 32
 WORTH_A_WARNING = 0.01  # share of the weights that quantize_ has no quantizer for
-FIXED_BITS = {"twn": 2, "static": 1, "adaptive": 1}
-METHODS_OF_SETTING = {"partition": ("kmqat", "nested"), "retention": ("kmqat", "nested"), "rescaling": ("kmqat",),
-                      "rho": ("admm",), "scheme": ("integer",), "range": ("integer",), "percentile": ("integer",),
-                      "precisions": ("nested",)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +49,14 @@ class QuantConfig:
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
     scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
-        of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.ranges).
+        of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.integer).
     percentile: of the weights that range `percentile` covers, above 50 and at most 100.
     precisions: of method nested: the bits at which the network can be used, ascending, `bits` the last of them; none:
         half of `bits`, rounded up, and `bits`.
     Raises ValueError for values out of range, and for settings that the method does not have.
     """
 
-    method: Literal["kmqat", "uniform", "pot", "apot", "twn", "admm", "static", "adaptive",
-                    "integer", "nested"] = "kmqat"
+    method: Literal[tuple(METHODS)] = "kmqat"
     bits: int = 4
     partition: Literal["lloyd", "width", "count"] = "lloyd"
     retention: float | None = None
@@ -95,55 +89,27 @@ class QuantConfig:
 
     def _check_method(self):
         """ValueError for a setting that would have no effect, or that the method cannot follow."""
-        for name, methods in METHODS_OF_SETTING.items():
-            if self.method not in methods and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+        method = METHODS[self.method]
+        for field in dataclasses.fields(self):
+            methods = methods_of(field.name)
+            if self.method not in methods and getattr(self, field.name) != field.default:
                 has = " or ".join(methods)
-                raise ValueError(f"{name} is a setting of method {has}; leave it out for {self.method}")
+                raise ValueError(f"{field.name} is a setting of method {has}; leave it out for {self.method}")
         if self.range != "percentile" and self.percentile != type(self).__dataclass_fields__["percentile"].default:
             raise ValueError(f"percentile is a setting of range percentile; leave it out for {self.range}")
-        if self.method == "integer":
-            self._check_integer()
-        if self.method == "nested":
-            self._check_nested()
-        fixed = FIXED_BITS.get(self.method)
-        if fixed is None:
+        if method.check is not None:
+            method.check(self)
+        if method.bits is None:
             return
-        if self.bits != fixed:
-            raise ValueError(f"method {self.method} quantizes to {fixed} bits, not {self.bits}; set bits: {fixed}")
+        if self.bits != method.bits:
+            raise ValueError(f"method {self.method} quantizes to {method.bits} bits, not {self.bits}; "
+                             f"set bits: {method.bits}")
         if self.binary != "same":
             raise ValueError(f"method {self.method} has no layers of another quantizer; leave out binary")
         for name, bits in (self.layers or {}).items():
-            if bits not in (fixed, FLOAT_BITS):
-                raise ValueError(f"layers: {name} has {bits} bits; method {self.method} quantizes to {fixed} bits only")
-
-    def _check_integer(self):
-        """ValueError for layers of 1 bit, which no integer grid around zero has."""
-        if self.binary != "same":
-            return
-        if self.bits == 1:
-            raise ValueError("method integer quantizes to 2 bits or more; set bits, or binary for layers of 1 bit")
-        for name, bits in (self.layers or {}).items():
-            if bits == 1:
-                raise ValueError(f"layers: {name} has 1 bit; method integer quantizes to 2 or more, or set binary")
-
-    def _check_nested(self):
-        """Fills in `precisions`. ValueError where they do not lead up to `bits`, and for layers of other bits."""
-        if self.bits == 1:
-            raise ValueError("method nested has codes within codes, for which 1 bit is too few; set bits")
-        if self.precisions is None:
-            object.__setattr__(self, "precisions", (-(-self.bits // 2), self.bits))
-        precisions = list(self.precisions)
-        object.__setattr__(self, "precisions", tuple(precisions))
-        if len(precisions) < 2 or precisions != sorted(set(precisions)) or precisions[0] < 1:
-            raise ValueError(f"precisions is {precisions}; it must be two or more numbers of bits, ascending from 1 on")
-        if precisions[-1] != self.bits:
-            raise ValueError(f"precisions is {precisions} and bits {self.bits}; the last precision must be bits")
-        if self.binary != "same":
-            raise ValueError("method nested has no layers of another quantizer; leave out binary")
-        for name, bits in (self.layers or {}).items():
-            if bits not in (self.bits, FLOAT_BITS):
-                raise ValueError(f"layers: {name} has {bits} bits; with method nested a layer has all precisions, or "
-                                 f"{FLOAT_BITS} for float")
+            if bits not in (method.bits, FLOAT_BITS):
+                raise ValueError(f"layers: {name} has {bits} bits; method {self.method} quantizes to {method.bits} "
+                                 "bits only")
 
     def at(self, precision: int) -> QuantConfig:
         """The plain config of one of the precisions of method nested."""
@@ -155,6 +121,11 @@ class QuantConfig:
         named = self.layers or {}
         matching = [bits for pattern, bits in named.items() if fnmatchcase(layer, pattern)]
         return named[layer] if layer in named else [self.bits, *matching][-1]
+
+
+def methods_of(setting: str) -> list[str]:
+    """The methods that have a setting, a field of QuantConfig: those that name it, or all."""
+    return [name for name, method in METHODS.items() if setting in method.settings] or list(METHODS)
 
 
 def _is_whole(number) -> bool:

@@ -5,9 +5,16 @@ has it, and as the network has it whose layers so far are quantized. When they c
 quantized for the inputs at hand (svq.quant.output_error), its bias takes up the shift of the mean output, and a batch
 norm takes up what is left of the shift and the spread of its input. So the errors of the layers before a layer are
 among those that it makes good.
+
+Of a recurrent module each matrix is calibrated for the error of what it adds to the gates. Layer after layer and
+direction after direction: the matrix of the inputs first, then that of the states, whose inputs are the states that a
+layer with its first matrix quantized comes to.
 """
 
 from __future__ import annotations
+
+import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +25,18 @@ from svq.errors import UserError
 from svq.progress import progress
 from svq.quant.api import QuantConfig, layers_to_quantize, warn_of_float_weights
 from svq.quant.batchnorm_fold import norms_after_layers
-from svq.quant.bias_correction import channel_means
-from svq.quant.calibrated_recurrent import RecurrentCalibration, both_inputs, joined
-from svq.quant.kmeans import optimal_levels
-from svq.quant.layer_inputs import as_rows, moments_of
 from svq.quant.layers import attach_
-from svq.quant.output_error import Fit, prepare, quantize_layer, values_of
+from svq.quant.levels import optimal_levels
+from svq.quant.output_error import (
+    Fit,
+    Moments,
+    as_rows,
+    moments_of,
+    prepare,
+    quantize_layer,
+    sequence_moments,
+    values_of,
+)
 from svq.quant.quantizers import make_quantizer, with_codebook
 
 METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
@@ -187,7 +200,7 @@ def run(module: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Te
 def fit_weight(weight: torch.Tensor, config: QuantConfig, bits: int, groups: int, moments):
     """The quantized weight, of the shape of `weight`, and the quantizer that has its levels.
 
-    moments: of the layer's inputs (svq.quant.layer_inputs); None: they are not known, and the weights are rounded.
+    moments: of the layer's inputs (svq.quant.output_error); None: they are not known, and the weights are rounded.
     """
     if moments is None:
         quantizer = make_quantizer(weight, config, bits)
@@ -234,6 +247,14 @@ def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shar
     return torch.from_numpy(found[0] if shared else found)
 
 
+def channel_means(module: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """(C,) float64: the mean of a layer's output over everything but its channels."""
+    channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+    within = [d for d in range(1, output.dim()) if d != channels]
+    # Utterance by utterance first, so that no copy in float64 is made of all of it.
+    return (output.float().mean(within) if within else output).double().mean(0)
+
+
 def matched_statistics(norm: _BatchNorm, before: torch.Tensor, after: torch.Tensor):
     """Running mean and variance (C,) with which `norm` gives for inputs `after` the mean and spread that it gives for
     `before` with its own. Both (B, C, ...)."""
@@ -243,3 +264,87 @@ def matched_statistics(norm: _BatchNorm, before: torch.Tensor, after: torch.Tens
     ratio = torch.where(variances[0] > 0, variances[1] / variances[0].clamp(min=1e-30), 1.0).clamp(*SPREADS)
     mean = means[1] + (norm.running_mean.double() - means[0]) * ratio.sqrt()
     return mean.to(norm.running_mean), (norm.running_var.double() * ratio).to(norm.running_var)
+
+
+Fitting = Callable[[str, torch.Tensor, Moments], tuple]  # name of a matrix, its weight, moments -> weight, quantizer
+
+
+class RecurrentCalibration:
+    """The quantized matrices of one recurrent module, and their quantizers, found for its inputs in both networks.
+
+    module: nn.LSTM, nn.GRU or nn.RNN in float, left as it is; `quantized` is its quantized copy. fit: quantizes a
+    matrix; it is called for those named in `names` (as `weight_ih_l0`). quantizers: by these names. The matrix of a
+    projection (proj_size), whose inputs the module does not show, is fitted to its weights alone: its moments are None.
+    """
+
+    def __init__(self, module: nn.RNNBase, names: set[str], fit: Fitting):
+        self.module, self.names, self.fit = module, names, fit
+        self.quantized = copy.deepcopy(module)
+        self.quantized._forward_hooks.clear()
+        self.quantizers: dict[str, nn.Module] = {}
+
+    def run(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        """Quantize for inputs (B, T, I) of the float and of the quantized network."""
+        for layer in range(self.module.num_layers):
+            found = [self._direction(f"l{layer}{suffix}", before, after)
+                     for suffix in ("", "_reverse")[: 1 + self.module.bidirectional]]
+            before, after = (torch.cat(sequences, -1) for sequences in zip(*found))
+
+    def _direction(self, suffix: str, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The outputs (B, T, H) of one direction of one layer, float and quantized."""
+        if suffix.endswith("_reverse"):
+            before, after = before.flip(1), after.flip(1)
+        self._quantize(f"weight_ih_{suffix}", f"bias_ih_{suffix}", before, after)
+        states = _run(self.module, suffix, before), _run(self.quantized, suffix, after)
+        self._quantize(f"weight_hh_{suffix}", f"bias_hh_{suffix}", *map(_previous, states))
+        if self.module.proj_size:
+            self._quantize(f"weight_hr_{suffix}")
+        outputs = states[0], _run(self.quantized, suffix, after)
+        return tuple(x.flip(1) for x in outputs) if suffix.endswith("_reverse") else outputs
+
+    def _quantize(self, name: str, bias: str = "", before=None, after=None) -> None:
+        if name not in self.names:
+            return
+        weight = getattr(self.module, name)
+        moments = None if before is None else sequence_moments(before, after, centred=self.module.bias)
+        quantized, self.quantizers[name] = self.fit(name, weight, moments)
+        getattr(self.quantized, name).copy_(quantized)
+        if self.module.bias and moments is not None:
+            shift = quantized.double() @ moments.means[1][0] - weight.double() @ moments.means[0][0]
+            getattr(self.quantized, bias).sub_(shift.to(weight))
+
+
+def _run(module: nn.RNNBase, suffix: str, x: torch.Tensor) -> torch.Tensor:
+    """The outputs (B, T, H) of one direction of one layer of `module` for inputs (B, T, I), forwards in time."""
+    options = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
+    if isinstance(module, nn.RNN):
+        options["nonlinearity"] = module.nonlinearity
+    kind = next(kind for kind in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(module, kind))
+    single = kind(x.shape[-1], module.hidden_size, 1, bias=module.bias, batch_first=True, **options).to(x)
+    for name in list(single._flat_weights_names):
+        getattr(single, name).copy_(getattr(module, name.replace("l0", suffix)))
+    return single(x)[0]
+
+
+def _previous(states: torch.Tensor) -> torch.Tensor:
+    """The state (B, T, H) that each step began with, at first zeros, of the states that the steps ended with."""
+    return torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
+
+
+def both_inputs(module: nn.RNNBase, inputs: tuple, size: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """What came to `module`, (B, T, I) of the float and of the quantized network. UserError for packed sequences and for
+    states given to begin with."""
+    x = inputs[0]
+    if not isinstance(x, torch.Tensor) or x.dim() != 3 or (len(inputs) > 1 and inputs[1] is not None):
+        raise UserError(f"layer {name}: takes packed sequences or states to begin with, for which it cannot be "
+                        "calibrated; quantize this network without ptq.calibrate")
+    return (x if module.batch_first else x.transpose(0, 1)).split(size)
+
+
+def joined(module: nn.RNNBase, outputs: tuple, quantized: tuple, size: int) -> tuple:
+    """The outputs of a module, those of the second half of the batch replaced by those of the quantized one."""
+    batch = 0 if module.batch_first else 1
+    states, others = ((part,) if isinstance(part, torch.Tensor) else part for part in (outputs[1], quantized[1]))
+    states = tuple(torch.cat([one[:, :size], other], 1) for one, other in zip(states, others))
+    sequence = torch.cat([outputs[0].narrow(batch, 0, size), quantized[0]], batch)
+    return sequence, states if isinstance(outputs[1], tuple) else states[0]

@@ -1,7 +1,10 @@
-"""Quantization levels: of a layer's weights, or fixed ones. numpy, float64, no modules.
+"""Quantization levels: k-means of a layer's weights, or fixed ones. numpy, float64, no modules.
 
 Equations and sections are those of Liu et al., "Towards lightweight speaker verification via adaptive
 neural network quantization". Levels ascend.
+
+Clusters of sorted numbers are runs of them, so that a clustering is a choice of where runs begin. Wu, "Optimal
+quantization by matrix searching", Journal of Algorithms 1991; Wang and Song, "Ckmeans.1d.dp", The R Journal 2011.
 """
 
 from __future__ import annotations
@@ -9,8 +12,217 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import torch
 
-from svq.quant.kmeans import SortedRows, optimal_levels
+CELLS_OF_ONE = 512
+LARGEST_SEARCH = 64  # clusters; more of them are made by cutting these further
+STEPS = 100
+BLOCK = 1 << 18  # entries of the search's tables that are held at a time
+
+
+class SortedRows:
+    """Numbers (R, N), sorted within their rows, with running sums: what the means of runs are computed from.
+
+    values: (R, N). weights: (R, N) above or equal to zero, how much each number counts; None: all count alike.
+    `mass` and `moment`, (R, N + 1) float64, are the sums of weights and of weights times values before each place;
+    values less `centre` (R, 1), the middle one of each row, so that sums round little.
+    """
+
+    def __init__(self, values: np.ndarray, weights: np.ndarray | None = None):
+        if weights is None:
+            values, self.mass = np.sort(values, axis=1), None
+        else:
+            order = np.argsort(values, axis=1, kind="stable")
+            values = np.take_along_axis(values, order, axis=1)
+            weights = np.take_along_axis(weights, order, axis=1).astype(np.float64)
+            self.mass = _running(weights)
+        middle = values.shape[1] // 2
+        self.values, self.centre = values, values[:, middle : middle + 1]
+        terms = np.subtract(values, self.centre, dtype=np.float64)
+        self.moment = _running(terms if weights is None else terms * weights)
+
+    def mass_at(self, places: np.ndarray) -> np.ndarray:
+        """(R, P) the sum of the weights before each of the places (R, P)."""
+        return places.astype(np.float64) if self.mass is None else np.take_along_axis(self.mass, places, axis=1)
+
+    def moment_at(self, places: np.ndarray) -> np.ndarray:
+        """(R, P) the sum of weights times values before each of the places (R, P)."""
+        return np.take_along_axis(self.moment, places, axis=1)
+
+    def means(self, edges: np.ndarray, otherwise: np.ndarray | None = None) -> np.ndarray:
+        """(R, K) the means of the runs between edges (R, K + 1); of an empty run, `otherwise` or the value there."""
+        mass, moment = np.diff(self.mass_at(edges), axis=1), np.diff(self.moment_at(edges), axis=1)
+        if otherwise is None:
+            last = self.values.shape[1] - 1
+            otherwise = np.take_along_axis(self.values, np.minimum(edges[:, :-1], last), axis=1)
+        found = np.where(mass > 0, self.centre + moment / np.where(mass > 0, mass, 1.0), otherwise)
+        # A mean of rounded sums may leave its run by an ulp; levels must stay ordered.
+        return np.maximum.accumulate(found, axis=1)
+
+    def places(self, thresholds: np.ndarray) -> np.ndarray:
+        """(R, K - 1) how many values of a row are at most each of its ascending thresholds."""
+        found = torch.searchsorted(torch.from_numpy(self.values),
+                                   torch.from_numpy(thresholds.astype(self.values.dtype)), right=True)
+        return found.numpy()
+
+    def rows(self, some: slice) -> SortedRows:
+        """A few of the rows."""
+        part = object.__new__(SortedRows)
+        part.centre, part.values, part.moment = self.centre[some], self.values[some], self.moment[some]
+        part.mass = None if self.mass is None else self.mass[some]
+        return part
+
+
+def _running(terms: np.ndarray) -> np.ndarray:
+    """(R, N + 1) float64: 0 and the sums of the first 1, 2, ... of the terms (R, N)."""
+    sums = np.zeros((len(terms), terms.shape[1] + 1))
+    np.cumsum(terms, axis=1, dtype=np.float64, out=sums[:, 1:])
+    return sums
+
+
+def optimal_levels(values: np.ndarray, count: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Find the `count` levels of each row of `values` that leave the least (weighted) squared error.
+
+    values: (R, N). weights: (R, N), not negative, or None. Returns (R, count) float64, ascending. A row of fewer
+    values gets levels between them, too; one of more, but fewer different ones, repeats levels.
+
+    Up to CELLS_OF_ONE values in one row, or 16 + 2 * count in each of several, the optimum is exact. Of more, the best
+    way to cut at the edges of so many cells is found, and then Lloyd's algorithm moves the cuts to where no single one
+    can be bettered. More than LARGEST_SEARCH levels start from the best runs of that number, each cut further.
+    """
+    rows = SortedRows(np.asarray(values), weights)
+    runs = min(count, LARGEST_SEARCH)
+    most = CELLS_OF_ONE if len(values) == 1 else 16 + 2 * runs
+    step = max(1, BLOCK // (most + 1) ** 2)
+    levels = [_levels(rows.rows(slice(i, i + step)), count, runs, most) for i in range(0, len(values), step)]
+    return np.ascontiguousarray(np.concatenate(levels))
+
+
+def _levels(rows: SortedRows, count: int, runs: int, most: int) -> np.ndarray:
+    size = rows.values.shape[1]
+    if size <= count:
+        return _with_others_between(rows.values, count)
+    exact = size <= most
+    cuts = np.tile(np.arange(size + 1), (len(rows.values), 1)) if exact else _cells(rows, most)
+    edges = best_runs(rows, cuts, runs)
+    if count > runs:
+        return lloyd(rows, _cut_further(rows, edges, count))
+    return rows.means(edges) if exact else lloyd(rows, rows.means(edges))
+
+
+def _with_others_between(values: np.ndarray, count: int) -> np.ndarray:
+    """(R, count) levels for as many values (R, N) or fewer: the values, and the spare ones evenly between them."""
+    last = values.shape[1] - 1
+    knots = np.arange(last + 1) * (count - 1) // max(last, 1)
+    places = np.arange(count)
+    before = np.searchsorted(knots, places, side="right") - 1
+    after = np.minimum(before + 1, last)
+    share = (places - knots[before]) / np.maximum(knots[after] - knots[before], 1)
+    values = values.astype(np.float64)
+    return values[:, before] + share * (values[:, after] - values[:, before])
+
+
+def best_runs(rows: SortedRows, cuts: np.ndarray, count: int) -> np.ndarray:
+    """Choose, for each row, the edges (R, count + 1) of the runs of least squared error among the places `cuts`.
+
+    cuts: (R, M + 1) ascending, from 0 to N. With fewer than `count` cells the last runs are empty. What squared error
+    there is within the cells is the same whatever the choice. The rest of a run's is the sum of moment^2 / mass of its
+    cells less that of the run.
+    """
+    mass, moment = rows.mass_at(cuts), rows.moment_at(cuts)
+    between = mass[:, :, None] - mass[:, None, :]  # [j, i] from cut i to cut j, where j > i
+    cells = cuts.shape[1] - 1
+    error = _outward(_ratio(np.diff(moment, axis=1), np.diff(mass, axis=1)))
+    error = error[:, :, None] - error[:, None, :] - _ratio(moment[:, :, None] - moment[:, None, :], between)
+    error[:, np.arange(cells + 1) >= np.arange(cells + 1)[:, None]] = np.inf
+    if cuts.shape[1] <= rows.values.shape[1]:
+        error = error.astype(np.float32)  # Lloyd's algorithm comes after
+    runs = min(count, cells)
+    best, begins = error[:, :, 0], []
+    for _ in range(runs - 1):
+        total = error + best[:, None]
+        begins.append(total.argmin(axis=2))
+        best = np.take_along_axis(total, begins[-1][:, :, None], axis=2)[:, :, 0]
+    end = np.full((len(cuts), 1), cells)
+    chosen = [end] * (count - runs + 1)
+    for begin in reversed(begins):
+        chosen.insert(0, np.take_along_axis(begin, chosen[0], axis=1))
+    return np.take_along_axis(cuts, np.concatenate([0 * end, *chosen], axis=1), axis=1)
+
+
+def _ratio(moment: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """moment^2 / mass, and 0 where there is no mass."""
+    return moment * moment / np.where(mass > 0, mass, np.inf)
+
+
+def _outward(terms: np.ndarray) -> np.ndarray:
+    """(R, M + 1) sums of the terms (R, M) from the middle on, and before it less those up to it.
+
+    Differences are those of the running sums, but one far value takes no digits from the sums of all others.
+    """
+    middle = terms.shape[1] // 2
+    before, after = np.cumsum(terms[:, :middle][:, ::-1], axis=1)[:, ::-1], np.cumsum(terms[:, middle:], axis=1)
+    return np.concatenate([-before, np.zeros((len(terms), 1)), after], axis=1)
+
+
+def _cells(rows: SortedRows, count: int) -> np.ndarray:
+    """(R, count + 1) places that cut each row into cells: a third of them by number, a third by width, and a third by
+    the logarithm of how many values lie beyond, so that neither a crowd of values nor a far one takes them all."""
+    size = rows.values.shape[1]
+    low = rows.values[:, :1].astype(np.float64)
+    width = rows.values[:, -1:] - low
+    width[width == 0] = 1.0
+
+    def share(at):
+        """From 0 to 3, never falling."""
+        number, beyond = at / (size - 1), np.log((at + 1) / (size - at)) / np.log(size)
+        return number + (np.take_along_axis(rows.values, at, axis=1) - low) / width + (1 + beyond) / 2
+
+    wanted = np.tile(np.linspace(0, 3, count + 1)[1:-1], (len(low), 1))
+    begin, end = np.ones(wanted.shape, dtype=np.int64), np.full(wanted.shape, size - 1)
+    for _ in range(size.bit_length()):  # a binary search for each
+        middle = (begin + end) // 2
+        below = share(middle) < wanted
+        begin, end = np.where(below & (begin < end), middle + 1, begin), np.where(below, end, middle)
+    ends = np.zeros((len(low), 1), dtype=np.int64)
+    return np.concatenate([ends, begin, ends + size], axis=1)
+
+
+def _cut_further(rows: SortedRows, edges: np.ndarray, count: int) -> np.ndarray:
+    """(R, count) levels: one for each of the runs between `edges` (R, L + 1), and the others spread over them.
+
+    A run gets a share of these by its density to the power 1/3, to which optimal levels tend as they become many
+    (Panter and Dite, Proc. IRE 1951), evenly over its width.
+    """
+    last = rows.values.shape[1] - 1
+    low, high = (np.take_along_axis(rows.values, at.clip(0, last), axis=1).astype(np.float64)
+                 for at in (edges[:, :-1], edges[:, 1:] - 1))
+    some = np.diff(edges, axis=1) > 0
+    width = np.where(some, high - low, 0.0)
+    share = np.cbrt(np.diff(rows.mass_at(edges), axis=1) * width**2)
+    total = share.sum(axis=1, keepdims=True)
+    share = some + (count - some.sum(axis=1, keepdims=True)) * share / np.where(total > 0, total, 1.0)
+    ends = _running(share)
+    wanted = (np.arange(count) + 0.5) / count * ends[:, -1:]
+    run = torch.searchsorted(torch.from_numpy(ends[:, 1:].copy()), torch.from_numpy(wanted)).numpy()
+    low, width, share, begin = (np.take_along_axis(x, run, axis=1) for x in (low, width, share, ends))
+    return np.maximum.accumulate(low + (wanted - begin) / share * width, axis=1)
+
+
+def lloyd(rows: SortedRows, levels: np.ndarray) -> np.ndarray:
+    """Improve levels (R, K), ascending, by Lloyd's algorithm, until they stay as they are (or STEPS times).
+
+    Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 1982. The error never rises.
+    """
+    size, before = rows.values.shape[1], None
+    for _ in range(STEPS):
+        places = rows.places((levels[:, 1:] + levels[:, :-1]) / 2)
+        if before is not None and np.array_equal(places, before):
+            break
+        before = places
+        ends = np.zeros((len(places), 1), dtype=places.dtype)
+        levels = rows.means(np.concatenate([ends, places, ends + size], axis=1), otherwise=levels)
+    return levels
 
 
 def kmeans_levels(weights: np.ndarray, bits: int, partition: str = "lloyd", retention: float | None = None,
@@ -21,7 +233,7 @@ def kmeans_levels(weights: np.ndarray, bits: int, partition: str = "lloyd", rete
     2^bits parts, and the mean of each part (k-means with k = 1) is a level. "Evenly partition the weights" can be read
     in two ways, and the paper does not say which is meant: `partition` width, intervals of equal width, and count,
     parts of equally many weights. `lloyd` is k-means proper: the parts are those that leave the least squared error
-    (svq.quant.kmeans). retention None: 0.9 for width and count, as in the paper; all weights for lloyd, which gives
+    (svq.quant.levels). retention None: 0.9 for width and count, as in the paper; all weights for lloyd, which gives
     outliers no more than they are worth.
     per_channel: the same for each weights[i] alone, (C, 2^bits).
     """

@@ -11,14 +11,12 @@ import copy
 import torch
 from torch import nn
 
+from svq.quant import integer, nested
 from svq.quant import levels as level_sets
 from svq.quant.admm import ADMMQuantizer
-from svq.quant.base import Quantizer, along, scale_of, sum_to
-from svq.quant.binary import AdaptiveBinaryQuantizer, StaticBinaryQuantizer
-from svq.quant.integer import IntegerQuantizer
+from svq.quant.base import Method, Quantizer, along, scale_of, sum_to
+from svq.quant.fixed_bits import AdaptiveBinaryQuantizer, StaticBinaryQuantizer, TernaryQuantizer
 from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
-from svq.quant.nested import NestedQuantizer
-from svq.quant.ternary import TernaryQuantizer
 
 
 class _ToLevels(torch.autograd.Function):
@@ -111,31 +109,31 @@ def _admm(weight, config, bits):
 
 
 def _integer(weight, config, bits):
-    return IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
+    return integer.IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
 
 
 def _nested(weight, config, bits):
-    return NestedQuantizer(weight, config.precisions, _kmeans(weight, config, bits))
+    return nested.NestedQuantizer(weight, config.precisions, _kmeans(weight, config, bits))
 
 
-METHODS = {
-    "kmqat": _kmeans,
-    "uniform": _fixed(level_sets.uniform_levels),
-    "pot": _fixed(level_sets.pot_levels),
-    "apot": _fixed(level_sets.apot_levels),
-    "twn": lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel),
-    "admm": _admm,
-    "integer": _integer,
-    "nested": _nested,
-    "static": lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel),
-    "adaptive": lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel),
+METHODS = {  # in the order that messages name them in
+    "kmqat": Method(_kmeans, ("partition", "retention", "rescaling")),
+    "uniform": Method(_fixed(level_sets.uniform_levels)),
+    "pot": Method(_fixed(level_sets.pot_levels)),
+    "apot": Method(_fixed(level_sets.apot_levels)),
+    "twn": Method(lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel), bits=2),
+    "admm": Method(_admm, ("rho",)),
+    "static": Method(lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel), bits=1),
+    "adaptive": Method(lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel), bits=1),
+    "integer": Method(_integer, ("scheme", "range", "percentile"), check=integer.check_config),
+    "nested": Method(_nested, ("partition", "retention", "precisions"), check=nested.check_config),
 }
 
 
 def make_quantizer(weight: torch.Tensor, config, bits: int) -> Quantizer:
     """The quantizer that `config` (a QuantConfig) asks for, of `bits` bits, initialised from `weight`."""
     method = config.binary if bits == 1 and config.binary != "same" else config.method
-    return METHODS[method](weight.detach(), config, bits)
+    return METHODS[method].make(weight.detach(), config, bits)
 
 
 def with_codebook(quantizer: Quantizer, weight: torch.Tensor, codebook: torch.Tensor) -> Quantizer:

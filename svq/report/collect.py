@@ -10,12 +10,11 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
+from svq.backend.bootstrap import EerInterval
 from svq.backend.scores import Trials, read_scores, read_trials, split
-from svq.backend.speakers import EerInterval
 from svq.errors import UserError, located
 from svq.names import INT8, Names, list_name
-from svq.report.agreement import int8_agreement
-from svq.report.contents import Layer, Report, Scored
+from svq.report.contents import Layer, Report, Scored, int8_agreement
 from svq.report.results import Row, parent_of
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")

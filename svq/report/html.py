@@ -12,8 +12,7 @@ import yaml
 
 from svq.draw.page import page
 from svq.report import plots
-from svq.report.agreement import SHARES
-from svq.report.contents import Report
+from svq.report.contents import SHARES, Report
 from svq.report.results import MEASURES, Row, best_values, format_value, unique
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
+from svq.draw.tables import markdown_table
 from svq.names import PTQ
 from svq.report.markdown import escape_latex
 from svq.report.results import Row, unique
@@ -145,9 +146,8 @@ def as_markdown(tables: Iterable[Table]) -> str:
         labels = table.labels
         names = [trials for trials, width in table.groups for _ in range(width)]
         heads = table.heads[:labels] + [f"{a} {b}" for a, b in zip(names, table.heads[labels:])]
-        rule = ["---"] * _NUM_LABELS + ["---:"] * (len(heads) - _NUM_LABELS)
         lines = [[f"**{cell.text}**" if cell.bold else cell.text for cell in line.cells] for line in table.lines]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+        text = markdown_table(heads, lines, _NUM_LABELS)
         parts.append(f"### {table.backend}, {table.norm}\n\n{text}\n\n{table.note}")
     return "\n\n".join(parts)
 

@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from scipy.special import expit, ndtri
 
 from svq.draw import figure as fig
-from svq.draw.axes import dash, draw_histogram, edges_of, nice_ticks, weight_histogram
+from svq.draw.figure import dash, draw_histogram, edges_of, nice_ticks, weight_histogram
 
 _DET_TICKS = (0.0001, 0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
 _MAX_DET_POINTS = 300

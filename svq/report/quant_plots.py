@@ -14,8 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from matplotlib.transforms import ScaledTranslation
 
 from svq.draw import figure as fig
-from svq.draw.axes import draw_histogram, nice_ticks, weight_histogram
-from svq.draw.figure import Drawn
+from svq.draw.figure import Drawn, draw_histogram, nice_ticks, weight_histogram
 from svq.report.systems import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"

@@ -14,9 +14,9 @@ from torch import nn
 
 from svq.config import check_choices, from_dict, load_config
 from svq.errors import UserError
-from svq.evaluation.segments import IdentifyConfig
+from svq.evaluation.identification import IdentifyConfig
 from svq.train.config import TrainConfig
-from svq.train.stages import total_epochs
+from svq.train.run import total_epochs
 
 LENGTH_KEYS = ("epochs", "stage_epochs", "multi_stage", "quant.bits")  # what the epochs of a trial depend on
 

@@ -1,41 +1,283 @@
-"""index.html of a search: the trade-off table and Optuna's figures in our own style, and the files beside it."""
+"""index.html of a search: the trade-off table and Optuna's figures in our own style, and the files beside it.
+
+Figures show how the search went, what each setting did, and what the pruner saw. Each takes plain values of the study
+and gives a `Drawn`, of svq.draw.figure. Complete trials are full marks, pruned ones hollow, at the last value that was
+measured.
+"""
 
 from __future__ import annotations
 
+import math
 import os
-from typing import Sequence
+from typing import NamedTuple, Sequence
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
 
 from svq.atomic import atomic_write
-from svq.draw.figure import Drawn
+from svq.draw import figure as fig
+from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
-from svq.search import plots, tradeoff_table
+from svq.draw.tables import write_rows
+from svq.search import tradeoff
+from svq.search.next_trial import latest
+from svq.search.storage import quiet_optuna
+
+FEWEST = 4  # complete trials that say anything about what matters
+
+
+class Trial(NamedTuple):
+    """index, state (complete, pruned, fail, ...), value or nan, settings, and what was measured after each epoch."""
+
+    index: int
+    state: str
+    value: float
+    params: dict
+    intermediate: dict[int, float]
+
+
+class Importance(NamedTuple):
+    """Of a setting. importance: share of Optuna's PED-ANOVA, or nan; correlation: Spearman's, of the setting with the
+    value, nan for choices of words."""
+
+    key: str
+    importance: float
+    correlation: float
+
+
+def trials_of(study) -> list[Trial]:
+    """The trials by index, each as it stands; of one taken up again its last try."""
+    return [Trial(index, trial.state.name.lower(), trial.value if trial.state.name == "COMPLETE" else math.nan,
+                  dict(trial.params), dict(trial.intermediate_values)) for index, trial in latest(study).items()]
+
+
+def importances(study) -> tuple[list[Importance], str]:
+    """The settings that were drawn, the most important first, and a note on what that is worth."""
+    done = [trial for trial in trials_of(study) if trial.state == "complete"]
+    keys = list(dict.fromkeys(key for trial in done for key in trial.params))
+    note = ("Optuna's PED-ANOVA, which needs no scikit-learn (its fANOVA would): how far the settings of the best "
+            "trials are from those of all. Rank correlation: Spearman's, with the value; above 0 a larger setting is "
+            "worse. ")
+    if len(done) < FEWEST:
+        return [], f"Only {len(done)} trials are complete: no importances under {FEWEST}."
+    shares = _shares(study)
+    found = [Importance(key, shares.get(key, math.nan), _correlation(done, key)) for key in keys]
+    found.sort(key=lambda each: (-each.importance if math.isfinite(each.importance) else 1.0, each.key))
+    note += f"From {len(done)} complete trials" + ("." if len(done) >= 30 else ", too few to trust in.")
+    return found, note if shares else note + " PED-ANOVA found too little difference between them."
+
+
+def _shares(study) -> dict[str, float]:
+    optuna = quiet_optuna()
+    try:
+        return optuna.importance.get_param_importances(study, evaluator=optuna.importance.PedAnovaImportanceEvaluator())
+    except (ValueError, RuntimeError):  # all trials alike, or a setting of one value only
+        return {}
+
+
+def _correlation(trials: Sequence[Trial], key: str) -> float:
+    from scipy.stats import rankdata
+
+    values = [trial.params.get(key) for trial in trials]
+    if not all(isinstance(value, (int, float)) for value in values):
+        return math.nan
+    ranks = rankdata(values), rankdata([trial.value for trial in trials])
+    if any(np.ptp(each) == 0 for each in ranks):
+        return math.nan
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+ERROR = "value (error + size), %"
+
+
+def last_value(trial: Trial) -> float:
+    """The trial's value, or the last that was measured of it; nan where nothing was."""
+    if trial.state == "complete":
+        return trial.value
+    return trial.intermediate[max(trial.intermediate)] if trial.intermediate else math.nan
+
+
+def running_best(trials: Sequence[Trial]) -> list[float]:
+    """The lowest value of the complete trials up to each one; nan before the first."""
+    values = [trial.value if trial.state == "complete" else math.inf for trial in trials]
+    best = np.minimum.accumulate(values) if values else []
+    return [float(value) if math.isfinite(value) else math.nan for value in best]
+
+
+def _marks(axes, x, trials: Sequence[Trial], x_of) -> None:
+    for state, face in (("complete", fig.series(0)), ("pruned", fig.SURFACE)):
+        chosen = [trial for trial in trials if trial.state == state]
+        axes.plot([x_of(trial) for trial in chosen], [last_value(trial) for trial in chosen], linestyle="none",
+                  marker="o", markersize=5, color=fig.series(0), markerfacecolor=face, label=state)
+    axes.yaxis.set_major_locator(nice_ticks(6))
+
+
+def history(trials: Sequence[Trial]) -> Drawn:
+    """Value of every trial, and the best up to it."""
+    best = running_best(trials)
+    with fig.rc():
+        figure, (axes,) = fig.panels(width=5.6, height=3.2)
+        axes.step([trial.index for trial in trials], best, where="post", color=fig.series(1), label="best so far")
+        _marks(axes, None, trials, lambda trial: trial.index)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        fig.caption(axes, "", "trial", ERROR)
+        axes.legend(frameon=False, fontsize=7.5)
+        svg = fig.to_svg(figure, "history", "value of every trial")
+    rows = [(str(t.index), t.state, last_value(t), b) for t, b in zip(trials, best)]
+    return Drawn("history", "How the search went", "Full: complete. Hollow: pruned, at the last value measured.", svg,
+                 ("trial", "state", "value", "best"), rows)
+
+
+def importance(found: Sequence[Importance], note: str) -> Drawn:
+    """A bar for each setting."""
+    with fig.rc():
+        figure, (axes,) = fig.panels(width=5.6, height=0.7 + 0.32 * len(found))
+        place = np.arange(len(found))[::-1]
+        axes.barh(place, [0.0 if math.isnan(each.importance) else each.importance for each in found],
+                  color=fig.series(0), height=0.6)
+        axes.set_yticks(place, [each.key for each in found])
+        for label in axes.get_yticklabels():
+            label.set_parse_math(False)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlim(0, 1)
+        fig.caption(axes, "", "importance", "")
+        svg = fig.to_svg(figure, "importance", "importance of every setting")
+    return Drawn("importance", "What mattered", note, svg, ("setting", "importance", "rank_correlation"),
+                 [tuple(each) for each in found])
+
+
+def slices(trials: Sequence[Trial]) -> Drawn:
+    """Value against each setting alone."""
+    keys = keys_of(trials)
+    columns = min(3, len(keys))
+    with fig.rc():
+        rows = -(-len(keys) // columns)
+        figure, axes = fig.panels(rows, columns, width=0.6 + 2.3 * columns, height=0.3 + 2.2 * rows)
+        for number, (panel, key) in enumerate(zip(axes, keys)):
+            scale = Scale([trial.params[key] for trial in trials if key in trial.params])
+            known = [trial for trial in trials if key in trial.params]
+            _marks(panel, None, known, lambda trial: scale.number(trial.params[key]))
+            scale.set_ticks(panel)
+            fig.caption(panel, key, "", ERROR if number % columns == 0 else "")
+        for panel in axes[len(keys) :]:
+            panel.set_visible(False)
+        svg = fig.to_svg(figure, "slices", "value against every setting")
+    values = [(str(t.index), t.state, last_value(t), *(_plain(t.params.get(key)) for key in keys)) for t in trials]
+    return Drawn("slices", "Setting by setting", "The other settings differ from mark to mark: what lines up here may "
+                 "be the doing of another one.", svg, ("trial", "state", "value", *keys), values)
+
+
+def parallel(trials: Sequence[Trial]) -> Drawn:
+    """A line for each trial through all of its settings; the best third stands out."""
+    keys = keys_of(trials)
+    complete = sorted((t for t in trials if t.state == "complete"), key=lambda t: t.value)
+    best = {t.index for t in complete[: max(1, len(complete) // 3)]}
+    scales = {key: Scale([t.params[key] for t in trials if key in t.params]) for key in keys}
+    with fig.rc():
+        figure, (axes,) = fig.panels(width=max(4.0, 1.5 * len(keys) + 1), height=3.2)
+        for trial in sorted(trials, key=lambda t: t.index in best):
+            if not all(key in trial.params for key in keys):
+                continue
+            strong = trial.index in best
+            axes.plot(range(len(keys)), [scales[key].share(trial.params[key]) for key in keys],
+                      linewidth=1.8 if strong else 0.9, color=fig.series(1) if strong else fig.MUTED,
+                      alpha=1.0 if strong else 0.55, linestyle="solid" if trial.state == "complete" else (0, (3, 2)))
+        axes.set_xticks(range(len(keys)), [f"{key}\n{scales[key].ends()}" for key in keys])
+        for label in axes.get_xticklabels():
+            label.set_parse_math(False)
+        axes.set_yticks([])
+        axes.grid(axis="x", visible=True)
+        svg = fig.to_svg(figure, "parallel", "settings of every trial")
+    rows = [(str(t.index), str(t.index in best).lower(), *(scales[key].share(t.params[key]) for key in keys))
+            for t in trials if all(key in t.params for key in keys)]
+    return Drawn("parallel", "Settings together", "A line is a trial, low to high of what was tried from bottom to "
+                 "top; coloured: the best third. Dashed: pruned.", svg, ("trial", "best_third", *keys), rows)
+
+
+def intermediate(trials: Sequence[Trial]) -> Drawn:
+    """What was measured after each epoch."""
+    with fig.rc():
+        figure, (axes,) = fig.panels(width=5.6, height=3.2)
+        for trial in trials:
+            epochs = sorted(trial.intermediate)
+            done = trial.state == "complete"
+            axes.plot(epochs, [trial.intermediate[epoch] for epoch in epochs],
+                      color=fig.series(0) if done else fig.MUTED, linestyle="solid" if done else (0, (3, 2)),
+                      linewidth=1.0, marker="o", markersize=3, alpha=0.8)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.yaxis.set_major_locator(nice_ticks(6))
+        fig.caption(axes, "", "epoch", ERROR)
+        svg = fig.to_svg(figure, "intermediate", "value after every epoch")
+    rows = [(str(t.index), t.state, str(epoch), t.intermediate[epoch])
+            for t in trials for epoch in sorted(t.intermediate)]
+    return Drawn("intermediate", "After each epoch", "What the pruner saw; dashed: pruned.", svg,
+                 ("trial", "state", "epoch", "value"), rows)
+
+
+def keys_of(trials: Sequence[Trial]) -> list[str]:
+    return list(dict.fromkeys(key for trial in trials for key in trial.params))
+
+
+def _plain(value):
+    return value if isinstance(value, (str, float)) and value is not None else "nan" if value is None else str(value)
+
+
+class Scale:
+    """Places values of one setting on a line: words in their order, numbers as they are or by their logarithm."""
+
+    def __init__(self, values: Sequence):
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        self.words = None if numbers else sorted({str(value) for value in values})
+        self.log = bool(numbers and values and min(values) > 0 and max(values) / min(values) > 20)
+        places = [self.number(value) for value in values] or [0.0]
+        self.values, self.low, self.high = values, min(places), max(places)
+
+    def number(self, value) -> float:
+        if self.words is not None:
+            return float(self.words.index(str(value)))
+        return math.log10(value) if self.log else float(value)
+
+    def share(self, value) -> float:
+        """From 0, the least that was tried, to 1."""
+        return 0.5 if self.high == self.low else (self.number(value) - self.low) / (self.high - self.low)
+
+    def ends(self) -> str:
+        if self.words is not None:
+            return f"{self.words[0]} to {self.words[-1]}"
+        return f"{min(self.values):.3g} to {max(self.values):.3g}"
+
+    def set_ticks(self, axes) -> None:
+        if self.words is not None:
+            axes.set_xticks(range(len(self.words)), self.words)
+            return
+        axes.xaxis.set_major_locator(nice_ticks(4))
+        if self.log:
+            axes.xaxis.set_major_formatter(lambda place, _: f"{10**place:.2g}")
 
 
 def figures_of(study) -> tuple[list[Drawn], str]:
     """Every figure that there is something to show for, and a note on those that there is not."""
-    from svq.search.summary import importances, trials_of
-
     trials = trials_of(study)
     shown = [trial for trial in trials if trial.params]
     if not shown:
         return [], "No trial has been drawn yet."
     found, note = importances(study)
-    figures = [plots.history(trials)] + ([plots.importance(found, note)] if found else [])
-    figures += [plots.slices(shown), plots.parallel(shown)]
+    figures = [history(trials)] + ([importance(found, note)] if found else [])
+    figures += [slices(shown), parallel(shown)]
     if any(trial.intermediate for trial in trials):
-        figures.append(plots.intermediate(trials))
+        figures.append(intermediate(trials))
     return figures, "" if found else note
 
 
-def write(folder, title: str, rows: Sequence[tradeoff_table.Row], about: tradeoff_table.Conditions,
+def write(folder, title: str, rows: Sequence[tradeoff.Row], about: tradeoff.Conditions,
           figures: Sequence[Drawn] = (), note: str = "") -> None:
     """index.html, tradeoff.md, tradeoff.tsv and each figure as .svg and .tsv, the page last."""
     folder = os.fspath(folder)
-    tradeoff_table.write_tsv(os.path.join(folder, "tradeoff.tsv"), rows)
+    write_rows(os.path.join(folder, "tradeoff.tsv"), tradeoff.Row, rows)
     with atomic_write(os.path.join(folder, "tradeoff.md")) as file:
-        file.write(tradeoff_table.markdown(rows, about))
+        file.write(tradeoff.markdown(rows, about))
     write_figures(folder, figures)
-    sections = [("tradeoff", "Trade-off", tradeoff_table.html(rows, about))]
+    sections = [("tradeoff", "Trade-off", tradeoff.html(rows, about))]
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"{len(rows)} systems. {note}".strip()
     with atomic_write(os.path.join(folder, "index.html")) as file:

@@ -1,8 +1,13 @@
-"""The one training loop: teacher, student and quantization-aware finetuning all run through it."""
+"""The one training loop: teacher, student and quantization-aware finetuning all run through it.
+
+It shows a bar or plain lines, and writes the training curves as CSV.
+"""
 
 from __future__ import annotations
 
+import csv
 import os
+import sys
 import time
 from typing import Callable
 
@@ -12,7 +17,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from svq.atomic import remove_leftovers
+from svq.atomic import atomic_write, remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
@@ -24,9 +29,7 @@ from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoin
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
 from svq.train.objective import Objective
-from svq.train.optimizer import make_optimizer, set_learning_rate
-from svq.train.precision import autocast, memory_format, use_bf16
-from svq.train.progress import Curves, Progress
+from svq.train.optimizer import autocast, make_optimizer, memory_format, set_learning_rate, use_bf16
 from svq.train.schedule import learning_rate, margin
 
 
@@ -233,3 +236,71 @@ class Trainer:
         self.curves.rows, self.curves.sums = state["curves"]["rows"], state["curves"]["sums"]
         torch.set_rng_state(state["rng"])
         print(f"resuming from {self.checkpoint_path} at step {self.step} of {self.total_steps}", flush=True)
+
+
+COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy", "samples_per_s")
+
+
+class Curves:
+    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows."""
+
+    def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
+        self.path, self.every = path, every
+        self.rows = rows or []
+        self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
+        self.since = time.monotonic()
+
+    def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
+        """Counts one step (numbered from 1); loss is the batch's mean."""
+        self.sums[0] += loss * samples
+        self.sums[1] += correct
+        self.sums[2] += samples
+        if step % self.every:
+            return
+        now = time.monotonic()
+        rate = self.sums[2] / max(now - self.since, 1e-9)
+        means = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
+        self.rows.append([step, round(epoch, 4), lr, margin, *means, round(rate, 2)])
+        self.sums, self.since = [0.0, 0.0, 0], now
+
+    def write(self) -> None:
+        with atomic_write(self.path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in self.rows)
+
+    def state(self) -> dict:
+        return {"rows": self.rows, "sums": self.sums}
+
+
+class Progress:
+    """A tqdm bar on a terminal; in a log a line every `seconds`."""
+
+    def __init__(self, total_steps: int, done: int, batch_size: int, seconds: float = 10.0, silent: bool = False):
+        self.total, self.batch_size, self.seconds = total_steps, batch_size, seconds
+        self.start = self.last = time.monotonic()
+        self.first = done
+        self.bar = None
+        self.silent = silent
+        if sys.stderr.isatty() and not silent:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def update(self, step: int, epoch: float, loss: float, accuracy: float, lr: float) -> None:
+        if self.silent:
+            return
+        now = time.monotonic()
+        rate = (step - self.first) * self.batch_size / max(now - self.start, 1e-9)
+        if self.bar is not None:
+            self.bar.update(1)
+            self.bar.set_postfix_str(f"epoch {epoch:.1f} loss {loss:.3f} acc {accuracy:.3f} {rate:.1f} samples/s")
+        elif now - self.last >= self.seconds or step == self.total:
+            self.last = now
+            left = (self.total - step) * self.batch_size / max(rate, 1e-9)
+            print(f"step {step}/{self.total} epoch {epoch:.2f} loss {loss:.4f} accuracy {accuracy:.4f} "
+                  f"lr {lr:.3g} {rate:.1f} samples/s {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

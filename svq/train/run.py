@@ -1,4 +1,8 @@
-"""One training run in this process, from its options: what svq.bin.train and the trials of a search have in common."""
+"""One training run in this process, from its options: what svq.bin.train and the trials of a search have in common.
+
+It learns from labels, a teacher beside the student, or a teacher's cached levels; as one stage or, for networks of
+mixed precision, as several: low bits first.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,17 @@ from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
 from svq.digest import fingerprint
 from svq.distill.levels import file_of
+from svq.distill.objective import EmbeddingObjective, Teacher
+from svq.distill.targets import Targets
 from svq.errors import UserError
+from svq.models import load_model
+from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantize_, quantizers
 from svq.train.config import TrainConfig
-from svq.train.distributed import join_world, leave_world
-from svq.train.folders import save_trained, starting_network
-from svq.train.make_objective import make_head, make_objective
-from svq.train.stages import train
+from svq.train.distributed import World, join_world, leave_world
+from svq.train.folders import save_trained, starting_network, take_head
+from svq.train.heads import AAMSoftmax
+from svq.train.loop import Trainer
+from svq.train.objective import Objective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,3 +113,126 @@ def run_id(config: TrainConfig, options) -> str:
     if options.targets:  # each level's JSON holds a digest of its values
         files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
     return fingerprint(to_dict(decisive(config)), *[("file", path) for path in files if os.path.exists(path)])
+
+
+def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax | None:
+    """The classifier, that of --init where there is one; None where nothing can come of it.
+
+    That is where the network learns without labels and every utterance has a speaker of its own, which is
+    how Kaldi's data directories say that speakers are not known.
+    """
+    if config.distill is not None and config.distill.without_labels and train_set.num_speakers == len(train_set):
+        return None
+    head = AAMSoftmax(config.model.embed_dim, train_set.num_speakers, config.scale)
+    if options.init:
+        take_head(head, options.init, train_set)
+    return head
+
+
+def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, train_set: TrainSet):
+    """The teacher that runs beside the student (None: there is none, or its cached levels do) and what to minimize."""
+    if options.teacher is None:
+        return None, Objective(net, head)
+    teacher_net, model = load_model(options.teacher)
+    distill, targets = config.distill, config.distill.targets
+    if model.front_end != config.model.front_end:
+        check_front_ends(config, options.teacher, model)
+    teacher = None
+    if targets is None or distill.logit_weight > 0:
+        teacher_head = None
+        if distill.logit_weight > 0:
+            teacher_head = AAMSoftmax(model.embed_dim, train_set.num_speakers, config.scale)
+            take_head(teacher_head, options.teacher, train_set)
+        teacher = Teacher(teacher_net, teacher_head)
+    if targets is None:
+        return teacher, Objective(net, head, distill, EmbeddingObjective(config.model.embed_dim, model.embed_dim))
+    train_set.targets = Targets(options.targets, targets, train_set.keys, options.teacher, teacher_net, model)
+    per_frame = train_set.targets.per_frame
+    if per_frame and not getattr(net, "has_frame_outputs", False):
+        raise UserError(f"{options.config}: {config.model.arch} gives no output for each frame, which levels "
+                        f"{', '.join(targets.levels)} are for; take FCStudent of pooling mean, or pool the levels")
+    embedding = EmbeddingObjective(config.model.embed_dim, train_set.targets.dim)
+    return teacher, Objective(net, head, distill, embedding, per_frame)
+
+
+def check_front_ends(config: TrainConfig, folder, model) -> None:
+    """UserError unless a student may learn from a teacher whose front end is another than its own."""
+    front_end = f"{folder}: its front end {to_dict(model.front_end)} is not the student's"
+    if config.distill.targets is None or config.distill.logit_weight > 0:
+        raise UserError(front_end)
+    if not config.distill.targets.other_front_end:
+        raise UserError(f"{front_end}; where that is meant, set distill.targets.other_front_end: true")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Layers of up to `bits` bits are quantized, the others in float (0: all of them); `epochs` of training."""
+
+    bits: int
+    epochs: int
+
+
+def plan_stages(config: TrainConfig, net: nn.Module) -> list[Stage]:
+    """The stages of a run: one, or with `multi_stage` one for each bit width that layers of `net` have, ascending.
+
+    Liu et al., section IV, algorithm 1, train every stage until convergence: `stage_epochs` says for how long. Without
+    it the stages share `epochs` as equally as they can, the last ones taking what is left over, so that a run of
+    several stages costs what a run of one does and the two can be compared.
+    Raises UserError where `epochs` are fewer than the stages, or where `stage_epochs` are for another number of them.
+    """
+    layers = [name for name, _ in quantizable(net)]
+    widths = sorted({config.quant.bits_of(name) for name in layers} - {FLOAT_BITS}) if config.quant else []
+    if not config.multi_stage or not widths:
+        widths = [max(widths, default=0)]
+    shares = _shared_epochs(config, widths) if config.stage_epochs is None else _given_epochs(config, widths)
+    return [Stage(bits, epochs) for bits, epochs in zip(widths, shares, strict=True)]
+
+
+def _shared_epochs(config: TrainConfig, widths: list[int]) -> list[int]:
+    share, left = divmod(config.epochs, len(widths))
+    if not share:
+        raise UserError(f"epochs is {config.epochs}, but layers have {len(widths)} bit widths "
+                        f"({', '.join(map(str, widths))}) and multi_stage takes an epoch for each; raise epochs")
+    return [share + (i >= len(widths) - left) for i in range(len(widths))]
+
+
+def _given_epochs(config: TrainConfig, widths: list[int]) -> list[int]:
+    given = list(config.stage_epochs)
+    if len(given) not in (1, len(widths)):
+        found = ", ".join(str(bits or FLOAT_BITS) for bits in widths)
+        raise UserError(f"stage_epochs is {given}, but the bit widths of the layers are {found}: give a number for "
+                        "each of these, or one number for all")
+    return given * len(widths) if len(given) == 1 else given
+
+
+def total_epochs(config: TrainConfig, net: nn.Module) -> int:
+    """The epochs of a run in all its stages together; UserError as of plan_stages."""
+    return sum(stage.epochs for stage in plan_stages(config, net))
+
+
+def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:
+    """Quantizes the layers of at most `bits` bits from their present float weights; those quantized already stay."""
+    done = {name for name, _, _ in quantizers(net)}
+    quantize_(net, config, only=[name for name, _ in quantizable(net)
+                                 if name not in done and config.bits_of(name) <= bits])
+
+
+def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: str, world: World = World(),
+          teacher: Teacher | None = None, after_epoch: Callable[[int, nn.Module], None] | None = None) -> None:
+    """Quantizes and trains the network of `objective`, stage by stage; arguments as of Trainer.
+
+    Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so
+    on), and starts from the averaged weights of the one before; epochs, and with them the order of the data,
+    go on counting. A run that was killed loads the checkpoints of its finished stages one after the other.
+    """
+    stages = plan_stages(config, objective.net)
+    trainer = None
+    for number, stage in enumerate(stages, 1):
+        if config.quant is not None:
+            quantize_up_to_(objective.net, config.quant, stage.bits)
+        checkpoints = "checkpoints" if len(stages) == 1 else os.path.join("checkpoints", f"stage{number}")
+        if world.is_main and len(stages) > 1:
+            print(f"stage {number} of {len(stages)}: layers of up to {stage.bits} bits, {stage.epochs} epochs", flush=True)
+        trainer = Trainer(dataclasses.replace(config, epochs=stage.epochs), objective, train_set, folder, run_id,
+                          world, teacher, checkpoints, after=trainer, after_epoch=after_epoch)
+        trainer.run()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.analysis.knee import find_knee, knee_index
+from svq.analysis.score_measures import find_knee, knee_index
 
 VALUES = st.lists(st.floats(0, 50), min_size=3, max_size=8)
 

@@ -13,11 +13,10 @@ import torch
 import torch.nn.functional as F
 
 from svq import nets
-from svq.analysis.layer_activations import movements
-from svq.analysis.layer_config import LayerAnalysisConfig
-from svq.analysis.layer_norms import measure_norms_
-from svq.analysis.layer_parts import LEVELS, parts_of
+from svq.analysis.layer_config import LEVELS, LayerAnalysisConfig, parts_of
+from svq.analysis.layer_measures import movements
 from svq.analysis.layer_study import LayerStudy
+from svq.analysis.layer_subjects import measure_norms_
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import layer_analysis
 from svq.data.fbank import Fbank, mean_normalize

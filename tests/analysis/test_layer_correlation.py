@@ -10,9 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.analysis.layer_correlation import coefficients, correlate, pair_features, permutation_p, rank_features
-from svq.analysis.layer_distortion import distortion, pooled
-from svq.analysis.layer_retention import change, share
+from svq.analysis.layer_measures import (
+    change,
+    coefficients,
+    correlate,
+    distortion,
+    pair_features,
+    permutation_p,
+    pooled,
+    rank_features,
+    share,
+)
 
 RANK = [(rank_features, scipy.stats.spearmanr), (pair_features, scipy.stats.kendalltau)]
 values = st.lists(st.integers(-4, 4).map(float), min_size=2, max_size=12)  # few values: many ties

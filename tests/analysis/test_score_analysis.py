@@ -9,9 +9,8 @@ import pytest
 from svq.analysis.score_analysis import analyse
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.analysis.score_lists import distance_edges, distance_groups, duration_groups, paired_groups, read_list
-from svq.analysis.score_page import markdown
-from svq.analysis.score_plots import figures
-from svq.analysis.score_rows import COLUMNS, Lookup
+from svq.analysis.score_measures import COLUMNS, Lookup
+from svq.analysis.score_page import figures, markdown
 from svq.backend import metrics
 from svq.backend.bootstrap import speaker_bootstrap
 from svq.backend.calibration import Calibration

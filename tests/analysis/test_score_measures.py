@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.analysis.reliability import reliability_bins
-from svq.analysis.score_measures import costs, drift, flip_shares, flipped, flips
+from svq.analysis.score_measures import costs, drift, flip_shares, flipped, flips, reliability_bins
 from svq.backend import metrics
-from svq.backend.resampled import SpeakerSamples
+from svq.backend.bootstrap import SpeakerSamples
 
 THRESHOLD = 0.6
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from svq.backend import norm
+from svq.backend import scoring
 from svq.errors import UserError
 
 
@@ -21,7 +21,7 @@ def test_statistics_against_a_sort(threads, top_n, dtype, tolerance):
     vectors = rng.normal(size=(600, 8)).astype(dtype)       # more than two blocks
     cohort = rng.normal(size=(40, 8)).astype(dtype)
     expected = brute(vectors, cohort, top_n)
-    actual = norm.cohort_statistics(vectors, cohort, top_n, threads)
+    actual = scoring.cohort_statistics(vectors, cohort, top_n, threads)
     np.testing.assert_allclose(actual[0], expected[0], atol=tolerance, rtol=tolerance)
     np.testing.assert_allclose(actual[1], expected[1], atol=tolerance, rtol=10 * tolerance)
 
@@ -34,9 +34,9 @@ def test_ties_at_the_edge_of_the_top(size, top_n, seed):
     expected = brute(vectors, cohort, top_n)
     if expected[1].min() == 0:
         with pytest.raises(UserError, match="all equal"):
-            norm.cohort_statistics(vectors, cohort, top_n)
+            scoring.cohort_statistics(vectors, cohort, top_n)
         return
-    actual = norm.cohort_statistics(vectors, cohort, top_n)
+    actual = scoring.cohort_statistics(vectors, cohort, top_n)
     np.testing.assert_allclose(actual, expected, atol=1e-12)
 
 
@@ -45,29 +45,29 @@ def test_small_deviation_around_a_large_mean_in_float32():
     cohort = np.concatenate([np.full((500, 1), 0.9), 0.01 * rng.normal(size=(500, 1))], axis=1).astype(np.float32)
     vectors = np.ones((4, 2), np.float32)
     scores = (vectors @ cohort.T).astype(float)
-    np.testing.assert_allclose(norm.cohort_statistics(vectors, cohort)[1], scores.std(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(scoring.cohort_statistics(vectors, cohort)[1], scores.std(axis=1), rtol=1e-5)
 
 
 def test_threads_do_not_change_a_bit():
     rng = np.random.default_rng(2)
     vectors, cohort = (rng.normal(size=(n, 16)).astype(np.float32) for n in (1000, 300))
     rows = rng.integers(0, 1000, size=(2, 5000))
-    for a, b in zip(norm.cohort_statistics(vectors, cohort, 20, 1), norm.cohort_statistics(vectors, cohort, 20, 4)):
+    for a, b in zip(scoring.cohort_statistics(vectors, cohort, 20, 1), scoring.cohort_statistics(vectors, cohort, 20, 4)):
         np.testing.assert_array_equal(a, b)
-    np.testing.assert_array_equal(norm.pair_scores(vectors, vectors, *rows, threads=1),
-                                  norm.pair_scores(vectors, vectors, *rows, threads=4))
+    np.testing.assert_array_equal(scoring.pair_scores(vectors, vectors, *rows, threads=1),
+                                  scoring.pair_scores(vectors, vectors, *rows, threads=4))
 
 
 def test_pair_scores_against_a_loop():
     rng = np.random.default_rng(3)
     enroll, test = rng.normal(size=(50, 6)), rng.normal(size=(70, 6))
     e, t = rng.integers(0, 50, 3000), rng.integers(0, 70, 3000)
-    np.testing.assert_allclose(norm.pair_scores(enroll, test, e, t), [enroll[i] @ test[j] for i, j in zip(e, t)])
+    np.testing.assert_allclose(scoring.pair_scores(enroll, test, e, t), [enroll[i] @ test[j] for i, j in zip(e, t)])
 
 
 def test_normalize_by_hand():
     # (3 - 1) / 2 = 1 from the enrolment side, (3 - 2) / 0.5 = 2 from the test side.
-    out = norm.normalize(np.array([3.0]), [1], [0], (np.array([9.0, 1.0]), np.array([9.0, 2.0])),
+    out = scoring.normalize(np.array([3.0]), [1], [0], (np.array([9.0, 1.0]), np.array([9.0, 2.0])),
                          (np.array([2.0]), np.array([0.5])))
     assert out.tolist() == [1.5]
 
@@ -81,14 +81,14 @@ def test_normalisation_undoes_shift_and_scale_of_the_scores():
     for scale, shift in ((1.0, 0.0), (7.0, -3.0)):
         a = np.concatenate([scale * x, np.full((30, 1), shift)], axis=1)
         b, c = (np.concatenate([v, np.ones((len(v), 1))], axis=1) for v in (x, cohort))
-        statistics = norm.cohort_statistics(a, c, 10)
-        out.append(norm.normalize(norm.pair_scores(a, b, *rows), *rows, statistics, statistics))
+        statistics = scoring.cohort_statistics(a, c, 10)
+        out.append(scoring.normalize(scoring.pair_scores(a, b, *rows), *rows, statistics, statistics))
     np.testing.assert_allclose(out[0], out[1], atol=1e-9)
 
 
 def test_degenerate_cohorts():
     x = np.eye(3)
     with pytest.raises(UserError, match="at least 2 cohort scores"):
-        norm.cohort_statistics(x, np.ones((1, 3)))
+        scoring.cohort_statistics(x, np.ones((1, 3)))
     with pytest.raises(UserError, match="3 embeddings are all equal"):
-        norm.cohort_statistics(x, np.full((5, 3), 0.3, np.float64), 3)
+        scoring.cohort_statistics(x, np.full((5, 3), 0.3, np.float64), 3)

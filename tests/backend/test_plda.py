@@ -5,8 +5,16 @@ import pytest
 from scipy.stats import multivariate_normal
 
 from svq.backend.metrics import eer
-from svq.backend.plda import Plda, SpeakerStatistics, TwoCovariance, joint_diagonalize, lda, train
-from svq.backend.shrinkage import oas_intensity, shrink
+from svq.backend.plda import (
+    Plda,
+    SpeakerStatistics,
+    TwoCovariance,
+    joint_diagonalize,
+    lda,
+    oas_intensity,
+    shrink,
+    train,
+)
 from svq.errors import UserError
 
 

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svq.backend import metrics
-from svq.backend.bootstrap import speaker_bootstrap
-from svq.backend.resampled import SpeakerSamples, eer_measure, min_cllr_measure, min_dcf_measure
+from svq.backend.bootstrap import SpeakerSamples, eer_measure, min_cllr_measure, min_dcf_measure, speaker_bootstrap
 from svq.errors import UserError
 
 MEASURES = [eer_measure, min_dcf_measure(0.05, 2.0, 1.0), min_cllr_measure]
@@ -60,7 +59,7 @@ def test_blocks_of_any_size_give_the_same(monkeypatch):
     whole = SpeakerSamples(target, *sides, 9)
     expected = whole.ranked(score, MEASURES), whole.sums(score[:, None])
     assert len(list(whole.weights())) == 1
-    monkeypatch.setattr("svq.backend.resampled._HELD", 2 * whole.cells)
+    monkeypatch.setattr("svq.backend.bootstrap._HELD", 2 * whole.cells)
     assert len(list(whole.weights())) == 5
     assert np.array_equal(whole.ranked(score, MEASURES), expected[0])
     assert whole.sums(score[:, None]) == pytest.approx(expected[1])

@@ -1,7 +1,7 @@
 """Latency of networks in torch, ONNX Runtime and OpenVINO, in float and INT8: ms an utterance, RTF, memory, load time.
 
     python tests/bench/latency.py [--networks ResNet34 ECAPA512] [--threads 1 2] [--batches 1 8] [--seconds 3]
-    python tests/bench/latency.py --model exp/resnet_kmqat2 --calibration data/train    # one's own, trained, networks
+    python tests/bench/latency.py --model exp/resnet_kmqat2 --range-data data/train    # one's own, trained, networks
 
 Each network and way of running it has a process of its own, and the processes take turns, so that whatever else the
 machine does falls on all of them alike. The milliseconds are of the network alone, from features to embedding; the row
@@ -36,7 +36,7 @@ WAYS = {
 
 
 def peak_mb():
-    from svq.memory import peak_bytes
+    from svq.hardware import peak_bytes
 
     return peak_bytes() / 2**20
 
@@ -141,8 +141,7 @@ def make_files(source, folder, ways, data, frames, count=16):
     INT8 is calibrated with `count` inputs: of the data directory's feats.scp, or noise of `frames` frames.
     """
     from svq.deploy.export import export_float, export_int8, float_layers, write
-    from svq.deploy.int8 import Int8Config
-    from svq.deploy.samples import calibration_inputs
+    from svq.deploy.int8 import Int8Config, calibration_inputs
     from svq.models import load_model
     from svq.quant.api import freeze_
 
@@ -226,7 +225,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), help="architectures, with random weights")
     arguments.add_argument("--model", nargs="+", default=[], help="model folders to take instead")
-    arguments.add_argument("--calibration", help="data directory with feats.scp for the INT8 files of --model")
+    arguments.add_argument("--range-data", help="data directory with feats.scp for the INT8 files of --model")
     arguments.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
     arguments.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     arguments.add_argument("--batches", type=int, nargs="+", default=[1, 8])
@@ -239,7 +238,7 @@ def main():
     for source in options.model or options.networks:
         with tempfile.TemporaryDirectory() as folder:
             model = source if options.model else random_network(source, Path(folder) / "float_model")
-            files = make_files(model, folder, options.ways, options.calibration if options.model else None, frames)
+            files = make_files(model, folder, options.ways, options.range_data if options.model else None, frames)
             for threads in options.threads:
                 found += table(source, files, threads, options)
     if options.json:

@@ -22,7 +22,7 @@ from svq.hardware import describe
 from svq.nets import num_parameters
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizers
-from svq.train.precision import use_bf16
+from svq.train.optimizer import use_bf16
 
 CASES = {f"{method}{bits}": QuantConfig(method, bits) for method, bits in [
     ("kmqat", 4), ("kmqat", 2), ("kmqat", 1), ("uniform", 4), ("pot", 4), ("pot", 6), ("apot", 4), ("apot", 3),

@@ -25,8 +25,7 @@ from svq.quant import QuantConfig, quantize_  # noqa: E402
 from svq.train.config import OptimizerConfig  # noqa: E402
 from svq.train.heads import AAMSoftmax  # noqa: E402
 from svq.train.objective import Objective  # noqa: E402
-from svq.train.optimizer import make_optimizer, set_learning_rate  # noqa: E402
-from svq.train.precision import autocast, use_bf16  # noqa: E402
+from svq.train.optimizer import autocast, make_optimizer, set_learning_rate, use_bf16  # noqa: E402
 
 CPU = torch.device("cpu")
 CLASSES = 500

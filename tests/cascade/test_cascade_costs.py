@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.cascade.accounting import ACCOUNTINGS, LIST, STREAMING, count
-from svq.cascade.cost import knots_of, operations, packed_size, rung_cost
-from svq.cascade.gate import reached
-from svq.cascade.ladder import Rung
+from svq.cascade.cost import ACCOUNTINGS, LIST, STREAMING, count, knots_of, operations, packed_size, rung_cost
+from svq.cascade.ladder import Rung, reached
+from svq.evaluation.operations import count_flops
 from svq.models import save_model
-from svq.nets.flops import count_flops
 from svq.network import ModelConfig
 from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_

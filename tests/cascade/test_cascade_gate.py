@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from svq.backend import metrics
-from svq.backend.bootstrap import speaker_bootstrap
-from svq.backend.resampled import SpeakerSamples
-from svq.cascade.gate import pure, random_rungs, reached, settle, settled_values
-from svq.cascade.measures import MEASURES, Point, measured
+from svq.backend.bootstrap import SpeakerSamples, speaker_bootstrap
+from svq.cascade.evaluate import MEASURES, Point, measured
+from svq.cascade.ladder import pure, random_rungs, reached, settle, settled_values
 
 number = st.floats(-5, 5, width=16)  # coarse: ties with the threshold and with a delta do occur
 delta = st.one_of(st.floats(0, 5, width=16), st.just(np.inf))

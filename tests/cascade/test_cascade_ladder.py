@@ -7,8 +7,8 @@ import pytest
 
 from svq.backend.calibration import Calibration
 from svq.backend.score_map import AffineMap, save_map
+from svq.cascade.choose import fit_maps
 from svq.cascade.cost import storage
-from svq.cascade.fitting import fit_maps
 from svq.cascade.ladder import Operating, load_ladder, load_maps, to_scale
 from svq.errors import UserError
 from svq.models import save_model

@@ -11,13 +11,10 @@ import yaml
 
 from svq.backend.embeddings import read_vector
 from svq.bin import cascade, extract, score, speaker_means, verify
-from svq.cascade.accounting import LIST, STREAMING, count, table_of
-from svq.cascade.cost import UNITS, rung_costs
-from svq.cascade.gate import reached, settle
-from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps
+from svq.cascade.cost import LIST, STREAMING, UNITS, count, rung_costs, table_of
+from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps, reached, settle
 from svq.cascade.live import LiveCascade, mean_of_rung
-from svq.cascade.live_runs import read_runs
-from svq.cascade.log import read_reached, recount
+from svq.cascade.live_runs import read_reached, read_runs, recount
 from svq.cascade.trial_list import TrialList
 from svq.cascade.verifier import CascadeVerifier
 from svq.config import dump_config

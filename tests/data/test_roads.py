@@ -9,18 +9,18 @@ import soundfile
 
 from svq.bin.embed import recordings_of
 from svq.data import audio
+from svq.data.audio import windows_of
 from svq.data.augment import Augment
 from svq.data.datadir import DataDir, create
 from svq.data.dataset import TrainSet
 from svq.data.extraction import Utterances
 from svq.data.fbank import num_samples
 from svq.data.frontend import FrontEnd, FrontEndConfig
-from svq.data.recording import windows_of
 from svq.data.table import Table
 from svq.data.validate import validate
 from svq.data.wavark import copy_part
 from svq.errors import UserError
-from svq.evaluation.segments import Segment, embed_segments
+from svq.evaluation.identification import Segment, embed_segments
 from svq.verifier import Verifier
 from tests.builders import voice
 

@@ -7,9 +7,8 @@ import pytest
 from svq.bin import data_dir as tools, make_fbank
 from svq.data import reshape, stored, wavark
 from svq.data.datadir import DataDir
-from svq.data.extraction import Utterances
+from svq.data.extraction import Utterances, calibration_features
 from svq.data.frontend import FrontEndConfig, check_stored
-from svq.data.stretches import calibration_features
 from svq.data.validate import validate
 from svq.errors import UserError
 from tests.builders import data_dir

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from svq.deploy import extras, runtimes
-from svq.deploy.cpu import has_vnni, warn_without_vnni
 from svq.deploy.export import export_float, write
 from svq.deploy.runtimes import load_embedder
 from svq.errors import UserError
+from svq.hardware import has_vnni, warn_without_vnni
 from svq.models import save_model
 from svq.nets import pooling
 from tests.builders import voice

@@ -16,10 +16,9 @@ from onnx import numpy_helper
 
 from svq.bin import export, extract
 from svq.deploy.export import export_dynamic_int8, export_float, export_int8, float_layers, write
-from svq.deploy.graph_layers import initializer
-from svq.deploy.int8 import Int8Config
+from svq.deploy.graph import initializer
+from svq.deploy.int8 import Int8Config, best_step, snap
 from svq.deploy.runtimes import load_embedder
-from svq.deploy.snapping import best_step, snap
 from svq.errors import UserError
 from svq.models import save_model
 from svq.quant import QuantConfig, quantize_
@@ -217,7 +216,7 @@ def test_from_the_command_line_to_embeddings(place, suffix, front_end):
     for int8, least in (("false", 0.99999), ("true", 0.98)):
         out = place / f"{int8}.{suffix}"
         run_worker(export.main, "--model", place / "model", "--out", out, "--front-end", front_end, "--int8", int8,
-                   "--calibration", place / "data", "--num-utts", 3, "--score-calibration", place / "llr.json")
+                   "--range-data", place / "data", "--num-utts", 3, "--calibration", place / "llr.json")
         found = embeddings(place, out)
         assert min(cosines(found[key], expected[key]) for key in expected) > least and found.keys() == expected.keys()
         assert load_embedder(out).calibration == json.loads((place / "llr.json").read_text())
@@ -226,10 +225,10 @@ def test_from_the_command_line_to_embeddings(place, suffix, front_end):
 
 
 def test_torch_by_name_is_torch(place, monkeypatch):
-    """With --backend torch a folder runs as without it, on any device."""
+    """With --runtime torch a folder runs as without it, on any device."""
     expected = embeddings(place, place / "model")
     monkeypatch.setattr("svq.deploy.runtimes.load_embedder", None)
-    found = embeddings(place, place / "model", "--backend", "torch")
+    found = embeddings(place, place / "model", "--runtime", "torch")
     assert found.keys() == expected.keys() and all((found[key] == expected[key]).all() for key in expected)
 
 
@@ -245,7 +244,7 @@ def test_float_layers_of_a_quantized_model_stay_float(place, tmp_path, dynamic):
     save_model(tmp_path / "model", quantize_(small_net(config), config.quant).eval(), config)
     options = ["--summary", tmp_path / "summary.json"] if dynamic == "false" else []
     run_worker(export.main, "--model", tmp_path / "model", "--out", tmp_path / "x.onnx", "--int8", "true", "--dynamic",
-               dynamic, "--calibration", place / "data", "--num-utts", 2, "--bits", bits_with(tmp_path, layers[5]),
+               dynamic, "--range-data", place / "data", "--num-utts", 2, "--bits", bits_with(tmp_path, layers[5]),
                *options)
     floats = set(load_embedder(tmp_path / "x.onnx").metadata.details["float_layers"])
     if dynamic == "true":
@@ -274,16 +273,16 @@ def test_layers_by_a_table(tmp_path):
 
 @pytest.mark.parametrize("options, words", [
     (["--float-layers", "layers.77"], "no layer layers.77"), (["--bits", "none.tsv"], "no such file"),
-    (["--score-calibration", "none.json"], "none.json is missing; steps/calibrate.sh makes it"),
-    (["--score-calibration", "{place}/text.json"], "text.json: not a calibration"),
+    (["--calibration", "none.json"], "none.json is missing; steps/calibrate.sh makes it"),
+    (["--calibration", "{place}/text.json"], "text.json: not a calibration"),
     (["--percentile", "10"], "percentile is 10"),
-    (["--calibration", "nowhere"], "nowhere"), (["--calibration-seconds", "0.01"], "shorter than one frame"),
+    (["--range-data", "nowhere"], "nowhere"), (["--range-seconds", "0.01"], "shorter than one frame"),
     (["--seconds", "9"], "none of 4 utterances is long enough"), (["--out", "x.pt"], "must end in"),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, options, words):
     monkeypatch.chdir(tmp_path)
     given = {"--model": place / "model", "--out": tmp_path / "x.onnx", "--int8": "true",
-             "--calibration": place / "data"} | {options[0]: options[1].format(place=place)}
+             "--range-data": place / "data"} | {options[0]: options[1].format(place=place)}
     with pytest.raises(UserError, match=words):
         run_worker(export.main, *[text for pair in given.items() for text in pair])
     assert not list(tmp_path.iterdir())
@@ -309,7 +308,7 @@ def test_step(place, monkeypatch):
     def step(*arguments):
         return subprocess.run(["bash", *arguments], cwd=place, capture_output=True, text=True)
 
-    done = step("steps/export.sh", "--int8", "true", "--calibration", "data", "--num-utts", "1", "model", "int 8/a.xml")
+    done = step("steps/export.sh", "--int8", "true", "--range-data", "data", "--num-utts", "1", "model", "int 8/a.xml")
     assert done.returncode == 0, done.stderr
     done = step("steps/extract.sh", "--nj", "1", "--runtime", "openvino", "data", "int 8/a.xml", "emb")
     assert done.returncode == 0, done.stderr + done.stdout
@@ -319,5 +318,5 @@ def test_step(place, monkeypatch):
     assert found.keys() == expected.keys() and min(cosines(found[key], expected[key]) for key in found) > 0.9
     assert load_embedder("int 8/a.xml").metadata.details["calibration_inputs"] == 1
     refused = step("steps/export.sh", "--int8", "true", "model", "x.xml")
-    assert refused.returncode == 2 and "--int8 true needs --calibration" in refused.stderr
+    assert refused.returncode == 2 and "--int8 true needs --range-data" in refused.stderr
     assert not (place / "x.xml").exists()

@@ -13,7 +13,7 @@ import torch
 
 from svq.backend.embeddings import read_vector
 from svq.bin import teacher_embeddings
-from svq.distill import cache as cache_module, level_values
+from svq.distill import cache as cache_module, cache_writing
 from svq.distill.cache import LevelInfo
 from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
@@ -67,8 +67,8 @@ def test_number_of_jobs_does_not_matter(place, tmp_path, num_jobs):
 
 def test_concatenation_is_no_level_of_its_own_and_one_pass_makes_all_vectors(place, tmp_path, monkeypatch):
     passes = []
-    original = level_values.level_values
-    monkeypatch.setattr(level_values, "level_values", lambda *a: passes.append(1) or original(*a))
+    original = cache_writing.level_values
+    monkeypatch.setattr(cache_writing, "level_values", lambda *a: passes.append(1) or original(*a))
     cache(place.teacher, place.data, tmp_path, "utterance", "narrowBN", "sp_aggr")
     assert len(passes) == 1
 
@@ -76,7 +76,7 @@ def test_concatenation_is_no_level_of_its_own_and_one_pass_makes_all_vectors(pla
 def test_the_same_again_is_not_made_again(place, tmp_path, monkeypatch, capsys):
     cache(place.teacher, place.data, tmp_path, "utterance")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    monkeypatch.setattr(level_values, "level_values", None)  # would fail
+    monkeypatch.setattr(cache_writing, "level_values", None)  # would fail
     cache(place.teacher, place.data, tmp_path, "utterance")
     assert "there already" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
@@ -108,8 +108,8 @@ def test_a_finished_share_of_a_killed_run_is_not_done_again(place, tmp_path, mon
     with pytest.raises(UserError, match=re.escape("job 3 was lost; see exp/levels.3.log")):
         run_worker(teacher_embeddings.main, *finish)
     done = []
-    original = level_values.level_values
-    monkeypatch.setattr(level_values, "level_values",
+    original = cache_writing.level_values
+    monkeypatch.setattr(cache_writing, "level_values",
                         lambda outputs, those, *a: done.append(list(those.keys)) or original(outputs, those, *a))
     for job in (1, 2, 3):
         cache(place.teacher, place.data, tmp_path, "utterance", job=job, **options)
@@ -206,6 +206,6 @@ def test_an_utterance_shorter_than_the_layers_see_is_named():
 
     outputs = LevelOutputs(Net(), [find_level("layers.1:mean", Net())], 40)
     utterances = [("long", torch.randn(13, 40)), ("short", torch.randn(12, 40))]
-    found = dict(level_values.level_values(outputs, utterances, 100))
+    found = dict(cache_writing.level_values(outputs, utterances, 100))
     assert outputs.shortest == 13 and found["long"]["layers.1:mean"].shape == (2,)
     assert str(found["short"]).startswith("12 frames are fewer than the teacher's layers see")

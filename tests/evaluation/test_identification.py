@@ -15,8 +15,15 @@ from svq.data.datadir import create
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.evaluation.identification import accuracy, accuracy_interval, identify
-from svq.evaluation.segments import IdentifyConfig, embed_segments, plan_segments, plan_speaker
+from svq.evaluation.identification import (
+    IdentifyConfig,
+    accuracy,
+    accuracy_interval,
+    embed_segments,
+    identify,
+    plan_segments,
+    plan_speaker,
+)
 from svq.models import save_model
 from svq.network import ModelConfig
 from tests.builders import data_dir

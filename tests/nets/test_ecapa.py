@@ -10,10 +10,9 @@ from networks_1d import CHECKS, check_packing, check_taps
 from torch import nn
 
 from svq.errors import UserError
+from svq.evaluation.operations import count_flops
 from svq.nets import build, num_parameters
-from svq.nets.ecapa import ECAPA
-from svq.nets.ecapa_blocks import Res2Layer, SERes2Block
-from svq.nets.flops import count_flops
+from svq.nets.ecapa import ECAPA, Res2Layer, SERes2Block
 
 ORIGINALS = json.loads((Path(__file__).parent / "fixtures" / "originals_1d.json").read_text())
 ARCHS = ["ECAPA512", "ECAPASpeechBrain", "ECAPALite"]

@@ -11,8 +11,8 @@ from networks_1d import CHECKS, check_packing, check_taps, narrow
 from torch import nn
 
 from svq.errors import UserError
+from svq.evaluation.operations import count_flops
 from svq.nets import build, num_parameters
-from svq.nets.flops import count_flops
 from svq.nets.tdnn import ETDNN, TDNNLayer, XVector, at_least, mirrored
 
 ORIGINALS = json.loads((Path(__file__).parent / "fixtures" / "originals_1d.json").read_text())

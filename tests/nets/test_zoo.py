@@ -7,11 +7,10 @@ from torch import nn
 from svq.bin import zoo as worker
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.evaluation.zoo_table import ZooRow, markdown, measure, unexplained
+from svq.evaluation.operations import count_flops, frames_in
+from svq.evaluation.zoo import ZooEntry, ZooRow, entries, markdown, measure, unexplained
 from svq.models import save_model
 from svq.nets import ARCHITECTURES, build, num_parameters
-from svq.nets.flops import count_flops, frames_in
-from svq.nets.zoo import ZooEntry, entries
 from svq.network import ModelConfig
 from svq.pack.file import save_packed
 from svq.quant import QuantConfig, quantize_

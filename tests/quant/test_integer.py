@@ -20,8 +20,8 @@ from svq.pack.format import digest
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizers
+from svq.quant.integer import fit_grid, grid_size, kl_threshold
 from svq.quant.quantizers import make_quantizer
-from svq.quant.ranges import fit_grid, grid_size, kl_threshold
 from svq.tensors import save_tensors
 from tests.helpers import run_worker
 

@@ -11,8 +11,7 @@ from torch import nn
 
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight
-from svq.quant.kmeans import CELLS_OF_ONE, LARGEST_SEARCH, SortedRows, lloyd, optimal_levels
-from svq.quant.levels import kmeans_levels
+from svq.quant.levels import CELLS_OF_ONE, LARGEST_SEARCH, SortedRows, kmeans_levels, lloyd, optimal_levels
 from tests.quant.clusters import error, search
 
 

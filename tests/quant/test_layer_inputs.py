@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from svq.quant import layer_inputs
-from svq.quant.layer_inputs import as_rows, moments_of, patches, places, sequence_moments
+from svq.quant import output_error
+from svq.quant.output_error import as_rows, moments_of, patches, places, sequence_moments
 
 CONV1D = [dict(stride=2), dict(dilation=3), dict(groups=2), dict(groups=4, stride=3, padding=2), dict(padding="same"),
           dict(padding="same", dilation=2, kernel_size=4), dict(padding=2, padding_mode="reflect"),
@@ -108,7 +108,7 @@ def test_large_means_take_no_digits_from_the_rest(offset):
 
 @torch.no_grad()
 def test_of_many_columns_some_are_drawn_always_the_same_ones(monkeypatch):
-    monkeypatch.setattr(layer_inputs, "LEAST_COLUMNS", 400)
+    monkeypatch.setattr(output_error, "LEAST_COLUMNS", 400)
     module = nn.Conv1d(4, 8, 3)
     before, after = inputs((4, 502), 10), inputs((4, 502), 10, seed=1)
     found, again = (moments_of(module, before, after, True) for _ in range(2))
@@ -123,7 +123,7 @@ def test_of_many_columns_some_are_drawn_always_the_same_ones(monkeypatch):
 
 @torch.no_grad()
 def test_of_a_long_column_more_are_looked_at(monkeypatch):
-    monkeypatch.setattr(layer_inputs, "LEAST_COLUMNS", 10)
+    monkeypatch.setattr(output_error, "LEAST_COLUMNS", 10)
     module = nn.Conv1d(40, 2, 3)
     x = inputs((40, 102), 12)
     assert moments_of(module, x, x, False).columns == 4 * 120

@@ -22,12 +22,10 @@ from svq.network import ModelConfig
 from svq.pack.bitpack import pack_codes, unpack_codes
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
-from svq.pack.nested_codes import join_codes, split_codes
-from svq.pack.nested_reading import bytes_read, names_at
+from svq.pack.nested import at_precision_, bytes_read, join_codes, names_at, split_codes
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizers
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, precisions_of, set_precision_
-from svq.quant.nested_members import at_precision_
 from svq.quant.quantizers import make_quantizer
 from svq.tensors import save_tensors
 from svq.train.heads import AAMSoftmax

@@ -9,11 +9,11 @@ import torch
 
 from svq.quant import output_error
 from svq.quant.calibrated import weighted_levels
-from svq.quant.layer_inputs import MomentSums
 from svq.quant.levels import uniform_levels
 from svq.quant.output_error import (
     DAMPING,
     Fit,
+    MomentSums,
     improve,
     nearest,
     prepare,

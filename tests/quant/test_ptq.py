@@ -11,8 +11,8 @@ from torch import nn
 
 from svq.bin import pack, quantize
 from svq.config import from_dict
+from svq.data.extraction import calibration_features
 from svq.data.frontend import FrontEndConfig
-from svq.data.stretches import calibration_features
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
@@ -20,8 +20,7 @@ from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, batchnorm_fold as fold, quantize_
 from svq.quant.api import quantizable, quantizers
-from svq.quant.bias_correction import channel_means, correct_biases_, output_means
-from svq.quant.ptq import PTQConfig, quantize_without_training_
+from svq.quant.ptq import PTQConfig, channel_means, correct_biases_, output_means, quantize_without_training_
 from svq.train.config import TrainConfig
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -35,7 +35,7 @@ from svq.quant.nested import set_precision_
 from svq.tensors import load_state
 from svq.train.config import OptimizerConfig
 from svq.train.optimizer import make_optimizer
-from svq.train.stages import quantize_up_to_
+from svq.train.run import quantize_up_to_
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register
 
 SHAPES = [{}, {"layers": 2, "bidirectional": True}, {"layers": 2, "batch_first": False, "bias": False}]

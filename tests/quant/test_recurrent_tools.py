@@ -11,29 +11,27 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from svq.analysis.layer_activations import movements
-from svq.analysis.layer_parts import parts_of
+from svq.analysis.layer_config import parts_of
+from svq.analysis.layer_measures import movements
 from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.bits.allocation import AllocateConfig, allocate, make_problem
+from svq.bits.block_choice import bits_rows
 from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
-from svq.bits.presets import bits_rows
 from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
 from svq.data.frontend import FrontEndConfig
 from svq.data.trials import make_trials
 from svq.errors import UserError
-from svq.evaluation.operations import flops_by_layer, operations
+from svq.evaluation.operations import count_flops, flops_by_layer, operations
 from svq.models import load_model, save_model
 from svq.nets.blocks import blocks_of, titles_of
-from svq.nets.flops import count_flops
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
-from svq.quant.bias_correction import output_means
-from svq.quant.ptq import PTQConfig, quantize_without_training_
-from svq.report import quant_figures
+from svq.quant.ptq import PTQConfig, output_means, quantize_without_training_
+from svq.report import quant_page
 from svq.report.systems import System
 from svq.search.tradeoff import mean_bits, size_and_bits
 from tests.builders import data_dir
@@ -281,7 +279,7 @@ def test_figures_and_sizes_of_a_network_without_convolutions(place):
     quant = QuantConfig("static", 1)
     net, config = load_model(place / "model")
     save_model(place / "static", quantize_(net, quant), ModelConfig(**{**vars(config), "quant": quant}))
-    drawn = quant_figures.of_layers(place, "model", [system], layer="rnn.weight_hh_l1")
+    drawn = quant_page.of_layers(place, "model", [system], layer="rnn.weight_hh_l1")
     assert len(drawn) == 4
     size, bits = size_and_bits(str(place / "tuned"), None)
     run_worker(pack.main, place / "tuned", "--output", place / "x.svq")

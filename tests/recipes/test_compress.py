@@ -15,10 +15,10 @@ import torch
 from svq.bin import compress as compress_worker
 from svq.bits.table import read_bits
 from svq.compression import report
-from svq.compression.settings import Settings, most_utterances
+from svq.compression.plan import Settings, most_utterances
 from svq.errors import UserError
 from svq.models import load_model
-from svq.train.class_weights import imprinted
+from svq.train.heads import imprinted
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.importing import formula

@@ -16,7 +16,7 @@ from svq.bin import quant_report
 from svq.draw.page import tsv
 from svq.errors import UserError
 from svq.quant.api import quantizable
-from svq.report import quant_figures, quant_plots
+from svq.report import quant_page, quant_plots
 from svq.report.results import read_results, write_results
 from tests.helpers import run_worker
 from tests.report import fake, quantized
@@ -104,7 +104,7 @@ def test_levels_of_the_embedding_layer(exp, bits):
 
 def test_error_of_levels():
     weight = torch.tensor([[-1.0, -0.9, 0.9, 1.0]])
-    found = quant_figures.levels_of(weight, "adaptive", 1)
+    found = quant_page.levels_of(weight, "adaptive", 1)
     deviation = float(weight.square().mean().sqrt())
     np.testing.assert_allclose(found.codebook, [-deviation, deviation], rtol=1e-6)
     assert found.counts.tolist() == [2, 2] and found.method == "Adaptive"
@@ -162,13 +162,13 @@ def test_density_of_a_bell():
 
 def test_the_embedding_layer_is_the_last_linear_one():
     convolution, linear = torch.nn.Conv1d(2, 2, 1), torch.nn.Linear(2, 2)
-    assert quant_figures.embedding_layer(torch.nn.Sequential(linear, torch.nn.Linear(2, 2), convolution)) == "1"
-    assert quant_figures.embedding_layer(torch.nn.Sequential(convolution, torch.nn.Conv1d(2, 2, 1))) == "1"
+    assert quant_page.embedding_layer(torch.nn.Sequential(linear, torch.nn.Linear(2, 2), convolution)) == "1"
+    assert quant_page.embedding_layer(torch.nn.Sequential(convolution, torch.nn.Conv1d(2, 2, 1))) == "1"
 
 
 def test_first_and_last_where_all_convolutions_are_points():
     weights = {"a": torch.zeros(4, 4, 1, 1), "b": torch.zeros(8, 4, 1), "c": torch.zeros(2, 8)}
-    assert quant_figures.from_low_to_deep(weights) == ["a", "c"]
+    assert quant_page.from_low_to_deep(weights) == ["a", "c"]
 
 
 def test_same_inputs_same_bytes(exp, tmp_path):

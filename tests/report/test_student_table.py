@@ -3,8 +3,8 @@
 import pytest
 
 from svq.names import Names
+from svq.report.markdown import student_tables, teacher_of
 from svq.report.results import Row
-from svq.report.student_table import student_tables, teacher_of
 
 GRAMMAR = Names(frozenset({"kmqat2", "kmqat4"}), frozenset({"labels", "labels-wide", "narrowBN", "sp-aggr", "utterance"}))
 NAMES = {"teacher", "xvector", "xvector_kmqat2", "small_kmqat4", "student", "student_kmqat4", "student-labels",

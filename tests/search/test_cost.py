@@ -10,12 +10,10 @@ import torch
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
-from svq.evaluation.operations import flops_by_layer, milliseconds, operations
-from svq.nets.flops import count_flops, frames_in
+from svq.evaluation.operations import count_flops, flops_by_layer, frames_in, milliseconds, operations
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.search.plots import Scale, running_best
-from svq.search.summary import Trial, importances
+from svq.search.page import Scale, Trial, importances, running_best
 from tests.search.test_search_workers import Bench
 
 

@@ -9,11 +9,9 @@ import pytest
 from svq.errors import UserError
 from svq.search.config import Parameter, ParameterConfig, SearchConfig
 from svq.search.next_trial import WAITING_FOR_OTHERS, claim, folder_of, latest, pruner
-from svq.search.outcome import best_of, write_table
-from svq.search.restart import begin
-from svq.search.storage import AnotherSearch, FileLock, is_held, open_study
+from svq.search.storage import AnotherSearch, FileLock, begin, is_held, open_study
 from svq.search.trial import Outcome
-from svq.search.worker import work
+from svq.search.worker import best_of, work, write_table
 from tests.search.conftest import process
 
 PARAMETERS = [Parameter("schedule.lr", ParameterConfig(1e-3, 1e-1, log=True), False),

@@ -20,10 +20,9 @@ from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoin
 from svq.train.config import OptimizerConfig
 from svq.train.distributed import GlobalBatchNorm, World, synchronize_batch_norm
 from svq.train.heads import AAMSoftmax
+from svq.train.loop import Curves
 from svq.train.objective import Objective
-from svq.train.optimizer import make_optimizer, set_learning_rate
-from svq.train.precision import memory_format, use_bf16
-from svq.train.progress import Curves
+from svq.train.optimizer import make_optimizer, memory_format, set_learning_rate, use_bf16
 from svq.train.schedule import ScheduleConfig, learning_rate, margin
 
 

@@ -92,6 +92,12 @@ def test_missing_output_is_made_again(copy, shell):
     assert "out put is not there" in copy() and copy.runs() == 2
 
 
+def test_an_output_of_another_size_is_made_again(copy, shell):
+    copy()
+    shell.write("out put", "")
+    assert "out put has 0 bytes where it was made with 2" in copy() and shell.read("out put") == "1\n"
+
+
 def test_missing_input_is_said_and_noted_for_the_recipe(once, shell):
     args = ["--in", "no such", "--out", "y", "--", "touch", "y"]
     assert once(*args, code=1)[1] == "touch: no such is missing\n"

@@ -1,0 +1,249 @@
+"""A network as an ONNX graph: traced, its layers found again, and its front end inside.
+
+The graph takes any batch and any number of frames; batch norms are folded, nodes are named after modules. With the
+front end inside it takes waveforms (B, samples), of which convolutions and products make features.
+
+A frame's mean, pre-emphasis, window and Fourier transform are linear: they are one matrix, computed in float64, which
+a convolution over the waveform applies. It runs in float32, because neither runtime convolves in float64. Kaldi's
+features of 16-bit recordings then differ from svq.data.frontend's by about 0.001 in the log at most, by 0.01 under a
+constant offset a hundred times the speech. In bands that hold nothing but the rounding of floating-point samples, as of
+band-limited noise that never had 16 bits, it can be half.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.onnx.operators import shape_as_tensor
+
+from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
+from svq.deploy.extras import require
+from svq.nets import pooling
+from svq.quant.api import quantizable_modules
+
+OPSET = 17
+EXAMPLE_FRAMES = 64  # of the input that the trace follows; no less than any network sees at once
+NET = "net"  # where the network hangs in `Exportable`: the first part of its nodes' names
+
+
+class Exportable(nn.Module):
+    """A network as it is exported: what `front_end` (a module, or None) makes of the input goes into `net`."""
+
+    def __init__(self, net: nn.Module, front_end: nn.Module | None = None):
+        super().__init__()
+        self.front_end = front_end
+        self.add_module(NET, net)
+        self.least = getattr(net, "frames", 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        feats = x if self.front_end is None else self.front_end(x)
+        return self.get_submodule(NET)(lengthened(feats, self.least))
+
+
+def lengthened(x: torch.Tensor, frames: int) -> torch.Tensor:
+    """`svq.nets.tdnn.at_least` of features (B, T, F) as part of a graph, where T is not known."""
+    if frames <= 1:
+        return x
+    length = shape_as_tensor(x)[1]
+    lacking = (frames - length).clamp(min=0)
+    index = torch.arange(length + lacking) - torch.div(lacking, 2, rounding_mode="floor")
+    return x.index_select(1, torch.minimum(index.clamp(min=0), length - 1))
+
+
+def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
+    """`svq.nets.pooling.variance`, whose choice between one frame and more a trace would make for good."""
+    squares = (x - x.mean(dim=-1, keepdim=True)).square()
+    if not unbiased:
+        return squares.mean(dim=-1)
+    frames = shape_as_tensor(x)[-1]
+    return squares.sum(dim=-1) / (frames - 1).clamp(min=1).to(x.dtype)
+
+
+@contextlib.contextmanager
+def traceable():
+    """While a network is traced, its pooling computes variances in a way that holds for any number of frames."""
+    own = pooling.variance
+    pooling.variance = traced_variance
+    try:
+        yield
+    finally:
+        pooling.variance = own
+
+
+def to_onnx(net: nn.Module, example: torch.Tensor, front_end: nn.Module | None = None, fixed: bool = False):
+    """The onnx.ModelProto of `net`, a float network in eval mode, quantizers removed: `example` -> `embedding` (B, D).
+
+    example: input (B, T, F), or (B, samples) where there is a front end, with at least EXAMPLE_FRAMES frames unless
+    fixed. fixed: whether its number of frames is the only one that the graph takes; the batch is free in any case.
+
+    Of torch's two exporters the older one is taken. The one through torch.export needs two more packages and more than
+    ten times as long, over a minute for a ResNet34 and several for the deepest networks. torch is pinned, and all
+    that would change is this function.
+    """
+    require("onnx")
+    length = "samples" if front_end is not None else "frames"
+    axes = {"input": {0: "batch"} if fixed else {0: "batch", 1: length}, "embedding": {0: "batch"}}
+    buffer = io.BytesIO()
+    with traceable(), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of being the older one, and of choices that are the same for every length
+        torch.onnx.export(Exportable(net, front_end).eval(), (example,), buffer, dynamo=False, opset_version=OPSET,
+                          input_names=["input"], output_names=["embedding"], dynamic_axes=axes)
+    return tidied(buffer.getvalue())
+
+
+def tidied(content: bytes):
+    """The exporter's graph without detours: initializers are used by their own names, nodes name no files of ours."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    graph = model.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    # Equal tensors are stored once and reached through Identity nodes, which hide biases from the quantizer.
+    alias = {}
+    for node in graph.node:
+        if node.op_type == "Identity" and alias.get(node.input[0], node.input[0]) in initializers:
+            alias[node.output[0]] = alias.get(node.input[0], node.input[0])
+    kept = [node for node in graph.node if node.output[0] not in alias]
+    for node in kept:
+        node.doc_string = ""
+        node.input[:] = [alias.get(name, name) for name in node.input]
+    del graph.node[:]
+    graph.node.extend(kept)
+    graph.doc_string = model.doc_string = ""
+    return model
+
+
+LAYER_TYPES = ("Conv", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class LayerNode:
+    """A convolution or linear layer in the graph.
+
+    layer: its module's name. node: the node's. weight: the initializer's. axis: of that, where the output channels are.
+    """
+
+    layer: str
+    node: str
+    weight: str
+    axis: int
+
+
+def module_of(node_name: str) -> str | None:
+    """`layers.0.conv1` of `/net/layers/layers.0/conv1/Conv`; None for what is outside the network."""
+    scopes = node_name.strip("/").split("/")
+    if len(scopes) < 2 or scopes[0] != NET:
+        return None
+    parts: list[str] = []
+    for scope in scopes[1:-1]:
+        # A child of a Sequential brings the Sequential's name along: layers, then layers.0.
+        if parts and scope.startswith(parts[-1] + "."):
+            parts[-1] = scope
+        else:
+            parts.append(scope)
+    return ".".join(parts)
+
+
+def layer_nodes(model, net: nn.Module) -> dict[str, LayerNode]:
+    """LayerNode of every convolution and linear layer of `net` by name, in the order of the graph. A recurrent module
+    is one node of all its matrices, which stays in float.
+
+    Raises RuntimeError where a layer cannot be found in the graph: the exporter then names its nodes in another way.
+    """
+    weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    shapes = {name: tuple(module.weight.shape) for name, module in quantizable_modules(net)}
+    found: dict[str, LayerNode] = {}
+    for node in model.graph.node:
+        name = module_of(node.name)
+        if node.op_type not in LAYER_TYPES or name not in shapes or node.input[1] not in weights:
+            continue
+        across = node.op_type == "MatMul" or (node.op_type == "Gemm" and not _attribute(node, "transB"))
+        shape = weights[node.input[1]]
+        if (shape[::-1] if across else shape) == shapes[name]:
+            found[name] = LayerNode(name, node.name, node.input[1], 1 if across else 0)
+    missing = [name for name in shapes if name not in found]
+    if missing:
+        raise RuntimeError(f"no node of the exported graph is layer {missing[0]}")
+    return found
+
+
+def _attribute(node, name: str) -> int:
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
+
+
+def initializer(model, name: str) -> np.ndarray:
+    """The value of the initializer with that name."""
+    from onnx import numpy_helper
+
+    return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
+
+
+class GraphFrontEnd(nn.Module):
+    """Waveforms (B, samples) in [-1, 1] -> normalized features (B, T, F), as `FrontEnd(config)` gives them."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        bank = FrontEnd(config).bank
+        self.bank, self.hop, self.kaldi = bank, bank.hop, config.fbank == "kaldi"
+        matrix = kaldi_matrix(bank) if self.kaldi else centred_matrix(bank)
+        self.register_buffer("matrix", torch.from_numpy(matrix).float()[:, None])
+        mel = bank.mel[::2] if self.kaldi else bank.mel
+        self.register_buffer("mel", mel.float().t().contiguous()[:, :, None])
+
+    def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        spectrum = F.conv1d(self._padded(waveforms)[:, None], self.matrix, stride=self.hop)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        mels = F.conv1d(real.square() + imaginary.square(), self.mel)
+        return self._normalized(self._logarithm(mels)).transpose(1, 2)
+
+    def _padded(self, x: torch.Tensor) -> torch.Tensor:
+        if self.kaldi:
+            return x
+        if self.bank.preemphasis:
+            x = x - self.bank.preemphasis * torch.cat([x[:, 1:2], x[:, :-1]], dim=1)
+        half = self.bank.fft_size // 2
+        return F.pad(x[:, None], (half, half), mode=self.bank.padding)[:, 0]
+
+    def _logarithm(self, mels: torch.Tensor) -> torch.Tensor:
+        return mels.clamp(min=self.bank.epsilon).log() if self.kaldi else self.bank.logarithm(mels)
+
+    def _normalized(self, feats: torch.Tensor) -> torch.Tensor:
+        """(B, F, T): FrontEnd.normalize, over the last dimension."""
+        if self.config.mean_normalize:
+            feats = feats - feats.mean(dim=-1, keepdim=True)
+        if self.config.variance_normalize:
+            spread = feats - feats.mean(dim=-1, keepdim=True)
+            feats = feats / (spread.square().mean(dim=-1, keepdim=True) + VARIANCE_FLOOR).sqrt()
+        return feats
+
+
+def fourier(bins: int, size: int) -> np.ndarray:
+    """(2 bins, size) float64: cosines, then negative sines, of the first `bins` frequencies of a `size`-point DFT."""
+    angles = 2 * np.pi * (np.outer(np.arange(bins), np.arange(size)) % size) / size
+    return np.concatenate([np.cos(angles), -np.sin(angles)])
+
+
+def kaldi_matrix(bank) -> np.ndarray:
+    """(2 bins, samples of a frame): mean off, pre-emphasis, window and DFT of a `svq.data.fbank.Fbank`."""
+    length, size = bank.length, bank.fft_size
+    emphasis = np.eye(length) - bank.preemphasis * np.eye(length, k=-1)
+    emphasis[0, 0] = 1 - bank.preemphasis  # a frame's first sample counts as its own predecessor
+    frame = bank.window.numpy()[:, None] * (emphasis @ (np.eye(length) - 1 / length))
+    return fourier(size // 2, size)[:, :length] @ frame
+
+
+def centred_matrix(bank) -> np.ndarray:
+    """(2 bins, points of the DFT): window, in the middle, and DFT of a `svq.data.fbank.CentredFbank`."""
+    size, length = bank.fft_size, bank.length
+    window = np.zeros(size)
+    start = (size - length) // 2
+    window[start:start + length] = bank.window.double().numpy()
+    return fourier(size // 2 + 1, size) * window
