@@ -21,10 +21,10 @@ from svq.errors import UserError
 
 def main() -> None:
     options = parse_options()
-    from svq.hardware import warn_without_vnni
     from svq.backend.calibration import Calibration
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
-    from svq.deploy.runtimes import load_embedder, packed_calibration
+    from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration
+    from svq.hardware import warn_without_vnni
     from svq.models import load_model
     from svq.quant.api import freeze_
 
@@ -45,7 +45,7 @@ def main() -> None:
     load_embedder(options.out)  # what cannot be loaded is not left without a word
     if options.summary:
         write_summary(options.summary, graph, options.out)
-    print(f"{options.out}: {graph.metadata.precision}, takes {graph.metadata.input}, {file_bytes(options.out)} bytes")
+    print(f"{options.out}: {graph.metadata.precision}, takes {graph.metadata.input}, {bytes_of(options.out)} bytes")
 
 
 def quantized(graph, keep, options):
@@ -72,18 +72,13 @@ def quantized(graph, keep, options):
 def write_summary(path: str, graph, file: str) -> None:
     """What svq.bin.report reads of a system: bits per weight, bytes of the file, learned numbers of its network."""
     from svq.atomic import write_json
+    from svq.deploy.runtimes import bytes_of
     from svq.quant.api import count_parameters, quantizable
 
     in_int8 = graph.snapped.keys()
     counts = {name: layer.weight.numel() for name, layer in quantizable(graph.net)}
     bits = sum(count * (8 if name in in_int8 else 32) for name, count in counts.items()) / sum(counts.values())
-    write_json(path, {"avg_bits": bits, "size_bytes": file_bytes(file), "params": count_parameters(graph.net)})
-
-
-def file_bytes(path: str) -> int:
-    """Size of the model: an .xml and its .bin together."""
-    stem, suffix = os.path.splitext(path)
-    return os.path.getsize(path) + (os.path.getsize(stem + ".bin") if suffix == ".xml" else 0)
+    write_json(path, {"avg_bits": bits, "size_bytes": bytes_of(file), "params": count_parameters(graph.net)})
 
 
 def parse_options():

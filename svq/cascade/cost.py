@@ -28,6 +28,7 @@ import torch
 from svq.cascade.ladder import Rung
 from svq.config import load_config
 from svq.data.frontend import FrontEndConfig
+from svq.deploy.runtimes import files_of, load_embedder
 from svq.errors import UserError
 from svq.evaluation.operations import flops_by_layer, layer_bits
 from svq.models import load_model
@@ -112,8 +113,6 @@ def model_config(rung: Rung) -> ModelConfig:
         return dataclasses.replace(config, quant=member_config(config.quant, rung.precision, rung.model))
     if rung.model.endswith(".svq"):
         return load_model(rung.model, rung.precision)[1]
-    from svq.deploy.runtimes import load_embedder
-
     if rung.weight_bits is None:
         raise UserError(f"{rung.model}: an exported network does not say the bits of its weights; give rung "
                         f"{rung.name} weight_bits and activation_bits (8 and 8 for INT8)")
@@ -124,12 +123,10 @@ def packed_size(model: str, precision: int | None = None) -> int:
     """Bytes that are read to have the model's weights: of a .svq (at a precision, where it is nested), .onnx or .xml
     (with its .bin); of a folder the packed file in it where the model is quantized, else model.safetensors. UserError
     where that is not there."""
-    paths = [model]
+    paths = files_of(model)
     if os.path.isdir(model):
         quantized = load_config(os.path.join(model, "config.yaml"), ModelConfig).quant is not None
         paths = [os.path.join(model, "model.svq" if quantized else "model.safetensors")]
-    elif model.endswith(".xml"):
-        paths.append(model[:-len(".xml")] + ".bin")
     for path in paths:
         if not os.path.isfile(path):
             mend = "; steps/pack.sh makes it" if path.endswith(".svq") else ""

@@ -81,6 +81,22 @@ class Embedder:
         return self._run(np.ascontiguousarray(x, dtype=np.float32))
 
 
+def files_of(path: str) -> list[str]:
+    """The files of a model that is one file, of which an .xml has its weights in a .bin beside it; UserError where that
+    is missing."""
+    if not path.endswith(".xml"):
+        return [path]
+    weights = path.removesuffix(".xml") + ".bin"
+    if os.path.exists(path) and not os.path.exists(weights):
+        raise UserError(f"{weights}: no such file; it belongs to {path}")
+    return [path, weights]
+
+
+def bytes_of(path: str) -> int:
+    """Bytes on disk of a model that is one file (see `files_of`)."""
+    return sum(os.path.getsize(file) for file in files_of(path))
+
+
 def load_embedder(path, backend: str | None = None, num_threads: int = 1, precision: int | None = None) -> Embedder:
     """The network at `path`, a model folder, a packed .svq, an exported .onnx or .xml file, ready to run.
 

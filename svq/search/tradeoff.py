@@ -18,7 +18,7 @@ from svq.backend.scores import read_trials
 from svq.data import audio
 from svq.data.audio import require_sound
 from svq.data.datadir import DataDir
-from svq.deploy.runtimes import Embedder, load_embedder
+from svq.deploy.runtimes import Embedder, bytes_of, load_embedder
 from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
@@ -172,12 +172,7 @@ def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
             return os.path.getsize(os.path.join(path, "model.safetensors")), float(FLOAT_BITS)
         size = os.path.getsize(packed) if os.path.exists(packed) else packed_bytes(net, config.quant, config)
         return size, average_bits(net)
-    if path.endswith(".xml"):
-        weights = f"{path[:-4]}.bin"
-        if not os.path.exists(weights):
-            raise UserError(f"{weights}: no such file; it belongs to {path}")
-        return os.path.getsize(path) + os.path.getsize(weights), mean_bits(counted_as(embedder))
-    return os.path.getsize(path), mean_bits(counted_as(embedder))
+    return bytes_of(path), mean_bits(counted_as(embedder))
 
 
 def mean_bits(config) -> float:
