@@ -27,7 +27,9 @@ num_threads=1  # CPU threads
 (($# == 2)) || { echo "select.sh: needs <dir> <bits.tsv> (--help says more)" >&2; exit 2; }
 from=${1%/} out=$2
 dir=$(dirname -- "$out")
-step ${config:+--config "$config"} --maybe "$from/blocks.tsv" --maybe "$from/model.safetensors" --out "$out"
+given=model.safetensors                           # of a model folder
+if [[ -e $from/measured.yaml || ${from##*/} == blocks_* ]]; then given=blocks.tsv; fi
+step ${config:+--config "$config"} --in "$from/$given" --out "$out"
 
 options=(--search "$search" --cost "$cost" --measure "$measure" --num-threads "$num_threads")
 if [[ -f $from/measured.yaml ]]; then

@@ -23,9 +23,12 @@ seed=1             # seed of these and of the choice of utterances
 batch_frames=4000  # frames in a batch; only utterances of equal length share one
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
+. "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "untrained.sh: needs <data-dir> <model-dir> <out-dir> (--help says more)" >&2; exit 2; }
 data=${1%/} model=${2%/} out=${3%/}
+step --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
+  ${calibration_data:+--speech "$calibration_data"} --out "$out/untrained.tsv" --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

@@ -41,6 +41,6 @@ def test_unknown_option_is_one_line_after_the_usage(worker, capsys, monkeypatch)
 
     monkeypatch.setattr(sys, "argv", [worker, "--no-such-option"])
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(f"svq.bin.{worker}").main()
+        raise SystemExit(importlib.import_module(f"svq.bin.{worker}").main())
     error = capsys.readouterr().err.strip().splitlines()
     assert end.value.code == 2 and error[-1].startswith("python3 -m svq.bin.")

@@ -19,6 +19,7 @@ starts, so a command killed at any instant is run again.
   --levels DIR        of a teacher's cached levels those that these settings name (`levels: [...]`)
   --speech DIR        data directory whose utterances are read: utt2spk, feats.scp and wav.scp where there are such
   --out PATH          file or directory that the command makes
+  --title TEXT        what the work is called; default: the first output
   --stamp FILE        default: .done.NAME beside the first output
   --neutral OPTION    an option of the command that says how, not what: its value may change without
                       anything being redone. Always so: --cmd --nj --num-threads --num-workers
@@ -68,14 +69,14 @@ class Piece:
     """A part of the work: its inputs, outputs and stamp."""
 
     def __init__(self, name=""):
-        self.name, self.stamp_path = name, None
+        self.name, self.stamp_path, self.title = name, None, None
         self.paths, self.maybe, self.configs, self.feats, self.levels, self.outputs = [], [], [], [], [], []
 
     def add(self, option, value):
         lists = {"in": self.paths, "maybe": self.maybe, "config": self.configs, "feats": self.feats,
                  "levels": self.levels, "out": self.outputs}
-        if option == "stamp":
-            self.stamp_path = value
+        if option in ("stamp", "title"):
+            setattr(self, "stamp_path" if option == "stamp" else "title", value)
         elif option == "speech":
             self.paths.append(os.path.join(value, "utt2spk"))
             self.maybe += [os.path.join(value, "feats.scp"), os.path.join(value, "wav.scp")]
@@ -89,8 +90,9 @@ class Piece:
             mine[:0] = theirs
 
     def resolve(self, planned):
-        """Name the stamp, and put settings and what is there, or will be, of --maybe and --feats among the inputs."""
+        """Name work and stamp, and put settings and what is there, or will be, of --maybe and --feats among the inputs."""
         self.texts = {}
+        self.title = self.title or self.outputs[0]
         for config in self.configs:
             files, rows = config_text().parts(config)
             self.paths += files
@@ -127,7 +129,7 @@ def parse(argv):
             print(__doc__.strip())
             raise Stop(0, "")
         if not name.startswith("--") or key not in (
-                *opts, "in", "maybe", "config", "feats", "levels", "speech", "out", "stamp", "piece"):
+                *opts, "in", "maybe", "config", "feats", "levels", "speech", "out", "title", "stamp", "piece"):
             raise Stop(2, "once.py: unknown option %s (the command follows after --)" % name)
         if isinstance(opts.get(key), bool):
             opts[key] = True
@@ -472,9 +474,9 @@ def answer(argv, plan, stage="", quiet=False):
         if quiet:
             continue
         if why is None:
-            say("  skip %s (up to date)" % piece.outputs[0])
+            say("  skip %s (up to date)" % piece.title)
         else:
-            say("  would make %s (%s): %s" % (piece.outputs[0], why, " ".join(shown(command))))
+            say("  would make %s (%s): %s" % (piece.title, why, " ".join(shown(command))))
     return bool(stale)
 
 
@@ -501,16 +503,16 @@ def main(argv):
     for piece in pieces:
         why[piece] = consider(piece, args + ([piece.name] if piece.name else []), opts, (), script)
         if why[piece] is None:
-            say("  skip %s (up to date)" % piece.outputs[0])
+            say("  skip %s (up to date)" % piece.title)
         else:
             stale.append(piece)
     if stale:
         for piece in stale:
-            say("  make %s (%s)" % (piece.outputs[0], why[piece]))
+            say("  make %s (%s)" % (piece.title, why[piece]))
         began = time.monotonic()
         make(stale, command, script)
         more = " and %d more" % (len(stale) - 1) if stale[1:] else ""
-        say("  made %s%s in %.0f s" % (stale[0].outputs[0], more, time.monotonic() - began))
+        say("  made %s%s in %.0f s" % (stale[0].title, more, time.monotonic() - began))
     return 10 if stale and opts["tell"] else 0
 
 

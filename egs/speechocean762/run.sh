@@ -26,7 +26,7 @@ force=false                   # redo the chosen stages, finished or not
 nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on and to compute embeddings with; 0: the CPU
-systems_nj=2                  # systems worked on at a time, in stages 5 to 10
+systems_nj=2                  # systems worked on at a time, in stages 3 to 10 and 14
 int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
 search_row=kmqat4             # the row of quant.yaml that the search starts from
@@ -56,11 +56,17 @@ title="speechocean762"        # the report's title
 
 if stage 0 "corpora"; then
   if [[ $download == true ]]; then
-    once --out "$corpus/train/wav.scp" -- local/download_speechocean762.sh "$(dirname "$corpus")"
+    if [[ ${corpus##*/} != speechocean762 ]]; then
+      echo "run.sh: --download true makes a folder speechocean762: end --corpus in that name" >&2
+      exit 2
+    fi
+    once --out "$corpus/train/wav.scp" --out "$corpus/test/wav.scp" -- \
+      local/download_speechocean762.sh --folder "$(dirname "$corpus")"
   fi
   for part in train test; do
     need "$corpus/$part/wav.scp" "get https://www.openslr.org/101/ and name its folder by --corpus, or say --download true"
   done
+  if [[ -n $malayalam ]]; then need "$malayalam/metadata.tsv" "the Malayalam Speech Corpus is to lie there (--malayalam)"; fi
 fi
 
 if stage 1 "data directories"; then
@@ -69,7 +75,7 @@ if stage 1 "data directories"; then
     local/prepare_speechocean762.sh --corpus "$corpus" --extra-corpus="$extra_corpus" \
     --noise="$noise" --rir="$rir" --data "$data"
   if [[ -n $malayalam ]]; then
-    once --in "$malayalam/metadata.tsv" --out "$data/malayalam/wav.scp" --out "$data/malayalam/trials" -- \
+    once --in "$malayalam/metadata.tsv" --out "$data/malayalam/wav.scp" --out "$data/malayalam/utt2spk" --out "$data/malayalam/trials" -- \
       local/prepare_msc_malayalam.sh --corpus "$malayalam" --data "$data/malayalam"
   fi
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/test" ${malayalam:+"$data/malayalam"}

@@ -28,7 +28,7 @@ from svq.names import list_name
 
 def arguments(doc, norms):
     """The options that scoring and score normalisation share."""
-    options = parser(doc)
+    options = parser(doc, caller=2)
     options.add_argument("--backend", choices=BACKENDS, default="cosine")
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "

@@ -19,14 +19,17 @@ from svq.errors import UserError, one_line
 from svq.recipe.resolve import resolve_recipe
 
 
+_ME = "python3 -m svq.bin.systems"
+
+
 def main() -> int:
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
-        print(__doc__.strip())
+        print(f"usage: {_ME} NAME=VALUE ...\n\n{__doc__.strip()}")
         return 0
     wrong = [word for word in words if "=" not in word]
     if wrong:
-        print(f"svq.bin.systems: '{wrong[0]}': write options as NAME=VALUE", file=sys.stderr)
+        print(f"{_ME}: error: '{wrong[0]}': write options as NAME=VALUE", file=sys.stderr)
         return 2
     try:
         lines = list(resolve_recipe(dict(word.split("=", 1) for word in words)).lines())

@@ -203,7 +203,7 @@ def test_worker_prints_lines_of_fields_and_imports_little(folder):
     done, told = worker(folder, "systems=gone nett", "trials=dev/trials", "nj=0")
     assert done.returncode == 2 and done.stdout == "" and len(told) == 3 and all(line.startswith("run.sh: ") for line in told)
     done, told = worker(folder, "systems")
-    assert done.returncode == 2 and told == ["svq.bin.systems: 'systems': write options as NAME=VALUE"]
+    assert done.returncode == 2 and told == ["python3 -m svq.bin.systems: error: 'systems': write options as NAME=VALUE"]
 
 
 def test_folder_has_what_the_tests_name():
