@@ -32,11 +32,11 @@ FLOORS = (
     ("quant",),
     ("backend", "nets"),
     ("data", "draw"),
-    ("config", "tensors", "names"),
+    ("config", "tensors", "names", "parts"),
     ("config_files",),
     ("rows",),
     ("yaml_file",),
-    ("atomic", "digest", "errors", "hardware", "memory", "progress"),
+    ("atomic", "digest", "errors", "hardware", "progress"),
 )
 FLOOR = {name: len(FLOORS) - place for place, names in enumerate(FLOORS) for name in names}
 
