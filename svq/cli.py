@@ -22,10 +22,10 @@ class _Parser(argparse.ArgumentParser):
         return options
 
 
-def parser(doc: str, caller: int = 1) -> argparse.ArgumentParser:
+def parser(doc: str) -> argparse.ArgumentParser:
     """Makes an ArgumentParser whose help shows `doc` as written and every option's default, and whose usage names the
-    worker that calls this as one types it: python3 -m svq.bin.train. caller: how many calls away that worker is."""
-    spec = sys._getframe(caller).f_globals.get("__spec__")
+    worker that calls this as one types it: python3 -m svq.bin.train."""
+    spec = sys._getframe(1).f_globals.get("__spec__")
     return _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
 
 

@@ -14,10 +14,9 @@ from torch import nn
 from svq.bits.block_sensitivity import BlockSensitivityConfig
 from svq.config import check_choices
 from svq.nets.blocks import LISTS, blocks_of, module_of, titles_of
+from svq.parts import PART_LEVELS
 from svq.quant.api import QuantConfig, float_weight, quantizable
 from svq.quant.ptq import PTQConfig
-
-LEVELS = ("stage", "block", "layer")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,8 +38,8 @@ def parts_of(net: nn.Module, level: str) -> list[Part]:
     class and as wide make one stage, as the four of a ResNet; every other block is a stage by itself (the stem,
     the pooling, the embedding). ValueError for another level.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level is '{level}'; it must be one of {', '.join(LEVELS)}")
+    if level not in PART_LEVELS:
+        raise ValueError(f"level is '{level}'; it must be one of {', '.join(PART_LEVELS)}")
     blocks = blocks_of(net, "layer" if level == "layer" else "block")
     titles = titles_of(net, blocks)
     if level != "stage":
@@ -125,10 +124,10 @@ class LayerAnalysisConfig:
             raise ValueError(f"probe_seconds is {self.probe_seconds}; it must be positive and finite")
         for name in ("alone", "kept"):
             for level in getattr(self, name):
-                if level not in LEVELS:
-                    raise ValueError(f"{name}: '{level}' is no level; take some of {', '.join(LEVELS)}")
+                if level not in PART_LEVELS:
+                    raise ValueError(f"{name}: '{level}' is no level; take some of {', '.join(PART_LEVELS)}")
         if not self.alone + self.kept:
-            raise ValueError(f"alone and kept are both empty; name a level, {', '.join(LEVELS)}")
+            raise ValueError(f"alone and kept are both empty; name a level, {', '.join(PART_LEVELS)}")
         self._check_networks()
 
     def _check_networks(self):
@@ -148,7 +147,7 @@ class LayerAnalysisConfig:
     @property
     def levels(self) -> tuple[str, ...]:
         """Those asked for, from the coarsest on."""
-        return tuple(level for level in LEVELS if level in self.alone + self.kept)
+        return tuple(level for level in PART_LEVELS if level in self.alone + self.kept)
 
     def of_blocks(self) -> BlockSensitivityConfig:
         """The same for svq.bits.block_run; ValueError for a quant that gives single layers their bits."""

@@ -9,49 +9,22 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
-
 from svq.atomic import atomic_write
-from svq.bits.allocation import (
-    FRONTIER_COLUMNS,
-    AllocateConfig,
-    Allocator,
-    Problem,
-    allocate,
-    make_problem,
-    uniform_choice,
-)
-from svq.bits.sensitivity import read_sensitivity
-from svq.bits.table import LayerBits, write_bits
 from svq.cli import boolean, parser, run_main
-from svq.config import from_dict, load_config, to_dict
 from svq.errors import UserError, some_of
-from svq.models import load_model
-from svq.train.config import TrainConfig
 
 TARGETS = ("average_bits", "bytes", "megabytes")
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--sensitivity", required=True, help="table of its layers' average Hessian traces")
-    arguments.add_argument("--config", required=True, help="YAML of the training with these bits")
-    arguments.add_argument("--out", required=True, help="table of bits to write")
-    arguments.add_argument("--frontier", help="table of bytes, average bits and objective to write")
-    arguments.add_argument("--frontier-points", type=int, default=100, help="sizes that --frontier tries")
-    arguments.add_argument("--candidates", help="bits to choose from, e.g. 2,3,4")
-    arguments.add_argument("--bytes", type=int, help="size of the packed file, at most")
-    arguments.add_argument("--megabytes", type=float, help="the same in 10^6 bytes")
-    arguments.add_argument("--average-bits", type=float, help="bits per weight, at most")
-    arguments.add_argument("--reserve", type=int, help="bytes kept free for the calibration in the packed file")
-    arguments.add_argument("--sections", type=int, help="cut layers sorted by trace into so many; 0: none")
-    arguments.add_argument("--ordered", type=boolean, help="true: a layer of a smaller trace never gets more bits")
-    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                           help="overrides a config key, e.g. quant.retention=0.8")
-    options = arguments.parse_args()
-    if options.frontier_points < 2:
-        raise UserError(f"--frontier-points {options.frontier_points}: must be at least 2")
+    options = parse_options()
+    from svq.bits.allocation import Allocator, allocate, make_problem
+    from svq.bits.sensitivity import read_sensitivity
+    from svq.bits.table import write_bits
+    from svq.config import load_config
+    from svq.models import load_model
+    from svq.train.config import TrainConfig
+
     config = load_config(options.config, TrainConfig, options.set)
     if config.quant is None:
         raise UserError(f"{options.config}: has no `quant`; name the config of the training with these bits")
@@ -71,8 +44,34 @@ def main() -> None:
     print(f"{options.out}: {summary}")
 
 
-def allocate_config(config: TrainConfig, options) -> AllocateConfig:
-    """`allocate` of the config, with what the command line says in its place."""
+def parse_options():
+    arguments = parser(__doc__)
+    arguments.add_argument("--model", required=True, help="folder of the float model")
+    arguments.add_argument("--sensitivity", required=True, help="table of its layers' average Hessian traces")
+    arguments.add_argument("--config", required=True, help="YAML of the training with these bits")
+    arguments.add_argument("--out", required=True, help="table of bits to write")
+    arguments.add_argument("--frontier", help="table of bytes, average bits and objective to write")
+    arguments.add_argument("--frontier-points", type=int, default=100, help="sizes that --frontier tries")
+    arguments.add_argument("--candidates", help="bits to choose from, e.g. 2,3,4")
+    arguments.add_argument("--bytes", type=int, help="size of the packed file, at most")
+    arguments.add_argument("--megabytes", type=float, help="the same in 10^6 bytes")
+    arguments.add_argument("--average-bits", type=float, help="bits per weight, at most")
+    arguments.add_argument("--reserve", type=int, help="bytes kept free for the calibration in the packed file")
+    arguments.add_argument("--sections", type=int, help="cut layers sorted by trace into so many; 0: none")
+    arguments.add_argument("--ordered", type=boolean, help="true: a layer of a smaller trace never gets more bits")
+    arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                           help="overrides a config key, e.g. quant.retention=0.8")
+    options = arguments.parse_args()
+    if options.frontier_points < 2:
+        raise UserError(f"--frontier-points {options.frontier_points}: must be at least 2")
+    return options
+
+
+def allocate_config(config, options):
+    """`allocate` of the training's config, with what the command line says in its place."""
+    from svq.bits.allocation import AllocateConfig
+    from svq.config import from_dict, to_dict
+
     tree = {} if config.allocate is None else to_dict(config.allocate)
     given = {name: getattr(options, name) for name in (*TARGETS, "reserve", "sections", "ordered")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -88,20 +87,25 @@ def allocate_config(config: TrainConfig, options) -> AllocateConfig:
     return from_dict(tree, AllocateConfig, options.config, "allocate.")
 
 
-def warn_of_negative(problem: Problem, path) -> None:
+def warn_of_negative(problem, path) -> None:
     negative = [name for name, trace in zip(problem.layers, problem.traces) if trace < 0]
     if negative:
         print(f"warning: {path}: {len(negative)} traces are negative and count as 0 ({some_of(negative)}); "
               "more samples would tell", file=sys.stderr)
 
 
-def rows_of(problem: Problem, choice: np.ndarray) -> list[LayerBits]:
+def rows_of(problem, choice) -> list:
+    """Rows of the table of bits: a LayerBits for every layer."""
+    from svq.bits.table import LayerBits
+
     columns = zip(problem.layers, problem.shapes, map(float, problem.traces), problem.bits(choice))
     return [LayerBits(*row) for row in columns]
 
 
-def describe(problem: Problem, choice: np.ndarray) -> str:
+def describe(problem, choice) -> str:
     """One line: bytes, average bits, objective, and the same of uniform bits of about that size."""
+    from svq.bits.allocation import uniform_choice
+
     uniform = uniform_choice(problem, problem.size(choice))
     mine, other = (f"{problem.size(c)} bytes, {problem.average_bits(c):.4g} bits per weight, "
                    f"total sensitivity {problem.objective(c):.6g}" for c in (choice, uniform))
@@ -109,6 +113,8 @@ def describe(problem: Problem, choice: np.ndarray) -> str:
 
 
 def write_frontier(path, points) -> None:
+    from svq.bits.allocation import FRONTIER_COLUMNS
+
     with atomic_write(path) as file:
         file.write("\t".join(FRONTIER_COLUMNS) + "\n")
         for size, average_bits, objective in points:

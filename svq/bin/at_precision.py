@@ -15,11 +15,6 @@ import shutil
 from svq.atomic import atomic_path
 from svq.cli import parser, run_main
 from svq.errors import UserError
-from svq.models import load_model, save_model
-from svq.pack.format import as_json
-from svq.pack.reading import read_packed
-from svq.tensors import save_tensors
-from svq.train.folders import read_head, save_head
 
 
 def main() -> None:
@@ -34,6 +29,12 @@ def main() -> None:
                         "name one as --out")
     if os.path.realpath(options.out) == os.path.realpath(options.model):
         raise UserError(f"{options.out}: is --model itself; name another place as --out")
+    from svq.models import load_model, save_model
+    from svq.pack.format import as_json
+    from svq.pack.reading import read_packed
+    from svq.tensors import save_tensors
+    from svq.train.folders import read_head, save_head
+
     if packed:
         about, tensors = read_packed(options.model, options.precision)
         save_tensors(options.out, tensors, {"svq": as_json(about)})

@@ -17,14 +17,9 @@ from __future__ import annotations
 import os
 
 from svq.atomic import atomic_write
-from svq.bits.block_run import BlockRun
-from svq.bits.block_sensitivity import BlockSensitivityConfig, write_blocks
 from svq.cli import add_part_options, check_network_options, parser, run_main
-from svq.config import dump_config, from_dict, load_config, to_dict
-from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.nets.blocks import LEVELS
-from svq.train.config import TrainConfig
+from svq.parts import BLOCK_LEVELS
 
 SETTINGS = ("model", "data", "trials", "level", "input", "max_utts", "max_seconds", "center", "bootstrap", "seed",
             "batch_frames", "device", "ptq_data")
@@ -32,6 +27,11 @@ SETTINGS = ("model", "data", "trials", "level", "input", "max_utts", "max_second
 
 def main() -> None:
     options = parse_options()
+    from svq.bits.block_run import BlockRun
+    from svq.bits.block_sensitivity import write_blocks
+    from svq.config import dump_config
+    from svq.data.extraction import compute_on
+
     compute_on(options.device, options.num_threads)
     run = BlockRun(settings_of(options), options.out)
     listed = run.listed.describe()
@@ -54,9 +54,16 @@ def main() -> None:
           f"{worst.block} ({worst.eer_delta:+.2f} %)")
 
 
-def settings_of(options) -> BlockSensitivityConfig:
-    """What the command line and the config ask for."""
-    config = from_dict({}, TrainConfig) if options.config is None and not options.set else load(options)
+def settings_of(options):
+    """What the command line and the config ask for, as BlockSensitivityConfig."""
+    from svq.bits.block_sensitivity import BlockSensitivityConfig
+    from svq.config import from_dict, load_config, to_dict
+    from svq.train.config import TrainConfig
+
+    if options.config is None and not options.set:
+        config = from_dict({}, TrainConfig)
+    else:
+        config = load_config(options.config or os.devnull, TrainConfig, options.set)
     if config.quant is None:
         raise UserError(f"{options.config or '--set'}: no `quant` in the config; add it, or --set quant.bits=8, to say "
                         "how to quantize")
@@ -67,14 +74,10 @@ def settings_of(options) -> BlockSensitivityConfig:
     return from_dict(tree, BlockSensitivityConfig, "options")
 
 
-def load(options) -> TrainConfig:
-    return load_config(options.config or os.devnull, TrainConfig, options.set)
-
-
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--level", choices=LEVELS, default="block", help="what is quantized at a time")
+    arguments.add_argument("--level", choices=BLOCK_LEVELS, default="block", help="what is quantized at a time")
     add_part_options(arguments)
     options = arguments.parse_args()
     check_network_options(arguments, options)

@@ -11,13 +11,8 @@ import os
 
 from svq.atomic import atomic_write
 from svq.cli import add_network_options, check_network_options, parser, run_main
-from svq.data.datadir import DataDir
-from svq.data.extraction import Utterances, compute_on, embed
 from svq.errors import UserError
-from svq.models import load_model
 from svq.progress import progress
-from svq.tensors import save_tensors
-from svq.train.heads import imprinted
 
 
 def main() -> None:
@@ -30,6 +25,12 @@ def main() -> None:
     check_network_options(arguments, options)
     if not 0 <= options.max_seconds < float("inf"):
         arguments.error(f"--max-seconds {options.max_seconds:g} must not be negative")
+    from svq.data.datadir import DataDir
+    from svq.data.extraction import Utterances, compute_on, embed
+    from svq.models import load_model
+    from svq.tensors import save_tensors
+    from svq.train.heads import imprinted
+
     compute_on(options.device, options.num_threads)
     if not os.path.isdir(options.model):
         raise UserError(f"{options.model}: not a model folder")

@@ -8,14 +8,8 @@ from __future__ import annotations
 
 import os
 
-import torch
-
 from svq.cli import parser, run_main
 from svq.pack.bitpack import packed_size
-from svq.pack.format import AFFINE, MERGED
-from svq.pack.nested import bytes_read
-from svq.pack.reading import UnpackedLayer, read_packed, unpack
-from svq.quant.api import FLOAT_BITS, quantizable
 
 
 def main() -> None:
@@ -23,6 +17,13 @@ def main() -> None:
     arguments.add_argument("model", help="packed model, .svq")
     arguments.add_argument("--precision", type=int, help="of a nested file (None: its highest)")
     options = arguments.parse_args()
+    import torch
+
+    from svq.pack.format import MERGED
+    from svq.pack.nested import bytes_read
+    from svq.pack.reading import read_packed, unpack
+    from svq.quant.api import FLOAT_BITS, quantizable
+
     about, tensors = read_packed(options.model, options.precision)
     config, layers = unpack(options.model, about, tensors)
     size = bytes_read(options.model, options.precision)
@@ -51,8 +52,8 @@ def main() -> None:
           f"header {size - sum(t.numel() * t.element_size() for t in tensors.values())}")
 
 
-def describe(layer: UnpackedLayer) -> str:
-    """One line of the table."""
+def describe(layer) -> str:
+    """One line of the table, of a svq.pack.reading.UnpackedLayer."""
     row = layer.row
     shape = "x".join(map(str, layer.codes.shape))
     size = row.compressed or packed_size(layer.codes.numel(), row.bits)
@@ -60,11 +61,13 @@ def describe(layer: UnpackedLayer) -> str:
             + (" Huffman" if row.compressed else ""))
 
 
-def codebook(layer: UnpackedLayer) -> str:
+def codebook(layer) -> str:
     """The levels, the middle ones left out; of codebooks per channel how many, and the outermost levels.
 
     Of an integer grid its scale and, affine, its zero point; of one per channel the smallest and the largest of each.
     """
+    from svq.pack.format import AFFINE
+
     row = layer.row
     if layer.levels is None:
         several = f"{row.codebooks} integer grids of" if row.codebooks > 1 else "integer grid of"
@@ -76,14 +79,16 @@ def codebook(layer: UnpackedLayer) -> str:
     return " ".join(levels if len(levels) <= 4 else [*levels[:2], f"({row.levels - 4} more)", *levels[-2:]])
 
 
-def span(values: torch.Tensor, digits: str) -> str:
+def span(values, digits: str) -> str:
     """The value, or the smallest and the largest of several."""
     ends = (values.min(), values.max())
     return " to ".join(format(float(end), digits) for end in (ends if values.dim() else ends[:1]))
 
 
-def entropy(layer: UnpackedLayer) -> float:
+def entropy(layer) -> float:
     """Bits per weight of the layer's codes as independent draws."""
+    import torch
+
     shares = torch.bincount(layer.codes.flatten()).double() / layer.codes.numel()
     return float(-torch.special.xlogy(shares, shares).sum() / torch.log(torch.tensor(2.0)).double())
 

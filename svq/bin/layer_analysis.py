@@ -19,12 +19,9 @@ from __future__ import annotations
 import math
 import os
 
-from svq.analysis.layer_config import LEVELS, LayerAnalysisConfig
 from svq.cli import add_part_options, check_network_options, parser, run_main
-from svq.config import dump_config, from_dict, load_config, to_dict
-from svq.data.extraction import compute_on
 from svq.errors import UserError
-from svq.train.config import TrainConfig
+from svq.parts import PART_LEVELS
 
 SETTINGS = ("model", "quantized", "data", "trials", "ptq_data", "norms_data", "input", "max_utts", "max_seconds",
             "center", "bootstrap", "permutations", "probes", "probe_seconds", "seed", "batch_frames", "device")
@@ -32,10 +29,12 @@ SETTINGS = ("model", "quantized", "data", "trials", "ptq_data", "norms_data", "i
 
 def main() -> None:
     options = parse_options()
+    from svq.analysis.layer_study import ALL, LayerStudy
+    from svq.config import dump_config
+    from svq.data.extraction import compute_on
+
     config = settings_of(options)
     compute_on(options.device, options.num_threads)
-    from svq.analysis.layer_study import ALL, LayerStudy
-
     study = LayerStudy(config, options.out)
     listed = study.subject.listed.describe()
     parts = study.rows()
@@ -65,8 +64,12 @@ def _between(row) -> str:
     return "" if math.isnan(row.spearman_low) else f" ({row.spearman_low:+.2f} to {row.spearman_high:+.2f})"
 
 
-def settings_of(options) -> LayerAnalysisConfig:
-    """What the command line and the config ask for."""
+def settings_of(options):
+    """What the command line and the config ask for, as LayerAnalysisConfig."""
+    from svq.analysis.layer_config import LayerAnalysisConfig
+    from svq.config import from_dict, load_config, to_dict
+    from svq.train.config import TrainConfig
+
     tree = {name: getattr(options, name) for name in SETTINGS}
     tree |= {"alone": options.alone, "kept": options.kept}
     if options.config is not None or options.set:
@@ -84,9 +87,9 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", help="folder of the float model; with --quantized what losses are counted from")
     arguments.add_argument("--quantized", help="folder of a finetuned quantized model, in place of --config")
-    arguments.add_argument("--alone", nargs="*", choices=LEVELS, default=["stage", "layer"],
+    arguments.add_argument("--alone", nargs="*", choices=PART_LEVELS, default=["stage", "layer"],
                            help="levels at which one part at a time is quantized")
-    arguments.add_argument("--kept", nargs="*", choices=LEVELS, default=["stage"],
+    arguments.add_argument("--kept", nargs="*", choices=PART_LEVELS, default=["stage"],
                            help="levels at which one part at a time is left in float")
     arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, for --quantized: those "
                            "of a finetuned network do not fit its float weights")

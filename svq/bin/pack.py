@@ -13,40 +13,33 @@ from __future__ import annotations
 
 import json
 import os
-from typing import get_args, get_type_hints
 
-import torch
-import torch.nn.functional as F
-
-from svq.atomic import atomic_path, write_json
+from svq.atomic import write_json
 from svq.cli import parser, run_main
-from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
-from svq.models import load_model
-from svq.nets import ARCHITECTURES, options_of, usual_sizes
-from svq.network import ModelConfig
-from svq.pack.file import load_packed, packed_bytes, save_packed
-from svq.pack.nested import bytes_read
-from svq.quant import QuantConfig, quantize_
-from svq.quant.api import average_bits, count_parameters
-from svq.quant.nested import precisions_of, set_precision_
-
-LARGEST_DISTANCE = 1e-4
 
 
 def main() -> None:
+    options = parse_options()
+    if options.arch is not None:
+        pack_untrained(options)
+    else:
+        pack_folder(options)
+
+
+def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("model", nargs="?", help="model folder")
     arguments.add_argument("--calibration", help="JSON of svq.bin.calibrate, kept in the packed file")
     arguments.add_argument("--entropy", action="store_true", help="Huffman code the codes where that is smaller")
     arguments.add_argument("--output", help="write the packed file here, and no summary (None: MODEL/model.svq)")
     untrained = arguments.add_argument_group("an untrained network in place of MODEL")
-    untrained.add_argument("--arch", choices=ARCHITECTURES)
+    untrained.add_argument("--arch", help="its architecture, as svq.bin.zoo shows them")
     untrained.add_argument("--init", choices=["random"], default="random")
     untrained.add_argument("--width", type=int, help="channels, for networks with a `width` (None: the network's own)")
     untrained.add_argument("--embed-dim", type=int, help="size of the embedding (None: the network's own)")
-    untrained.add_argument("--feat-dim", type=int, default=FrontEndConfig.num_mels, help="mel channels")
-    untrained.add_argument("--method", choices=get_args(get_type_hints(QuantConfig)["method"]), default="kmqat")
+    untrained.add_argument("--feat-dim", type=int, help="mel channels (None: the front end's own)")
+    untrained.add_argument("--method", default="kmqat", help="of quantization; a wrong name is answered with all")
     untrained.add_argument("--bits", type=int, default=4)
     untrained.add_argument("--per-channel", action="store_true", help="a codebook for each output channel")
     untrained.add_argument("--seed", type=int, default=0)
@@ -55,18 +48,34 @@ def main() -> None:
         arguments.error("give a model folder or --arch")
     if options.arch is not None and options.output is None:
         arguments.error("--arch needs --output")
-    if options.arch is not None:
-        pack_untrained(options)
-    else:
-        pack_folder(options)
+    check_names(arguments, options)
+    return options
+
+
+def check_names(arguments, options) -> None:
+    """Exits with 2 and one line for an architecture or a method that is none; only torch's modules know them all."""
+    from svq.nets import ARCHITECTURES
+    from svq.quant.quantizers import METHODS
+
+    for name, known in (("arch", ARCHITECTURES), ("method", METHODS)):
+        given = getattr(options, name)
+        if given is not None and given not in known:
+            arguments.error(f"argument --{name}: invalid choice: '{given}' (choose from {', '.join(known)})")
 
 
 def pack_untrained(options) -> None:
     """Packs a freshly initialised network to options.output."""
+    import torch
+
+    from svq.data.frontend import FrontEndConfig
+    from svq.nets import usual_sizes
+    from svq.network import ModelConfig
+    from svq.quant import QuantConfig, quantize_
+
     embed_dim = usual_sizes(options.arch)[1] if options.embed_dim is None else options.embed_dim
     try:
         quant = QuantConfig(options.method, options.bits, per_channel=options.per_channel)
-        front_end = FrontEndConfig(num_mels=options.feat_dim)
+        front_end = FrontEndConfig() if options.feat_dim is None else FrontEndConfig(num_mels=options.feat_dim)
         config = ModelConfig(options.arch, untrained_options(options), embed_dim, front_end, quant)
     except ValueError as error:
         raise UserError(str(error)) from None
@@ -78,6 +87,8 @@ def pack_untrained(options) -> None:
 
 def untrained_options(options) -> dict:
     """The options of the network of --arch: --width, its own where none is given. UserError where it has none."""
+    from svq.nets import options_of
+
     known = options_of(options.arch)
     if "width" in known:
         return {"width": known["width"] if options.width is None else options.width}
@@ -88,6 +99,12 @@ def untrained_options(options) -> dict:
 
 def pack_folder(options) -> None:
     """Packs a model folder to its model.svq, with a summary, or to options.output."""
+    from svq.models import load_model
+    from svq.pack.file import packed_bytes
+    from svq.pack.nested import bytes_read
+    from svq.quant.api import average_bits, count_parameters
+    from svq.quant.nested import precisions_of
+
     net, config = load_model(options.model)
     sizes = {}
     if config.quant is None:
@@ -122,28 +139,17 @@ def read_calibration(path: str | None):
 
 
 def pack(path: str, net, config, calibration, entropy: bool) -> None:
-    """Writes the packed file under its name only once it has been loaded again and compared."""
-    with atomic_path(path) as temporary:
-        save_packed(temporary, net, config, calibration, entropy)
-        distance = max(largest_distance(net if bits is None else set_precision_(net, bits),
-                                        load_packed(temporary, bits)[0], config.front_end.num_mels)
-                       for bits in precisions_of(net) or [None])
-        if not distance <= LARGEST_DISTANCE:
-            raise UserError(f"{path}: packed and unpacked networks differ by a cosine distance of {distance:.2g}")
+    from svq.pack.file import save_compared
+
+    distance = save_compared(path, net, config, calibration, entropy)
     print(f"largest cosine distance to the network before packing: {distance:.2g}")
 
 
 def tell(path: str, net) -> None:
+    from svq.quant.api import average_bits, count_parameters
+
     print(f"{path}: {os.path.getsize(path)} bytes, {average_bits(net):g} bits per weight, "
           f"{count_parameters(net)} parameters")
-
-
-@torch.inference_mode()
-def largest_distance(net, other, num_mels: int) -> float:
-    """The largest cosine distance between two networks' embeddings of seeded random features."""
-    feats = torch.randn(4, 200, num_mels, generator=torch.Generator().manual_seed(0)).cumsum(1) / 4
-    feats = feats - feats.mean(1, keepdim=True)
-    return float((1 - F.cosine_similarity(net(feats).double(), other(feats).double())).max())
 
 
 if __name__ == "__main__":

@@ -11,17 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import torch
-
 from svq.cli import parser, run_main
-from svq.config import load_config
-from svq.data.extraction import calibration_features
 from svq.errors import UserError
-from svq.quant import quantize_
-from svq.quant.api import average_bits
-from svq.quant.ptq import quantize_without_training_
-from svq.train.config import TrainConfig
-from svq.train.folders import read_head, save_trained, starting_network
 
 
 def main() -> None:
@@ -36,6 +27,15 @@ def main() -> None:
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
     options = arguments.parse_args()
+    import torch
+
+    from svq.config import load_config
+    from svq.quant import quantize_
+    from svq.quant.api import average_bits
+    from svq.quant.ptq import quantize_without_training_
+    from svq.train.config import TrainConfig
+    from svq.train.folders import read_head, save_trained, starting_network
+
     config = load_config(options.config, TrainConfig, options.set)
     if config.quant is None:
         raise UserError(f"{options.config}: no `quant` in the config; add it to say how to quantize")
@@ -59,8 +59,12 @@ def main() -> None:
     print(f"{options.out}: {average_bits(net):g} bits per weight, not finetuned{said}")
 
 
-def features(config: TrainConfig, options) -> torch.Tensor:
+def features(config, options):
     """(B, T, F) of --data; random ones where only their shape matters, for folding."""
+    import torch
+
+    from svq.data.extraction import calibration_features
+
     front_end, ptq = config.model.front_end, config.ptq
     if ptq.measures:
         return calibration_features(options.data, front_end, ptq.utterances, ptq.crop_seconds, config.seed,

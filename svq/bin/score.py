@@ -26,9 +26,8 @@ from svq.errors import UserError
 from svq.names import list_name
 
 
-def arguments(doc, norms):
-    """The options that scoring and score normalisation share."""
-    options = parser(doc, caller=2)
+def arguments(options, norms):
+    """Adds the options that scoring and score normalisation share to a parser, which it returns."""
     options.add_argument("--backend", choices=BACKENDS, default="cosine")
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
@@ -105,7 +104,7 @@ def each(options):
 
 
 def main():
-    for options in each(arguments(__doc__, NORMS).parse_args()):
+    for options in each(arguments(parser(__doc__), NORMS).parse_args()):
         score_list(options)
 
 

@@ -8,11 +8,11 @@ the same back end; deviations are the population's.
 from svq.bin import score as scoring       # first: sets the number of BLAS threads
 from svq.backend.scores import check_same_trials, read_scores, write_scores
 from svq.backend.scoring import normalized_scores
-from svq.cli import run_main
+from svq.cli import parser, run_main
 
 
 def main():
-    for options in scoring.each(scoring.arguments(__doc__, scoring.NORMS[:0:-1]).parse_args()):
+    for options in scoring.each(scoring.arguments(parser(__doc__), scoring.NORMS[:0:-1]).parse_args()):
         normalize_list(options)
 
 

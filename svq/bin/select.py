@@ -17,24 +17,23 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 
-import torch
-
 from svq.atomic import atomic_write
-from svq.bits.allocation import calibration_bytes
-from svq.bits.block_choice import COSTS, PRESETS, STEP_COLUMNS, Chooser, bits_rows, float_blocks, preset_bits
-from svq.bits.block_run import BlockRun
-from svq.bits.block_sensitivity import BlockSensitivityConfig
-from svq.bits.selection import SelectConfig
-from svq.bits.table import write_bits
+from svq.bits.selection import COSTS, PRESETS, SelectConfig
 from svq.cli import boolean, parser, run_main
 from svq.config import load_config
 from svq.errors import UserError
-from svq.models import load_model
-from svq.train.config import TrainConfig
 
 
 def main() -> None:
     options = parse_options()
+    import torch
+
+    from svq.bits.block_choice import STEP_COLUMNS, Chooser, bits_rows, float_blocks, preset_bits
+    from svq.bits.block_run import BlockRun
+    from svq.bits.block_sensitivity import BlockSensitivityConfig
+    from svq.bits.table import write_bits
+    from svq.models import load_model
+
     torch.set_num_threads(options.num_threads)
     if options.folder is None:
         net, _ = load_model(options.model)
@@ -60,6 +59,8 @@ def target_bytes(options, embed_dim: int) -> int | None:
     """Bytes of the packed file, less what its calibration will take; None where the size is not what is given."""
     if options.bytes is None and options.target_mb is None:
         return None
+    from svq.bits.allocation import calibration_bytes
+
     reserve = calibration_bytes(embed_dim) if options.reserve is None else options.reserve
     return max(0, (options.bytes or int(Fraction(str(options.target_mb)) * 10**6)) - reserve)
 
@@ -92,6 +93,8 @@ def parse_options():
 
 def take_config(options) -> None:
     """Sets what `select` of the config says; UserError where there is none."""
+    from svq.train.config import TrainConfig
+
     config = load_config(options.config, TrainConfig)
     if config.select is None:
         raise UserError(f"{options.config}: no `select` in the config; add it to say what to choose")

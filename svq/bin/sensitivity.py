@@ -12,33 +12,28 @@ same bytes.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import os
 import sys
 
-import torch
-import torch.nn.functional as F
-from torch import nn
-
-from svq.atomic import remove_leftovers
-from svq.bits.sensitivity import GaussNewtonEstimator, LayerSensitivity, StoppingRule, TraceEstimator, write_sensitivity
 from svq.cli import parser, run_main
 from svq.config import read_tree
-from svq.data.dataset import EpochBatches, TrainSet, make_loader
-from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored
 from svq.digest import run_digest
 from svq.errors import UserError, some_of
-from svq.models import load_model
 from svq.progress import progress
-from svq.train.checkpoint import load_checkpoint, save_checkpoint
-from svq.train.folders import take_head
-from svq.train.heads import AAMSoftmax
-from svq.train.objective import Objective
 
 
 def main() -> None:
     options = parse_options()
+    import torch
+
+    from svq.bits.sensitivity import GaussNewtonEstimator, TraceEstimator, write_sensitivity
+    from svq.data.dataset import TrainSet
+    from svq.models import load_model
+    from svq.train.folders import take_head
+    from svq.train.heads import AAMSoftmax
+    from svq.train.sensitivity import Checkpoint, Embeddings, LabelLoss, endless_batches
+
     rule = stopping_rule(options)
     if options.device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
@@ -90,8 +85,10 @@ def parse_options():
     return arguments.parse_args()
 
 
-def stopping_rule(options) -> StoppingRule:
-    """The rule that the options give; UserError for one that is out of range, other options included."""
+def stopping_rule(options):
+    """The StoppingRule that the options give; UserError for one that is out of range, other options included."""
+    from svq.bits.sensitivity import StoppingRule
+
     for name, lowest in (("batch_size", 1), ("num_threads", 1), ("seed", 0)):
         if getattr(options, name) < lowest:
             raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: must be at least {lowest}")
@@ -131,90 +128,6 @@ def with_defaults_of_training(options):
     return argparse.Namespace(**{**trained, **given})
 
 
-class Crops(nn.Module):
-    """What is computed of a batch of crops as `TrainSet` gives them; this much: their features."""
-
-    def __init__(self, front_end: FrontEndConfig, train_set: TrainSet, device):
-        super().__init__()
-        if train_set.input == "feats":
-            check_stored(front_end, train_set.data_dir)
-        self.front_end = FrontEnd(front_end)
-        self.train_set, self.device = train_set, device
-
-    def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Crops (B, samples) or stored features (B, T, F) -> what the network takes, (B, T, F)."""
-        inputs = inputs.to(self.device)
-        if self.train_set.input == "wav":
-            return self.front_end(inputs)
-        num_mels = self.front_end.config.num_mels
-        if inputs.shape[-1] != num_mels:
-            raise UserError(f"{self.train_set.data_dir}/feats.scp: features of {inputs.shape[-1]} dimensions, the model "
-                            f"takes {num_mels}; make them with the model's front end")
-        return self.front_end.normalize(inputs)
-
-
-class LabelLoss(Crops):
-    """The classification loss (scalar)."""
-
-    def __init__(self, net, head: AAMSoftmax, front_end, train_set, margin: float, device):
-        super().__init__(front_end, train_set, device)
-        self.objective, self.margin = Objective(net, head), margin
-        self.to(device)
-
-    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        inputs, labels = batch
-        return self.objective(self.features(inputs), labels.to(self.device), self.margin)[0]
-
-
-class Embeddings(Crops):
-    """The network's embeddings at length 1, (B, D).
-
-    Half the squared distance of two of them is one minus their cosine, the loss whose Hessian is measured.
-    """
-
-    def __init__(self, net, front_end, train_set, device):
-        super().__init__(front_end, train_set, device)
-        self.net = net
-        self.to(device)
-
-    def forward(self, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-        return F.normalize(self.net(self.features(batch[0])).float())
-
-
-def endless_batches(train_set: TrainSet, batch_size: int, seed: int, first: int):
-    """Yields batches from number `first` on; as in training, every epoch brings new crops in a new order."""
-    epoch, start = divmod(first, len(EpochBatches(len(train_set), batch_size, seed, 0)))
-    for epoch in itertools.count(epoch):
-        batches = EpochBatches(len(train_set), batch_size, seed, epoch, start_batch=start)
-        yield from make_loader(train_set, batches, epoch, num_workers=0)
-        start = 0
-
-
-class Checkpoint:
-    """The samples so far, in a file; those of another run are not taken up."""
-
-    def __init__(self, path: str, run_id: str):
-        self.path, self.run_id = path, run_id
-
-    def load(self) -> dict[str, list[float]] | None:
-        remove_leftovers(self.path)
-        state = load_checkpoint(self.path)
-        if state is None:
-            return None
-        if state["run_id"] != self.run_id:
-            print(f"{self.path} belongs to another model, other data or options: starting anew", flush=True)
-            return None
-        print(f"resuming from {self.path}", flush=True)
-        return state["samples"]
-
-    def save(self, samples: dict[str, list[float]]) -> None:
-        save_checkpoint(self.path, {"run_id": self.run_id, "samples": samples})
-
-    def remove(self) -> None:
-        if os.path.exists(self.path):
-            os.unlink(self.path)
-
-
 def run_id(options) -> str:
     """Digest of all that the table depends on."""
     settings = {name: value for name, value in vars(options).items() if name not in ("model", "data", "out")}
@@ -224,7 +137,7 @@ def run_id(options) -> str:
     return run_digest(files, settings)
 
 
-def report(path, rows: list[LayerSensitivity], rule: StoppingRule) -> None:
+def report(path, rows, rule) -> None:
     worst = max(rows, key=lambda row: row.relative_error)
     print(f"{path}: {len(rows)} layers, up to {max(row.samples for row in rows)} probes, relative standard error at "
           f"most {worst.relative_error:.2g} ({worst.layer})")

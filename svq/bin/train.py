@@ -8,7 +8,6 @@ checkpoint and ends with the same bytes. Runs on all GPUs or processes that torc
 from __future__ import annotations
 
 from svq.cli import parser, run_main
-from svq.train.run import run_training
 
 
 def main() -> None:
@@ -25,7 +24,10 @@ def main() -> None:
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. schedule.lr=0.01")
-    run_training(arguments.parse_args())
+    options = arguments.parse_args()
+    from svq.train.run import run_training
+
+    run_training(options)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,8 @@ from __future__ import annotations
 import dataclasses
 import os
 
-import torch
-
-from svq.train.run import with_augmentation
 from svq.cli import parser, run_main
-from svq.config import load_config, to_dict, write_provenance
-from svq.data.dataset import TrainSet
-from svq.distill.aggregation import AggregatingTeacher, AggregationConfig, save_aggregation
-from svq.train.config import AggregationTrainConfig
-from svq.distill.cache import teacher_digest
-from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
-from svq.models import load_model
-from svq.quant.api import freeze_
-from svq.digest import run_digest
-from svq.train.distributed import join_world, leave_world
-from svq.train.heads import AAMSoftmax
-from svq.train.loop import Trainer
-from svq.train.objective import Objective
 
 
 def main() -> None:
@@ -41,7 +25,26 @@ def main() -> None:
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. components=32")
-    options = arguments.parse_args()
+    train(arguments.parse_args())
+
+
+def train(options) -> None:
+    import torch
+
+    from svq.config import load_config, write_provenance
+    from svq.data.dataset import TrainSet
+    from svq.distill.aggregation import AggregatingTeacher, AggregationConfig, save_aggregation
+    from svq.distill.cache import teacher_digest
+    from svq.distill.levels import LevelOutputs, find_level
+    from svq.models import load_model
+    from svq.quant.api import freeze_
+    from svq.train.config import AggregationTrainConfig
+    from svq.train.distributed import join_world, leave_world
+    from svq.train.heads import AAMSoftmax
+    from svq.train.loop import Trainer
+    from svq.train.objective import Objective
+    from svq.train.run import with_augmentation
+
     config = with_augmentation(load_config(options.config, AggregationTrainConfig, options.set), options)
     config.check_keys(options.config)
     torch.set_num_threads(config.num_threads)
@@ -69,9 +72,15 @@ def main() -> None:
     leave_world(world)
 
 
-def run_id(config: AggregationTrainConfig, made: AggregationConfig, options) -> str:
-    """Digest of all that the result depends on; a checkpoint is resumed only where it agrees."""
-    defaults = AggregationTrainConfig()
+def run_id(config, made, options) -> str:
+    """Digest of all that the result depends on; a checkpoint is resumed only where it agrees.
+
+    config: an AggregationTrainConfig. made: the AggregationConfig of what is trained.
+    """
+    from svq.config import to_dict
+    from svq.digest import run_digest
+
+    defaults = type(config)()
     config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,
                                  data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
     files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]

@@ -17,7 +17,6 @@ import os
 
 from svq.atomic import atomic_write
 from svq.cli import add_network_options, check_network_options, parser, run_main
-from svq.data.extraction import compute_on
 from svq.errors import UserError
 
 METHODS = {"uniform": {"method": "uniform"}, "integer": {"method": "integer", "scheme": "affine"},
@@ -43,6 +42,8 @@ class Variant:
 
 def main() -> None:
     options = parse_options()
+    from svq.data.extraction import compute_on
+
     compute_on(options.device, options.num_threads)
     study = Study(options)
     rows = [study.row(variant) for variant in study.variants()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable
 
@@ -12,37 +11,11 @@ from torch import nn
 from svq.bits import selection
 from svq.bits.block_run import BlockRun
 from svq.bits.block_sensitivity import read_blocks
+from svq.bits.selection import COSTS, PRESETS
 from svq.bits.table import LayerBits
 from svq.errors import UserError
 from svq.nets.blocks import blocks_of
-from svq.nets.ecapa import SERes2Block
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable
-
-
-@dataclasses.dataclass(frozen=True)
-class Preset:
-    """left_in_float: a network -> names of the blocks that stay in float; empty where it is not for that network.
-
-    bits: of all other layers. networks: which it is for, in words. source: who recommends it.
-    """
-
-    bits: int
-    left_in_float: Callable[[nn.Module], list[str]]
-    networks: str
-    source: str
-
-
-def _later_se_res2_blocks(net: nn.Module) -> list[str]:
-    blocks = [name for name in blocks_of(net) if isinstance(net.get_submodule(name), SERes2Block)]
-    return blocks[1:3] if len(blocks) == 3 else []
-
-
-PRESETS = {
-    "ecapa-selective": Preset(
-        8, _later_se_res2_blocks, "ECAPA-TDNN",
-        "all but the second and third SE-Res2Block at 8 bits: Optimization of DNN-based speaker verification model "
-        "through efficient quantization technique, arXiv 2407.08991"),
-}
 
 
 def float_blocks(name: str, net: nn.Module) -> list[str]:
@@ -69,7 +42,6 @@ def bits_rows(net: nn.Module, left_in_float, bits: int, level: str = "block") ->
             for name, layer in quantizable(net)]
 
 
-COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}
 STEP_COLUMNS = ("block", "done", "bytes", "estimated_loss", "measured_loss")
 
 

@@ -21,6 +21,7 @@ from svq.bits.table import table_rows
 from svq.config import check_choices
 from svq.errors import UserError, located
 from svq.pack.file import packed_bytes
+from svq.parts import BLOCK_LEVELS
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 
@@ -44,7 +45,7 @@ class BlockSensitivityConfig:
     data: str
     trials: str
     quant: QuantConfig
-    level: Literal["block", "layer"] = "block"
+    level: Literal[BLOCK_LEVELS] = "block"
     input: Literal["auto", "feats", "wav"] = "auto"
     max_utts: int = 0
     max_seconds: float = 0.0

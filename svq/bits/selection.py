@@ -19,14 +19,44 @@ from svq.errors import UserError
 
 _HEADER_SLACK = 64  # bytes a block that the header's length may differ from the sum of its parts
 _MAX_CUTS = 200
+COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}  # the column of blocks.tsv that each one is
 
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """left_in_float: a network -> names of the blocks that stay in float; empty where it is not for that network.
+
+    bits: of all other layers. networks: which it is for, in words. source: who recommends it.
+    """
+
+    bits: int
+    left_in_float: Callable[..., list[str]]
+    networks: str
+    source: str
+
+
+def _later_se_res2_blocks(net) -> list[str]:
+    # Imported here: who only looks up presets and their names needs no torch.
+    from svq.nets.blocks import blocks_of
+    from svq.nets.ecapa import SERes2Block
+
+    blocks = [name for name in blocks_of(net) if isinstance(net.get_submodule(name), SERes2Block)]
+    return blocks[1:3] if len(blocks) == 3 else []
+
+
+PRESETS = {
+    "ecapa-selective": Preset(
+        8, _later_se_res2_blocks, "ECAPA-TDNN",
+        "all but the second and third SE-Res2Block at 8 bits: Optimization of DNN-based speaker verification model "
+        "through efficient quantization technique, arXiv 2407.08991"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class SelectConfig:
     """`select` of a config: which blocks svq.bin.select leaves in float; exactly one goal.
 
-    preset: what a paper recommends (svq.bits.block_choice). max_eer_loss: as small a file as can be with an EER that rises by
+    preset: what a paper recommends, by its name in PRESETS. max_eer_loss: as small a file as can be with an EER that rises by
     at most so many absolute per cent. bytes, megabytes (10^6 bytes): as little loss as can be in a packed file of at most
     that size. search: `exact` (0-1 knapsack) or `greedy` (by loss per byte, measured jointly after every step).
     cost: the loss that a size keeps low, `eer`, `mindcf` or `drift`.
@@ -37,7 +67,7 @@ class SelectConfig:
     bytes: int | None = None
     megabytes: float | None = None
     search: Literal["exact", "greedy"] = "exact"
-    cost: Literal["eer", "mindcf", "drift"] = "eer"
+    cost: Literal[tuple(COSTS)] = "eer"
 
     def __post_init__(self):
         check_choices(self)
@@ -49,6 +79,7 @@ class SelectConfig:
             raise ValueError(f"{goals[0]} is {getattr(self, goals[0])}; it must not be negative")
         if goals == ["max_eer_loss"] and self.cost != "eer":
             raise ValueError(f"a budget of EER goes with cost eer, not {self.cost}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Selection:

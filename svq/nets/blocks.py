@@ -7,10 +7,11 @@ from collections import Counter
 from torch import nn
 from torch.nn.utils import parametrize
 
+from svq.parts import BLOCK_LEVELS
+
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # modules whose `weight` is quantized
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # modules with several matrices, each of which is a layer by itself
 LISTS = (nn.Sequential, nn.ModuleList)  # say nothing but "one after another": their members are blocks
-LEVELS = ("block", "layer")
 
 
 def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
@@ -23,8 +24,8 @@ def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
     residual block (`layers.0`, ...) and `embedding`. level `layer`: every layer by itself.
     Every layer is in just one block. ValueError for another level.
     """
-    if level not in LEVELS:
-        raise ValueError(f"level is '{level}'; it must be one of {', '.join(LEVELS)}")
+    if level not in BLOCK_LEVELS:
+        raise ValueError(f"level is '{level}'; it must be one of {', '.join(BLOCK_LEVELS)}")
     blocks: dict[str, list[str]] = {}
     for name, module in net.named_modules():
         for layer in _layers_of(name, module):

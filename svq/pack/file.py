@@ -9,8 +9,11 @@ import collections
 import dataclasses
 import os
 
+import torch
+import torch.nn.functional as F
 from torch import nn
 
+from svq.atomic import atomic_path
 from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.pack.bitpack import packed_size
@@ -20,8 +23,10 @@ from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_n
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
 from svq.quant.inference_norm import fold_batch_norm_
-from svq.quant.nested import precisions_of
+from svq.quant.nested import precisions_of, set_precision_
 from svq.tensors import load_state, save_tensors
+
+LARGEST_DISTANCE = 1e-4  # of the embeddings before and after packing
 
 
 def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,
@@ -98,3 +103,28 @@ def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelCon
     config = with_bits(config, net, [PackedLayer(*row) for row in about["layers"]])
     load_state(fold_batch_norm_(net), state, path, assign=True)
     return net.eval(), config
+
+
+def save_compared(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,
+                  entropy: bool = False) -> float:
+    """Writes the file as `save_packed`, under its name only once it has been loaded again and compared with `net`.
+
+    Returns the largest cosine distance of their embeddings, over all precisions of a nested network; UserError where
+    it is above LARGEST_DISTANCE.
+    """
+    with atomic_path(path) as temporary:
+        save_packed(temporary, net, config, calibration, entropy)
+        distance = max(largest_distance(net if bits is None else set_precision_(net, bits),
+                                        load_packed(temporary, bits)[0], config.front_end.num_mels)
+                       for bits in precisions_of(net) or [None])
+        if not distance <= LARGEST_DISTANCE:
+            raise UserError(f"{path}: packed and unpacked networks differ by a cosine distance of {distance:.2g}")
+    return distance
+
+
+@torch.inference_mode()
+def largest_distance(net: nn.Module, other: nn.Module, num_mels: int) -> float:
+    """Measures the largest cosine distance between two networks' embeddings of seeded random features."""
+    feats = torch.randn(4, 200, num_mels, generator=torch.Generator().manual_seed(0)).cumsum(1) / 4
+    feats = feats - feats.mean(1, keepdim=True)
+    return float((1 - F.cosine_similarity(net(feats).double(), other(feats).double())).max())

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from svq import nets
-from svq.analysis.layer_config import LEVELS, LayerAnalysisConfig, parts_of
+from svq.analysis.layer_config import LayerAnalysisConfig, parts_of
 from svq.analysis.layer_measures import movements
 from svq.analysis.layer_study import LayerStudy
 from svq.analysis.layer_subjects import measure_norms_
@@ -25,6 +25,7 @@ from svq.errors import UserError
 from svq.evaluation import development
 from svq.models import load_model, save_model
 from svq.network import ModelConfig
+from svq.parts import PART_LEVELS
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.ptq import PTQConfig
@@ -359,7 +360,7 @@ def test_stages_of_networks(arch, options, stages):
     net = nets.build(arch, 80, 8, **options)
     layers = [name for name, _ in quantizable(net)]
     assert [part.name for part in parts_of(net, "stage")] == stages
-    for level in LEVELS:
+    for level in PART_LEVELS:
         parts = parts_of(net, level)
         assert [layer for part in parts for layer in part.layers] == layers
         assert all(isinstance(net.get_submodule(part.end), torch.nn.Module) for part in parts)

@@ -34,6 +34,7 @@ from svq.nets.pooling import VARIANCE_FLOOR
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable
 from svq.train.checkpoint import load_checkpoint
+from svq.train.sensitivity import Checkpoint
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.train.conftest import TINY
@@ -346,7 +347,7 @@ class Stop(Exception):
 
 @pytest.mark.parametrize("probes", [4, 6])  # 6: all batches of the first epoch
 def test_resuming_after_any_probe_gives_the_same_bytes(measured, undisturbed, monkeypatch, capsys, probes):
-    original = sensitivity.Checkpoint.save
+    original = Checkpoint.save
 
     def save_or_stop(self, samples):
         original(self, samples)
@@ -354,7 +355,7 @@ def test_resuming_after_any_probe_gives_the_same_bytes(measured, undisturbed, mo
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(sensitivity.Checkpoint, "save", save_or_stop)
+        patch.setattr(Checkpoint, "save", save_or_stop)
         with pytest.raises(Stop):
             measured(f"stop{probes}.tsv")
     assert not (measured.folder / f"stop{probes}.tsv").exists()
@@ -378,12 +379,12 @@ def test_a_killed_worker_resumes_to_the_same_bytes(measured, undisturbed):
 
 
 def test_samples_of_another_run_are_not_taken_up(measured, undisturbed, monkeypatch, capsys):
-    def stop(self, samples, original=sensitivity.Checkpoint.save):
+    def stop(self, samples, original=Checkpoint.save):
         original(self, samples)
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(sensitivity.Checkpoint, "save", stop)
+        patch.setattr(Checkpoint, "save", stop)
         with pytest.raises(Stop):
             measured("anew.tsv", "--seed", 5)
     assert measured("anew.tsv").read_bytes() == undisturbed

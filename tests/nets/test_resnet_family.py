@@ -5,11 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.bin.pack import largest_distance
 from svq.data.frontend import FrontEndConfig
 from svq.nets import build, dfresnet, kiwano, num_parameters, resnet, thin
 from svq.network import ModelConfig
-from svq.pack.file import load_packed, packed_bytes, save_packed
+from svq.pack.file import largest_distance, load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
 
 FAMILIES = (resnet, kiwano, dfresnet, thin)

@@ -575,7 +575,7 @@ def test_pack_of_a_float_model_writes_its_summary_only(tmp_path):
 
 def test_pack_leaves_nothing_when_the_check_fails(tmp_path, monkeypatch):
     folder, _ = model_folder(tmp_path)
-    monkeypatch.setattr(pack, "largest_distance", lambda *_: 2e-4)
+    monkeypatch.setattr("svq.pack.file.largest_distance", lambda *_: 2e-4)
     with pytest.raises(UserError, match="differ by a cosine distance of 0.0002"):
         run_worker(pack.main, folder)
     assert sorted(os.listdir(folder)) == ["config.yaml", "model.safetensors"]

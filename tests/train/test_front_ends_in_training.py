@@ -5,7 +5,6 @@ import pytest
 import torch
 from torch import nn
 
-from svq.bin.sensitivity import Crops, LabelLoss
 from svq.data.dataset import TrainSet
 from svq.data.extraction import Utterances
 from svq.data.features import write_ark
@@ -15,6 +14,7 @@ from svq.errors import UserError
 from svq.models import load_model
 from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
+from svq.train.sensitivity import Crops, LabelLoss
 from tests.builders import data_dir
 
 CLOVA = FrontEndConfig(fbank="clova", num_mels=24, variance_normalize=True, preemphasis=0.97)
