@@ -19,12 +19,18 @@ settings.register_profile("svq", deadline=None, max_examples=50, derandomize=Tru
 settings.load_profile("svq")
 
 
+# Tests that take seconds, by file and function: tests/run.sh leaves them to tests/run.sh --all.
+SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
+
+
 @pytest.hookimpl(tryfirst=True)  # before xdist puts the groups into the names
 def pytest_collection_modifyitems(items):
     """Tests of one file, and those that share the run of the mini recipe, go to one process: what they share is made once."""
     for item in items:
         shared = "mini" if "mini" in item.fixturenames else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(shared))
+        if shared == "mini" or item.nodeid.partition("[")[0] in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish(session):

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Run the tests, the files of them in two processes (SVQ_TEST_JOBS). What stands after it goes to pytest:
-#   bash tests/run.sh tests/utils -x
+# Run the tests, the files of them in two processes (SVQ_TEST_JOBS).
+#   bash tests/run.sh                   those that are quick: minutes
+#   bash tests/run.sh --all             all of them, whole recipes too: what has to pass before a change lands
+#   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
 set -euo pipefail
 if [[ ${1-} == --help ]]; then
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"
@@ -11,5 +13,9 @@ bash utils/setup.sh --extras "test deploy"
 . ./path.sh
 # One thread: the tests compare numbers, and the machine may be running other things.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
-(($#)) || set -- tests
+if (($# == 0)); then set -- tests -m "not slow"; fi
+if [[ $1 == --all ]]; then
+  shift
+  set -- tests --durations=120 --durations-min=1.5 "$@"  # what a test takes: those of seconds go to tests/slow.txt
+fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"
