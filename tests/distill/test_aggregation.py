@@ -122,7 +122,7 @@ def test_the_step_scripts(place, tmp_path):
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "utterance: a vector of 10 for each of 24 utterances" in done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"log", "parts"} | {
+    assert {path.name for path in tmp_path.iterdir()} == {".done.levels", "log", "parts"} | {
         f"{level}.{kind}" for level in ("utterance", "narrowBN") for kind in ("json", "scp", "mean.vec")}
     bad = subprocess.run(["steps/train_aggregation.sh", "x"], cwd=ROOT, capture_output=True, text=True)
     assert bad.returncode == 2 and "needs <config.yaml>" in bad.stderr
