@@ -137,7 +137,8 @@ if stage 2 "settings and data directories"; then
     python3 -m svq.bin.compress tested --trials "$trials" --data "$trials_data" \
     --out "$list"
   if [[ -n $cohort ]]; then
-    once --in "$cohort/wav.scp" --in "$cohort/utt2spk" --out "$cohort_data/wav.scp" --out "$cohort_data/spk2utt" -- \
+    once --in "$cohort/wav.scp" --in "$cohort/utt2spk" --out "$cohort_data/wav.scp" --out "$cohort_data/utt2spk" \
+      --out "$cohort_data/spk2utt" -- \
       python3 -m svq.bin.compress speech --data "$cohort" --out "$cohort_data" --cohort true
   fi
 fi
@@ -175,7 +176,7 @@ fi
 
 if stage 6 "packing"; then
   for name in float "${networks[@]}"; do once steps/pack.sh --cmd "$train_cmd" "$out/$name"; done
-  once --in "$last/model.svq" --in "$last/summary.json" --out "$quantized/model.svq" \
+  once --maybe "$last/model.svq" --in "$last/summary.json" --out "$quantized/model.svq" \
     --out "$quantized/summary.json" -- \
     python3 -m svq.bin.compress finish --step "$last" --out "$quantized" --target-mb "$target_mb"
 fi

@@ -157,6 +157,8 @@ def wrong_options(program: str, rest: list[str], recipe: str, worker_help: dict[
     path = ROOT / program
     if program == "local/table.sh":
         return given - run_options(recipe) - {"--help"}
+    if program == "tests/run.sh":  # which hands all but these to pytest
+        return given - {"--all", "--help"}
     if path.suffix == ".sh":
         return given - shell_options(path)
     return {option for option in given if not has(option, path.read_text())}

@@ -484,6 +484,8 @@ def understood(argv, planned=()):
     """Options, pieces with all their inputs, the command, its name, and what the stamp says of it."""
     opts, pieces, command = parse(argv)
     script = opts["said"][0] if opts["said"] else shown(command)[0]
+    if command[:2] == ["python3", "-m"]:
+        script = command[2]
     neutral = NEUTRAL | {n.lstrip("-").replace("_", "-") for n in opts["neutral"]}
     for piece in pieces:
         piece.resolve(planned)
