@@ -175,8 +175,9 @@ if stage 5 "quantization, step by step: ${networks[*]}"; then
 fi
 
 if stage 6 "packing"; then
-  for name in float "${networks[@]}"; do once steps/pack.sh --cmd "$train_cmd" "$out/$name"; done
-  once --maybe "$last/model.svq" --in "$last/summary.json" --out "$quantized/model.svq" \
+  once steps/pack.sh --cmd "$train_cmd" "$float"
+  for name in "${networks[@]}"; do once steps/pack.sh --cmd "$train_cmd" --packed true "$out/$name"; done
+  once --in "$last/model.svq" --in "$last/summary.json" --out "$quantized/model.svq" \
     --out "$quantized/summary.json" -- \
     python3 -m svq.bin.compress finish --step "$last" --out "$quantized" --target-mb "$target_mb"
 fi

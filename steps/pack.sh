@@ -6,6 +6,7 @@
 set -euo pipefail
 cmd=run.py      # dispatcher
 calibration=    # JSON of the calibration stage, to be kept in the packed file
+packed=auto     # whether there is a model.svq to make: true, false, or auto: as config.yaml says, where it is there
 entropy=false   # Huffman code the codes of the weights where that is smaller (summary.json says so)
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
@@ -14,8 +15,8 @@ entropy=false   # Huffman code the codes of the weights where that is smaller (s
 (($# == 1)) || { echo "pack.sh: needs <model-dir> (--help says more)" >&2; exit 2; }
 dir=${1%/}
 outs=(--out "$dir/summary.json")
-if grep -q '^quant:$' "$dir/config.yaml" 2> /dev/null; then outs+=(--out "$dir/model.svq"); fi
-step --in "$dir/model.safetensors" ${calibration:+--in "$calibration"} "${outs[@]}"
+if [[ $packed == true ]] || { [[ $packed == auto ]] && grep -qs '^quant:$' "$dir/config.yaml"; }; then outs+=(--out "$dir/model.svq"); fi
+step --in "$dir/model.safetensors" ${calibration:+--in "$calibration"} "${outs[@]}" --neutral packed
 
 options=()
 if [[ -n $calibration ]]; then options+=(--calibration "$calibration"); fi
