@@ -8,8 +8,8 @@ the same and refuses a table that is written so that its rows could not be told 
 import os
 import re
 
-_BASE = re.compile(r"^base: *[\"']?([^\"'#\s]+)")
-_ROWS = re.compile(r"^rows: *\[?([^\]#]*)")
+_BASE = re.compile(r"^base: *([^#\n]+)", re.MULTILINE)
+_ROWS = re.compile(r"^rows: *\[?([^\]#\n]*)", re.MULTILINE)
 _BASE_OF_ROW = re.compile(r"(?:^|[\s{,])base: *[\"']?([^\"'#\s,}]+)")
 
 
@@ -21,31 +21,30 @@ def split(text):
 
 def parts(text):
     """(files, {name: lines}): the files that the settings `text` are made of, and the rows taken of tables."""
-    file, row = split(text)
-    files, tables = _chain(file)
-    return files, _rows(row, tables) if row is not None else {}
+    layers, _ = _layers(text)
+    return [name for name, _, of_table in layers if not of_table], {
+        name: lines for name, lines, of_table in layers if of_table}
 
 
 def reads_features(text):
     """Whether the settings say `input: feats`: the nearest of them that speaks of `input`."""
-    file, row = split(text)
-    files, tables = _chain(file)
-    for lines in [*(_rows(row, tables).values() if row is not None else ()), *map(_read, files)]:
-        found = re.search(r"^[^#\n]*\binput: *(\w+)", lines, re.MULTILINE)
-        if found:
-            return found.group(1) == "feats"
-    return False
+    found = _nearest(r"^[^#\n]*\binput: *(\w+)", text)
+    return found == "feats"
 
 
 def levels(text):
     """The teacher's cached levels that the settings name, nearest first: `levels: [utterance, narrowBN]`."""
-    file, row = split(text)
-    files, tables = _chain(file)
-    for lines in [*(_rows(row, tables).values() if row is not None else ()), *map(_read, files)]:
-        found = re.search(r"\blevels: *\[([^\]]*)\]", lines)
+    found = _nearest(r"\blevels: *\[([^\]]*)\]", text) or ""
+    return [level.strip(" \"'\n") for level in found.split(",") if level.strip()]
+
+
+def _nearest(pattern, text):
+    """What the pattern's group is in the nearest of the settings that has it; None where none has."""
+    for _, lines, _ in _layers(text)[0]:
+        found = re.search(pattern, lines, re.MULTILINE)
         if found:
-            return [level.strip(" \"'\n") for level in found.group(1).split(",") if level.strip()]
-    return []
+            return found.group(1)
+    return None
 
 
 def _read(path):
@@ -56,21 +55,19 @@ def _read(path):
         return ""
 
 
-def _chain(path):
-    """The file and those that it builds on, and the tables of the nearest that names some."""
-    files, tables = [], None
-    while path and path not in files:        # a chain that leads back is the worker's to name
-        files.append(path)
-        folder, base = os.path.dirname(path), None
-        for line in _read(path).split("\n"):
-            found = _BASE.match(line)
-            if found:
-                base = os.path.join(folder, found.group(1))
-            found = _ROWS.match(line)
-            if found and tables is None:
-                tables = [os.path.join(folder, name.strip(" \"'")) for name in found.group(1).split(",")]
-        path = base
-    return files, tables or []
+def _layers(text, seen=()):
+    """([(file or table:row, its lines, whether of a table), the nearest first], tables of the nearest that names some)."""
+    file, row = split(text)
+    if file in seen:                         # a chain that leads back is the worker's to name
+        return [], []
+    lines, folder = _read(file), os.path.dirname(file)
+    base, tables = _BASE.search(lines), _ROWS.search(lines)
+    below, inherited = [], []
+    if base:
+        below, inherited = _layers(os.path.join(folder, base.group(1).strip(" \"'")), (*seen, file))
+    names = [os.path.join(folder, name.strip(" \"'")) for name in tables.group(1).split(",")] if tables else inherited
+    rows = _rows(row, names) if row is not None else {}
+    return [*((name, found, True) for name, found in rows.items()), (file, lines, False), *below], names
 
 
 def _rows(row, tables):

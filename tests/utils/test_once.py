@@ -295,6 +295,19 @@ def test_features_count_where_the_settings_read_them(once, settings):
     assert "up to date" in once(*args)[0]
 
 
+def test_settings_that_build_on_a_row(once, settings):
+    """As a search's best.yaml does, from another folder with a blank in its name."""
+    settings.write("a search/best.yaml", "base: ../conf/fine.yaml:z\nlr: 2\n")
+    args = ["--config", "a search/best.yaml", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    once(*args)
+    settings.write("conf/shared.yaml", settings.read("conf/shared.yaml").replace("bits: 2", "bits: 3"))
+    assert "shared.yaml:x changed" in once(*args)[0]
+    settings.write("feats.scp", "b")
+    assert "feats.scp changed" in once(*args)[0]
+    settings.write("b search/best.yaml", "base: ../a search/best.yaml\n")
+    once("--config", "b search/best.yaml", "--out", "w", "--", "touch", "w")
+
+
 def test_levels_that_the_settings_name_are_inputs(once, settings):
     settings.write("conf/own.yaml", "x:\n  distill: {targets: {levels: [utterance, frame2+frame4:stats]}}\n")
     args = ["--config", "conf/fine.yaml:x", "--levels", "levels", "--out", "y", "--", "touch", "y"]
