@@ -31,7 +31,7 @@ def main() -> None:
     from svq.data.dataset import TrainSet
     from svq.models import load_model
     from svq.train.folders import take_head
-    from svq.train.heads import AAMSoftmax
+    from svq.train.objective import AAMSoftmax
     from svq.train.sensitivity import Checkpoint, Embeddings, LabelLoss, endless_batches
 
     rule = stopping_rule(options)

@@ -40,9 +40,8 @@ def train(options) -> None:
     from svq.quant.api import freeze_
     from svq.train.config import AggregationTrainConfig
     from svq.train.distributed import join_world, leave_world
-    from svq.train.heads import AAMSoftmax
     from svq.train.loop import Trainer
-    from svq.train.objective import Objective
+    from svq.train.objective import AAMSoftmax, Objective
     from svq.train.run import with_augmentation
 
     config = with_augmentation(load_config(options.config, AggregationTrainConfig, options.set), options)

@@ -14,7 +14,7 @@ from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
 from svq.quant.ptq import PTQConfig
-from svq.train.schedule import ScheduleConfig
+from svq.train.optimizer import OptimizerConfig, ScheduleConfig
 
 
 @dataclass(frozen=True)
@@ -35,31 +35,6 @@ class DataConfig:
             raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")
         if self.crop_seconds <= 0:
             raise ValueError(f"crop_seconds is {self.crop_seconds}; it must be positive")
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """`sgd` (Nesterov momentum) or `adamw`. Norms, biases and quantizer scales take no weight decay.
-
-    scale_lr: what the learning rate of quantizer scales is multiplied with. A scale's gradient sums over
-    a whole layer of weights, so at the weights' own rate it would move much faster than they do.
-    """
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    grad_clip: float = field(default=5.0, metadata={"infinite": True})
-    scale_lr: float = 0.01
-
-    def __post_init__(self):
-        check_choices(self)
-        for name in ("weight_decay", "scale_lr"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
-        if self.grad_clip <= 0:
-            raise ValueError(f"grad_clip is {self.grad_clip}; it must be positive (.inf: no clipping)")
 
 
 @dataclass(frozen=True)

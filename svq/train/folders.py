@@ -18,7 +18,7 @@ from svq.network import ModelConfig
 from svq.quant.api import QuantConfig, quantizable
 from svq.tensors import load_state, load_tensors, save_tensors
 from svq.train.config import TrainConfig
-from svq.train.heads import AAMSoftmax
+from svq.train.objective import AAMSoftmax
 
 
 def starting_network(config: TrainConfig, options, finetune: bool = False) -> tuple[nn.Module, TrainConfig]:

@@ -29,8 +29,15 @@ from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoin
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
 from svq.train.objective import Objective
-from svq.train.optimizer import autocast, make_optimizer, memory_format, set_learning_rate, use_bf16
-from svq.train.schedule import learning_rate, margin
+from svq.train.optimizer import (
+    autocast,
+    learning_rate,
+    make_optimizer,
+    margin,
+    memory_format,
+    set_learning_rate,
+    use_bf16,
+)
 
 
 class NonFiniteLoss(UserError):

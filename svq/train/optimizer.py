@@ -1,14 +1,45 @@
-"""The optimizer with its parameter groups, and the arithmetic that a run computes in."""
+"""The optimizer with its parameter groups, its learning rate and the margin at every step, and the arithmetic of a run.
+
+Learning rate and margin are pure functions of the step: nothing to save, nothing to resume.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import nn
 
+from svq.config import check_choices
 from svq.quant.api import quantizers
-from svq.train.config import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """`sgd` (Nesterov momentum) or `adamw`. Norms, biases and quantizer scales take no weight decay.
+
+    scale_lr: what the learning rate of quantizer scales is multiplied with. A scale's gradient sums over
+    a whole layer of weights, so at the weights' own rate it would move much faster than they do.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    grad_clip: float = field(default=5.0, metadata={"infinite": True})
+    scale_lr: float = 0.01
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("weight_decay", "scale_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip is {self.grad_clip}; it must be positive (.inf: no clipping)")
 
 
 def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
@@ -65,3 +96,55 @@ def memory_format(net: nn.Module, channels_last: bool, device: torch.device) -> 
 def _strided_narrow_1x1(module: nn.Module) -> bool:
     return (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
             and module.in_channels < 16)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Warm-up, decay and margin, in epochs (fractions allowed).
+
+    lr: the highest rate, reached after `warmup_epochs` of linear growth; then `decay` to `final_lr`
+    (exponential: the same factor every step; cosine: half a cosine).
+    margin: AAM margin; 0 until `margin_start_epoch`, then growing linearly until `margin_full_epoch`.
+    """
+
+    lr: float = 0.1
+    final_lr: float = 5e-5
+    warmup_epochs: float = 6.0
+    decay: Literal["exponential", "cosine"] = "exponential"
+    margin: float = 0.2
+    margin_start_epoch: float = 20.0
+    margin_full_epoch: float = 40.0
+
+    def __post_init__(self):
+        check_choices(self)
+        if not 0 < self.final_lr <= self.lr:
+            raise ValueError(f"final_lr is {self.final_lr}; it must be above 0 and at most lr ({self.lr})")
+        if not 0 <= self.margin < math.pi / 2:
+            raise ValueError(f"margin is {self.margin}; it must be in [0, pi/2)")
+        if self.margin_full_epoch < self.margin_start_epoch:
+            raise ValueError("margin_full_epoch must not come before margin_start_epoch")
+        for name in ("warmup_epochs", "margin_start_epoch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
+    """The rate of step `step` (from 0) of a run of `epochs` epochs."""
+    total = steps_per_epoch * epochs
+    warmup = min(config.warmup_epochs * steps_per_epoch, total)
+    # The decay counts from step 0, as in WeSpeaker, so that warm-up only scales the curve down.
+    share = step / max(total - 1, 1)
+    if config.decay == "exponential":
+        lr = config.lr * (config.final_lr / config.lr) ** share
+    else:
+        lr = config.final_lr + (config.lr - config.final_lr) * 0.5 * (1 + math.cos(math.pi * share))
+    return lr * min(1.0, (step + 1) / warmup) if warmup else lr
+
+
+def margin(config: ScheduleConfig, step: int, steps_per_epoch: int) -> float:
+    """The margin of step `step` (from 0)."""
+    start = config.margin_start_epoch * steps_per_epoch
+    full = config.margin_full_epoch * steps_per_epoch
+    if step >= full:
+        return config.margin
+    return config.margin * max(0.0, step - start) / (full - start)

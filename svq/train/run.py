@@ -25,9 +25,8 @@ from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantize_, quant
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, join_world, leave_world
 from svq.train.folders import save_trained, starting_network, take_head
-from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
-from svq.train.objective import Objective
+from svq.train.objective import AAMSoftmax, Objective
 
 
 @dataclasses.dataclass(frozen=True)

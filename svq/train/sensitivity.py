@@ -17,8 +17,7 @@ from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored
 from svq.errors import UserError
 from svq.train.checkpoint import load_checkpoint, save_checkpoint
-from svq.train.heads import AAMSoftmax
-from svq.train.objective import Objective
+from svq.train.objective import AAMSoftmax, Objective
 
 
 class Crops(nn.Module):

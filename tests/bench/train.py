@@ -22,10 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from svq.hardware import describe  # noqa: E402
 from svq.nets import build  # noqa: E402
 from svq.quant import QuantConfig, quantize_  # noqa: E402
-from svq.train.config import OptimizerConfig  # noqa: E402
-from svq.train.heads import AAMSoftmax  # noqa: E402
-from svq.train.objective import Objective  # noqa: E402
-from svq.train.optimizer import autocast, make_optimizer, set_learning_rate, use_bf16  # noqa: E402
+from svq.train.objective import AAMSoftmax, Objective  # noqa: E402
+from svq.train.optimizer import OptimizerConfig, autocast, make_optimizer, set_learning_rate, use_bf16  # noqa: E402
 
 CPU = torch.device("cpu")
 CLASSES = 500

@@ -17,8 +17,8 @@ from svq.data.frontend import FrontEndConfig
 from svq.models import save_model
 from svq.network import ModelConfig
 from svq.tensors import save_tensors
-from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
+from svq.train.objective import AAMSoftmax
 from tests.builders import data_dir, voice
 from tests.helpers import run_worker
 

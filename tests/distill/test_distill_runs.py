@@ -20,8 +20,7 @@ from svq.errors import UserError
 from svq.models import load_model
 from svq.tensors import load_tensors
 from svq.train.config import TrainConfig
-from svq.train.heads import AAMSoftmax
-from svq.train.objective import Objective
+from svq.train.objective import AAMSoftmax, Objective
 from tests.distill.conftest import MELS, cache, make_teacher
 
 

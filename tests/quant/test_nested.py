@@ -28,8 +28,7 @@ from svq.quant.api import count_parameters, float_weight, quantizers
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, precisions_of, set_precision_
 from svq.quant.quantizers import make_quantizer
 from svq.tensors import save_tensors
-from svq.train.heads import AAMSoftmax
-from svq.train.objective import Objective
+from svq.train.objective import AAMSoftmax, Objective
 from tests.helpers import run_worker
 
 PRECISIONS = [(2, 4), (1, 2, 4), (2, 3, 5), (1, 8)]

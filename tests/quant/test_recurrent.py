@@ -33,8 +33,7 @@ from svq.quant.api import (
 from svq.quant.layers import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
 from svq.tensors import load_state
-from svq.train.config import OptimizerConfig
-from svq.train.optimizer import make_optimizer
+from svq.train.optimizer import OptimizerConfig, make_optimizer
 from svq.train.run import quantize_up_to_
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register
 

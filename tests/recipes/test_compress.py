@@ -18,7 +18,7 @@ from svq.compression import report
 from svq.compression.plan import Settings, most_utterances
 from svq.errors import UserError
 from svq.models import load_model
-from svq.train.heads import imprinted
+from svq.train.objective import imprinted
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.importing import formula

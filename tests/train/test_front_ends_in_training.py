@@ -12,8 +12,8 @@ from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.data.stored import write_made
 from svq.errors import UserError
 from svq.models import load_model
-from svq.train.heads import AAMSoftmax
 from svq.train.loop import Trainer
+from svq.train.objective import AAMSoftmax
 from svq.train.sensitivity import Crops, LabelLoss
 from tests.builders import data_dir
 

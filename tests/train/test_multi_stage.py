@@ -23,8 +23,8 @@ from svq.quant.quantizers import make_quantizer
 from svq.tensors import load_tensors
 from svq.train.checkpoint import load_checkpoint
 from svq.train.config import TrainConfig
+from svq.train.optimizer import ScheduleConfig, learning_rate
 from svq.train.run import RunOptions, Stage, plan_stages, quantize_up_to_, run_id, total_epochs
-from svq.train.schedule import ScheduleConfig, learning_rate
 
 LAYERS = 6
 

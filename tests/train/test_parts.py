@@ -17,13 +17,19 @@ from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
-from svq.train.config import OptimizerConfig
 from svq.train.distributed import GlobalBatchNorm, World, synchronize_batch_norm
-from svq.train.heads import AAMSoftmax
 from svq.train.loop import Curves
-from svq.train.objective import Objective
-from svq.train.optimizer import make_optimizer, memory_format, set_learning_rate, use_bf16
-from svq.train.schedule import ScheduleConfig, learning_rate, margin
+from svq.train.objective import AAMSoftmax, Objective
+from svq.train.optimizer import (
+    OptimizerConfig,
+    ScheduleConfig,
+    learning_rate,
+    make_optimizer,
+    margin,
+    memory_format,
+    set_learning_rate,
+    use_bf16,
+)
 
 
 def slow_logits(embeddings, weight, labels, scale, margin):
