@@ -23,7 +23,7 @@ from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
 from svq.models import load_model
 from svq.quant.api import freeze_, quantizable, quantize_, quantizers
-from svq.quant.layers import detach_
+from svq.quant.base import detach_
 
 _BATCH = 16  # utterances held at a time, at most
 

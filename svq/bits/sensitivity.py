@@ -20,7 +20,7 @@ from svq.atomic import atomic_write
 from svq.bits.table import format_shape, parse_shape, table_rows
 from svq.errors import UserError, located
 from svq.quant.api import quantizable
-from svq.quant.layers import parametrization
+from svq.quant.base import parametrization
 
 COLUMNS = ("layer", "shape", "trace", "std_error", "samples")
 # Keep the random streams of signs apart from those of crops and batch orders (svq.data.dataset).

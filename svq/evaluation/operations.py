@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from svq.data.frontend import filter_bank
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable
-from svq.quant.layers import tensor_of
+from svq.quant.base import tensor_of
 
 SHIFT, WINDOW = 10_000, 25_000  # microseconds from frame to frame and of a frame
 ASSUMPTION = (f"an operation with a weight of b bits counts as b/{FLOAT_BITS} of one (8 bits: a quarter); activations, "

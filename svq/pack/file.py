@@ -21,8 +21,7 @@ from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, dig
 from svq.pack.nested import nested_bytes, pack_nested
 from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
-from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable, state_names
-from svq.quant.inference_norm import fold_batch_norm_
+from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, fold_batch_norm_, quantizable, state_names
 from svq.quant.nested import precisions_of, set_precision_
 from svq.tensors import load_state, save_tensors
 

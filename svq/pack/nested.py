@@ -34,8 +34,7 @@ from svq.pack.format import (
 )
 from svq.pack.writing import batch_norms, other_tensors, pack_layers, pack_norms
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantize_, quantizers
-from svq.quant.base import Quantizer
-from svq.quant.layers import parametrization
+from svq.quant.base import Quantizer, parametrization
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, no_such_precision, precisions_of, set_precision_
 from svq.quant.quantizers import LevelQuantizer
 

@@ -1,7 +1,7 @@
 """Batch norms folded into the convolutions before them: y = BN(W x + b) becomes y = W' x + b'.
 
 Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only inference", CVPR 2018,
-section 3.2. A norm that stays where it is becomes one scale and one shift: `svq.quant.inference_norm`.
+section 3.2. A norm that stays where it is becomes one scale and one shift: `svq.quant.api.FoldedBatchNorm`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from svq.errors import UserError, some_of
-from svq.quant.api import quantizable_modules
-from svq.quant.inference_norm import scales_and_shifts
+from svq.quant.api import quantizable_modules, scales_and_shifts
 
 LARGEST_CHANGE = 1e-3  # of an embedding, relative to its largest entry
 

@@ -24,8 +24,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from svq.errors import UserError
 from svq.progress import progress
 from svq.quant.api import QuantConfig, layers_to_quantize, warn_of_float_weights
+from svq.quant.base import attach_
 from svq.quant.batchnorm_fold import norms_after_layers
-from svq.quant.layers import attach_
 from svq.quant.levels import optimal_levels
 from svq.quant.output_error import (
     Fit,

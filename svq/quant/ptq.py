@@ -17,9 +17,9 @@ from torch.nn.utils import parametrize
 
 from svq.config import check_choices
 from svq.quant.api import QuantConfig, quantizable_modules, quantize_, quantizers
+from svq.quant.base import RecurrentWeight
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
 from svq.quant.calibrated import calibrate_, channel_means
-from svq.quant.layers import RecurrentWeight
 
 
 @dataclasses.dataclass(frozen=True)

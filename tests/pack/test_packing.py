@@ -28,8 +28,15 @@ from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
-from svq.quant.api import average_bits, count_parameters, float_weight, quantizable, quantizers
-from svq.quant.inference_norm import fold_batch_norm_, folded
+from svq.quant.api import (
+    average_bits,
+    count_parameters,
+    float_weight,
+    fold_batch_norm_,
+    folded,
+    quantizable,
+    quantizers,
+)
 from svq.tensors import save_tensors
 from tests.helpers import run_worker
 

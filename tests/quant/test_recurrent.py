@@ -30,7 +30,7 @@ from svq.quant.api import (
     quantizers,
     refit_,
 )
-from svq.quant.layers import RecurrentWeight, detach_, tensor_of
+from svq.quant.base import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
 from svq.tensors import load_state
 from svq.train.optimizer import OptimizerConfig, make_optimizer
