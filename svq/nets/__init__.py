@@ -10,16 +10,13 @@ import inspect
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import dfresnet, dtdnn, ecapa, kiwano, resnet, student, tdnn, thin
+from svq.nets import ecapa, resnet, seresnet, student, tdnn
 
 FAMILIES = (
     resnet,
-    kiwano,
-    dfresnet,
-    thin,
+    seresnet,
     tdnn,
     ecapa,
-    dtdnn,
     student,
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}

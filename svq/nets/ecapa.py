@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.nets.attention import SqueezeExcitation
 from svq.nets.pooling import AttentiveStatisticsPooling
+from svq.nets.seresnet import SqueezeExcitation
 from svq.nets.tdnn import TDNNLayer, at_least, check_choice
 
 

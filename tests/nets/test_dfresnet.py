@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from svq.nets import build, num_parameters
-from svq.nets.dfresnet import Downsampling, InvertedBottleneck
+from svq.nets.resnet import Downsampling, InvertedBottleneck
 
 DEPTHS = {"DFResNet56": (3, 3, 9, 3), "DFResNet110": (3, 3, 27, 3), "DFResNet179": (3, 8, 45, 3),
           "DFResNet233": (3, 8, 63, 3)}

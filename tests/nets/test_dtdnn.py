@@ -10,7 +10,7 @@ from networks_1d import CHECKS, check_packing, check_taps
 
 from svq.errors import UserError
 from svq.nets import build, num_parameters
-from svq.nets.dtdnn import DTDNN, DenseBlock, DenseLayer
+from svq.nets.tdnn import DTDNN, DenseBlock, DenseLayer
 
 ORIGINALS = json.loads((Path(__file__).parent / "fixtures" / "originals_1d.json").read_text())
 

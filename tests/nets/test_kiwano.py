@@ -10,7 +10,7 @@ from formula_weights import features, fill_
 from torch import nn
 
 from svq.nets import build
-from svq.nets.kiwano import PreActivationBlock
+from svq.nets.seresnet import PreActivationBlock
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "originals_2d.json").read_text(encoding="utf-8"))["cases"]
 

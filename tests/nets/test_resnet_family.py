@@ -6,12 +6,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
-from svq.nets import build, dfresnet, kiwano, num_parameters, resnet, thin
+from svq.nets import build, num_parameters, resnet, seresnet
 from svq.network import ModelConfig
 from svq.pack.file import largest_distance, load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
 
-FAMILIES = (resnet, kiwano, dfresnet, thin)
+FAMILIES = (resnet, seresnet)
 ALL = [arch for family in FAMILIES for arch in family.NETWORKS]
 ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
 # A softmax over time takes off what is added to every frame, a batch norm what is added to every utterance.

@@ -11,8 +11,7 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.nets import build, num_parameters
-from svq.nets.attention import SqueezeExcitation, attended
-from svq.nets.thin import ChannelAttention, FrameAttention
+from svq.nets.seresnet import ChannelAttention, FrameAttention, SqueezeExcitation, attended
 
 CASES = json.loads((Path(__file__).parent / "fixtures" / "originals_2d.json").read_text(encoding="utf-8"))["cases"]
 
