@@ -1,17 +1,17 @@
-"""Residual networks with squeeze-and-excitation and attentive pooling: thin and half ResNets, and those with pre-activation.
+"""Residual networks with squeeze-and-excitation and attentive pooling: thin, half and pre-activation ResNets.
 
 Of 34 layers with a quarter or half of the usual channels: Xie et al., "Utterance-level aggregation for speaker
 recognition in the wild", ICASSP 2019 (thin ResNet), Chung et al., "In defence of metric learning for speaker
-recognition", Interspeech 2020 (thin and fast), and Kwon et al., "The ins and outs of speaker recognition", ICASSP 2021
-(H / ASP), in the order of operations of the published checkpoints of the last two: in a block the first batch norm
-follows its ReLU, and squeeze-and-excitation comes before the residual sum. Those checkpoints expect log-mels whose every
-channel has mean 0 and deviation 1 over the utterance; that is the front end's work.
+recognition", Interspeech 2020 (thin and fast), and Kwon et al., "The ins and outs of speaker recognition", ICASSP
+2021 (H / ASP), in the order of operations of the published checkpoints of the last two: in a block the first batch
+norm follows its ReLU, and squeeze-and-excitation comes before the residual sum. Those checkpoints expect log-mels
+whose every channel has mean 0 and deviation 1 over the utterance; that is the front end's work.
 
 With pre-activation, and squeeze-and-excitation in the early stages: Rouvier and Bousquet, "Kiwano: a cutting-edge
-open-source toolkit for speaker verification", Odyssey 2026 (ResNet-200), and Leguillier et al., "On low-bit quantization
-errors in speaker verification", arXiv 2606.08078 (ResNet-36 and ResNet-200). That squeeze-and-excitation belongs in the
-first stages only is from Rouvier and Bousquet, "Studying squeeze-and-excitation used in CNN for speaker verification",
-ASRU 2021.
+open-source toolkit for speaker verification", Odyssey 2026 (ResNet-200), and Leguillier et al., "On low-bit
+quantization errors in speaker verification", arXiv 2606.08078 (ResNet-36 and ResNet-200). That squeeze-and-excitation
+belongs in the first stages only is from Rouvier and Bousquet, "Studying squeeze-and-excitation used in CNN for
+speaker verification", ASRU 2021.
 """
 
 from __future__ import annotations
