@@ -1,5 +1,5 @@
-"""Checkpoints of other toolkits as networks of this one: a module for each origin, and one for the families of
-networks that several origins write alike. The networks themselves are in svq/nets.
+"""Checkpoints of other toolkits as networks of this one: the toolkits that wrote them, and the families of networks
+that several toolkits write alike. The networks themselves are in svq/nets.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
 left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed; where two
@@ -16,14 +16,10 @@ from torch import nn
 
 from svq import nets
 from svq.errors import UserError, some_of
-from svq.importing import clova, speechbrain, threedspeaker, wespeaker
-from svq.importing.plan import Family, Options, Origin, Plan, State
-from svq.importing.reading import read_state
+from svq.importing.plan import Family, Options, Origin, Plan, State, read_state
+from svq.importing.toolkits import ORIGINS
 from svq.network import ModelConfig
 from svq.tensors import load_state
-
-MODULES = (wespeaker, speechbrain, threedspeaker, clova)
-ORIGINS: dict[str, Origin] = {module.ORIGIN.name: module.ORIGIN for module in MODULES}
 
 
 @dataclass(frozen=True)

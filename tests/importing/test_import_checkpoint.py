@@ -18,7 +18,7 @@ from svq import nets
 from svq.bin import import_checkpoint
 from svq.errors import UserError
 from svq.importing import ORIGINS, Options, fill, uncommon
-from svq.importing.reading import read_state
+from svq.importing.plan import read_state
 from svq.models import load_model
 from svq.nets import resnet
 from svq.network import ModelConfig

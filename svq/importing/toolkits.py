@@ -1,0 +1,212 @@
+"""Toolkits whose checkpoints are read: each one's front end, its networks, and where their tensors go.
+
+WeSpeaker (wenet-e2e/wespeaker): avg_model.pt, a state dict of the network and the training's classifier. Its front end
+(wespeaker/dataset/processor.py, cli/speaker.py): Kaldi's log-mels on the 16-bit scale with a Hamming window, less the
+utterance's mean.
+
+3D-Speaker (modelscope/3D-Speaker): embedding_model.ckpt, a state dict. Its front end (speakerlab/process/processor.py):
+Kaldi's log-mels with the povey window, of samples in [-1, 1], less the utterance's mean.
+
+SpeechBrain (speechbrain/speechbrain): embedding_model.ckpt, a state dict. Its front end (speechbrain/lobes/features.py
+and the recipes' InputNormalization): log-mels in decibels, less the utterance's mean.
+
+clovaai/voxceleb_trainer: the network under `__S__.`, the loss under `__L__.`, and the front end's constants.
+models/ResNetSE34L.py (fast ResNet34, 40 mel channels) and models/ResNetSE34V2.py (64, with pre-emphasis); utils.py.
+Its front end: torchaudio's mel spectrogram, log(x + 1e-6), every channel with mean 0 and deviation 1 over the
+utterance. That the logarithm is taken (`--log_input`) no tensor tells; the published checkpoints are used with it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from svq.data.fbank import ClovaFbank
+from svq.data.frontend import FrontEndConfig
+from svq.importing import architectures
+from svq.importing.plan import Family, Origin, Plan, Rule, State, count
+from svq.network import ModelConfig
+
+X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]  # of SpeechBrain
+BLOCKS = (3, 4, 6, 3)  # in the stages of SpeechBrain's and clova's ResNets
+FRONT_END = r"torchfb\..*|instancenorm\..*"  # tensors of clova's
+
+
+def wespeaker_front_end(num_mels: int, options) -> FrontEndConfig:
+    return FrontEndConfig(options.rate, num_mels, window="hamming")
+
+
+def wespeaker_ecapa(state: State, options) -> Plan:
+    """wespeaker/models/ecapa_tdnn.py; with or without global context in the pooling."""
+    channels, num_mels, _ = state["layer1.conv.weight"].shape
+    wide = state["conv.weight"].shape[0]
+    attention, seen, _ = state["pool.linear1.weight"].shape
+    net = {"channels": channels, "wide": wide, "scale": 1 + count(state, r"layer2\.se_res2block\.1\.convs\.(\d+)\."),
+           "squeeze": state["layer2.se_res2block.3.linear1.weight"].shape[0], "attention": attention,
+           "global_context": seen == 3 * wide}
+    arch = "ECAPA512" if channels <= 512 else "ECAPA1024"
+    front_end = wespeaker_front_end(num_mels, options)
+    return Plan(ModelConfig(arch, net, state["linear.weight"].shape[0], front_end), WESPEAKER_ECAPA)
+
+
+WESPEAKER_ECAPA = [
+    Rule(r"layer1\.(conv|bn)\.(\w+)", r"layer1.\1.\2"),
+    Rule(r"(layer[234])\.se_res2block\.0\.(conv|bn)\.(\w+)", r"\1.reduce.\2.\3"),
+    Rule(r"(layer[234])\.se_res2block\.1\.(conv|bn)s\.(\d+)\.(\w+)", r"\1.res2.parts.\3.\2.\4"),
+    Rule(r"(layer[234])\.se_res2block\.2\.(conv|bn)\.(\w+)", r"\1.expand.\2.\3"),
+    Rule(r"(layer[234])\.se_res2block\.3\.linear1\.(\w+)", r"\1.se.squeeze.\2"),
+    Rule(r"(layer[234])\.se_res2block\.3\.linear2\.(\w+)", r"\1.se.excite.\2"),
+    Rule(r"conv\.(\w+)", r"mfa.conv.\1"),
+    Rule(r"pool\.(linear[12])\.(\w+)", r"pool.\1.\2"),
+    Rule(r"bn\.(\w+)", r"bn.\1"),
+    Rule(r"linear\.(\w+)", r"embedding.\1"),
+]
+
+WESPEAKER = Origin(
+    "wespeaker",
+    (
+        architectures.resnet(wespeaker_front_end, variance_floor=1e-7),
+        Family("ECAPA_TDNN", ("layer1.conv.weight", "layer4.se_res2block.0.conv.weight", "pool.linear1.weight"),
+               wespeaker_ecapa),
+        architectures.x_vector(wespeaker_front_end, variance_floor=1e-7),
+    ),
+    left_out={r"projection\..*": "classifier"},
+)
+
+
+def threedspeaker_front_end(num_mels: int, options) -> FrontEndConfig:
+    return FrontEndConfig(options.rate, num_mels, full_scale=1.0)
+
+
+THREEDSPEAKER = Origin("3dspeaker", (
+    architectures.resnet(threedspeaker_front_end, variance_floor=1e-8),
+    architectures.ecapa_tdnn(threedspeaker_front_end),
+    architectures.x_vector(threedspeaker_front_end, variance_floor=1e-8),
+))
+
+
+def speechbrain_front_end(num_mels: int, options) -> FrontEndConfig:
+    return FrontEndConfig(options.rate, num_mels, fbank="speechbrain")
+
+
+def speechbrain_x_vector(state: State, options) -> Plan:
+    """speechbrain/lobes/models/Xvector.py: convolution, activation and batch norm are numbered through, five times."""
+    weights = [state[f"blocks.{3 * layer}.conv.weight"] for layer in range(5)]
+    contexts = [weight.shape[2] for weight in weights]
+    if contexts != X_VECTOR_CONTEXTS:
+        raise ValueError(f"its layers see {contexts} frames, not {X_VECTOR_CONTEXTS}")
+    net = {"width": weights[0].shape[0], "wide": weights[4].shape[0]}
+    model = ModelConfig("XVectorSpeechBrain", net, state["blocks.16.w.weight"].shape[0],
+                        speechbrain_front_end(weights[0].shape[1], options))
+    rules = [rule for layer in range(5) for rule in (
+        Rule(rf"blocks\.{3 * layer}\.conv\.(\w+)", rf"frame{layer + 1}.conv.\1"),
+        Rule(rf"blocks\.{3 * layer + 2}\.norm\.(\w+)", rf"frame{layer + 1}.bn.\1"))]
+    return Plan(model, [*rules, Rule(r"blocks\.16\.w\.(\w+)", r"segment1.\1")])
+
+
+def speechbrain_resnet(state: State, options) -> Plan:
+    """speechbrain/lobes/models/ResNet.py. Its convolutions see time before frequency, ours frequency before time."""
+    blocks = tuple(count(state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
+    if blocks != BLOCKS:
+        raise ValueError(f"its stages have {blocks} blocks, not {BLOCKS}")
+    width, bins = state["conv1.weight"].shape[0], state["attention.0.weight"].shape[1]
+    turn = partial(torch.transpose, dim0=2, dim1=3)
+    rules, number = [Rule(r"conv1\.(\w+)", r"conv1.\1", turn), Rule(r"bn1\.(\w+)", r"bn1.\1")], 0
+    for stage, total in enumerate(blocks, 1):
+        for index in range(total):
+            theirs, ours = rf"layer{stage}\.{index}", f"layers.{number}"
+            rules += [Rule(rf"{theirs}\.(conv\d)\.weight", rf"{ours}.\1.weight", turn),
+                      Rule(rf"{theirs}\.(bn\d\.\w+)", rf"{ours}.\1"),
+                      Rule(rf"{theirs}\.se\.fc\.0\.(\w+)", rf"{ours}.se.squeeze.\1"),
+                      Rule(rf"{theirs}\.se\.fc\.2\.(\w+)", rf"{ours}.se.excite.\1"),
+                      Rule(rf"{theirs}\.downsample\.(\d\.\w+)", rf"{ours}.shortcut.\1")]
+            number += 1
+    rules += [Rule(r"attention\.0\.(\w+)", r"pool.hidden.\1"), Rule(r"attention\.2\.(\w+)", r"pool.bn.\1"),
+              Rule(r"attention\.3\.(\w+)", r"pool.scores.\1"), Rule(r"norm_stats\.(\w+)", r"bn_pool.\1"),
+              Rule(r"fc_embed\.(\w+)", r"embedding.\1"), Rule(r"norm_embed\.(\w+)", r"bn_embedding.\1")]
+    return Plan(ModelConfig("ResNet34SpeechBrain", {"width": width}, state["fc_embed.weight"].shape[0],
+                            speechbrain_front_end(8 * (bins // (2 * width)), options)), rules)
+
+
+SPEECHBRAIN = Origin("speechbrain", (
+    architectures.ecapa_tdnn(speechbrain_front_end),
+    Family("Xvector", ("blocks.0.conv.weight", "blocks.16.w.weight"), speechbrain_x_vector),
+    Family("ResNet", ("conv1.weight", "layer4.0.conv3.weight", "attention.0.weight", "fc_embed.weight"),
+           speechbrain_resnet),
+))
+
+
+def clova_front_end(num_mels: int, options, preemphasis: float) -> FrontEndConfig:
+    return FrontEndConfig(options.rate, num_mels, variance_normalize=True, fbank="clova", preemphasis=preemphasis)
+
+
+def clova_fast(state: State, options) -> Plan:
+    """ResNetSE34L. Its front end alone tells the mel channels, and it from a thin ResNet34, which takes spectra."""
+    filters = state.get("torchfb.mel_scale.fb")
+    if filters is None and not options.num_mels:
+        raise ValueError("without its front end (torchfb) it may be of any number of mel channels, or a thin ResNet34 "
+                         "of spectra, which cannot be imported: say how many, as published with --num-mels 40")
+    num_mels = options.num_mels or filters.shape[1]
+    check_filters(filters, num_mels, options.rate)
+    width, embed_dim = state["conv1.weight"].shape[0], state["fc.weight"].shape[0]
+    deviation = state["fc.weight"].shape[1] == 2 * state["sap_linear.weight"].shape[0]
+    net = {"width": width, "pooling": "asp" if deviation else "sap"}
+    pooling = [Rule(r"sap_linear\.(\w+)", r"pool.hidden.\1"), Rule("attention", "pool.score.weight", torch.t)]
+    return Plan(ModelConfig("FastResNet34", net, embed_dim, clova_front_end(num_mels, options, 0.0)),
+                [*trunk(), *pooling])
+
+
+def clova_half(state: State, options) -> Plan:
+    """ResNetSE34V2. What pre-emphasis it has the checkpoint may hold."""
+    kernel = state.get("torchfb.0.flipped_filter")
+    preemphasis = 0.97 if kernel is None else round(-float(kernel.flatten()[0]), 6)
+    filters = state.get("torchfb.1.mel_scale.fb")
+    width, embed_dim = state["conv1.weight"].shape[0], state["fc.weight"].shape[0]
+    pooled = state["attention.0.weight"].shape[1]
+    num_mels = pooled // width
+    check_filters(filters, num_mels, options.rate)
+    net = {"width": width, "pooling": "asp" if state["fc.weight"].shape[1] == 2 * pooled else "sap"}
+    pooling = [Rule(r"attention\.0\.(\w+)", r"pool.hidden.\1"), Rule(r"attention\.2\.(\w+)", r"pool.bn.\1"),
+               Rule(r"attention\.3\.(\w+)", r"pool.scores.\1")]
+    return Plan(ModelConfig("ResNetSE34V2", net, embed_dim, clova_front_end(num_mels, options, preemphasis)),
+                [*trunk(), *pooling])
+
+
+def trunk() -> list[Rule]:
+    """Everything before the pooling, and the embedding layer. Our blocks are numbered through, theirs by stage."""
+    rules, number = [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), Rule(r"fc\.(\w+)", r"embedding.\1")], 0
+    for stage, total in enumerate(BLOCKS, 1):
+        for index in range(total):
+            theirs, ours = rf"layer{stage}\.{index}", f"layers.{number}"
+            rules += [Rule(rf"{theirs}\.((?:conv|bn)[12]\.\w+)", rf"{ours}.\1"),
+                      Rule(rf"{theirs}\.se\.fc\.0\.(\w+)", rf"{ours}.se.squeeze.\1"),
+                      Rule(rf"{theirs}\.se\.fc\.2\.(\w+)", rf"{ours}.se.excite.\1"),
+                      Rule(rf"{theirs}\.downsample\.(\d\.\w+)", rf"{ours}.shortcut.\1")]
+            number += 1
+    return rules
+
+
+def check_filters(filters: torch.Tensor | None, num_mels: int, rate: int) -> None:
+    """ValueError where the mel filters (bins, num_mels) that the checkpoint holds are not those of our front end."""
+    if filters is None:
+        return
+    ours = ClovaFbank(num_mels, rate).mel
+    if filters.shape != ours.shape or not torch.allclose(filters, ours, atol=1e-3):
+        raise ValueError(f"its mel filters {list(filters.shape)} are not those of {num_mels} channels at {rate} Hz")
+
+
+CLOVA = Origin(
+    "clova",
+    (
+        Family("ResNetSE34L", ("conv1.weight", "layer4.0.se.fc.0.weight", "sap_linear.weight", "fc.weight"),
+               clova_fast),
+        Family("ResNetSE34V2", ("conv1.weight", "layer4.0.se.fc.0.weight", "attention.0.weight", "fc.weight"),
+               clova_half),
+    ),
+    prefixes=("module.", "__S__."),
+    left_out={r"__L__\..*": "loss", FRONT_END: "front end"},
+)
+
+
+ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (WESPEAKER, SPEECHBRAIN, THREEDSPEAKER, CLOVA)}
