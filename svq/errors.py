@@ -1,9 +1,14 @@
-"""What users see of an error: a single clear line, no traceback."""
+"""What users see of an error: a single clear line, no traceback.
+
+So too where a package is missing that only some of the work needs: `require` brings one in, or says how to install it.
+"""
 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import types
 
 _MENDS = {
     errno.ENOSPC: "free some space or write elsewhere, then run it again",
@@ -73,3 +78,18 @@ def _place(error: BaseException) -> str:
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}svq{os.sep}" in frame.filename]
     return f" ({frames[-1].name}, {os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+
+
+def require(name: str) -> types.ModuleType:
+    """The module `name` (`onnxruntime`, `onnxruntime.quantization`, ...) of a package that is not installed by default.
+
+    Raises UserError, one line with the command that installs it, where it or something it needs is missing.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        missing = getattr(error, "name", None) or package
+        reason = "" if missing.partition(".")[0] == package else f" ({error})"
+        raise UserError(f"this needs {package}, which is not installed{reason}: "
+                        "bash utils/setup.sh --extras deploy") from None

@@ -392,11 +392,11 @@ def test_exported_models(place, tmp_path, capsys, name, runtime, front_end):
 def test_exported_model_of_a_newer_format(place, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from svq.deploy import metadata
+    from svq.deploy import runtimes
     from svq.deploy.export import export_float, write
 
     with monkeypatch.context() as patch:
-        patch.setattr(metadata, "FORMAT_VERSION", 99)
+        patch.setattr(runtimes, "FORMAT_VERSION", 99)
         net, config = load_model(place / "m")
         write(export_float(freeze_(net), config), tmp_path / "new.onnx")
     with pytest.raises(UserError, match="new.onnx: format version 99, this svq reads 1; update svq"):

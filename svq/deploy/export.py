@@ -14,11 +14,10 @@ import torch
 from torch import nn
 
 from svq.atomic import atomic_path
-from svq.deploy.extras import require
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
 from svq.deploy.int8 import Int8Config, Snapped, dynamic_int8, snap, static_int8
-from svq.deploy.metadata import KEY, Metadata
-from svq.errors import UserError, some_of
+from svq.deploy.runtimes import KEY, Metadata
+from svq.errors import UserError, require, some_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
 

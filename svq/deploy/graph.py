@@ -24,7 +24,7 @@ from torch import nn
 from torch.onnx.operators import shape_as_tensor
 
 from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
-from svq.deploy.extras import require
+from svq.errors import require
 from svq.nets import pooling
 from svq.quant.api import quantizable_modules
 

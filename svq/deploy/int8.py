@@ -20,9 +20,8 @@ import numpy as np
 
 from svq.config import check_choices
 from svq.data.extraction import Utterances
-from svq.deploy.extras import require
 from svq.deploy.graph import LAYER_TYPES, LayerNode, module_of
-from svq.errors import UserError
+from svq.errors import UserError, require
 
 QUANTIZED_TYPES = (*LAYER_TYPES, "Add")
 
@@ -234,7 +233,7 @@ def calibration_inputs(data_dir, metadata, count: int, seconds: float, seed: int
     """The first `seconds` of up to `count` utterances of a data directory, each (1, T, F), or (1, samples) where the
     exported network takes waveforms.
 
-    metadata: the `svq.deploy.metadata.Metadata` of the float graph; a fixed duration in it wins over `seconds`, and
+    metadata: the `svq.deploy.runtimes.Metadata` of the float graph; a fixed duration in it wins over `seconds`, and
     utterances that are shorter are passed over. input: as in `svq.data.extraction.Utterances`.
     UserError where an utterance cannot be read, or none is long enough.
     """

@@ -21,8 +21,7 @@ import warnings
 import yaml
 
 from svq.atomic import atomic_write
-from svq.deploy.extras import require
-from svq.errors import UserError, some_of
+from svq.errors import UserError, require, some_of
 
 STUDY = "svq"
 WAIT_SECONDS = 120  # for another worker that is writing

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from svq.deploy import extras, runtimes
+from svq.deploy import runtimes
 from svq.deploy.export import export_float, write
 from svq.deploy.runtimes import load_embedder
-from svq.errors import UserError
+from svq.errors import UserError, require
 from svq.hardware import has_vnni, warn_without_vnni
 from svq.models import save_model
 from svq.nets import pooling
@@ -206,7 +206,7 @@ def test_missing_package_is_one_line(monkeypatch, folder, resnet):
     with pytest.raises(UserError, match="needs onnxruntime.*setup.sh --extras deploy"):
         load_embedder(folder / "resnet.onnx")
     with pytest.raises(UserError, match="needs no_such_package"):
-        extras.require("no_such_package.part")
+        require("no_such_package.part")
 
 
 def test_unknown_suffix(resnet, tmp_path):
