@@ -9,11 +9,10 @@ from torch import nn
 
 from svq.config import dump_config, load_config
 from svq.errors import UserError
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.pack.file import load_packed
 from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
-from svq.tensors import load_state, load_tensors, save_tensors
 
 
 def save_model(folder, net: nn.Module, config: ModelConfig) -> None:

@@ -27,6 +27,9 @@ what stands before. Names are letters, digits and . _ + -, and begin with a lett
 
 A trial list SET/trials in the data folder is called SET in the results, SET/trials_NAME is SET_NAME. Of a set in a folder
 of its own, such as far/test, that is the last part, test: no two lists of a run may come to the same name.
+
+The levels at which a network is cut into parts, which are quantized together or left in float, stand here too, apart
+from what cuts (svq.nets.blocks, svq.analysis.layer_config): who only names them needs no torch.
 """
 
 from __future__ import annotations
@@ -38,6 +41,8 @@ from collections.abc import Callable, Iterable
 
 from svq.errors import UserError
 
+BLOCK_LEVELS = ("block", "layer")
+PART_LEVELS = ("stage", *BLOCK_LEVELS)
 FLOAT_ROW = "float"  # the control: finetuned, not quantized
 STUDENT = "student"
 PTQ = "-ptq"

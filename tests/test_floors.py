@@ -32,7 +32,7 @@ FLOORS = (
     ("quant",),
     ("backend", "nets"),
     ("data", "draw"),
-    ("config", "tensors", "names", "parts"),
+    ("config", "names"),
     ("config_files",),
     ("rows",),
     ("yaml_file",),

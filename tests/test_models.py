@@ -6,9 +6,8 @@ import torch
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_tensors, save_tensors
 from svq.quant import QuantConfig, quantize_
-from svq.tensors import load_tensors, save_tensors
 
 
 @pytest.fixture

@@ -24,10 +24,9 @@ from svq.data.audio import sounding_seconds
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_tensors, save_tensors
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_
-from svq.tensors import load_tensors, save_tensors
 from tests.builders import data_dir, voice
 from tests.helpers import run_worker
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from svq.bits.block_sensitivity import BlockSensitivityConfig
 from svq.config import check_choices
+from svq.names import PART_LEVELS
 from svq.nets.blocks import LISTS, blocks_of, module_of, titles_of
-from svq.parts import PART_LEVELS
 from svq.quant.api import QuantConfig, float_weight, quantizable
 from svq.quant.ptq import PTQConfig
 

@@ -31,7 +31,7 @@ from svq.data.extraction import calibration_features, digest_of
 from svq.digest import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import Measured, measure
-from svq.tensors import load_tensors, save_tensors
+from svq.network import load_tensors, save_tensors
 
 ALL = "all"
 

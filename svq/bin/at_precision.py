@@ -30,9 +30,9 @@ def main() -> None:
     if os.path.realpath(options.out) == os.path.realpath(options.model):
         raise UserError(f"{options.out}: is --model itself; name another place as --out")
     from svq.models import load_model, save_model
+    from svq.network import save_tensors
     from svq.pack.format import as_json
     from svq.pack.reading import read_packed
-    from svq.tensors import save_tensors
     from svq.train.folders import read_head, save_head
 
     if packed:

@@ -19,7 +19,7 @@ import os
 from svq.atomic import atomic_write
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.errors import UserError
-from svq.parts import BLOCK_LEVELS
+from svq.names import BLOCK_LEVELS
 
 SETTINGS = ("model", "data", "trials", "level", "input", "max_utts", "max_seconds", "center", "bootstrap", "seed",
             "batch_frames", "device", "ptq_data")

@@ -28,7 +28,7 @@ def main() -> None:
     from svq.data.datadir import DataDir
     from svq.data.extraction import Utterances, compute_on, embed
     from svq.models import load_model
-    from svq.tensors import save_tensors
+    from svq.network import save_tensors
     from svq.train.objective import imprinted
 
     compute_on(options.device, options.num_threads)

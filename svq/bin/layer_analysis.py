@@ -21,7 +21,7 @@ import os
 
 from svq.cli import add_part_options, check_network_options, parser, run_main
 from svq.errors import UserError
-from svq.parts import PART_LEVELS
+from svq.names import PART_LEVELS
 
 SETTINGS = ("model", "quantized", "data", "trials", "ptq_data", "norms_data", "input", "max_utts", "max_seconds",
             "center", "bootstrap", "permutations", "probes", "probe_seconds", "seed", "batch_frames", "device")

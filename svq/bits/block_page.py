@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter
 from svq.bits.block_sensitivity import ALL, COLUMNS, FLOAT, BlockRow
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn
+from svq.draw.tables import markdown_table
 
 _HEADS = ("quantized", "what it is", "weights", "saved (bytes)", "file (bytes)", "EER (%)", "to float", "95 % interval",
           "minDCF(0.01)", "to float", "95 % interval", "drift", "95th percentile")
@@ -20,8 +21,7 @@ _ROW_HEIGHT, _WIDTH = 0.19, 6.4  # inches
 
 def markdown(rows: Sequence[BlockRow], note: str = "") -> str:
     """A table with a line for each row; `note` goes below."""
-    rule = ["---", "---"] + ["---:"] * (len(_HEADS) - 2)
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [_HEADS, rule, *map(_cells, rows)])
+    table = markdown_table(_HEADS, [_cells(row) for row in rows], left=2)
     below = ("Drift: 1 - cosine between an utterance's embeddings, in float and quantized, its mean and 95th "
              "percentile. Saved: of the packed file, against one with every layer in float.")
     return "\n\n".join(part for part in (table, below, note) if part) + "\n"

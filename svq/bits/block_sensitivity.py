@@ -20,8 +20,8 @@ from svq.atomic import atomic_write
 from svq.bits.table import table_rows
 from svq.config import check_choices
 from svq.errors import UserError, located
+from svq.names import BLOCK_LEVELS
 from svq.pack.file import packed_bytes
-from svq.parts import BLOCK_LEVELS
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 

@@ -12,7 +12,7 @@ from svq.config import dump_config, load_config
 from svq.distill.levels import Level, LevelOutputs
 from svq.errors import UserError
 from svq.nets.pooling import LearnableDictionaryEncoding
-from svq.tensors import load_state, load_tensors, save_tensors
+from svq.network import load_state, load_tensors, save_tensors
 
 WEIGHTS, CONFIG = "aggregation.safetensors", "aggregation.yaml"
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from html import escape
 
 from svq.atomic import atomic_write
 
 
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    """The lines of a table whose first `left` columns hold words, the others numbers; without a line break behind."""
-    rule = ["---"] * left + ["---:"] * (len(heads) - left)
+def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int]) -> str:
+    """The lines of a table, without a line break behind.
+
+    left: how many columns hold words, the first ones, or which of them do, counted from 0; the others hold numbers.
+    """
+    words = range(left) if isinstance(left, int) else left
+    rule = ["---" if column in words else "---:" for column in range(len(heads))]
     return "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *rows])
 
 

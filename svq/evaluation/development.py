@@ -19,8 +19,8 @@ from svq.backend.tokens import IdIndex, read_columns
 from svq.data.extraction import Utterances, embed
 from svq.digest import fingerprint
 from svq.errors import UserError, some_of
+from svq.network import load_tensors, save_tensors
 from svq.progress import progress
-from svq.tensors import load_tensors, save_tensors
 
 P_TARGET = 0.01
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from svq.data.frontend import FrontEndConfig
+from svq.draw.tables import markdown_table
 from svq.evaluation.operations import count_flops
 from svq.nets import ARCHITECTURES, num_parameters, usual_sizes
 from svq.network import ModelConfig
@@ -126,9 +127,7 @@ def markdown(rows: Sequence[ZooRow], seconds: float, bits: Sequence[int]) -> str
     """The table and, below it, why some parameter counts are not the published ones."""
     heads = ["network", "`arch`", "features", "embedding", "parameters", "published (M)", "source", "difference",
              f"GFLOPs for {seconds:g} s", "float (bytes)", *(f"{width}-bit (bytes)" for width in bits)]
-    rule = ["---", "---", "---:", "---:", "---:", "---:", "---", "---:", "---:", "---:"] + ["---:"] * len(bits)
-    lines = [_cells(row) for row in rows]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [heads, rule, *lines])
+    table = markdown_table(heads, [_cells(row) for row in rows], left=(0, 1, heads.index("source")))
     notes = ["FLOPs count a multiplication and an addition as two. Packed files have every convolution and linear "
              "weight, the embedding layer's too, quantized by k-means to that many bits; classifiers are in no size."]
     off = [f"- {row.name}: {_explained(row)}." for row in rows if row.entry.explanation(row.parameters) != ""]

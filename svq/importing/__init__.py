@@ -18,8 +18,7 @@ from svq import nets
 from svq.errors import UserError, some_of
 from svq.importing.plan import Family, Options, Origin, Plan, State, read_state
 from svq.importing.toolkits import ORIGINS
-from svq.network import ModelConfig
-from svq.tensors import load_state
+from svq.network import ModelConfig, load_state
 
 
 @dataclass(frozen=True)

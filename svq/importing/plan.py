@@ -16,8 +16,7 @@ from typing import NamedTuple
 import torch
 
 from svq.errors import UserError
-from svq.network import ModelConfig
-from svq.tensors import load_tensors
+from svq.network import ModelConfig, load_tensors
 
 State = dict[str, torch.Tensor]
 

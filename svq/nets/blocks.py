@@ -7,7 +7,7 @@ from collections import Counter
 from torch import nn
 from torch.nn.utils import parametrize
 
-from svq.parts import BLOCK_LEVELS
+from svq.names import BLOCK_LEVELS
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # modules whose `weight` is quantized
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # modules with several matrices, each of which is a layer by itself

@@ -15,7 +15,7 @@ from torch import nn
 
 from svq.atomic import atomic_path
 from svq.errors import UserError
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_state, save_tensors
 from svq.pack.bitpack import packed_size
 from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
 from svq.pack.nested import nested_bytes, pack_nested
@@ -23,7 +23,6 @@ from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_n
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, fold_batch_norm_, quantizable, state_names
 from svq.quant.nested import precisions_of, set_precision_
-from svq.tensors import load_state, save_tensors
 
 LARGEST_DISTANCE = 1e-4  # of the embeddings before and after packing
 

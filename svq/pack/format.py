@@ -128,7 +128,7 @@ def digest(about: dict, tensors: dict[str, torch.Tensor]) -> str:
 
 def safetensors_bytes(sizes: dict[str, tuple[torch.dtype, tuple[int, ...]]],
                       metadata: dict[str, str] | None = None) -> int:
-    """Size of the file that `svq.tensors.save_tensors` writes of tensors of these types and shapes: 8 bytes, a JSON
+    """Size of the file that `svq.network.save_tensors` writes of tensors of these types and shapes: 8 bytes, a JSON
     header padded to a multiple of 8, the tensors (the widest type first, then by name) one after another."""
     names = {torch.uint8: "U8", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
              torch.float64: "F64", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}

@@ -14,9 +14,8 @@ from svq.config import read_tree, to_dict, write_provenance
 from svq.data.dataset import TrainSet
 from svq.errors import UserError, some_of
 from svq.models import load_model, save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.quant.api import QuantConfig, quantizable
-from svq.tensors import load_state, load_tensors, save_tensors
 from svq.train.config import TrainConfig
 from svq.train.objective import AAMSoftmax
 

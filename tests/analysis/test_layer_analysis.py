@@ -24,8 +24,8 @@ from svq.data.trials import make_trials
 from svq.errors import UserError
 from svq.evaluation import development
 from svq.models import load_model, save_model
+from svq.names import PART_LEVELS
 from svq.network import ModelConfig
-from svq.parts import PART_LEVELS
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable, quantizers
 from svq.quant.ptq import PTQConfig

@@ -11,9 +11,8 @@ from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstima
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_tensors
 from svq.quant.api import quantizable
-from svq.tensors import load_tensors
 from tests.builders import data_dir
 from tests.helpers import run_worker
 

@@ -15,8 +15,7 @@ from svq.data.datadir import DataDir
 from svq.data.extraction import Utterances
 from svq.data.frontend import FrontEndConfig
 from svq.models import save_model
-from svq.network import ModelConfig
-from svq.tensors import save_tensors
+from svq.network import ModelConfig, save_tensors
 from svq.train.loop import Trainer
 from svq.train.objective import AAMSoftmax
 from tests.builders import data_dir, voice

@@ -14,7 +14,7 @@ from svq.distill.aggregation import Aggregation, AggregationConfig, load_aggrega
 from svq.distill.cache import LevelInfo, teacher_digest
 from svq.distill.levels import LevelOutputs, find_level
 from svq.errors import UserError
-from svq.tensors import load_tensors
+from svq.network import load_tensors
 from svq.train.loop import Trainer
 from tests.distill.conftest import MELS, cache, make_teacher
 from tests.helpers import run_worker

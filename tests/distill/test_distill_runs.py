@@ -18,7 +18,7 @@ from svq.distill.objective import DistillConfig, EmbeddingObjective, TargetsConf
 from svq.distill.targets import Targets
 from svq.errors import UserError
 from svq.models import load_model
-from svq.tensors import load_tensors
+from svq.network import load_tensors
 from svq.train.config import TrainConfig
 from svq.train.objective import AAMSoftmax, Objective
 from tests.distill.conftest import MELS, cache, make_teacher

@@ -22,7 +22,7 @@ from svq.bin import inspect, pack
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.nets import num_parameters
-from svq.network import ModelConfig
+from svq.network import ModelConfig, save_tensors
 from svq.pack.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
@@ -37,7 +37,6 @@ from svq.quant.api import (
     quantizable,
     quantizers,
 )
-from svq.tensors import save_tensors
 from tests.helpers import run_worker
 
 bits_and_codes = st.integers(1, 8).flatmap(

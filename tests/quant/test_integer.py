@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from svq.bin import inspect
 from svq.bits.allocation import layer_tables
 from svq.models import load_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, save_tensors
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
 from svq.pack.reading import read_packed
@@ -22,7 +22,6 @@ from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizers
 from svq.quant.integer import fit_grid, grid_size, kl_threshold
 from svq.quant.quantizers import make_quantizer
-from svq.tensors import save_tensors
 from tests.helpers import run_worker
 
 SCHEMES, RULES = ("symmetric", "affine"), ("minmax", "percentile", "mse", "kl")

@@ -18,7 +18,7 @@ from svq.config import to_dict
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, save_tensors
 from svq.pack.bitpack import pack_codes, unpack_codes
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.format import digest
@@ -27,7 +27,6 @@ from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizers
 from svq.quant.nested import NestedQuantizer, PrecisionNorms, precisions_of, set_precision_
 from svq.quant.quantizers import make_quantizer
-from svq.tensors import save_tensors
 from svq.train.objective import AAMSoftmax, Objective
 from tests.helpers import run_worker
 

@@ -10,10 +10,10 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.nets import build
+from svq.network import load_state
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import average_bits, float_weight, quantizers
 from svq.quant.quantizers import LevelQuantizer, make_quantizer
-from svq.tensors import load_state
 
 
 def quantizer_of(shape=(6, 5, 3, 3), bits=3, dtype=torch.float64, seed=0):

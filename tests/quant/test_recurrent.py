@@ -16,7 +16,7 @@ from svq.data.extraction import embed
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_state
 from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_, quantized_layers
 from svq.quant.api import (
@@ -32,7 +32,6 @@ from svq.quant.api import (
 )
 from svq.quant.base import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
-from svq.tensors import load_state
 from svq.train.optimizer import OptimizerConfig, make_optimizer
 from svq.train.run import quantize_up_to_
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register

@@ -17,10 +17,10 @@ from svq.bits.table import LayerBits, write_bits
 from svq.config import from_dict, load_config, to_dict
 from svq.errors import UserError
 from svq.models import load_model
+from svq.network import load_tensors
 from svq.quant import QuantConfig
 from svq.quant.api import quantizable, quantizers
 from svq.quant.quantizers import make_quantizer
-from svq.tensors import load_tensors
 from svq.train.checkpoint import load_checkpoint
 from svq.train.config import TrainConfig
 from svq.train.optimizer import ScheduleConfig, learning_rate

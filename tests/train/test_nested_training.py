@@ -7,8 +7,8 @@ import yaml
 from svq.bin import at_precision, quantize
 from svq.errors import UserError
 from svq.models import load_model
+from svq.network import load_tensors
 from svq.quant.nested import precisions_of
-from svq.tensors import load_tensors
 from tests.helpers import run_worker
 
 QAT = ("quant.method=nested", "quant.bits=4", "quant.precisions=[2, 4]", "epochs=1", "schedule.lr=0.001",

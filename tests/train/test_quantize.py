@@ -15,10 +15,9 @@ from svq.config import load_config, read_tree
 from svq.errors import UserError
 from svq.models import load_model
 from svq.nets import ARCHITECTURES
-from svq.network import ModelConfig
+from svq.network import ModelConfig, load_tensors
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizable, quantizers
-from svq.tensors import load_tensors
 from svq.train.folders import check_model_keys
 from tests.helpers import run_worker
 

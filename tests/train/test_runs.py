@@ -13,8 +13,8 @@ import torch
 
 from svq.errors import UserError
 from svq.models import load_model
+from svq.network import load_tensors
 from svq.quant import quantized_layers
-from svq.tensors import load_tensors
 from svq.train.checkpoint import load_checkpoint
 from svq.train.loop import NonFiniteLoss, Trainer
 from tests.builders import data_dir
