@@ -10,8 +10,16 @@ import numpy as np
 
 from svq.analysis.score_config import ScoreAnalysisConfig
 from svq.backend.bootstrap import SpeakerSamples
-from svq.backend.scores import Trials, check_same_trials, parse_floats, read_scores, read_trials
-from svq.backend.speakers import models_of, trial_sides, trial_speakers
+from svq.backend.scores import (
+    Trials,
+    check_same_trials,
+    models_of,
+    parse_floats,
+    read_scores,
+    read_trials,
+    trial_sides,
+    trial_speakers,
+)
 from svq.backend.tokens import IdIndex, read_columns
 from svq.errors import UserError
 from svq.names import list_name

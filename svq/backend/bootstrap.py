@@ -20,8 +20,7 @@ from typing import Iterator
 import numpy as np
 
 from svq.backend.metrics import checked, eer, eer_of, error_rates, min_cllr_of, min_dcf_of
-from svq.backend.scores import Trials
-from svq.backend.speakers import trial_speakers
+from svq.backend.scores import Trials, trial_speakers
 from svq.errors import UserError
 
 _HELD = 1 << 22  # weights of cells held at a time: 32 MB

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from svq.cli import parser, run_main
-from svq.pack.bitpack import packed_size
+from svq.pack.format import packed_size
 
 
 def main() -> None:

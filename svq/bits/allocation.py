@@ -21,8 +21,8 @@ from torch import nn
 
 from svq.bits.table import LayerBits, check_bits
 from svq.errors import UserError
-from svq.pack.bitpack import packed_size
 from svq.pack.file import packed_bytes
+from svq.pack.format import packed_size
 from svq.pack.writing import value_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, quantizable
 from svq.quant.quantizers import make_quantizer

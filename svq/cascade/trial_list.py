@@ -6,8 +6,7 @@ import os
 
 import numpy as np
 
-from svq.backend.scores import check_same_trials, read_scores, read_trials
-from svq.backend.speakers import models_of, trial_speakers
+from svq.backend.scores import check_same_trials, models_of, read_scores, read_trials, trial_speakers
 from svq.backend.tokens import IdIndex, read_columns
 from svq.cascade.ladder import Ladder, all_to_scale
 from svq.data.datadir import DataDir

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from svq.backend.scores import Trials, read_trials
-from svq.backend.speakers import MODELS, models_of
+from svq.backend.scores import MODELS, Trials, models_of, read_trials
 from svq.backend.tokens import IdIndex, read_pairs
 from svq.data.datadir import DataDir, create
 from svq.data.reshape import choose

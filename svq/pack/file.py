@@ -16,8 +16,7 @@ from torch import nn
 from svq.atomic import atomic_path
 from svq.errors import UserError
 from svq.network import ModelConfig, load_state, save_tensors
-from svq.pack.bitpack import packed_size
-from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, safetensors_bytes
+from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, packed_size, safetensors_bytes
 from svq.pack.nested import nested_bytes, pack_nested
 from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms

@@ -21,7 +21,6 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.network import ModelConfig
-from svq.pack.bitpack import pack_codes, packed_size, unpack_codes
 from svq.pack.format import (
     FORMAT_VERSION,
     NESTED_VERSION,
@@ -30,7 +29,10 @@ from svq.pack.format import (
     as_json,
     digest,
     model_dict,
+    pack_codes,
+    packed_size,
     safetensors_bytes,
+    unpack_codes,
 )
 from svq.pack.writing import batch_norms, other_tensors, pack_layers, pack_norms
 from svq.quant.api import QuantConfig, float_weight, quantizable, quantize_, quantizers

@@ -17,16 +17,19 @@ from torch import nn
 from svq.config import from_dict
 from svq.errors import UserError
 from svq.network import ModelConfig
-from svq.pack.bitpack import PIECE, decompress_codes, packed_size, unpack_codes
 from svq.pack.format import (
     AFFINE,
     NESTED_VERSION,
+    PIECE,
     PLAIN,
     READABLE_VERSIONS,
     SYMMETRIC,
     PackedLayer,
+    decompress_codes,
     digest,
     merged_biases,
+    packed_size,
+    unpack_codes,
 )
 from svq.pack.nested import as_plain, names_at, precision_to_read
 from svq.quant.api import FLOAT_BITS, quantizable

@@ -13,8 +13,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.network import ModelConfig
-from svq.pack.bitpack import compress_codes, pack_codes
-from svq.pack.format import AFFINE, PLAIN, SYMMETRIC, TYPES, PackedLayer, merged_biases
+from svq.pack.format import AFFINE, PLAIN, SYMMETRIC, TYPES, PackedLayer, compress_codes, merged_biases, pack_codes
 from svq.quant.api import QuantConfig, float_weight, quantizers, scales_and_shifts, state_names
 from svq.quant.integer import IntegerQuantizer
 from svq.quant.quantizers import make_quantizer

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from svq.backend.bootstrap import EerInterval, speaker_bootstrap
-from svq.backend.scores import read_trials
-from svq.backend.speakers import trial_speakers
+from svq.backend.scores import read_trials, trial_speakers
 from svq.errors import UserError
 from tests.report import fake
 

@@ -23,9 +23,8 @@ from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.nets import num_parameters
 from svq.network import ModelConfig, save_tensors
-from svq.pack.bitpack import compress_codes, decompress_codes, pack_codes, packed_size, unpack_codes
 from svq.pack.file import load_packed, packed_bytes, save_packed
-from svq.pack.format import digest
+from svq.pack.format import compress_codes, decompress_codes, digest, pack_codes, packed_size, unpack_codes
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import (

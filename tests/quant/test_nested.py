@@ -19,9 +19,8 @@ from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig, save_tensors
-from svq.pack.bitpack import pack_codes, unpack_codes
 from svq.pack.file import load_packed, packed_bytes, save_packed
-from svq.pack.format import digest
+from svq.pack.format import digest, pack_codes, unpack_codes
 from svq.pack.nested import at_precision_, bytes_read, join_codes, names_at, split_codes
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizers
