@@ -12,8 +12,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from svq.analysis import score_measures as measures
-from svq.analysis.score_config import RAW, ScoreAnalysisConfig
-from svq.analysis.score_lists import ScoredList, distance_edges, distance_groups, read_list, score_file
+from svq.analysis.score_lists import (
+    RAW,
+    ScoreAnalysisConfig,
+    ScoredList,
+    distance_edges,
+    distance_groups,
+    read_list,
+    score_file,
+)
 from svq.analysis.score_measures import ALL, Bin, Knee, ScoreRow, find_knee, make_row, reliability_bins
 from svq.backend import calibration
 from svq.backend.bootstrap import eer_measure, min_cllr_measure, min_dcf_measure

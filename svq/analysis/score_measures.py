@@ -25,7 +25,7 @@ from svq.backend.metrics import bayes_threshold
 class ScoreRow:
     """A measure of one system on one list, or on one group of its trials.
 
-    scale: what the scores were before they were set against float, one of svq.analysis.score_config.SCALES; `llr` for
+    scale: what the scores were before they were set against float, one of svq.analysis.score_lists.SCALES; `llr` for
     calibrated ones, `order` for measures that go by the order alone. kind, group: which trials; `all`, `all` for every
     one. eer, flips and shares are in per cent, cllr and min_cllr in bits, drift in units of the reference's score.
     low, high: 95 % interval over speakers. delta: to the reference, with the interval of the paired difference; nan for

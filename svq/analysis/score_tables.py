@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from html import escape
 
 from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis
-from svq.analysis.score_config import RAW, SCALES
-from svq.analysis.score_lists import distance_names
+from svq.analysis.score_lists import RAW, SCALES, distance_names
 from svq.analysis.score_measures import Knee, Lookup, ScoreRow
 from svq.draw.tables import html_table, markdown_table
 

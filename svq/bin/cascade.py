@@ -37,7 +37,7 @@ def main() -> None:
 def choose(options) -> None:
     from svq.cascade.choose import prepare, save
     from svq.cascade.ladder import load_ladder
-    from svq.cascade.trial_list import TrialList
+    from svq.cascade.live import TrialList
 
     limits = {}
     for name, value in options.limit:

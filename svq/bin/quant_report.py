@@ -46,7 +46,7 @@ def main():
     from svq.report import quant_page  # torch and matplotlib: not before the results are known to be good
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.quant_page import render
-    from svq.report.systems import finetuned, in_order, read_systems
+    from svq.report.results import finetuned, in_order, read_systems
 
     systems = read_systems(args.exp, rows, names)
     shown = finetuned(dict.fromkeys(row.system for row in wanted))

@@ -64,7 +64,7 @@ def laid_out(args, rows, wanted) -> tuple[str, str]:
 
         return markdown(wanted), latex(wanted)
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
-    from svq.report.systems import read_systems
+    from svq.report.results import read_systems
 
     tables = paper_tables(rows, read_systems(args.exp, rows, names), wanted)
     return as_markdown(tables), as_latex(tables)

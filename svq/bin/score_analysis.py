@@ -28,7 +28,7 @@ SETTINGS = ("exp", "scores", "scale", "operating_point", "p_target", "c_miss", "
 def main() -> None:
     options = parse_options()
     from svq.analysis.score_analysis import analyse
-    from svq.analysis.score_config import ScoreAnalysisConfig
+    from svq.analysis.score_lists import ScoreAnalysisConfig
     from svq.analysis.score_page import summary, write
     from svq.config import from_dict
 

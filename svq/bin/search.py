@@ -17,8 +17,7 @@ from svq.cli import parser, run_main
 def main() -> None:
     options = parse_options()
     from svq.search.config import load_search
-    from svq.search.next_trial import pruner
-    from svq.search.storage import FileLock, begin
+    from svq.search.storage import FileLock, begin, pruner
     from svq.search.trial import run_trial
     from svq.search.worker import settler, work
 

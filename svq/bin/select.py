@@ -28,8 +28,7 @@ def main() -> None:
     options = parse_options()
     import torch
 
-    from svq.bits.block_choice import STEP_COLUMNS, Chooser, bits_rows, float_blocks, preset_bits
-    from svq.bits.block_run import BlockRun
+    from svq.bits.block_run import STEP_COLUMNS, BlockRun, Chooser, bits_rows, float_blocks, preset_bits
     from svq.bits.block_sensitivity import BlockSensitivityConfig
     from svq.bits.table import write_bits
     from svq.models import load_model

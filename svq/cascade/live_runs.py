@@ -17,8 +17,7 @@ from svq.atomic import atomic_write, write_json
 from svq.backend.tokens import read_columns
 from svq.cascade.cost import LIST, STREAMING, UNITS, Counted, RungCost, count, rung_costs, table_of
 from svq.cascade.ladder import load_ladder, pure
-from svq.cascade.live import Embedded, LiveCascade, Settled
-from svq.cascade.trial_list import TrialList
+from svq.cascade.live import Embedded, LiveCascade, Settled, TrialList
 from svq.errors import UserError, located
 from svq.progress import progress
 

@@ -13,7 +13,7 @@ from svq.cascade import live_runs
 from svq.cascade.cost import ACCOUNTINGS, UNITS, rung_costs, storage, table_of
 from svq.cascade.evaluate import CASCADE, MEASURES, RANDOM, CurvePoint, Point, Replay, Row, curve, evaluate
 from svq.cascade.ladder import Ladder, load_ladder, load_maps
-from svq.cascade.trial_list import TrialList
+from svq.cascade.live import TrialList
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn, dash
 from svq.draw.page import page, section, write_figures

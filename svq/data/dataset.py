@@ -41,7 +41,7 @@ class TrainSet:
     augment: an `Augment`, or its config, for "wav"; keep_speakers: the speakers to keep, all by default.
     `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
     `.targets`, None at first: what gives each item a third part, `targets.item(index, first frame, frames)`,
-    such as svq.distill.targets.Targets.
+    such as svq.distill.cache.Targets.
     UserError naming the file and the id where the directory does not fit together.
     """
 

@@ -19,6 +19,7 @@ from svq.errors import UserError
 from svq.network import ModelConfig, load_tensors
 
 State = dict[str, torch.Tensor]
+WRAPPERS = ("model", "state_dict", "model_state_dict", "embedding_model")
 
 
 class Rule(NamedTuple):
@@ -79,9 +80,6 @@ class Origin:
 def count(state: State, pattern: str) -> int:
     """How many different numbers the group of `pattern` takes in the names of `state`: how many layers there are."""
     return len({found[1] for found in (re.match(pattern, name) for name in state) if found})
-
-
-WRAPPERS = ("model", "state_dict", "model_state_dict", "embedding_model")
 
 
 def read_state(path) -> dict[str, torch.Tensor]:

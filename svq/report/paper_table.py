@@ -11,8 +11,7 @@ from html import escape
 from svq.draw.tables import markdown_table
 from svq.names import PTQ
 from svq.report.markdown import escape_latex
-from svq.report.results import Row, unique
-from svq.report.systems import System, finetuned, in_order
+from svq.report.results import Row, System, finetuned, in_order, unique
 
 NOTE = ("Bold: the best of the systems that have as many bits, rounded up, and the same float system. "
         "Compression ratio: bytes of the float system's file by those of this one.")

@@ -20,8 +20,7 @@ from svq.quant.api import QuantConfig, float_weight, quantizable, quantizers
 from svq.quant.quantizers import make_quantizer
 from svq.report import quant_plots as plots
 from svq.report.paper_table import Table, as_html
-from svq.report.results import Row, unique
-from svq.report.systems import FAMILIES, FLOAT, System, in_order
+from svq.report.results import FAMILIES, FLOAT, Row, System, in_order, unique
 
 
 def frontiers(rows: Sequence[Row], systems: dict[str, System]) -> list[Drawn]:

@@ -15,7 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn, draw_histogram, nice_ticks, weight_histogram
-from svq.report.systems import FLOAT_BITS
+from svq.report.results import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"
 _DASHES = ("solid", (0, (5, 1.5)), (0, (1.2, 1.4)), (0, (5, 1.4, 1.2, 1.4)))

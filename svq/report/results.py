@@ -3,6 +3,8 @@
 No number is made here that is not in a file under exp/: the equal error rate and the minimum
 costs come from the scores, Cllr and the actual cost from the calibrated log-likelihood ratios,
 bits, bytes and parameters from the packed model's summary.json.
+
+A report has to know more of each system: the float network it comes from, its method, its layers' bits.
 """
 
 from __future__ import annotations
@@ -11,12 +13,22 @@ import dataclasses
 import math
 import re
 import typing
+from collections.abc import Iterable
+from pathlib import Path
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
-from svq.names import Names
+from svq.names import Names, before_finetuning
 
 _NAME = re.compile(r"[^\s|]+\Z")
+FLOAT_BITS = 32
+FLOAT = "Float"
+INT8 = "INT8"
+# Names of rows are <method><bits>[-<variant>]; the order is that of a table's rows.
+FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
+            "admm": "ADMM", "integer": "Integer", "selected": "Selected", "selective": "Selective", "mixed": "Mixed",
+            "static": "Static", "adaptive": "Adaptive", "best": "Best", "calibrated": "Calibrated",
+            "int8": INT8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,3 +154,121 @@ def best_values(rows, names=MEASURES) -> dict[tuple[str, str], float]:
                 key = (row.trials, name)
                 best[key] = min(best.get(key, math.inf), value)
     return best
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """A line of a table or a point of a figure.
+
+    parent: the float system that it was made from, None for a float system. root: the float system that it and
+    its relatives are grouped under. family: what it is called in tables and figures. variant: what sets it apart
+    from others of its family and bits (another seed, an ablation), most often nothing. kind: the quantization
+    type in the words of Liu et al., table III. average: bits per weight. bits: of each layer by name, empty for
+    float and for an exported system, whose layers are not looked into.
+    """
+
+    name: str
+    parent: str | None
+    root: str
+    family: str
+    variant: str
+    kind: str
+    average: float
+    bits: dict[str, int]
+
+    @property
+    def mixed(self) -> bool:
+        return len(set(self.bits.values())) > 1
+
+
+def read_systems(exp, rows: Iterable[Row], names: Names) -> dict[str, System]:
+    """name -> System for every system of the results, from exp/<system>/config.yaml. names: the grammar of their names.
+
+    An exported system, a file for a runtime with INT8 arithmetic, has no config: it is what its name and its row say.
+    Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
+    """
+    bits = {row.system: row.avg_bits for row in rows}
+    return {name: _read_system(Path(exp) / name / "config.yaml", name, bits, names) for name in bits}
+
+
+def _exported(name: str, bits: dict[str, float], names: Names) -> System:
+    """teacher-int8 is made from teacher, teacher_kmqat4-int8 too, by way of kmqat4, its variant."""
+    parent = parent_of(name, bits, names)
+    root = name if parent is None else _root(name, bits, names)
+    variant = "" if parent is None else names.parse(name).exported_from.removeprefix(parent).removeprefix("_")
+    return System(name, parent, root, INT8, variant, "INT8 arithmetic", bits[name], {})
+
+
+def _layer_bits(config) -> dict[str, int]:
+    """Layer -> bits of a quantized network; nothing for a float one, and for one of which a choice left all in float."""
+    import torch
+
+    from svq.quant.api import quantizable
+
+    if config.quant is None:
+        return {}
+    with torch.device("meta"):  # only the names of the layers are wanted
+        found = {layer: config.quant.bits_of(layer) for layer, _ in quantizable(config.build())}
+    return found if set(found.values()) != {FLOAT_BITS} else {}
+
+
+def _read_system(path: Path, name: str, bits: dict[str, float], names: Names) -> System:
+    from svq.config import load_config
+    from svq.network import ModelConfig
+
+    if names.parse(name).int8 and not path.is_file():
+        return _exported(name, bits, names)
+    config = load_config(path, ModelConfig)
+    by_layer = _layer_bits(config)
+    if bool(by_layer) != (bits[name] < FLOAT_BITS):
+        stated = f"{bits[name]:g} bits in the results, {'a' if by_layer else 'no'} quantization here"
+        raise UserError(f"{path}: {stated}; redo stages 10 and 11")
+    parent, root = parent_of(name, bits, names), _root(name, bits, names)
+    own, variant = _own(name, names)
+    if not by_layer:
+        return System(name, parent, root, FLOAT, variant, "-", bits[name], {})
+    different = set(by_layer.values())
+    family = _family(own, config.quant.method, different)
+    return System(name, parent, root, family, variant, _kind(config.quant.method, different), bits[name],
+                  by_layer)
+
+
+def _own(name: str, names: Names) -> tuple[str, str]:
+    """(method and bits, variant) of what a name says beside the network: small_kmqat4-r80-s2 -> kmqat4, r80-s2."""
+    system = names.parse(name)
+    if system.row is None:
+        return "", "" if system.seed is None else f"s{system.seed}"
+    own, _, variant = name.removeprefix(f"{system.net}_").partition("-")
+    return own, variant
+
+
+def _root(name: str, bits: dict[str, float], names: Names) -> str:
+    """The float system of the results that this one comes from in the end, or itself."""
+    found = [net for net in names.ancestry(name) if bits.get(net, 0) >= FLOAT_BITS]
+    return found[-1] if found else name
+
+
+def _family(own: str, method: str, bits: set[int]) -> str:
+    """By the letters that begin the row's name, as in kmqat4, or by the config where there are none."""
+    said = re.match(r"[A-Za-z]*", own).group(0) or ("mixed" if len(bits) > 1 else method)
+    return FAMILIES.get(said, said)
+
+
+def _kind(method: str, bits: set[int]) -> str:
+    if len(bits) > 1:
+        return f"Mixed {{{', '.join(str(b) for b in sorted(bits))}}}"
+    return {"static": "Binary", "adaptive": "Binary", "twn": "Ternary"}.get(method, "Uniform")
+
+
+def in_order(systems: Iterable[System]) -> list[System]:
+    """By root, then family, then falling bits; what ties stays in the order given."""
+    systems = list(systems)
+    roots = unique(system.root for system in systems)
+    families = [*FAMILIES.values(), *unique(system.family for system in systems)]
+    return sorted(systems, key=lambda s: (roots.index(s.root), families.index(s.family), -s.average))
+
+
+def finetuned(names: Iterable[str]) -> list[str]:
+    """The names that have a line of their own: all but those before finetuning of another one."""
+    names = list(names)
+    return [name for name in names if not before_finetuning(name, names)]

@@ -20,8 +20,7 @@ from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
 from svq.search import tradeoff
-from svq.search.next_trial import latest
-from svq.search.storage import quiet_optuna
+from svq.search.storage import latest, quiet_optuna
 
 FEWEST = 4  # complete trials that say anything about what matters
 

@@ -24,7 +24,7 @@ from svq.evaluation.development import DevelopmentList
 from svq.evaluation.identification import IdentifyConfig, accuracy, embed_segments, identify, plan_segments
 from svq.pack.file import packed_bytes
 from svq.search.config import SearchConfig, override
-from svq.search.next_trial import Claim, folder_of
+from svq.search.storage import Claim, folder_of
 from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss

@@ -16,8 +16,7 @@ import yaml
 from svq.atomic import atomic_write
 from svq.errors import UserError
 from svq.search.config import Parameter, SearchConfig
-from svq.search.next_trial import WAITING_FOR_OTHERS, Claim, claim, folder_of, latest
-from svq.search.storage import FileLock, next_old, quiet_optuna
+from svq.search.storage import WAITING_FOR_OTHERS, Claim, FileLock, claim, folder_of, latest, next_old, quiet_optuna
 from svq.search.trial import Outcome, drop_checkpoints
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")

@@ -16,9 +16,9 @@ from torch import nn
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
 from svq.digest import fingerprint
+from svq.distill.cache import Targets
 from svq.distill.levels import file_of
 from svq.distill.objective import EmbeddingObjective, Teacher
-from svq.distill.targets import Targets
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantize_, quantizers

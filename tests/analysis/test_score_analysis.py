@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 
 from svq.analysis.score_analysis import analyse
-from svq.analysis.score_config import ScoreAnalysisConfig
-from svq.analysis.score_lists import distance_edges, distance_groups, duration_groups, paired_groups, read_list
+from svq.analysis.score_lists import (
+    ScoreAnalysisConfig,
+    distance_edges,
+    distance_groups,
+    duration_groups,
+    paired_groups,
+    read_list,
+)
 from svq.analysis.score_measures import COLUMNS, Lookup
 from svq.analysis.score_page import figures, markdown
 from svq.backend import metrics

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from svq.bits.block_choice import float_blocks, preset_bits
+from svq.bits.block_run import float_blocks, preset_bits
 from svq.bits.table import bits_by_layer, check_bits, read_bits, write_bits
 from svq.errors import UserError
 from svq.nets import build

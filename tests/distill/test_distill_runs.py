@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from svq.backend.embeddings import read_vector
 from svq.config import load_config
 from svq.data.dataset import TrainSet
+from svq.distill.cache import Targets
 from svq.distill.levels import LevelOutputs, find_level
 from svq.distill.objective import DistillConfig, EmbeddingObjective, TargetsConfig
-from svq.distill.targets import Targets
 from svq.errors import UserError
 from svq.models import load_model
 from svq.network import load_tensors
@@ -92,9 +92,8 @@ def test_a_crop_has_the_frames_of_its_place(place):
 def test_frames_of_any_clock(tmp_path, stride, first, rows):
     from svq.data.features import write_ark
     from svq.data.frontend import FrontEndConfig
-    from svq.distill.cache import LevelInfo
+    from svq.distill.cache import CachedLevel, LevelInfo
     from svq.distill.levels import Clock
-    from svq.distill.targets import CachedLevel
 
     values = np.eye(rows, dtype=np.float32)
     write_ark(str(tmp_path / "x.ark"), str(tmp_path / "x.scp"), [("u", values)])

@@ -15,7 +15,7 @@ from svq.analysis.layer_config import parts_of
 from svq.analysis.layer_measures import movements
 from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.bits.allocation import AllocateConfig, allocate, make_problem
-from svq.bits.block_choice import bits_rows
+from svq.bits.block_run import bits_rows
 from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
 from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
 from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits, write_bits
@@ -32,7 +32,7 @@ from svq.quant.api import count_parameters, float_weight, quantizable, quantizer
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
 from svq.quant.ptq import PTQConfig, output_means, quantize_without_training_
 from svq.report import quant_page
-from svq.report.systems import System
+from svq.report.results import System
 from svq.search.tradeoff import mean_bits, size_and_bits
 from tests.builders import data_dir
 from tests.helpers import run_worker

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from svq.bin import results_md
 from svq.errors import UserError
 from svq.names import Names, names_in_conf
-from svq.report import paper_table, systems
+from svq.report import paper_table
 from svq.report.markdown import markers
-from svq.report.results import Row, read_results
-from svq.report.systems import System
+from svq.report.results import Row, System, in_order, read_results, read_systems
 from tests.helpers import run_worker
 from tests.report import quantized
 
@@ -75,7 +74,7 @@ def test_what_a_system_is(tmp_path, name, method, layers, expected):
         dump_config(ModelConfig(**quantized.NET, quant=config), tmp_path / each / "config.yaml")
     bits = 32.0 if quant is None else 3.5
     rows = [row("small", bits=32.0), row("small_float", bits=32.0), row(name, bits=bits)]
-    found = systems.read_systems(tmp_path, rows, NAMES)[name]
+    found = read_systems(tmp_path, rows, NAMES)[name]
     assert (found.parent, found.root, found.family, found.variant, found.kind) == expected
     assert found.average == bits
     if quant is not None:
@@ -94,7 +93,7 @@ def test_what_an_exported_system_is(tmp_path, name, expected):
     """Its folder has no config and no weights."""
     quantized.write_exp(tmp_path, {"small": None, "small_float": None})
     rows = [row("small", bits=32.0), row("small_float", bits=32.0), row(name, bits=8.0)]
-    found = systems.read_systems(tmp_path / "exp", rows, NAMES)[name]
+    found = read_systems(tmp_path / "exp", rows, NAMES)[name]
     assert (found.parent, found.root, found.variant) == expected
     assert (found.family, found.kind, found.average, found.bits) == ("INT8", "INT8 arithmetic", 8.0, {})
 
@@ -105,7 +104,7 @@ def test_families_without_training(tmp_path, name, family):
     from svq.quant import QuantConfig
 
     quantized.write_exp(tmp_path, {"small": None, name: QuantConfig(method="integer", bits=8)})
-    found = systems.read_systems(tmp_path / "exp", read_results(tmp_path / "exp" / "results.tsv"), NAMES)
+    found = read_systems(tmp_path / "exp", read_results(tmp_path / "exp" / "results.tsv"), NAMES)
     assert found[name].family == family and found[name].parent == "small"
 
 
@@ -121,16 +120,16 @@ def test_a_choice_that_left_everything_in_float_is_a_float_system(tmp_path):
     kept = ModelConfig(**quantized.NET, quant=QuantConfig(method="integer", bits=8, layers=layers))
     dump_config(kept, tmp_path / "exp" / "small_selected8-ptq" / "config.yaml")
     rows = [row("small", bits=32.0), row("small_selected8-ptq", bits=32.0)]
-    found = systems.read_systems(tmp_path / "exp", rows, NAMES)["small_selected8-ptq"]
+    found = read_systems(tmp_path / "exp", rows, NAMES)["small_selected8-ptq"]
     assert (found.root, found.family, found.bits) == ("small", "Float", {})
 
 
 def test_a_config_at_odds_with_the_results(tmp_path):
     quantized.write_exp(tmp_path, {"small": None})
     with pytest.raises(UserError, match=r"small/config.yaml: 4 bits in the results, no quantization here; redo"):
-        systems.read_systems(tmp_path / "exp", [row("small")], NAMES)
+        read_systems(tmp_path / "exp", [row("small")], NAMES)
     with pytest.raises(UserError, match=r"other/config.yaml: no such config file"):
-        systems.read_systems(tmp_path / "exp", [row("other")], NAMES)
+        read_systems(tmp_path / "exp", [row("other")], NAMES)
 
 
 def test_rows_by_network_method_and_falling_bits():
@@ -138,7 +137,7 @@ def test_rows_by_network_method_and_falling_bits():
              ("a_kmqat2", "a", "KMQAT", 2.0), ("a_kmqat4", "a", "KMQAT", 4.0), ("a_own", "a", "own", 3.0),
              ("a_uniform2", "a", "Uniform", 2.0), ("a", "a", "Float", 32.0)]
     known = [system(name, family, bits, root=root) for name, root, family, bits in names]
-    ordered = [each.name for each in systems.in_order(known)]
+    ordered = [each.name for each in in_order(known)]
     assert ordered == ["b", "b_kmqat2", "a", "a_uniform2", "a_kmqat4", "a_kmqat2", "a_best2", "a_own"]
     rows = [row(name, bits=bits) for name, _, _, bits in names]
     known = [system(name, family, bits, None, root) for name, root, family, bits in names]
@@ -273,7 +272,7 @@ def test_worker_in_the_layout_of_the_paper(exp, tmp_path):
                "--latex", tmp_path / "t.tex")
     rows = read_results(exp / "results.tsv")
     wanted = [r for r in rows if (r.norm, r.trials) == ("asnorm", "test")]
-    tables = paper_table.paper_tables(rows, systems.read_systems(exp, rows, NAMES), wanted)
+    tables = paper_table.paper_tables(rows, read_systems(exp, rows, NAMES), wanted)
     text = page.read_text()
     assert text == (f"# Mine\n<!-- results:begin -->\nkept\n<!-- results:end -->\n{begin}\n\non 2 cores.\n\n"
                     f"{paper_table.as_markdown(tables)}\n\n{end}\n")

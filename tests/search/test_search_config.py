@@ -6,7 +6,7 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.search.config import load_search, most_epochs
-from svq.search.next_trial import distributions
+from svq.search.storage import distributions
 from tests.conftest import ROOT
 
 LR = {"low": 0.01, "high": 0.1}

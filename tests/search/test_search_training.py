@@ -21,8 +21,7 @@ from svq.models import load_model
 from svq.quant import QuantConfig
 from svq.quant.ptq import PTQConfig
 from svq.search.config import SearchConfig
-from svq.search.next_trial import latest
-from svq.search.storage import open_study, set_aside
+from svq.search.storage import latest, open_study, set_aside
 from svq.search.worker import best_of
 from svq.train.config import TrainConfig
 from svq.train.loop import Trainer

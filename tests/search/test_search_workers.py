@@ -8,8 +8,18 @@ import pytest
 
 from svq.errors import UserError
 from svq.search.config import Parameter, ParameterConfig, SearchConfig
-from svq.search.next_trial import WAITING_FOR_OTHERS, claim, folder_of, latest, pruner
-from svq.search.storage import AnotherSearch, FileLock, begin, is_held, open_study
+from svq.search.storage import (
+    WAITING_FOR_OTHERS,
+    AnotherSearch,
+    FileLock,
+    begin,
+    claim,
+    folder_of,
+    is_held,
+    latest,
+    open_study,
+    pruner,
+)
 from svq.search.trial import Outcome
 from svq.search.worker import best_of, work, write_table
 from tests.search.conftest import process
@@ -159,7 +169,7 @@ def test_a_worker_killed_while_it_takes_a_trial_loses_none(bench, monkeypatch, s
             first.lock.release()
             patch.setattr(study, "add_trial", die)
         elif step == "asked":
-            patch.setattr("svq.search.next_trial.lock_of", die)
+            patch.setattr("svq.search.storage.lock_of", die)
         else:
             patch.setattr("optuna.trial.Trial.set_user_attr", die)
         claim(study, bench.search, PARAMETERS, bench.folder / "trials")
