@@ -29,7 +29,7 @@ A trial list SET/trials in the data folder is called SET in the results, SET/tri
 of its own, such as far/test, that is the last part, test: no two lists of a run may come to the same name.
 
 The levels at which a network is cut into parts, which are quantized together or left in float, stand here too, apart
-from what cuts (svq.nets.blocks, svq.analysis.layer_config): who only names them needs no torch.
+from what cuts (svq.nets.blocks, svq.analysis.layer_subjects): who only names them needs no torch.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ import os
 import numpy as np
 import torch
 
-from svq.analysis.layer_config import LayerAnalysisConfig, Part, parts_of
 from svq.analysis.layer_measures import (
     Change,
     Moved,
@@ -24,7 +23,7 @@ from svq.analysis.layer_measures import (
     pooled,
     share,
 )
-from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, Reference
+from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, LayerAnalysisConfig, Part, Reference, parts_of
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
 from svq.data.extraction import calibration_features, digest_of

@@ -8,8 +8,8 @@ import sys
 
 from svq import cli
 from svq.data import fix, reshape, speed, trials, validate
+from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, write_spk2utt
-from svq.data.segments import write_utt2dur
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 from svq.progress import progress

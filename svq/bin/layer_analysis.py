@@ -66,7 +66,7 @@ def _between(row) -> str:
 
 def settings_of(options):
     """What the command line and the config ask for, as LayerAnalysisConfig."""
-    from svq.analysis.layer_config import LayerAnalysisConfig
+    from svq.analysis.layer_subjects import LayerAnalysisConfig
     from svq.config import from_dict, load_config, to_dict
     from svq.train.config import TrainConfig
 

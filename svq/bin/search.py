@@ -18,8 +18,7 @@ def main() -> None:
     options = parse_options()
     from svq.search.config import load_search
     from svq.search.storage import FileLock, begin, pruner
-    from svq.search.trial import run_trial
-    from svq.search.worker import settler, work
+    from svq.search.worker import run_trial, settler, work
 
     sets = tuple(options.set)
     search, parameters = load_search(options.config, options.train, sets)
@@ -39,7 +38,7 @@ def prepare(options, search, parameters, sets):
     from svq.errors import UserError
     from svq.models import load_model
     from svq.search.config import most_epochs
-    from svq.search.trial import Eer, IdentificationError, Setup
+    from svq.search.worker import Eer, IdentificationError, Setup
     from svq.train.config import TrainConfig
     from svq.train.run import RunOptions
 

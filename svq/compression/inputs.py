@@ -9,9 +9,9 @@ import numpy as np
 
 from svq.backend.scores import MODELS, Trials, models_of, read_trials
 from svq.backend.tokens import IdIndex, read_pairs
+from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, create
 from svq.data.reshape import choose
-from svq.data.segments import write_utt2dur
 from svq.errors import UserError, some_of
 
 @dataclasses.dataclass(frozen=True)

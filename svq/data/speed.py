@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.data.audio import TO_THE_END
 from svq.data.datadir import DataDir, keyed_by, write_spk2utt
 from svq.data.reshape import _not_into_itself, _remove_others, _require_sorted
 from svq.data.rxfilename import speed_command
-from svq.data.segments import TO_THE_END
 from svq.data.table import BLOCK_LINES, Table
 from svq.errors import UserError, located
 

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from svq.data import audio, stored
+from svq.data.audio import FORM, is_span
 from svq.data.datadir import (
     MAY_BE_BLANK,
     DataDir,
@@ -19,7 +20,6 @@ from svq.data.datadir import (
     spk2utt_blocks,
     wrong_lines,
 )
-from svq.data.segments import FORM, is_span
 from svq.data.table import Table, find
 from svq.errors import UserError, located
 

@@ -15,10 +15,9 @@ import numpy as np
 
 from svq.atomic import atomic_path, atomic_write
 from svq.data import audio
-from svq.data.audio import require_sound
+from svq.data.audio import OVERSHOOT, TO_THE_END, require_sound, spans
 from svq.data.datadir import DataDir, is_trials, keyed_by, write_spk2utt
 from svq.data.reshape import _not_into_itself, _remove_others, merge
-from svq.data.segments import OVERSHOOT, TO_THE_END, spans
 from svq.data.stored import carry_made
 from svq.data.wavfile import as_int16
 from svq.errors import UserError, some_of

@@ -12,7 +12,7 @@ import yaml
 
 from svq.draw.page import page
 from svq.report import plots
-from svq.report.contents import SHARES, Report
+from svq.report.collect import SHARES, Report
 from svq.report.results import MEASURES, Row, best_values, format_value, unique
 
 

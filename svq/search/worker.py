@@ -1,26 +1,184 @@
 """A worker of a search: takes one trial after the other until so many are done, by it and all others together.
 
-Beside the study it leaves a table of trials and the best trial's folder, and no loser's weights.
+A trial is a training of svq's own with the settings that were drawn, measured on development data epoch by epoch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import math
 import os
+import shutil
 import time
 from typing import Callable
 
+import numpy as np
+import torch
 import yaml
+from torch import nn
+from torch.nn.utils import parametrize
 
 from svq.atomic import atomic_write
+from svq.backend.metrics import eer
+from svq.config import load_config
+from svq.data.extraction import Utterances
+from svq.data.frontend import FrontEnd, FrontEndConfig
 from svq.errors import UserError
-from svq.search.config import Parameter, SearchConfig
+from svq.evaluation.development import DevelopmentList
+from svq.evaluation.identification import IdentifyConfig, accuracy, embed_segments, identify, plan_segments
+from svq.pack.file import packed_bytes
+from svq.search.config import Parameter, SearchConfig, override
 from svq.search.storage import WAITING_FOR_OTHERS, Claim, FileLock, claim, folder_of, latest, next_old, quiet_optuna
-from svq.search.trial import Outcome, drop_checkpoints
+from svq.train.config import TrainConfig
+from svq.train.folders import starting_network
+from svq.train.loop import NonFiniteLoss
+from svq.train.run import RunOptions, run_training, total_epochs
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")
 COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs", "tries")
+POLL_SECONDS = 2.0
+
+
+def for_inference(net: nn.Module) -> nn.Module:
+    """A copy of `net` in eval mode; `net` itself may go on training.
+
+    Its quantizers stay: a copy shares the class of a quantized layer, and freeze_ would take the weight out of both.
+    """
+    return copy.deepcopy(net).eval()
+
+
+class Eer:
+    """EER in percent of a trial list over utterances of `data_dir`, by cosines of embeddings less their own mean."""
+
+    def __init__(self, data_dir, front_end: FrontEndConfig, trials: str | None = None):
+        utterances = Utterances(data_dir, front_end)
+        self.listed = DevelopmentList(data_dir, trials or os.path.join(data_dir, "trials"))
+        self.utterances = self.listed.only(utterances)
+
+    def __call__(self, net: nn.Module) -> float:
+        """net: in eval mode, features (B, T, F) -> embeddings (B, D); UserError naming what has no embedding."""
+        device = device_of(net)
+        self.utterances.device, self.utterances.front_end = str(device), self.utterances.front_end.to(device)
+        score = self.listed.cosines(self.listed.embeddings(net, self.utterances, device=str(device)))
+        return 100 * eer(score[self.listed.target], score[~self.listed.target])
+
+
+class IdentificationError:
+    """100 less the top-1 accuracy, in percent, of telling the speakers of `data_dir` apart."""
+
+    def __init__(self, data_dir, front_end: FrontEndConfig, config: IdentifyConfig):
+        self.data_dir, self.rate = data_dir, front_end.rate
+        self.front_end = FrontEnd(front_end)
+        self.plan = plan_segments(data_dir, config, front_end.rate)
+
+    def __call__(self, net: nn.Module) -> float:
+        """As of `Eer`."""
+        device = device_of(net)
+        front_end = self.front_end.to(device)
+
+        def run(waveforms: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return net(front_end(torch.from_numpy(waveforms).to(device))).float().cpu().numpy()
+
+        segments = self.plan.enroll + [segment for _, segment in self.plan.probes]
+        with parametrize.cached():
+            vectors = embed_segments(self.data_dir, segments, run, self.rate)
+        enrolled = len(self.plan.enroll)
+        found = identify(vectors[:enrolled], vectors[enrolled:], self.plan.owner)
+        return 100 - 100 * accuracy(found.rank)
+
+
+def device_of(net: nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+class Pruned(Exception):
+    """The pruner has seen enough of this trial."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a trial ended. value: what the search makes small, None where it was stopped; error: in percent;
+    size_bytes: packed; epochs: how many were done; why: it was stopped, or nothing."""
+
+    value: float | None
+    error: float | None
+    size_bytes: int
+    epochs: int
+    why: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What all trials share. run: options of the training, its `out` and `set` those of no trial yet.
+    measure: a network in eval mode -> error in percent. trials_dir: folder of the trials' folders."""
+
+    search: SearchConfig
+    run: RunOptions
+    measure: Callable[[nn.Module], float]
+    trials_dir: str
+    float_bytes: int
+
+
+class Watch:
+    """Called after each epoch: measures, reports and stops the training where the pruner says so."""
+
+    def __init__(self, setup: Setup, claim: Claim, epochs: int, share: float):
+        self.setup, self.claim, self.epochs, self.share = setup, claim, epochs, share
+        self.last = 0
+
+    def __call__(self, epoch: int, net: nn.Module) -> None:
+        self.last = epoch
+        if epoch >= self.epochs:
+            return  # the averaged weights are measured instead
+        if epoch not in self.claim.known:
+            self.report(epoch, self.setup.measure(for_inference(net)))
+        if self.claim.trial.should_prune():
+            raise Pruned
+
+    def report(self, epoch: int, error: float) -> float:
+        """Tells the study what was measured after `epoch`; returns the value that is made small."""
+        value = error + self.setup.search.size_weight * self.share
+        print(f"trial {self.claim.index}: epoch {epoch} of {self.epochs}: {self.setup.search.objective} error "
+              f"{error:.3f} %, value {value:.4f}", flush=True)
+        if epoch not in self.claim.known:
+            self.claim.trial.report(value, epoch)
+            self.claim.known[epoch] = value
+        return value
+
+
+def run_trial(setup: Setup, claim: Claim) -> Outcome:
+    """Trains from where an earlier worker was stopped, if one was; leaves the trial's model in its folder.
+
+    A loss that is no number ends the trial, as the pruner does; any other UserError is the search's.
+    """
+    drawn = tuple(override(key, value) for key, value in sorted(claim.trial.params.items()))
+    run = dataclasses.replace(setup.run, out=folder_of(setup.trials_dir, claim.index), set=setup.run.set + drawn)
+    config = load_config(run.config, TrainConfig, run.set)
+    size, epochs = cost_of(run, config)
+    watch = Watch(setup, claim, epochs, size / setup.float_bytes)
+    print(f"trial {claim.index}: {' '.join(drawn)}" + (f" (try {claim.tries})" if claim.tries > 1 else ""), flush=True)
+    try:
+        net, _ = run_training(run, watch)
+    except Pruned:
+        return Outcome(None, None, size, watch.last, f"pruned after epoch {watch.last}")
+    except NonFiniteLoss as error:
+        return Outcome(None, None, size, watch.last, " ".join(str(error).split()))
+    error = setup.measure(for_inference(net))
+    return Outcome(watch.report(epochs, error), error, size, epochs)
+
+
+def cost_of(run: RunOptions, config: TrainConfig) -> tuple[int, int]:
+    """Bytes of the packed model that a trial with these settings ends in, but for the few that batch norm may add, and
+    the trial's epochs."""
+    net, full = starting_network(config, run)
+    return packed_bytes(net, full.quant, dataclasses.replace(full.model, quant=full.quant)), total_epochs(full, net)
+
+
+def drop_checkpoints(folder: str) -> None:
+    shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
 
 
 def best_of(study):
@@ -88,9 +246,6 @@ def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
         os.unlink(temporary)
     os.symlink(os.path.relpath(folder_of(os.path.join(folder, "trials"), best.user_attrs["index"]), folder), temporary)
     os.replace(temporary, link)
-
-
-POLL_SECONDS = 2.0
 
 
 def work(study, search: SearchConfig, parameters: list[Parameter], folder, run: Callable[[Claim], Outcome],

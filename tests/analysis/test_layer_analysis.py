@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from svq import nets
-from svq.analysis.layer_config import LayerAnalysisConfig, parts_of
 from svq.analysis.layer_measures import movements
 from svq.analysis.layer_study import LayerStudy
-from svq.analysis.layer_subjects import measure_norms_
+from svq.analysis.layer_subjects import LayerAnalysisConfig, measure_norms_, parts_of
 from svq.backend.metrics import eer, min_dcf
 from svq.bin import layer_analysis
 from svq.data.fbank import Fbank, mean_normalize

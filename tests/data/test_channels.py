@@ -6,10 +6,10 @@ import soundfile
 
 from svq.compression.inputs import write_speech, write_tested
 from svq.data import audio, reshape
+from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, channel_index, create
 from svq.data.fix import fix
 from svq.data.rxfilename import speed_command
-from svq.data.segments import write_utt2dur
 from svq.data.speed import perturb_speed
 from svq.data.table import Table
 from svq.data.validate import validate

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import yaml
 from torch import nn
 
-from svq.analysis.layer_config import parts_of
 from svq.analysis.layer_measures import movements
+from svq.analysis.layer_subjects import parts_of
 from svq.bin import block_sensitivity, layer_analysis, pack, train
 from svq.bits.allocation import AllocateConfig, allocate, make_problem
 from svq.bits.block_run import bits_rows

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from svq.analysis.layer_config import parts_of
+from svq.analysis.layer_subjects import parts_of
 from svq.config import load_config
 from svq.config_files import row_tables
 from svq.network import ModelConfig

@@ -9,8 +9,7 @@ from svq.backend.embeddings import write_embeddings
 from svq.errors import UserError
 from svq.names import Names
 from svq.report import html
-from svq.report.collect import Plan, collect_report
-from svq.report.contents import SHARES, cosines, int8_agreement, summarized
+from svq.report.collect import SHARES, Plan, collect_report, cosines, int8_agreement, summarized
 from tests.report import fake
 
 IDS = [f"u{i:03d}" for i in range(400)]

@@ -9,7 +9,7 @@ import pytest
 from svq.draw import figure
 from svq.errors import UserError
 from svq.report import collect, html, plots
-from svq.report.contents import Layer, Report, Scored
+from svq.report.collect import Layer, Report, Scored
 from svq.report.results import Row
 from tests.report import fake
 

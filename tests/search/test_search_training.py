@@ -119,7 +119,7 @@ def test_a_trial_that_is_worse_than_half_is_pruned_after_its_first_epoch(place):
         return 10.0 if len(calls) <= 2 else 40.0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("svq.search.trial.Eer.__call__", measure)
+        patch.setattr("svq.search.worker.Eer.__call__", measure)
         out = place.search("pruned", {"trials": 2, "startup_trials": 1}, set="epochs=2")
     rows = table(out)
     assert [row[1] for row in rows[1:]] == ["complete", "pruned"] and rows[2][2] == "nan" and rows[2][5] == "1"

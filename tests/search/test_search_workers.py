@@ -20,8 +20,7 @@ from svq.search.storage import (
     open_study,
     pruner,
 )
-from svq.search.trial import Outcome
-from svq.search.worker import best_of, work, write_table
+from svq.search.worker import Outcome, best_of, work, write_table
 from tests.search.conftest import process
 
 PARAMETERS = [Parameter("schedule.lr", ParameterConfig(1e-3, 1e-1, log=True), False),
