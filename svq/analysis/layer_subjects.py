@@ -15,7 +15,6 @@ import functools
 import itertools
 import os
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.bits.block_run import BlockRun, listed_of, model_digest, store_of
-from svq.bits.block_sensitivity import BlockSensitivityConfig
-from svq.config import check_choices
+from svq.bits.block_sensitivity import BlockSensitivityConfig, MeasuringConfig
 from svq.data.extraction import calibration_features, digest_of
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList
@@ -33,7 +31,6 @@ from svq.names import PART_LEVELS
 from svq.nets.blocks import LISTS, blocks_of, module_of, titles_of
 from svq.quant.api import QuantConfig, float_weight, freeze_, quantizable, quantize_, quantizers
 from svq.quant.base import detach_
-from svq.quant.ptq import PTQConfig
 
 _BATCH = 16  # utterances held at a time, at most
 
@@ -87,17 +84,16 @@ def _kind(net: nn.Module, names: list[str], titles: dict[str, str]) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class LayerAnalysisConfig:
+class LayerAnalysisConfig(MeasuringConfig):
     """What is analysed, on which trials, and how.
 
     model: folder of a float network. It is quantized here, without training, as `quant` (and `ptq`) say; or, where
         `quantized` is given, losses are counted from it.
     quantized: folder of a finetuned quantized network, whose parts go back to the float weights behind their quantized
-        ones. data, trials: Kaldi data directory and trial list.
+        ones.
     alone: levels (stage, block, layer) at which each part alone is quantized. kept: levels at which each part alone is
         left in float while all others are quantized.
-    input, max_utts, max_seconds, center, batch_frames, device, seed: as in BlockSensitivityConfig.
-    bootstrap: resamplings of the speakers for the intervals; 0: none. permutations: for the p-values.
+    permutations: for the p-values.
     probes, probe_seconds: so many utterances of `data`, so much of each, for the drift of activations.
     norms_data: data directory, of training speakers, on 64 stretches of which batch norms are measured anew for every
         network but the quantized one as it was finetuned: its own do not fit other weights. None: they stay.
@@ -106,37 +102,20 @@ class LayerAnalysisConfig:
     ValueError for values out of range or that contradict each other.
     """
 
-    data: str
-    trials: str
     model: str | None = None
     quantized: str | None = None
     quant: QuantConfig | None = None
-    ptq: PTQConfig | None = None
-    ptq_data: str | None = None
-    ptq_seed: int = 1
     norms_data: str | None = None
     alone: tuple[str, ...] = ("stage", "layer")
     kept: tuple[str, ...] = ("stage",)
-    input: Literal["auto", "feats", "wav"] = "auto"
-    max_utts: int = 0
-    max_seconds: float = 0.0
-    center: bool = True
-    bootstrap: int = 200
     permutations: int = 9999
     probes: int = 32
     probe_seconds: float = 3.0
-    seed: int = 0
-    batch_frames: int = 4000
-    device: str = "cpu"
-    model_digest: str = ""
     quantized_digest: str = ""
 
     def __post_init__(self):
-        check_choices(self)
-        for name in ("max_utts", "max_seconds", "bootstrap", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
-        for name in ("batch_frames", "probes", "permutations"):
+        super().__post_init__()
+        for name in ("probes", "permutations"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 < self.probe_seconds < float("inf"):

@@ -22,6 +22,7 @@ from svq.bits.block_sensitivity import (
     FLOAT,
     BlockRow,
     BlockSensitivityConfig,
+    MeasuringConfig,
     part_bytes,
     quantized_copy,
     read_blocks,
@@ -50,13 +51,13 @@ def model_digest(folder) -> str:
     return fingerprint(*(("file", path) for path in files))
 
 
-def listed_of(config) -> DevelopmentList:
-    """The list that a BlockSensitivityConfig, or a config with fields of the same names, is measured on."""
+def listed_of(config: MeasuringConfig) -> DevelopmentList:
+    """The list that networks are measured on."""
     return DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
 
 
-def store_of(config, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
-    """Where embeddings of a network of this digest are kept, in `folder`/embeddings. config: as of `listed_of`."""
+def store_of(config: MeasuringConfig, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
+    """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
     return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
                           config.max_seconds, config.batch_frames, config.device)
 

@@ -29,11 +29,10 @@ FLOAT, ALL = "float", "all"  # rows that are no blocks
 
 
 @dataclasses.dataclass(frozen=True)
-class BlockSensitivityConfig:
-    """How block sensitivities are measured.
+class MeasuringConfig:
+    """On what networks with quantized parts are measured, and how.
 
-    model: folder of the float network. quant: how blocks are quantized. data: Kaldi data directory of the trials.
-    level: `block` (svq.nets.blocks) or `layer`. input: `feats`, `wav`, or `auto` for what there is.
+    data: Kaldi data directory of the trials. input: `feats`, `wav`, or `auto` for what there is.
     max_utts: so many utterances, spread evenly over the speakers; 0: all of the list. max_seconds: of each; 0: all.
     center: whether the mean of the list's embeddings is taken off each before scoring.
     bootstrap: resamplings of the speakers for the intervals; 0: none. seed: of these and of the subset.
@@ -41,11 +40,9 @@ class BlockSensitivityConfig:
     model_digest: of the network's files, as a check that they have not changed since.
     """
 
-    model: str
     data: str
     trials: str
-    quant: QuantConfig
-    level: Literal[BLOCK_LEVELS] = "block"
+    _: dataclasses.KW_ONLY
     input: Literal["auto", "feats", "wav"] = "auto"
     max_utts: int = 0
     max_seconds: float = 0.0
@@ -66,6 +63,21 @@ class BlockSensitivityConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
         if self.batch_frames < 1:
             raise ValueError(f"batch_frames is {self.batch_frames}; it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSensitivityConfig(MeasuringConfig):
+    """How block sensitivities are measured.
+
+    model: folder of the float network. quant: how blocks are quantized. level: `block` (svq.nets.blocks) or `layer`.
+    """
+
+    model: str
+    quant: QuantConfig
+    level: Literal[BLOCK_LEVELS] = "block"
+
+    def __post_init__(self):
+        super().__post_init__()
         if self.quant.layers is not None:
             raise ValueError("quant.layers gives single layers their bits; leave it out, blocks are quantized in turn")
 
