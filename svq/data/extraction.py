@@ -1,7 +1,10 @@
 """Utterances in, embeddings out; and a few stretches of speech that say what goes through a network.
 
 Only utterances of exactly the same number of frames share a batch. Nothing is
-padded, so an embedding cannot depend on its neighbours in the batch.
+padded, so an embedding cannot depend on its neighbours in the batch, but for its last
+bits: a matrix product rounds differently for another number of rows. Hence a data directory
+is cut into blocks, batches never reach beyond one, and jobs share the blocks: whatever
+the number of jobs, the batches are the same, and so is every bit.
 """
 
 from __future__ import annotations
@@ -30,13 +33,17 @@ def compute_on(device: str, num_threads: int) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+_BLOCK_FRAMES = 16000  # what jobs share: so much speech, sorted by length ...
+_BLOCK_UTTERANCES = 16  # ... or so many utterances, where the directory does not tell their lengths
+
+
 class Utterances:
     """Features of one job's share of a data directory.
 
     input: "feats" reads feats.scp, "wav" computes features from wav.scp, "auto"
     takes feats.scp where it is there and `front_end`, a FrontEndConfig, gives such
     features, as far as feats.yaml tells, or where there is no wav.scp. job, num_jobs:
-    the job-th of num_jobs equal stretches (from 1) of the sorted utterance ids.
+    the job-th (from 1) of num_jobs shares, each about as much speech.
     max_seconds: only so much from the start of each utterance; 0 takes all.
     waveforms: for a network that has its front end inside, samples in the place of
     features. UserError naming files and ids, also where feats.scp is to be read and
@@ -58,10 +65,14 @@ class Utterances:
         self.table = folder.feats if self.feats else folder.wav
         self.device, self.max_seconds = device, max_seconds
         self.front_end = FrontEnd(front_end).to(device)
-        keys = np.sort(folder.utt2spk.key_array)[job_slice(len(folder.utt2spk), job, num_jobs)]
-        self.keys = [key.decode() for key in keys]
-        self.lines = self._lines(self.table, keys)
-        self.order = np.argsort(self._lengths(folder, keys), kind="stable")
+        keys = np.sort(folder.utt2spk.key_array)
+        frames = self._frames(folder, keys)
+        blocks = _blocks(frames)
+        mine = np.flatnonzero(_in_slice(blocks, job_slice(blocks.max() + 1, job, num_jobs)))
+        self.keys = [key.decode() for key in keys[mine]]
+        self.lines = self._lines(self.table, keys[mine])
+        self.block_of = blocks[mine]
+        self.order = np.lexsort((frames[mine], self.block_of))
 
     @staticmethod
     def _lines(table, keys) -> np.ndarray:
@@ -70,13 +81,15 @@ class Utterances:
         except KeyError as error:
             raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
 
-    def _lengths(self, folder: DataDir, keys) -> np.ndarray:
-        """Lengths to sort by, so that equal ones meet; zeros where the directory does not know them."""
+    def _frames(self, folder: DataDir, keys) -> np.ndarray:
+        """About how many frames are read of each, to sort by, so that equal ones meet; zeros where nothing tells."""
         name = "utt2num_frames" if self.feats else "utt2dur"
         if not folder.has(name):
             return np.zeros(len(keys))
         lengths = folder.table(name)
-        return lengths.float_array()[self._lines(lengths, keys)]
+        frames = lengths.float_array()[self._lines(lengths, keys)] * (1 if self.feats else 100)
+        most = self.max_seconds * 100 or 1e9  # of "nan" and "inf", too
+        return np.clip(np.nan_to_num(frames, nan=0.0, posinf=most), 0.0, most)
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -85,12 +98,20 @@ class Utterances:
         """Leaves `count` utterances drawn at random, in the order of the draw; all of them where there are fewer."""
         order = np.random.default_rng(seed).permutation(len(self.keys))[:count]
         self.keys, self.lines = [self.keys[i] for i in order], self.lines[order]
-        self.order = np.arange(len(order))
+        self.order, self.block_of = np.arange(len(order)), np.zeros(len(order), int)
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor | UserError]]:
         """(id, features (T, F) or samples (T,)), by rising length; a UserError in their place where there are none, or
         where the utterance is silent: two silences are alike, whoever is not heard there."""
-        for i in self.order:
+        yield from self._read_all(self.order)
+
+    def blocks(self) -> Iterator[Iterator[tuple[str, torch.Tensor | UserError]]]:
+        """What iterating gives, one block at a time."""
+        cuts = np.flatnonzero(np.diff(self.block_of[self.order])) + 1
+        yield from map(self._read_all, np.split(self.order, cuts))
+
+    def _read_all(self, indices: np.ndarray) -> Iterator[tuple[str, torch.Tensor | UserError]]:
+        for i in indices:
             try:
                 specifier = self.table.value(self.lines[i])
                 yield self.keys[i], self._read(specifier) if self.feats else self._compute(specifier)
@@ -119,6 +140,30 @@ class Utterances:
         require_sound(specifier, wav, self.front_end.config.rate)
         samples = torch.from_numpy(np.ascontiguousarray(wav))
         return samples if self.waveforms else self.front_end(samples[None].to(self.device))[0]
+
+
+def _blocks(frames: np.ndarray) -> np.ndarray:
+    """Number of the block, from 0, of each utterance: stretches of about as much speech of the order by length."""
+    order = np.argsort(frames, kind="stable")
+    size = _BLOCK_FRAMES if frames.any() else _BLOCK_UTTERANCES
+    ends = np.cumsum(frames[order] if frames.any() else np.ones(len(frames)))
+    numbers = np.empty(len(frames), int)
+    numbers[order] = np.unique((ends - ends[:1]) // size, return_inverse=True)[1]
+    return numbers
+
+
+def _in_slice(numbers: np.ndarray, part: slice) -> np.ndarray:
+    return (part.start <= numbers) & (numbers < part.stop)
+
+
+def batches(utterances: Utterances | Iterable[tuple[str, torch.Tensor | UserError]], batch_frames: int,
+            unreadable: list[tuple[str, UserError]]) -> Iterator[tuple[list[str], torch.Tensor]]:
+    """Batches (ids, features (B, T, F)) of equal T; utterances that have no features are added to `unreadable`.
+
+    Of an `Utterances`, no batch reaches beyond a block, so that it does not depend on the number of jobs.
+    """
+    for block in utterances.blocks() if isinstance(utterances, Utterances) else [utterances]:
+        yield from equal_length_batches(readable(block, unreadable), batch_frames)
 
 
 def equal_length_batches(utterances: Iterable[tuple[str, torch.Tensor]], batch_frames: int,
@@ -163,7 +208,7 @@ def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserErr
     net = net.to(device, memory_format=torch.channels_last).eval()
     unreadable: list[tuple[str, UserError]] = []
     with parametrize.cached():  # a quantized network computes its weights once, not once a batch
-        for keys, feats in equal_length_batches(readable(utterances, unreadable), batch_frames):
+        for keys, feats in batches(utterances, batch_frames, unreadable):
             with torch.inference_mode():
                 vectors = net(feats).float().cpu().numpy()
             yield from _finite(keys, vectors, f"{feats.shape[1]} frames")
@@ -175,7 +220,7 @@ def embed_exported(embedder, utterances: Utterances,
     """`embed` with a `svq.deploy.runtimes.Embedder`. `utterances` are waveforms where that is what it takes."""
     unreadable: list[tuple[str, UserError]] = []
     unit, name = (utterances.front_end.bank.hop, "samples") if utterances.waveforms else (1, "frames")
-    for keys, inputs in equal_length_batches(readable(utterances, unreadable), batch_frames * unit):
+    for keys, inputs in batches(utterances, batch_frames * unit, unreadable):
         try:
             vectors = embedder(inputs.numpy())
         except UserError as error:  # another duration than the only one that it takes

@@ -12,7 +12,6 @@ import contextlib
 import io
 import os
 import re
-import shutil
 import subprocess
 
 import numpy as np
@@ -238,40 +237,63 @@ def ark_writer(ark: str, scp: str, compression: str = "none", by_id: bool = Fals
 def merge_parts(part: str, out: str, expected: str, num_jobs: int, log: str, ark: str | None = None) -> None:
     """Merges tables part.1 .. part.num_jobs (`JOB` in `part` is the number) into `out`, sorted by id.
 
-    expected: a table with exactly the ids that must come out. ark: the archives
-    that the parts point into, one a part, are joined into this one, and `out`
-    points into it. UserError naming a lost part or ids, with the job's log.
+    expected: a table with exactly the ids that must come out. ark: what the parts
+    point to is copied into this archive, in the order of the ids, and `out` points into
+    it. UserError naming a part or ids that were lost, with the jobs' logs.
     """
-    lines: list[bytes] = []
-    ids = np.sort(Table.read(expected).key_array)
-    with contextlib.ExitStack() as stack:
-        joined = stack.enter_context(atomic_write(ark, "wb")) if ark else None
-        for job in range(1, num_jobs + 1):
-            name, job_log = (text.replace("JOB", str(job)) for text in (part, log))
-            if not os.path.exists(name):
-                raise UserError(f"{name} is missing: job {job} was lost; see {job_log}")
-            table = Table.read(name, allow_empty=True)
-            wanted = ids[job_slice(len(ids), job, num_jobs)]
-            absent = wanted[~np.isin(wanted, table.key_array)]
-            if len(absent) or len(table) != len(wanted):
-                lost = some_of(key.decode() for key in absent) or "none, but ids that are not in " + str(expected)
-                raise UserError(f"{name}: {len(table)} ids where job {job} had {len(wanted)}; lost: {lost}; "
-                                f"see {job_log}")
-            lines += _into(joined, ark, table) if joined else list(table.blocks())
+    tables = []
+    for job in range(1, num_jobs + 1):
+        name = part.replace("JOB", str(job))
+        if not os.path.exists(name):
+            raise UserError(f"{name} is missing: job {job} was lost; see {log.replace('JOB', str(job))}")
+        tables.append(Table.read(name, allow_empty=True))
+    merged = Table.together(tables, out).sorted()
+    _check_ids(merged.key_array, np.sort(Table.read(expected).key_array), part, expected, log)
+    if not ark:
+        return merged.write(out)
+    with atomic_write(ark, "wb") as joined:
+        lines = _copied(merged, joined, ark)
     with atomic_write(out, "wb") as file:
         file.writelines(lines)
 
 
-def _into(joined, ark: str, table: Table) -> list[bytes]:
-    """Appends the one archive behind a part's scp to `joined`; returns the scp's lines for it there."""
-    base, lines, archives = joined.tell(), [], set()
-    for key, value in table.items():
-        rx = parse(value)
-        archives.add(rx.path)
-        lines.append(f"{key} {ark}:{base + rx.offset}\n".encode())
-    if len(archives) > 1:
-        raise UserError(f"{table.path}: points into more than one archive: {some_of(sorted(archives))}")
-    for archive in archives:
-        with open(archive, "rb") as file:
-            shutil.copyfileobj(file, joined, 1 << 20)
+def _check_ids(found: np.ndarray, wanted: np.ndarray, part: str, expected: str, log: str) -> None:
+    if np.array_equal(found, wanted):
+        return
+    lost, strange = (some_of(key.decode() for key in np.setdiff1d(*pair))
+                     for pair in ((wanted, found), (found, wanted)))
+    twice = some_of(key.decode() for key in np.unique(found[1:][found[1:] == found[:-1]]))
+    what = "; ".join(f"{name}: {ids}" for name, ids in (
+        ("lost", lost), (f"not in {expected}", strange), ("of two jobs", twice)) if ids)
+    raise UserError(f"{part}: {len(found)} ids in place of {len(wanted)}; {what}; see {log}")
+
+
+def _copied(merged: Table, joined, ark: str) -> list[bytes]:
+    """Copies what the lines of `merged` point to into the open file `joined`; the lines for it there."""
+    paths, archive, start, end = _entries(merged)
+    lines = []
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(open(path, "rb")) for path in paths]
+        for key, i, first, last in zip(merged.key_array.tolist(), archive.tolist(), start.tolist(), end.tolist()):
+            files[i].seek(first)
+            entry = files[i].read(last - first)
+            if not entry.startswith(key + b" "):
+                raise UserError(f"{paths[i]}: {key.decode()} does not stand at byte {first}; the archive was altered")
+            lines.append(b"%b %b:%d\n" % (key, os.fsencode(ark), joined.tell() + len(key) + 1))
+            joined.write(entry)
     return lines
+
+
+def _entries(table: Table) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Paths of archives, and of each line of a table its archive's number, and where id and values begin and end."""
+    numbers: dict[str, int] = {}
+    archive, start = np.empty(len(table), int), np.empty(len(table), int)
+    for i, value in enumerate(table.values()):
+        rx = parse(value)
+        archive[i], start[i] = numbers.setdefault(rx.path, len(numbers)), rx.offset
+    start -= np.char.str_len(table.key_array) + 1
+    order = np.lexsort((start, archive))
+    end = np.array([os.path.getsize(path) for path in numbers], int)[archive]
+    same = np.flatnonzero(archive[order][1:] == archive[order][:-1])
+    end[order[same]] = start[order[same + 1]]
+    return list(numbers), archive, start, end

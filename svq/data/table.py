@@ -194,6 +194,12 @@ class Table:
         return table
 
     @classmethod
+    def together(cls, tables: list["Table"], path) -> "Table":
+        """The lines of several tables in one."""
+        raw = b"".join(block for table in tables for block in table.blocks())
+        return cls(raw, _scan(raw, need_value=False)[0], path)
+
+    @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]], path: str = "<table>") -> "Table":
         """A table of (key, value) pairs in the given order (for tests and small tables)."""
         raw = "".join(f"{k} {v}\n" for k, v in pairs).encode()
@@ -291,6 +297,13 @@ class Table:
                     raise UserError(located(self.path, line, text)) from None
             raise
 
+    def sorted(self) -> "Table":
+        """The same lines in the order of LC_ALL=C of their ids."""
+        if self.is_sorted:
+            return self
+        fields = np.stack([self._start, self._key_end, self._value_start, self._value_end])
+        return Table(self.raw, fields[:, np.argsort(self.key_array, kind="stable")], self.path)
+
     # ---- lookup
 
     @property
@@ -369,7 +382,6 @@ class Table:
         with atomic_write(path, "wb") if atomic else open(path, "wb") as out:
             for block in self.blocks(indices):
                 out.write(block)
-
 
 
 def write_table(path, pairs: Iterable[tuple[str, object]]) -> None:

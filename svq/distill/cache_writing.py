@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from svq.config import to_dict
 from svq.data.datadir import DataDir
-from svq.data.extraction import Utterances, equal_length_batches, readable
+from svq.data.extraction import Utterances, batches
 from svq.distill.aggregation import WEIGHTS, load_aggregation
 from svq.distill.cache import (
     LevelInfo,
@@ -172,7 +172,7 @@ def level_values(outputs: LevelOutputs, utterances, batch_frames: int,
     """
     unreadable: list[tuple[str, UserError]] = []
     with parametrize.cached():
-        for keys, feats in equal_length_batches(readable(utterances, unreadable), batch_frames):
+        for keys, feats in batches(utterances, batch_frames, unreadable):
             yield from _of_batch(outputs, keys, feats.to(device))
     yield from unreadable
 

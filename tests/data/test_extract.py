@@ -1,6 +1,7 @@
 """Features and embeddings from the command line: right values, any number of jobs, nothing lost in silence."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,10 @@ from hypothesis import strategies as st
 
 from svq.bin import extract, make_fbank, merge_jobs
 from svq.config import to_dict
-from svq.data import stored
+from svq.data import extraction, stored
 from svq.data.extraction import Utterances, embed, equal_length_batches
 from svq.data.fbank import Fbank, mean_normalize
+from svq.data.features import job_slice, merge_parts, write_ark
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
 from svq.models import load_model, save_model
@@ -85,8 +87,12 @@ def test_neighbours_in_the_batch_do_not_matter(place, monkeypatch, batch_frames)
 
 
 @pytest.mark.parametrize("num_jobs", [1, 3, len(LENGTHS) + 2])
-def test_number_of_jobs_does_not_matter(place, monkeypatch, num_jobs):
+@pytest.mark.parametrize("lengths_known", [True, False])
+def test_number_of_jobs_does_not_matter(place, monkeypatch, num_jobs, lengths_known):
     folder, data, model, reference = place
+    monkeypatch.setattr(extraction, "_BLOCK_FRAMES", 100)
+    monkeypatch.setattr(extraction, "_BLOCK_UTTERANCES", 3)
+    monkeypatch.setattr(extraction.DataDir, "has", knowing(extraction.DataDir.has, lengths_known))
     part, out = folder / f"nj{num_jobs}.JOB", folder / f"nj{num_jobs}"
     for job in range(1, num_jobs + 1):
         call(monkeypatch, extract, data, model, str(part).replace("JOB", str(job)), "--job", job,
@@ -98,6 +104,40 @@ def test_number_of_jobs_does_not_matter(place, monkeypatch, num_jobs):
     assert keys == sorted(reference)
     assert [key for key, _ in kaldiio.load_ark(f"{out}.ark")] == keys
     assert all(str(out) + ".ark:" in line for line in open(f"{out}.scp"))
+    of_one_job = folder / f"{lengths_known}.ark"
+    if num_jobs == 1:
+        shutil.copy(f"{out}.ark", of_one_job)
+    assert open(f"{out}.ark", "rb").read() == of_one_job.read_bytes()
+
+
+def knowing(has, lengths: bool):
+    return lambda folder, name: has(folder, name) and (lengths or name != "utt2dur")
+
+
+@given(st.lists(st.sampled_from([0.0, 3.0, 150.0, 151.0, 700.0, 20000.0]), min_size=1, max_size=60), st.integers(1, 9))
+def test_jobs_share_whole_blocks_of_speech(frames, num_jobs):
+    frames = np.array(frames)
+    numbers = extraction._blocks(frames)
+    assert sorted(set(numbers)) == list(range(max(numbers) + 1))
+    in_order = numbers[np.argsort(frames, kind="stable")]
+    assert (np.diff(in_order) >= 0).all()  # longer ones are in later blocks
+    for block in set(numbers):
+        of_it = frames[numbers == block]
+        assert of_it.sum() - of_it.max() <= extraction._BLOCK_FRAMES
+        assert frames.any() or len(of_it) <= extraction._BLOCK_UTTERANCES
+    slices = [job_slice(max(numbers) + 1, job, num_jobs) for job in range(1, num_jobs + 1)]
+    assert [n for s in slices for n in range(s.start, s.stop)] == list(range(max(numbers) + 1))
+
+
+@pytest.mark.parametrize("frames", ["nan", "inf", "-3", "1e300"])
+def test_a_strange_length_changes_the_order_only(place, tmp_path, frames):
+    _, data, model, reference = place
+    strange = tmp_path / "strange"
+    shutil.copytree(data, strange)
+    lines = (data / "utt2dur").read_text().splitlines()
+    (strange / "utt2dur").write_text("\n".join([f"{lines[0].split()[0]} {frames}", *lines[1:]]) + "\n")
+    net, config = load_model(model)
+    assert_same(dict(embed(net, Utterances(strange, config.front_end))), reference)
 
 
 def test_from_archived_features(place, monkeypatch):
@@ -196,8 +236,6 @@ def merged(tmp_path, parts, ids, num_jobs=2):
     (tmp_path / "utt2spk").write_text("".join(f"{i} s\n" for i in ids))
     for job, keys in parts.items():
         (tmp_path / f"part.{job}").write_text("".join(f"{key} value of {key}\n" for key in keys))
-    from svq.data.features import merge_parts
-
     merge_parts(str(tmp_path / "part.JOB"), str(tmp_path / "out"), str(tmp_path / "utt2spk"), num_jobs, "log.JOB")
     return (tmp_path / "out").read_text()
 
@@ -208,14 +246,27 @@ def test_merging_sorts_and_keeps_all(tmp_path):
 
 
 @pytest.mark.parametrize("parts, words", [
-    ({1: ["a"], 2: ["c", "d"]}, "lost: b; see log.1"),
+    ({1: ["a"], 2: ["c", "d"]}, "3 ids in place of 4; lost: b; see log.JOB"),
     ({1: ["a", "b"]}, "job 2 was lost; see log.2"),
-    ({1: ["a", "b"], 2: ["c", "d", "e"]}, "3 ids where job 2 had 2"),
+    ({1: ["a", "b"], 2: ["c", "d", "e"]}, "5 ids in place of 4; not in .*utt2spk: e; see"),
+    ({1: ["a", "b"], 2: ["b", "c", "d"]}, "5 ids in place of 4; of two jobs: b; see"),
 ])
 def test_merging_names_what_is_lost(tmp_path, parts, words):
     with pytest.raises(UserError, match=words):
         merged(tmp_path, parts, "abcd")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_that_was_altered_is_refused(tmp_path):
+    (tmp_path / "utt2spk").write_text("a s\nb s\n")
+    write_ark(str(tmp_path / "part.1.ark"), str(tmp_path / "part.1"), [("b", np.ones(3)), ("a", np.zeros(2))])
+    names = [str(tmp_path / name) for name in ("part.JOB", "out", "utt2spk")]
+    merge_parts(*names, 1, "log.JOB", str(tmp_path / "out.ark"))
+    assert {key: list(value) for key, value in kaldiio.load_ark(str(tmp_path / "out.ark"))} == {
+        "a": [0, 0], "b": [1, 1, 1]}
+    (tmp_path / "part.1.ark").write_bytes(bytes(90))
+    with pytest.raises(UserError, match="part.1.ark: .* b does not stand at byte 0|a does not stand at"):
+        merge_parts(*names, 1, "log.JOB", str(tmp_path / "out.ark"))
 
 
 @given(st.lists(st.integers(1, 6), max_size=40), st.integers(1, 20), st.integers(1, 40))
