@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.signal import fftconvolve
 
 from svq.data import audio
 from svq.data.datadir import DataDir
@@ -89,6 +88,8 @@ class Augment:
             raise UserError("augmentation needs a noise_dir, a rir_dir or both; without them turn it off")
         self.noise = _Clips(noise_dir, rate, self.config.cache_mb) if noise_dir else None
         self.rirs = _Clips(rir_dir, rate, self.config.cache_mb) if rir_dir else None
+        if rir_dir:
+            import scipy.signal  # noqa: F401  slow to import, so not by runs without rooms, nor by each loader process
         if self.noise:
             self.members = _by_category(noise_dir, self.noise)
             self.categories = [name for name in CATEGORIES if len(self.members[name])]
@@ -151,6 +152,8 @@ def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarr
     power = _power(wav)
     if peak == 0 or power == 0:
         return wav
+    from scipy.signal import fftconvolve
+
     first = int(np.argmax(size >= 0.5 * peak))
     wet = fftconvolve(wav, response[first:first + longest] / peak)[:len(wav)]
     wet_power = _power(wet)
