@@ -49,6 +49,7 @@ title="mini (synthetic speech)"  # the report's title
 size=()
 if [[ $debug == true ]]; then
   if [[ $conf == conf ]]; then conf=conf/debug; fi
+  if [[ $analysis_utts == 60 ]]; then analysis_utts=6; fi
   size=(--train-speakers 8 --dev-speakers 4 --test-speakers 4 --utts 6 --noises 4 --rirs 4)
   for folder in corpus data exp; do
     if [[ ${!folder} != /* ]]; then printf -v "$folder" '%s' "debug/${!folder}"; fi

@@ -53,7 +53,7 @@ class Run:
 
     @property
     def options(self) -> list[str]:
-        return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3,
+        return ["--debug", "--systems", " ".join(SYSTEMS), "--search", "student", "--max-probes", 3, "--extract-nj", 1,
                 "--analysis", "teacher", "--analysis-rows", "adaptive", "--ladders", " ".join(LADDERS),
                 "--cascade-run", "true",
                 "--conf", self.folder / "conf", "--corpus", self.folder / "corpus", "--data", self.folder / "data",
@@ -69,9 +69,9 @@ def mini(tmp_path_factory) -> tuple[Run, Run]:
     folder = tmp_path_factory.mktemp("mini recipe")  # a space in the path
     copy_conf(folder / "conf")
     teacher = folder / "conf" / "teacher.yaml"
-    teacher.write_text(teacher.read_text().replace("epochs: 2\n", "epochs: 8\n"))
+    teacher.write_text(teacher.read_text().replace("epochs: 2\n", "epochs: 4\n"))
     undisturbed, killed = Run(folder, folder / "undisturbed"), Run(folder, folder / "exp")
-    run_recipe("mini", *undisturbed.options, "--stop-stage", 3)
+    run_recipe("mini", *undisturbed.options, "--nj", 1, "--stop-stage", 3)
     kill_in_training(killed)
     assert not (killed.exp / "teacher" / "model.safetensors").exists(), "it was not killed half-way"
     run_recipe("mini", *killed.options)

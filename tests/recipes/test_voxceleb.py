@@ -17,9 +17,11 @@ def test_missing_corpora_are_named_with_their_source(tmp_path):
     assert str(tmp_path / "none") in output and "openslr.org" in output
 
 
-def test_whole_recipe(mini, tmp_path):
+def test_whole_recipe(tmp_path):
     voices = tmp_path / "voices"
-    parts = [str(mini[0].folder / "data" / part) for part in ("train", "dev", "test")]
+    run_recipe("mini", "--debug", "--corpus", tmp_path / "corpus", "--data", tmp_path / "mini", "--exp", tmp_path / "none",
+               "--stop-stage", 1)
+    parts = [str(tmp_path / "mini" / part) for part in ("train", "dev", "test")]
     environment = {**os.environ, "PATH": f"{ROOT / 'utils'}:{os.environ['PATH']}"}
     subprocess.run(["bash", "utils/combine_data.sh", str(voices), *parts], cwd=ROOT, env=environment, check=True)
     tree = tmp_path / "official layout"
