@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 
 from svq.cli import parser, run_main
-from svq.pack.format import packed_size
 
 
 def main() -> None:
@@ -54,6 +53,8 @@ def main() -> None:
 
 def describe(layer) -> str:
     """One line of the table, of a svq.pack.reading.UnpackedLayer."""
+    from svq.pack.format import packed_size
+
     row = layer.row
     shape = "x".join(map(str, layer.codes.shape))
     size = row.compressed or packed_size(layer.codes.numel(), row.bits)
