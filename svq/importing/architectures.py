@@ -16,7 +16,7 @@ whose output is the embedding.
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.nets.resnet import NETWORKS, BasicBlock, BottleneckBlock
+from svq.nets.resnet import RESNETS, BasicBlock, BottleneckBlock
 from svq.network import ModelConfig
 
 ECAPA_MARKS = ("blocks.0.conv.conv.weight", "mfa.conv.conv.weight", "asp.tdnn.conv.conv.weight", "fc.conv.weight")
@@ -119,7 +119,7 @@ def mel_channels(statistics: int, channels: int, said: int = 0) -> int:
 
 def resnet_of(block, blocks: tuple[int, ...]) -> str:
     """The name of the ResNet of these blocks; ValueError where there is none."""
-    for name, make in NETWORKS.items():
+    for name, make in RESNETS.items():
         if (make.keywords["block"], make.keywords["blocks"]) == (block, blocks):
             return name
     raise ValueError(f"its stages have {', '.join(map(str, blocks))} blocks, which no ResNet known here has")

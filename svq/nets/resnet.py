@@ -222,7 +222,7 @@ class DFResNet(nn.Module):
         return self.embedding(self.pool(x.flatten(1, 2)))
 
 
-NETWORKS = {
+RESNETS = {
     "ResNet18": partial(ResNet, block=BasicBlock, blocks=(2, 2, 2, 2)),
     "ResNet34": partial(ResNet, block=BasicBlock, blocks=(3, 4, 6, 3)),
     "ResNet50": partial(ResNet, block=BottleneckBlock, blocks=(3, 4, 6, 3)),
@@ -230,6 +230,8 @@ NETWORKS = {
     "ResNet152": partial(ResNet, block=BottleneckBlock, blocks=(3, 8, 36, 3)),
     "ResNet221": partial(ResNet, block=BottleneckBlock, blocks=(6, 16, 48, 3)),
     "ResNet293": partial(ResNet, block=BottleneckBlock, blocks=(10, 20, 64, 3)),
+}
+NETWORKS = RESNETS | {
     "DFResNet56": partial(DFResNet, blocks=(3, 3, 9, 3)),
     "DFResNet110": partial(DFResNet, blocks=(3, 3, 27, 3)),
     "DFResNet179": partial(DFResNet, blocks=(3, 8, 45, 3)),

@@ -202,7 +202,7 @@ def test_places_that_are_none(run, tmp_path):
 
 def as_theirs(ours, name):
     """A state dict of our ResNet `name` under the names of WeSpeaker and 3D-Speaker."""
-    blocks = resnet.NETWORKS[name].keywords["blocks"]
+    blocks = resnet.RESNETS[name].keywords["blocks"]
     places = [(stage, index) for stage, total in enumerate(blocks, 1) for index in range(total)]
     theirs = {}
     for key, tensor in ours.items():
@@ -215,7 +215,7 @@ def as_theirs(ours, name):
     return theirs
 
 
-@pytest.mark.parametrize("name", resnet.NETWORKS)
+@pytest.mark.parametrize("name", resnet.RESNETS)
 @pytest.mark.parametrize("two_layers", [False, True])
 def test_every_resnet_is_recognised(name, two_layers):
     """At its published size, and every tensor of it has its place."""
