@@ -169,8 +169,6 @@ class Table:
         self._start, self._key_end, self._value_start, self._value_end = fields
         self._keys = self._values = self._sorted_keys = self._order = self._ascends = None
 
-    # ---- reading
-
     @classmethod
     def scan(cls, path, need_value: bool = True) -> tuple["Table", list[Malformed]]:
         """The table of a file and all that is malformed in it. UserError if the file cannot be read at all."""
@@ -208,8 +206,6 @@ class Table:
             raise UserError(located(path, int(malformed[0].lines[0]), malformed[0].text))
         return cls(raw, fields, path)
 
-    # ---- one line
-
     def __len__(self) -> int:
         return len(self._start)
 
@@ -229,8 +225,6 @@ class Table:
         except KeyError:
             return False
         return True
-
-    # ---- all lines
 
     def __iter__(self) -> Iterator[str]:
         for key, _ in self.items():
@@ -304,8 +298,6 @@ class Table:
         fields = np.stack([self._start, self._key_end, self._value_start, self._value_end])
         return Table(self.raw, fields[:, np.argsort(self.key_array, kind="stable")], self.path)
 
-    # ---- lookup
-
     @property
     def is_sorted(self) -> bool:
         """True if the keys ascend strictly in the order of LC_ALL=C."""
@@ -355,8 +347,6 @@ class Table:
         if not found.all():
             raise KeyError(keys[np.argmin(found)].decode())
         return position
-
-    # ---- writing
 
     def blocks(self, indices: np.ndarray | None = None) -> Iterator[bytes]:
         """The lines, or those at `indices`, as `key value\\n`, many lines to a piece: for writing."""
