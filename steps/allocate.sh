@@ -5,9 +5,8 @@
 #
 # Usage: steps/allocate.sh [options] <config.yaml> <model-dir> <bits.tsv>
 set -euo pipefail
-cmd=run.py           # dispatcher
-sensitivity=         # table of sensitivities; empty: <model-dir>/sensitivity.tsv
-frontier_points=100  # sizes of frontier.tsv; 0: no such table
+cmd=run.py  # dispatcher
+_forward_to=("svq.bin.allocate but config model out frontier set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -19,7 +18,5 @@ outs=(--out "$bits")
 if ((frontier_points)); then outs+=(--out "$dir/frontier.tsv"); fi
 step --config "$config" --in "$model/model.safetensors" --in "${sensitivity:-$model/sensitivity.tsv}" "${outs[@]}"
 
-options=()
-if ((frontier_points)); then options=(--frontier "$dir/frontier.tsv" --frontier-points "$frontier_points"); fi
-$cmd "$dir/log/allocate.log" python3 -m svq.bin.allocate --config "$config" --model "$model" \
-  --sensitivity "${sensitivity:-$model/sensitivity.tsv}" --out "$bits" ${options[@]+"${options[@]}"}
+$cmd "$dir/log/allocate.log" python3 -m svq.bin.allocate "${to_allocate[@]}" --config "$config" --model "$model" \
+  --out "$bits" --frontier "$dir/frontier.tsv"

@@ -7,21 +7,9 @@
 #
 # `quant` of the config says how blocks are quantized. A run that was killed goes on where it was.
 set -euo pipefail
-cmd=run.py         # dispatcher
-num_threads=1      # CPU threads
-mem=4G             # memory the dispatcher reserves
-device=cpu         # cpu or cuda (one GPU)
-trials=            # trial list; empty: <data-dir>/trials
-bits=              # bits in place of the config's
-ptq_data=          # data directory to correct biases on, where the config's `ptq` asks for it
-level=block        # block, or layer for every convolution and linear layer by itself
-input=auto         # auto, feats (feats.scp) or wav (wav.scp)
-max_utts=0         # so many utterances of the list, spread over its speakers; 0: all
-max_seconds=0.0    # read so much of each utterance; 0: all of it
-center=true        # take the mean embedding of the list off before scoring
-bootstrap=200      # resamplings of the speakers for the intervals; 0: no intervals
-seed=0             # seed of these and of the choice of utterances
-batch_frames=4000  # frames in a batch; only utterances of equal length share one
+cmd=run.py  # dispatcher
+mem=4G      # memory the dispatcher reserves
+_forward_to=("svq.bin.block_sensitivity but config model data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -36,11 +24,6 @@ step --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/tr
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
-options=(--level "$level" --input "$input" --max-utts "$max_utts" --max-seconds "$max_seconds" --center "$center"
-  --bootstrap "$bootstrap" --seed "$seed" --batch-frames "$batch_frames" --num-threads "$num_threads"
-  --device "$device")
-if [[ -n $ptq_data ]]; then options+=(--ptq-data "$ptq_data"); fi
-if [[ -n $bits ]]; then options+=(--set "quant.bits=$bits"); fi
 
-$cmd "${resources[@]}" "$out/log/block_sensitivity.log" python3 -m svq.bin.block_sensitivity --config "$config" \
-  --model "$model" --data "$data" --trials "${trials:-$data/trials}" --out "$out" "${options[@]}"
+$cmd "${resources[@]}" "$out/log/block_sensitivity.log" python3 -m svq.bin.block_sensitivity \
+  "${to_block_sensitivity[@]}" --config "$config" --model "$model" --data "$data" --out "$out"

@@ -11,11 +11,10 @@
 set -euo pipefail
 cmd=run.py  # dispatcher
 dev=dev     # name of the development list's folder under <scores>
-prior=0.5   # weight of the target trials in the fit
 lists=      # trial lists whose scores are calibrated, such as "dev/trials test/trials"; empty: all under <scores>
 backends=   # back ends of the scores; empty: all that the development list has
 norms=      # their score normalizations
-mean=       # mean.vec of the cohort that was subtracted before cosine scores; none: nothing was; empty: not recorded
+_forward_to=("svq.bin.calibrate")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -57,11 +56,9 @@ for name in "${names[@]}"; do
 done
 step "${parts[@]}"
 
-options=()
-if [[ -n $mean ]]; then options+=(--mean "$mean"); fi
 for name in "${names[@]}"; do
   files=("${folders[@]/#/$scores/}")
-  $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate --prior "$prior" \
-    ${options[@]+"${options[@]}"} "$trials" "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" \
+  $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate "${to_calibrate[@]}" \
+    "$trials" "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" \
     "${files[@]/%//$name.score}"
 done

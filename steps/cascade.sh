@@ -11,15 +11,13 @@
 # A trial list lies in its data directory. `python3 -m svq.bin.cascade --help` says what the limits are, and
 # svq/cascade/ladder.py what a ladder's file holds. <out-dir>/ladder.yaml is what svq.bin.verify --cascade takes.
 set -euo pipefail
-cmd=run.py             # dispatcher
-limits="eer_loss=0.05" # of the choice on the development list, name=number each
-goal=                  # cost or flips: what is made least; empty: cost where errors are limited, else flips
-bootstrap=200          # resamplings of the speakers for the intervals; 0: no intervals
-controls=20            # random escalations to average, as a control
-seed=0                 # seed of both
-run=false              # true: also run the cascade, and each rung alone, one trial at a time, and measure seconds
-run_trials=            # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
-num_threads=1          # CPU threads of that
+cmd=run.py              # dispatcher
+limits="eer_loss=0.05"  # of the choice on the development list, name=number each
+run=false               # true: also run the cascade, and each rung alone, one trial at a time, and measure seconds
+run_trials=             # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
+_forward_to=("svq.bin.cascade choose but ladder trials out limit"
+             "svq.bin.cascade run but ladder trials out only"
+             "svq.bin.cascade evaluate but ladder trials out runs")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -41,14 +39,13 @@ step --in "$ladder" "${ins[@]}" "${parts[@]}" ${run_trials:+--in "$run_trials"} 
 
 options=()
 for limit in $limits; do options+=(--limit "$limit"); done
-if [[ -n $goal ]]; then options+=(--goal "$goal"); fi
 
-$cmd "$out/log/choose.log" python3 -m svq.bin.cascade choose --ladder "$ladder" --trials "$dev" --out "$out" \
-  ${options[@]+"${options[@]}"}
+$cmd "$out/log/choose.log" python3 -m svq.bin.cascade choose "${to_choose[@]}" "${options[@]}" \
+  --ladder "$ladder" --trials "$dev" --out "$out"
 runs=()
 run_over() {                                      # <folder> <option>...
-  $cmd --num-threads "$num_threads" "$out/log/${1//\//_}.log" python3 -m svq.bin.cascade run --ladder "$out/ladder.yaml" \
-    --trials "${run_trials:-$first}" --out "$out/$1" --num-threads "$num_threads" "${@:2}"
+  $cmd --num-threads "$num_threads" "$out/log/${1//\//_}.log" python3 -m svq.bin.cascade run "${to_run[@]}" \
+    --ladder "$out/ladder.yaml" --trials "${run_trials:-$first}" --out "$out/$1" "${@:2}"
   runs+=("$out/$1")
 }
 if [[ $run == true ]]; then
@@ -57,5 +54,5 @@ if [[ $run == true ]]; then
     "$out/ladder.yaml")
   while IFS= read -r name; do run_over "run_alone/$name" --only "$name"; done <<< "$names"
 fi
-$cmd "$out/log/evaluate.log" python3 -m svq.bin.cascade evaluate --ladder "$out/ladder.yaml" --trials "$@" \
-  --out "$out/report" --bootstrap "$bootstrap" --controls "$controls" --seed "$seed" ${runs[@]+--runs "${runs[@]}"}
+$cmd "$out/log/evaluate.log" python3 -m svq.bin.cascade evaluate "${to_evaluate[@]}" \
+  --ladder "$out/ladder.yaml" --trials "$@" --out "$out/report" ${runs[@]+--runs "${runs[@]}"}

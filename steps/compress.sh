@@ -17,65 +17,22 @@
 # step; <out>/float is the imported network. A finished piece of work is skipped; a killed run goes on where it was. Run
 # it at the top or in a recipe's folder.
 set -euo pipefail
-model=            # checkpoint file; for --from svq the folder of a float model
-from=             # speechbrain, wespeaker, 3dspeaker, clova or svq
-target_mb=2.0     # size of the packed file, at most, in 10^6 bytes
-data=             # Kaldi data directory to measure, calibrate and finetune on: wav.scp, utt2spk
-trials=           # trial list: enroll test [target|nontarget]
-trials_data=      # data directory of its recordings; empty: the folder of --trials
-out=              # folder for everything that is made; empty: exp/compressed/<name of the model>
-calibrate=true    # calibrate; false: finetuning, if any, starts from the float network instead
-finetune=auto     # embedding (without labels), labels (of the speakers of --data, too) or none; auto: embedding, where
-                  # --data fills a batch; true: labels where they are known, else embedding; false: none
-objective=auto    # of the sensitivities: labels, embedding (distance to the float embeddings), or auto: as finetuned
-method=kmqat      # quantizer: kmqat (k-means levels), uniform, pot, apot or integer (a grid with a zero point)
-per_channel=auto  # true: a codebook for each output channel, false: for each layer; auto: for each layer, of weights
-                  # that are only rounded for each channel where that leaves room
-candidates=       # bits to choose from, such as "2 3 4"; empty: 1 2 3 4 5 6 8, without 1 where weights are just
-                  # rounded and for integer
-calibration_utts=128  # recordings to calibrate on, 3 s of each
-steps=400         # steps of finetuning, about: whole epochs, as many as come nearest. Of more recordings than these
-                  # steps take, so many are used, spread over the list
-epochs=0          # epochs of finetuning on all recordings, in place of --steps; 0: by --steps
-lr=0.0003         # highest learning rate of the finetuning
-crop_seconds=1.5  # length of the random crops, for sensitivities and finetuning
-batch_size=32     # crops in a step of the finetuning
-margin=0.2        # margin of the classification loss
-max_probes=40     # probes of a layer's sensitivity, at most
-cohort=           # data directory whose mean embedding is taken off before cosine, the cohort of --norm
-norm=none         # score normalization: none, snorm or asnorm (these two with --cohort)
-top_n=300         # cohort speakers that asnorm keeps for each embedding
-bootstrap=200     # resamplings of the speakers for the intervals of the EER; 0: no intervals
-rate=16000        # samples per second that a checkpoint was trained on
-num_mels=0        # mel channels of a checkpoint, where its shapes leave them open and they are asked for
-seed=1            # seed of crops, probes, calibration and finetuning
-num_gpus=0        # GPUs to finetune on; above 0 one is used for sensitivities and embeddings, too; 0: the CPU
-num_threads=2     # CPU threads of a job
-nj=2              # parallel jobs of embedding extraction
-stage=1           # first stage to run
-stop_stage=8      # last stage to run
-dry_run=false     # say what would be done, touch nothing
-force=false       # redo the chosen stages, finished or not
+out=           # folder for everything that is made; empty: exp/compressed/<name of the model>
+max_probes=40  # probes of a layer's sensitivity, at most
+top_n=300      # cohort speakers that asnorm keeps for each embedding
+num_gpus=0     # GPUs to finetune on; above 0 one is used for sensitivities and embeddings, too; 0: the CPU
+nj=2           # parallel jobs of embedding extraction
+stage=1        # first stage to run
+stop_stage=8   # last stage to run
+dry_run=false  # say what would be done, touch nothing
+force=false    # redo the chosen stages, finished or not
+_forward_to=("svq.bin.compress check" "svq.bin.compress report only norm bootstrap")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . ./cmd.sh
 
 refuse() { echo "compress.sh: $1" >&2; exit 2; }
 (($# == 0)) || refuse "takes options only, not '$1' (--help lists them)"
-for _name in model from data trials; do
-  [[ -n ${!_name} ]] || refuse "needs --$_name (--help says more)"
-done
-one_of() {                                        # <option> <value> <allowed>...
-  local option=$1 value=$2
-  shift 2
-  [[ " $* " == *" $value "* ]] || refuse "$option takes one of $*, not '$value'"
-}
-one_of --from "$from" speechbrain wespeaker 3dspeaker clova svq
-one_of --finetune "$finetune" auto embedding labels none true false
-one_of --per-channel "$per_channel" auto true false
-one_of --objective "$objective" auto labels embedding
-one_of --method "$method" kmqat uniform pot apot integer
-one_of --norm "$norm" none snorm asnorm
 [[ $norm == none || -n $cohort ]] || refuse "--norm $norm needs --cohort"
 ((nj >= 1)) || refuse "--nj must be at least 1"
 data=${data%/} model=${model%/} trials_data=${trials_data%/}
@@ -92,9 +49,7 @@ choices=("${amount[@]}" --target-mb "$target_mb" --calibrate "$calibrate" --cali
   --method "$method" --candidates "$candidates" --lr "$lr" --crop-seconds "$crop_seconds" --margin "$margin"
   --seed "$seed" --num-threads "$num_threads")
 # All that is given is looked at before anything is made.
-plan=$(python3 -m svq.bin.compress check "${source_is[@]}" "${choices[@]}" --finetune "$finetune" --rate "$rate" \
-  --num-mels "$num_mels" --per-channel "$per_channel" --objective "$objective" --trials "$trials" \
-  --trials-data "$trials_data" --cohort "$cohort")
+plan=$(python3 -m svq.bin.compress check "${to_check[@]}")
 read -r finetune objective head models per_channel <<< "$plan"
 
 exp=$out

@@ -11,15 +11,10 @@
 # Files of steps/export.sh are models too: .onnx runs in ONNX Runtime, .xml in OpenVINO.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
-cmd=run.py         # dispatcher
-nj=2               # number of jobs
-sets=              # data directories under <data>; empty: one
-num_threads=1      # CPU threads of a job
-input=auto         # auto, feats (feats.scp) or wav (wav.scp)
-max_seconds=0.0    # read so much of each utterance; 0: all of it
-batch_frames=4000  # frames in a batch; only utterances of equal length share one
-device=cpu         # cpu or cuda (one GPU a job)
-runtime=           # torch, onnxruntime or openvino; empty: what the model is for
+cmd=run.py  # dispatcher
+nj=2        # number of jobs
+sets=       # data directories under <data>; empty: one
+_forward_to=("svq.bin.extract but job num-jobs sets")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -51,9 +46,8 @@ todo="${pieces[*]}"
 into=$out
 if [[ -z $todo ]]; then into=$out/embedding.JOB; fi
 
-$cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.extract --job JOB --num-jobs "$nj" \
-  --num-threads "$num_threads" --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" \
-  --device "$device" ${runtime:+--runtime "$runtime"} --sets "${todo// /,}" "$data" "$model" "$into"
+$cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.extract "${to_extract[@]}" --job JOB \
+  --num-jobs "$nj" --sets "${todo// /,}" "$data" "$model" "$into"
 
 for set in "${pieces[@]}"; do
   into=$out${set:+/$set}

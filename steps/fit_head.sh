@@ -6,13 +6,9 @@
 # Usage: steps/fit_head.sh [options] <data-dir> <model-dir>
 #   e.g. steps/fit_head.sh data/train exp/imported
 set -euo pipefail
-cmd=run.py         # dispatcher
-num_threads=2      # CPU threads
-mem=4G             # memory the dispatcher reserves
-device=cpu         # cpu or cuda (one GPU)
-input=auto         # auto, feats (feats.scp) or wav (wav.scp)
-max_seconds=0.0    # read so much of each utterance; 0: all of it
-batch_frames=4000  # frames in a batch; only utterances of equal length share one
+cmd=run.py  # dispatcher
+mem=4G      # memory the dispatcher reserves
+_forward_to=("svq.bin.fit_head but model data")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -24,6 +20,5 @@ step --in "$dir/model.safetensors" --speech "$data" --out "$dir/head.safetensors
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
-$cmd "${resources[@]}" "$dir/log/fit_head.log" python3 -m svq.bin.fit_head --model "$dir" --data "$data" \
-  --input "$input" --max-seconds "$max_seconds" --batch-frames "$batch_frames" --num-threads "$num_threads" \
-  --device "$device"
+$cmd "${resources[@]}" "$dir/log/fit_head.log" python3 -m svq.bin.fit_head "${to_fit_head[@]}" \
+  --model "$dir" --data "$data"

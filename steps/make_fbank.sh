@@ -8,12 +8,9 @@
 # The defaults are <data-dir>/log and <data-dir>/data.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
-cmd=run.py                   # dispatcher
-nj=4                         # number of jobs
-num_mels=80                  # mel bands
-rate=16000                   # samples per second; recordings at other rates are resampled
-compress=true                # Kaldi's compressed matrices; false: float32
-compression_method=two-byte  # two-byte (within 0.0002) or speech (half the size, within about 0.1)
+cmd=run.py  # dispatcher
+nj=4        # number of jobs
+_forward_to=("svq.bin.make_fbank but job num-jobs num-threads")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -30,8 +27,8 @@ mkdir -p "$logs" "$arks"
 # What a run before this one left: its archives are about to change under feats.scp.
 rm -f "$data/feats.scp" "$data/feats.yaml" "$data/utt2num_frames" "$name".*.{scp,num_frames,yaml,ark}
 
-$cmd JOB=1:"$nj" "$log" python3 -m svq.bin.make_fbank --job JOB --num-jobs "$nj" --num-mels "$num_mels" \
-  --rate "$rate" --compress "$compress" --compression-method "$compression_method" "$data" "$name.JOB"
+$cmd JOB=1:"$nj" "$log" python3 -m svq.bin.make_fbank "${to_make_fbank[@]}" --job JOB --num-jobs "$nj" \
+  "$data" "$name.JOB"
 
 merge=(python3 -m svq.bin.merge_jobs --expected "$data/utt2spk" --num-jobs "$nj" --log "$log")
 "${merge[@]}" "$name.JOB.num_frames" "$data/utt2num_frames"

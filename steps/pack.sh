@@ -4,10 +4,9 @@
 #
 # Usage: steps/pack.sh [options] <model-dir>
 set -euo pipefail
-cmd=run.py      # dispatcher
-calibration=    # JSON of the calibration stage, to be kept in the packed file
-packed=auto     # whether there is a model.svq to make: true, false, or auto: as config.yaml says, where it is there
-entropy=false   # Huffman code the codes of the weights where that is smaller (summary.json says so)
+cmd=run.py   # dispatcher
+packed=auto  # whether there is a model.svq to make: true, false, or auto: as config.yaml says, where it is there
+_forward_to=("svq.bin.pack only calibration entropy")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -18,7 +17,4 @@ outs=(--out "$dir/summary.json")
 if [[ $packed == true ]] || { [[ $packed == auto ]] && grep -qs '^quant:$' "$dir/config.yaml"; }; then outs+=(--out "$dir/model.svq"); fi
 step --in "$dir/model.safetensors" ${calibration:+--in "$calibration"} "${outs[@]}" --neutral packed
 
-options=()
-if [[ -n $calibration ]]; then options+=(--calibration "$calibration"); fi
-if [[ $entropy == true ]]; then options+=(--entropy); fi
-$cmd "$dir/log/pack.log" python3 -m svq.bin.pack ${options[@]+"${options[@]}"} "$dir"
+$cmd "$dir/log/pack.log" python3 -m svq.bin.pack "${to_pack[@]}" "$dir"

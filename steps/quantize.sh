@@ -4,11 +4,9 @@
 #
 # Usage: steps/quantize.sh [options] <config.yaml> <float-model-dir> <model-dir>
 set -euo pipefail
-cmd=run.py       # dispatcher
-mem=4G           # memory the dispatcher reserves
-bits=            # table of bits per layer (bits.tsv); empty: the bits of the config for all
-data=            # data directory that biases are corrected on, where the config has ptq.bias_correction
-input=auto       # what to read of it: auto, feats (feats.scp) or wav (wav.scp)
+cmd=run.py  # dispatcher
+mem=4G      # memory the dispatcher reserves
+_forward_to=("svq.bin.quantize but config init out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -18,8 +16,5 @@ config=$1 init=${2%/} dir=${3%/}
 step --config "$config" --in "$init/model.safetensors" ${bits:+--in "$bits"} ${data:+--speech "$data"} \
   --out "$dir/model.safetensors" --out "$dir/config.yaml"
 
-options=(--config "$config" --init "$init" --out "$dir")
-if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
-if [[ -n $data ]]; then options+=(--data "$data" --input "$input"); fi
-
-$cmd --mem "$mem" "$dir/log/quantize.log" python3 -m svq.bin.quantize "${options[@]}"
+$cmd --mem "$mem" "$dir/log/quantize.log" python3 -m svq.bin.quantize "${to_quantize[@]}" --config "$config" \
+  --init "$init" --out "$dir"

@@ -8,16 +8,12 @@
 #          exp/teacher/embeddings/test exp/teacher/scores/test
 # With --lists one process normalises the scores of them all, as steps/score.sh has made them.
 set -euo pipefail
-cmd=run.py           # dispatcher
-lists=               # trial lists under <data>; empty: one list
-backends=cosine      # back end: cosine or plda; with --lists also both
-norms=asnorm         # snorm or asnorm; with --lists also both (and none, which is passed over)
-top_n=300            # cohort speakers that AS-norm keeps for each embedding
-cohort=              # embeddings with spk_embedding.scp and mean.vec (steps/speaker_means.sh)
-plda=                # PLDA model, for back end plda
-enroll_spk2utt=      # models of several enrolment utterances of the one list
-plda_enroll=average  # such models under PLDA: average (as one utterance) or by-the-book
-threads=2            # at most this many processors
+cmd=run.py       # dispatcher
+lists=           # trial lists under <data>; empty: one list
+backends=cosine  # back end: cosine or plda; with --lists also both
+norms=asnorm     # snorm or asnorm; with --lists also both (and none, which is passed over)
+threads=2        # at most this many processors
+_forward_to=("svq.bin.score_norm but backend lists norm threads")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -31,16 +27,10 @@ wanted=("${wanted[@]/#none/}")
 find_lists "${wanted[*]}"
 step --neutral lists --neutral backends --neutral norms "${parts[@]}"
 
-options=()
-if [[ -n $plda ]]; then options+=(--plda "$plda"); fi
-if [[ -n $cohort ]]; then options+=(--cohort "$cohort"); fi
-if [[ -n $enroll_spk2utt ]]; then options+=(--enroll-spk2utt "$enroll_spk2utt"); fi
-log=$scores/log/score_norm_${backends}_$norms.log
+log=$scores/log/score_norm_${backends}_$norms.log options=(--backend "$backends" --norm "$norms")
 if [[ -n $lists ]]; then
   todo="${pieces[*]}" log=$scores/log/score_norm.log
-  options+=(--lists "${todo// /,}")
-else
-  options+=(--backend "$backends" --norm "$norms")
+  options=(--lists "${todo// /,}")
 fi
-$cmd --num-threads "$threads" "$log" python3 -m svq.bin.score_norm --plda-enroll "$plda_enroll" --top-n "$top_n" \
+$cmd --num-threads "$threads" "$log" python3 -m svq.bin.score_norm "${to_score_norm[@]}" \
   --threads "$threads" "${options[@]}" "$trials" "$embeddings" "$scores"

@@ -9,17 +9,12 @@
 # The file system of <dir> needs locks that work between the machines of the workers (SQLite needs them too).
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
-cmd=run.py       # dispatcher
-nj=1             # workers
-num_gpus=0       # GPUs of a worker, 1 at most; 0: the CPU
-num_threads=1    # CPU threads the dispatcher reserves for a worker
-mem=8G           # memory the dispatcher reserves
-trials=          # trial list to choose by; empty: <dev-dir>/trials
-study=           # SQLite file that workers share; empty: <dir>/study.db
-restart=         # true: a search in <dir> with other settings or data is set aside in <dir>/old.N; always: any search
-teacher=         # teacher of the finetuning, for a config with `distill`
-noise=           # data directory of noises, for a config that augments; empty: none
-rir=             # data directory of room impulse responses, likewise
+cmd=run.py     # dispatcher
+nj=1           # workers
+num_gpus=0     # GPUs of a worker, 1 at most; 0: the CPU
+num_threads=1  # CPU threads the dispatcher reserves for a worker
+mem=8G         # memory the dispatcher reserves
+_forward_to=("svq.bin.search but config train init data dev out restart-id set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -28,28 +23,18 @@ rir=             # data directory of room impulse responses, likewise
   "(--help says more)" >&2; exit 2; }
 ((nj >= 1)) || { echo "search.sh: --nj must be at least 1" >&2; exit 2; }
 ((num_gpus <= 1)) || { echo "search.sh: a trial takes one GPU: --num-gpus 1, with more workers by --nj" >&2; exit 2; }
-case $restart in
-  '' | false | true | always) ;;
-  *) echo "search.sh: --restart is false, true or always, not '$restart'" >&2; exit 2 ;;
-esac
 dir=${6%/}
 if [[ -n ${SVQ_FORCE-} && $restart == true ]]; then restart=always; fi
 step --in "$1" --config "$2" --in "${3%/}/utt2spk" --maybe "${3%/}/wav.scp" --feats "${3%/}/feats.scp" \
   --in "${4%/}/model.safetensors" --in "${trials:-${5%/}/trials}" --speech "${5%/}" --out "$dir/trials.tsv" \
   --out "$dir/best.yaml" --out "$dir/best/model.safetensors" --neutral num-gpus --neutral restart
 
-options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir"
-  --restart "${restart:-false}")
-if [[ $restart == always ]]; then options+=(--restart-id "$HOSTNAME.$$.$(date +%s)"); fi
-if [[ -n $trials ]]; then options+=(--trials "$trials"); fi
-if [[ -n $study ]]; then options+=(--study "$study"); fi
-if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
-if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
-if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
+options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir")
+if [[ $restart == always ]]; then options+=(--restart always --restart-id "$HOSTNAME.$$.$(date +%s)"); fi
 resources=(--mem "$mem" --num-threads "$num_threads")
 if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
 
-$cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" python3 -m svq.bin.search "${options[@]}"
+$cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" python3 -m svq.bin.search "${to_search[@]}" "${options[@]}"
 trials_done=$(($(wc -l < "$dir/trials.tsv") - 1))
 if [[ -e $dir/best ]]; then
   echo "search.sh: the best of $trials_done trials is $dir/$(readlink "$dir/best"), its settings are in $dir/best.yaml"

@@ -9,17 +9,8 @@
 # Give one of --max-eer-loss, --target-mb, --bytes and --preset, or --config, whose `select` part has the goal and the
 # search. A greedy search leaves its steps in steps.tsv beside <bits.tsv>.
 set -euo pipefail
-cmd=run.py     # dispatcher
-config=        # YAML with a `select` part, in place of all but measure and num_threads
-max_eer_loss=  # rise of the EER, at most, in absolute per cent: as small as can be
-target_mb=     # size of the packed file, at most, in 10^6 bytes: as good as can be
-bytes=         # the same in bytes
-preset=        # what a paper recommends: ecapa-selective
-bits=          # bits in place of the preset's, where the folder is a model's
-search=exact   # exact (0-1 knapsack) or greedy (by loss per byte)
-cost=eer       # what a size budget keeps low: eer, mindcf or drift
-measure=true   # measure the chosen blocks jointly; greedy: after every step
-num_threads=1  # CPU threads
+cmd=run.py  # dispatcher
+_forward_to=("svq.bin.select but from model out steps")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -31,18 +22,12 @@ given=model.safetensors                           # of a model folder
 if [[ -e $from/measured.yaml || ${from##*/} == blocks_* ]]; then given=blocks.tsv; fi
 step ${config:+--config "$config"} --in "$from/$given" --out "$out"
 
-options=(--search "$search" --cost "$cost" --measure "$measure" --num-threads "$num_threads")
 if [[ -f $from/measured.yaml ]]; then
-  options+=(--from "$from" --steps "$dir/steps.tsv")
+  options=(--from "$from" --steps "$dir/steps.tsv")
 else
-  options+=(--model "$from")
+  options=(--model "$from")
 fi
-if [[ -n $max_eer_loss ]]; then options+=(--max-eer-loss "$max_eer_loss"); fi
-if [[ -n $target_mb ]]; then options+=(--target-mb "$target_mb"); fi
-if [[ -n $bytes ]]; then options+=(--bytes "$bytes"); fi
-if [[ -n $preset ]]; then options+=(--preset "$preset"); fi
-if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
-if [[ -n $config ]]; then options+=(--config "$config"); fi
 
 rm -f -- "$dir/steps.tsv"  # of another search
-$cmd --num-threads "$num_threads" "$dir/log/select.log" python3 -m svq.bin.select "${options[@]}" --out "$out"
+$cmd --num-threads "$num_threads" "$dir/log/select.log" python3 -m svq.bin.select "${to_select[@]}" \
+  "${options[@]}" --out "$out"

@@ -5,8 +5,8 @@
 # Usage: steps/speaker_means.sh [options] <data-dir> <embeddings>
 #   e.g. steps/speaker_means.sh data/train exp/teacher/embeddings/train
 set -euo pipefail
-cmd=run.py              # dispatcher
-length_normalize=false  # scale each embedding to length 1 before it is averaged
+cmd=run.py  # dispatcher
+_forward_to=("svq.bin.speaker_means")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -16,5 +16,5 @@ data=${1%/} embeddings=${2%/}
 step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" \
   --out "$embeddings/spk_embedding.scp" --out "$embeddings/spk_embedding.ark" --out "$embeddings/mean.vec"
 
-$cmd "$embeddings/log/speaker_means.log" python3 -m svq.bin.speaker_means \
-  --length-normalize "$length_normalize" "$data/spk2utt" "$embeddings"
+$cmd "$embeddings/log/speaker_means.log" python3 -m svq.bin.speaker_means "${to_speaker_means[@]}" \
+  "$data/spk2utt" "$embeddings"

@@ -9,14 +9,10 @@
 # a run that was killed goes on with the jobs that are not finished.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
-cmd=run.py         # dispatcher
-nj=2               # number of jobs
-num_threads=1      # CPU threads of a job
-levels=utterance   # utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name such as frame2+frame4:stats
-aggregation=       # folder of steps/train_aggregation.sh, for lde_aggr
-input=auto         # auto, feats (feats.scp) or wav (wav.scp)
-batch_frames=4000  # frames in a batch; only utterances of equal length share one
-device=cpu         # cpu or cuda (one GPU a job)
+cmd=run.py        # dispatcher
+nj=2              # number of jobs
+levels=utterance  # utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name such as frame2+frame4:stats
+_forward_to=("svq.bin.teacher_embeddings but model data out level plan finish job num-jobs log")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -37,11 +33,9 @@ log=$out/log/levels.JOB.log
 resources=(--num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 read -ra names <<< "$levels"
-what=(--model "$model" --data "$data" --out "$out" --num-jobs "$nj" --input "$input" --level "${names[@]}")
-if [[ -n $aggregation ]]; then what+=(--aggregation "$aggregation"); fi
+what=("${to_teacher_embeddings[@]}" --model "$model" --data "$data" --out "$out" --num-jobs "$nj" --level "${names[@]}")
 
-python3 -m svq.bin.teacher_embeddings --plan "${what[@]}"
+python3 -m svq.bin.teacher_embeddings --plan "${what[@]}" --device cpu  # here, where there may be no GPU
 mkdir -p "$out/log"
-$cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.teacher_embeddings --job JOB "${what[@]}" \
-  --num-threads "$num_threads" --batch-frames "$batch_frames" --device "$device"
-python3 -m svq.bin.teacher_embeddings --finish --log "$log" "${what[@]}"
+$cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.teacher_embeddings --job JOB "${what[@]}"
+python3 -m svq.bin.teacher_embeddings --finish --log "$log" "${what[@]}" --device cpu

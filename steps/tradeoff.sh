@@ -7,17 +7,8 @@
 #          float=exp/small ptq=exp/small_kmqat4-ptq qat=exp/search/best int8=exp/search/int8.xml
 # The first system is the one that the others are compared with.
 set -euo pipefail
-cmd=run.py             # dispatcher
-study=                 # study.db of a search, for its figures; empty: none
-trials=                # trial list; empty: <data-dir>/trials
-probe_seconds=3.0      # length of enrolment and probes in identification
-probes=5               # probes of each speaker
-seconds=3.0            # length that operations and latency are of
-times=20               # calls that latency is the median of
-replicates=1000        # resamplings of the speakers, for intervals
-seed=0                 # of segments and resampling
-num_threads=1          # CPU threads
-title="Search and trade-off"  # title of the page
+cmd=run.py  # dispatcher
+_forward_to=("svq.bin.tradeoff but data out")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -33,10 +24,6 @@ done
 step "${ins[@]}" ${study:+--in "$(dirname -- "$study")/trials.tsv"} --in "${trials:-$data/trials}" --speech "$data" \
   --out "$out/index.html" --out "$out/tradeoff.tsv"
 
-options=(--data "$data" --out "$out" --probe-seconds "$probe_seconds" --probes "$probes" --seconds "$seconds"
-  --times "$times" --replicates "$replicates" --seed "$seed" --num-threads "$num_threads" --title "$title")
-if [[ -n $study ]]; then options+=(--study "$study"); fi
-if [[ -n $trials ]]; then options+=(--trials "$trials"); fi
-
-$cmd --num-threads "$num_threads" "$out/log/tradeoff.log" python3 -m svq.bin.tradeoff "${options[@]}" "$@"
+$cmd --num-threads "$num_threads" "$out/log/tradeoff.log" python3 -m svq.bin.tradeoff "${to_tradeoff[@]}" \
+  --data "$data" --out "$out" "$@"
 cat "$out/tradeoff.md"

@@ -6,18 +6,12 @@
 #
 # A run that was killed goes on from its last state in <model-dir>/checkpoints.
 set -euo pipefail
-cmd=run.py       # dispatcher
-num_gpus=0       # GPUs to train on, one process each; 0: the CPU
-num_procs=1      # processes on the CPU (where num_gpus is 0)
-num_threads=2    # CPU threads the dispatcher reserves for each process
-mem=8G           # memory the dispatcher reserves
-init=            # model folder to start from, its classifier head included
-bits=            # table of bits per layer (bits.tsv), for a config that quantizes; empty: its bits for all
-teacher=         # model folder of the teacher to distil
-targets=         # folder of the teacher's cached levels (steps/teacher_embeddings.sh); empty: it is computed
-seed=            # seed in place of the config's; empty: the config's
-noise=           # data directory of noises, for a config that augments; empty: none
-rir=             # data directory of room impulse responses, likewise
+cmd=run.py     # dispatcher
+num_gpus=0     # GPUs to train on, one process each; 0: the CPU
+num_procs=1    # processes on the CPU (where num_gpus is 0)
+num_threads=2  # CPU threads the dispatcher reserves for each process
+mem=8G         # memory the dispatcher reserves
+_forward_to=("svq.bin.train but config data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -34,13 +28,5 @@ if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
 processes=$((num_gpus > 0 ? num_gpus : num_procs))
 if ((processes > 1)); then launch=(torchrun --standalone --nproc-per-node "$processes"); fi
 
-options=(--config "$config" --data "$data" --out "$dir")
-if [[ -n $init ]]; then options+=(--init "$init"); fi
-if [[ -n $bits ]]; then options+=(--bits "$bits"); fi
-if [[ -n $teacher ]]; then options+=(--teacher "$teacher"); fi
-if [[ -n $targets ]]; then options+=(--targets "$targets"); fi
-if [[ -n $seed ]]; then options+=(--set "seed=$seed"); fi
-if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
-if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
-
-$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${options[@]}"
+$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" \
+  --config "$config" --data "$data" --out "$dir"

@@ -7,12 +7,11 @@
 #
 # A run that was killed goes on from its last state in <out-dir>/checkpoints.
 set -euo pipefail
-cmd=run.py       # dispatcher
-num_gpus=0       # GPUs to train on, one process each; 0: the CPU
-num_threads=2    # CPU threads the dispatcher reserves for each process
-mem=8G           # memory the dispatcher reserves
-noise=           # data directory of noises, for a config that augments; empty: none
-rir=             # data directory of room impulse responses, likewise
+cmd=run.py     # dispatcher
+num_gpus=0     # GPUs to train on, one process each; 0: the CPU
+num_threads=2  # CPU threads the dispatcher reserves for each process
+mem=8G         # memory the dispatcher reserves
+_forward_to=("svq.bin.train_aggregation but config model data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -30,8 +29,5 @@ resources=(--mem "$mem" --num-threads "$num_threads")
 if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
 if ((num_gpus > 1)); then launch=(torchrun --standalone --nproc-per-node "$num_gpus"); fi
 
-options=(--config "$config" --model "$teacher" --data "$data" --out "$dir")
-if [[ -n $noise ]]; then options+=(--noise "$noise"); fi
-if [[ -n $rir ]]; then options+=(--rir "$rir"); fi
-
-$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation "${options[@]}"
+$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation \
+  "${to_train_aggregation[@]}" --config "$config" --model "$teacher" --data "$data" --out "$dir"

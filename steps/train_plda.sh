@@ -6,10 +6,8 @@
 # Usage: steps/train_plda.sh [options] <data-dir> <embeddings> <plda-model>
 #   e.g. steps/train_plda.sh data/train exp/teacher/embeddings/train exp/teacher/plda.safetensors
 set -euo pipefail
-cmd=run.py      # dispatcher
-lda_dim=128     # dimensions kept by LDA; 0 keeps all, and so does a number above speakers - 1
-iterations=10   # of EM
-floor=0.000001  # least eigenvalue of a within-speaker covariance, relative to the mean eigenvalue
+cmd=run.py  # dispatcher
+_forward_to=("svq.bin.train_plda")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -18,5 +16,5 @@ floor=0.000001  # least eigenvalue of a within-speaker covariance, relative to t
 data=${1%/} embeddings=${2%/} model=$3
 step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" --out "$model"
 
-$cmd "$(dirname "$model")/log/train_plda.log" python3 -m svq.bin.train_plda --lda-dim "$lda_dim" \
-  --iterations "$iterations" --floor "$floor" "$data/spk2utt" "$embeddings" "$model"
+$cmd "$(dirname "$model")/log/train_plda.log" python3 -m svq.bin.train_plda "${to_train_plda[@]}" \
+  "$data/spk2utt" "$embeddings" "$model"

@@ -52,13 +52,19 @@ def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
             arguments.error(f"--{name.replace('_', '-')} must be at least 1")
 
 
+def trials_of(options) -> str:
+    """The trial list of a worker that reads --data: --trials, else that of the data directory."""
+    return options.trials or os.path.join(options.data, "trials")
+
+
 def add_part_options(arguments: argparse.ArgumentParser) -> None:
     """Options of workers that quantize parts of a network one at a time and score a development list with each."""
     arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/finetune.yaml:ROW")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
+    arguments.add_argument("--bits", type=int, help="bits in place of the config's")
     arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
-    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
+    arguments.add_argument("--trials", help="trial list: enroll test target|nontarget; default: DATA/trials")
     arguments.add_argument("--out", required=True, help="folder to write to")
     arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
     arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
@@ -68,6 +74,14 @@ def add_part_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--seed", type=int, default=0, help="seed of all choices and resamplings")
     add_network_options(arguments)
+
+
+def check_part_options(arguments: argparse.ArgumentParser, options) -> None:
+    """Exits with 2 and one line where these are out of range, and fills in what follows from others."""
+    check_network_options(arguments, options)
+    options.trials = trials_of(options)
+    if options.bits is not None:
+        options.set = [*options.set, f"quant.bits={options.bits}"]
 
 
 def add_extraction_options(arguments: argparse.ArgumentParser) -> None:

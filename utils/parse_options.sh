@@ -15,7 +15,10 @@
 # number, true or false, else text. A list is one quoted text: --systems "teacher student".
 # A text that starts with two dashes needs the form --option=TEXT.
 # What is wrong is said in one line, exit status 2. Values are never evaluated.
-# svq_script is the whole path of the script; svq_argv keeps the words as they were given, svq_options the names of the options, svq_arguments what follows them (utils/step.sh, utils/stages.sh).
+# What Python workers declare is not declared again: utils/forward.sh says how a script takes their options, too.
+# svq_script is the whole path of the script; svq_argv keeps the words as they were given, svq_options the names of the
+# script's own options, svq_forwarded those of its workers as --NAME=VALUE, svq_arguments what follows (utils/step.sh,
+# utils/stages.sh).
 # Options end at -- or at the first argument that is none; the rest stay in "$@".
 
 # shellcheck shell=bash
@@ -23,16 +26,11 @@ __po_fail() { printf '%s: %s\n' "${__po_script##*/}" "$1" >&2; exit 2; }
 
 # The text of the calling script: its name may be relative to a folder it has left with cd.
 __po_find_script() {
-  local candidate line i
+  local candidate line
   for candidate in "$1" "${OLDPWD:-.}/$1" "${1##*/}" "$0"; do
     [[ -f $candidate && -r $candidate ]] || continue
-    i=0
-    while IFS= read -r line || [[ -n $line ]]; do
-      if ((++i == $2)); then
-        [[ $line == *parse_options* ]] && { __po_script=$candidate; return 0; }
-        break
-      fi
-    done < "$candidate"
+    mapfile -t -s $(($2 - 1)) -n 1 line < "$candidate"
+    if [[ ${line-} == *parse_options* ]]; then __po_script=$candidate; return 0; fi
   done
   __po_script=$1
   __po_fail "cannot read this script again to learn its options (parse_options.sh)"
@@ -40,10 +38,12 @@ __po_find_script() {
 
 # Fills __po_names; with a second argument, also __po_header and __po_comment (for --help).
 __po_read_script() {
-  local line i=0 name rest above="" in_header=1 last="" text
+  local line lines name rest above="" in_header=1 last="" text
   # The value with its quotes, then a comment; a # inside quotes belongs to the value.
   local with_comment='^("[^"]*"|'\''[^'\'']*'\''|[^[:space:]"'\''#]*)[[:space:]]+#[[:space:]]?(.*)$'
-  while ((++i < $1)) && IFS= read -r line; do
+  (($1 > 1)) || return 0                          # -n 0 would be all lines
+  mapfile -t -n $(($1 - 1)) lines < "$__po_script"
+  for line in ${lines[@]+"${lines[@]}"}; do
     if [[ $line =~ ^([a-z][a-z0-9_]*)=(.*)$ ]]; then
       in_header=0
       name=${BASH_REMATCH[1]} rest=${BASH_REMATCH[2]}
@@ -66,7 +66,12 @@ __po_read_script() {
       else in_header=0 above="" last=""
       fi
     fi
-  done < "$__po_script"
+  done
+}
+
+# The kind of an option: as its worker declares it, or as its default is.
+__po_kind_of() {                                  # <option> <variable>
+  if [[ -n ${__po_kinds[$1]-} ]]; then printf -v "$2" %s "${__po_kinds[$1]}"; else __po_kind "${__po_default[$1]}" "$2"; fi
 }
 
 __po_kind() {
@@ -79,34 +84,53 @@ __po_kind() {
 }
 
 __po_help() {
-  local name kind line width=0 pad
+  local __po_name __po_worker
   __po_names=() __po_known=()
   __po_read_script "$1" with-comments
   printf '%s\nOptions [default]:\n' "$__po_header"
-  for name in ${__po_names[@]+"${__po_names[@]}"}; do ((${#name} > width)) && width=${#name}; done
-  printf -v pad '%*s' $((width + 15)) ''
-  for name in ${__po_names[@]+"${__po_names[@]}"}; do
-    __po_kind "${!name-}" kind
-    line=${__po_comment[$name]-}
-    [[ -z ${!name-} ]] || line+="${line:+ }[${!name}]"
-    printf '  --%-*s  %-8s %s\n' "$width" "${name//_/-}" "$kind" "${line//$'\n'/$'\n'$pad}"
+  __po_list ${__po_names[@]+"${__po_names[@]}"}
+  for __po_worker in ${__po_workers[@]+"${__po_workers[@]}"}; do
+    printf 'Options of %s [default]:\n' "$__po_worker"
+    # shellcheck disable=SC2086                     # names hold no blanks
+    __po_list ${__po_theirs[$__po_worker]}
   done
+  [[ -z $__po_note ]] || printf '%s\n' "$__po_note"
   exit 0
 }
 
-__po_assign() {                                   # option as typed, variable, value
-  local kind
-  __po_kind "${__po_default[$2]}" kind
-  case $kind in
-    boolean) [[ $3 == true || $3 == false ]] || __po_fail "$1 takes true or false, not '$3'" ;;
-    integer) [[ $3 =~ ^-?(0|[1-9][0-9]{0,17})$ ]] || __po_fail "$1 takes an integer, not '$3'" ;;
-    number) [[ $3 =~ $__po_number ]] || __po_fail "$1 takes a number, not '$3'" ;;
-  esac
-  printf -v "$2" '%s' "$3"
+__po_list() {                                     # <option>...
+  local __po_line __po_width=0 __po_pad __po_word
+  for __po_name; do ((${#__po_name} > __po_width)) && __po_width=${#__po_name}; done
+  printf -v __po_pad '%*s' $((__po_width + 15)) ''
+  for __po_name; do
+    __po_line=${__po_comment[$__po_name]-}
+    [[ -z ${__po_default[$__po_name]} ]] || __po_line+="${__po_line:+ }[${__po_default[$__po_name]}]"
+    __po_kind_of "$__po_name" __po_word
+    printf '  --%-*s  %-8s %s\n' "$__po_width" "${__po_name//_/-}" "$__po_word" \
+      "${__po_line//$'\n'/$'\n'$__po_pad}"
+  done
+}
+
+__po_assign() {                                   # option as typed, variable, value, kind
+  local __po_words=("$3") __po_word
+  __po_given[$2]=1
+  printf -v "$2" %s "$3"
+  [[ -n $3 || -n ${__po_default[$2]} ]] || return 0
+  if [[ ${__po_shape[$2]-} == @(many|some) ]]; then read -ra __po_words <<< "$3"; fi
+  [[ ${__po_shape[$2]-} != some || ${#__po_words[@]} != 0 ]] || __po_fail "$1 needs a value"
+  for __po_word in ${__po_words[@]+"${__po_words[@]}"}; do
+    case $4 in
+      boolean) [[ $__po_word == true || $__po_word == false ]] || __po_fail "$1 takes true or false, not '$3'" ;;
+      integer) [[ $__po_word =~ ^-?(0|[1-9][0-9]{0,17})$ ]] || __po_fail "$1 takes an integer, not '$3'" ;;
+      number) [[ $__po_word =~ $__po_number ]] || __po_fail "$1 takes a number, not '$3'" ;;
+    esac
+    [[ -z ${__po_choices[$2]-} || " ${__po_choices[$2]} " == *" $__po_word "* ]] ||
+      __po_fail "$1 takes one of ${__po_choices[$2]}, not '$__po_word'"
+  done
 }
 
 __po_parse() {
-  local __po_typed __po_name __po_value
+  local __po_typed __po_name __po_value __po_is
   while (($#)); do
     case $1 in
       --) shift; break ;;
@@ -120,9 +144,10 @@ __po_parse() {
     __po_name=${__po_typed#--} __po_name=${__po_name//-/_}
     [[ -n $__po_name && -n ${__po_known[$__po_name]+x} ]] ||
       __po_fail "unknown option $__po_typed (--help lists them)"
+    __po_kind_of "$__po_name" __po_is
     if [[ $1 == *=* ]]; then
       __po_value=${1#*=}
-    elif [[ ${__po_default[$__po_name]} == @(true|false) && ${2-} != @(true|false) ]]; then
+    elif [[ $__po_is == boolean && ${2-} != @(true|false) ]]; then
       __po_value=true
     elif (($# < 2)); then
       __po_fail "$__po_typed needs a value"
@@ -132,26 +157,33 @@ __po_parse() {
       __po_value=$2
       shift
     fi
-    __po_assign "$__po_typed" "$__po_name" "$__po_value"
+    __po_assign "$__po_typed" "$__po_name" "$__po_value" "$__po_is"
     shift
   done
   __po_rest=("$@")
 }
 
-declare -a __po_names=() __po_rest=()
-declare -A __po_known=() __po_comment=() __po_default=()
-__po_header="" __po_line=${BASH_LINENO[0]}
+declare -a __po_names=() __po_rest=() __po_workers=() __po_forwarded=() __po_needed=() svq_forwarded=()
+declare -A __po_known=() __po_comment=() __po_default=() __po_kinds=() __po_given=() __po_shape=() \
+  __po_choices=() __po_arrays=() __po_theirs=()
+__po_header="" __po_note="" __po_line=${BASH_LINENO[0]}
 __po_number='^-?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?$'
 __po_script=${BASH_SOURCE[1]:-$0}
 __po_find_script "$__po_script" "$__po_line"
 __po_read_script "$__po_line"
 # Kinds follow the defaults, not what an earlier option on the same line has made of them.
 for __po_i in ${__po_names[@]+"${__po_names[@]}"}; do __po_default[$__po_i]=${!__po_i-}; done
+if [[ -n ${_forward_to+x} ]]; then
+  . "${BASH_SOURCE[0]%/*}/forward.sh"
+  __po_read_workers "$@"
+fi
 # shellcheck disable=SC2034  # for those who source this
 if [[ $__po_script == /* ]]; then svq_script=$__po_script; else svq_script=$PWD/$__po_script; fi
 svq_argv=("$@") svq_options=(${__po_names[@]+"${__po_names[@]}"})
 __po_parse "$@"
+if [[ -n ${_forward_to+x} ]]; then __po_forward; fi
 svq_arguments=(${__po_rest[@]+"${__po_rest[@]}"})
 set -- ${__po_rest[@]+"${__po_rest[@]}"}
-unset __po_names __po_rest __po_known __po_comment __po_default __po_header __po_line __po_number \
+unset __po_names __po_rest __po_workers __po_forwarded __po_needed __po_known __po_comment __po_default __po_kinds \
+  __po_given __po_shape __po_choices __po_arrays __po_theirs __po_header __po_note __po_line __po_number \
   __po_script __po_i

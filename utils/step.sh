@@ -8,7 +8,7 @@
 #
 # Names of pieces hold no blanks. The options are those of utils/once.py: --in, --maybe, --config, --feats, --out, --stamp, --neutral, and --piece for
 # work in parts, whose names that are not up to date stand in the array `pieces`. What goes into the stamp is the
-# script's name, the values of all its options but the neutral ones and, without pieces, its arguments. (An option that
+# script's name, the values of all its options and its workers' but the neutral ones and, without pieces, its arguments. (An option that
 # lists the pieces is neutral: a further piece redoes no other.)
 # SVQ_FORCE=1 does the work in any case, SVQ_DRY_RUN=1 only says what would be done.
 
@@ -23,6 +23,7 @@ step() {
   fi
   local name said=(--said "${0##*/}")
   for name in "${svq_options[@]}"; do said+=(--said "--${name//_/-}=${!name-}"); done
+  for name in ${svq_forwarded[@]+"${svq_forwarded[@]}"}; do said+=(--said "$name"); done
   if [[ " $* " != *" --piece "* ]]; then
     for name in ${svq_arguments[@]+"${svq_arguments[@]}"}; do said+=(--said "$name"); done
   fi

@@ -7,6 +7,7 @@ training takes as --bits, and with --frontier the best sensitivity at every size
 
 from __future__ import annotations
 
+import os
 import sys
 
 from svq.atomic import atomic_write
@@ -36,7 +37,7 @@ def main() -> None:
                            options.sensitivity)
     warn_of_negative(problem, options.sensitivity)
     choice = allocate(problem, wanted)
-    if options.frontier:
+    if options.frontier and options.frontier_points:
         points = Allocator(problem, wanted.sections, wanted.ordered).frontier(options.frontier_points)
         write_frontier(options.frontier, points)
     summary = describe(problem, choice)
@@ -47,11 +48,11 @@ def main() -> None:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--sensitivity", required=True, help="table of its layers' average Hessian traces")
+    arguments.add_argument("--sensitivity", help="table of its layers' average Hessian traces; default: MODEL/sensitivity.tsv")
     arguments.add_argument("--config", required=True, help="YAML of the training with these bits")
     arguments.add_argument("--out", required=True, help="table of bits to write")
     arguments.add_argument("--frontier", help="table of bytes, average bits and objective to write")
-    arguments.add_argument("--frontier-points", type=int, default=100, help="sizes that --frontier tries")
+    arguments.add_argument("--frontier-points", type=int, default=100, help="sizes that --frontier tries; 0: no such table")
     arguments.add_argument("--candidates", help="bits to choose from, e.g. 2,3,4")
     arguments.add_argument("--bytes", type=int, help="size of the packed file, at most")
     arguments.add_argument("--megabytes", type=float, help="the same in 10^6 bytes")
@@ -62,8 +63,9 @@ def parse_options():
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.retention=0.8")
     options = arguments.parse_args()
-    if options.frontier_points < 2:
-        raise UserError(f"--frontier-points {options.frontier_points}: must be at least 2")
+    if options.frontier_points != 0 and options.frontier_points < 2:
+        raise UserError(f"--frontier-points {options.frontier_points}: must be at least 2, or 0 for no table")
+    options.sensitivity = options.sensitivity or os.path.join(options.model, "sensitivity.tsv")
     return options
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 
 from svq.atomic import atomic_write
-from svq.cli import add_part_options, check_network_options, parser, run_main
+from svq.cli import add_part_options, check_part_options, parser, run_main
 from svq.errors import UserError
 from svq.names import BLOCK_LEVELS
 
@@ -80,7 +80,7 @@ def parse_options():
     arguments.add_argument("--level", choices=BLOCK_LEVELS, default="block", help="what is quantized at a time")
     add_part_options(arguments)
     options = arguments.parse_args()
-    check_network_options(arguments, options)
+    check_part_options(arguments, options)
     return options
 
 

@@ -14,6 +14,7 @@ from svq.compression import inputs
 from svq.compression.plan import METHODS, Settings, most_utterances, target_bytes, write_settings
 from svq.errors import UserError
 
+ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "svq")
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 
@@ -26,7 +27,7 @@ def do_check(args) -> None:
 
     most = most_utterances(args.steps, args.epochs, args.batch_size)
     speech = inputs.check_speech(args.data, most)
-    tested = inputs.check_trials(args.trials, args.trials_data)
+    tested = inputs.check_trials(args.trials, args.trials_data or os.path.dirname(args.trials) or ".")
     if args.cohort:
         inputs.check_speech(args.cohort)
     args.finetune = finetuning(args.finetune, speech, args.data, args.batch_size)
@@ -122,40 +123,55 @@ def build_parser():
         return sub.add_argument
 
     def source(add):
-        add("--model", required=True, help="checkpoint, or folder of a float model")
-        add("--from", dest="origin", required=True, help="the toolkit, or svq")
+        add("--model", required=True, help="checkpoint file; for --from svq the folder of a float model")
+        add("--from", dest="origin", required=True, choices=ORIGINS, help="the toolkit, or svq")
 
     def amount(add):
-        add("--data", required=True, help="data directory to measure, calibrate and finetune on")
-        add("--steps", type=int, default=Settings.steps, help="steps of finetuning, about")
-        add("--epochs", type=int, default=0, help="epochs of finetuning; 0: as many as --steps take")
-        add("--batch-size", type=int, default=Settings.batch_size)
+        add("--data", required=True,
+            help="Kaldi data directory to measure, calibrate and finetune on: wav.scp, utt2spk")
+        add("--steps", type=int, default=Settings.steps,
+            help="steps of finetuning, about: whole epochs, as many as come nearest; of more recordings than these "
+                 "steps take, so many are used, spread over the list")
+        add("--epochs", type=int, default=0,
+            help="epochs of finetuning on all recordings, in place of --steps; 0: by --steps")
+        add("--batch-size", type=int, default=Settings.batch_size, help="crops in a step of the finetuning")
 
     def choices(add):
         amount(add)
-        add("--target-mb", required=True, help="size of the packed file, in 10^6 bytes")
-        add("--finetune", choices=FINETUNE, default="auto")
-        add("--calibrate", type=cli.boolean, default=True)
-        add("--calibration-utts", type=int, default=Settings.calibration_utts)
-        add("--method", choices=METHODS, default=Settings.method, help="quantizer")
+        add("--target-mb", default="2.0", help="size of the packed file, at most, in 10^6 bytes")
+        add("--finetune", choices=FINETUNE, default="auto",
+            help="embedding (without labels), labels (of the speakers of --data, too) or none; auto: embedding, where "
+                 "--data fills a batch; true: labels where they are known, else embedding; false: none")
+        add("--calibrate", type=cli.boolean, default=True,
+            help="calibrate; false: finetuning, if any, starts from the float network instead")
+        add("--calibration-utts", type=int, default=Settings.calibration_utts,
+            help="recordings to calibrate on, 3 s of each")
+        add("--method", choices=METHODS, default=Settings.method,
+            help="quantizer; kmqat: k-means levels, integer: a grid with a zero point")
         add("--per-channel", choices=["auto", "true", "false"], default="auto",
-            help="a codebook for each output channel, not layer")
-        add("--candidates", default="", help="bits to choose from; empty: 1 to 8, or 2 to 8")
-        add("--lr", type=float, default=Settings.lr)
-        add("--crop-seconds", type=float, default=Settings.crop_seconds)
-        add("--margin", type=float, default=Settings.margin)
-        add("--seed", type=int, default=Settings.seed)
-        add("--num-threads", type=int, default=Settings.num_threads)
+            help="a codebook for each output channel, or for each layer; auto: for each layer, of weights that are "
+                 "only rounded for each channel where that leaves room")
+        add("--candidates", default="",
+            help="bits to choose from, such as '2 3 4'; empty: 1 2 3 4 5 6 8, without 1 where weights are just rounded "
+                 "and for integer")
+        add("--lr", type=float, default=Settings.lr, help="highest learning rate of the finetuning")
+        add("--crop-seconds", type=float, default=Settings.crop_seconds,
+            help="length of the random crops, for sensitivities and finetuning")
+        add("--margin", type=float, default=Settings.margin, help="margin of the classification loss")
+        add("--seed", type=int, default=Settings.seed, help="seed of crops, probes, calibration and finetuning")
+        add("--num-threads", type=int, default=Settings.num_threads, help="CPU threads of a job")
 
     add = verb(do_check, "checks everything that is given, writes nothing")
     source(add)
     choices(add)
     add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
     add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open and they are asked for")
-    add("--trials", required=True)
-    add("--trials-data", required=True)
-    add("--cohort", default="")
-    add("--objective", choices=["auto", "labels", "embedding"], default="auto")
+    add("--trials", required=True, help="trial list: enroll test [target|nontarget]")
+    add("--trials-data", default="", help="data directory of its recordings; empty: the folder of --trials")
+    add("--cohort", default="",
+        help="data directory whose mean embedding is taken off before cosine, the cohort of --norm")
+    add("--objective", choices=["auto", "labels", "embedding"], default="auto",
+        help="of the sensitivities: labels, or the distance to the float embeddings; auto: as finetuned")
     add = verb(do_take, "copies a float model folder")
     add("--model", required=True)
     add("--out", required=True)
@@ -183,9 +199,11 @@ def build_parser():
     add("--trials", required=True)
     add("--data", required=True, help="data directory with the trials' utt2spk")
     add("--speech", required=True, help="data directory that was calibrated and finetuned on, for the report to name")
-    add("--norm", default="none")
+    add("--norm", choices=["none", "snorm", "asnorm"], default="none",
+        help="score normalization; the last two need a cohort")
     add("--target-mb", required=True)
-    add("--bootstrap", type=int, default=200)
+    add("--bootstrap", type=int, default=200,
+        help="resamplings of the speakers for the intervals of the EER; 0: no intervals")
     add("--seed", type=int, default=0)
     return parser
 

@@ -21,6 +21,7 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     add_network_options(arguments)
+    arguments.set_defaults(num_threads=2)
     options = arguments.parse_args()
     check_network_options(arguments, options)
     if not 0 <= options.max_seconds < float("inf"):

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import os
 
-from svq.cli import add_part_options, check_network_options, parser, run_main
+from svq.cli import add_part_options, check_part_options, parser, run_main
 from svq.errors import UserError
 from svq.names import PART_LEVELS
 
@@ -99,7 +99,7 @@ def parse_options():
     arguments.add_argument("--title", default="Layer-wise analysis", help="title of the page")
     add_part_options(arguments)
     options = arguments.parse_args()
-    check_network_options(arguments, options)
+    check_part_options(arguments, options)
     return options
 
 

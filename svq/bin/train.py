@@ -20,11 +20,14 @@ def main() -> None:
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
     arguments.add_argument("--targets", help="folder of the teacher's cached levels (svq.bin.teacher_embeddings); "
                            "needs `distill.targets` in the config")
+    arguments.add_argument("--seed", type=int, help="seed in place of the config's")
     arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
     arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. schedule.lr=0.01")
     options = arguments.parse_args()
+    if options.seed is not None:
+        options.set = [*options.set, f"seed={options.seed}"]
     from svq.train.run import run_training
 
     run_training(options)

@@ -16,7 +16,7 @@ import dataclasses
 import os
 
 from svq.atomic import atomic_write
-from svq.cli import add_network_options, check_network_options, parser, run_main
+from svq.cli import add_network_options, check_network_options, parser, run_main, trials_of
 from svq.errors import UserError
 
 METHODS = {"uniform": {"method": "uniform"}, "integer": {"method": "integer", "scheme": "affine"},
@@ -157,7 +157,7 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
     arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
-    arguments.add_argument("--trials", required=True, help="trial list: enroll test target|nontarget")
+    arguments.add_argument("--trials", help="trial list: enroll test target|nontarget; default: DATA/trials")
     arguments.add_argument("--out", required=True, help="folder to write to")
     arguments.add_argument("--calibration-data", help="data directory to calibrate on; needed for method calibrated")
     arguments.add_argument("--calibration-utts", type=int, default=128, help="how many of its utterances")
@@ -170,6 +170,7 @@ def parse_options():
     add_network_options(arguments)
     options = arguments.parse_args()
     check_network_options(arguments, options)
+    options.trials = trials_of(options)
     for name, allowed in (("methods", list(METHODS)), ("codebooks", ["layer", "channel"]),
                           ("bits", [str(bits) for bits in range(1, 9)])):
         words = getattr(options, name).split(",")
