@@ -43,6 +43,7 @@ if [[ -z $out ]]; then out=${model##*/} out=exp/compressed/${out%.*}; fi
 device=cpu
 if ((num_gpus)); then device=cuda; fi
 
+# With their defaults: the words of a command are what a stamp knows of it.
 source_is=(--model "$model" --from "$from")
 amount=(--data "$data" --steps "$steps" --epochs "$epochs" --batch-size "$batch_size")
 choices=("${amount[@]}" --target-mb "$target_mb" --calibrate "$calibrate" --calibration-utts "$calibration_utts"

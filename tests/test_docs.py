@@ -17,6 +17,9 @@ from svq.names import Names
 from svq.rows import row_names
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "utils"))
+import declared  # noqa: E402
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/run.sh"))
 RESULTS = ROOT / "egs" / "speechocean762" / "RESULTS.md"
@@ -97,9 +100,11 @@ def value_of(option: str, words: list[str]) -> str:
 
 @functools.cache
 def shell_options(script: Path) -> frozenset[str]:
-    """The variables that stand above parse_options.sh, as options."""
+    """The variables that stand above parse_options.sh, as options, and what the workers take that it forwards to."""
     head = re.split(r"^\. .*parse_options\.sh", script.read_text(), maxsplit=1, flags=re.MULTILINE)[0]
     names = re.findall(r"^([a-z][a-z0-9_]*)=", head, re.MULTILINE)
+    for _, _, options in declared.of_folder(str(script.parent)).get(str(script), ()):
+        names += options
     return frozenset(["--help", *("--" + name.replace("_", "-") for name in names)])
 
 

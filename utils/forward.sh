@@ -59,13 +59,13 @@ __po_take() {                                     # <line of declared.py>...
         __po_fail "--${__po_name//_/-} is declared here and by $__po_worker: name it after \`but\` in _forward_to"
       printf -v "$__po_name" %s "${__po_field[4]}"
       __po_known[$__po_name]=1 __po_kinds[$__po_name]=${__po_field[1]} __po_shape[$__po_name]=${__po_field[2]}
-      __po_default[$__po_name]=${__po_field[4]} __po_choices[$__po_name]=${__po_field[5]-} __po_comment[$__po_name]=$1
+      __po_default[$__po_name]=${__po_field[4]} __po_choices[$__po_name]=${__po_field[5]-} __po_comment[$__po_name]=${1-}
       __po_forwarded+=("$__po_name")
       [[ -z ${__po_field[3]} ]] || __po_needed+=("$__po_name")
     fi
     __po_arrays[$__po_name]+=" $__po_array"
     __po_theirs[$__po_worker]+=" $__po_name"
-    shift
+    shift $(($# > 0))                             # the shell drops an empty line at the end
   done
   set +f
 }

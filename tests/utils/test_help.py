@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCED = {"lists.sh", "systems.sh", "step.sh", "stages.sh", "parse_options.sh"}  # not run by themselves
+SOURCED = {"lists.sh", "systems.sh", "step.sh", "stages.sh", "parse_options.sh", "forward.sh"}  # not run by themselves
 SCRIPTS = sorted(path for folder in ("steps", "utils") for path in (ROOT / folder).glob("*.sh")
                  if path.name not in SOURCED)
 
