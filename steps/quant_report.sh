@@ -23,4 +23,5 @@ fi
 step --in "$exp/$parent/model.safetensors" ${ins[@]+"${ins[@]}"} --in "${results:-$exp/results.tsv}" --maybe "$exp/$parent/sensitivity.tsv" \
   --out "$into/index.html" --out "$into/results.md" --out "$into/results.tex"
 
-$cmd "$into/log/quant_report.log" python3 -m svq.bin.quant_report "${to_quant_report[@]}" --exp "$exp" --parent "$parent"
+$cmd "$into/log/quant_report.log" python3 -m svq.bin.quant_report "${to_quant_report[@]}" \
+  --exp "$exp" --parent "$parent"

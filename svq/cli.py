@@ -39,10 +39,12 @@ def boolean(text: str) -> bool:
 def add_network_options(arguments: argparse.ArgumentParser) -> None:
     """Options of workers that run a network over a data directory."""
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read; auto: feats.scp where it is there and the model takes such features")
-    arguments.add_argument("--batch-frames", type=int, default=4000, help="frames in a batch of equal lengths")
+                           help="what to read, wav.scp or feats.scp; auto: feats.scp where it is there and the model "
+                           "takes such features")
+    arguments.add_argument("--batch-frames", type=int, default=4000,
+                           help="frames in a batch; only utterances of equal length share one")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    arguments.add_argument("--device", default="cpu", help="cpu or cuda (one GPU)")
 
 
 def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
@@ -67,7 +69,8 @@ def add_part_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--trials", help="trial list: enroll test target|nontarget; default: DATA/trials")
     arguments.add_argument("--out", required=True, help="folder to write to")
     arguments.add_argument("--ptq-data", help="data directory to correct biases on, where the config's ptq says so")
-    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
+    arguments.add_argument("--max-utts", type=int, default=0,
+                           help="so many utterances of the list, spread over its speakers; 0: all")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
                            help="take the mean embedding of the list off before scoring")

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "utils"))
+sys.path.append(str(ROOT / "utils"))
 import declared  # noqa: E402
 
 FORWARDED = declared.of_folder(str(ROOT / "steps"))
-# What a step declares though a worker that it calls has an option of that name: it is another one, or of another default.
+# What a step declares though a worker that it calls has an option of that name: another one, or of another default.
 OWN = {
     "compress.sh": {"out": "the folder of the compression; its workers get the folders within"},
     "extract.sh": {"sets": "between blanks; the worker gets those that are not up to date"},

@@ -17,7 +17,7 @@ from svq.names import Names
 from svq.rows import row_names
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "utils"))
+sys.path.append(str(ROOT / "utils"))
 import declared  # noqa: E402
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])

@@ -5,7 +5,7 @@
 
 A script names its workers above parse_options.sh, each with what it gives the worker itself:
 
-  _forward_to=("svq.bin.train but config data out set" "svq.bin.pack only calibration entropy" "svq.bin.cascade choose but out")
+  _forward_to=("svq.bin.train but config data out set" "svq.bin.pack only calibration" "svq.bin.cascade choose but out")
 
 The options are asked of the workers' argparse, which is where they are declared, with kind, default and help. Prints
 those of SCRIPT, and keeps those of all scripts of the folder in __pycache__/options beside them, so that a script
@@ -104,8 +104,8 @@ def parser_of(module, verb=""):
 def options_of(parser):
     """name -> fields of the options of a parser, as they are declared: kind, shape, needed, default, choices, help.
 
-    shape: `one` value, `many` (several words, of which the shell has one text with blanks), `some` (the same, but one at
-    least), `flag` (no value) or `repeated`, which no script can forward."""
+    shape: `one` value, `many` (several words, of which the shell has one text with blanks), `some` (the same, but at
+    least one), `flag` (no value) or `repeated`, which no script can forward."""
     found = {}
     for action in parser._actions:
         flags = [flag for flag in action.option_strings if flag.startswith("--")]
@@ -142,7 +142,7 @@ def as_text(default):
 # --- what both say together ---
 
 def declared(script, parsers):
-    """[(array, worker, {name: fields}), ...]: what a script forwards to each worker. ``parsers`` keeps what was asked."""
+    """[(array, worker, {name: fields}), ...]: what a script forwards to each worker. ``parsers`` keeps the answers."""
     found, known = [], {}
     for module, verb, how, names in forwards(script):
         if (module, verb) not in parsers:
@@ -157,7 +157,10 @@ def declared(script, parsers):
                             % (script, name.replace("_", "-"), worker))
             if known.setdefault(name, fields)[:5] != fields[:5]:
                 raise Wrong("%s: --%s is not the same in all its workers" % (script, name.replace("_", "-")))
-        found.append(("to_" + (verb or module.rpartition(".")[2]).replace("-", "_"), worker, options))
+        array = "to_" + (verb or module.rpartition(".")[2]).replace("-", "_")
+        if array in (other for other, *_ in found):
+            raise Wrong("%s: two workers would have the array %s" % (script, array))
+        found.append((array, worker, options))
     return found
 
 
@@ -211,7 +214,7 @@ def keep(folder, made, began):
     """Write the options of the scripts beside them, and of every file that they come from its time of change.
 
     Nothing is kept where one of them has changed since ``began``: what was read may have been the file before."""
-    listed = {script: times_of(script) for script, rows in made.items() if not isinstance(rows, Wrong)}
+    listed = {script: times_of(script) for script, found in made.items() if not isinstance(found, Wrong)}
     changed = {source: time_ns for times in listed.values() for source, time_ns in times.items()}
     if max(changed.values()) >= began - RECENT_NS:
         return
@@ -219,21 +222,22 @@ def keep(folder, made, began):
     os.makedirs(place, exist_ok=True)
     with open(os.path.join(place, ".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        texts = {os.path.basename(script) + ".options": lines_of(times, made[script]) for script, times in listed.items()}
         for name in os.listdir(place):
-            if name != ".lock":
+            if name.endswith(".options") and name not in texts:
                 os.unlink(os.path.join(place, name))
-        for source, time_ns in changed.items():
-            path = os.path.join(place, source.replace("/", "+"))
-            write(path)
-            os.utime(path, ns=(time_ns, time_ns))
-        for script, times in listed.items():
-            write(os.path.join(place, os.path.basename(script) + ".options"), tuple(times), made[script])
+        for name, text in texts.items():
+            replace(os.path.join(place, name), text)
+        for source, time_ns in changed.items():      # last: they say that the rest is there
+            replace(os.path.join(place, source.replace("/", "+")), "", time_ns)
 
 
-def write(path, *content):
+def replace(path, text, time_ns=None):
     temporary = "%s.tmp%d" % (path, os.getpid())
     with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(lines_of(*content) if content else "")
+        file.write(text)
+    if time_ns is not None:
+        os.utime(temporary, ns=(time_ns, time_ns))
     os.replace(temporary, path)
 
 

@@ -9,10 +9,10 @@
 # MODULE, or MODULE VERB, then `but` and the options that the script gives itself, or `only` and those that it forwards.
 # The options, their kinds, defaults and help are those of the worker's argparse (utils/declared.py asks it, and keeps
 # the answer beside the script until a file that it comes from changes). They are options of the script like its own:
-# variables with the worker's defaults, listed by --help, checked before anything is done. Those that were given stand in
-# the array to_NAME, NAME being the verb or the last word of the module. Of an option that takes several words the
+# variables with the worker's defaults, listed by --help, checked before anything is done. Those that were given stand
+# in the array to_NAME, NAME being the verb or the last word of the module. Of an option that takes several words the
 # script takes one text with blanks; one without a default may be given empty, which is as if it were not given.
-# svq_forwarded has NAME=VALUE of each, whether given or not (utils/step.sh).
+# svq_forwarded has --NAME=VALUE of each, whether given or not (utils/step.sh).
 
 # Reads what the workers declare, into the tables of parse_options.sh.
 __po_read_workers() {                             # <word given to the script>...
@@ -32,8 +32,7 @@ __po_read_workers() {                             # <word given to the script>..
 # Fills `lines` with what is kept, if the files that it comes from are as they were. Starts no program.
 __po_kept() {                                     # <file>
   local source IFS=$'\x1f'
-  [[ -r $1 ]] || return 1
-  mapfile -t lines < "$1"
+  { mapfile -t lines < "$1"; } 2> /dev/null || return 1
   for source in ${lines[0]}; do
     [[ ! $folder/$source -nt ${1%/*}/${source//\//+} && ! $folder/$source -ot ${1%/*}/${source//\//+} ]] || return 1
   done
@@ -59,7 +58,8 @@ __po_take() {                                     # <line of declared.py>...
         __po_fail "--${__po_name//_/-} is declared here and by $__po_worker: name it after \`but\` in _forward_to"
       printf -v "$__po_name" %s "${__po_field[4]}"
       __po_known[$__po_name]=1 __po_kinds[$__po_name]=${__po_field[1]} __po_shape[$__po_name]=${__po_field[2]}
-      __po_default[$__po_name]=${__po_field[4]} __po_choices[$__po_name]=${__po_field[5]-} __po_comment[$__po_name]=${1-}
+      __po_default[$__po_name]=${__po_field[4]} __po_choices[$__po_name]=${__po_field[5]-}
+      __po_comment[$__po_name]=${1-}
       __po_forwarded+=("$__po_name")
       [[ -z ${__po_field[3]} ]] || __po_needed+=("$__po_name")
     fi

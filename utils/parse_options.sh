@@ -71,7 +71,8 @@ __po_read_script() {
 
 # The kind of an option: as its worker declares it, or as its default is.
 __po_kind_of() {                                  # <option> <variable>
-  if [[ -n ${__po_kinds[$1]-} ]]; then printf -v "$2" %s "${__po_kinds[$1]}"; else __po_kind "${__po_default[$1]}" "$2"; fi
+  if [[ -n ${__po_kinds[$1]-} ]]; then printf -v "$2" %s "${__po_kinds[$1]}"
+  else __po_kind "${__po_default[$1]}" "$2"; fi
 }
 
 __po_kind() {

@@ -48,11 +48,13 @@ def main() -> None:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--sensitivity", help="table of its layers' average Hessian traces; default: MODEL/sensitivity.tsv")
+    arguments.add_argument("--sensitivity",
+                           help="table of its layers' average Hessian traces; default: MODEL/sensitivity.tsv")
     arguments.add_argument("--config", required=True, help="YAML of the training with these bits")
     arguments.add_argument("--out", required=True, help="table of bits to write")
     arguments.add_argument("--frontier", help="table of bytes, average bits and objective to write")
-    arguments.add_argument("--frontier-points", type=int, default=100, help="sizes that --frontier tries; 0: no such table")
+    arguments.add_argument("--frontier-points", type=int, default=100,
+                           help="sizes that --frontier tries; 0: no such table")
     arguments.add_argument("--candidates", help="bits to choose from, e.g. 2,3,4")
     arguments.add_argument("--bytes", type=int, help="size of the packed file, at most")
     arguments.add_argument("--megabytes", type=float, help="the same in 10^6 bytes")

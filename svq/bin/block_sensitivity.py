@@ -77,7 +77,8 @@ def settings_of(options):
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
-    arguments.add_argument("--level", choices=BLOCK_LEVELS, default="block", help="what is quantized at a time")
+    arguments.add_argument("--level", choices=BLOCK_LEVELS, default="block",
+                           help="what is quantized at a time; layer: every convolution and linear layer by itself")
     add_part_options(arguments)
     options = arguments.parse_args()
     check_part_options(arguments, options)

@@ -100,7 +100,9 @@ def parse_options():
         each.add_argument("--trials", required=True, help="labelled trial list in a data directory", **many)
     made["choose"].add_argument("--limit", type=limit, action="append", required=True, metavar="NAME=NUMBER",
                                 help="may be given several times")
-    made["choose"].add_argument("--goal", choices=("cost", "flips"), help="what is made least within the limits")
+    made["choose"].add_argument("--goal", choices=("cost", "flips"),
+                                help="what is made least within the limits; default: cost where errors are limited, "
+                                     "else flips")
     made["evaluate"].add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: none")
     made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of these and of the random control")
     made["evaluate"].add_argument("--controls", type=int, default=20, help="random controls to average")

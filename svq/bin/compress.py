@@ -124,7 +124,7 @@ def build_parser():
 
     def source(add):
         add("--model", required=True, help="checkpoint file; for --from svq the folder of a float model")
-        add("--from", dest="origin", required=True, choices=ORIGINS, help="the toolkit, or svq")
+        add("--from", dest="origin", required=True, choices=ORIGINS, help="what wrote it")
 
     def amount(add):
         add("--data", required=True,

@@ -85,7 +85,8 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="model folder, or a packed .svq file")
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
-    arguments.add_argument("--front-end", type=boolean, default=False, help="true: waveforms go in")
+    arguments.add_argument("--front-end", type=boolean, default=False,
+                           help="true: waveforms go in, the front end is part of the file")
     arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
     arguments.add_argument("--calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
@@ -95,7 +96,8 @@ def parse_options():
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
     int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, whose ranges are taken as they come")
-    int8.add_argument("--range-data", metavar="DIR", help="data directory whose utterances show the activations")
+    int8.add_argument("--range-data", metavar="DIR",
+                      help="data directory whose utterances show how large activations get")
     int8.add_argument("--num-utts", type=int, default=100, help="how many of them, drawn at random")
     int8.add_argument("--range-seconds", type=float, default=3.0, help="how much of each; 0: all")
     int8.add_argument("--input", choices=["auto", "wav", "feats"], default="auto", help="what to read there")
@@ -105,7 +107,9 @@ def parse_options():
     int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
     int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
     int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")
-    int8.add_argument("--float-layers", help="layers, or modules with layers, that stay in float, by name")
+    int8.add_argument("--float-layers",
+                      help="layers, or modules with layers, that stay in float besides those the model has so; "
+                           "names between commas")
     int8.add_argument("--bits", help="bits.tsv whose layers of 32 bits stay in float")
     options = arguments.parse_args()
     check(arguments, options)

@@ -93,7 +93,8 @@ def parse_options():
                            help="levels at which one part at a time is left in float")
     arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, for --quantized: those "
                            "of a finetuned network do not fit its float weights")
-    arguments.add_argument("--permutations", type=int, default=9999, help="random pairings for the p-values")
+    arguments.add_argument("--permutations", type=int, default=9999,
+                           help="random pairings for the p-values of the correlations")
     arguments.add_argument("--probes", type=int, default=32, help="utterances for the drift of activations")
     arguments.add_argument("--probe-seconds", type=float, default=3.0, help="so much of each")
     arguments.add_argument("--title", default="Layer-wise analysis", help="title of the page")

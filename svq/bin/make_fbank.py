@@ -58,8 +58,9 @@ def parse_options():
     arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
     arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
     arguments.add_argument("--num-mels", type=int, default=80, help="mel bands")
-    arguments.add_argument("--rate", type=int, default=16000, help="samples per second; others are resampled")
-    arguments.add_argument("--compress", type=boolean, default=True, help="true or false (float32)")
+    arguments.add_argument("--rate", type=int, default=16000,
+                           help="samples per second; recordings at other rates are resampled")
+    arguments.add_argument("--compress", type=boolean, default=True, help="Kaldi's compressed matrices; false: float32")
     arguments.add_argument("--compression-method", choices=["two-byte", "speech"], default="two-byte",
                            help="two-byte: within 0.0002 of the log-mels; speech: half the size, within about 0.1")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")

@@ -31,7 +31,8 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("model", nargs="?", help="model folder")
     arguments.add_argument("--calibration", help="JSON of svq.bin.calibrate, kept in the packed file")
-    arguments.add_argument("--entropy", action="store_true", help="Huffman code the codes where that is smaller")
+    arguments.add_argument("--entropy", action="store_true",
+                           help="Huffman code the codes of the weights where that is smaller (summary.json says so)")
     arguments.add_argument("--output", help="write the packed file here, and no summary (None: MODEL/model.svq)")
     untrained = arguments.add_argument_group("an untrained network in place of MODEL")
     untrained.add_argument("--arch", help="its architecture, as svq.bin.zoo shows them")

@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--init", required=True, help="model folder of a float network")
     arguments.add_argument("--config", required=True, help="YAML, see svq.train.config.TrainConfig")
-    arguments.add_argument("--bits", help="table of bits per layer (bits.tsv)")
+    arguments.add_argument("--bits", help="table of bits per layer (bits.tsv); default: the config's bits for all")
     arguments.add_argument("--data", help="data directory to calibrate or to correct biases on; say, that of the training")
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                            help="what to read of it; auto: feats.scp where it is there and the model takes such")

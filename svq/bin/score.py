@@ -32,10 +32,10 @@ def arguments(options, norms):
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
                          "and spk_embedding.scp, the cohort of score normalisation (svq.bin.speaker_means makes both)")
-    options.add_argument("--enroll-spk2utt", metavar="FILE", help="models of several utterances")
+    options.add_argument("--enroll-spk2utt", metavar="FILE", help="models of several enrolment utterances")
     options.add_argument("--plda-enroll", choices=("average", "by-the-book"), default="average",
                          help="models of several utterances under PLDA: as one utterance, or with their count")
-    options.add_argument("--norm", choices=norms, default=norms[0])
+    options.add_argument("--norm", choices=norms, default=norms[0], help="normalised scores to write, too")
     options.add_argument("--top-n", type=int, default=300, help="cohort speakers that AS-norm keeps for each embedding")
     options.add_argument("--threads", type=int, default=available_threads())
     options.add_argument("--lists", default="", metavar="LIST:BACKEND[:NORM],...", help="lists under TRIALS and what "

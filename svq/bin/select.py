@@ -70,15 +70,19 @@ def parse_options():
     arguments.add_argument("--model", help="folder of the float model, for --preset without --from")
     arguments.add_argument("--out", required=True, help="table of bits to write")
     arguments.add_argument("--config", help="YAML with a `select` part, in place of a goal, --search, --cost, --bits")
-    arguments.add_argument("--max-eer-loss", type=float, help="rise of the EER, at most, in absolute per cent")
-    arguments.add_argument("--target-mb", type=float, help="size of the packed file, at most, in 10^6 bytes")
+    arguments.add_argument("--max-eer-loss", type=float,
+                           help="rise of the EER, at most, in absolute per cent: as small as can be")
+    arguments.add_argument("--target-mb", type=float,
+                           help="size of the packed file, at most, in 10^6 bytes: as good as can be")
     arguments.add_argument("--bytes", type=int, help="the same in bytes")
     arguments.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}: what a paper recommends")
-    arguments.add_argument("--bits", type=int, choices=range(1, 9), metavar="1-8", help="bits in place of the preset's")
-    arguments.add_argument("--search", choices=["greedy", "exact"], default="exact", help="how to choose")
+    arguments.add_argument("--bits", type=int, choices=range(1, 9), metavar="1-8",
+                           help="bits in place of the preset's, for --model")
+    arguments.add_argument("--search", choices=["greedy", "exact"], default="exact",
+                           help="a 0-1 knapsack, or greedily by loss per byte")
     arguments.add_argument("--cost", choices=COSTS, default="eer", help="what a size budget keeps low")
     arguments.add_argument("--measure", type=boolean, default=True, metavar="true|false",
-                           help="measure the chosen blocks jointly")
+                           help="measure the chosen blocks jointly; greedy: after every step")
     arguments.add_argument("--reserve", type=int, help="bytes of a size budget kept free in the packed file "
                            "(None: as many as its calibration can take)")
     arguments.add_argument("--steps", help="table of the steps to write, where the search is greedy")

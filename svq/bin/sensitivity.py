@@ -78,7 +78,8 @@ def parse_options():
     arguments.add_argument("--batch-size", type=int, default=4, help="crops in a probe")
     arguments.add_argument("--min-probes", type=int, default=20, help="probes of a layer, at least")
     arguments.add_argument("--max-probes", type=int, default=200, help="probes of a layer, at most")
-    arguments.add_argument("--tolerance", type=float, default=0.05, help="standard error to reach, relative to the trace")
+    arguments.add_argument("--tolerance", type=float, default=0.05,
+                           help="a layer is done at a standard error of so much of its trace")
     arguments.add_argument("--seed", type=int, default=1, help="seed of crops, their order and probes")
     arguments.add_argument("--num-threads", type=int, default=2, help="CPU threads")
     arguments.add_argument("--device", default="cpu", help="cpu or cuda")

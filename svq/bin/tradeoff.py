@@ -58,7 +58,8 @@ def parse_options():
     arguments.add_argument("--study", help="study.db of a search, for its figures")
     arguments.add_argument("--out", required=True, help="folder of the report")
     arguments.add_argument("--title", default="Search and trade-off", help="title of the page")
-    arguments.add_argument("--probe-seconds", type=float, default=3.0, help="length of enrolment and probes")
+    arguments.add_argument("--probe-seconds", type=float, default=3.0,
+                           help="length of enrolment and probes in identification")
     arguments.add_argument("--probes", type=int, default=5, help="probes of each speaker")
     arguments.add_argument("--seconds", type=float, default=3.0, help="length that operations and latency are of")
     arguments.add_argument("--times", type=int, default=20, help="calls that latency is the median of")

@@ -16,7 +16,8 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--init", help="model folder to start from, head included")
-    arguments.add_argument("--bits", help="table of bits per layer (bits.tsv); only with `quant` in the config")
+    arguments.add_argument("--bits",
+                           help="table of bits per layer (bits.tsv), for a config with `quant`; default: its bits for all")
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
     arguments.add_argument("--targets", help="folder of the teacher's cached levels (svq.bin.teacher_embeddings); "
                            "needs `distill.targets` in the config")

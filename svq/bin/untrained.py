@@ -159,12 +159,16 @@ def parse_options():
     arguments.add_argument("--data", required=True, help="Kaldi data directory with the utterances of the trials")
     arguments.add_argument("--trials", help="trial list: enroll test target|nontarget; default: DATA/trials")
     arguments.add_argument("--out", required=True, help="folder to write to")
-    arguments.add_argument("--calibration-data", help="data directory to calibrate on; needed for method calibrated")
+    arguments.add_argument("--calibration-data",
+                           help="data directory of unlabelled speech to calibrate on; needed for method calibrated")
     arguments.add_argument("--calibration-utts", type=int, default=128, help="how many of its utterances")
     arguments.add_argument("--bits", default="8,4,3,2,1", help="bits, e.g. 4,3,2")
-    arguments.add_argument("--methods", default=",".join(METHODS), help=f"of {', '.join(METHODS)}")
-    arguments.add_argument("--codebooks", default="layer,channel", help="layer, channel or both")
-    arguments.add_argument("--max-utts", type=int, default=0, help="so many utterances, spread over speakers; 0: all")
+    arguments.add_argument("--methods", default=",".join(METHODS),
+                           help=f"how weights are quantized: of {', '.join(METHODS)}")
+    arguments.add_argument("--codebooks", default="layer,channel",
+                           help="one codebook for each layer, for each output channel, or both: layer,channel")
+    arguments.add_argument("--max-utts", type=int, default=0,
+                           help="so many utterances of the list, spread over its speakers; 0: all")
     arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--seed", type=int, default=1, help="seed of all choices and resamplings")
     add_network_options(arguments)

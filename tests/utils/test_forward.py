@@ -149,7 +149,7 @@ def test_the_answer_is_kept_until_a_file_that_it_comes_from_changes(count, shell
     kept_list(shell).write_text(text)
     assert "--top-n    integer  kept" in count("--help")[0]
     older = shell.folder / "python" / "of_test" / "more.py"
-    os.utime(older, ns=(10 ** 17, 10 ** 17))            # put back an older file: not newer than what is kept, but another
+    os.utime(older, ns=(10 ** 17, 10 ** 17))            # an older file is put in its place
     assert "--top-n    integer  how many" in count("--help")[0]
     kept_list(shell).write_text(text)
     assert "--top-n    integer  kept" in count("--help")[0]
@@ -178,6 +178,7 @@ def test_a_folder_that_is_not_ours_is_asked_each_time(count, shell):
     ("verbs show", "verbs tell", "of_test.verbs: has no verb tell"),
     ("of_test.verbs show", "of_test.none", "No module named 'of_test.none'"),
     ("of_test.verbs show only rate order", "of_test.more", "of_test.more: AttributeError"),
+    ("of_test.verbs show only rate order", "of_test.count only kind", "two workers would have the array to_count"),
     ("of_test.verbs show only rate order", "a b c d", "write MODULE [VERB] [but|only NAME ...], not 'a b c d'"),
 ])
 def test_a_wrong_declaration_is_one_line(count, shell, old, new, told):
