@@ -21,6 +21,10 @@ _forward_to=("svq.bin.score but backend lists threads")
 . "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "score.sh: needs <trials> <embeddings> <scores> (--help says more)" >&2; exit 2; }
+[[ -z $lists || $norm == none ]] || {
+  echo "score.sh: --norm is of one list; of many steps/score_norm.sh makes them" >&2
+  exit 2
+}
 trials=${1%/} embeddings=${2%/} scores=${3%/}
 
 . "$SVQ_ROOT/steps/lists.sh"

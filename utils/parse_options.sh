@@ -125,7 +125,7 @@ __po_assign() {                                   # option as typed, variable, v
       integer) [[ $__po_word =~ ^-?(0|[1-9][0-9]{0,17})$ ]] || __po_fail "$1 takes an integer, not '$3'" ;;
       number) [[ $__po_word =~ $__po_number ]] || __po_fail "$1 takes a number, not '$3'" ;;
     esac
-    [[ -z ${__po_choices[$2]-} || " ${__po_choices[$2]} " == *" $__po_word "* ]] ||
+    [[ -z ${__po_choices[$2]-} || ( " ${__po_choices[$2]} " == *" $__po_word "* && $__po_word != *\ * ) ]] ||
       __po_fail "$1 takes one of ${__po_choices[$2]}, not '$__po_word'"
   done
 }

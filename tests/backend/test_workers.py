@@ -252,7 +252,8 @@ def test_steps_from_embeddings_to_ratios(corpus):
     assert failed.returncode != 0 and "score_cosine.log" in failed.stderr
     assert "svq.bin.score: exp/s/embeddings/test/embedding.scp: no embedding for 1 id: test00-0\n" in log.read_text()
     assert not list(log.parents[1].glob("*.score"))
-    for words in (["--top-n", "many"], ["--no-such-option", "1"], ["--norm"], ["only-one"]):
+    for words in (["--top-n", "many"], ["--no-such-option", "1"], ["--norm"], ["only-one"],
+                  ["--norm", "zscore"], ["--plda-enroll", "best"], ["--lists", "a b", "--norm", "snorm", "a", "b", "c"]):
         bad = subprocess.run(["bash", "steps/score.sh", *words], cwd=recipe, env=environment, capture_output=True, text=True)
         assert bad.returncode == 2 and len(bad.stderr.strip().splitlines()) == 1
 

@@ -102,6 +102,9 @@ def test_what_is_given_goes_to_its_workers(count, shell, options, variables, fir
     (["--center", "--nj", "two"], "--nj takes an integer"),
     (["--entropy=maybe"], "--entropy takes true or false, not 'maybe'"),
     (["--how", "slowly"], "--how takes one of fast slow, not 'slowly'"),
+    (["--how", "fast slow"], "--how takes one of fast slow, not 'fast slow'"),
+    (["--how", ""], "--how takes one of fast slow, not ''"),
+    (["--rate", ""], "--rate takes a number, not ''"),
     (["--how", "--rate", "1"], "--how needs a value, not the option --rate"),
 ])
 def test_a_wrong_option_is_one_line(count, shell, options, told):
