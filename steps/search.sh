@@ -34,6 +34,7 @@ if [[ $restart == always ]]; then options+=(--restart always --restart-id "$HOST
 resources=(--mem "$mem" --num-threads "$num_threads")
 if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
 
+export SVQ_RESUMES=1  # trials go on from their checkpoints: a cluster may end a worker at its time limit and start it again
 $cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" python3 -m svq.bin.search "${to_search[@]}" "${options[@]}"
 trials_done=$(($(wc -l < "$dir/trials.tsv") - 1))
 if [[ -e $dir/best ]]; then

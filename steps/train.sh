@@ -8,8 +8,9 @@
 set -euo pipefail
 cmd=run.py     # dispatcher
 num_gpus=0     # GPUs to train on, one process each; 0: the CPU
+num_nodes=1    # machines of a cluster to train on (slurm.py), each with so many GPUs or processes
 num_procs=1    # processes on the CPU (where num_gpus is 0)
-num_threads=2  # CPU threads the dispatcher reserves for each process
+num_threads=2  # CPU threads the dispatcher reserves for each process, beside one for each that reads for it
 mem=8G         # memory the dispatcher reserves
 _forward_to=("svq.bin.train but config data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
@@ -20,13 +21,19 @@ _forward_to=("svq.bin.train but config data out set")
 config=$1 data=${2%/} dir=${3%/}
 step --config "$config" --in "$data/utt2spk" --maybe "$data/wav.scp" --feats "$data/feats.scp" \
   ${init:+--in "$init/model.safetensors" --maybe "$init/head.safetensors"} ${bits:+--in "$bits"} ${teacher:+--in "$teacher/model.safetensors"} \
-  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" --neutral num-gpus
+  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" --neutral num-gpus --neutral num-nodes
 
-launch=(python3)
-resources=(--mem "$mem" --num-threads "$num_threads")
-if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
 processes=$((num_gpus > 0 ? num_gpus : num_procs))
-if ((processes > 1)); then launch=(torchrun --standalone --nproc-per-node "$processes"); fi
+threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))
+launch=(python3) resources=(--mem "$mem")
+if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
+if ((num_nodes > 1)); then
+  resources+=(--num-threads "$threads" --num-nodes "$num_nodes" --num-tasks "$processes")
+else
+  resources+=(--num-threads $((processes * threads)))
+  if ((processes > 1)); then launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes"); fi
+fi
 
+export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" \
   --config "$config" --data "$data" --out "$dir"

@@ -9,7 +9,7 @@
 set -euo pipefail
 cmd=run.py     # dispatcher
 num_gpus=0     # GPUs to train on, one process each; 0: the CPU
-num_threads=2  # CPU threads the dispatcher reserves for each process
+num_threads=2  # CPU threads the dispatcher reserves for each process, beside one for each that reads for it
 mem=8G         # memory the dispatcher reserves
 _forward_to=("svq.bin.train_aggregation but config model data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
@@ -24,10 +24,13 @@ config=$1 data=${2%/} teacher=${3%/} dir=${4%/}
 step --config "$config" --in "$teacher/model.safetensors" --in "$data/utt2spk" --maybe "$data/wav.scp" \
   --feats "$data/feats.scp" --out "$dir/aggregation.safetensors" --neutral num-gpus
 
+processes=$((num_gpus > 1 ? num_gpus : 1))
+threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))
 launch=(python3)
-resources=(--mem "$mem" --num-threads "$num_threads")
+resources=(--mem "$mem" --num-threads $((processes * threads)))
 if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
-if ((num_gpus > 1)); then launch=(torchrun --standalone --nproc-per-node "$num_gpus"); fi
+if ((processes > 1)); then launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes"); fi
 
+export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation \
   "${to_train_aggregation[@]}" --config "$config" --model "$teacher" --data "$data" --out "$dir"

@@ -2,6 +2,7 @@
 # Run the tests, the files of them in two processes (SVQ_TEST_JOBS).
 #   bash tests/run.sh                   those that are quick: minutes
 #   bash tests/run.sh --all             all of them, whole recipes too: what has to pass before a change lands
+#   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
 #   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
 set -euo pipefail
 if [[ ${1-} == --help ]]; then
@@ -17,5 +18,15 @@ if (($# == 0)); then set -- tests -m "not slow"; fi
 if [[ $1 == --all ]]; then
   shift
   set -- tests --durations=120 --durations-min=1.5 "$@"  # what a test takes: those of seconds go to tests/slow.txt
+fi
+if [[ $1 == --slurm ]]; then
+  shift
+  # Where they cannot be installed the tests say so and are skipped.
+  if ! command -v slurmctld munged > /dev/null && ((EUID == 0)) && command -v apt-get > /dev/null; then
+    apt-get update -qq > /dev/null || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null || true
+  fi
+  export SVQ_TEST_SLURM=1
+  set -- tests/slurm -n 0 -rs "$@"
 fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"

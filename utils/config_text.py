@@ -7,6 +7,7 @@ the same and refuses a table that is written so that its rows could not be told 
 
 import os
 import re
+import sys
 
 _BASE = re.compile(r"^base: *([^#\n]+)", re.MULTILINE)
 _ROWS = re.compile(r"^rows: *\[?([^\]#\n]*)", re.MULTILINE)
@@ -36,6 +37,11 @@ def levels(text):
     """The teacher's cached levels that the settings name, nearest first: `levels: [utterance, narrowBN]`."""
     found = _nearest(r"\blevels: *\[([^\]]*)\]", text) or ""
     return [level.strip(" \"'\n") for level in found.split(",") if level.strip()]
+
+
+def number(name, text, default):
+    """The whole number that the nearest of the settings that speaks of `name` gives it, else the default."""
+    return int(_nearest(r"^[^#\n]*\b%s: *(\d+)" % re.escape(name), text) or default)
 
 
 def _nearest(pattern, text):
@@ -102,3 +108,7 @@ def _lines_of(row, table):
         elif line.startswith((row + ":", "'%s':" % row, '"%s":' % row)):
             found = [line]
     return None if found is None else "\n".join(line for line in found if line.strip() and not line.startswith("#"))
+
+
+if __name__ == "__main__":      # config_text.py num_workers conf/teacher.yaml 1
+    print(number(*sys.argv[1:]))

@@ -10,7 +10,7 @@ import sys
 # "<unk>" or "a|b" is passed on as it is.
 OPERATORS = {"|", "||", "&&", ";", "<", ">", ">>", "2>", "2>>", "2>&1", "&>"}
 
-COUNTS = {"num-threads": 1, "gpu": 0, "max-jobs-run": 1}      # option -> smallest value
+COUNTS = {"num-threads": 1, "gpu": 0, "max-jobs-run": 1, "num-nodes": 1, "num-tasks": 1}    # option -> smallest value
 TEXTS = ("mem", "time", "partition", "account", "qos", "sbatch-options")
 
 
@@ -22,12 +22,13 @@ class Request:
     """A command line taken apart.
 
     options: {"mem": "4G", "num-threads": 2, ...}, only those given
+    said: names of the options that the user said, in cmd.sh or by hand; a step proposed the others
     variable: "JOB" or None; jobs: the numbers, [None] where there is no variable
     log, command: before the variable is replaced
     """
 
-    def __init__(self, options, variable, jobs, log, command):
-        self.options, self.variable, self.jobs = options, variable, jobs
+    def __init__(self, options, said, variable, jobs, log, command):
+        self.options, self.said, self.variable, self.jobs = options, said, variable, jobs
         self.log, self.command = log, command
 
     def substitute(self, text, job):
@@ -47,10 +48,18 @@ class Request:
         return ["bash", "-o", "pipefail", "-c", line]
 
 
-def parse(argv, doc):
-    """Request from a command line; UsageError where it is wrong. ``--help`` prints ``doc``."""
-    options, rest = {}, list(argv)
+def words_of_user(argv):
+    """How many of the words the user said: those of the dispatcher as cmd.sh has it. The step that runs proposes the
+    others (utils/step.sh tells its --cmd); without a step they are all the user's."""
+    words = os.environ.get("SVQ_STEP_CMD", "").split()[1:]
+    return len(words) if os.environ.get("SVQ_STEP_CMD") and argv[:len(words)] == words else len(argv)
+
+
+def parse_options(argv, doc):
+    """(options, those said by the user, what follows them). What the user said wins over what a step proposes."""
+    said, proposed, rest, of_user = {}, {}, list(argv), words_of_user(argv)
     while rest and rest[0].startswith("-"):
+        options = said if len(argv) - len(rest) < of_user else proposed
         name, equals, value = rest.pop(0).partition("=")
         if name in ("--help", "-h"):
             print(doc.strip())
@@ -69,7 +78,12 @@ def parse(argv, doc):
         elif not value:
             raise UsageError("%s needs a value" % name)
         options[key] = value
+    return {**proposed, **said}, set(said), rest
 
+
+def parse(argv, doc):
+    """Request from a command line; UsageError where it is wrong. ``--help`` prints ``doc``."""
+    options, said, rest = parse_options(argv, doc)
     variable, jobs = None, [None]
     if rest and (match := re.fullmatch(r"([A-Za-z_]\w*)=(\d{1,9})(?::(\d{1,9}))?", rest[0])):
         rest.pop(0)
@@ -83,7 +97,27 @@ def parse(argv, doc):
     if len(jobs) > 1 and variable not in log:
         raise UsageError("%d jobs would write the one log %s: put %s into its name"
                          % (len(jobs), log, variable))
-    return Request(options, variable, jobs, log, command)
+    return Request(options, said, variable, jobs, log, command)
+
+
+def queue_folders(request):
+    """(folder of this work's folders on a cluster, prefix of their names): q/x.JOB.* beside the logs x.JOB.log."""
+    first = os.path.abspath(request.log_of(request.jobs[0]))
+    return os.path.join(os.path.dirname(first), "q"), (os.path.basename(request.log).removesuffix(".log") or "job") + "."
+
+
+def end_orphans(program, request):
+    """Cancel what an earlier start of the same work has left running on a cluster, and forget that start."""
+    parent, prefix = queue_folders(request)
+    if not os.path.isdir(parent):
+        return
+    import slurm_queue
+    for name in sorted(os.listdir(parent)):
+        if name.startswith(prefix) and "." not in name[len(prefix):]:
+            folder = os.path.join(parent, name)
+            if not os.path.exists(os.path.join(folder, "ended")):
+                slurm_queue.end_orphan(folder, program)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def last_lines(path, count=10):

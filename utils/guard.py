@@ -4,12 +4,16 @@
 
 The guard is a fork of the caller. It dies with the caller (Linux: PR_SET_PDEATHSIG, which works for
 kill -9 too), is the one to which orphans of the command are handed (PR_SET_CHILD_SUBREAPER), and
-kills all of them before it ends. So the lock that run.sh holds, which its children inherit, is free
+kills all of them before it ends. Where the guard itself is killed (kill -9), the caller, to which the orphans go then,
+kills them (`sweep`). So the lock that run.sh holds, which its children inherit, is free
 as soon as run.sh is dead, and no forgotten training process writes into a folder that is being
 written again. Linux only, as the signal is.
 
 Standard library only, and nothing slow to import: once.py and run.py start in milliseconds.
 A guard must be started from the main thread: the death signal follows the starting thread.
+
+SVQ_GRACE is the number of seconds (default 30) between asking a command to end (SIGTERM) and killing it: a training
+writes a checkpoint in it. The wait ends when all has ended, which is at once for what does not handle the signal.
 """
 
 import os
@@ -19,7 +23,14 @@ import time
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_GRACE = 2.0      # seconds between asking a command to end and killing it
+
+
+def grace():
+    """Seconds between asking a command to end and killing it."""
+    try:
+        return max(0.0, float(os.environ.get("SVQ_GRACE", "30")))
+    except ValueError:
+        return 30.0
 
 
 def _prctl(option, value):
@@ -37,13 +48,13 @@ def die_with_parent(parent=None):
         os._exit(143)
 
 
-def descendants(root):
-    """Process ids of all living descendants of process ``root``; needs /proc, else none."""
+def _families():
+    """{process id: those of its children}, without the dead ones; needs /proc, else empty."""
     children = {}
     try:
         names = os.listdir("/proc")
     except OSError:
-        return []
+        return children
     for name in names:
         if name.isdigit():
             try:
@@ -54,10 +65,21 @@ def descendants(root):
                 continue
             if state != b"Z":
                 children.setdefault(int(ppid), []).append(int(name))
+    return children
+
+
+def children(root):
+    """Process ids of the living children of process ``root``."""
+    return _families().get(root, [])
+
+
+def descendants(root):
+    """Process ids of all living descendants of process ``root``."""
+    families = _families()
     found, queue = [], [root]
     while queue:
-        queue.extend(children.get(queue[0], ()))
-        found.extend(children.get(queue.pop(0), ()))
+        found.extend(families.get(queue[0], ()))
+        queue.extend(families.get(queue.pop(0), ()))
     return found
 
 
@@ -79,13 +101,28 @@ def _reap():
     return True
 
 
-def _kill_descendants(deadline):
+def _ask_orphans(asked):
+    """SIGTERM, once each, to the children of this process: orphans of the command, which nobody else asks to end.
+
+    What was started after the others were asked is among them as soon as its parent is gone. Not its children's children:
+    they may be at work on a clean end (slurm.py calls scancel).
+    """
+    new = [pid for pid in children(os.getpid()) if pid not in asked]
+    asked.update(new)
+    _signal_all(new, signal.SIGTERM)
+
+
+def _kill_descendants(deadline, asked):
     """Kill what is left of the command, once the time to end by itself (slurm.py cancels) is over."""
     # Orphans of the command have become children of this process: without children there are none.
+    pause = 0.005
     while _reap():
         if deadline is None or time.monotonic() > deadline:
             _signal_all(descendants(os.getpid()), signal.SIGKILL)
-        time.sleep(0.005)
+        else:
+            _ask_orphans(asked)
+            pause = min(1.2 * pause, 0.1)
+        time.sleep(pause)
 
 
 def _exec(argv, environ, stdout):
@@ -93,7 +130,7 @@ def _exec(argv, environ, stdout):
     # Python ignores SIGPIPE; a command that inherited that would not end with its reader.
     for number in (signal.SIGPIPE, *_SIGNALS):
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     try:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         if stdout is not None:
@@ -120,15 +157,16 @@ def _guard(argv, environ, stdout, parent):
             os._exit(137)
         _exec(argv, environ, stdout)
 
-    deadline, status = None, None
+    deadline, status, asked = None, None, set()
     while status is None:
         # The signals are blocked, so that one which comes between two waits is still there. Not
         # sigtimedwait: suspended beyond its time limit, it reports a signal that never came.
         if deadline is not None:
             time.sleep(0.02)
         elif signal.sigwait(_SIGNALS) != signal.SIGCHLD:
-            deadline = time.monotonic() + _GRACE
-            _signal_all(descendants(me), signal.SIGTERM)
+            deadline = time.monotonic() + grace()
+            asked.update(descendants(me))
+            _signal_all(asked, signal.SIGTERM)
         pid = 1
         while pid:
             pid, code = os.waitpid(-1, os.WNOHANG)     # the command, or an adopted orphan
@@ -137,7 +175,7 @@ def _guard(argv, environ, stdout, parent):
                 break
         if status is None and deadline is not None and time.monotonic() > deadline:
             status = signal.SIGKILL
-    _kill_descendants(deadline)
+    _kill_descendants(deadline, asked)
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
@@ -150,6 +188,7 @@ def start(argv, environ=None, stdout=None):
     not be found. Standard input is empty: jobs of a recipe do not ask questions.
     """
     environ = os.environ if environ is None else environ
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)        # for what a killed guard leaves: see sweep
     parent = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -167,11 +206,30 @@ def start(argv, environ=None, stdout=None):
     return pid
 
 
+def ask(pid):
+    """Ask the guard ``pid`` to end what it guards: SIGTERM, then SVQ_GRACE seconds."""
+    _signal_all([pid], signal.SIGTERM)
+
+
+def sweep(guards=()):
+    """Kill what a guard that was killed has left to this process; ``guards``: those that live. Returns when all is gone."""
+    while True:
+        left = [pid for pid in children(os.getpid()) if pid not in guards]
+        if not left:
+            return
+        for pid in left:
+            _signal_all([*descendants(pid), pid], signal.SIGKILL)
+            try:
+                os.waitpid(pid, 0)            # its own children are this process's from here on
+            except ChildProcessError:
+                pass
+
+
 def stop(pids):
     """End the guards ``pids`` and all that they guard; returns when they are gone."""
     _signal_all(pids, signal.SIGTERM)
+    deadline = time.monotonic() + grace() + 2     # a guard that lives kills at its own
     for pid in pids:
-        deadline = time.monotonic() + 2 * _GRACE
         while True:
             try:
                 if os.waitpid(pid, os.WNOHANG)[0]:
@@ -181,3 +239,4 @@ def stop(pids):
             if time.monotonic() > deadline:
                 _signal_all(descendants(pid) + [pid], signal.SIGKILL)
             time.sleep(0.01)
+    sweep()

@@ -348,6 +348,8 @@ def run(command):
     signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
     status = os.waitpid(pids[0], 0)[1]
     pids.clear()
+    if os.WIFSIGNALED(status):
+        guard.sweep()
     return os.waitstatus_to_exitcode(status)
 
 

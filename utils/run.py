@@ -13,6 +13,7 @@ lines. When one has failed no further ones are started. A killed run.py takes it
   --num-threads N    threads of a job: OMP_NUM_THREADS is set to it. Not given, it is set to 1 when
                      several jobs run at once
   --gpu N            GPUs of a job: jobs that run at once get different ones (CUDA_VISIBLE_DEVICES)
+  --num-nodes N      is refused but for 1
   --mem, --time, --partition, --account, --qos, --sbatch-options
                      are for a cluster (slurm.py) and change nothing here
 
@@ -50,11 +51,14 @@ def stamp():
 
 
 class Job:
-    """One running job: ``pid`` of its guard, ``log``, ``devices`` it holds."""
+    """One running job: ``pid`` of its guard, ``log``, ``devices`` it holds.
 
-    def __init__(self, request, number, devices, threads):
+    before: words in front of the command (srun). append: the log of an earlier attempt is kept.
+    """
+
+    def __init__(self, request, number, devices, threads, before=(), append=False):
         self.number, self.devices, self.began = number, devices, time.monotonic()
-        argv = request.argv_of(number)
+        argv = [*before, *request.argv_of(number)]
         environ = dict(os.environ)
         if threads:
             environ["OMP_NUM_THREADS"] = environ["MKL_NUM_THREADS"] = str(threads)
@@ -62,7 +66,8 @@ class Job:
             environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         path = request.log_of(number)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        open(path, "wb").close()
+        if not append:
+            open(path, "wb").close()
         self.log = open(path, "ab", buffering=0)     # appending: the command writes there too
         command = " ".join(map(shlex.quote, argv)).replace("\n", "\n# ")
         self.write("# %s\n# Host: %s\n# Started: %s\n#\n"
@@ -97,6 +102,8 @@ def explain(code):
 def limits(request):
     """(jobs at once, threads of a job or None, GPU names)."""
     options = request.options
+    if options.get("num-nodes", 1) > 1:
+        raise dispatch.UsageError("--num-nodes %d: this is one machine; slurm.py has others" % options["num-nodes"])
     threads, wanted = options.get("num-threads"), options.get("gpu", 0)
     names = gpus() if wanted else []
     if len(names) < wanted:
@@ -138,6 +145,8 @@ def run(request):
         pid, status, usage = os.wait4(-1, os.WNOHANG)
         if pid in running:
             job = running.pop(pid)
+            if os.WIFSIGNALED(status):
+                guard.sweep(running)
             code = os.waitstatus_to_exitcode(status)
             job.end(code if code >= 0 else 128 - code, usage.ru_maxrss)
             free.extend(job.devices)
@@ -151,6 +160,7 @@ def main():
     guard.die_with_parent()
     try:
         request = dispatch.parse(sys.argv[1:], __doc__)
+        dispatch.end_orphans("run.py", request)
         failed, not_started = run(request)
     except dispatch.UsageError as e:
         print("run.py: %s" % e, file=sys.stderr)

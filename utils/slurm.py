@@ -6,18 +6,23 @@
   --max-jobs-run N   tasks of the array at once (--array=1-40%N)
   --num-threads N    --cpus-per-task, and OMP_NUM_THREADS in the job
   --gpu N            --gres=gpu:N
+  --num-nodes N, --num-tasks M
+                     the command runs in M processes on each of N nodes, started by srun, which ends all when one fails;
+                     threads are those of a process, GPUs those of a node
   --mem 4G, --time 12:00:00, --partition P, --account A, --qos Q
                      the options of sbatch of that name
   --sbatch-options "--constraint=a100 --nice=100"
                      any others
-Options of sbatch for all jobs can stand in conf/slurm.conf (one or more a line, # begins a comment)
-and in SVQ_SLURM_OPTIONS; this command line wins over the variable, the variable over the file.
+Options of sbatch for all jobs can stand in conf/slurm.conf, also as Kaldi writes them, and in SVQ_SLURM_OPTIONS.
+What the user says in cmd.sh, there or here wins over what a step proposes (slurm_options.py says how).
 
-Every task runs run.py on its node and then writes its exit code to a file beside the log, in q/;
-these files decide, because a controller that is busy or forgetful says nothing for a while. A task
-that is in no queue and has left no file after SVQ_SLURM_GRACE seconds (default 60: a network file
-system shows new files late) is an error. SVQ_SLURM_POLL (default 5) is the time between two looks
-at the queue. When slurm.py is stopped or killed its array is cancelled.
+Every task runs slurm_task.py on its node, which writes the command's exit code to a file beside the log, in q/. Why a
+task has none is asked of squeue, and said at once. When a task fails those that wait are cancelled, and those that run
+go on to their end. Files that the command names are waited for on either side, SVQ_SLURM_GRACE seconds (default 60: a
+network disk shows new files late); SVQ_SLURM_POLL (default 5) is the time between two looks at the queue.
+When slurm.py is stopped or killed its jobs are cancelled; where even that failed (the machine was lost) the next start of
+the same work cancels them, and waits for their end. A job whose step has SVQ_RESUMES=1 goes back into the queue shortly
+before its time limit, at most SVQ_SLURM_REQUEUES times (default 100).
 """
 
 import os
@@ -25,17 +30,21 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 
 import dispatch
 import guard
+import slurm_files
+import slurm_options
+import slurm_queue
+from slurm_queue import SlurmError
 
-
-class SlurmError(Exception):
-    pass
+# What a job needs of this environment at sites whose jobs begin with an empty one (--export=NONE).
+CARRIED = re.compile(r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LC_ALL|LANG|TZ|KALDI_ROOT|VIRTUAL_ENV|CUDA_HOME)$"
+                     r"|(SVQ|MALLOC|OMP|MKL|OPENBLAS|TORCH|NCCL|GLOO)_\w+$")
+USUAL = ("None", "Resources", "Priority", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Cleaning", "Prolog")
 
 
 def seconds(name, default):
@@ -46,136 +55,189 @@ def seconds(name, default):
         raise SlurmError("%s is not a number of seconds: '%s'" % (name, value)) from None
 
 
-def general_options():
-    """Options of sbatch from conf/slurm.conf, then from SVQ_SLURM_OPTIONS: the later one wins."""
-    words = []
-    if os.path.exists("conf/slurm.conf"):
-        with open("conf/slurm.conf", encoding="utf-8") as f:
-            words += shlex.split(f.read(), comments=True)
-    return words + shlex.split(os.environ.get("SVQ_SLURM_OPTIONS", ""))
+def job_script(request, folder, threads):
+    """What a task does. Its argument is what is added to the array's index: indices have a largest one."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    exports = ["export %s=%s" % (name, shlex.quote(value)) for name, value in sorted(os.environ.items())
+               if CARRIED.match(name) and name != "SVQ_STEP_CMD"]
+    words = [sys.executable, os.path.join(here, "slurm_task.py"), folder, "--num-threads", str(threads)]
+    for name in ("num-nodes", "num-tasks"):
+        words += ["--" + name, str(request.options.get(name, 1))]
+    job = ['"%s=$(($1 + SLURM_ARRAY_TASK_ID))"' % request.variable] if request.variable else []
+    line = " ".join([*map(shlex.quote, words), *job, *map(shlex.quote, [request.log, *request.command])])
+    return "#!/usr/bin/env bash\n%s\ncd -- %s || exit 1\nexec %s\n" % ("\n".join(exports), shlex.quote(os.getcwd()), line)
 
 
-def sbatch_line(request, folder):
-    """The sbatch command for ``folder``/job.sh."""
-    options = request.options
-    line = ["sbatch", "--parsable", *general_options(),
-            "--job-name=" + os.path.basename(folder).rpartition(".")[0],
-            "--output=" + os.path.join(folder, "out.%a" if request.variable else "out.0"),
-            "--cpus-per-task=%d" % options.get("num-threads", 1)]
-    if options.get("gpu"):
-        line.append("--gres=gpu:%d" % options["gpu"])
-    for key in ("mem", "time", "partition", "account", "qos"):
-        if key in options:
-            line.append("--%s=%s" % (key, options[key]))
-    line += shlex.split(options.get("sbatch-options", ""))
-    if request.variable:
-        array = "--array=%d-%d" % (request.jobs[0], request.jobs[-1])
-        if "max-jobs-run" in options:
-            array += "%%%d" % options["max-jobs-run"]
-        line.append(array)
-    return line + [os.path.join(folder, "job.sh")]
+def write_inputs(request, folder):
+    """Notes the files that the command names as they are now: a task waits until its node shows them so."""
+    common = [word for word in request.command if request.substitute(word, 1) == word]
+    lists = {"inputs": slurm_files.named_by(common)}
+    for job in request.jobs:
+        words = [request.substitute(word, job) for word in request.command if word not in common]
+        lists["inputs.%d" % (job or 0)] = slurm_files.named_by(words)
+    for name, files in lists.items():
+        if files:
+            with open(os.path.join(folder, name), "w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(slurm_files.lines_of(files))
 
 
-def job_script(request, folder):
-    """What a task does: run.py with its own number, then its exit code, whole or not at all."""
-    job = [request.variable + "=$task"] if request.variable else []
-    run = [shlex.quote(os.path.join(os.path.dirname(os.path.abspath(__file__)), "run.py"))]
-    run += ["--num-threads", str(request.options.get("num-threads", 1))]
-    run += ['"%s"' % word for word in job]
-    run += map(shlex.quote, [request.log, *request.command])
-    code = shlex.quote(os.path.join(folder, "code."))
-    return """#!/usr/bin/env bash
-task=${SLURM_ARRAY_TASK_ID:-0}
-code=%s$task
-rm -f -- "$code"            # of an earlier attempt, when Slurm has queued the task again
-cd -- %s || exit 1
-%s %s
-status=$?
-echo "$status" > "$code.new" && mv -- "$code.new" "$code"
-exit "$status"
-""" % (code, shlex.quote(os.getcwd()), shlex.quote(sys.executable), " ".join(run))
+class Job:
+    """The work in the queue. ``tasks``: {number: (job id, index in the array)}, number and index 0 without JOB."""
 
+    def __init__(self, request, folder):
+        self.request, self.folder, self.tasks, self.ids = request, folder, {}, []
+        words, threads = slurm_options.resolve(request, bool(os.environ.get("SVQ_RESUMES")))
+        self.line = ["sbatch", "--parsable", *words, "--open-mode=append", "--job-name=" + slurm_queue.name_of(folder)]
+        with open(os.path.join(folder, "job.sh"), "w", encoding="utf-8", errors="surrogateescape") as f:
+            f.write(job_script(request, folder, threads))
+        write_inputs(request, folder)
 
-def command_output(line):
-    """(exit status, standard output, error output) of a Slurm command; status None: not there."""
-    try:
-        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=120)
-    except FileNotFoundError:
-        return None, "", line[0] + ": no such program"
-    except subprocess.TimeoutExpired:
-        return 1, "", line[0] + ": no answer"
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
+    def submit(self):
+        script = os.path.join(self.folder, "job.sh")
+        if self.request.variable is None:
+            self.tasks = {0: (self._sbatch("--output=%s/out.0" % self.folder, script, "0"), 0)}
+            return
+        jobs, limit = self.request.jobs, self.request.options.get("max-jobs-run")
+        size, offset = slurm_queue.max_array_size() - 1, 0
+        parts = [jobs] if jobs[-1] <= size else [jobs[i:i + size] for i in range(0, len(jobs), size)]
+        for part in parts:
+            if jobs[-1] > size:
+                offset = part[0] - 1
+            array = "--array=%d-%d%s" % (part[0] - offset, part[-1] - offset, "%%%d" % limit if limit else "")
+            # With a limit the parts run one after the other, else they would share it.
+            after = ["--dependency=afterany:" + self.ids[-1]] if limit and self.ids else []
+            job_id = self._sbatch("--output=%s/out.%s%%a" % (self.folder, "%d+" % offset if offset else ""), array, *after,
+                                  script, str(offset))
+            self.tasks.update({number: (job_id, number - offset) for number in part})
 
+    def _sbatch(self, *more):
+        job_id = slurm_queue.submit([*self.line, *more])
+        self.ids.append(job_id)
+        with open(os.path.join(self.folder, "ids"), "a", encoding="ascii") as file:
+            file.write(job_id + "\n")
+        return job_id
 
-def submit(request, folder):
-    """Hand the array to Slurm; its job id."""
-    with open(os.path.join(folder, "job.sh"), "w", encoding="utf-8", errors="surrogateescape") as f:
-        f.write(job_script(request, folder))
-    status, out, err = command_output(sbatch_line(request, folder))
-    if status is None:
-        raise SlurmError("sbatch is not on PATH: is this a Slurm cluster? (run.py runs jobs here)")
-    job_id = out.splitlines()[-1].partition(";")[0] if out else ""
-    if status != 0 or not re.fullmatch(r"\d+", job_id):
-        raise SlurmError("sbatch refused the job: %s" % (err or out or "no reason given"))
-    return job_id
+    def output(self, number):
+        """The lines that Slurm and the script wrote about a task, outside the command's log; None: it never started."""
+        job_id, index = self.tasks[number]
+        offset = number - index
+        path = os.path.join(self.folder, "out.%s%d" % ("%d+" % offset if offset else "", index))
+        return dispatch.last_lines(path, 20) if os.path.exists(path) else None
+
+    def name(self, number):
+        job_id, index = self.tasks[number]
+        return "Slurm job %s" % (job_id if self.request.variable is None else "%s_%d" % (job_id, index))
 
 
 def read_codes(folder):
-    """{task number: exit code} of the tasks that have ended."""
+    """{task number: (exit code, files that it made)} of the tasks that have ended."""
     codes = {}
     for name in os.listdir(folder):
         if re.fullmatch(r"code\.\d+", name):
-            with open(os.path.join(folder, name), encoding="ascii") as f:
-                text = f.read().strip()
-            if text.isdigit():
-                codes[int(name[5:])] = int(text)
+            with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as f:
+                code, *files = f.read().split("\n")
+            if code.isdigit():
+                codes[int(name[5:])] = int(code), slurm_files.parse(files)
     return codes
 
 
-def queued(job_id):
-    """Numbers of the tasks that Slurm still has, or None when it does not say."""
-    status, out, err = command_output(["squeue", "--noheader", "--array", "--jobs", job_id,
-                                       "--format", "%K"])
-    if status == 0:
-        return {int(word) if word.isdigit() else 0 for word in out.split()}
-    return set() if "Invalid job id" in err else None
+WHY = {"TIMEOUT": "the time limit of %s is over: give it more --time", "OUT_OF_MEMORY": "out of memory: give it more --mem",
+       "CANCELLED": "cancelled", "PREEMPTED": "preempted by another job", "NODE_FAIL": "a node failed (%s)",
+       "DEADLINE": "its deadline is over", "BOOT_FAIL": "its node did not start"}
 
 
-def last_state(job_id, task, is_array):
-    """What accounting knows of a task that vanished (TIMEOUT, OUT_OF_MEMORY ...), or ''."""
-    name = "%s_%d" % (job_id, task) if is_array else job_id
-    status, out, _ = command_output(["sacct", "--noheader", "--allocations", "--parsable2",
-                                     "--jobs", name, "--format", "State"])
-    return out.splitlines()[-1] if status == 0 and out else ""
+def fate(state, lines):
+    """Why a task ended without a code of its own, from its state and what Slurm wrote into its output."""
+    text = WHY.get(state.state, "ended as %s without an exit code (%s)" % (state.state, state.reason))
+    if "%s" in text:
+        text %= state.nodes if state.state == "NODE_FAIL" else state.limit
+    said = [re.sub(r"^slurmstepd[\w.-]*: error: ", "", line).strip("* ") for line in lines or () if line.startswith("slurmstepd")]
+    if any(re.search("memory limit|oom", line, re.IGNORECASE) for line in said):
+        text = WHY["OUT_OF_MEMORY"]
+    return text + ("; Slurm says: %s" % said[-1] if said else "")
 
 
-def wait(request, job_id, folder):
-    """Wait for all tasks; {task number: exit code, or None for one that vanished}."""
-    poll, grace = seconds("SVQ_SLURM_POLL", "5"), seconds("SVQ_SLURM_GRACE", "60")
-    tasks = {job or 0 for job in request.jobs}
-    missing_since, pause, next_look = {}, min(0.1, poll), 0.0
-    while True:
-        codes = read_codes(folder)
-        left = tasks - set(codes)
-        if not left:
-            return codes
-        now = time.monotonic()
-        if now >= next_look:
-            living = queued(job_id)
-            now = time.monotonic()
-            next_look = now + poll
-            if living is not None:
-                missing_since = {t: missing_since.get(t, now) for t in left - living}
-        if missing_since and left <= {t for t, s in missing_since.items() if now - s >= grace}:
-            codes = read_codes(folder)
-            return {t: codes.get(t) for t in tasks}
-        time.sleep(pause)
-        pause = min(1.5 * pause, poll, 2.0)
+class Watch:
+    """Waits for the tasks of a Job. ``failed``: {number: why}, ``not_started``: numbers cancelled before they began."""
+
+    def __init__(self, job):
+        self.job, self.done, self.failed, self.not_started = job, set(), {}, set()
+        self.poll, self.grace = seconds("SVQ_SLURM_POLL", "5"), seconds("SVQ_SLURM_GRACE", "60")
+        self.since, self.told, self.cancelled = {}, set(), False
+
+    def wait(self):
+        pause, next_look = min(0.1, self.poll), 0.0
+        while True:
+            self._read_codes()
+            if not self._left():
+                return
+            if time.monotonic() >= next_look:
+                states = slurm_queue.states(self.job.ids)
+                next_look = time.monotonic() + self.poll
+                if states is not None:
+                    for number in self._left():
+                        self._look(number, states.get(self.job.tasks[number]))
+            if self.failed and not self.cancelled:
+                self.cancelled = True
+                slurm_queue.cancel(self.job.ids, "--state=PENDING")
+                next_look = 0.0
+            time.sleep(pause)
+            pause = min(1.5 * pause, self.poll, 2.0)
+
+    def _left(self):
+        return self.job.tasks.keys() - self.done - self.failed.keys() - self.not_started
+
+    def _read_codes(self):
+        for number, (code, files) in read_codes(self.job.folder).items():
+            if number not in self.done and number in self._left():
+                if code:
+                    self.failed[number] = self._explain(number, code)
+                    continue
+                late = slurm_files.wait_for(files, self.grace)
+                if late:
+                    self.failed[number] = "%s, which it wrote, is not visible here after %g s, %s" % (
+                        late[0], self.grace, self.job.name(number))
+                self.done.add(number)
+
+    def _explain(self, number, code):
+        """A command killed by SIGKILL may have been out of memory: Slurm knows in a moment."""
+        deadline = time.monotonic() + 5
+        while code == 137 and time.monotonic() < deadline:
+            state = (slurm_queue.states(self.job.ids) or {}).get(self.job.tasks[number])
+            if state is None or state.ended:
+                if state and state.state == "OUT_OF_MEMORY":
+                    return "code 137, %s, %s" % (WHY["OUT_OF_MEMORY"], self.job.name(number))
+                break
+            time.sleep(0.2)
+        return "code %d, %s" % (code, self.job.name(number))
+
+    def _look(self, number, state):
+        if state is not None and not state.ended:
+            self.since.pop(number, None)
+            if state.state == "PENDING" and state.reason not in USUAL and state.reason not in self.told:
+                self.told.add(state.reason)
+                print("slurm.py: %s waits: %s" % (self.job.name(number), state.reason), file=sys.stderr, flush=True)
+            return
+        lines = self.job.output(number)
+        if self.cancelled and lines is None and (state is None or state.state == "CANCELLED"):
+            self.not_started.add(number)
+            return
+        # The code of a command that ended by itself may be on its way; where Slurm ended it there is none.
+        own = state is None or state.state in ("COMPLETED", "FAILED")
+        waited = time.monotonic() - self.since.setdefault(number, time.monotonic())
+        if waited >= (self.grace if own and not self._told_by_slurm(lines) else min(self.grace, 2 * self.poll)):
+            if state is None:
+                known = slurm_queue.accounting(*self.job.tasks[number], self.job.request.variable is not None)
+                state = slurm_queue.State(known or "unknown to Slurm", "forgotten", "", "")
+            self.failed[number] = "%s, %s" % (fate(state, lines), self.job.name(number))
+
+    @staticmethod
+    def _told_by_slurm(lines):
+        return any(line.startswith("slurmstepd") for line in lines or ())
 
 
-def cancel_on_death(job_id):
-    """A process that cancels the array unless told not to; returns the pipe to tell it.
+def cancel_on_death(job):
+    """A process that cancels the jobs unless told not to; returns the pipe to tell it.
 
     It sees the pipe close when this process dies, kill -9 included.
     """
@@ -188,60 +250,78 @@ def cancel_on_death(job_id):
                 signal.signal(number, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
             if not os.read(reader, 1):
-                command_output(["scancel", job_id])
+                slurm_queue.cancel(job.ids)
         finally:
             os._exit(0)
     os.close(reader)
     return writer
 
 
+def remove_logs(request):
+    """Logs of an earlier run must not explain this one; a task that is queued again appends to its own."""
+    for job in request.jobs:
+        path = request.log_of(job)
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        if os.path.lexists(path):
+            os.unlink(path)
+
+
+def report(request, job, watch):
+    """Say what failed; where a command never began, what Slurm and the script wrote."""
+    names = dict.fromkeys(request.jobs) if request.variable else {None: None}
+    failed = {number: watch.failed[number or 0] for number in names if (number or 0) in watch.failed}
+    dispatch.report_failures("slurm.py", request, failed, len(watch.not_started))
+    for number in failed:
+        lines = job.output(number or 0)
+        if lines and not os.path.exists(request.log_of(number)):
+            print("slurm.py: it did not begin; %s has:\n    %s" % (job.folder, "\n    ".join(lines[-10:])), file=sys.stderr)
+
+
 def run(request):
     """Submit, wait, report; the exit status."""
-    log_folder = os.path.dirname(os.path.abspath(request.log_of(request.jobs[0])))
-    queue_folder = os.path.join(log_folder, "q")
-    os.makedirs(queue_folder, exist_ok=True)
-    name = os.path.basename(request.log)
-    name = name.removesuffix(".log").replace("." + request.variable if request.variable else "", "")
-    folder = tempfile.mkdtemp(prefix=(name or "job") + ".", dir=queue_folder)
+    dispatch.end_orphans("slurm.py", request)
+    parent, prefix = dispatch.queue_folders(request)
+    os.makedirs(parent, exist_ok=True)
+    folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
+    remove_logs(request)
+    job = Job(request, folder)
 
     def stop(number, frame):
-        command_output(["scancel", job_id])
+        slurm_queue.cancel(job.ids)
         os.write(keep, b"x")
         os._exit(128 + number)
 
     caught = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     signal.pthread_sigmask(signal.SIG_BLOCK, caught)     # from sbatch on there is an id to cancel
-    job_id = submit(request, folder)
-    keep = cancel_on_death(job_id)
+    try:
+        job.submit()
+    except SlurmError:
+        if job.ids:
+            slurm_queue.cancel(job.ids)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    keep = cancel_on_death(job)
     for number in caught:
         signal.signal(number, stop)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
 
-    codes = wait(request, job_id, folder)
+    watch = Watch(job)
+    watch.wait()
     os.write(keep, b"x")
-    failed = {}
-    for job in request.jobs:
-        code = codes[job or 0]
-        if code is None:
-            state = last_state(job_id, job or 0, request.variable is not None)
-            failed[job] = "Slurm job %s vanished without an exit code%s; see %s" % (
-                job_id, ": " + state if state else "", folder)
-        elif code != 0:
-            failed[job] = "code %d, Slurm job %s" % (code, job_id)
-    if failed:
-        if None in codes.values():
-            command_output(["scancel", job_id])
-        dispatch.report_failures("slurm.py", request, failed)
-        return 1
-    shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    if not watch.failed:
+        shutil.rmtree(folder, ignore_errors=True)
+        return 0
+    open(os.path.join(folder, "ended"), "w").close()
+    report(request, job, watch)
+    return 1
 
 
 def main():
     guard.die_with_parent()
     try:
         sys.exit(run(dispatch.parse(sys.argv[1:], __doc__)))
-    except dispatch.UsageError as e:
+    except (dispatch.UsageError, slurm_options.OptionError) as e:
         print("slurm.py: %s" % e, file=sys.stderr)
         sys.exit(2)
     except (SlurmError, ValueError) as e:

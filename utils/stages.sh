@@ -40,7 +40,11 @@ if [[ $dry_run != true ]]; then
     command -v flock > /dev/null || _svq_refuse 1 "needs the program flock (package util-linux)"
     _svq_holder=unknown
     IFS= read -r _svq_holder < "$exp/.lock" || true
-    _svq_refuse 1 "$exp is in use by another run ($_svq_holder): wait for it, or choose another --exp"
+    # A run that was killed here: its trainings have SVQ_GRACE seconds to write their checkpoints.
+    if [[ ! $_svq_holder =~ ^pid\ ([0-9]+)\ on\ (.*)\ since ]] || [[ ${BASH_REMATCH[2]} != "$HOSTNAME" ]] ||
+       kill -0 "${BASH_REMATCH[1]}" 2> /dev/null || ! flock -w "${SVQ_GRACE:-30}" "$_svq_lock"; then
+      _svq_refuse 1 "$exp is in use by another run ($_svq_holder): wait for it, or choose another --exp"
+    fi
   fi
   printf -v _svq_now '%(%Y-%m-%d %H:%M:%S)T' -1
   printf 'pid %d on %s since %s\n' $$ "$HOSTNAME" "$_svq_now" > "$exp/.lock"

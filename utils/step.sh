@@ -16,6 +16,7 @@
 step() {
   if [[ -n ${SVQ_IN_STEP-} ]]; then             # started by once.py, below
     unset SVQ_IN_STEP
+    export SVQ_STEP_CMD=${cmd-}                 # what the user says to the dispatcher; the step only proposes the rest
     # shellcheck disable=SC2034                   # for the script
     read -ra pieces <<< "${SVQ_PIECES-}"
     unset SVQ_PIECES

@@ -1,4 +1,4 @@
-"""Several processes as one: torchrun's environment, and batch norm over the whole batch."""
+"""Several processes as one: the environment of torchrun or srun, and batch norm over the whole batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from svq.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,39 @@ class World:
         return self.rank == 0
 
 
-def join_world() -> World:
-    """Joins the process group that torchrun announces in the environment; alone without one.
+def place() -> tuple[int, int, int]:
+    """This process's rank, the number of processes, and its number among those of its machine.
 
-    Uses CUDA with NCCL where there are GPUs, else CPU with Gloo.
+    Reads what torchrun tells, else what srun tells each process of a step (SLURM_PROCID, SLURM_STEP_NUM_TASKS,
+    SLURM_LOCALID); (0, 1, 0) where neither started this process. The script of a Slurm job, which stands for all of the
+    job's tasks but is one process, is no step.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
+    if "WORLD_SIZE" in os.environ:
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
+    if os.environ.get("SLURM_STEP_ID", "").isdigit() and int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+        return tuple(int(os.environ[name]) for name in ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"))
+    return 0, 1, 0
+
+
+def join_world() -> World:
+    """Joins the process group that torchrun or srun announces in the environment; alone without one.
+
+    Uses CUDA with NCCL where there are GPUs, else CPU with Gloo. The processes meet at MASTER_ADDR and MASTER_PORT, which
+    torchrun sets itself and utils/slurm_task.py before it calls srun.
+    """
+    rank, size, local = place()
     cuda = torch.cuda.is_available()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    # Under srun --gpus-per-task each process sees its own GPU alone.
+    device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     if size == 1:
         return World(device=device)
-    dist.init_process_group("nccl" if cuda else "gloo")
-    return World(dist.get_rank(), size, device)
+    if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
+        raise UserError(f"this is process {rank} of {size}, and MASTER_ADDR and MASTER_PORT do not say where they meet: "
+                        "start them by steps/train.sh --num-nodes, or by torchrun")
+    dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
+    return World(rank, size, device)
 
 
 def leave_world(world: World) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +189,41 @@ def test_suspended_job_goes_on(shell):
     shell.write("go", "")
     process.communicate(timeout=60)
     assert process.returncode == 0 and "# Ended (code 0)" in shell.read("x.log")
+
+
+def guards(process):
+    """The guards below a process: forks, whose command line is that of the program that forked."""
+    found = [process.pid, *guard.descendants(process.pid)]
+    lines = {pid: (Path("/proc") / str(pid) / "cmdline").read_bytes() for pid in found}
+    parents = {pid: int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1]) for pid in found}
+    return [pid for pid in found if lines.get(parents[pid]) == lines[pid] and b"/utils/" in lines[pid]]
+
+
+@pytest.mark.parametrize("which", [0, 1, "alone"])
+def test_killed_guard_leaves_nothing(shell, marked, which):
+    """kill -9 of a guard, of once.py's, of run.py's, of run.py's without once.py: grandchildren are gone, and so is the lock."""
+    shell.write("top.sh", 'exec {lock}<>lock; flock -n "$lock" || exit 9; python3 "$SVQ_ROOT/utils/once.py" --out y -- bash step.sh')
+    job = "run.py x.log bash -c '(setsid sleep 600 & (sleep 600; true) & touch up; wait); true'; true\n"
+    shell.write("step.sh", "bash -c 'sleep 600; true' & " + job)
+    if which == "alone":
+        shell.write("top.sh", 'exec {lock}<>lock; flock -n "$lock" || exit 9; ' + job)
+    process = shell.start("bash", "top.sh")
+    shell.until((shell.folder / "up").exists, "the job runs")
+    found = guards(process)
+    assert len(found) == (1 if which == "alone" else 2)
+    os.kill(found[0 if which == "alone" else which], signal.SIGKILL)
+    process.communicate(timeout=60)
+    shell("flock", "-n", "lock", "true")
+    assert not marked()
+
+
+def test_grace_is_given_and_ends_with_the_job(shell):
+    """A job has SVQ_GRACE seconds to end well; one that will not is killed after them."""
+    text = "trap 'sleep 0.5; touch saved; exit 3' TERM; touch up; while true; do sleep 0.05; done"
+    for name, grace, trap in [("saves", "60", text), ("hangs", "0.2", text.replace("sleep 0.5; touch saved; exit 3", ""))]:
+        process = shell.start("run.py", name + ".log", "bash", "-c", trap, SVQ_GRACE=grace)
+        shell.until((shell.folder / "up").exists, "the job runs")
+        process.terminate()
+        process.communicate(timeout=30)
+        (shell.folder / "up").unlink()
+    assert (shell.folder / "saved").exists()

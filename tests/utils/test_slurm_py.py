@@ -1,4 +1,7 @@
-"""utils/slurm.py against a sbatch, squeue, scancel and sacct that keep their queue in a folder."""
+"""utils/slurm.py against a sbatch, squeue, scancel and scontrol that keep their queue in a folder.
+
+tests/slurm has the same on a real cluster; these run anywhere.
+"""
 
 import shutil
 import signal
@@ -11,8 +14,9 @@ q = os.environ["FAKE_QUEUE"]
 open(q + "/sbatch.args", "w").write("\\n".join(sys.argv[1:]) + "\\n")
 if os.path.exists(q + "/refuse"):
     sys.exit("sbatch: error: invalid partition specified: nowhere")
-script = sys.argv[-1]
-opts = dict(a[2:].partition("=")[::2] for a in sys.argv[1:-1] if a.startswith("--"))
+script, offset = sys.argv[-2:]
+opts = dict(a[2:].partition("=")[::2] for a in sys.argv[1:-2] if a.startswith("--"))
+open(q + "/name", "w").write(opts["job-name"])
 tasks = [None]
 if "array" in opts:
     first, last = re.match(r"(\\d+)-(\\d+)", opts["array"]).groups()
@@ -25,37 +29,44 @@ for task in tasks:
     if str(task) in lost:
         continue
     out = open(opts["output"].replace("%a", str(task)), "w")
-    p = subprocess.Popen(["bash", script], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+    p = subprocess.Popen(["bash", script, offset], env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                          cwd="/", start_new_session=True)
-    open("%s/pid.%d.%s" % (q, p.pid, "NA" if task is None else task), "w").close()
+    open("%s/pid.%d.%s" % (q, p.pid, "N/A".replace("/", "") if task is None else task), "w").close()
 print("4711;cluster" if "parsable" in opts else "Submitted batch job 4711")
 """
 SQUEUE = """#!/usr/bin/env bash
 [[ ! -e $FAKE_QUEUE/busy ]] || { rm "$FAKE_QUEUE/busy"; echo "slurm_load_jobs error: Socket timed out" >&2; exit 1; }
-found=0
 for f in "$FAKE_QUEUE"/pid.*; do
   IFS=. read -r _ pid task <<< "${f##*/}"
   state=$(ps -o stat= -p "$pid")
-  [[ -n $state && $state != Z* ]] && { echo "$task"; found=1; }
+  if [[ -n $state && $state != Z* ]]; then state=RUNNING; else state=COMPLETED; fi
+  [[ ! -e $FAKE_QUEUE/cancelled ]] || state=CANCELLED
+  if [[ " $* " == *" --name $(< "$FAKE_QUEUE/name") "* ]]; then
+    if [[ $state == RUNNING ]]; then echo 4711; fi
+  elif [[ " $* " != *" --name "* ]]; then
+    echo "4711|$task|$state|None|n1|1:00"
+  fi
 done
-((found)) || { echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1; }
+[[ ! -e $FAKE_QUEUE/lost ]] || echo "4711|$(< "$FAKE_QUEUE/lost")|OUT_OF_MEMORY|OutOfMemory|n1|1:00"
 """
 SCANCEL = """#!/usr/bin/env bash
+[[ $* != *PENDING* ]] || exit 0
 echo "$*" >> "$FAKE_QUEUE/cancelled"
 for f in "$FAKE_QUEUE"/pid.*; do IFS=. read -r _ pid _ <<< "${f##*/}"; kill -- -"$pid" 2> /dev/null; done
 true
 """
-SACCT = "#!/usr/bin/env bash\necho OUT_OF_MEMORY\n"
+SCONTROL = "#!/usr/bin/env bash\necho 'MaxArraySize = 1001'\n"
 
 
 @pytest.fixture
 def queue(shell):
     folder = shell.folder / "queue"
     folder.mkdir()
-    for name, text in [("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("sacct", SACCT)]:
+    for name, text in [("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("scontrol", SCONTROL)]:
         shell.write("fake bin/" + name, text, executable=True)
     shell.env.update(FAKE_QUEUE=str(folder), SVQ_SLURM_POLL="0.1", SVQ_SLURM_GRACE="1")
-    shell.env.pop("SVQ_SLURM_OPTIONS", None)
+    for name in ("SVQ_SLURM_OPTIONS", "SVQ_STEP_CMD", "SVQ_RESUMES"):
+        shell.env.pop(name, None)
     return folder
 
 
@@ -65,7 +76,7 @@ def slurm(shell, queue):
 
 
 def arguments(queue):
-    return (queue / "sbatch.args").read_text().split("\n")[:-2]
+    return (queue / "sbatch.args").read_text().split("\n")[:-3]
 
 
 def test_array(slurm, shell, queue):
@@ -76,8 +87,9 @@ def test_array(slurm, shell, queue):
         assert shell.read("out %d" % i) == "it's $HOME %d omp=3\n" % i
         assert "# Ended (code 0)" in shell.read("log/x.%d.log" % i)
     for word in ["--parsable", "--array=1-4%2", "--cpus-per-task=3", "--gres=gpu:1", "--mem=4G",
-                 "--job-name=x"]:
+                 "--requeue"]:
         assert word in arguments(queue)
+    assert any(word.startswith("--job-name=x.JOB.") for word in arguments(queue))
     assert list((shell.folder / "log/q").iterdir()) == []       # nothing left of a good one
     assert not (queue / "cancelled").exists()
 
@@ -89,13 +101,36 @@ def test_single_job(slurm, shell, queue):
 
 
 def test_options_from_file_variable_and_command_line(slurm, shell, queue):
-    shell.write("conf/slurm.conf", "# our cluster\n--partition=slow --account=us   # who pays\n")
+    shell.write("conf/slurm.conf", "# our cluster\n--partition=slow --account us   # who pays\n-C old\n")
     slurm("--partition", "fast", "--sbatch-options", "--nice=5 --constraint='a b'", "x.log", "true",
           SVQ_SLURM_OPTIONS="--account=them")
     words = arguments(queue)
-    assert words.index("--partition=slow") < words.index("--partition=fast")
-    assert words.index("--account=us") < words.index("--account=them")
-    assert "--nice=5" in words and "--constraint=a b" in words
+    for name, value in {"partition": "fast", "account": "them", "nice": "5", "constraint": "a b"}.items():
+        assert [word for word in words if word.startswith("--%s=" % name)] == ["--%s=%s" % (name, value)]
+
+
+@pytest.mark.parametrize("conf, said", [("--partition=a\npartition=b\n", "conf/slurm.conf:2: a line begins with"),
+                                        ("--array=1-2\n", "conf/slurm.conf:1: --array is slurm.py's own"),
+                                        ("-J name\n", "conf/slurm.conf:1: -J is slurm.py's own"),
+                                        ("command qsub -V\n", "conf/slurm.conf:1: `command` is followed by sbatch"),
+                                        ("--comment='open\n", "conf/slurm.conf:1: No closing quotation"),
+                                        ("-c many\n", "--cpus-per-task takes a number, not 'many'")])
+def test_wrong_options(slurm, shell, conf, said):
+    shell.write("conf/slurm.conf", conf)
+    _, err = slurm("x.log", "true", code=2)
+    assert err.startswith("slurm.py: " + said) and len(err.splitlines()) == 1
+
+
+def test_step_only_proposes(slurm, shell, queue):
+    """The words that cmd.sh has come first, and utils/step.sh tells which they are."""
+    slurm("--mem", "2G", "--mem", "8G", "--gpu", "1", "x.log", "true", SVQ_STEP_CMD="slurm.py --mem 2G")
+    assert "--mem=2G" in arguments(queue) and "--gres=gpu:1" in arguments(queue)
+    shell.write("conf/slurm.conf", "--mem-per-gpu=9G\n--gres=nvme:1\n--cpus-per-task=6\n")
+    slurm("--mem", "8G", "--num-threads", "2", "--gpu", "1", "x.log", "true", SVQ_STEP_CMD="slurm.py")
+    words = arguments(queue)
+    assert "--mem-per-gpu=9G" in words and "--cpus-per-task=6" in words
+    assert not any(word.startswith("--mem=") for word in words)
+    assert {"--gres=nvme:1,gpu:1", "--gres=gpu:1,nvme:1"} & set(words)
 
 
 def test_failed_task_is_named(slurm, shell):
@@ -108,7 +143,7 @@ def test_failed_task_is_named(slurm, shell):
 def test_task_that_vanished(slurm, shell, queue):
     (queue / "lost").write_text("2\n")
     _, err = slurm("JOB=1:3", "x.JOB.log", "true", code=1)
-    assert "job 2 of 3 failed (Slurm job 4711 vanished without an exit code: OUT_OF_MEMORY" in err
+    assert "job 2 of 3 failed (out of memory: give it more --mem, Slurm job 4711_2)" in err
     assert "1 of 3 jobs failed" in err
 
 

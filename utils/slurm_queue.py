@@ -1,0 +1,129 @@
+"""Ask and tell a Slurm cluster: sbatch, squeue, scancel, scontrol, sacct. What they cannot say is None, never a guess."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+# Of a job that runs this, run.sh in a batch job for example: they describe that one and would mislead its jobs' sbatch.
+KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_EXIT_ERROR")
+DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+# States of a job that will not run again.
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
+
+
+class SlurmError(Exception):
+    pass
+
+
+def environment():
+    """This process's environment without what an enclosing job of Slurm has put there."""
+    inside = "SLURM_JOB_ID" in os.environ
+    return {name: value for name, value in os.environ.items()
+            if not (name.startswith(("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_")) and name not in KEPT)
+            and not (inside and name in DEVICES)}
+
+
+def command_output(line):
+    """(exit status, standard output, error output) of a Slurm command; status None: not there."""
+    try:
+        done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                              timeout=120, env=environment())
+    except FileNotFoundError:
+        return None, "", line[0] + ": no such program"
+    except subprocess.TimeoutExpired:
+        return 1, "", line[0] + ": no answer"
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def submit(line):
+    """Hand a job to Slurm; its id."""
+    status, out, err = command_output(line)
+    if status is None:
+        raise SlurmError("sbatch is not on PATH: is this a Slurm cluster? (run.py runs jobs here)")
+    job_id = out.splitlines()[-1].partition(";")[0] if out else ""
+    if status != 0 or not re.fullmatch(r"\d+", job_id):
+        raise SlurmError("sbatch refused the job: %s" % (" ".join(err.split()) or out or "no reason given"))
+    return job_id
+
+
+class State:
+    """What squeue says of a task: ``state`` (RUNNING), ``reason``, ``nodes``, ``limit`` (time)."""
+
+    def __init__(self, state, reason, nodes, limit):
+        self.state, self.reason, self.nodes, self.limit = state, reason, nodes, limit
+
+    @property
+    def ended(self):
+        return self.state in ENDED
+
+
+def states(job_ids):
+    """{(job id, index in the array or 0): State} of the tasks that Slurm remembers; None where it does not answer."""
+    status, out, err = command_output(["squeue", "--noheader", "--array", "--states=all", "--jobs", ",".join(job_ids),
+                                       "--format", "%F|%K|%T|%r|%N|%l"])
+    if status != 0:
+        return {} if "Invalid job id" in err else None
+    found = {}
+    for line in out.splitlines():
+        job_id, index, *rest = line.split("|")
+        if len(rest) == 4:
+            found[job_id, int(index) if index.isdigit() else 0] = State(*rest)
+    return found
+
+
+def accounting(job_id, index, is_array):
+    """What accounting knows of a task that squeue has forgotten (TIMEOUT, OUT_OF_MEMORY ...), or ''."""
+    name = "%s_%d" % (job_id, index) if is_array else job_id
+    status, out, _ = command_output(["sacct", "--noheader", "--allocations", "--parsable2", "--jobs", name, "--format", "State"])
+    return out.splitlines()[-1] if status == 0 and out else ""
+
+
+def max_array_size():
+    """One more than the largest index of an array here; Slurm's own default where it does not say."""
+    status, out, _ = command_output(["scontrol", "show", "config"])
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE) if status == 0 else None
+    return int(match[1]) if match else 1001
+
+
+def name_of(folder):
+    """The name of the jobs that have this folder, whose own name is like no other."""
+    return re.sub(r"[^\w.+-]", "_", os.path.basename(folder))
+
+
+def living(name):
+    """Ids of the jobs of this name that are queued, run or end just now; None where Slurm does not answer."""
+    status, out, _ = command_output(["squeue", "--noheader", "--name", name, "--format", "%A"])
+    return None if status != 0 else sorted(set(out.split()))
+
+
+def cancel(job_ids, *options):
+    """Cancel jobs; what scancel had to say against it, or ''."""
+    status, _, err = command_output(["scancel", *options, *job_ids])
+    return "" if status == 0 else err or "scancel failed"
+
+
+def end_orphan(folder, program, pause=0.5):
+    """Cancel the jobs that an earlier start has left behind with this folder, whose name is theirs; wait until they are gone."""
+    name, told, said = name_of(folder), float("-inf"), False
+    while True:
+        jobs = living(name)
+        if jobs == []:
+            return
+        if time.monotonic() - told > 60:                    # at first and once a minute
+            told = time.monotonic()
+            if jobs is None:
+                print("%s: %s may have a job left of an earlier start, and squeue does not answer: waiting. (Where this is "
+                      "no cluster, see that the job is gone and remove that folder.)" % (program, folder), file=sys.stderr, flush=True)
+            else:
+                print("%s: %s Slurm job %s of an earlier start, which would write beside this one"
+                      % (program, "waits for the end of" if said else "cancels", " ".join(jobs)), file=sys.stderr, flush=True)
+        if jobs:
+            refused = cancel(jobs)
+            if "denied" in refused:
+                raise SlurmError("%s: Slurm job %s of an earlier start goes on there and cannot be cancelled: %s"
+                                 % (folder, " ".join(jobs), refused))
+            said = True
+        time.sleep(pause)
+        pause = min(1.5 * pause, 5.0)
