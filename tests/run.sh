@@ -22,7 +22,7 @@ fi
 if [[ $1 == --slurm ]]; then
   shift
   # Where they cannot be installed the tests say so and are skipped.
-  if ! command -v slurmctld munged > /dev/null && ((EUID == 0)) && command -v apt-get > /dev/null; then
+  if { ! command -v slurmctld || ! command -v munged; } > /dev/null && ((EUID == 0)) && command -v apt-get > /dev/null; then
     apt-get update -qq > /dev/null || true
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null || true
   fi

@@ -76,7 +76,7 @@ class Task:
 
     def __init__(self):
         self.job, self.asked = None, []
-        self.resumes = bool(os.environ.get("SVQ_RESUMES"))
+        self.resumes = bool(os.environ.pop("SVQ_RESUMES", None))      # this work does, not all that it may start
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())

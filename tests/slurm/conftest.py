@@ -71,7 +71,14 @@ class Shell:
 
     def end(self, process, code=0, timeout=150):
         """Wait for a started command; returns (stdout, stderr). The exit status must be ``code``."""
-        out, err = process.communicate(timeout=timeout)
+        deadline = time.monotonic() + timeout
+        while True:
+            try:
+                out, err = process.communicate(timeout=1)
+                break
+            except subprocess.TimeoutExpired:
+                assert time.monotonic() < deadline, "never ended: %s" % process.args
+                self.cluster.hurry()
         assert process.returncode == code, "exit status %s\n%s\n%s" % (process.returncode, out, err)
         return out, err
 
@@ -112,8 +119,6 @@ def seen(request):
 
 def pytest_terminal_summary(terminalreporter, config):
     rows = config.stash[SEEN]
-    for report in terminalreporter.getreports(""):
-        rows += [value for name, value in report.user_properties if name == "seen" and report.when == "call"]
     if rows:
         terminalreporter.write_sep("=", "on a real Slurm cluster")
         for item, text in sorted(rows):
