@@ -27,6 +27,6 @@ if [[ $1 == --slurm ]]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null || true
   fi
   export SVQ_TEST_SLURM=1
-  set -- tests/slurm -n 0 -rs "$@"
+  set -- tests/slurm -rs "$@"
 fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"

@@ -71,14 +71,12 @@ def job_script(request, folder, threads):
 def write_inputs(request, folder):
     """Notes the files that the command names as they are now: a task waits until its node shows them so."""
     common = [word for word in request.command if request.substitute(word, 1) == word]
-    lists = {"inputs": slurm_files.named_by(common)}
+    lines = [slurm_files.lines_of(slurm_files.named_by(common), "-")]
     for job in request.jobs:
         words = [request.substitute(word, job) for word in request.command if word not in common]
-        lists["inputs.%d" % (job or 0)] = slurm_files.named_by(words)
-    for name, files in lists.items():
-        if files:
-            with open(os.path.join(folder, name), "w", encoding="utf-8", errors="surrogateescape") as file:
-                file.write(slurm_files.lines_of(files))
+        lines.append(slurm_files.lines_of(slurm_files.named_by(words), str(job or 0)))
+    with open(os.path.join(folder, "inputs"), "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write("".join(lines) + "end\n")
 
 
 class Job:
@@ -137,7 +135,7 @@ def read_codes(folder):
             with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as f:
                 code, *files = f.read().split("\n")
             if code.isdigit():
-                codes[int(name[5:])] = int(code), slurm_files.parse(files)
+                codes[int(name[5:])] = int(code), slurm_files.parse(files, name[5:])
     return codes
 
 

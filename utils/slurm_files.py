@@ -25,13 +25,15 @@ def named_by(words, since_ns=0):
     return [(changed, path) for path, changed in sorted(found.items()) if "\n" not in path]
 
 
-def lines_of(files):
-    return "".join("%d %s\n" % pair for pair in files)
+def lines_of(files, whose):
+    """Lines to write them down by; ``whose``: the number of the job that they are for, or - for all."""
+    return "".join("%s %d %s\n" % (whose, *pair) for pair in files)
 
 
-def parse(lines):
-    pairs = (line.partition(" ") for line in lines if line)
-    return [(int(changed), path) for changed, _, path in pairs if changed.isdigit()]
+def parse(lines, whose):
+    """The files of lines_of that are for that job."""
+    fields = (line.split(" ", 2) for line in lines)
+    return [(int(f[1]), f[2]) for f in fields if len(f) == 3 and f[0] in (whose, "-")]
 
 
 def _late(changed, path):

@@ -52,20 +52,24 @@ def srun(options, threads):
 
 
 def inputs(folder, number):
-    """The files that slurm.py saw for this job."""
-    found = []
-    for name in ("inputs", "inputs.%d" % (number or 0)):
+    """The files that slurm.py saw for this job. Its list may be late itself."""
+    deadline = time.monotonic() + patience()
+    while True:
         try:
-            with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as file:
-                found += slurm_files.parse(file.read().split("\n"))
+            with open(os.path.join(folder, "inputs"), encoding="utf-8", errors="surrogateescape") as file:
+                lines = file.read().split("\n")
+            if lines[-2:] == ["end", ""]:
+                return slurm_files.parse(lines, str(number or 0))
         except FileNotFoundError:
             pass
-    return found
+        if time.monotonic() > deadline:
+            raise OSError("%s/inputs is not here after %g s" % (folder, patience()))
+        time.sleep(0.2)
 
 
-def write_code(path, code, files):
+def write_code(path, code, number, files):
     with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("%d\n%s" % (code, slurm_files.lines_of(files)))
+        file.write("%d\n%s" % (code, slurm_files.lines_of(files, str(number or 0))))
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + ".new", path)
@@ -149,7 +153,7 @@ def main():
     code = task.run(request, number, folder)
     if not task.asked or code == 0 or not task.goes_back():
         made = slurm_files.named_by([request.substitute(word, number) for word in request.command], began - 10**9)
-        write_code(path, code, made if code == 0 else [])
+        write_code(path, code, number, made if code == 0 else [])
     sys.exit(code)
 
 

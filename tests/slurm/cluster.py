@@ -108,8 +108,13 @@ class Cluster:
     def start_controller(self):
         self._do("slurmctld", "-f", self.config)
 
-    def start_node(self, node):
-        self._do("slurmd", "-f", self.config, "-N", node)
+    def start_node(self, node, shows=()):
+        """Start a node. shows=(folder, other): in its eyes `folder` is what `other` is here."""
+        command = ["slurmd", "-f", self.config, "-N", node]
+        if shows:
+            folder, other = shows
+            command = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', other, folder, *command]
+        self._do(*command)
 
     def stop(self):
         if (self.folder / "slurmctld.pid").exists():

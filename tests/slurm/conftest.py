@@ -13,18 +13,13 @@ from tests.slurm.cluster import Cluster, missing
 from utils import guard
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEN = pytest.StashKey()
-
-
-def pytest_configure(config):
-    config.stash[SEEN] = []
 
 
 def pytest_collection_modifyitems(items):
     here = Path(__file__).parent
     for item in items:
         if here in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("slurm"))       # there is one cluster
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))       # each file has a cluster of its own
 
 
 @pytest.fixture(scope="session")
@@ -114,12 +109,13 @@ def shell(tmp_path, cluster):
 @pytest.fixture
 def seen(request):
     """Notes what was seen on the cluster, for the table at the end: seen("what", "how it went")."""
-    return lambda item, text: request.config.stash[SEEN].append((item, text))
+    return lambda item, text: request.node.user_properties.append(("seen on Slurm", (item, text)))
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    rows = config.stash[SEEN]
+def pytest_terminal_summary(terminalreporter):
+    rows = [value for report in terminalreporter.getreports("passed") for name, value in report.user_properties
+            if name == "seen on Slurm"]
     if rows:
         terminalreporter.write_sep("=", "on a real Slurm cluster")
         for item, text in sorted(rows):
-            terminalreporter.write_line("%-34s %s" % (item, text))
+            terminalreporter.write_line("%-36s %s" % (item, text))
