@@ -3,14 +3,14 @@
 #   $train_cmd [--mem 4G] [--num-threads 2] [--gpu 1] [--max-jobs-run 8] JOB=1:4 x.JOB.log command ...
 #
 #   run.py      this machine, as many jobs at once as there are cores
-#   slurm.py    a Slurm cluster, one job array a step; partition and account in conf/slurm.conf
+#   slurm.py    a Slurm cluster, one job array a step; partition and account in conf/slurm.conf (docs/cluster.md)
 # Both lie in utils/, which path.sh puts on PATH. SVQ_CMD=slurm.py bash run.sh switches all of them.
 
 export train_cmd="${SVQ_CMD:-run.py}"       # features, scoring: CPU jobs
 export cuda_cmd="${SVQ_CMD:-run.py}"        # training; the step adds --gpu N
 export extract_cmd="${SVQ_CMD:-run.py}"     # embeddings
 
-# On a cluster, for example:
+# On a cluster, for example. What stands here wins over what a step proposes:
 # export train_cmd="slurm.py --mem 4G --partition cpu"
 # export cuda_cmd="slurm.py --mem 16G --num-threads 8 --partition gpu"
 # export extract_cmd="slurm.py --mem 4G --max-jobs-run 64 --partition cpu"

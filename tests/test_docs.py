@@ -163,7 +163,10 @@ def wrong_options(program: str, rest: list[str], recipe: str, worker_help: dict[
     if program == "local/table.sh":
         return given - run_options(recipe) - {"--help"}
     if program == "tests/run.sh":  # which hands all but these to pytest
-        return given - {"--all", "--help"}
+        return given - {"--all", "--slurm", "--help"}
+    if program == "utils/submit.sh":  # its own up to the recipe, then those of the recipe's run.sh
+        at = next(i for i, word in enumerate(rest) if word.startswith("egs/"))
+        return options_of(rest[:at]) - shell_options(path) | options_of(rest[at:]) - run_options(rest[at][4:])
     if path.suffix == ".sh":
         return given - shell_options(path)
     return {option for option in given if not has(option, path.read_text())}

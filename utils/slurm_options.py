@@ -29,6 +29,7 @@ SHORT = {"A": "account", "C": "constraint", "D": "chdir", "G": "gpus", "J": "job
 # What only slurm.py can know: where it looks for its jobs, and what they are called.
 RESERVED = ("array", "output", "error", "job-name", "parsable", "wrap", "wait", "chdir", "input", "test-only", "clusters")
 SUBJECTS = {"mem-per-cpu": "mem", "mem-per-gpu": "mem", "no-requeue": "requeue"}
+WARNING = 120        # seconds before its time limit that a job is told
 RESOURCES = ("mem", "cpus-per-task", "gpu")
 
 
@@ -146,14 +147,27 @@ def merge(stack):
     return result
 
 
+def seconds_of(limit):
+    """A time limit of sbatch in seconds: 90 (minutes), 90:30, 1:30:00, 2-12, 2-12:30, 2-12:30:00; None for another text."""
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit or "")
+    if not match:
+        return None
+    days, *parts = match.groups()
+    first, second, third = (int(part or 0) for part in parts)
+    if days is not None:
+        return ((int(days) * 24 + first) * 60 + second) * 60 + third
+    return (first * 60 + second) * 60 + third if parts[2] is not None else first * 60 + second
+
+
 def resolve(request, resumes):
     """(words for sbatch, CPUs of a task). ``resumes``: the work goes on where it was, so it is told in time of its end."""
     stack = layers(request, Conf())
+    merged = dict(merge(stack))
     if resumes:
-        stack[0].append(("signal", "B:USR1@120"))
-    merged = merge(stack)
-    words = ["--" + name if value is None else "--%s=%s" % (name, value) for name, value in merged]
-    threads = dict(merged)["cpus-per-task"]
-    if not re.fullmatch("[1-9][0-9]*", threads):
+        limit = seconds_of(merged.get("time"))
+        merged.setdefault("signal", "B:USR1@%d" % (WARNING if limit is None else min(WARNING, limit // 3)))
+    words = ["--" + name if value is None else "--%s=%s" % (name, value) for name, value in merged.items()]
+    threads = merged["cpus-per-task"]
+    if not re.fullmatch("[1-9][0-9]*", threads or ""):
         raise OptionError("--cpus-per-task takes a number, not '%s'" % threads)
     return words, int(threads)

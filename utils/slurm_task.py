@@ -89,6 +89,7 @@ class Task:
         if number == signal.SIGUSR1 and not self.resumes:
             return                              # it could only begin anew: it is let run to the time limit
         self.asked.append(number)
+        self.asked_at = time.monotonic()
         if self.job is not None:
             guard.ask(self.job.pid)
 
@@ -120,6 +121,9 @@ class Task:
         limit, count = int(os.environ.get("SVQ_SLURM_REQUEUES", "100")), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if count >= limit:
             self.say("queued again %d times and still not done: give it more --time (or a higher SVQ_SLURM_REQUEUES)" % count)
+            return False
+        if signal.SIGUSR1 in self.asked and self.asked_at - self.job.began < 30:
+            self.say("ended after %.0f s, before its time limit: give it more --time" % (self.asked_at - self.job.began))
             return False
         status, _, err = slurm_queue.command_output(["scontrol", "requeue", own_id()])
         if status != 0:

@@ -26,6 +26,7 @@ force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on and to compute embeddings with; 0: the CPU
+num_nodes=1                   # machines of a cluster to train one network on, each with so many GPUs (slurm.py)
 systems_nj=1                  # systems worked on at a time, in stages 3 to 10 and 14
 int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
 search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
@@ -88,7 +89,7 @@ find_augmentation
 if stage 3 "teachers: networks trained from scratch"; then
   at_a_time "$systems_nj"
   for system in $teachers; do
-    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" "${augmentation[@]}" \
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-nodes "$num_nodes" --seed "${seed_of[$system]}" "${augmentation[@]}" \
       "${config_of[$system]}" "$data/train_wav" "$exp/$system"
   done
   all_done
@@ -106,7 +107,7 @@ if stage 4 "distillation: students of a teacher"; then
   at_a_time "$systems_nj"
   for system in $students; do
     teacher=${teacher_of[$system]}
-    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" "${augmentation[@]}" \
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-nodes "$num_nodes" --seed "${seed_of[$system]}" "${augmentation[@]}" \
       --teacher "${teacher:+$exp/$teacher}" --targets "${levels_of[$system]:+$exp/$teacher/levels/train_wav}" \
       "${config_of[$system]}" "$data/train_wav" "$exp/$system"
   done
@@ -139,7 +140,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   at_a_time "$systems_nj"
   for system in $finetuned; do
     teacher=${teacher_of[$system]}
-    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" --bits "${bits_of[$system]}" \
+    once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-nodes "$num_nodes" --seed "${seed_of[$system]}" --bits "${bits_of[$system]}" \
       --init "$exp/${start_of[$system]}" --teacher "${teacher:+$exp/$teacher}" \
       "${config_of[$system]}" "$data/train_wav" "$exp/$system"
   done

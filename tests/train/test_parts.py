@@ -17,7 +17,7 @@ from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
-from svq.train.distributed import GlobalBatchNorm, World, synchronize_batch_norm
+from svq.train.distributed import GlobalBatchNorm, World, join_world, place, synchronize_batch_norm
 from svq.train.loop import Curves
 from svq.train.objective import AAMSoftmax, Objective
 from svq.train.optimizer import (
@@ -343,3 +343,30 @@ def test_layout_of_networks_that_channels_last_would_break(net, safe):
 def test_precision():
     cpu = torch.device("cpu")
     assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu) and isinstance(use_bf16("auto", cpu), bool)
+
+
+STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+
+
+@pytest.mark.parametrize("environment, expected", [
+    ({}, (0, 1, 0)),
+    (STEP, (3, 4, 1)),
+    ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, (0, 1, 0)),  # a job's script, which is one process
+    ({**STEP, "SLURM_STEP_NUM_TASKS": "1"}, (0, 1, 0)),
+    ({**STEP, "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, (1, 2, 1)),  # torchrun inside a step
+])
+def test_place_among_processes(monkeypatch, environment, expected):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_NTASKS", *STEP):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert place() == expected
+
+
+def test_processes_that_cannot_meet(monkeypatch):
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="process 3 of 4.*MASTER_ADDR"):
+        join_world()

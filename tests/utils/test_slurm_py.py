@@ -195,3 +195,33 @@ def test_run_killed_at_the_top_cancels_too(shell, queue, marked):
     process.communicate(timeout=60)
     shell.until((queue / "cancelled").exists, "the job is cancelled")
     shell.until(lambda: not marked(), "all are gone")
+
+
+@pytest.mark.parametrize("step, options, asked", [
+    ("train.sh", [], "--mem 8G --num-threads 4"),
+    ("train.sh", ["--num-gpus", "4"], "--mem 8G --gpu 4 --num-threads 16"),
+    ("train.sh", ["--num-procs", "3", "--num-threads", "1"], "--mem 8G --num-threads 9"),
+    ("train.sh", ["--num-gpus", "4", "--num-nodes", "2"], "--mem 8G --gpu 4 --num-threads 4 --num-nodes 2 --num-tasks 4"),
+    ("train_aggregation.sh", ["--num-gpus", "2"], "--mem 8G --num-threads 8 --gpu 2")])
+def test_what_a_training_asks_for(shell, step, options, asked):
+    """CPUs for each process and for those that read for it: two here."""
+    shell.write("fake bin/show", "#!/usr/bin/env bash\nprintf '%s ' \"$@\" > shown; echo \"$SVQ_RESUMES\" >> shown\n", executable=True)
+    shell.write("base.yaml", "data: {num_workers: 2}\n")
+    shell.write("c.yaml", "base: base.yaml\n")
+    for name in ("data/utt2spk", "teacher/model.safetensors"):
+        shell.write(name, "")
+    arguments = ["c.yaml", "data", "out"] if step == "train.sh" else ["c.yaml", "data", "teacher", "out"]
+    shell("bash", shell.root / "steps" / step, "--cmd", "show", *options, *arguments, code=1)     # it makes nothing
+    assert shell.read("shown").startswith(asked + " out/log/train.log ") and shell.read("shown").endswith(" 1\n")
+    assert (" torchrun " in shell.read("shown")) == ("--num-nodes" not in options and bool(options))
+
+
+def test_one_machine_is_one_node(shell):
+    _, err = shell("run.py", "--num-nodes", "2", "x.log", "true", code=2)
+    assert err == "run.py: --num-nodes 2: this is one machine; slurm.py has others\n"
+
+
+@pytest.mark.parametrize("limit, warning", [("3", 60), ("1-0", 120), ("0:30", 10), (None, 120)])
+def test_what_goes_on_later_is_told_in_time(slurm, queue, limit, warning):
+    slurm(*(["--time", limit] if limit else []), "x.log", "true", SVQ_RESUMES="1")
+    assert "--signal=B:USR1@%d" % warning in arguments(queue)
