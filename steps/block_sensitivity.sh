@@ -19,7 +19,7 @@ _forward_to=("svq.bin.block_sensitivity but config model data out set")
   exit 2
 }
 config=$1 data=${2%/} model=${3%/} out=${4%/}
-step --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
+step --reads "$input" --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
   ${ptq_data:+--speech "$ptq_data"} --out "$out/blocks.tsv" --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")

@@ -23,7 +23,7 @@ fi
 outs=(--out "$out")
 if [[ $out == *.xml ]]; then outs+=(--out "${out%.xml}.bin"); fi
 if [[ $model != *.svq ]]; then model=${model%/}; fi
-step --in "$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")" \
+step --reads "$input" --in "$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")" \
   ${range_data:+--speech "$range_data"} ${calibration:+--in "$calibration"} ${bits:+--in "$bits"} \
   "${outs[@]}" ${summary:+--out "$summary"}
 

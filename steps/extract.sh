@@ -23,7 +23,7 @@ _forward_to=("svq.bin.extract but job num-jobs sets")
 ((nj >= 1)) || { echo "extract.sh: --nj must be at least 1" >&2; exit 2; }
 data=${1%/} model=${2%/} out=${3%/}
 file=$([[ $model == *.svq || $model == *.xml || $model == *.onnx ]] && echo "$model" || echo "$model/model.safetensors")
-parts=(--in "$file" --neutral device --neutral sets)
+parts=(--in "$file" --reads "$input" --neutral device --neutral sets)
 read -ra names <<< "$sets"
 ((${#names[@]})) || names=("")                   # one data directory
 for set in "${names[@]}"; do

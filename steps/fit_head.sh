@@ -15,7 +15,7 @@ _forward_to=("svq.bin.fit_head but model data")
 
 (($# == 2)) || { echo "fit_head.sh: needs <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 data=${1%/} dir=${2%/}
-step --in "$dir/model.safetensors" --speech "$data" --out "$dir/head.safetensors" --out "$dir/speakers.txt" \
+step --reads "$input" --in "$dir/model.safetensors" --speech "$data" --out "$dir/head.safetensors" --out "$dir/speakers.txt" \
   --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")

@@ -26,7 +26,7 @@ _forward_to=("svq.bin.layer_analysis but data out set")
   exit 2
 }
 data=${1%/} out=${2%/}
-step ${config:+--config "$config"} ${model:+--in "${model%/}/model.safetensors"} \
+step --reads "$input" ${config:+--config "$config"} ${model:+--in "${model%/}/model.safetensors"} \
   ${quantized:+--in "${quantized%/}/model.safetensors"} --in "${trials:-$data/trials}" --speech "$data" \
   ${norms_data:+--speech "$norms_data"} ${ptq_data:+--speech "$ptq_data"} --out "$out/index.html" --out "$out/layers.md" \
   --neutral device

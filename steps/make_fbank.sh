@@ -18,7 +18,9 @@ _forward_to=("svq.bin.make_fbank but job num-jobs num-threads")
 (($# >= 1 && $# <= 3)) || { echo "make_fbank.sh: needs <data-dir> [<log-dir> [<ark-dir>]] (--help says more)" >&2; exit 2; }
 ((nj >= 1)) || { echo "make_fbank.sh: --nj must be at least 1" >&2; exit 2; }
 data=${1%/} logs=${2:-${1%/}/log} arks=${3:-${1%/}/data}
-step --in "$data/wav.scp" --in "$data/utt2spk" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
+# Where archives and logs lie is no matter of what they hold.
+svq_arguments=("$data")
+step --dear --in "$data/wav.scp" --recordings "$data/wav.scp" --in "$data/utt2spk" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
   --out "$data/feats.scp" --out "$data/feats.yaml" --out "$data/utt2num_frames"
 
 name=$arks/fbank_${data##*/}

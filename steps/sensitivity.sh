@@ -17,7 +17,9 @@ _forward_to=("svq.bin.sensitivity but model data out")
 
 (($# == 2)) || { echo "sensitivity.sh: needs <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 data=${1%/} dir=${2%/}
-step --in "$dir/model.safetensors" --maybe "$dir/head.safetensors" --speech "$data" --out "$dir/sensitivity.tsv" --neutral device
+reads=(--reads settings --config "$dir/config.yaml")
+if [[ -n $input ]]; then reads=(--reads "$input"); fi
+step "${reads[@]}" --in "$dir/model.safetensors" --maybe "$dir/head.safetensors" --speech "$data" --out "$dir/sensitivity.tsv" --neutral device
 
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi

@@ -26,7 +26,7 @@ data=${1%/} model=${2%/} out=${3%/}
 file=$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")
 outs=(--stamp "$out/.done.levels")
 for level in $levels; do outs+=(--out "$out/${level//:/-}.json" --out "$out/${level//:/-}.scp"); done
-step --in "$file" --in "$data/utt2spk" --maybe "$data/wav.scp" ${aggregation:+--in "$aggregation/aggregation.safetensors"} \
+step --dear --in "$file" --speech "$data" --reads "$input" ${aggregation:+--in "$aggregation/aggregation.safetensors"} \
   "${outs[@]}" --neutral device
 
 log=$out/log/levels.JOB.log

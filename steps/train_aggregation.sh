@@ -21,8 +21,8 @@ _forward_to=("svq.bin.train_aggregation but config model data out set")
   exit 2
 }
 config=$1 data=${2%/} teacher=${3%/} dir=${4%/}
-step --config "$config" --in "$teacher/model.safetensors" --in "$data/utt2spk" --maybe "$data/wav.scp" \
-  --feats "$data/feats.scp" --out "$dir/aggregation.safetensors" --neutral num-gpus
+step --dear --config "$config" --in "$teacher/model.safetensors" --speech "$data" --reads settings \
+  --out "$dir/aggregation.safetensors" --neutral num-gpus
 
 processes=$((num_gpus > 1 ? num_gpus : 1))
 threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))

@@ -12,7 +12,7 @@ rate=16000  # samples per second of what is written
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
 data=${1%/} out=${2%/} ark_dir=${3%/}
-step --in "$data/utt2spk" --in "$data/wav.scp" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
+step --dear --in "$data/utt2spk" --in "$data/wav.scp" --recordings "$data/wav.scp" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
   --out "$out/wav.scp" --out "$out/utt2spk"
 count=$(wc -l < "$data/utt2spk")
 nj=$((nj < count ? nj : count))

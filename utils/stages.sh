@@ -53,7 +53,8 @@ fi
 _svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS _svq_at_a_time=1 _svq_running=0
 _svq_notes=$(mktemp -d) || exit 1      # what a dry run plans, an input that is missing
 trap 'rm -rf -- "$_svq_notes"' EXIT
-export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing
+export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing SVQ_OWNER=${exp%/}
+[[ $SVQ_OWNER == /* ]] || SVQ_OWNER=$PWD/$SVQ_OWNER
 [[ $force != true ]] || export SVQ_FORCE=1
 [[ $dry_run != true ]] || export SVQ_REQUESTS=${SVQ_REQUESTS:-$_svq_notes/requests}
 

@@ -6,8 +6,8 @@
 #   step --in "$1/utt2spk" --out "$2"
 #   wc -l < "$1/utt2spk" > "$2"                 # only where $2 is not up to date
 #
-# Names of pieces hold no blanks. The options are those of utils/once.py: --in, --maybe, --config, --feats, --out,
-# --stamp, --neutral, and --piece for work in parts, whose names that are not up to date stand in the array `pieces`.
+# Names of pieces hold no blanks. The options are those of utils/once.py: --in, --maybe, --config, --speech, --out,
+# --stamp, --neutral, --dear, and --piece for work in parts, whose names that are not up to date stand in the array `pieces`.
 # What goes into the stamp is the script's name, the values of all its options and its workers' but the neutral ones
 # and, without pieces, its arguments. (An option that lists the pieces is neutral: a further piece redoes no other.)
 # SVQ_FORCE=1 does the work in any case, SVQ_DRY_RUN=1 only says what would be done.

@@ -14,7 +14,7 @@ if [[ $remember == true ]]; then
   parts=()
   for data; do
     data=${data%/} name=${data##*/}
-    parts+=(--piece "${name// /_}" --in "$data/wav.scp" --in "$data/utt2spk" --maybe "$data/segments"
+    parts+=(--piece "${name// /_}" --in "$data/wav.scp" --recordings "$data/wav.scp" --in "$data/utt2spk" --maybe "$data/segments"
       --maybe "$data/reco2file_and_channel" --out "$data/utt2spk" --stamp "$data/.done.validate"
       --title "the check of $data")
   done

@@ -61,7 +61,7 @@ fi
 
 if stage 2 "features"; then
   for set in cnceleb; do
-    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
 fi
 

@@ -74,7 +74,7 @@ fi
 
 if stage 2 "features"; then
   for set in train dev test; do
-    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
   if [[ $cohort != train ]]; then
     once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \

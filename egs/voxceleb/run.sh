@@ -76,7 +76,7 @@ if stage 2 "features"; then
   once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
     "$data/train_wav" "$exp/wav"
   for set in train dev vox1; do
-    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set" "$exp/fbank/log" "$exp/fbank"
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
   if [[ $cohort != train ]]; then
     once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \

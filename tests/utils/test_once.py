@@ -52,14 +52,14 @@ def test_same_size_and_time_but_other_content(copy, shell):
 def test_recent_times_are_not_trusted(shell, monkeypatch, age, trusted):
     """A file written again within the clock's grain may keep its times: then its content counts."""
     monkeypatch.syspath_prepend(str(shell.root / "utils"))
-    import once
+    import stamps
     path, stamp = str(shell.write("x", "1")), str(shell.folder / "stamp")
-    digests = once.digest_inputs([path], {})
-    once.write_stamp(stamp, ["cp"], digests, "", "", once.state_of(path)[2] + age * 1_000_000_000)
-    known = once.read_stamp(stamp)["in"]
-    assert (known[path][0] == once.state_of(path)) == trusted
-    monkeypatch.setattr(once, "content_digest", lambda path: "read")
-    assert (once.digest_inputs([path], known)[path][1] != "read") == trusted
+    digests = stamps.digest_inputs([path], {})
+    stamps.write_stamp(stamp, ["cp"], digests, {}, {}, stamps.state_of(path)[2] + age * 1_000_000_000)
+    known = stamps.read_stamp(stamp)["in"]
+    assert (known[path][0] == stamps.state_of(path)) == trusted
+    monkeypatch.setattr(stamps, "content_digest", lambda path: "read")
+    assert (stamps.digest_inputs([path], known)[path][1] != "read") == trusted
 
 
 def test_touched_input_is_not_redone(copy, shell):
@@ -267,7 +267,8 @@ def settings(shell):
     shell.write("conf/fine.yaml", "base: all.yaml\nrows: [own.yaml, shared.yaml]\nlr: 1\n")
     shell.write("conf/own.yaml", "# ours\nx:\n  base: x\n  bits: 1\n")
     shell.write("conf/shared.yaml", "x: {bits: 2}\n# of z\nz: {base: x, data: {input: feats}}\nw: {bits: 8}\n")
-    shell.write("feats.scp", "a")
+    shell.write("speech/utt2spk", "a a\n")
+    shell.write("speech/feats.scp", "a")
     return shell
 
 
@@ -279,9 +280,9 @@ def settings(shell):
     ("conf/shared.yaml", "bits: 8", "bits: 7", None),
     ("conf/shared.yaml", "# of z", "# of the last", None),
     ("conf/own.yaml", "# ours", "y: {bits: 5}", None),
-    ("feats.scp", "a", "b", "feats.scp changed")])
+    ("speech/feats.scp", "a", "b", "speech/feats.scp changed")])
 def test_a_row_of_a_table_counts_and_no_other(once, settings, name, old, new, why):
-    args = ["--config", "conf/fine.yaml:z", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    args = ["--config", "conf/fine.yaml:z", "--speech", "speech", "--reads", "settings", "--out", "y", "--", "touch", "y"]
     once(*args)
     assert "up to date" in once(*args)[0]
     settings.write(name, settings.read(name).replace(old, new))
@@ -289,20 +290,20 @@ def test_a_row_of_a_table_counts_and_no_other(once, settings, name, old, new, wh
 
 
 def test_features_count_where_the_settings_read_them(once, settings):
-    args = ["--config", "conf/fine.yaml:x", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    args = ["--config", "conf/fine.yaml:x", "--speech", "speech", "--reads", "settings", "--out", "y", "--", "touch", "y"]
     once(*args)
-    settings.write("feats.scp", "b")
+    settings.write("speech/feats.scp", "b")
     assert "up to date" in once(*args)[0]
 
 
 def test_settings_that_build_on_a_row(once, settings):
     """As a search's best.yaml does, from another folder with a blank in its name."""
     settings.write("a search/best.yaml", "base: ../conf/fine.yaml:z\nlr: 2\n")
-    args = ["--config", "a search/best.yaml", "--feats", "feats.scp", "--out", "y", "--", "touch", "y"]
+    args = ["--config", "a search/best.yaml", "--speech", "speech", "--reads", "settings", "--out", "y", "--", "touch", "y"]
     once(*args)
     settings.write("conf/shared.yaml", settings.read("conf/shared.yaml").replace("bits: 2", "bits: 3"))
     assert "shared.yaml:x changed" in once(*args)[0]
-    settings.write("feats.scp", "b")
+    settings.write("speech/feats.scp", "b")
     assert "feats.scp changed" in once(*args)[0]
     settings.write("b search/best.yaml", "base: ../a search/best.yaml\n")
     once("--config", "b search/best.yaml", "--out", "w", "--", "touch", "w")

@@ -1,0 +1,181 @@
+"""Pieces of work as the command line of once.py tells of them: what one reads and makes, and its stamp."""
+
+import os
+
+from listed import digest_of_files, files_behind
+from stamps import damaged_output, digest_inputs, input_files, read_stamp, text_digest
+
+READS = ("auto", "feats", "wav", "settings")
+LISTED_AS = {"wav": "recordings of %s", "feats": "archives of %s"}
+NEUTRAL = {"cmd", "nj", "num-threads", "num-workers", "max-jobs-run", "mem", "threads"}
+
+
+class Stop(Exception):
+    """Carries (exit status, message)."""
+
+
+class Piece:
+    """A part of the work: its inputs, outputs and stamp. The options are those of once.py."""
+
+    lists = {"in": "paths", "maybe": "maybe", "config": "configs", "levels": "levels", "speech": "speech",
+             "recordings": "recordings", "out": "outputs", "also": "also"}
+
+    def __init__(self, name=""):
+        self.name, self.stamp_path, self.title, self.reads, self.note = name, None, None, None, ""
+        self.texts, self.listed = {}, {}
+        for attribute in self.lists.values():
+            setattr(self, attribute, [])
+
+    def add(self, option, value):
+        if option in self.lists:
+            value = value.rstrip("/") or value if option in ("out", "also") else value
+            getattr(self, self.lists[option]).append(value)
+        else:
+            setattr(self, "stamp_path" if option == "stamp" else option, value)
+
+    def inherit(self, common):
+        """Take what stands before the first --piece, too."""
+        for attribute in self.lists.values():
+            if attribute not in ("outputs", "also"):
+                getattr(self, attribute)[:0] = getattr(common, attribute)
+        self.reads = self.reads or common.reads
+
+    def resolve(self, planned):
+        """Name work and stamp, and find all inputs that are there, or will be: `planned` are outputs of work before."""
+        self.title = self.title or self.outputs[0]
+        for config in self.configs:
+            files, rows = config_text().parts(config)
+            self.paths += files
+            self.texts.update((name, text_digest(lines)) for name, lines in rows.items())
+        for folder in self.speech:
+            self._add_speech(folder, planned)
+        for path in self.recordings:
+            self.listed[path] = "wav"
+        self.paths += [p for p in self.maybe if there(p, planned)]
+        for folder in self.levels:
+            for config in self.configs:
+                self.paths += [os.path.join(folder, level.replace(":", "-") + ".json")
+                               for level in config_text().levels(config)]
+        self.stamp_path = self.stamp_path or os.path.join(
+            os.path.dirname(self.outputs[0]), ".done." + os.path.basename(self.outputs[0]))
+
+    def _add_speech(self, folder, planned):
+        utt2spk, feats, wav = (os.path.join(folder, name) for name in ("utt2spk", "feats.scp", "wav.scp"))
+        reads = self.reads or "auto"
+        if reads == "settings":
+            reads = "feats" if any(config_text().reads_features(config) for config in self.configs) else "wav"
+        self.paths.append(utt2spk)
+        self.maybe.append(wav)
+        if reads == "auto":
+            reads = "feats" if there(feats, planned) else "wav"
+        if reads == "feats":
+            self.paths.append(feats)
+        else:
+            self.maybe += [os.path.join(folder, name) for name in ("segments", "reco2file_and_channel")]
+        path = feats if reads == "feats" else wav
+        if there(path, planned):
+            self.listed[path] = reads
+
+    def digest(self):
+        """What goes in, path -> (state, digest), and the stamp; raises Gone where a list names a file that is missing."""
+        self.stamp = read_stamp(self.stamp_path)
+        known = self.stamp["in"] if self.stamp else {}
+        made = [os.path.realpath(path) for path in self.outputs]
+        for path, kind in self.listed.items():
+            if os.path.realpath(path) not in made:
+                self.texts[LISTED_AS[kind] % path] = digest_of_files(path)
+        self.digests = digest_inputs(input_files(self.paths, self.outputs), known, self.texts)
+
+    def made(self):
+        """The outputs that are there, with the archives that those which are lists point into."""
+        paths = self.outputs + [path for path in self.also if os.path.exists(path)]
+        for path in self.outputs:
+            if path.endswith(".scp") and os.path.isfile(path) and not path.endswith("wav.scp"):
+                paths += [name for name in files_behind(path) if os.path.isfile(name)]
+        return list(dict.fromkeys(paths))
+
+    def damaged(self):
+        """Which output is not as it was left, in a few words, or None."""
+        return damaged_output(self.stamp, self.outputs)
+
+    @property
+    def lock_path(self):
+        folder, name = os.path.split(self.outputs[0])
+        return os.path.join(folder, ".lock." + name)
+
+    def shared(self, owner):
+        """Whether an output lies outside of the experiment's folder."""
+        return bool(owner) and not all(os.path.abspath(path).startswith(owner + "/") for path in self.outputs)
+
+
+def config_text():
+    """The reader of settings, brought in where there are any: starting must not take the time."""
+    import config_text
+    return config_text
+
+
+def within(path, planned):
+    """True where path, a folder of it, or something inside it is among the planned outputs."""
+    path = os.path.abspath(path)
+    return any(p == path or path.startswith(p + "/") or p.startswith(path + "/") for p in planned)
+
+
+def there(path, planned):
+    """True where the path exists, or is going to."""
+    return os.path.exists(path) or within(path, planned)
+
+
+def parse(argv):
+    """Options of the whole, the pieces of work, the command."""
+    opts = {"neutral": [], "said": [], "dear": False, "dry-run": bool(os.environ.get("SVQ_DRY_RUN")),
+            "force": bool(os.environ.get("SVQ_FORCE")), "tell": bool(os.environ.get("SVQ_TELL"))}
+    common = Piece()
+    pieces, piece, i = [], common, 0
+    while i < len(argv) and argv[i] != "--":
+        name, equals, value = argv[i].partition("=")
+        key = name[2:].replace("_", "-")
+        if not name.startswith("--") or key not in (*opts, *Piece.lists, "reads", "title", "stamp", "piece"):
+            raise Stop(2, "once.py: unknown option %s (the command follows after --)" % name)
+        if isinstance(opts.get(key), bool):
+            opts[key] = True
+            i += 1
+            continue
+        if not equals:
+            i += 1
+            value = argv[i] if i < len(argv) else "--"
+        if (not value and key != "said") or value == "--":
+            raise Stop(2, "once.py: %s needs a value" % name)
+        if key == "reads" and value not in READS:
+            raise Stop(2, "once.py: --reads is one of %s, not '%s'" % (", ".join(READS), value))
+        if key == "piece":
+            piece = Piece(value)
+            pieces.append(piece)
+        elif key in opts:
+            opts[key].append(value)
+        else:
+            piece.add(key, value)
+        i += 1
+    command = argv[i + 1:]
+    if not command:
+        raise Stop(2, "once.py: no command; it follows after --")
+    for piece in pieces:
+        piece.inherit(common)
+    for piece in pieces or [common]:
+        if not piece.outputs:
+            raise Stop(2, "once.py: no --out; what does %s make?" % command[0])
+    return opts, pieces or [common], command
+
+
+def essential(command, neutral):
+    """The command line without its neutral options and their values."""
+    kept, skip = command[:1], False
+    for word in command[1:]:
+        if skip:
+            skip = False
+            continue
+        name, equals, _ = word.partition("=")
+        if name.startswith("--") and name[2:].replace("_", "-") in neutral:
+            skip = not equals
+            continue
+        kept.append(word)
+    return kept
