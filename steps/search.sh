@@ -25,7 +25,7 @@ _forward_to=("svq.bin.search but config train init data dev out restart-id set")
 ((num_gpus <= 1)) || { echo "search.sh: a trial takes one GPU: --num-gpus 1, with more workers by --nj" >&2; exit 2; }
 dir=${6%/}
 if [[ -n ${SVQ_FORCE-} && $restart == true ]]; then restart=always; fi
-step --dear --in "$1" --config "$2" --speech "${3%/}" --reads settings \
+step --dear --in "$1" --config "$2" --speech "${3%/}" --reads settings ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
   --in "${4%/}/model.safetensors" --in "${trials:-${5%/}/trials}" --speech "${5%/}" --out "$dir/trials.tsv" \
   --out "$dir/best.yaml" --out "$dir/best/model.safetensors" --neutral num-gpus --neutral restart
 

@@ -19,10 +19,10 @@ _forward_to=("svq.bin.train but config data out set")
 
 (($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 config=$1 data=${2%/} dir=${3%/}
-step --dear --config "$config" --speech "$data" --reads settings \
+step --dear --config "$config" --speech "$data" --reads settings ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
   ${init:+--in "$init/model.safetensors" --maybe "$init/head.safetensors"} ${bits:+--in "$bits"} ${teacher:+--in "$teacher/model.safetensors"} \
-  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" --also "$dir/head.safetensors" --also "$dir/speakers.txt" \
-  --neutral num-gpus --neutral num-nodes
+  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" \
+  --also "$dir/head.safetensors" --also "$dir/speakers.txt" --neutral num-gpus --neutral num-nodes
 
 processes=$((num_gpus > 0 ? num_gpus : num_procs))
 threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))

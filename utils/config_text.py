@@ -33,6 +33,11 @@ def reads_features(text):
     return found == "feats"
 
 
+def augments(text):
+    """Whether the settings add noise and rooms: the nearest of them that speaks of `augment` has something there."""
+    return _nearest(r"^[^#\n]*\baugment: *([^\s,}]*)", text) not in (None, "null", "~")
+
+
 def levels(text):
     """The teacher's cached levels that the settings name, nearest first: `levels: [utterance, narrowBN]`."""
     found = _nearest(r"\blevels: *\[([^\]]*)\]", text) or ""

@@ -22,6 +22,7 @@ starts, so a command killed at any instant is run again.
   --reads WHAT        which of both: auto (features where there are some), feats, wav, or settings (features where the
                       settings say `input: feats`); default: auto
   --recordings FILE   wav.scp whose recordings are read
+  --noise DIR         data directory of noise or rooms, read where the settings have `augment`
   --out PATH          file or directory that the command makes
   --also PATH         file that it may make besides: one that was there afterwards must stay as it was
   --title TEXT        what the work is called; default: the first output

@@ -18,7 +18,7 @@ class Piece:
     """A part of the work: its inputs, outputs and stamp. The options are those of once.py."""
 
     lists = {"in": "paths", "maybe": "maybe", "config": "configs", "levels": "levels", "speech": "speech",
-             "recordings": "recordings", "out": "outputs", "also": "also"}
+             "recordings": "recordings", "noise": "noise", "out": "outputs", "also": "also"}
 
     def __init__(self, name=""):
         self.name, self.stamp_path, self.title, self.reads, self.note = name, None, None, None, ""
@@ -49,6 +49,10 @@ class Piece:
             self.texts.update((name, text_digest(lines)) for name, lines in rows.items())
         for folder in self.speech:
             self._add_speech(folder, planned)
+        if self.noise and any(config_text().augments(config) for config in self.configs):
+            lists = [os.path.join(folder, "wav.scp") for folder in self.noise]
+            self.paths += lists
+            self.recordings += lists
         for path in self.recordings:
             self.listed[path] = "wav"
         self.paths += [p for p in self.maybe if there(p, planned)]

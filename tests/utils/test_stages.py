@@ -53,6 +53,20 @@ def test_runs_once_and_redoes_what_follows(recipe, shell):
     assert "3 made" in recipe("--rate", "2")[0]
 
 
+def test_two_experiments_share_what_they_make_alike(recipe, shell):
+    """... and neither overwrites what the other made with other settings."""
+    first = 'once --in corpus --out "$exp/one" -- cp corpus "$exp/one"'
+    shared = 'once --out data/one -- bash -c \'mkdir -p data; echo "$2" > data/one\' x --rate "$rate"'
+    assert first in RUN
+    shell.write("run.sh", RUN.replace(first, shared).replace("$exp/one", "data/one"))
+    assert "3 made" in recipe("--exp", "a")[0]
+    assert "2 made, 1 up to date" in recipe("--exp", "b/")[0]
+    _, err = recipe("--exp", "b", "--rate", "2", code=1)
+    assert f"data/one was made for {shell.folder}/a with other settings (--rate: '1' -> '2')" in err
+    assert shell.read("data/one") == "1\n"
+    assert "0 made, 3 up to date" in recipe("--exp", "a")[0]
+
+
 def test_stage_range(recipe):
     assert recipe("--stop-stage", "1")[0].count("stage") == 1
     out, _ = recipe("--stage", "2")

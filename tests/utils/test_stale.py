@@ -59,6 +59,19 @@ def test_what_is_read_counts_by_size_and_time(once, speech, options, features, c
     assert "up to date" in once(*args)[0]
 
 
+@pytest.mark.parametrize("settings, counts", [
+    ("augment: {prob: 0.6}", True), ("augment:\n  prob: 0.6", True), ("spec_augment: {prob: 1}", False),
+    ("augment: null", False), ("# augment: {prob: 1}", False), ("base: other.yaml", True),
+    ("base: other.yaml\naugment: ~", False)])
+def test_noise_counts_where_the_settings_augment(once, speech, settings, counts):
+    speech.write("it.yaml", settings + "\n")
+    speech.write("other.yaml", "augment: {prob: 1}\n")
+    args = ["--config", "it.yaml", "--noise", "speech", "--out", "y", "--", "touch", "y"]
+    once(*args)
+    change("a.wav")
+    assert ("recordings of speech/wav.scp changed" if counts else "up to date") in once(*args)[0]
+
+
 def test_an_older_file_in_place_of_a_recording_counts(once, speech):
     args = ["--speech", "speech", "--out", "y", "--", "touch", "y"]
     once(*args)
