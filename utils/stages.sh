@@ -30,9 +30,17 @@ done
 ((stage <= stop_stage)) ||
   _svq_refuse 2 "--stage $stage is after --stop-stage $stop_stage: nothing to do"
 
+# Where the run that had the lock is dead, waits for what it has started: it may take SVQ_GRACE seconds to end.
+_svq_wait_for_remains() {
+  [[ $_svq_holder =~ ^pid\ ([0-9]+)\ on\ (.*)\ since\  ]] || return 1
+  [[ ${BASH_REMATCH[2]} == "$HOSTNAME" && ! -e /proc/${BASH_REMATCH[1]} ]] || return 1
+  printf 'waiting for what an earlier run left at work in %s to end\n' "$exp"
+  flock -w "${SVQ_GRACE:-30}" "$_svq_lock"
+}
+
 # The lock is the kernel's, on a file descriptor that all commands started from here inherit: it is
 # free when the last of them is gone, however they ended. They end soon after this script does
-# (utils/guard.py), hence the wait.
+# (utils/guard.py), a training once its checkpoint is written: hence the waits.
 if [[ $dry_run != true ]]; then
   mkdir -p -- "$exp" || exit 1
   exec {_svq_lock}<>"$exp/.lock" || exit 1
@@ -40,11 +48,8 @@ if [[ $dry_run != true ]]; then
     command -v flock > /dev/null || _svq_refuse 1 "needs the program flock (package util-linux)"
     _svq_holder=unknown
     IFS= read -r _svq_holder < "$exp/.lock" || true
-    # A run that was killed here: its trainings have SVQ_GRACE seconds to write their checkpoints.
-    if [[ ! $_svq_holder =~ ^pid\ ([0-9]+)\ on\ (.*)\ since ]] || [[ ${BASH_REMATCH[2]} != "$HOSTNAME" ]] ||
-       kill -0 "${BASH_REMATCH[1]}" 2> /dev/null || ! flock -w "${SVQ_GRACE:-30}" "$_svq_lock"; then
+    _svq_wait_for_remains ||
       _svq_refuse 1 "$exp is in use by another run ($_svq_holder): wait for it, or choose another --exp"
-    fi
   fi
   printf -v _svq_now '%(%Y-%m-%d %H:%M:%S)T' -1
   printf 'pid %d on %s since %s\n' $$ "$HOSTNAME" "$_svq_now" > "$exp/.lock"

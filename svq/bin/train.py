@@ -2,7 +2,7 @@
 
 Reads a data directory, writes OUT/model.safetensors, config.yaml, head.safetensors, speakers.txt,
 curves.csv, provenance.yaml and its last state in checkpoints/. Killed and started again, it goes on from the last
-checkpoint and ends with the same bytes. Runs on all GPUs or processes that torchrun gives it.
+checkpoint and ends with the same bytes. Asked to end (SIGTERM, SIGUSR1) it writes a checkpoint first and exits with 143 or 138. Runs on all GPUs or processes that torchrun gives it.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class Loader:
         self.batches = batches
         self.loader = DataLoader(
             _Batches(train_set, epoch), batch_size=None, sampler=batches, num_workers=num_workers,
-            worker_init_fn=_die_with_parent if num_workers else None,
+            worker_init_fn=_worker_init if num_workers else None,
             # Forked workers share the tables; they never touch the accelerator.
             multiprocessing_context="fork" if num_workers else None,
             prefetch_factor=4 if num_workers else None,
@@ -209,10 +209,19 @@ class Loader:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for batch in self.loader:
+        for batch in self._started():
             if isinstance(batch, str):
                 raise UserError(batch)
             yield batch
+
+
+    def _started(self):
+        """The DataLoader's iterator; its workers are born with the signals blocked that `_worker_init` makes them ignore."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            return iter(self.loader)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Batches(Dataset):
@@ -234,8 +243,15 @@ class _Batches(Dataset):
                 *(torch.from_numpy(np.stack(target)) for target in targets))
 
 
-def _die_with_parent(_worker: int) -> None:
-    """A worker whose parent was killed must not live on with its lock and memory (Linux: prctl(2))."""
+# Sent to all processes of a training that is to end; it reads to the end of its step.
+ENDING = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def _worker_init(_worker: int) -> None:
+    """A worker whose parent was killed must not live on with its lock and memory (Linux: prctl(2)), nor end before it."""
+    for number in ENDING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
     PR_SET_PDEATHSIG = 1
     try:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

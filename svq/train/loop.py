@@ -9,7 +9,7 @@ import csv
 import os
 import sys
 import time
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -38,6 +38,7 @@ from svq.train.optimizer import (
     set_learning_rate,
     use_bf16,
 )
+from svq.train.stopping import StopRequest
 
 
 class NonFiniteLoss(UserError):
@@ -93,21 +94,33 @@ class Trainer:
         self.curves = Curves(os.path.join(folder, "curves.csv"), every=max(1, min(20, self.steps_per_epoch)),
                              **({} if after is None else after.curves.state()))
         self.saved_at = time.monotonic()
+        self.saved_step = self.first_step
+        self.request, self.must_stop = StopRequest(), False
 
     def run(self) -> None:
-        """Trains to the end, from the last checkpoint where there is one of this run."""
+        """Trains to the end, from the last checkpoint where there is one of this run.
+
+        Where SIGTERM or SIGUSR1 asks this process, or one that trains with it, to end, raises svq.train.stopping.Stopped
+        once the step is done and a checkpoint of it is written.
+        """
+        with self.request:
+            self._run()
+
+    def _run(self) -> None:
         self._resume()
         self._end_epoch()
         progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
         while self.step < self.total_steps:
             epoch, done = divmod(self.step, self.steps_per_epoch)
             loader = make_loader(self.train_set, self._batches(epoch, done), epoch, self.config.data.num_workers)
-            for batch in loader:
+            for batch in self._while_wanted(loader):
                 self._train_step(batch, progress)
                 if self.step % self.steps_per_epoch == 0:
                     outer_update_(self.objective.net)
                 self._save_if_due()
+                self._stop_if_asked()
                 self._end_epoch()
+            self._stop_if_asked()
         progress.close()
         if self.world.is_main:
             self.curves.write()
@@ -124,7 +137,7 @@ class Trainer:
         feats = self._features(inputs)
         with autocast(self.bf16, self.world.device):
             loss, correct = self.parallel(feats, labels, now_margin, *self._teach(feats, labels, *targets))
-        mean_loss, all_correct = self._over_processes(loss.detach(), correct)
+        mean_loss, all_correct, asked = self._over_processes(loss.detach(), correct)
         self._check_finite(mean_loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -132,21 +145,22 @@ class Trainer:
         self._check_finite(norm, "gradient")
         self.optimizer.step()
         self.step += 1
+        self.must_stop = bool(asked)
         epoch = self.step / self.steps_per_epoch
         samples = config.batch_size
         self.curves.add(self.step, epoch, lr, now_margin, float(mean_loss), int(all_correct), samples)
         progress.update(self.step, epoch, float(mean_loss), int(all_correct) / samples, lr)
 
-    def _over_processes(self, loss: torch.Tensor, correct: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole batch's mean loss and right answers: each process has those of its slice.
+    def _over_processes(self, loss: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
+        """The whole batch's mean loss and right answers, each process having those of its slice, and how many processes
+        were asked to end.
 
-        So all processes see a loss that is no number at the same step, and none is left waiting.
+        So all processes see a loss that is no number at the same step, end after the same one, and none is left waiting.
         """
-        if self.world.size == 1:
-            return loss, correct
-        both = torch.stack([loss.float() / self.world.size, correct.float()])
-        dist.all_reduce(both)
-        return both[0], both[1]
+        found = torch.stack([loss.float() / self.world.size, correct.float(), self.request.flag(correct.float())])
+        if self.world.size > 1:
+            dist.all_reduce(found)
+        return found
 
     @torch.no_grad()
     def _features(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -203,12 +217,34 @@ class Trainer:
             self.average.add(self.objective.state_dict())
         due = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
         if self.world.is_main and (done == 0 or due):
-            # The last step may have led out of the numbers; the checkpoint before it is the good one then.
-            for name, parameter in self.objective.named_parameters():
-                self._check_finite(parameter.detach().abs().amax(), f"largest weight of {name}", self.step - 1)
-            save_checkpoint(self.checkpoint_path, self._state())
-            self.curves.write()
-            self.saved_at = time.monotonic()
+            self._save()
+
+    def _save(self) -> None:
+        # The last step may have led out of the numbers; the checkpoint before it is the good one then.
+        for name, parameter in self.objective.named_parameters():
+            self._check_finite(parameter.detach().abs().amax(), f"largest weight of {name}", self.step - 1)
+        save_checkpoint(self.checkpoint_path, self._state())
+        self.curves.write()
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def _while_wanted(self, loader) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The batches. A program that a recording is read through may be ended before this process: that is no error
+        of a run that is to end as well."""
+        try:
+            yield from loader
+        except (UserError, OSError):
+            if not self.request.signal or self.world.size > 1:  # other processes would wait for this one's part
+                raise
+            self.must_stop = True
+
+    def _stop_if_asked(self) -> None:
+        if not self.must_stop:
+            return
+        if self.world.is_main and self.saved_step != self.step:
+            self._save()
+        if self.world.size > 1:
+            dist.barrier()  # who ends first would have torchrun end the one that writes
+        self.request.stop(self.checkpoint_path)
 
     def _end_epoch(self) -> None:
         epoch, done = divmod(self.step, self.steps_per_epoch)
@@ -236,7 +272,7 @@ class Trainer:
         if state["run_id"] != self.run_id:
             print(f"{self.checkpoint_path} belongs to another config or other data: starting anew", flush=True)
             return
-        self.step = state["step"]
+        self.step = self.saved_step = state["step"]
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.average = RunningAverage(**state["average"])
@@ -245,17 +281,17 @@ class Trainer:
         print(f"resuming from {self.checkpoint_path} at step {self.step} of {self.total_steps}", flush=True)
 
 
-COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy", "samples_per_s")
+COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy")
 
 
 class Curves:
-    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows."""
+    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows, and no other
+    ones than an undisturbed run does: how fast it was stands in the log."""
 
     def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
         self.path, self.every = path, every
         self.rows = rows or []
         self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
-        self.since = time.monotonic()
 
     def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
         """Counts one step (numbered from 1); loss is the batch's mean."""
@@ -264,11 +300,9 @@ class Curves:
         self.sums[2] += samples
         if step % self.every:
             return
-        now = time.monotonic()
-        rate = self.sums[2] / max(now - self.since, 1e-9)
         means = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
-        self.rows.append([step, round(epoch, 4), lr, margin, *means, round(rate, 2)])
-        self.sums, self.since = [0.0, 0.0, 0], now
+        self.rows.append([step, round(epoch, 4), lr, margin, *means])
+        self.sums = [0.0, 0.0, 0]
 
     def write(self) -> None:
         with atomic_write(self.path) as file:

@@ -63,9 +63,9 @@ class Runs:
             self(name, *overrides, **options)
         return self.folder / name
 
-    def process(self, name, *overrides, env=(), **options):
-        """The same as a process of its own, started."""
-        return subprocess.Popen([sys.executable, "-m", "svq.bin.train", *self.arguments(name, *overrides, **options)],
+    def process(self, name, *overrides, env=(), run=("-m", "svq.bin.train"), **options):
+        """The same as a process of its own, started; `run`: what Python runs."""
+        return subprocess.Popen([sys.executable, *run, *self.arguments(name, *overrides, **options)],
                                 env={**os.environ, **dict(env)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def processes(self, count, name, *overrides, **options):

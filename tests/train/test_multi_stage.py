@@ -151,7 +151,7 @@ def weights(folder):
 
 
 def curves(folder):
-    return [{k: v for k, v in row.items() if k != "samples_per_s"} for row in csv.DictReader(open(folder / "curves.csv"))]
+    return list(csv.DictReader(open(folder / "curves.csv")))
 
 
 def bits_in(state, by_layer):

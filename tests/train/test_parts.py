@@ -214,8 +214,7 @@ def test_curves(tmp_path):
             curves = Curves(tmp_path / "curves.csv", 2, **curves.state())
     curves.write()
     lines = (tmp_path / "curves.csv").read_text().splitlines()
-    assert lines[0] == "step,epoch,lr,margin,loss,accuracy,samples_per_s" and len(lines) == 2
-    assert lines[1].startswith("2,1,0.1,0,3,0.5,")
+    assert lines[0] == "step,epoch,lr,margin,loss,accuracy" and lines[1:] == ["2,1,0.1,0,3,0.5"]
 
 
 @pytest.fixture

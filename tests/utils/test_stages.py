@@ -1,6 +1,8 @@
 """utils/stages.sh: a run.sh in small."""
 
+import os
 import signal
+import subprocess
 
 import pytest
 
@@ -51,6 +53,19 @@ def test_runs_once_and_redoes_what_follows(recipe, shell):
     assert shell.read("exp/three") == "speech\n2\n"
     shell.write("corpus", "other\n")
     assert "3 made" in recipe("--rate", "2")[0]
+
+
+def test_what_a_dead_run_left_at_work_is_waited_for(recipe, shell):
+    """As long as SVQ_GRACE; a living run is not."""
+    shell.write("exp/.lock", "pid 999999999 on %s since ever\n" % os.uname().nodename)
+    call = ["python3", "-c", "import fcntl, sys; fcntl.flock(f := open('exp/.lock', 'r+'), 2); print(1, flush=True); sys.stdin.read()"]
+    holder = subprocess.Popen(call, cwd=shell.folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    assert "exp is in use by another run (pid 999999999" in recipe(code=1, SVQ_GRACE="0.1")[1]
+    run = shell.start("bash", "run.sh")
+    assert run.stdout.readline() == "waiting for what an earlier run left at work in exp to end\n"
+    holder.communicate()
+    assert "3 made" in run.communicate(timeout=100)[0] and run.returncode == 0
 
 
 def test_two_experiments_share_what_they_make_alike(recipe, shell):
