@@ -3,6 +3,7 @@
 #   bash tests/run.sh                   those that are quick: minutes
 #   bash tests/run.sh --all             all of them, whole recipes too: what has to pass before a change lands
 #   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
+#   bash tests/run.sh --torture         one recipe killed, starved of disk and robbed of files: a quarter of an hour or more
 #   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
 set -euo pipefail
 if [[ ${1-} == --help ]]; then
@@ -28,5 +29,9 @@ if [[ $1 == --slurm ]]; then
   fi
   export SVQ_TEST_SLURM=1
   set -- tests/slurm -rs "$@"
+fi
+if [[ $1 == --torture ]]; then
+  shift
+  SVQ_TORTURE=1 exec python3 -m pytest -q -p no:cacheprovider tests/torture "$@"
 fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"

@@ -37,7 +37,7 @@ from svq.train.loop import NonFiniteLoss
 from svq.train.run import RunOptions, run_training, total_epochs
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")
-COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs", "tries")
+COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs")
 POLL_SECONDS = 2.0
 
 
@@ -217,7 +217,7 @@ def write_table(path, study, parameters: list[Parameter]) -> None:
         for index, trial in latest(study).items():
             about = trial.user_attrs
             row = [index, trial.state.name.lower(), trial.value if trial.state.name == "COMPLETE" else None,
-                   about.get("error"), about.get("size_bytes"), about.get("epochs"), about["tries"],
+                   about.get("error"), about.get("size_bytes"), about.get("epochs"),
                    *(trial.params.get(key) for key in keys)]
             file.write("\t".join(_field(value) for value in row) + "\n")
 
