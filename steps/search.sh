@@ -24,11 +24,11 @@ _forward_to=("svq.bin.search but config train init data dev out restart-id set")
 ((nj >= 1)) || { echo "search.sh: --nj must be at least 1" >&2; exit 2; }
 ((num_gpus <= 1)) || { echo "search.sh: a trial takes one GPU: --num-gpus 1, with more workers by --nj" >&2; exit 2; }
 dir=${6%/}
-if [[ -n ${SVQ_FORCE-} && $restart == true ]]; then restart=always; fi
 step --dear --in "$1" --config "$2" --speech "${3%/}" --reads settings ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
   --in "${4%/}/model.safetensors" --in "${trials:-${5%/}/trials}" --speech "${5%/}" --out "$dir/trials.tsv" \
   --out "$dir/best.yaml" --out "$dir/best/model.safetensors" --neutral num-gpus --neutral restart
 
+if [[ -n ${SVQ_ANEW-} && $restart == true ]]; then restart=always; fi
 options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir")
 if [[ $restart == always ]]; then options+=(--restart always --restart-id "$HOSTNAME.$$.$(date +%s)"); fi
 resources=(--mem "$mem" --num-threads "$num_threads")

@@ -35,6 +35,9 @@ if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 read -ra names <<< "$levels"
 what=("${to_teacher_embeddings[@]}" --model "$model" --data "$data" --out "$out" --num-jobs "$nj" --level "${names[@]}")
 
+if [[ -n ${SVQ_ANEW-} ]]; then
+  for level in $levels; do rm -f -- "$out/${level//:/-}".{json,scp}; done
+fi
 python3 -m svq.bin.teacher_embeddings --plan "${what[@]}" --device cpu  # here, where there may be no GPU
 mkdir -p "$out/log"
 $cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.teacher_embeddings --job JOB "${what[@]}"

@@ -24,6 +24,7 @@ step --dear --config "$config" --speech "$data" --reads settings ${noise:+--nois
   ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" \
   --also "$dir/head.safetensors" --also "$dir/speakers.txt" --neutral num-gpus --neutral num-nodes
 
+if [[ -n ${SVQ_ANEW-} ]]; then rm -rf -- "$dir/checkpoints"; fi
 processes=$((num_gpus > 0 ? num_gpus : num_procs))
 threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))
 launch=(python3) resources=(--mem "$mem")

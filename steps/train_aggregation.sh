@@ -25,6 +25,7 @@ step --dear --config "$config" --in "$teacher/model.safetensors" --speech "$data
   ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
   --out "$dir/aggregation.safetensors" --neutral num-gpus
 
+if [[ -n ${SVQ_ANEW-} ]]; then rm -rf -- "$dir/checkpoints"; fi
 processes=$((num_gpus > 1 ? num_gpus : 1))
 threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_workers "$config" 1)))
 launch=(python3)

@@ -20,9 +20,18 @@ def fingerprint(*parts) -> str:
     return digest.hexdigest()
 
 
+def inputs_digest() -> str:
+    """What utils/once.py says of all that goes into this work and that no list tells: recordings, archives, code.
+
+    Empty where a worker is started by hand.
+    """
+    return os.environ.get("SVQ_INPUTS", "")
+
+
 def run_digest(paths, *settings) -> str:
-    """The digest of a run: of those files `paths` that exist, and of `settings`, anything that JSON holds.
+    """The digest of a run: of those files `paths` that exist, of `settings`, anything that JSON holds, and of what is
+    behind the lists (`inputs_digest`).
 
     What a run left behind is taken up only where this agrees.
     """
-    return fingerprint(*settings, *(("file", path) for path in paths if os.path.exists(path)))
+    return fingerprint(*settings, inputs_digest(), *(("file", path) for path in paths if os.path.exists(path)))

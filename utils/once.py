@@ -45,7 +45,9 @@ What run.sh tells by the environment (utils/stages.sh): SVQ_TELL=1 (exit status 
 missing),
 SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_MISSING (file that takes the path of a missing
 input), SVQ_OWNER (folder of the experiment: what lies outside of it is shared, and another experiment whose settings
-are others is refused). A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
+are others is refused). What the command is told: SVQ_PIECES, SVQ_INPUTS (digest of the recordings and archives, and of
+the code but of dear work: what a killed run left is taken up where it is the same), SVQ_ANEW=1 where
+nothing is to be taken up, with --force or when they have changed. A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
 """
 # run.sh calls this for every piece of work, so it must start in milliseconds: no argparse, no json,
 # and nothing that only a command which is really run needs.
@@ -62,7 +64,7 @@ if HERE not in sys.path:
 from code_text import Code
 from listed import Gone, forget
 from pieces import NEUTRAL, Stop, essential, parse, within
-from stamps import changed_while, changed_words, reason, sizes_of, write_stamp
+from stamps import changed_while, changed_words, reason, sizes_of, text_digest, write_stamp
 
 OF_RUN = ("SVQ_TELL", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_REQUESTS", "SVQ_MISSING", "SVQ_OWNER")
 
@@ -210,14 +212,17 @@ def refuse_to_overwrite(piece, script):
                    % (script, piece.title, other, changed_words(piece.stamp["arg"], piece.args)))
 
 
-def make(pieces, command, script, code):
+def make(pieces, command, script, opts):
     """Run the command for these pieces, and leave their stamps."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     for piece in pieces:
         if os.path.exists(piece.stamp_path):
             os.unlink(piece.stamp_path)
     owner = os.environ.get("SVQ_OWNER", "")
+    listed = [text for piece in pieces for text in piece.behind_lists()]
     os.environ["SVQ_PIECES"] = " ".join(piece.name for piece in pieces)
+    os.environ["SVQ_INPUTS"] = text_digest(" ".join([*listed, *([] if opts["dear"] else [opts["code"]])]))
+    os.environ["SVQ_ANEW"] = "1" if opts["force"] or any(piece.changed_behind_lists() for piece in pieces) else ""
     status = run(command)
     if status != 0:
         raise Stop(1, "once.py: %s failed (code %d)" % (
@@ -229,7 +234,7 @@ def make(pieces, command, script, code):
         for path in changed_while(piece.digests):
             say("once.py: warning: %s changed while %s was running: it will be run again the next "
                 "time. If the command itself writes it, name it with --out" % (path, script), 2)
-        notes = {"started": started, "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "code": code,
+        notes = {"started": started, "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "code": opts["code"],
                  "owner": owner if piece.shared(owner) else ""}
         write_stamp(piece.stamp_path, piece.args, piece.digests, sizes_of(piece.made()), notes, piece.read_at)
 
@@ -324,7 +329,7 @@ def main(argv):
         for piece, why in stale:
             say("  make %s (%s)" % (piece.title, why))
         began = time.monotonic()
-        make([piece for piece, _ in stale], command, script, opts["code"])
+        make([piece for piece, _ in stale], command, script, opts)
         more = " and %d more" % (len(stale) - 1) if stale[1:] else ""
         say("  made %s%s in %.0f s" % (stale[0][0].title, more, time.monotonic() - began))
     return 10 if stale and opts["tell"] else 0

@@ -90,6 +90,19 @@ class Piece:
                 self.texts[LISTED_AS[kind] % path] = digest_of_files(path)
         self.digests = digest_inputs(input_files(self.paths, self.outputs), known, self.texts)
 
+    def behind_lists(self):
+        """Digests of the recordings and archives that go in."""
+        return [self.texts[name] for name in self._names_behind()]
+
+    def changed_behind_lists(self):
+        """Whether they are others than those that a finished run was made from."""
+        known = self.stamp["in"] if self.stamp else {}
+        return any(name in known and known[name][1] != self.texts[name] for name in self._names_behind())
+
+    def _names_behind(self):
+        names = [LISTED_AS[kind] % path for path, kind in self.listed.items()]
+        return [name for name in names if name in self.texts]
+
     def made(self):
         """The outputs that are there, with the archives that those which are lists point into."""
         paths = self.outputs + [path for path in self.also if os.path.exists(path)]

@@ -60,11 +60,12 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.digest import fingerprint, run_digest
+    from svq.digest import fingerprint, inputs_digest
     from svq.train.run import decisive
 
     def files(folders, *names):
-        return run_digest([os.path.join(folder, name) for folder in folders if folder for name in names])
+        paths = [os.path.join(folder, name) for folder in folders if folder for name in names]
+        return fingerprint(*(("file", path) for path in paths if os.path.exists(path)))
 
     own = {key: value for key, value in to_dict(search).items() if key not in ("trials", "retries")}
     trials = options.trials or os.path.join(options.dev, "trials")
@@ -74,7 +75,7 @@ def describe(options, search, config) -> dict:
         "config": fingerprint(own), "training": fingerprint(to_dict(decisive(config))),
         "model": files([options.init], "config.yaml", "model.safetensors", "head.safetensors"),
         "teacher": files([options.teacher], "config.yaml", "model.safetensors", "head.safetensors"),
-        "data": files([options.data], *lists), "development data": files([options.dev], *lists),
+        "data": fingerprint(files([options.data], *lists), inputs_digest()), "development data": files([options.dev], *lists),
         "trials": fingerprint(("file", trials)) if search.objective == "eer" else "",
         "noise": files([options.noise or augment.noise_dir], "wav.scp", "utt2category") if augment else "",
         "rir": files([options.rir or augment.rir_dir], "wav.scp") if augment else "",

@@ -15,7 +15,7 @@ from torch import nn
 
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
-from svq.digest import fingerprint
+from svq.digest import run_digest
 from svq.distill.cache import Targets
 from svq.distill.levels import file_of
 from svq.distill.objective import EmbeddingObjective, Teacher
@@ -106,12 +106,15 @@ def run_id(config: TrainConfig, options) -> str:
 
     How a table of bits came about may change in between: its bits are in quant.layers.
     """
-    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
+    lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel")
+    files = [os.path.join(options.data, name) for name in lists]
+    if config.augment is not None:
+        files += [os.path.join(folder, "wav.scp") for folder in (config.augment.noise_dir, config.augment.rir_dir) if folder]
     for folder in (options.init, options.teacher):
         files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
     if options.targets:  # each level's JSON holds a digest of its values
         files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
-    return fingerprint(to_dict(decisive(config)), *[("file", path) for path in files if os.path.exists(path)])
+    return run_digest(files, to_dict(decisive(config)))
 
 
 def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax | None:

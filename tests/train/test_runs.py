@@ -89,6 +89,17 @@ def test_a_finished_run_repeated_changes_nothing(runs, teacher, capsys):
     assert weights(teacher) == before and f"at step {STEPS} of {STEPS}" in capsys.readouterr().out
 
 
+def test_a_checkpoint_of_other_recordings_is_not_resumed(runs, teacher, monkeypatch, capsys):
+    """utils/once.py says whether what lists point to is the same."""
+    monkeypatch.setenv("SVQ_INPUTS", "a")
+    runs.stopped(5, "recordings", "checkpoint_minutes=0")
+    runs.stopped(6, "recordings", "checkpoint_minutes=0")
+    assert "at step 5 of 12" in capsys.readouterr().out
+    monkeypatch.setenv("SVQ_INPUTS", "b")
+    runs("recordings", "checkpoint_minutes=0")
+    assert "starting anew" in capsys.readouterr().out and weights(runs.folder / "recordings") == weights(teacher)
+
+
 def test_a_checkpoint_of_another_config_is_not_resumed(runs, capsys):
     shutil.copytree(runs("config_a", "epochs=1"), runs.folder / "config_b")
     capsys.readouterr()

@@ -158,6 +158,34 @@ def test_what_was_made_besides_must_stay(once, speech):
     assert "up to date" in once(*args)[0]
 
 
+def test_what_a_killed_run_left_is_known_by_what_went_in(once, speech):
+    """SVQ_INPUTS is the same until a recording or the code changes; SVQ_ANEW says that nothing is to be taken up."""
+    args = ["--speech", "speech", "--out", "y", "--", "bash", "-c", 'echo "$SVQ_INPUTS $SVQ_ANEW" >> told; touch y']
+    once(*args)
+    os.unlink("y")
+    once(*args)
+    change("a.wav")
+    once(*args)
+    os.unlink(".done.y")                       # killed
+    once(*args)
+    once(*args, "--more")
+    once(*args, SVQ_FORCE="1")
+    first, again, changed, killed, more, forced = (line.split(" ") for line in speech.read("told").splitlines())
+    assert first == again and first[1] == "" and len(first[0]) == 32
+    assert changed[0] != first[0] and changed[1] == "1"
+    assert killed == more == [changed[0], ""] and forced == [changed[0], "1"]
+
+
+@pytest.mark.parametrize("force, left", [("", True), ("1", False)])
+def test_a_forced_training_begins_anew(shell, force, left):
+    """... and one that was killed goes on: its checkpoints are there."""
+    for name in ("data/utt2spk", "data/wav.scp", "exp/checkpoints/last.pt", "conf.yaml"):
+        shell.write(name, "")
+    cmd = shell.write("fake.sh", 'touch exp/model.safetensors exp/config.yaml; ls exp/checkpoints > seen || true\n', True)
+    shell("bash", shell.root / "steps/train.sh", "--cmd", f"bash {cmd.name}", "conf.yaml", "data", "exp", SVQ_FORCE=force)
+    assert shell.read("seen") == ("last.pt\n" if left else "")
+
+
 # --- code ---
 
 STEP = """#!/usr/bin/env bash
