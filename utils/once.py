@@ -216,8 +216,7 @@ def make(pieces, command, script, opts):
     """Run the command for these pieces, and leave their stamps."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     for piece in pieces:
-        if os.path.exists(piece.stamp_path):
-            os.unlink(piece.stamp_path)
+        piece.clear()
     owner = os.environ.get("SVQ_OWNER", "")
     listed = [text for piece in pieces for text in piece.behind_lists()]
     os.environ["SVQ_PIECES"] = " ".join(piece.name for piece in pieces)

@@ -111,6 +111,19 @@ class Piece:
                 paths += [name for name in files_behind(path) if os.path.isfile(name)]
         return list(dict.fromkeys(paths))
 
+    def clear(self):
+        """Remove the stamp and the half-written files that a killed command left beside the outputs (svq/atomic.py)."""
+        if os.path.exists(self.stamp_path):
+            os.unlink(self.stamp_path)
+        for path in [self.stamp_path, *self.outputs, *self.also]:
+            folder, name = os.path.split(path)
+            stem, suffix = os.path.splitext(name)
+            for other in os.listdir(folder or ".") if os.path.isdir(folder or ".") else []:
+                begun = other.startswith(".%s." % stem) and other.endswith(".tmp" + suffix)
+                middle = other[len(stem) + 2:-len(".tmp" + suffix)]
+                if begun and "." not in middle or other.startswith(name + ".tmp"):
+                    os.unlink(os.path.join(folder, other))
+
     def damaged(self):
         """Which output is not as it was left, in a few words, or None."""
         return damaged_output(self.stamp, self.outputs)

@@ -111,6 +111,17 @@ def times_of_results(run) -> dict:
     return {path: path.stat().st_mtime_ns for path in files if not path.name.startswith((".lock", ".done."))}
 
 
+def test_a_packed_file_that_is_gone_is_packed_again(mini):
+    run = mini[0]
+    packed = run.exp / "teacher_adaptive" / "model.svq"
+    hidden = packed.rename(packed.with_suffix(".hidden"))
+    try:
+        plan = run_recipe("mini", *run.options, "--dry-run")
+    finally:
+        hidden.rename(packed)
+    assert f"would make {packed.parent}/summary.json ({packed} is not there yet)" in plan and "dry run: 1 to make" not in plan
+
+
 def test_changed_setting_redoes_that_stage_and_what_follows(mini):
     run = mini[0]
     config = run.folder / "conf" / "quant.yaml"

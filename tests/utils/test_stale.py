@@ -150,6 +150,14 @@ def test_archives_of_an_output_are_outputs(once, speech):
     assert "up to date" in once(*args)[0]
 
 
+def test_half_written_files_of_a_killed_run_go(once, speech):
+    left = (".model.ab12.tmp.svq", ".done.model.svq.tmp17", ".model.ab.tmp", "model.tmp.svq", ".model.b.ab12.tmp.svq")
+    for name in left:
+        speech.write("exp/" + name, "x")
+    once("--out", "exp/model.svq", "--", "touch", "exp/model.svq")
+    assert sorted(os.listdir("exp")) == sorted([*left[2:], "model.svq", ".done.model.svq"])
+
+
 def test_what_was_made_besides_must_stay(once, speech):
     args = ["--out", "y", "--also", "head", "--also", "none", "--", "touch", "y", "head"]
     once(*args)
