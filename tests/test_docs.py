@@ -162,8 +162,8 @@ def wrong_options(program: str, rest: list[str], recipe: str, worker_help: dict[
     path = ROOT / program
     if program == "local/table.sh":
         return given - run_options(recipe) - {"--help"}
-    if program == "tests/run.sh":  # which hands all but these to pytest
-        return given - {"--all", "--slurm", "--help"}
+    if program == "tests/run.sh":  # which hands all but those in its head to pytest
+        return {option for option in given if not has(option, path.read_text())}
     if program == "utils/submit.sh":  # its own up to the recipe, then those of the recipe's run.sh
         at = next(i for i, word in enumerate(rest) if word.startswith("egs/"))
         return options_of(rest[:at]) - shell_options(path) | options_of(rest[at:]) - run_options(rest[at][4:])

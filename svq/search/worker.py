@@ -35,6 +35,7 @@ from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
 from svq.train.run import RunOptions, run_training, total_epochs
+from svq.train.stopping import Stopped
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")
 COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs")
@@ -276,6 +277,9 @@ def work(study, search: SearchConfig, parameters: list[Parameter], folder, run: 
             with lock:
                 tell(study, mine, outcome)
                 settle()
+        except Stopped:
+            mine.trial.set_user_attr("tries", mine.tries - 1)  # asked to end: none of its tries has failed
+            raise
         finally:
             mine.lock.release()
         done += 1

@@ -21,6 +21,7 @@ from svq.search.storage import (
     pruner,
 )
 from svq.search.worker import Outcome, best_of, work, write_table
+from svq.train.stopping import Stopped
 from tests.search.conftest import process
 
 PARAMETERS = [Parameter("schedule.lr", ParameterConfig(1e-3, 1e-1, log=True), False),
@@ -138,6 +139,20 @@ def test_a_worker_waits_for_the_others_and_takes_up_the_trial_of_one_that_dies(b
     waiting.join(20)
     assert waiting.exitcode == 0
     assert [trial.state.name for trial in latest(bench.study()).values()] == ["COMPLETE"] * 2
+
+
+def test_a_trial_whose_worker_was_asked_to_end_has_not_failed(tmp_path):
+    bench = Bench(tmp_path, trials=2, retries=0)
+
+    def asked(mine):
+        raise Stopped(143)
+
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            bench.work(asked)
+    assert bench.work() == 2
+    trials = latest(bench.study()).values()
+    assert [(trial.state.name, trial.user_attrs["tries"]) for trial in trials] == [("COMPLETE", 1)] * 2
 
 
 def test_a_trial_that_kills_its_worker_every_time_is_given_up(tmp_path):
