@@ -116,7 +116,10 @@ def end_orphans(program, request):
         if name.startswith(prefix) and "." not in name[len(prefix):]:
             folder = os.path.join(parent, name)
             if not os.path.exists(os.path.join(folder, "ended")):
-                slurm_queue.end_orphan(folder, program)
+                try:
+                    slurm_queue.end_orphan(folder, program)
+                except slurm_queue.SlurmError as e:
+                    raise UsageError(str(e)) from None
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -16,6 +16,7 @@ SVQ_GRACE is the number of seconds (default 30) between asking a command to end 
 writes a checkpoint in it. The wait ends when all has ended, which is at once for what does not handle the signal.
 """
 
+import errno
 import os
 import signal
 import sys
@@ -27,10 +28,11 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def grace():
     """Seconds between asking a command to end and killing it."""
+    value = os.environ.get("SVQ_GRACE", "30")
     try:
-        return max(0.0, float(os.environ.get("SVQ_GRACE", "30")))
+        return max(0.0, float(value))
     except ValueError:
-        return 30.0
+        raise OSError(errno.EINVAL, "is not a number of seconds", "SVQ_GRACE=" + value) from None
 
 
 def _prctl(option, value):
@@ -188,6 +190,7 @@ def start(argv, environ=None, stdout=None):
     not be found. Standard input is empty: jobs of a recipe do not ask questions.
     """
     environ = os.environ if environ is None else environ
+    grace()                                   # a wrong value is said now
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)        # for what a killed guard leaves: see sweep
     parent = os.getpid()
     for stream in (sys.stdout, sys.stderr):

@@ -71,10 +71,10 @@ def job_script(request, folder, threads):
 def write_inputs(request, folder):
     """Notes the files that the command names as they are now: a task waits until its node shows them so."""
     common = [word for word in request.command if request.substitute(word, 1) == word]
-    lines = [slurm_files.lines_of(slurm_files.named_by(common), "-")]
+    lines = [slurm_files.lines_of(sum(slurm_files.named_by(common), []), "-")]
     for job in request.jobs:
         words = [request.substitute(word, job) for word in request.command if word not in common]
-        lines.append(slurm_files.lines_of(slurm_files.named_by(words), str(job or 0)))
+        lines.append(slurm_files.lines_of(sum(slurm_files.named_by(words), []), str(job or 0)))
     with open(os.path.join(folder, "inputs"), "w", encoding="utf-8", errors="surrogateescape") as file:
         file.write("".join(lines) + "end\n")
 
@@ -128,14 +128,14 @@ class Job:
 
 
 def read_codes(folder):
-    """{task number: (exit code, files that it made)} of the tasks that have ended."""
+    """{task number: (exit code, files that it made, what it made in directories)} of the tasks that have ended."""
     codes = {}
     for name in os.listdir(folder):
         if re.fullmatch(r"code\.\d+", name):
             with open(os.path.join(folder, name), encoding="utf-8", errors="surrogateescape") as f:
                 code, *files = f.read().split("\n")
             if code.isdigit():
-                codes[int(name[5:])] = int(code), slurm_files.parse(files, name[5:])
+                codes[int(name[5:])] = int(code), slurm_files.parse(files, "file"), slurm_files.parse(files, "within")
     return codes
 
 
@@ -161,7 +161,7 @@ class Watch:
     def __init__(self, job):
         self.job, self.done, self.failed, self.not_started = job, set(), {}, set()
         self.poll, self.grace = seconds("SVQ_SLURM_POLL", "5"), seconds("SVQ_SLURM_GRACE", "60")
-        self.since, self.told, self.cancelled = {}, set(), False
+        self.since, self.told, self.cancelled, self.silent_since = {}, set(), False, None
 
     def wait(self):
         pause, next_look = min(0.1, self.poll), 0.0
@@ -172,6 +172,7 @@ class Watch:
             if time.monotonic() >= next_look:
                 states = slurm_queue.states(self.job.ids)
                 next_look = time.monotonic() + self.poll
+                self._say_silence(states is None)
                 if states is not None:
                     for number in self._left():
                         self._look(number, states.get(self.job.tasks[number]))
@@ -182,19 +183,28 @@ class Watch:
             time.sleep(pause)
             pause = min(1.5 * pause, self.poll, 2.0)
 
+    def _say_silence(self, silent):
+        self.silent_since = (self.silent_since or time.monotonic()) if silent else None
+        if silent and time.monotonic() - self.silent_since > 60:
+            self.silent_since = time.monotonic() + 540          # once in ten minutes
+            print("slurm.py: squeue has not answered for a while; waiting for Slurm job %s" % " ".join(self.job.ids),
+                  file=sys.stderr, flush=True)
+
     def _left(self):
         return self.job.tasks.keys() - self.done - self.failed.keys() - self.not_started
 
     def _read_codes(self):
-        for number, (code, files) in read_codes(self.job.folder).items():
-            if number not in self.done and number in self._left():
-                if code:
-                    self.failed[number] = self._explain(number, code)
-                    continue
-                late = slurm_files.wait_for(files, self.grace)
-                if late:
-                    self.failed[number] = "%s, which it wrote, is not visible here after %g s, %s" % (
-                        late[0], self.grace, self.job.name(number))
+        for number, (code, files, within) in read_codes(self.job.folder).items():
+            if number not in self._left():
+                continue
+            late = [] if code else slurm_files.wait_for(files, self.grace)
+            if code:
+                self.failed[number] = self._explain(number, code)
+            elif late:
+                self.failed[number] = "%s, which it wrote, is not visible here after %g s, %s" % (
+                    late[0], self.grace, self.job.name(number))
+            else:
+                slurm_files.wait_for(within, self.grace)      # one may be gone again: what needs it will say so
                 self.done.add(number)
 
     def _explain(self, number, code):
@@ -223,15 +233,12 @@ class Watch:
         # The code of a command that ended by itself may be on its way; where Slurm ended it there is none.
         own = state is None or state.state in ("COMPLETED", "FAILED")
         waited = time.monotonic() - self.since.setdefault(number, time.monotonic())
-        if waited >= (self.grace if own and not self._told_by_slurm(lines) else min(self.grace, 2 * self.poll)):
+        told = state is not None and state.state == "FAILED" and any(line.startswith("slurmstepd") for line in lines or ())
+        if waited >= (self.grace if own and not told else min(self.grace, 2 * self.poll)):
             if state is None:
                 known = slurm_queue.accounting(*self.job.tasks[number], self.job.request.variable is not None)
                 state = slurm_queue.State(known or "unknown to Slurm", "forgotten", "", "")
             self.failed[number] = "%s, %s" % (fate(state, lines), self.job.name(number))
-
-    @staticmethod
-    def _told_by_slurm(lines):
-        return any(line.startswith("slurmstepd") for line in lines or ())
 
 
 def cancel_on_death(job):

@@ -4,36 +4,47 @@ The files are those that a command names: arguments that are files, and what lie
 """
 
 import os
+import re
 import time
 
 
+# Files that are there for a moment: what is being written, SQLite's.
+PASSING = re.compile(r"\.|.*(\.tmp|-journal$|-wal$|-shm$|~$)")
+MANY = 1000          # a directory of more entries is not looked through
+
+
 def named_by(words, since_ns=0):
-    """[(time of the last change in ns, path)] of the files that the words name; ``since_ns``: only those changed since."""
-    found = {}
+    """Files that the words name, and files in directories that they name: two lists of (last change in ns, path).
+
+    since_ns: only those changed since.
+    """
+    files, contents = {}, {}
     for word in words:
         path = word.partition("=")[2] if word.startswith("--") and "=" in word else word
         try:
-            if os.path.isdir(path):
-                with os.scandir(path) as entries:
-                    stats = [(entry.path, entry.stat()) for entry in entries
-                             if entry.is_file() and not entry.name.startswith(".")]
-            else:
-                stats = [(path, os.stat(path))]
+            if not os.path.isdir(path):
+                files[os.path.abspath(path)] = os.stat(path).st_mtime_ns
+                continue
+            names = [name for name in os.listdir(path) if not PASSING.match(name)]
+            for name in names if len(names) <= MANY else ():
+                full = os.path.join(os.path.abspath(path), name)
+                if os.path.isfile(full):
+                    contents[full] = os.stat(full).st_mtime_ns
         except (OSError, ValueError):
             continue
-        found.update({os.path.abspath(name): s.st_mtime_ns for name, s in stats if s.st_mtime_ns >= since_ns})
-    return [(changed, path) for path, changed in sorted(found.items()) if "\n" not in path]
+    return tuple([(changed, path) for path, changed in sorted(found.items()) if changed >= since_ns and "\n" not in path]
+                 for found in (files, contents))
 
 
 def lines_of(files, whose):
-    """Lines to write them down by; ``whose``: the number of the job that they are for, or - for all."""
+    """Lines to write them down by; ``whose``: a word without blanks that says for whom they are."""
     return "".join("%s %d %s\n" % (whose, *pair) for pair in files)
 
 
-def parse(lines, whose):
-    """The files of lines_of that are for that job."""
+def parse(lines, *whose):
+    """The files of lines_of that are for one of these."""
     fields = (line.split(" ", 2) for line in lines)
-    return [(int(f[1]), f[2]) for f in fields if len(f) == 3 and f[0] in (whose, "-")]
+    return [(int(f[1]), f[2]) for f in fields if len(f) == 3 and f[0] in whose]
 
 
 def _late(changed, path):

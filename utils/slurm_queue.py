@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -105,25 +106,25 @@ def cancel(job_ids, *options):
 
 
 def end_orphan(folder, program, pause=0.5):
-    """Cancel the jobs that an earlier start has left behind with this folder, whose name is theirs; wait until they are gone."""
-    name, told, said = name_of(folder), float("-inf"), False
+    """Cancel the jobs that an earlier start has left with this folder, whose name is theirs; wait until they are gone."""
+    if shutil.which("squeue") is None:
+        raise SlurmError("%s: an earlier start may have left a Slurm job that still runs, and squeue is not on PATH: see that "
+                         "it is gone, then remove that folder" % folder)
+    name, told, cancelled = name_of(folder), float("-inf"), False
     while True:
         jobs = living(name)
         if jobs == []:
             return
         if time.monotonic() - told > 60:                    # at first and once a minute
             told = time.monotonic()
-            if jobs is None:
-                print("%s: %s may have a job left of an earlier start, and squeue does not answer: waiting. (Where this is "
-                      "no cluster, see that the job is gone and remove that folder.)" % (program, folder), file=sys.stderr, flush=True)
-            else:
-                print("%s: %s Slurm job %s of an earlier start, which would write beside this one"
-                      % (program, "waits for the end of" if said else "cancels", " ".join(jobs)), file=sys.stderr, flush=True)
+            print("%s: %s" % (program, "%s may have a Slurm job left of an earlier start; waiting for squeue to answer" % folder
+                              if jobs is None else "%s Slurm job %s of an earlier start, which would write beside this one" % (
+                                  "waits for the end of" if cancelled else "cancels", " ".join(jobs))), file=sys.stderr, flush=True)
         if jobs:
             refused = cancel(jobs)
             if "denied" in refused:
                 raise SlurmError("%s: Slurm job %s of an earlier start goes on there and cannot be cancelled: %s"
                                  % (folder, " ".join(jobs), refused))
-            said = True
+            cancelled = True
         time.sleep(pause)
         pause = min(1.5 * pause, 5.0)

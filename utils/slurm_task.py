@@ -59,7 +59,7 @@ def inputs(folder, number):
             with open(os.path.join(folder, "inputs"), encoding="utf-8", errors="surrogateescape") as file:
                 lines = file.read().split("\n")
             if lines[-2:] == ["end", ""]:
-                return slurm_files.parse(lines, str(number or 0))
+                return slurm_files.parse(lines, "-", str(number or 0))
         except FileNotFoundError:
             pass
         if time.monotonic() > deadline:
@@ -67,9 +67,9 @@ def inputs(folder, number):
         time.sleep(0.2)
 
 
-def write_code(path, code, number, files):
+def write_code(path, code, files, within):
     with open(path + ".new", "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write("%d\n%s" % (code, slurm_files.lines_of(files, str(number or 0))))
+        file.write("%d\n%s%s" % (code, slurm_files.lines_of(files, "file"), slurm_files.lines_of(within, "within")))
         file.flush()
         os.fsync(file.fileno())
     os.replace(path + ".new", path)
@@ -156,8 +156,8 @@ def main():
     began = time.time_ns()
     code = task.run(request, number, folder)
     if not task.asked or code == 0 or not task.goes_back():
-        made = slurm_files.named_by([request.substitute(word, number) for word in request.command], began - 10**9)
-        write_code(path, code, number, made if code == 0 else [])
+        words = [request.substitute(word, number) for word in request.command] if code == 0 else []
+        write_code(path, code, *slurm_files.named_by(words, began - 10**9))
     sys.exit(code)
 
 
