@@ -33,7 +33,9 @@ if ((num_nodes > 1)); then
   resources+=(--num-threads "$threads" --num-nodes "$num_nodes" --num-tasks "$processes")
 else
   resources+=(--num-threads $((processes * threads)))
-  if ((processes > 1)); then launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes"); fi
+  if ((processes > 1)); then
+    launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes")
+  fi
 fi
 
 export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again

@@ -31,7 +31,9 @@ threads=$((num_threads + $(python3 -I -S "$SVQ_ROOT/utils/config_text.py" num_wo
 launch=(python3)
 resources=(--mem "$mem" --num-threads $((processes * threads)))
 if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
-if ((processes > 1)); then launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes"); fi
+if ((processes > 1)); then
+  launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes")
+fi
 
 export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation \

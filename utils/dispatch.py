@@ -103,7 +103,8 @@ def parse(argv, doc):
 def queue_folders(request):
     """(folder of this work's folders on a cluster, prefix of their names): q/x.JOB.* beside the logs x.JOB.log."""
     first = os.path.abspath(request.log_of(request.jobs[0]))
-    return os.path.join(os.path.dirname(first), "q"), (os.path.basename(request.log).removesuffix(".log") or "job") + "."
+    name = os.path.basename(request.log).removesuffix(".log") or "job"
+    return os.path.join(os.path.dirname(first), "q"), name + "."
 
 
 def end_orphans(program, request):

@@ -106,8 +106,8 @@ def _reap():
 def _ask_orphans(asked):
     """SIGTERM, once each, to the children of this process: orphans of the command, which nobody else asks to end.
 
-    What was started after the others were asked is among them as soon as its parent is gone. Not its children's children:
-    they may be at work on a clean end (slurm.py calls scancel).
+    What was started after the others were asked is among them as soon as its parent is gone. Not their children, which
+    may be at work on a clean end (slurm.py calls scancel).
     """
     new = [pid for pid in children(os.getpid()) if pid not in asked]
     asked.update(new)
@@ -215,7 +215,7 @@ def ask(pid):
 
 
 def sweep(guards=()):
-    """Kill what a guard that was killed has left to this process; ``guards``: those that live. Returns when all is gone."""
+    """Kill what a guard that was killed has left to this process; ``guards``: those that live. Returns when it is gone."""
     while True:
         left = [pid for pid in children(os.getpid()) if pid not in guards]
         if not left:

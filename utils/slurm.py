@@ -20,8 +20,8 @@ Every task runs slurm_task.py on its node, which writes the command's exit code 
 task has none is asked of squeue, and said at once. When a task fails those that wait are cancelled, and those that run
 go on to their end. Files that the command names are waited for on either side, SVQ_SLURM_GRACE seconds (default 60: a
 network disk shows new files late); SVQ_SLURM_POLL (default 5) is the time between two looks at the queue.
-When slurm.py is stopped or killed its jobs are cancelled; where even that failed (the machine was lost) the next start of
-the same work cancels them, and waits for their end. A job whose step has SVQ_RESUMES=1 goes back into the queue shortly
+When slurm.py is stopped or killed its jobs are cancelled; where even that failed (the machine was lost) the next start
+of the same work cancels them, and waits for their end. A job whose step has SVQ_RESUMES=1 goes back into the queue shortly
 before its time limit, at most SVQ_SLURM_REQUEUES times (default 100).
 """
 
@@ -44,7 +44,7 @@ from slurm_queue import SlurmError
 # What a job needs of this environment at sites whose jobs begin with an empty one (--export=NONE).
 CARRIED = re.compile(r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LC_ALL|LANG|TZ|KALDI_ROOT|VIRTUAL_ENV|CUDA_HOME)$"
                      r"|(SVQ|MALLOC|OMP|MKL|OPENBLAS|TORCH|NCCL|GLOO)_\w+$")
-USUAL = ("None", "Resources", "Priority", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Cleaning", "Prolog")
+USUAL = ("None", "Resources", "Priority", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Cleaning")
 
 
 def seconds(name, default):
@@ -65,7 +65,8 @@ def job_script(request, folder, threads):
         words += ["--" + name, str(request.options.get(name, 1))]
     job = ['"%s=$(($1 + SLURM_ARRAY_TASK_ID))"' % request.variable] if request.variable else []
     line = " ".join([*map(shlex.quote, words), *job, *map(shlex.quote, [request.log, *request.command])])
-    return "#!/usr/bin/env bash\n%s\ncd -- %s || exit 1\nexec %s\n" % ("\n".join(exports), shlex.quote(os.getcwd()), line)
+    enter = "cd -- %s || exit 1" % shlex.quote(os.getcwd())
+    return "\n".join(["#!/usr/bin/env bash", *exports, enter, "exec " + line, ""])
 
 
 def write_inputs(request, folder):
@@ -104,8 +105,8 @@ class Job:
             array = "--array=%d-%d%s" % (part[0] - offset, part[-1] - offset, "%%%d" % limit if limit else "")
             # With a limit the parts run one after the other, else they would share it.
             after = ["--dependency=afterany:" + self.ids[-1]] if limit and self.ids else []
-            job_id = self._sbatch("--output=%s/out.%s%%a" % (self.folder, "%d+" % offset if offset else ""), array, *after,
-                                  script, str(offset))
+            output = "--output=%s/out.%s%%a" % (self.folder, "%d+" % offset if offset else "")
+            job_id = self._sbatch(output, array, *after, script, str(offset))
             self.tasks.update({number: (job_id, number - offset) for number in part})
 
     def _sbatch(self, *more):
@@ -139,9 +140,15 @@ def read_codes(folder):
     return codes
 
 
-WHY = {"TIMEOUT": "the time limit of %s is over: give it more --time", "OUT_OF_MEMORY": "out of memory: give it more --mem",
+WHY = {"TIMEOUT": "the time limit of %s is over: give it more --time",
+       "OUT_OF_MEMORY": "out of memory: give it more --mem",
        "CANCELLED": "cancelled", "PREEMPTED": "preempted by another job", "NODE_FAIL": "a node failed (%s)",
        "DEADLINE": "its deadline is over", "BOOT_FAIL": "its node did not start"}
+
+
+def by_slurm(lines):
+    """Of the output of a task's script the lines that Slurm itself wrote."""
+    return [line for line in lines or () if line.startswith("slurmstepd")]
 
 
 def fate(state, lines):
@@ -149,7 +156,7 @@ def fate(state, lines):
     text = WHY.get(state.state, "ended as %s without an exit code (%s)" % (state.state, state.reason))
     if "%s" in text:
         text %= state.nodes if state.state == "NODE_FAIL" else state.limit
-    said = [re.sub(r"^slurmstepd[\w.-]*: error: ", "", line).strip("* ") for line in lines or () if line.startswith("slurmstepd")]
+    said = [re.sub(r"^slurmstepd[\w.-]*: error: ", "", line).strip("* ") for line in by_slurm(lines)]
     if any(re.search("memory limit|oom", line, re.IGNORECASE) for line in said):
         text = WHY["OUT_OF_MEMORY"]
     return text + ("; Slurm says: %s" % said[-1] if said else "")
@@ -233,7 +240,7 @@ class Watch:
         # The code of a command that ended by itself may be on its way; where Slurm ended it there is none.
         own = state is None or state.state in ("COMPLETED", "FAILED")
         waited = time.monotonic() - self.since.setdefault(number, time.monotonic())
-        told = state is not None and state.state == "FAILED" and any(line.startswith("slurmstepd") for line in lines or ())
+        told = state is not None and state.state == "FAILED" and by_slurm(lines)
         if waited >= (self.grace if own and not told else min(self.grace, 2 * self.poll)):
             if state is None:
                 known = slurm_queue.accounting(*self.job.tasks[number], self.job.request.variable is not None)
@@ -279,7 +286,7 @@ def report(request, job, watch):
     for number in failed:
         lines = job.output(number or 0)
         if lines and not os.path.exists(request.log_of(number)):
-            print("slurm.py: it did not begin; %s has:\n    %s" % (job.folder, "\n    ".join(lines[-10:])), file=sys.stderr)
+            print("slurm.py: it did not begin; %s has:" % job.folder, *lines[-10:], sep="\n    ", file=sys.stderr)
 
 
 def run(request):

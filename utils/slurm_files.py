@@ -32,8 +32,8 @@ def named_by(words, since_ns=0):
                     contents[full] = os.stat(full).st_mtime_ns
         except (OSError, ValueError):
             continue
-    return tuple([(changed, path) for path, changed in sorted(found.items()) if changed >= since_ns and "\n" not in path]
-                 for found in (files, contents))
+    return tuple([(changed, path) for path, changed in sorted(found.items())
+                  if changed >= since_ns and "\n" not in path] for found in (files, contents))
 
 
 def lines_of(files, whose):

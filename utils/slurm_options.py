@@ -14,7 +14,8 @@ So sbatch is given each option once. conf/slurm.conf takes two kinds of lines; #
   option gpu=* --gres=gpu:a100:$0 --partition=gpu
                                      as in Kaldi: what stands for the dispatcher's --gpu 2 ($0 is the 2); names are mem,
                                      num_threads, gpu, max_jobs_run, time ...; `option gpu=0` is for that value alone;
-                                     `command sbatch ...` has options for all jobs, `default gpu=0` what holds unless said
+                                     `command sbatch ...` has options for all jobs, `default gpu=0` what is so unless
+                                     said
 """
 
 import os
@@ -23,11 +24,12 @@ import shlex
 
 CONF = "conf/slurm.conf"
 SHORT = {"A": "account", "C": "constraint", "D": "chdir", "G": "gpus", "J": "job-name", "M": "clusters", "N": "nodes",
-         "a": "array", "c": "cpus-per-task", "d": "dependency", "e": "error", "i": "input", "m": "distribution", "n": "ntasks",
-         "o": "output", "p": "partition", "q": "qos", "t": "time", "w": "nodelist", "x": "exclude", "L": "licenses",
+         "a": "array", "c": "cpus-per-task", "d": "dependency", "e": "error", "i": "input", "m": "distribution",
+         "n": "ntasks", "o": "output", "p": "partition", "q": "qos", "t": "time", "w": "nodelist", "x": "exclude", "L": "licenses",
          "b": "begin", "F": "nodefile", "S": "core-spec", "B": "extra-node-info"}
 # What only slurm.py can know: where it looks for its jobs, and what they are called.
-RESERVED = ("array", "output", "error", "job-name", "parsable", "wrap", "wait", "chdir", "input", "test-only", "clusters")
+RESERVED = ("array", "output", "error", "job-name", "parsable", "wrap", "wait", "chdir", "input", "test-only",
+            "clusters")
 SUBJECTS = {"mem-per-cpu": "mem", "mem-per-gpu": "mem", "no-requeue": "requeue"}
 WARNING = 120        # seconds before its time limit that a job is told
 RESOURCES = ("mem", "cpus-per-task", "gpu")
@@ -89,7 +91,7 @@ class Conf:
             if words[1:2] != ["sbatch"]:
                 raise OptionError("%s: `command` is followed by sbatch here, not '%s'" % (where, " ".join(words[1:2])))
             self.command += pairs(words[2:], where)
-        elif words[0] in ("option", "default") and len(words) > 1 and (match := re.fullmatch(r"(\w[\w-]*)=(.+)", words[1])):
+        elif words[0] in ("option", "default") and (match := re.fullmatch(r"(\w[\w-]*)=(.+)", "".join(words[1:2]))):
             name = match[1].replace("_", "-")
             if words[0] == "option":
                 pairs(words[2:], where)
@@ -97,8 +99,8 @@ class Conf:
             else:
                 self.defaults[name] = match[2]
         else:
-            raise OptionError("%s: a line begins with an option of sbatch (--partition=cpu), or with Kaldi's `command`, "
-                              "`option name=value` or `default name=value`; not '%s'" % (where, words[0]))
+            raise OptionError("%s: a line begins with an option of sbatch (--partition=cpu), or with Kaldi's "
+                              "`command`, `option name=value` or `default name=value`; not '%s'" % (where, words[0]))
 
     def translate(self, name, value):
         """Options of sbatch for the dispatcher's --name value."""
@@ -124,8 +126,8 @@ def layers(request, conf):
     try:
         variable = pairs(shlex.split(os.environ.get("SVQ_SLURM_OPTIONS", "")), "SVQ_SLURM_OPTIONS")
         last = pairs(shlex.split(request.options.get("sbatch-options", "")), "--sbatch-options")
-        proposed = [pair for name in options if name not in request.said for pair in conf.translate(name, options[name])]
-        said = [pair for name in options if name in request.said for pair in conf.translate(name, options[name])]
+        proposed, said = ([pair for name in options if (name in request.said) == by_user
+                           for pair in conf.translate(name, options[name])] for by_user in (False, True))
     except ValueError as error:
         raise OptionError("options of sbatch: %s" % error) from None
     plain = conf.command + [pair for pair in conf.plain if pair not in resources]
@@ -133,7 +135,7 @@ def layers(request, conf):
 
 
 def merge(stack):
-    """One list out of layers: of options about the same the last one stays. What --gres asks for beside GPUs is kept."""
+    """One list out of layers: of options about the same the last one stays. What --gres asks for beside GPUs stays."""
     merged, gres = {}, {}
     for layer in stack:
         new = {}
@@ -148,7 +150,7 @@ def merge(stack):
 
 
 def seconds_of(limit):
-    """A time limit of sbatch in seconds: 90 (minutes), 90:30, 1:30:00, 2-12, 2-12:30, 2-12:30:00; None for another text."""
+    """A time limit of sbatch in seconds: 90 (minutes), 90:30, 1:30:00, 2-12, 2-12:30, 2-12:30:00; None for others."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit or "")
     if not match:
         return None
@@ -160,7 +162,7 @@ def seconds_of(limit):
 
 
 def resolve(request, resumes):
-    """(words for sbatch, CPUs of a task). ``resumes``: the work goes on where it was, so it is told in time of its end."""
+    """(words for sbatch, CPUs of a task). ``resumes``: the work goes on where it was and is told in time of its end."""
     stack = layers(request, Conf())
     merged = dict(merge(stack))
     if resumes:

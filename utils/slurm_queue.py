@@ -1,4 +1,4 @@
-"""Ask and tell a Slurm cluster: sbatch, squeue, scancel, scontrol, sacct. What they cannot say is None, never a guess."""
+"""Ask and tell a Slurm cluster: sbatch, squeue, scancel, scontrol, sacct. What they cannot say is None, not a guess."""
 
 import os
 import re
@@ -11,7 +11,8 @@ import time
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_EXIT_ERROR")
 DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 # States of a job that will not run again.
-ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT")
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED",
+         "TIMEOUT")
 
 
 class SlurmError(Exception):
@@ -77,7 +78,8 @@ def states(job_ids):
 def accounting(job_id, index, is_array):
     """What accounting knows of a task that squeue has forgotten (TIMEOUT, OUT_OF_MEMORY ...), or ''."""
     name = "%s_%d" % (job_id, index) if is_array else job_id
-    status, out, _ = command_output(["sacct", "--noheader", "--allocations", "--parsable2", "--jobs", name, "--format", "State"])
+    status, out, _ = command_output(["sacct", "--noheader", "--allocations", "--parsable2", "--jobs", name,
+                                     "--format", "State"])
     return out.splitlines()[-1] if status == 0 and out else ""
 
 
@@ -106,10 +108,10 @@ def cancel(job_ids, *options):
 
 
 def end_orphan(folder, program, pause=0.5):
-    """Cancel the jobs that an earlier start has left with this folder, whose name is theirs; wait until they are gone."""
+    """Cancel the jobs that an earlier start has left with this folder, whose name is theirs; wait for their end."""
     if shutil.which("squeue") is None:
-        raise SlurmError("%s: an earlier start may have left a Slurm job that still runs, and squeue is not on PATH: see that "
-                         "it is gone, then remove that folder" % folder)
+        raise SlurmError("%s: an earlier start may have left a Slurm job that still runs, and squeue is not on PATH: "
+                         "see that it is gone, then remove that folder" % folder)
     name, told, cancelled = name_of(folder), float("-inf"), False
     while True:
         jobs = living(name)
@@ -117,9 +119,11 @@ def end_orphan(folder, program, pause=0.5):
             return
         if time.monotonic() - told > 60:                    # at first and once a minute
             told = time.monotonic()
-            print("%s: %s" % (program, "%s may have a Slurm job left of an earlier start; waiting for squeue to answer" % folder
-                              if jobs is None else "%s Slurm job %s of an earlier start, which would write beside this one" % (
-                                  "waits for the end of" if cancelled else "cancels", " ".join(jobs))), file=sys.stderr, flush=True)
+            text = "%s may have a Slurm job left of an earlier start; waiting for squeue to answer" % folder
+            if jobs is not None:
+                text = "%s Slurm job %s of an earlier start, which would write beside this one" % (
+                    "waits for the end of" if cancelled else "cancels", " ".join(jobs))
+            print("%s: %s" % (program, text), file=sys.stderr, flush=True)
         if jobs:
             refused = cancel(jobs)
             if "denied" in refused:

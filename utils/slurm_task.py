@@ -3,11 +3,11 @@
 
   slurm_task.py FOLDER [options] [JOB=N] LOG COMMAND ARGUMENTS...
 
-Waits for the files that the command names and slurm.py saw, runs the command with its log as run.py does, and writes its
-exit code to FOLDER/code.N, whole or not at all, with the files that it made. Where Slurm ends the task (time limit,
-preemption, scancel) the command gets SIGTERM and SVQ_GRACE seconds to write a checkpoint, and there is no code: the task
-goes back into the queue, by Slurm or by this program, or Slurm knows why not. --num-nodes and --num-tasks run the command
-in so many processes by srun, which ends all of them when one fails.
+Waits for the files that the command names and slurm.py saw, runs the command with its log as run.py does, and writes
+its exit code to FOLDER/code.N, whole or not at all, with the files that it made. Where Slurm ends the task (time limit,
+preemption, scancel) the command gets SIGTERM and SVQ_GRACE seconds to write a checkpoint, and there is no code: the
+task goes back into the queue, by Slurm or by this program, or Slurm knows why not. --num-nodes and --num-tasks run the
+command in so many processes by srun, which ends all of them when one fails.
 """
 
 import os
@@ -120,10 +120,11 @@ class Task:
             return True                         # cancelled, at its time limit, or preempted: Slurm goes on
         limit, count = int(os.environ.get("SVQ_SLURM_REQUEUES", "100")), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if count >= limit:
-            self.say("queued again %d times and still not done: give it more --time (or a higher SVQ_SLURM_REQUEUES)" % count)
+            self.say("queued again %d times and still not done: give it more --time, or raise SVQ_SLURM_REQUEUES" % count)
             return False
-        if signal.SIGUSR1 in self.asked and self.asked_at - self.job.began < 30:
-            self.say("ended after %.0f s, before its time limit: give it more --time" % (self.asked_at - self.job.began))
+        ran = self.asked_at - self.job.began
+        if signal.SIGUSR1 in self.asked and ran < 30:
+            self.say("ended after %.0f s, before its time limit: give it more --time" % ran)
             return False
         status, _, err = slurm_queue.command_output(["scontrol", "requeue", own_id()])
         if status != 0:

@@ -4,9 +4,9 @@
 #   e.g. utils/submit.sh --time 2-00:00:00 egs/voxceleb --stage 3
 #
 # Every option is checked here first, by a dry run. Two minutes before the job's time is over, or when a job of higher
-# priority takes its place, run.sh ends: trainings write their checkpoints, jobs that run.sh has submitted are cancelled.
-# The job goes back into the queue, and run.sh goes on where it was. cmd.sh says whether the steps' jobs run inside this
-# one (run.py: then give it the CPUs, memory and GPUs of the largest) or are jobs of their own (slurm.py).
+# priority takes its place, run.sh ends: trainings write their checkpoints, jobs that it has submitted are cancelled.
+# The job goes back into the queue, and run.sh goes on where it was. cmd.sh says whether the steps' jobs run inside
+# this one (run.py: then give it the CPUs, memory and GPUs of the largest) or are jobs of their own (slurm.py).
 # What run.sh says is in <recipe-folder>/exp/log/run.log, in the folder of its --exp where that is given.
 set -euo pipefail
 time=            # time limit of one go: hours:minutes:seconds, days-hours; empty: the partition's

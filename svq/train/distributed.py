@@ -43,8 +43,8 @@ def place() -> tuple[int, int, int]:
 def join_world() -> World:
     """Joins the process group that torchrun or srun announces in the environment; alone without one.
 
-    Uses CUDA with NCCL where there are GPUs, else CPU with Gloo. The processes meet at MASTER_ADDR and MASTER_PORT, which
-    torchrun sets itself and utils/slurm_task.py before it calls srun.
+    Uses CUDA with NCCL where there are GPUs, else CPU with Gloo. The processes meet at MASTER_ADDR and MASTER_PORT,
+    which torchrun sets itself and utils/slurm_task.py before it calls srun.
     """
     rank, size, local = place()
     cuda = torch.cuda.is_available()
@@ -55,8 +55,8 @@ def join_world() -> World:
     if size == 1:
         return World(device=device)
     if "MASTER_ADDR" not in os.environ or "MASTER_PORT" not in os.environ:
-        raise UserError(f"this is process {rank} of {size}, and MASTER_ADDR and MASTER_PORT do not say where they meet: "
-                        "start them by steps/train.sh --num-nodes, or by torchrun")
+        raise UserError(f"this is process {rank} of {size}, and MASTER_ADDR and MASTER_PORT do not say where they "
+                        "meet: start them by steps/train.sh --num-nodes, or by torchrun")
     dist.init_process_group("nccl" if cuda else "gloo", rank=rank, world_size=size)
     return World(rank, size, device)
 

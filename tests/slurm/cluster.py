@@ -1,7 +1,7 @@
-"""A Slurm cluster on this machine: munged, slurmctld and a slurmd for each of two nodes, on the loopback, in one folder.
+"""A Slurm cluster on this machine: munged, slurmctld and a slurmd for each of two nodes, on the loopback.
 
-Needs root and Debian's packages slurmctld, slurmd, slurm-client and munge. Nothing of /etc is read or written, no port is
-fixed, and the daemons are ended by the ids that they leave in the folder.
+Needs root and Debian's packages slurmctld, slurmd, slurm-client and munge. All is in one folder, nothing of /etc is read
+or written, no port is fixed, and the daemons are ended by the ids that they leave in the folder.
 """
 
 import os
@@ -62,7 +62,9 @@ def missing():
     if os.geteuid() != 0:
         return "a Slurm cluster of one's own needs root"
     lacking = [name for name in PROGRAMS if not shutil.which(name)]
-    return "not installed: %s (apt-get install slurmctld slurmd slurm-client munge)" % ", ".join(lacking) if lacking else None
+    if lacking:
+        return "not installed: %s (apt-get install slurmctld slurmd slurm-client munge)" % ", ".join(lacking)
+    return None
 
 
 def free_ports(count):
@@ -85,13 +87,14 @@ class Cluster:
         control, *ports = free_ports(1 + len(NODES))
         text = CONFIG.format(folder=folder, control=control, first=ports[0], kill_wait=kill_wait)
         for name, port in zip(NODES, ports):
-            text += "NodeName=%s NodeHostname=localhost NodeAddr=127.0.0.1 Port=%d CPUs=%d RealMemory=%d Gres=gpu:2 State=UNKNOWN\n" \
-                % (name, port, CPUS, MEMORY)
+            text += "NodeName=%s NodeHostname=localhost NodeAddr=127.0.0.1 Port=%d " % (name, port)
+            text += "CPUs=%d RealMemory=%d Gres=gpu:2 State=UNKNOWN\n" % (CPUS, MEMORY)
             (folder / ("spool." + name)).mkdir()
         (folder / "state").mkdir()
         self.config.write_text(text)
         # Devices that every machine has stand for GPUs: Slurm only counts them here.
-        (folder / "gres.conf").write_text("NodeName=n[1-2] Name=gpu File=/dev/null\nNodeName=n[1-2] Name=gpu File=/dev/zero\n")
+        (folder / "gres.conf").write_text("".join("NodeName=n[1-2] Name=gpu File=/dev/%s\n" % name
+                                                  for name in ("null", "zero")))
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         (folder / "munge.key").write_bytes(os.urandom(128))
         (folder / "munge.key").chmod(0o600)
@@ -103,7 +106,7 @@ class Cluster:
         self.start_controller()
         for node in NODES:
             self.start_node(node)
-        self.until(lambda: self("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D") == str(len(NODES)), "the nodes are idle")
+        self.until(lambda: self("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D") == str(len(NODES)), "nodes are idle")
 
     def start_controller(self):
         self._do("slurmctld", "-f", self.config)
@@ -113,13 +116,14 @@ class Cluster:
         command = ["slurmd", "-f", self.config, "-N", node]
         if shows:
             folder, other = shows
-            command = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"', other, folder, *command]
+            inside = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"']
+            command = [*inside, other, folder, *command]
         self._do(*command)
 
     def stop(self):
         if (self.folder / "slurmctld.pid").exists():
             for state in ("--state=PENDING", "--state=RUNNING"):
-                subprocess.run(["scancel", state, "--user=root"], env=dict(os.environ, **self.env), check=False, timeout=60)
+                self("scancel", state, "--user=root")
             deadline = time.monotonic() + 15
             while self("squeue", "-h") and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -148,7 +152,7 @@ class Cluster:
     def __call__(self, *command):
         """The output of a command, stripped; '' where it fails."""
         done = subprocess.run([str(word) for word in command], env=dict(os.environ, **self.env), check=False,
-                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=120)
+                              stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def _do(self, *command):

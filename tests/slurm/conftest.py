@@ -84,7 +84,7 @@ class Shell:
         self.cluster.until(condition, what, seconds)
 
     def lose(self, process):
-        """As if the machine was switched off: all processes that were started from here are gone at once, cancelling nothing."""
+        """As if the machine was switched off: all that was started from here is gone at once, and cancels nothing."""
         os.kill(process.pid, signal.SIGSTOP)
         for pid in [*guard.descendants(process.pid), process.pid]:
             os.kill(pid, signal.SIGKILL)

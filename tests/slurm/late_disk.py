@@ -1,4 +1,4 @@
-"""A network disk that shows late what another machine has written: two folders, and a thread that copies between them."""
+"""A network disk that shows late what another machine has written: two folders, a thread that copies between them."""
 
 import os
 import shutil
@@ -7,7 +7,10 @@ import time
 
 
 class LateDisk:
-    """Copies a file of either folder into the other one once it is ``delay`` seconds old, folders at once; use as a context."""
+    """Copies a file of either folder into the other one once it is ``delay`` seconds old, folders at once.
+
+    Use it as a context.
+    """
 
     def __init__(self, one, other, delay):
         self.folders, self.delay, self.over = (one, other), delay, threading.Event()
@@ -25,9 +28,10 @@ class LateDisk:
         while not self.over.wait(0.1):
             for source, target in (self.folders, self.folders[::-1]):
                 for folder, _, names in os.walk(source):
-                    os.makedirs(os.path.join(target, os.path.relpath(folder, source)), exist_ok=True)
+                    there = os.path.join(target, os.path.relpath(folder, source))
+                    os.makedirs(there, exist_ok=True)
                     for name in names:
-                        self._copy(os.path.join(folder, name), os.path.join(target, os.path.relpath(folder, source), name))
+                        self._copy(os.path.join(folder, name), os.path.join(there, name))
 
     def _copy(self, path, copy):
         try:

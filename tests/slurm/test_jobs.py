@@ -36,9 +36,9 @@ def test_inside_an_array_task(shell, cluster, seen):
 slurm.py one.log bash -c 'echo "${SLURM_ARRAY_TASK_ID-none} ${CUDA_VISIBLE_DEVICES-none}" > one' &&
 slurm.py JOB=1:2 two.JOB.log bash -c 'echo JOB > two.JOB' && touch done
 """)
-    cluster("sbatch", "--wait", "--array=7", "--gres=gpu:1", "--chdir", shell.folder, "--output=outer.%a", "--export=ALL,PATH=%s,%s" % (
-        shell.env["PATH"], ",".join("%s=%s" % (name, shell.env[name]) for name in (
-            "SVQ_SLURM_POLL", "SVQ_SLURM_GRACE", "SLURM_CONF"))), shell.folder / "run.sh")
+    passed = ["%s=%s" % (name, shell.env[name]) for name in ("PATH", "SVQ_SLURM_POLL", "SVQ_SLURM_GRACE", "SLURM_CONF")]
+    cluster("sbatch", "--wait", "--array=7", "--gres=gpu:1", "--chdir", shell.folder, "--output=outer.%a",
+            "--export=" + ",".join(["ALL", *passed]), shell.folder / "run.sh")
     assert (shell.folder / "done").exists(), shell.read("outer.7")
     assert shell.read("one").split()[1] == "none" and shell.read("two.2") == "2\n"
     seen("2 run.sh in an array task", "inner jobs have numbers and devices of their own")
@@ -50,7 +50,8 @@ cmd=run.py   # dispatcher
 . "$SVQ_ROOT/utils/parse_options.sh"
 . "$SVQ_ROOT/utils/step.sh"
 step --out "$1" --stamp "$1.done"
-$cmd --mem 8G --num-threads 2 --gpu 1 "$1.log" bash -c 'scontrol show job -o $SLURM_JOB_ID > "$0"; echo $OMP_NUM_THREADS > "$0.omp"' "$1"
+$cmd --mem 8G --num-threads 2 --gpu 1 "$1.log" \\
+  bash -c 'scontrol show job -o $SLURM_JOB_ID > "$0"; echo $OMP_NUM_THREADS > "$0.omp"' "$1"
 """
 
 
@@ -69,8 +70,8 @@ def test_what_the_user_says_wins(shell, seen):
 
 
 def test_kaldis_conf(shell, seen):
-    shell.write("conf/slurm.conf", "command sbatch --export=PATH\noption time=* --time $0\noption mem=* --mem-per-cpu $0\n"
-                "option mem=0\noption num_threads=* --cpus-per-task $0\noption max_jobs_run=*\ndefault gpu=0\n"
+    shell.write("conf/slurm.conf", "command sbatch --export=PATH\noption time=* --time $0\n"
+                "option mem=* --mem-per-cpu $0\noption mem=0\noption num_threads=* --cpus-per-task $0\noption max_jobs_run=*\ndefault gpu=0\n"
                 "option gpu=0 --partition=main\noption gpu=* --partition=high --gres=gpu:$0  # two each\n")
     text = ["bash", "-c", 'scontrol show job -o $SLURM_JOB_ID > "$0"']
     shell("slurm.py", "--mem", "150M", "a.log", *text, "a")
@@ -120,8 +121,8 @@ def test_code_of_the_command_itself(shell, seen):
 def test_why_a_job_died(shell, cluster, seen, way):
     shell.write("log/x.log", "of an older run\n")
     if way == "memory":
-        _, err = shell("slurm.py", "--mem", "100M", "log/x.log", "python3", "-c", "x = b'x' * 900_000_000; import time; time.sleep(30)",
-                       code=1)
+        greedy = "x = b'x' * 900_000_000; import time; time.sleep(30)"
+        _, err = shell("slurm.py", "--mem", "100M", "log/x.log", "python3", "-c", greedy, code=1)
         assert "out of memory: give it more --mem; Slurm says: " in err
     elif way == "cancelled":
         job = shell.start("slurm.py", "log/x.log", "bash", "-c", "touch began; sleep 60")
@@ -136,7 +137,7 @@ def test_why_a_job_died(shell, cluster, seen, way):
         _, err = shell.end(job, 1)
         assert "cancelled" in err and "waits: JobHeldUser" in err
     assert "of an older run" not in err and "vanished" not in err
-    seen("4 why: " + way, err.splitlines()[-1 if way == "x" else 0][:110] if way != "old log" else "no line of an older log is shown")
+    seen("4 why: " + way, "no line of an older log is shown" if way == "old log" else err.splitlines()[0][:110])
 
 
 def test_controller_away(shell, cluster, seen):

@@ -10,7 +10,8 @@ from tests.slurm.late_disk import LateDisk
 @pytest.fixture
 def disk(shell, cluster, tmp_path):
     """The shell's folder, which node n2 sees three seconds late, and sees so itself."""
-    if subprocess.run(["unshare", "--mount", "mount", "--bind", tmp_path, tmp_path], check=False, capture_output=True).returncode:
+    mount = ["unshare", "--mount", "mount", "--bind", tmp_path, tmp_path]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("mounts are not allowed here")
     other = tmp_path / "as n2 has it"
     other.mkdir()

@@ -58,8 +58,9 @@ class Recipe:
         (folder / "run.sh").write_text(RUN)
         # What an undisturbed run gives, made while other tests wait.
         environment = dict(os.environ, PATH="%s:%s" % (os.path.dirname(sys.executable), os.environ["PATH"]))
-        self.whole = [subprocess.Popen(["bash", "steps/train.sh", "--num-procs", str(n), "tiny.yaml", "data", "exp/whole%d" % n],
-                                       cwd=folder, env=environment, stdout=subprocess.DEVNULL) for n in (1, 2)]
+        train = ["bash", "steps/train.sh", "--num-procs"]
+        self.whole = [subprocess.Popen([*train, str(n), "tiny.yaml", "data", "exp/whole%d" % n], cwd=folder,
+                                       env=environment, stdout=subprocess.DEVNULL) for n in (1, 2)]
 
     def model(self, name):
         return (self.folder / "exp" / name / "model.safetensors").read_bytes()
@@ -96,8 +97,8 @@ def test_time_limit(shell, recipe, seen):
     """One minute: what cannot go on later fails and says why, what can (SVQ_RESUMES) is queued again and ends well."""
     shell.write("count.py", COUNT)
     plain = shell.start("slurm.py", "--partition", "minute", "log/x.log", "sleep", "200")
-    going_on = shell.start("slurm.py", "--partition", "minute", "--sbatch-options", "--signal=B:USR1@20", "log/count.log",
-                           "python3", "count.py", SVQ_RESUMES="1")
+    going_on = shell.start("slurm.py", "--partition", "minute", "--sbatch-options", "--signal=B:USR1@20",
+                           "log/count.log", "python3", "count.py", SVQ_RESUMES="1")
     shell.end(going_on)
     assert shell.read("result") == "70" and 10 < int(shell.read("saved").split()[0]) < 60
     assert "goes on later: queued again (1)" in shell.read("log/count.log")
@@ -159,4 +160,5 @@ def is_rank(pid):
         environ, words = (Path("/proc/%d" % pid, name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
     except OSError:
         return False
-    return b"svq.bin.train" in words and words[0].endswith(b"python3") and any(e.startswith(b"SLURM_STEP_ID=") for e in environ)
+    in_step = any(word.startswith(b"SLURM_STEP_ID=") for word in environ)
+    return in_step and b"svq.bin.train" in words and words[0].endswith(b"python3")

@@ -201,12 +201,13 @@ def guards(process):
 
 @pytest.mark.parametrize("which", [0, 1, "alone"])
 def test_killed_guard_leaves_nothing(shell, marked, which):
-    """kill -9 of a guard, of once.py's, of run.py's, of run.py's without once.py: grandchildren are gone, and so is the lock."""
-    shell.write("top.sh", 'exec {lock}<>lock; flock -n "$lock" || exit 9; python3 "$SVQ_ROOT/utils/once.py" --out y -- bash step.sh')
+    """kill -9 of a guard, once.py's, run.py's, run.py's without once.py: grandchildren are gone, and so is the lock."""
+    lock = 'exec {lock}<>lock; flock -n "$lock" || exit 9; '
+    shell.write("top.sh", lock + 'python3 "$SVQ_ROOT/utils/once.py" --out y -- bash step.sh')
     job = "run.py x.log bash -c '(setsid sleep 600 & (sleep 600; true) & touch up; wait); true'; true\n"
     shell.write("step.sh", "bash -c 'sleep 600; true' & " + job)
     if which == "alone":
-        shell.write("top.sh", 'exec {lock}<>lock; flock -n "$lock" || exit 9; ' + job)
+        shell.write("top.sh", lock + job)
     process = shell.start("bash", "top.sh")
     shell.until((shell.folder / "up").exists, "the job runs")
     found = guards(process)
@@ -220,7 +221,8 @@ def test_killed_guard_leaves_nothing(shell, marked, which):
 def test_grace_is_given_and_ends_with_the_job(shell):
     """A job has SVQ_GRACE seconds to end well; one that will not is killed after them."""
     text = "trap 'sleep 0.5; touch saved; exit 3' TERM; touch up; while true; do sleep 0.05; done"
-    for name, grace, trap in [("saves", "60", text), ("hangs", "0.2", text.replace("sleep 0.5; touch saved; exit 3", ""))]:
+    stubborn = text.replace("sleep 0.5; touch saved; exit 3", "")
+    for name, grace, trap in [("saves", "60", text), ("hangs", "0.2", stubborn)]:
         process = shell.start("run.py", name + ".log", "bash", "-c", trap, SVQ_GRACE=grace)
         shell.until((shell.folder / "up").exists, "the job runs")
         process.terminate()

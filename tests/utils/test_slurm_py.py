@@ -201,11 +201,13 @@ def test_run_killed_at_the_top_cancels_too(shell, queue, marked):
     ("train.sh", [], "--mem 8G --num-threads 4"),
     ("train.sh", ["--num-gpus", "4"], "--mem 8G --gpu 4 --num-threads 16"),
     ("train.sh", ["--num-procs", "3", "--num-threads", "1"], "--mem 8G --num-threads 9"),
-    ("train.sh", ["--num-gpus", "4", "--num-nodes", "2"], "--mem 8G --gpu 4 --num-threads 4 --num-nodes 2 --num-tasks 4"),
+    ("train.sh", ["--num-gpus", "4", "--num-nodes", "2"],
+     "--mem 8G --gpu 4 --num-threads 4 --num-nodes 2 --num-tasks 4"),
     ("train_aggregation.sh", ["--num-gpus", "2"], "--mem 8G --num-threads 8 --gpu 2")])
 def test_what_a_training_asks_for(shell, step, options, asked):
     """CPUs for each process and for those that read for it: two here."""
-    shell.write("fake bin/show", "#!/usr/bin/env bash\nprintf '%s ' \"$@\" > shown; echo \"$SVQ_RESUMES\" >> shown\n", executable=True)
+    show = "#!/usr/bin/env bash\nprintf '%s ' \"$@\" > shown; echo \"$SVQ_RESUMES\" >> shown\n"
+    shell.write("fake bin/show", show, executable=True)
     shell.write("base.yaml", "data: {num_workers: 2}\n")
     shell.write("c.yaml", "base: base.yaml\n")
     for name in ("data/utt2spk", "teacher/model.safetensors"):
