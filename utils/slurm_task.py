@@ -123,7 +123,7 @@ class Task:
             self.say("queued again %d times and still not done: give it more --time, or raise SVQ_SLURM_REQUEUES" % count)
             return False
         ran = self.asked_at - self.job.began
-        if signal.SIGUSR1 in self.asked and ran < 30:
+        if signal.SIGUSR1 in self.asked and ran < 10:
             self.say("ended after %.0f s, before its time limit: give it more --time" % ran)
             return False
         status, _, err = slurm_queue.command_output(["scontrol", "requeue", own_id()])

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol", "srun")
-NODES, CPUS, MEMORY = ("n1", "n2"), 4, 4000
+NODES, CPUS, MEMORY, KILL_WAIT = ("n1", "n2"), 4, 4000, 5
 
 CONFIG = """ClusterName=tests
 SlurmctldHost=localhost(127.0.0.1)
@@ -80,12 +80,13 @@ def free_ports(count):
 class Cluster:
     """A running cluster. ``env`` has what the commands of Slurm need."""
 
-    def __init__(self, folder, kill_wait=10):
+    def __init__(self, folder):
         self.folder = folder
         self.config = folder / "slurm.conf"
         self.env = {"SLURM_CONF": str(self.config)}
+        self.waiting = {}      # job that was queued again: since when
         control, *ports = free_ports(1 + len(NODES))
-        text = CONFIG.format(folder=folder, control=control, first=ports[0], kill_wait=kill_wait)
+        text = CONFIG.format(folder=folder, control=control, first=ports[0], kill_wait=KILL_WAIT)
         for name, port in zip(NODES, ports):
             text += "NodeName=%s NodeHostname=localhost NodeAddr=127.0.0.1 Port=%d " % (name, port)
             text += "CPUs=%d RealMemory=%d Gres=gpu:2 State=UNKNOWN\n" % (CPUS, MEMORY)
@@ -160,10 +161,14 @@ class Cluster:
                        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def hurry(self):
-        """Let jobs that were queued again begin now: Slurm has them wait two minutes."""
+        """Let jobs that were queued again begin soon: Slurm has them wait two minutes.
+
+        Not at once, for what is left of the attempt before is killed after KillWait, by the number of the job.
+        """
         for line in self("squeue", "-h", "-t", "PD", "-o", "%i %r").splitlines():
             job, reason = line.split(maxsplit=1)
-            if reason == "BeginTime":
+            if reason == "BeginTime" and time.monotonic() - self.waiting.setdefault(job, time.monotonic()) > KILL_WAIT + 2:
+                del self.waiting[job]
                 self("scontrol", "update", "jobid=" + job, "StartTime=now")
 
     def until(self, condition, what, seconds=60):
