@@ -2,18 +2,22 @@
 # Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of mono WAVs,
 # so that training reads a part of one with a seek, and writes a data directory that points there. A copy has the very
 # samples of its recording: 16-bit integers where these hold them, else (resampled, averaged, 24 bits) floats.
-# Usage: utils/copy_wav.sh [options] <data-in> <data-out> <ark-dir>
+# Usage: utils/copy_wav.sh [options] <data-in> <data-out> [<ark-dir>]
+# The default of <ark-dir> is <data-out>/data.
 set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's
 nj=4        # number of jobs
 rate=16000  # samples per second of what is written
 . "${0%"${0##*/}"}../utils/parse_options.sh"
-[[ $# -eq 3 ]] || { echo "usage: ${0##*/} [options] <data-in> <data-out> <ark-dir> (--help says more)" >&2; exit 2; }
+(($# == 2 || $# == 3)) || { echo "usage: ${0##*/} [options] <data-in> <data-out> <ark-dir> (--help says more)" >&2; exit 2; }
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
-data=${1%/} out=${2%/} ark_dir=${3%/}
-step --dear --in "$data/utt2spk" --in "$data/wav.scp" --recordings "$data/wav.scp" --maybe "$data/segments" --maybe "$data/reco2file_and_channel" \
-  --out "$out/wav.scp" --out "$out/utt2spk"
+data=${1%/} out=${2%/}
+ark_dir=${3:-$out/data}
+# Where archives lie is no matter of what they hold.
+svq_arguments=("$data" "$out")
+step --dear --in "$data/utt2spk" --in "$data/wav.scp" --recordings "$data/wav.scp" --maybe "$data/segments" \
+  --maybe "$data/reco2file_and_channel" --out "$out/wav.scp" --out "$out/utt2spk"
 count=$(wc -l < "$data/utt2spk")
 nj=$((nj < count ? nj : count))
 python3 -m svq.bin.data_dir split --per-utt true -- "$data" "$nj" > /dev/null

@@ -166,10 +166,10 @@ def require_inputs(piece, planned, script):
 
 
 def missing_input(script, path, named_by=""):
-    """A Stop that says which input is missing, after noting for run.sh what has to be made: ``path``, or the features
-    in whose list ``named_by`` it stands."""
-    made = named_by if named_by.endswith("feats.scp") else path
-    tell = os.environ.get("SVQ_TELL") and not named_by.endswith("wav.scp")
+    """A Stop that says which input is missing, after noting for run.sh what has to be made: ``path``, or the list
+    ``named_by`` that points into that archive."""
+    made = named_by or path
+    tell = os.environ.get("SVQ_TELL") and (not named_by or path.endswith(".ark"))
     if tell and os.environ.get("SVQ_MISSING"):
         with open(os.environ["SVQ_MISSING"], "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(os.path.abspath(made))
@@ -297,8 +297,11 @@ def wait_for_others(pieces):
     owner, waited = os.environ.get("SVQ_OWNER", ""), False
     for path in {piece.lock_path: None for piece in pieces if piece.shared(owner)}:
         import fcntl
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError:               # a folder that nobody writes into, such as that of a corpus that is only checked
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -107,8 +107,8 @@ class Piece:
         """The outputs that are there, with the archives that those which are lists point into."""
         paths = self.outputs + [path for path in self.also if os.path.exists(path)]
         for path in self.outputs:
-            if path.endswith(".scp") and os.path.isfile(path) and not path.endswith("wav.scp"):
-                paths += [name for name in files_behind(path) if os.path.isfile(name)]
+            if path.endswith(".scp") and os.path.isfile(path):
+                paths += [name for name in files_behind(path) if name.endswith(".ark") and os.path.isfile(name)]
         return list(dict.fromkeys(paths))
 
     def clear(self):

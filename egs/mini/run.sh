@@ -61,7 +61,7 @@ fi
 . steps/systems.sh
 
 if stage 0 "corpus"; then
-  once --out "$corpus" --stamp "$corpus/.done" -- local/prepare_mini.sh --part corpus --nj "$nj" --seed "$seed" \
+  once --dear --out "$corpus" --stamp "$corpus/.done" -- local/prepare_mini.sh --part corpus --nj "$nj" --seed "$seed" \
     --corpus "$corpus" ${size[@]+"${size[@]}"}
 fi
 

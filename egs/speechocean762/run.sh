@@ -60,7 +60,7 @@ if stage 0 "corpora"; then
       echo "run.sh: --download true makes a folder speechocean762: end --corpus in that name" >&2
       exit 2
     fi
-    once --out "$corpus/train/wav.scp" --out "$corpus/test/wav.scp" -- \
+    once --dear --out "$corpus/train/wav.scp" --out "$corpus/test/wav.scp" -- \
       local/download_speechocean762.sh --folder "$(dirname "$corpus")"
   fi
   for part in train test; do
@@ -86,7 +86,7 @@ fi
 
 if stage 2 "features"; then
   once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
-    "$data/train_wav" "$exp/wav"
+    "$data/train_wav"
   for set in train dev test ${malayalam:+malayalam}; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done

@@ -74,7 +74,7 @@ fi
 
 if stage 2 "features"; then
   once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
-    "$data/train_wav" "$exp/wav"
+    "$data/train_wav"
   for set in train dev vox1; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done

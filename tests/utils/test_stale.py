@@ -346,6 +346,14 @@ def test_what_another_experiment_made_with_other_settings_is_not_overwritten(sha
     assert "--num-mels: '40' -> '80'" in share("B", 80)          # nobody to take it from
 
 
+def test_a_shared_folder_that_cannot_be_written_into_needs_no_lock(share, shell):
+    """A corpus that is only checked."""
+    share("A", out="data/checked")
+    (shell.folder / "data" / ".lock.wav").mkdir()
+    shell.write("data/wav", "")
+    assert "made" in share("A", 80, "--stamp", "A/.done.wav", out="data/wav")
+
+
 def test_what_lies_in_the_experiment_is_its_own(share):
     share("A", out="A/feats.scp")
     assert "--num-mels: '80' -> '40'" in share("A", 40, out="A/feats.scp")
