@@ -78,7 +78,6 @@ def say(text, fd=1):
 def run(command):
     """Run the command, which dies with this process and this with its parent; its exit status."""
     import signal
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import guard
     parent = os.environ.pop("SVQ_PARENT_PID", "")
     for name in OF_RUN:
