@@ -14,7 +14,7 @@ dev=dev     # name of the development list's folder under <scores>
 lists=      # trial lists whose scores are calibrated, such as "dev/trials test/trials"; empty: all under <scores>
 backends=   # back ends of the scores; empty: all that the development list has
 norms=      # their score normalizations
-_forward_to=("svq.bin.calibrate")
+_forward_to=("svq.bin.calibrate but names")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -39,26 +39,22 @@ fi
 folders=()
 for list in $lists; do
   name_list "$list"
-  folders+=("$name")
+  folders+=("$scores/$name")
 done
 if [[ -z $lists ]]; then
   for file in "$scores"/*/"${names[0]}.score"; do
-    if [[ -f $file ]]; then file=${file%/*} && folders+=("${file##*/}"); fi
+    if [[ -f $file ]]; then folders+=("${file%/*}"); fi
   done
 fi
 parts=(--in "$trials")
 if [[ -n $mean && $mean != none ]]; then parts+=(--in "$mean"); fi
 for name in "${names[@]}"; do
   for folder in "${folders[@]}"; do
-    parts+=(--in "$scores/$folder/$name.score" --out "$scores/$folder/$name.llr")
+    parts+=(--in "$folder/$name.score" --out "$folder/$name.llr")
   done
   parts+=(--out "$scores/$dev/$name.calibration.json")
 done
 step "${parts[@]}"
 
-for name in "${names[@]}"; do
-  files=("${folders[@]/#/$scores/}")
-  $cmd "$scores/log/calibrate_$name.log" python3 -m svq.bin.calibrate "${to_calibrate[@]}" \
-    "$trials" "$scores/$dev/$name.score" "$scores/$dev/$name.calibration.json" \
-    "${files[@]/%//$name.score}"
-done
+$cmd "$scores/log/calibrate.log" python3 -m svq.bin.calibrate "${to_calibrate[@]}" --names "${names[@]}" -- \
+  "$trials" "$scores/$dev/NAME.score" "$scores/$dev/NAME.calibration.json" "${folders[@]/%//NAME.score}"
