@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from svq import numbers
 from svq.errors import one_line
 
 
@@ -14,6 +15,11 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        self.register("type", int, numbers.integer)  # as bash reads them, not as Python does
+        self.register("type", float, _number)
+
     def parse_args(self, args=None, namespace=None):
         """As argparse's; a negative --seed, which no generator takes, exits with 2 and one line in every worker."""
         options = super().parse_args(args, namespace)
@@ -27,6 +33,24 @@ def parser(doc: str) -> argparse.ArgumentParser:
     worker that calls this as one types it: python3 -m svq.bin.train."""
     spec = sys._getframe(1).f_globals.get("__spec__")
     return _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
+
+
+def _number(text: str) -> float:
+    """As utils/parse_options.sh, which knows no leading plus."""
+    if text.startswith("+"):
+        raise ValueError(text)
+    return numbers.number(text)
+
+
+def probability(text: str) -> float:
+    """argparse type for what lies between 0 and 1, such as the prior of a target trial."""
+    try:
+        value = _number(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not between 0 and 1")
+    return value
 
 
 def boolean(text: str) -> bool:

@@ -19,6 +19,7 @@ import typing
 
 import yaml
 
+from svq import numbers
 from svq.config_files import layers_of, read_tree
 from svq.errors import UserError
 
@@ -85,7 +86,7 @@ def _check(value, hint, where, key, infinite=False):
         return value
     if hint is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            number = float(value)
+            number = numbers.number(value, infinite=True) if isinstance(value, str) else float(value)
         except ValueError:
             number = math.nan
         if math.isfinite(number) or (infinite and math.isinf(number)):

@@ -6,13 +6,15 @@ import hashlib
 import json
 import os
 
+from svq.files import open_file
+
 
 def fingerprint(*parts) -> str:
     """A digest of what a run depends on. `parts`: anything that JSON holds, or ("file", path) pairs."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, tuple) and part[0] == "file":
-            with open(part[1], "rb") as file:
+            with open_file(part[1]) as file:
                 digest.update(hashlib.file_digest(file, "blake2b").digest() if hasattr(hashlib, "file_digest")
                               else hashlib.blake2b(file.read()).digest())
         else:

@@ -16,6 +16,7 @@ from svq import nets
 from svq.atomic import atomic_path
 from svq.data.frontend import FrontEndConfig
 from svq.errors import UserError
+from svq.files import require_file
 from svq.quant import QuantConfig
 from svq.quant.batchnorm_fold import drop_folded_
 
@@ -54,7 +55,7 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 def load_tensors(path) -> dict[str, torch.Tensor]:
     """Reads a safetensors file; UserError when it is missing or damaged."""
     try:
-        return load_file(path)
+        return load_file(require_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except SafetensorError as error:

@@ -7,6 +7,7 @@ import re
 import yaml
 
 from svq.errors import UserError
+from svq.files import open_file
 
 MOST_VALUES = 100_000  # of a config with its aliases written out; large search spaces have hundreds
 # libyaml reads a table of rows in a tenth of the time.
@@ -14,8 +15,15 @@ PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Loader(PARSER):
-    """Safe YAML that reads 1e-4, a string in YAML 1.1, as the number that it is in YAML 1.2, and refuses a key that is
-    given twice, of which YAML keeps the last without a word."""
+    """Safe YAML whose numbers are those of svq.numbers, as in YAML 1.2, and which refuses a key that is given twice, of
+    which YAML keeps the last without a word.
+
+    YAML 1.1 takes 1e-4 for a text, and 010, 1_000, 0x10 and 1:30 for the numbers 8, 1000, 16 and 90.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if not tag.endswith((":int", ":float"))]
+        for first, found in PARSER.yaml_implicit_resolvers.items()}
 
     def construct_mapping(self, node, deep=False):
         lines = {}
@@ -29,14 +37,16 @@ class Loader(PARSER):
         return super().construct_mapping(node, deep)
 
 
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-                             list("-+0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(
+    r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$"),
+    list("-+.0123456789"))
 
 
 def read_text(path) -> str:
     """The text of a config file. UserError for one that is missing or cannot be read."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_file(path, "r", encoding="utf-8") as file:
             return file.read()
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None

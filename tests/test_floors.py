@@ -36,7 +36,9 @@ FLOORS = (
     ("config_files",),
     ("rows",),
     ("yaml_file",),
-    ("atomic", "digest", "errors", "hardware", "progress"),
+    ("atomic", "digest", "hardware", "progress"),
+    ("files", "numbers"),
+    ("errors",),
 )
 FLOOR = {name: len(FLOORS) - place for place, names in enumerate(FLOORS) for name in names}
 

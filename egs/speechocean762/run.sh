@@ -51,6 +51,7 @@ title="speechocean762"        # the report's title
 . utils/parse_options.sh
 . ./path.sh
 . ./cmd.sh
+export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; no others are read
 . utils/stages.sh
 . steps/systems.sh
 

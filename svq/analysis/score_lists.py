@@ -28,6 +28,7 @@ from svq.backend.tokens import IdIndex, read_columns
 from svq.config import check_choices
 from svq.errors import UserError
 from svq.names import list_name
+from svq.numbers import number
 
 RAW = "raw"  # the scale of scores as they are
 SCALES = (RAW, "affine", "isotonic", "logistic")  # what a low-bit score is before it is set against float
@@ -47,12 +48,12 @@ class System:
         """'name' or 'name:bits'; ValueError for anything else."""
         name, colon, bits = text.partition(":")
         try:
-            number = float(bits) if colon else None
+            width = number(bits) if colon else None
         except ValueError:
-            number = math.nan
-        if not name or not (number is None or 0 < number < math.inf):
+            width = 0.0
+        if not name or not (width is None or width > 0):
             raise ValueError(f"'{text}': write a system as NAME or NAME:BITS")
-        return cls(name, number)
+        return cls(name, width)
 
 
 @dataclasses.dataclass(frozen=True)

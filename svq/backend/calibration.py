@@ -19,6 +19,7 @@ import numpy as np
 from svq.atomic import write_json
 from svq.backend.metrics import bayes_threshold, checked
 from svq.errors import UserError
+from svq.files import open_file
 
 # The slope of standardised scores is kept above this: calibration never changes the order.
 _LEAST_SLOPE = 1e-3
@@ -67,7 +68,7 @@ class Calibration:
     def load(cls, path):
         """UserError where the file is not a calibration."""
         try:
-            with open(path, encoding="utf-8") as stream:
+            with open_file(path, "r", encoding="utf-8") as stream:
                 about = json.load(stream)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; steps/calibrate.sh makes it") from None

@@ -12,8 +12,10 @@ import numpy as np
 from svq.atomic import atomic_path
 from svq.backend.tokens import IdIndex, Tokens, missing_message, read_groups, read_pairs, rows_at
 from svq.errors import UserError, located
+from svq.files import require_file
 
 _BLOCK = 1 << 13            # embeddings read together: bounds the float64 temporaries
+_LONGEST_PATH = 4096        # of a file's name; what is longer is no file, and the one-by-one reader says so
 _HEADER = 10                # "\0B" "FV " "\4" int32
 _KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
 
@@ -108,6 +110,8 @@ def _plan(where, source):
     if parts is None:
         return None
     paths, offset = parts
+    if paths.length.max() > _LONGEST_PATH:
+        return None
     hashes = paths.hashes()
     _, first, ark = np.unique(hashes, return_index=True, return_inverse=True)
     if not paths.equal(paths.take(first[ark])).all():
@@ -115,7 +119,7 @@ def _plan(where, source):
     arks, names, headers = [], [], np.empty((len(offset), _HEADER), np.uint8)
     for number, i in enumerate(first):
         try:
-            data = np.memmap(paths[i], dtype=np.uint8, mode="r")
+            data = np.memmap(require_file(paths[i]), dtype=np.uint8, mode="r")
         except (OSError, ValueError):
             return None             # the one-by-one reader says which line, and why
         mine = ark == number

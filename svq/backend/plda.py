@@ -16,6 +16,7 @@ import numpy as np
 from svq.atomic import atomic_path
 from svq.backend.embeddings import add_by_group, unit_length
 from svq.errors import UserError
+from svq.files import require_file
 
 
 def oas_intensity(covariance, degrees):
@@ -182,7 +183,7 @@ class Plda:
         """UserError where the file is no PLDA model."""
         from safetensors import SafetensorError, safe_open
         try:
-            with safe_open(str(path), framework="numpy") as stream:
+            with safe_open(str(require_file(path)), framework="numpy") as stream:
                 metadata = json.loads((stream.metadata() or {}).get("svq", "{}"))
                 arrays = {name: stream.get_tensor(name) for name in stream.keys()}
         except FileNotFoundError:

@@ -20,6 +20,7 @@ import numpy as np
 from svq.atomic import write_json
 from svq.backend.calibration import Calibration, mean_of
 from svq.errors import UserError
+from svq.files import open_file
 
 LOGISTIC = "logistic"  # kind of a calibration of svq.backend.calibration
 
@@ -173,7 +174,7 @@ def save_map(score_map: ScoreMap, path) -> None:
 def load_map(path) -> ScoreMap:
     """What `save_map` or `Calibration.save` wrote. UserError where the file is none of these."""
     try:
-        with open(path, encoding="utf-8") as stream:
+        with open_file(path, "r", encoding="utf-8") as stream:
             about = json.load(stream)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; steps/score_analysis.sh makes score maps, steps/calibrate.sh "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from svq import numbers
 from svq.atomic import atomic_path
 from svq.backend.embeddings import Groups
 from svq.backend.tokens import IdIndex, Tokens, gather, read_columns
@@ -217,12 +218,9 @@ def _parse_block(tokens, path, first_line):
 
 def _slow_float(word, path, line):
     try:
-        value = float(word)
+        return numbers.number(word, infinite=True)
     except ValueError:
-        value = float("nan")
-    if value != value or "_" in word:
-        raise UserError(located(path, line, f"'{word}' is not a score"))
-    return value
+        raise UserError(located(path, line, f"'{word}' is not a score")) from None
 
 
 def _labels(tokens, path):

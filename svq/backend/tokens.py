@@ -7,7 +7,9 @@ up by vectorised hashing.  No Python object is made per line.
 
 import numpy as np
 
+from svq.data.table import MAX_KEY
 from svq.errors import UserError, located
+from svq.files import open_file
 
 # Bytes kept readable behind the last word, so that a fixed-width read never runs off the end.
 _PAD = 64
@@ -208,6 +210,7 @@ def read_columns(path, counts):
     lines = int(line[-1]) + 1 if len(line) else 0
     if lines == 0:
         raise UserError(f"{path}: empty")
+    _require_short(tokens, line, path)
     per_line = np.bincount(line, minlength=lines)
     fields = int(per_line[0])
     bad = np.flatnonzero(per_line != (fields if fields in counts else -1))
@@ -224,6 +227,7 @@ def read_pairs(path):
     Raises UserError naming file and line where there is no second word, or where the file is empty.
     """
     tokens, first, last = _lines_of(path)
+    _require_short(tokens.take(first), np.arange(len(first)), path)
     return tokens.take(first), Tokens(tokens.buffer, tokens.start[first + 1],
                                       tokens.start[last] + tokens.length[last] - tokens.start[first + 1])
 
@@ -231,6 +235,7 @@ def read_pairs(path):
 def read_groups(path):
     """A spk2utt-like table: names (g,), members (n,) as Tokens, and the group of each member (n,) int64."""
     tokens, first, last = _lines_of(path)
+    _require_short(tokens, np.repeat(np.arange(len(first)), last - first + 1), path)
     is_member = np.ones(len(tokens), dtype=bool)
     is_member[first] = False
     return tokens.take(first), tokens.take(is_member), np.repeat(np.arange(len(first)), last - first)
@@ -248,6 +253,17 @@ def _lines_of(path):
                                 else f"nothing after {tokens[int(per_line[:short[0]].sum())]}"))
     last = np.cumsum(per_line) - 1
     return tokens, last - per_line + 1, last
+
+
+def _require_short(tokens, line, path):
+    """UserError naming the line (of each token, from 0) of a word that is too long for an id, a label or a number.
+
+    All words of a block are compared side by side, so that one long word would make the block as wide.
+    """
+    long = np.flatnonzero(tokens.length > MAX_KEY)
+    if len(long):
+        raise UserError(located(path, int(line[long[0]]) + 1, f"a word of {tokens.length[long[0]]} bytes; ids have at "
+                                                              f"most {MAX_KEY}"))
 
 
 def read_words(path):
@@ -270,7 +286,7 @@ def read_words(path):
 def read_bytes(path):
     """A file as uint8, padded with zeros for `gather`, and its size, closed by a newline."""
     try:
-        with open(path, "rb") as stream:
+        with open_file(path) as stream:
             stream.seek(0, 2)
             size = stream.tell()
             stream.seek(0)

@@ -16,13 +16,13 @@ import sys
 from svq.backend.calibration import PLAIN, fit, mean_text
 from svq.backend.embeddings import read_vector
 from svq.backend.scores import read_scores, read_trials, split, write_scores
-from svq.cli import parser, run_main
+from svq.cli import parser, probability, run_main
 from svq.errors import UserError
 
 
 def main():
     options = parser(__doc__)
-    options.add_argument("--prior", type=float, default=0.5, help="weight of the target trials in the fit")
+    options.add_argument("--prior", type=probability, default=0.5, help="weight of the target trials in the fit")
     options.add_argument("--penalty", type=float, default=1e-4,
                          help="of half the squared slope per standard deviation: bounds the slope "
                               "where the development scores do not overlap")

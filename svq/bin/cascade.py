@@ -23,10 +23,10 @@ a ladder's file holds.
 from __future__ import annotations
 
 import argparse
-import math
 
 from svq.cli import parser, run_main
 from svq.errors import UserError
+from svq.numbers import number
 
 
 def main() -> None:
@@ -78,12 +78,12 @@ def limit(text: str) -> tuple[str, float]:
     """argparse type of NAME=NUMBER."""
     name, equals, value = text.partition("=")
     try:
-        number = float(value)
+        most = number(value)
     except ValueError:
-        number = math.nan
-    if not (equals and number >= 0):
+        most = -1.0
+    if not (equals and most >= 0):
         raise argparse.ArgumentTypeError(f"'{text}': write it as NAME=NUMBER, such as eer_loss=0.05")
-    return name, number
+    return name, most
 
 
 def parse_options():

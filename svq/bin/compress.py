@@ -13,6 +13,7 @@ from svq.atomic import atomic_path, atomic_write
 from svq.compression import inputs
 from svq.compression.plan import METHODS, Settings, most_utterances, target_bytes, write_settings
 from svq.errors import UserError
+from svq.numbers import integer
 
 ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "svq")
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
@@ -39,7 +40,7 @@ def do_check(args) -> None:
 
 def settings_of(args, speech: inputs.Speech) -> Settings:
     try:
-        candidates = tuple(int(bits) for bits in args.candidates.replace(",", " ").split())
+        candidates = tuple(integer(bits) for bits in args.candidates.replace(",", " ").split())
     except ValueError:
         raise UserError(f"--candidates {args.candidates}: write it like 2,3,4") from None
     per_channel = None if args.per_channel == "auto" else args.per_channel == "true"

@@ -14,6 +14,7 @@ import os
 from svq.cli import parser, run_main
 from svq.config import to_dict, write_provenance
 from svq.errors import UserError, some_of
+from svq.files import open_file
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def parse_options() -> argparse.Namespace:
 
 def sha256(path) -> str:
     total = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while piece := file.read(1 << 20):
             total.update(piece)
     return total.hexdigest()

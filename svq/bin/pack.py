@@ -17,6 +17,7 @@ import os
 from svq.atomic import write_json
 from svq.cli import parser, run_main
 from svq.errors import UserError
+from svq.files import open_file
 
 
 def main() -> None:
@@ -133,7 +134,7 @@ def read_calibration(path: str | None):
     if path is None:
         return None
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_file(path, "r", encoding="utf-8") as file:
             return json.load(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a calibration file ({error}); stage 9 makes it") from None

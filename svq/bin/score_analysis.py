@@ -19,7 +19,7 @@ An analysis is reported on trials of other speakers than the development list's:
 
 from __future__ import annotations
 
-from svq.cli import parser, run_main
+from svq.cli import parser, probability, run_main
 
 SETTINGS = ("exp", "scores", "scale", "operating_point", "p_target", "c_miss", "c_fa", "prior", "duration",
             "bootstrap", "seed")
@@ -54,10 +54,10 @@ def parse_options():
                            help="systems that the knee over bits is looked for in; default: all, if their bits differ")
     arguments.add_argument("--operating-point", choices=["eer", "bayes"], default="eer",
                            help="threshold: the float system's at the EER, or Bayes' for p-target and the costs")
-    arguments.add_argument("--p-target", type=float, default=0.01, help="of minDCF, actDCF and the Bayes threshold")
+    arguments.add_argument("--p-target", type=probability, default=0.01, help="of minDCF, actDCF and the Bayes threshold")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of a miss in these")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of a false alarm in these")
-    arguments.add_argument("--prior", type=float, default=0.5, help="weight of the targets in calibrations")
+    arguments.add_argument("--prior", type=probability, default=0.5, help="weight of the targets in calibrations")
     arguments.add_argument("--duration", choices=["shorter", "test"], default="shorter",
                            help="which side of a trial the break-down by duration goes by")
     arguments.add_argument("--duration-edges", nargs="*", type=float, default=[], metavar="S",

@@ -29,7 +29,7 @@ import math
 import sys
 import time
 
-from svq.cli import boolean, parser, run_main
+from svq.cli import boolean, parser, probability, run_main
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 
@@ -120,7 +120,7 @@ def parse_options():
     arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
     arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
                            "`none`, where the calibration does not say which")
-    arguments.add_argument("--p-target", type=float, default=0.01, help="probability beforehand of the same speaker")
+    arguments.add_argument("--p-target", type=probability, default=0.01, help="probability beforehand of the same speaker")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
     arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "
@@ -137,8 +137,6 @@ def parse_options():
     for name in ("runtime", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
         if options.cascade is not None and getattr(options, name) != arguments.get_default(name):
             arguments.error(f"--{name.replace('_', '-')} is not for --cascade: the ladder says it")
-    if not 0 < options.p_target < 1:
-        arguments.error("--p-target must be between 0 and 1")
     if not (0 < options.c_miss < math.inf and 0 < options.c_fa < math.inf):
         arguments.error("--c-miss and --c-fa must be above 0")
     if options.threshold is not None and not math.isfinite(options.threshold):

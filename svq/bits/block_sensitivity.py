@@ -21,6 +21,7 @@ from svq.bits.table import table_rows
 from svq.config import check_choices
 from svq.errors import UserError, located
 from svq.names import BLOCK_LEVELS
+from svq.numbers import integer, number
 from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
 from svq.quant.ptq import PTQConfig, quantize_without_training_
@@ -177,13 +178,12 @@ def _value(name: str, text: str):
         return text
     if name in _INTEGERS:
         try:
-            return int(text)
+            return integer(text)
         except ValueError:
             raise ValueError(f"{name} is '{text}'; it must be a whole number") from None
+    if text == "nan" and name.endswith(("_low", "_high")):
+        return math.nan
     try:
-        value = float(text)
+        return number(text)
     except ValueError:
-        value = math.inf
-    if math.isinf(value) or (math.isnan(value) and not name.endswith(("_low", "_high"))):
-        raise ValueError(f"{name} is '{text}'; it must be a number")
-    return value
+        raise ValueError(f"{name} is '{text}'; it must be a number") from None

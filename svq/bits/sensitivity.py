@@ -19,6 +19,7 @@ from torch import nn
 from svq.atomic import atomic_write
 from svq.bits.table import format_shape, parse_shape, table_rows
 from svq.errors import UserError, located
+from svq.numbers import number
 from svq.quant.api import quantizable
 from svq.quant.base import parametrization
 
@@ -239,12 +240,9 @@ def read_sensitivity(path) -> list[LayerSensitivity]:
 
 def _number(column: str, text: str) -> float:
     try:
-        value = float(text)
+        return number(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"{column} is '{text}'; it must be a number, as svq.bin.sensitivity writes it")
-    return value
+        raise ValueError(f"{column} is '{text}'; it must be a number, as svq.bin.sensitivity writes it") from None
 
 
 def _count(text: str) -> int:

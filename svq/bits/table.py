@@ -8,7 +8,6 @@ for nothing; rows are written in the order of the network and read in any.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator
 
@@ -16,6 +15,8 @@ from torch import nn
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located, some_of
+from svq.files import open_file
+from svq.numbers import number
 from svq.quant.api import FLOAT_BITS, float_weight, quantizable
 
 COLUMNS = ("layer", "shape", "trace", "bits")
@@ -106,7 +107,7 @@ def table_rows(path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]
 
 def _read_lines(path) -> list[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
+        with open_file(path, "r", encoding="utf-8-sig") as file:
             return [line.rstrip() for line in file]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -132,12 +133,9 @@ def _parse_trace(text: str) -> float | None:
     if text == "-":
         return None
     try:
-        value = float(text)
+        return number(text)
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(f"trace is '{text}'; it must be a number, or - where it is unknown")
-    return value
+        raise ValueError(f"trace is '{text}'; it must be a number, or - where it is unknown") from None
 
 
 def _parse_bits(text: str) -> int:

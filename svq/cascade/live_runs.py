@@ -19,6 +19,7 @@ from svq.cascade.cost import LIST, STREAMING, UNITS, Counted, RungCost, count, r
 from svq.cascade.ladder import load_ladder, pure
 from svq.cascade.live import Embedded, LiveCascade, Settled, TrialList
 from svq.errors import UserError, located
+from svq.files import open_file
 from svq.progress import progress
 
 TRIALS, EMBEDDINGS = "trials.tsv", "embeddings.tsv"
@@ -134,7 +135,7 @@ def read_runs(folders: Iterable) -> list[dict]:
     for folder in folders:
         path = os.path.join(folder, "summary.json")
         try:
-            with open(path, encoding="utf-8") as file:
+            with open_file(path, "r", encoding="utf-8") as file:
                 read = json.load(file)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; svq.bin.cascade run makes it") from None

@@ -19,6 +19,7 @@ from svq.atomic import atomic_write
 from svq.compression.inputs import Speech
 from svq.config import check_choices, from_dict
 from svq.errors import UserError
+from svq.numbers import number
 
 # torch, which takes seconds to load, is imported where a network is looked at.
 METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
@@ -134,8 +135,9 @@ def most_utterances(steps: int, epochs: int, batch_size: int) -> int | None:
 def target_bytes(megabytes: str) -> int:
     """10^6 bytes, exactly as written in decimal; UserError unless positive."""
     try:
+        number(megabytes)
         size = int(Fraction(megabytes) * 10**6)
-    except (ValueError, ZeroDivisionError):
+    except ValueError:
         size = 0
     if size < 1:
         raise UserError(f"--target-mb {megabytes}: must be a positive number, in 10^6 bytes")

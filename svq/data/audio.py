@@ -36,6 +36,7 @@ from svq.data.datadir import DataDir
 from svq.data.rxfilename import Rx, parse
 from svq.data.sources import Info, Mono, Samples, Unreadable, naming, open_recording, probe_pipe, share_of
 from svq.errors import UserError, located, some_of
+from svq.numbers import number
 
 SILENCE_DB = -80.0  # under a full-scale square wave: 3 steps of a 16-bit sample. Quiet rooms are at -70 and above.
 BLOCK_SECONDS = 0.01
@@ -224,14 +225,15 @@ def spans(folder: DataDir) -> Iterator[tuple[str, str, float, float]]:
     table = folder.table("segments")
     columns, ok = table.columns(3)
     for row, fields in enumerate(zip(*(column.tolist() for column in columns))):
-        recording, start, end = (field.decode() for field in fields)
+        recording, *bounds = (field.decode() for field in fields)
         try:
-            good = ok[row] and is_span(float(start), float(end))
+            start, end = map(number, bounds)
+            good = ok[row] and is_span(start, end)
         except ValueError:
             good = False
         if not good:
             raise UserError(located(table.path, row + 1, FORM))
-        yield table.key(row), recording, float(start), float(end)
+        yield table.key(row), recording, start, end
 
 
 def seconds_of(folder: DataDir):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.data.commands import require_allowed
 from svq.data.rxfilename import Rx, parse
 from svq.data.table import BLOCK_LINES, Table, write_table
 from svq.errors import UserError, located
@@ -76,8 +77,10 @@ class DataDir:
 
     @functools.cached_property
     def recordings(self) -> Table:
-        """wav.scp, whatever has its lines, with the channel that reco2file_and_channel names (then `Rx`, else str)."""
+        """wav.scp to be read, whatever has its lines, with the channel that reco2file_and_channel names (then `Rx`, else
+        str). UserError for commands that are not allowed, as in `feats`."""
         wav = self.table("wav.scp")
+        require_allowed(wav)
         return Recordings(wav, self.table("reco2file_and_channel")) if self.has("reco2file_and_channel") else wav
 
     @property
@@ -97,7 +100,9 @@ class DataDir:
 
     @property
     def feats(self) -> Table:
-        return self.table("feats.scp")
+        table = self.table("feats.scp")
+        require_allowed(table)
+        return table
 
     @functools.cached_property
     def _speakers(self) -> tuple[list[str], np.ndarray]:

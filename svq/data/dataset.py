@@ -83,7 +83,9 @@ class TrainSet:
         if not os.path.exists(path):
             raise UserError(f"{path} is missing; {maker} of the recipe makes it")
         folder = DataDir(self.data_dir)
-        return folder.wav if name == "wav.scp" else folder.table(name)
+        if name == "wav.scp":
+            return folder.wav
+        return folder.feats if name == "feats.scp" else folder.table(name)
 
     def _kept(self, names: np.ndarray, keep: Sequence[str] | None) -> np.ndarray:
         if keep is None:

@@ -12,20 +12,21 @@ import contextlib
 import io
 import os
 import re
-import subprocess
 
 import numpy as np
 from kaldiio.matio import read_ascii_mat, write_array
 
 from svq.atomic import atomic_path, atomic_write
+from svq.data.commands import start
 from svq.data.rxfilename import parse
 from svq.data.table import Table
 from svq.errors import UserError, some_of
+from svq.files import open_file
 
 # Kaldi's compression methods by the name of our option; None stores float32.
 COMPRESSION = {"none": None, "speech": 2, "two-byte": 3}
 
-_RANGE = re.compile(r"(.+)\[(\d*):?(\d*)(?:,(\d*):?(\d*))?\]", re.DOTALL)
+_RANGE = re.compile(r"(.+)\[(\d*):?(\d*)(?:,(\d*):?(\d*))?\]", re.DOTALL | re.ASCII)
 _GLOBAL_HEADER = np.dtype([("min", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("cols", "<i4")])
 
 
@@ -169,12 +170,16 @@ class _Pushed(io.RawIOBase):
 def _open(specifier: str):
     rx = parse(specifier)
     if rx.kind == "pipe":
-        done = subprocess.run(["bash", "-c", "set -o pipefail; " + rx.path], stdout=subprocess.PIPE)
-        if done.returncode != 0:
-            raise UserError(f"{specifier}: the command failed with status {done.returncode}")
-        return io.BytesIO(done.stdout)
+        try:
+            process = start(rx.path)
+        except UserError as error:
+            raise UserError(f"{specifier}: {error}") from None
+        out, _ = process.communicate()
+        if process.returncode != 0:
+            raise UserError(f"{specifier}: the command failed with status {process.returncode}")
+        return io.BytesIO(out)
     try:
-        file = open(rx.path, "rb")
+        file = open_file(rx.path)
     except OSError as error:
         raise UserError(f"{rx.path}: {error.strerror}") from None
     file.seek(rx.offset)
@@ -273,7 +278,7 @@ def _copied(merged: Table, joined, ark: str) -> list[bytes]:
     paths, archive, start, end = _entries(merged)
     lines = []
     with contextlib.ExitStack() as stack:
-        files = [stack.enter_context(open(path, "rb")) for path in paths]
+        files = [stack.enter_context(open_file(path)) for path in paths]
         for key, i, first, last in zip(merged.key_array.tolist(), archive.tolist(), start.tolist(), end.tolist()):
             files[i].seek(first)
             entry = files[i].read(last - first)

@@ -22,9 +22,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from svq.data.commands import start
 from svq.data.rxfilename import Rx, parse
 from svq.data.wavfile import as_float32, read_header
 from svq.errors import UserError
+from svq.files import open_file
 
 PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
 LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
@@ -205,7 +207,7 @@ def _from_bytes(data: bytes, stack):
 
 
 def _from_offset(rx: Rx, stack):
-    file = stack.enter_context(open(rx.path, "rb"))
+    file = stack.enter_context(open_file(rx.path))
     size = os.fstat(file.fileno()).st_size
     if rx.offset >= size:
         raise Unreadable(f"the archive ends at byte {size}")
@@ -224,7 +226,7 @@ def _from_offset(rx: Rx, stack):
 
 
 def _from_file(rx: Rx, stack):
-    file = stack.enter_context(open(rx.path, "rb"))
+    file = stack.enter_context(open_file(rx.path))
     size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise Unreadable("the file is empty")
@@ -268,17 +270,6 @@ def _last_line(stderr: bytes) -> str:
 # ---- pipes
 
 
-def _start(command: str, stderr=subprocess.PIPE) -> subprocess.Popen:
-    # wav.scp commands are shell commands by Kaldi's definition of the file; whoever writes one writes a script.
-    return subprocess.Popen(
-        ["bash", "-o", "pipefail", "-c", command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
-        start_new_session=True,
-    )
-
-
 def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
     # 141: a writer stopped by SIGPIPE because its reader had all that it wanted and ended well.
     if status not in (0, 128 + signal.SIGPIPE):
@@ -294,7 +285,7 @@ def _from_place(rx: Rx, stack):
 
 def _from_pipe(command: str, stack):
     """(source, the bytes that it reads)."""
-    process = _start(command)
+    process = start(command, subprocess.PIPE)
     out, err = process.communicate()
     data = _checked_output(process.returncode, out, err)
     source = _from_bytes(data, stack)
@@ -314,7 +305,7 @@ def _stop(process: subprocess.Popen) -> None:
 def probe_pipe(command: str, stack) -> None:
     """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
     stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
-    process = stack.enter_context(_start(command, stderr))
+    process = stack.enter_context(start(command, stderr))
     stack.callback(_stop, process)  # before its own exit, which waits for it
     head = process.stdout.read(PROBE_BYTES)
     if len(head) == PROBE_BYTES:

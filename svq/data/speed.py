@@ -14,8 +14,9 @@ from svq.data.reshape import _not_into_itself, _remove_others, _require_sorted
 from svq.data.rxfilename import speed_command
 from svq.data.table import BLOCK_LINES, Table
 from svq.errors import UserError, located
+from svq.numbers import number
 
-_FACTOR = re.compile(r"\d+(\.\d+)?")
+_FACTOR = re.compile(r"[0-9]+(\.[0-9]+)?")
 # Tables that stay true of a recording played at another speed; features and frame counts do not.
 _ONE_VALUE = {"text", "utt2lang", "spk2gender", "spk2age", "reco2file_and_channel"}
 
@@ -73,15 +74,15 @@ def _faster(key: str, value: str, factor: str) -> str:
 
 
 def _shorter(key: str, value: str, factor: str) -> str:
-    return f"{float(value) / float(factor):.6g}" if factor else value
+    return f"{number(value) / number(factor):.6g}" if factor else value
 
 
 def _cut(key: str, value: str, factor: str) -> str:
     if not factor:
         return value
     recording, start, end = value.split()
-    shorter_end = "-1" if float(end) == TO_THE_END else f"{float(end) / float(factor):.6g}"
-    return f"sp{factor}-{recording} {float(start) / float(factor):.6g} {shorter_end}"
+    shorter_end = "-1" if number(end) == TO_THE_END else f"{number(end) / number(factor):.6g}"
+    return f"sp{factor}-{recording} {number(start) / number(factor):.6g} {shorter_end}"
 
 
 def _write(table: Table, path, factors, keep_original: bool, change) -> None:

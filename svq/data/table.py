@@ -13,6 +13,8 @@ import numpy as np
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
+from svq.files import open_file
+from svq.numbers import numbers
 
 MAX_KEY = 255  # bytes; an id also becomes a file name
 SCAN_BYTES = 8 << 20  # bytes looked at together by _scan: bounds its temporary arrays
@@ -53,7 +55,8 @@ def to_bytes_array(keys: Iterable) -> np.ndarray:
     """str or bytes keys (or an array of them) as an `S` array (N,)."""
     if isinstance(keys, np.ndarray) and keys.dtype.kind == "S":
         return keys
-    return np.array([k.encode() if isinstance(k, str) else bytes(k) for k in keys] or [], dtype=np.bytes_)
+    # One byte more than an id has is never found, and does not make the array as wide as a broken line is long.
+    return np.array([(k.encode() if isinstance(k, str) else bytes(k))[: MAX_KEY + 1] for k in keys], dtype=np.bytes_)
 
 
 def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -173,7 +176,7 @@ class Table:
     def scan(cls, path, need_value: bool = True) -> tuple["Table", list[Malformed]]:
         """The table of a file and all that is malformed in it. UserError if the file cannot be read at all."""
         try:
-            with open(path, "rb") as file:
+            with open_file(path) as file:
                 raw = file.read()
         except OSError as error:
             raise UserError(f"{path}: {os.strerror(error.errno).lower()}") from None
@@ -253,43 +256,54 @@ class Table:
 
     @property
     def key_array(self) -> np.ndarray:
-        """Keys (N,) as an `S` array, in file order."""
+        """Keys (N,) as an `S` array, in file order; of those that `scan` calls too long the first bytes."""
         if self._keys is None:
             data = np.frombuffer(self.raw, dtype=np.uint8)
-            self._keys = pack_fields(data, self._start, self._key_end - self._start)
+            self._keys = pack_fields(data, self._start, np.minimum(self._key_end - self._start, MAX_KEY + 1))
         return self._keys
 
     def value_array(self) -> np.ndarray:
-        """Values (N,) as an `S` array as wide as the longest: for short values (speakers, genders)."""
+        """Values (N,) as an `S` array as wide as the longest: for short values (speakers, genders).
+
+        UserError naming the line of one that is longer than an id may be.
+        """
         if self._values is None:
-            data = np.frombuffer(self.raw, dtype=np.uint8)
-            self._values = pack_fields(data, self._value_start, self._value_end - self._value_start)
+            self._values = self._packed(self._value_start, self._value_end - self._value_start)
         return self._values
 
+    def _packed(self, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+        """`pack_fields` of fields that are ids, names or numbers: one long line must not make all of them as wide."""
+        long = np.flatnonzero(length > MAX_KEY)
+        if len(long):
+            text = f"has {length[long[0]]} bytes where an id or a number is expected; they have at most {MAX_KEY}"
+            raise UserError(located(self.path, int(long[0]) + 1, text))
+        return pack_fields(np.frombuffer(self.raw, dtype=np.uint8), start, length)
+
     def columns(self, count: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool."""
+        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool.
+
+        UserError as `value_array`.
+        """
         data = np.frombuffer(self.raw, dtype=np.uint8)
         at, out, ok = self._value_start, [], np.ones(len(self), bool)
         for _ in range(count):
             end = _skip(data, at, self._value_end, blank=False)
             ok &= end > at
-            out.append(pack_fields(data, at, end - at))
+            out.append(self._packed(at, end - at))
             at = _skip(data, end, self._value_end, blank=True)
         return out, ok & (at == self._value_end)
 
     def float_array(self) -> np.ndarray:
-        """Values (N,) as float64; UserError naming the line of one that is not a number."""
-        values = self.value_array()
+        """Values (N,) as float64; UserError naming the line of one that is not a finite number."""
         try:
-            return values.astype(np.float64)
-        except ValueError:
-            for line, value in enumerate(values, 1):
-                try:
-                    float(value)
-                except ValueError:
-                    text = f"`{value.decode()}` is not a number"
-                    raise UserError(located(self.path, line, text)) from None
-            raise
+            return numbers(self.value_array())
+        except ValueError as error:
+            text, row = error.args
+            raise UserError(located(self.path, row + 1, text)) from None
+
+    def rows_ending_in(self, byte: bytes) -> np.ndarray:
+        """Line indices of the values, none of them empty, whose last byte this is."""
+        return np.flatnonzero(np.frombuffer(self.raw, dtype=np.uint8)[self._value_end - 1] == byte[0])
 
     def sorted(self) -> "Table":
         """The same lines in the order of LC_ALL=C of their ids."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from svq.data import audio, stored
 from svq.data.audio import FORM, is_span
+from svq.data.commands import require_allowed
 from svq.data.datadir import (
     MAY_BE_BLANK,
     DataDir,
@@ -20,8 +21,9 @@ from svq.data.datadir import (
     spk2utt_blocks,
     wrong_lines,
 )
-from svq.data.table import Table, find
+from svq.data.table import Table, find, to_bytes_array
 from svq.errors import UserError, located
+from svq.numbers import number, numbers
 
 MEND = "mend: utils/fix_data_dir.sh"
 AUDIO_CHECKS = ("none", "header", "decode")
@@ -136,7 +138,7 @@ def _check_values(tables: dict[str, Table], problems: Problems) -> None:
         table = tables["segments"]
         (recording, start, end), ok = table.columns(3)
         try:
-            ok[np.flatnonzero(ok)[~is_span(start[ok].astype(float), end[ok].astype(float))]] = False
+            ok[np.flatnonzero(ok)[~is_span(numbers(start[ok]), numbers(end[ok]))]] = False
         except ValueError:
             ok[:] = [_is_segment(row) for row in zip(start.tolist(), end.tolist())]
         problems.add_lines(table.path, np.flatnonzero(~ok), lambda i: FORM)
@@ -149,7 +151,7 @@ def _check_values(tables: dict[str, Table], problems: Problems) -> None:
 
 def _is_segment(bounds) -> bool:
     try:
-        return bool(is_span(float(bounds[0]), float(bounds[1])))
+        return bool(is_span(*(number(text.decode()) for text in bounds)))
     except ValueError:
         return False
 
@@ -195,10 +197,10 @@ def _check_spk2utt(spk2utt: Table, utt2spk: Table, problems: Problems) -> None:
     ids, of_utterance = utt2spk.key_array, utt2spk.value_array()
     listed = np.zeros(len(ids), dtype=np.int32)
     for row, (speaker, utterances) in enumerate(spk2utt.items()):
-        names = np.array(utterances.encode().split(), dtype=np.bytes_)
+        names = to_bytes_array(utterances.split())
         where, found = utt2spk.positions(names)
         for name in names[~found]:
-            problems.add(spk2utt.path, f"utterance `{name.decode()}` is not in utt2spk; {MEND}", row + 1)
+            problems.add(spk2utt.path, f"utterance `{name.decode(errors='replace')}` is not in utt2spk; {MEND}", row + 1)
         where = where[found]
         for i in where[of_utterance[where] != speaker.encode()]:
             other = of_utterance[i].decode()
@@ -251,9 +253,9 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
         table = folder._tables["enroll.spk2utt"] = Table.from_pairs([], "enroll.spk2utt")
         return table
     for row, (_, utterances) in enumerate([] if seen else table.items()):
-        names = np.array(utterances.encode().split(), dtype=np.bytes_)
+        names = to_bytes_array(utterances.split())
         for name in names[~utt2spk.positions(names)[1]]:
-            problems.add(table.path, f"utterance `{name.decode()}` is not in utt2spk", row + 1)
+            problems.add(table.path, f"utterance `{name.decode(errors='replace')}` is not in utt2spk", row + 1)
     return table
 
 
@@ -263,6 +265,7 @@ def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | N
 
     named: the reco2file_and_channel beside it. alike: channels that differ must be named there, as segments need it.
     """
+    require_allowed(table)
     recordings = table if named is None else Recordings(table, named)
     rows = iter(range(len(table)) if rows is None else rows)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.errors import UserError, require
+from svq.files import require_file
 from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
@@ -218,7 +219,7 @@ def _load_onnxruntime(path: str, num_threads: int):
     # With this, ONNX Runtime computes in u8 x u8 there; where there is VNNI it changes nothing.
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(require_file(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         raise UserError(_damaged(path, "an ONNX model", error)) from None
     metadata = Metadata.loads(session.get_modelmeta().custom_metadata_map.get(KEY), path)
@@ -230,7 +231,7 @@ def _load_openvino(path: str, num_threads: int):
     openvino = require("openvino")
     core = openvino.Core()
     try:
-        model = core.read_model(path)
+        model = core.read_model(require_file(path))
     except RuntimeError as error:
         raise UserError(_damaged(path, "an OpenVINO or ONNX model, with its .bin beside an .xml", error)) from None
     metadata = Metadata.loads(_openvino_info(model), path)

@@ -35,6 +35,7 @@ from svq.data.table import Table
 from svq.distill.levels import Clock, Level, find_level
 from svq.distill.objective import TargetsConfig
 from svq.errors import UserError, some_of
+from svq.files import open_file
 from svq.network import ModelConfig
 
 FORMAT = 1
@@ -71,7 +72,7 @@ class LevelInfo:
     def read(cls, path) -> "LevelInfo":
         """UserError where there is no such file, or it is not one of these."""
         try:
-            with open(path, encoding="utf-8") as file:
+            with open_file(path, "r", encoding="utf-8") as file:
                 tree = json.load(file)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; {MAKER} makes it") from None
@@ -86,7 +87,7 @@ def digest_of(*files, text: str = "") -> str:
     """A digest of files, whole, and of a text."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for path in files:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             digest.update(b"\0")
             for block in iter(lambda: file.read(1 << 20), b""):
                 digest.update(block)

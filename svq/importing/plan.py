@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from svq.errors import UserError
+from svq.files import require_file
 from svq.network import ModelConfig, load_tensors
 
 State = dict[str, torch.Tensor]
@@ -119,7 +120,7 @@ def _load(path: str):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(require_file(path), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         if "nsupported" in text and "invalid load key" not in text:  # an instruction that makes no tensor

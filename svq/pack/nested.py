@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from svq.errors import UserError
+from svq.files import require_file
 from svq.network import ModelConfig
 from svq.pack.format import (
     FORMAT_VERSION,
@@ -185,7 +186,7 @@ def bytes_read(path, precision: int | None = None) -> int:
     """Bytes of a packed file that loading it takes: all of a plain one, and of a nested one its header and the tensors
     that `precision` (None: the highest) needs. UserError where it is missing or damaged, or has no such precision."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(require_file(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("svq", "null"))
             precision = precision_to_read(path, about, precision)
             if precision is None:

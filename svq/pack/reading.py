@@ -16,6 +16,7 @@ from torch import nn
 
 from svq.config import from_dict
 from svq.errors import UserError
+from svq.files import require_file
 from svq.network import ModelConfig
 from svq.pack.format import (
     AFFINE,
@@ -42,7 +43,7 @@ def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, tor
     that precision alone would be.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(require_file(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("svq", "null"))
             precision = precision_to_read(path, about, precision)
             tensors = {name: file.get_tensor(name) for name in names_at(file.keys(), precision)}

@@ -121,7 +121,7 @@ def _limits(options: Options) -> list[str]:
     problems, seen = [], []
     for text in options.cascade_limits:
         name, _, value = text.partition("=")
-        if not re.match(r"(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\Z", value):
+        if not re.match(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\Z", value):
             problems.append(f"--cascade-limits {text}: write it as NAME=NUMBER, such as eer_loss=0.05")
         elif name not in LIMITS:
             problems.append(f"--cascade-limits {text}: there is no limit '{name}'{nearest(name, LIMITS)} Known: "

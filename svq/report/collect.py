@@ -19,7 +19,9 @@ from svq.backend.bootstrap import EerInterval
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
+from svq.files import require_file
 from svq.names import INT8, Names, list_name
+from svq.numbers import printed
 from svq.report.results import Row, parent_of, unique
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
@@ -221,7 +223,7 @@ def read_summary(exp, system: str) -> dict:
     stage = summary_stage(system)
     path = require(Path(exp) / system / "summary.json", stage)
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = json.loads(require_file(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     found = {}
@@ -315,7 +317,7 @@ def read_curves(path) -> dict[str, np.ndarray]:
 
     Raises UserError naming file and line when malformed.
     """
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    lines = require_file(Path(path)).read_text(encoding="utf-8").splitlines()
     header = lines[0].split(",") if lines else []
     missing = [name for name in CURVES if name not in header]
     if missing:
@@ -323,7 +325,7 @@ def read_curves(path) -> dict[str, np.ndarray]:
     values = np.empty((len(lines) - 1, len(header)))
     for number, line in enumerate(lines[1:], 2):
         try:
-            values[number - 2] = [float(field) for field in line.split(",")]
+            values[number - 2] = [printed(field) for field in line.split(",")]
         except ValueError:
             text = f"not {len(header)} numbers parted by commas"
             raise UserError(located(path, number, text)) from None
@@ -332,7 +334,7 @@ def read_curves(path) -> dict[str, np.ndarray]:
 
 def _read_provenance(path) -> dict:
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.safe_load(require_file(Path(path)).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not valid YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(tree, dict):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from svq.atomic import atomic_write
 from svq.draw.tables import markdown_table
 from svq.errors import UserError, located
+from svq.files import open_file
 from svq.names import STUDENT, Names
 from svq.report.results import Row, best_values, unique
 
@@ -138,7 +139,7 @@ def insert(text: str, table: str, path="RESULTS.md", marker: str = "results") ->
 def update_file(path, table: str, marker: str = "results") -> None:
     """Puts the table between the markers of the Markdown file at `path`, atomically."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open_file(path, "r", encoding="utf-8", newline="") as file:
             text = file.read()
     except FileNotFoundError:
         begin, end = markers(marker)

@@ -18,7 +18,9 @@ from pathlib import Path
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
+from svq.files import open_file
 from svq.names import Names, before_finetuning
+from svq.numbers import integer, printed
 
 _NAME = re.compile(r"[^\s|]+\Z")
 FLOAT_BITS = 32
@@ -90,7 +92,7 @@ def read_results(path) -> list[Row]:
     Raises UserError naming file and line for a missing file or column, a short line, a bad number.
     """
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
+        with open_file(path, "r", encoding="utf-8", newline="\n") as file:
             lines = file.read().split("\n")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; stage 11 makes it") from None
@@ -114,7 +116,7 @@ def _parse(path, number: int, line: str, header: list[str], place: dict[str, int
     for name in COLUMNS:
         text = fields[place[name]]
         try:
-            values[name] = _TYPES[name](text)
+            values[name] = {int: integer, float: printed}.get(_TYPES[name], str)(text)
         except ValueError:
             kind = "a whole number" if _TYPES[name] is int else "a number"
             raise UserError(located(path, number, f"{name} is '{text}', not {kind}")) from None

@@ -9,6 +9,7 @@ import torch
 
 from svq.atomic import atomic_path
 from svq.errors import UserError
+from svq.files import require_file
 
 
 def save_checkpoint(path, state: dict) -> None:
@@ -22,7 +23,7 @@ def load_checkpoint(path) -> dict | None:
     if not os.path.exists(path):
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(require_file(path), map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, LookupError, ValueError, AttributeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a checkpoint of ours ({reason}); remove it to start anew") from None

@@ -13,6 +13,7 @@ from svq.bits.table import bits_by_layer, check_bits, read_bits
 from svq.config import read_tree, to_dict, write_provenance
 from svq.data.dataset import TrainSet
 from svq.errors import UserError, some_of
+from svq.files import open_file
 from svq.models import load_model, save_model
 from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.quant.api import QuantConfig, quantizable
@@ -104,7 +105,7 @@ def read_speakers(folder) -> list[str]:
     """The speakers that the classifier in `folder` tells apart."""
     path = os.path.join(folder, "speakers.txt")
     try:
-        with open(path, encoding="utf-8") as file:
+        with open_file(path, "r", encoding="utf-8") as file:
             return file.read().split()
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{path}: no such file; a folder that svq.bin.train wrote is needed") from None
