@@ -14,6 +14,8 @@ from svq.pack.file import load_packed
 from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
 
+_MANY = 10**6  # numbers that a config may ask for, and as many again as the tensors beside it have: no more memory
+
 
 def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
     """Writes `folder/model.safetensors` and `folder/config.yaml`, the weights last."""
@@ -37,10 +39,14 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
     if not os.path.isdir(path):
         raise UserError(f"{path}: neither a model folder nor a .svq file")
     config = load_config(os.path.join(path, "config.yaml"), ModelConfig)
-    net = config.build()
+    state = load_tensors(os.path.join(path, "model.safetensors"))
+    try:
+        net = config.build(most=_MANY + 2 * sum(tensor.numel() for tensor in state.values()))
+    except UserError as error:
+        raise UserError(f"{path}/config.yaml: {error}") from None
     if config.quant is not None:
         quantize_(net, config.quant)
-    load_state(net, load_tensors(os.path.join(path, "model.safetensors")), path)
+    load_state(net, state, path)
     if precision is not None:
         config = replace(config, quant=member_config(config.quant, precision, path))
         at_precision_(net, precision)

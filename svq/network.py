@@ -20,6 +20,8 @@ from svq.files import require_file
 from svq.quant import QuantConfig
 from svq.quant.batchnorm_fold import drop_folded_
 
+_SAID_ELSEWHERE = ("arch", "feat_dim", "embed_dim", "most")
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -38,10 +40,13 @@ class ModelConfig:
     def __post_init__(self):
         if not 1 <= self.embed_dim <= 1 << 20:
             raise ValueError(f"embed_dim is {self.embed_dim}; it must be between 1 and {1 << 20}")
+        for name in self.net:
+            if not isinstance(name, str) or name in _SAID_ELSEWHERE:
+                raise ValueError(f"net: {name!r} is no option of a network")
 
-    def build(self) -> nn.Module:
-        """The float network, initialised from torch's global random state."""
-        net = nets.build(self.arch, self.front_end.num_mels, self.embed_dim, **self.net)
+    def build(self, most: int = nets.MOST_NUMBERS) -> nn.Module:
+        """The float network, initialised from torch's global random state. UserError for one far larger than `most`."""
+        net = nets.build(self.arch, self.front_end.num_mels, self.embed_dim, most, **self.net)
         return drop_folded_(net, self.folded) if self.folded else net
 
 

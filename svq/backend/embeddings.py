@@ -1,4 +1,4 @@
-"""Embeddings in Kaldi float-vector archives, through scp files.
+"""Embeddings in Kaldi float-vector archives, through scp files, or in one .npz file (svq.backend.npz).
 
 A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
 read by whole arrays through a memory map; anything else that `svq.data.features` understands
@@ -10,6 +10,7 @@ import os
 import numpy as np
 
 from svq.atomic import atomic_path
+from svq.backend.npz import read_npz
 from svq.backend.tokens import IdIndex, Tokens, missing_message, read_groups, read_pairs, rows_at
 from svq.errors import UserError, located
 from svq.files import require_file
@@ -23,7 +24,7 @@ _KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
 class EmbeddingReader:
     """Embeddings by id, read when asked for.
 
-    path: an scp file, or a folder that holds `<name>.scp`.
+    path: an scp file, a folder that holds `<name>.scp`, or an .npz file of svq.bin.embed.
     ids: Tokens (N,), in the file's order; dim: values per embedding.
     Raises UserError naming file and line for what cannot be read.
     """
@@ -31,9 +32,12 @@ class EmbeddingReader:
     def __init__(self, path, name="embedding"):
         path = os.fspath(path)
         self.path = os.path.join(path, f"{name}.scp") if os.path.isdir(path) else path
-        self.ids, self._where = read_pairs(self.path)
         self._index = None
-        self._plan = _plan(self._where, self.path)
+        if self.path.endswith(".npz"):
+            self.ids, self._plan = read_npz(self.path)
+        else:
+            self.ids, self._where = read_pairs(self.path)
+            self._plan = _plan(self._where, self.path)
         self.dim = self._plan.dim if self._plan else len(self._read_one(0))
 
     def __len__(self):

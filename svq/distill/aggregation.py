@@ -11,6 +11,7 @@ from torch import nn
 from svq.config import dump_config, load_config
 from svq.distill.levels import Level, LevelOutputs
 from svq.errors import UserError
+from svq.nets import LARGEST_WIDTH
 from svq.nets.pooling import LearnableDictionaryEncoding
 from svq.network import load_state, load_tensors, save_tensors
 
@@ -28,6 +29,16 @@ class AggregationConfig:
     channels: int
     components: int
     dim: int
+
+    def __post_init__(self):
+        for name in ("inputs", "channels", "components", "dim"):
+            if not 1 <= getattr(self, name) <= LARGEST_WIDTH:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be between 1 and {LARGEST_WIDTH}")
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers its matrices have."""
+        return self.channels * (self.inputs + self.components * self.dim)
 
     def build(self) -> "Aggregation":
         return Aggregation(self.inputs, self.channels, self.components, self.dim)
@@ -88,6 +99,10 @@ def load_aggregation(folder, level: Level, teacher: str) -> Aggregation:
     if config.layers != level.layers:
         raise UserError(f"{folder}: aggregates {', '.join(config.layers)}; level '{level.name}' is of "
                         f"{', '.join(level.layers)}")
+    state = load_tensors(path)
+    if config.numbers > sum(tensor.numel() for tensor in state.values()):
+        raise UserError(f"{folder}/{CONFIG}: has {config.numbers:,} numbers, and {path} holds fewer; make it anew with "
+                        "steps/train_aggregation.sh")
     aggregation = config.build()
-    load_state(aggregation, load_tensors(path), path)
+    load_state(aggregation, state, path)
     return aggregation.eval()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 
+import torch
 from torch import nn
 
 from svq.errors import UserError
@@ -26,11 +27,18 @@ KINDS = {int: "a positive integer", float: "a number", bool: "true or false", st
          tuple: "a list of positive integers"}
 
 
-def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.Module:
+MOST_NUMBERS = 10**9  # learned numbers of a network: 4 GB
+LARGEST = {"layers": 1000, "segments": 1000}  # of an option that says how often something is repeated
+LARGEST_WIDTH = 1 << 16  # of any other integer: channels
+_UNUSUAL = 4  # times its default: a size from which on the numbers are counted before memory is taken
+
+
+def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, most: int = MOST_NUMBERS, **options) -> nn.Module:
     """The network named `arch`, freshly initialised from torch's global random state.
 
     An option has the type of its default: a positive integer, a number, a bool, a string or a tuple of positive
-    integers, which may be given as a list.
+    integers, which may be given as a list. most: learned numbers that it may have; counted, before memory is taken for
+    them, where a size is far above its default.
     Raises UserError for an unknown architecture, an option that it does not take or a value that does not suit it.
     """
     if arch not in ARCHITECTURES:
@@ -45,6 +53,21 @@ def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, **options) -> nn.
         values[name] = _as_kind(value, kind)
         if values[name] is None:
             raise UserError(f"arch {arch}: option '{name}' is {value!r}; it must be {KINDS[kind]}")
+        largest = LARGEST.get(name, LARGEST_WIDTH)
+        if kind is int and value > largest:
+            raise UserError(f"arch {arch}: option '{name}' is {value}; it must be at most {largest}")
+    usual = {**known, **dict(zip(("feat_dim", "embed_dim"), usual_sizes(arch)))}
+    sizes = {**values, "feat_dim": feat_dim, "embed_dim": embed_dim}
+    if any(type(usual[name]) is int and value > _UNUSUAL * usual[name] for name, value in sizes.items()):
+        with torch.device("meta"):
+            numbers = num_parameters(_made(arch, feat_dim, embed_dim, values))
+        if numbers > most:
+            raise UserError(f"arch {arch}: of these sizes it has {numbers:,} numbers to learn, more than {most:,}; give "
+                            "smaller ones")
+    return _made(arch, feat_dim, embed_dim, values)
+
+
+def _made(arch: str, feat_dim: int, embed_dim: int, values: dict) -> nn.Module:
     try:
         return ARCHITECTURES[arch](feat_dim=feat_dim, embed_dim=embed_dim, **values)
     except ValueError as error:
