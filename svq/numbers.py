@@ -27,10 +27,10 @@ def number(text: str, infinite: bool = False) -> float:
 
     infinite: whether `inf` and `-inf` are numbers there.
     """
-    if _NUMBER.fullmatch(text) or (infinite and _INFINITE.fullmatch(text)):
-        value = float(text)
-        if infinite or math.isfinite(value):
-            return value
+    if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
+        return value
+    if infinite and _INFINITE.fullmatch(text):
+        return float(text)
     raise ValueError(f"`{text}` is not a number")
 
 

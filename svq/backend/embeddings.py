@@ -124,7 +124,7 @@ def _plan(where, source):
     for number, i in enumerate(first):
         try:
             data = np.memmap(require_file(paths[i]), dtype=np.uint8, mode="r")
-        except (OSError, ValueError):
+        except (OSError, ValueError, UserError):
             return None             # the one-by-one reader says which line, and why
         mine = ark == number
         if offset[mine].max() + _HEADER > len(data):

@@ -26,7 +26,8 @@ from svq.files import open_file
 # Kaldi's compression methods by the name of our option; None stores float32.
 COMPRESSION = {"none": None, "speech": 2, "two-byte": 3}
 
-_RANGE = re.compile(r"(.+)\[(\d*):?(\d*)(?:,(\d*):?(\d*))?\]", re.DOTALL | re.ASCII)
+_RANGE = re.compile(r"(.+)\[(\d{0,18}):?(\d{0,18})(?:,(\d*):?(\d*))?\]", re.DOTALL | re.ASCII)
+_PIECE = 1 << 16  # bytes that are read without a look at how many there are
 _GLOBAL_HEADER = np.dtype([("min", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("cols", "<i4")])
 
 
@@ -65,6 +66,8 @@ class Matrix:
         return np.array(values, dtype=np.float32, order="C")  # a copy: buffers of a file are read-only
 
     def _narrow(self, first: str, last: str) -> None:
+        if not first and ":" not in self.specifier.rsplit("[", 1)[1]:
+            raise UserError(f"{self.specifier}: a range of no rows; write [first:last]")
         low = int(first or 0)
         high = int(last) if last else (self.shape[0] - 1 if ":" in self.specifier.rsplit("[", 1)[1] else low)
         if not low <= high < self.shape[0]:
@@ -106,10 +109,17 @@ class Matrix:
         self.kind, self.shape = "ascii", self.text.shape
 
     def _take(self, size: int) -> bytes:
-        data = self.file.read(size)
+        data = self.file.read(size) if size <= _PIECE or size <= self._left() else b""  # no memory for what is not there
         if len(data) != size:
             raise UserError(f"{self.specifier}: the archive ends in the middle of the matrix")
         return data
+
+    def _left(self) -> int:
+        """Bytes of the file from where it stands."""
+        here = self.file.tell()
+        end = self.file.seek(0, os.SEEK_END)
+        self.file.seek(here)
+        return end - here
 
     def _table(self, dtype: str, first: int, count: int, skip: int = 0) -> np.ndarray:
         """Rows of a row-major table that begins `skip` bytes into the data."""
@@ -182,7 +192,10 @@ def _open(specifier: str):
         file = open_file(rx.path)
     except OSError as error:
         raise UserError(f"{rx.path}: {error.strerror}") from None
-    file.seek(rx.offset)
+    try:
+        file.seek(rx.offset)
+    except (OSError, OverflowError):
+        raise UserError(f"{specifier}: no such place in the archive") from None
     return file
 
 

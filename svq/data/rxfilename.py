@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from svq.errors import UserError
 
-_OFFSET = re.compile(r"(.+):([0-9]+)", re.DOTALL)
+_OFFSET = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 # Extensions of the formats that SoX 14.4 decodes; everything else is left to ffmpeg.
 _SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "gsm", "nist", "voc", "w64", "caf"}
 

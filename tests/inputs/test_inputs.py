@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.inputs import audio_cases
+from tests.inputs import archive_cases, audio_cases, list_cases
 from tests.inputs.outcome import HANDLED, REFUSED, outcome, table
 
-CASES = [case for module in (audio_cases,) for case in module.cases()]
+CASES = [case for module in (audio_cases, list_cases, archive_cases) for case in module.cases()]
 KINDS = list(dict.fromkeys(case.kind for case in CASES))
 LEAST = 400
 
