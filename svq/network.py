@@ -63,7 +63,7 @@ def load_tensors(path) -> dict[str, torch.Tensor]:
         return load_file(require_file(path))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: not a complete safetensors file ({error}); make or copy it again") from None
 
 

@@ -131,7 +131,11 @@ class Embedder:
             what = "samples" if self.input == "waveform" else "frames"
             raise UserError(f"{self.path}: exported for {self.frames} {what}, not {x.shape[1]}; export it without "
                             "--seconds to take any number")
-        return self._run(np.ascontiguousarray(x, dtype=np.float32))
+        found = self._run(np.ascontiguousarray(x, dtype=np.float32))
+        if found.shape != (len(x), self.config.embed_dim):
+            raise UserError(f"{self.path}: gives {found.shape}, where its metadata promise embeddings ({len(x)}, "
+                            f"{self.config.embed_dim}); export it again")
+        return found
 
 
 def files_of(path: str) -> list[str]:
@@ -224,7 +228,7 @@ def _load_onnxruntime(path: str, num_threads: int):
         raise UserError(_damaged(path, "an ONNX model", error)) from None
     metadata = Metadata.loads(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     name = session.get_inputs()[0].name
-    return metadata, lambda x: session.run(None, {name: x})[0]
+    return metadata, _or_one_line(path, lambda x: session.run(None, {name: x})[0])
 
 
 def _load_openvino(path: str, num_threads: int):
@@ -244,7 +248,19 @@ def _load_openvino(path: str, num_threads: int):
     }
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
-    return metadata, lambda x: request.infer([x])[0].copy()
+    return metadata, _or_one_line(path, lambda x: request.infer([x])[0].copy())
+
+
+def _or_one_line(path: str, run: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """`run`, whose errors become a UserError: those of the runtimes have no base class of their own."""
+    def checked(x: np.ndarray) -> np.ndarray:
+        try:
+            return run(x)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path}: its network does not run on {x.shape}: {reason}; export it again") from None
+
+    return checked
 
 
 def _openvino_info(model) -> str | None:

@@ -69,7 +69,7 @@ def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, tor
 def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: int) -> tuple[dict, dict]:
     """What stands in a nested file for one precision, as a plain file has it."""
     config = from_dict(about.get("model"), ModelConfig, path)
-    sizes = {name: layer.weight.numel() for name, layer in quantizable(build_empty(config))}
+    sizes = {name: layer.weight.numel() for name, layer in quantizable(build_empty(config, path))}
     try:
         return as_plain(about, tensors, precision, config, sizes)
     except (KeyError, TypeError, ValueError) as error:
@@ -87,7 +87,7 @@ def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
                   ) -> tuple[ModelConfig, nn.Module, Iterator[UnpackedLayer]]:
     """The config as it stands in the file, its network without memory, its layers one by one; errors as `unpack`."""
     config = from_dict(about.get("model"), ModelConfig, path)
-    net = build_empty(config)  # shapes only: what the file holds is compared with them before memory is taken
+    net = build_empty(config, path)  # shapes only: what the file holds is compared with them before memory is taken
     shapes = {name: layer.weight.shape for name, layer in quantizable(net)}
 
     def layers():
@@ -102,13 +102,16 @@ def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
     return config, net, layers()
 
 
-def build_empty(config: ModelConfig) -> nn.Module:
-    """The network of `config` whose parameters and kept buffers have no memory yet, for `load_state(..., assign=True)`.
+def build_empty(config: ModelConfig, path) -> nn.Module:
+    """The network of `config`, which the file `path` holds, whose parameters and kept buffers have no memory yet, for `load_state(..., assign=True)`.
 
     Buffers that are not kept in its state have the values that the network gives them.
     """
-    with torch.device("meta"):
-        net = config.build()
+    try:
+        with torch.device("meta"):
+            net = config.build()
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     missing = [(module, key) for module in net.modules() for key in module._non_persistent_buffers_set]
     if missing:
         full = config.build()
