@@ -16,7 +16,7 @@ import yaml
 
 from svq.errors import UserError
 from svq.rows import row_layers, split_path
-from svq.yaml_file import Loader, parse_mapping, read_text, require_small
+from svq.yaml_file import load, parse_mapping, read_text, require_small
 
 
 def read_tree(path, overrides: Sequence[str] = ()) -> dict:
@@ -71,7 +71,7 @@ def _file_layers(path: str, named_by: str, seen: tuple[str, ...]) -> list[Layer]
     except UserError as error:
         raise UserError(f"{error} (the base that {named_by} names)" if named_by else str(error)) from None
     base, rows = tree.pop("base", None), tree.pop("rows", None)
-    if base is not None and not isinstance(base, str):
+    if base is not None and (not isinstance(base, str) or "\0" in base):
         raise UserError(f"{path}: 'base' must be the name of another config file, not {base!r}")
     for key, value in (("base", base), ("rows", rows)):
         _require_line(path, text, key, value)
@@ -90,7 +90,7 @@ def _require_line(path: str, text: str, key: str, value) -> None:
         return
     lines = [line for line in text.splitlines() if line.startswith(f"{key}:")]
     try:
-        written = yaml.load(lines[0], Loader)[key] if len(lines) == 1 else None
+        written = load(lines[0])[key] if len(lines) == 1 else None
     except yaml.YAMLError:
         written = None
     if written != value:
@@ -137,7 +137,7 @@ def _apply_override(tree: dict, text: str) -> None:
             raise UserError(f"override '{text}': the file gives '{parent}' the value {child!r}, not a mapping")
         tree = child
     try:
-        tree[last] = yaml.load(value, Loader)
+        tree[last] = load(value)
     except yaml.YAMLError:
         raise UserError(f"override '{text}': the value is not valid YAML") from None
     require_small(tree[last], f"override '{text[:40]}'")

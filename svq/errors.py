@@ -61,6 +61,8 @@ def one_line(error: BaseException) -> str | None:
         return f"text that is not {error.encoding} ({byte}); convert it{_place(error)}"
     if isinstance(error, RecursionError):
         return f"nested too deeply; write it flatter{_place(error)}"
+    if isinstance(error, ValueError) and str(error) == "embedded null byte":
+        return f"a file's name holds a NUL, as no name can; write another{_place(error)}"
     if isinstance(error, OverflowError):
         return f"a number is out of range ({error}); give a smaller one{_place(error)}"
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -29,3 +30,24 @@ def require_file(path):
 def open_file(path, mode: str = "rb", **how):
     """Opens for reading, as `open` does, what `require_file` lets pass."""
     return open(require_file(path), mode, **how)
+
+
+def read_json(path):
+    """What the JSON file `path` says; ValueError where it is none, cut short, nested too deeply or gives a key twice.
+
+    Errors of the file itself as `open_file`.
+    """
+    with open_file(path, "r", encoding="utf-8") as file:
+        try:
+            return json.load(file, object_pairs_hook=_once)
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict:
+    """The object of these pairs: of a key that is given twice, json would keep the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is given twice")
+    return found

@@ -34,6 +34,14 @@ def number(text: str, infinite: bool = False) -> float:
     raise ValueError(f"`{text}` is not a number")
 
 
+def is_number(value) -> bool:
+    """Whether what JSON or YAML gave is a finite number, and neither a text nor a bool."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
 def printed(text: str) -> float:
     """The number that a program has printed: `number`, infinities, and `nan`; ValueError for any other text."""
     return math.nan if text == "nan" else number(text, infinite=True)

@@ -86,8 +86,9 @@ class Verifier:
         from svq.deploy.runtimes import load_embedder
 
         embedder = load_embedder(path, backend, num_threads)
+        named = None
         if isinstance(mean, (str, os.PathLike)) and mean != PLAIN:
-            mean = read_vector(mean)
+            named, mean = mean, read_vector(mean)
         given, source = calibration is not None, path
         if isinstance(calibration, (str, os.PathLike)):
             source, calibration = calibration, Calibration.load(calibration)
@@ -102,7 +103,7 @@ class Verifier:
                 raise UserError(why) from None
             calibration, subtracted = None, scoring_of(None, mean)
         if subtracted is not None and len(subtracted) != embedder.config.embed_dim:
-            raise UserError(f"{source}: a mean embedding of {len(subtracted)} values, the model's embeddings have "
+            raise UserError(f"{named or source}: a mean embedding of {len(subtracted)} values, the model's embeddings have "
                             f"{embedder.config.embed_dim}; take the one of this model")
         return cls(embedder, calibration, subtracted, why, **options)
 

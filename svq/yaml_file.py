@@ -56,10 +56,18 @@ def read_text(path) -> str:
         raise not_yaml(path, error) from None
 
 
+def load(text: str):
+    """What YAML `text` says; yaml.YAMLError where it says nothing, for values that Python cannot hold, too."""
+    try:
+        return yaml.load(text, Loader)
+    except ValueError as error:  # a date of month 13, an integer of thousands of digits
+        raise yaml.YAMLError(str(error).partition(";")[0]) from None
+
+
 def parse_mapping(text: str, path) -> dict:
     """The mapping that is the YAML `text` of file `path`, {} for an empty one. UserError for what is not one."""
     try:
-        tree = yaml.load(text, Loader)
+        tree = load(text)
     except yaml.YAMLError as error:
         raise not_yaml(path, _explained(text, error)) from None
     require_small(tree, path)

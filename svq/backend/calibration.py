@@ -10,7 +10,6 @@ plain cosine, one after AS-norm yet another: so it says whose it is, and carries
 from __future__ import annotations
 
 import base64
-import json
 import math
 from dataclasses import asdict, dataclass, replace
 
@@ -19,7 +18,8 @@ import numpy as np
 from svq.atomic import write_json
 from svq.backend.metrics import bayes_threshold, checked
 from svq.errors import UserError
-from svq.files import open_file
+from svq.files import read_json
+from svq.numbers import is_number
 
 # The slope of standardised scores is kept above this: calibration never changes the order.
 _LEAST_SLOPE = 1e-3
@@ -68,8 +68,7 @@ class Calibration:
     def load(cls, path):
         """UserError where the file is not a calibration."""
         try:
-            with open_file(path, "r", encoding="utf-8") as stream:
-                about = json.load(stream)
+            about = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path} is missing; steps/calibrate.sh makes it") from None
         except (OSError, ValueError) as error:
@@ -83,10 +82,9 @@ class Calibration:
             out = cls(**about)
         except TypeError as error:
             raise UserError(f"{path}: not a calibration: {error}") from None
-        numbers = (out.slope, out.offset, out.prior)
-        valid = all(isinstance(v, (int, float)) and math.isfinite(v) for v in numbers)
-        if not valid or out.slope <= 0:
-            raise UserError(f"{path}: not a calibration: slope and offset must be finite, slope positive")
+        if not all(map(is_number, (out.slope, out.offset, out.prior))) or out.slope <= 0 or not 0 < out.prior < 1:
+            raise UserError(f"{path}: not a calibration: slope and offset must be finite numbers, slope positive, prior "
+                            "between 0 and 1")
         if not all(value is None or isinstance(value, str) for value in (out.score, out.mean)):
             raise UserError(f"{path}: not a calibration: score and mean must be text")
         return out

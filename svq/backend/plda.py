@@ -190,8 +190,18 @@ class Plda:
             raise UserError(f"{path} is missing; steps/train_plda.sh makes it") from None
         except (SafetensorError, OSError, ValueError) as error:
             raise UserError(f"{path}: not a PLDA model: {error}") from None
-        if metadata.get("format") != FORMAT:
+        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
             raise UserError(f"{path}: not a PLDA model of format {FORMAT}")
+        if arrays.keys() != {"centre", "lda", "mean", "transform", "psi"} or arrays["lda"].ndim != 2:
+            raise UserError(f"{path}: not a PLDA model: it holds {', '.join(arrays) or 'nothing'}")
+        d = arrays["lda"].shape[1]
+        shapes = {"centre": (len(arrays["lda"]),), "lda": arrays["lda"].shape, "mean": (d,), "transform": (d, d),
+                  "psi": (d,)}
+        for name, array in arrays.items():
+            if array.shape != shapes[name] or array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise UserError(f"{path}: not a PLDA model: {name} is not {shapes[name]} finite numbers")
+        if (arrays["psi"] < 0).any():
+            raise UserError(f"{path}: not a PLDA model: psi, a variance, is below 0")
         return cls(**arrays)
 
 

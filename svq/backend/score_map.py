@@ -12,7 +12,6 @@ to the other more.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -20,7 +19,8 @@ import numpy as np
 from svq.atomic import write_json
 from svq.backend.calibration import Calibration, mean_of
 from svq.errors import UserError
-from svq.files import open_file
+from svq.files import read_json
+from svq.numbers import is_number
 
 LOGISTIC = "logistic"  # kind of a calibration of svq.backend.calibration
 
@@ -174,8 +174,7 @@ def save_map(score_map: ScoreMap, path) -> None:
 def load_map(path) -> ScoreMap:
     """What `save_map` or `Calibration.save` wrote. UserError where the file is none of these."""
     try:
-        with open_file(path, "r", encoding="utf-8") as stream:
-            about = json.load(stream)
+        about = read_json(path)
     except FileNotFoundError:
         raise UserError(f"{path} is missing; steps/score_analysis.sh makes score maps, steps/calibrate.sh "
                         "calibrations") from None
@@ -194,6 +193,10 @@ def map_from_dict(about, path) -> ScoreMap:
         return Calibration.from_dict(about, path)
     if not isinstance(kind, str) or kind not in _KINDS:
         raise UserError(f"{path}: a score map of kind {kind!r}; there are {', '.join(_KINDS)} and {LOGISTIC}")
+    told = [value for name in ("slope", "offset") if name in about for value in [about[name]]]
+    told += [value for name in ("x", "y") if isinstance(about.get(name), list) for value in about[name]]
+    if not all(map(is_number, told)):
+        raise UserError(f"{path}: not a score map: what should be finite numbers is none")
     try:
         out = _KINDS[kind](**about)
     except (TypeError, ValueError) as error:

@@ -17,7 +17,7 @@ import os
 from svq.atomic import write_json
 from svq.cli import parser, run_main
 from svq.errors import UserError
-from svq.files import open_file
+from svq.files import read_json
 
 
 def main() -> None:
@@ -133,11 +133,10 @@ def pack_folder(options) -> None:
 def read_calibration(path: str | None):
     if path is None:
         return None
-    try:
-        with open_file(path, "r", encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not a calibration file ({error}); stage 9 makes it") from None
+    from svq.backend.calibration import Calibration
+
+    Calibration.load(path)
+    return read_json(path)
 
 
 def pack(path: str, net, config, calibration, entropy: bool) -> None:

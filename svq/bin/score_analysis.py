@@ -54,7 +54,8 @@ def parse_options():
                            help="systems that the knee over bits is looked for in; default: all, if their bits differ")
     arguments.add_argument("--operating-point", choices=["eer", "bayes"], default="eer",
                            help="threshold: the float system's at the EER, or Bayes' for p-target and the costs")
-    arguments.add_argument("--p-target", type=probability, default=0.01, help="of minDCF, actDCF and the Bayes threshold")
+    arguments.add_argument("--p-target", type=probability, default=0.01,
+                           help="of minDCF, actDCF and the Bayes threshold")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of a miss in these")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of a false alarm in these")
     arguments.add_argument("--prior", type=probability, default=0.5, help="weight of the targets in calibrations")

@@ -120,7 +120,8 @@ def parse_options():
     arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
     arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
                            "`none`, where the calibration does not say which")
-    arguments.add_argument("--p-target", type=probability, default=0.01, help="probability beforehand of the same speaker")
+    arguments.add_argument("--p-target", type=probability, default=0.01,
+                           help="probability beforehand of the same speaker")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
     arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "

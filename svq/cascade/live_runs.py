@@ -7,7 +7,6 @@ utterance, frames, read_seconds, seconds.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 
@@ -19,7 +18,7 @@ from svq.cascade.cost import LIST, STREAMING, UNITS, Counted, RungCost, count, r
 from svq.cascade.ladder import load_ladder, pure
 from svq.cascade.live import Embedded, LiveCascade, Settled, TrialList
 from svq.errors import UserError, located
-from svq.files import open_file
+from svq.files import read_json
 from svq.progress import progress
 
 TRIALS, EMBEDDINGS = "trials.tsv", "embeddings.tsv"
@@ -135,13 +134,12 @@ def read_runs(folders: Iterable) -> list[dict]:
     for folder in folders:
         path = os.path.join(folder, "summary.json")
         try:
-            with open_file(path, "r", encoding="utf-8") as file:
-                read = json.load(file)
+            read = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; svq.bin.cascade run makes it") from None
         except ValueError as error:
             raise UserError(f"{path}: not JSON, or cut short ({error}); run the cascade again") from None
-        if not _SAME <= read.keys():
+        if not isinstance(read, dict) or not _SAME <= read.keys():
             raise UserError(f"{path}: of an older svq; run the cascade again")
         if found and any(read[key] != found[0][key] for key in _SAME):
             raise UserError(f"{path}: of another list or ladder, or of other threads, than the first; run both again")

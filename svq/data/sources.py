@@ -254,7 +254,7 @@ def _convert(path: str, why: str) -> bytes:
         if shutil.which(tool) is None:
             said.append(f"{tool}: not installed")
             continue
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             done = subprocess.run(command, stdin=file, capture_output=True)
         if done.returncode == 0 and done.stdout:
             return done.stdout

@@ -263,10 +263,7 @@ class Table:
         return self._keys
 
     def value_array(self) -> np.ndarray:
-        """Values (N,) as an `S` array as wide as the longest: for short values (speakers, genders).
-
-        UserError naming the line of one that is longer than an id may be.
-        """
+        """Values (N,), speakers or genders, as an `S` array as wide as the longest; UserError for one longer than an id."""
         if self._values is None:
             self._values = self._packed(self._value_start, self._value_end - self._value_start)
         return self._values
@@ -275,15 +272,12 @@ class Table:
         """`pack_fields` of fields that are ids, names or numbers: one long line must not make all of them as wide."""
         long = np.flatnonzero(length > MAX_KEY)
         if len(long):
-            text = f"has {length[long[0]]} bytes where an id or a number is expected; they have at most {MAX_KEY}"
-            raise UserError(located(self.path, int(long[0]) + 1, text))
+            raise UserError(located(self.path, int(long[0]) + 1, f"has {length[long[0]]} bytes where an id or a number is "
+                                                                 f"expected; they have at most {MAX_KEY}"))
         return pack_fields(np.frombuffer(self.raw, dtype=np.uint8), start, length)
 
     def columns(self, count: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool.
-
-        UserError as `value_array`.
-        """
+        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool."""
         data = np.frombuffer(self.raw, dtype=np.uint8)
         at, out, ok = self._value_start, [], np.ones(len(self), bool)
         for _ in range(count):

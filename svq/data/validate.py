@@ -200,7 +200,8 @@ def _check_spk2utt(spk2utt: Table, utt2spk: Table, problems: Problems) -> None:
         names = to_bytes_array(utterances.split())
         where, found = utt2spk.positions(names)
         for name in names[~found]:
-            problems.add(spk2utt.path, f"utterance `{name.decode(errors='replace')}` is not in utt2spk; {MEND}", row + 1)
+            text = f"utterance `{name.decode(errors='replace')}` is not in utt2spk; {MEND}"
+            problems.add(spk2utt.path, text, row + 1)
         where = where[found]
         for i in where[of_utterance[where] != speaker.encode()]:
             other = of_utterance[i].decode()

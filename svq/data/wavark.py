@@ -21,6 +21,7 @@ from svq.data.reshape import _not_into_itself, _remove_others, merge
 from svq.data.stored import carry_made
 from svq.data.wavfile import as_int16
 from svq.errors import UserError, some_of
+from svq.files import open_file
 
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
@@ -116,7 +117,7 @@ def join_parts(source, dest, arks: Sequence) -> int:
         keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
         if keep and name != "segments" and name not in made:
             made.add(name)
-            with atomic_write(dest / name, "wb") as out, open(folder.path / name, "rb") as file:
+            with atomic_write(dest / name, "wb") as out, open_file(folder.path / name) as file:
                 while block := file.read(1 << 20):
                     out.write(block)
     stems = [Path(ark).with_suffix("") for ark in arks]

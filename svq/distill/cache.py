@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -35,7 +34,7 @@ from svq.data.table import Table
 from svq.distill.levels import Clock, Level, find_level
 from svq.distill.objective import TargetsConfig
 from svq.errors import UserError, some_of
-from svq.files import open_file
+from svq.files import open_file, read_json
 from svq.network import ModelConfig
 
 FORMAT = 1
@@ -72,8 +71,7 @@ class LevelInfo:
     def read(cls, path) -> "LevelInfo":
         """UserError where there is no such file, or it is not one of these."""
         try:
-            with open_file(path, "r", encoding="utf-8") as file:
-                tree = json.load(file)
+            tree = read_json(path)
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; {MAKER} makes it") from None
         except (OSError, ValueError):
@@ -145,8 +143,7 @@ class Part:
 
     def is_done(self) -> bool:
         with contextlib.suppress(OSError, ValueError):
-            with open(f"{self.name}.json", encoding="utf-8") as file:
-                done = json.load(file) == {"made_from": self.made_from}
+            done = read_json(f"{self.name}.json") == {"made_from": self.made_from}
             return done and all(os.path.exists(f"{self.name}.{kind}") for kind in ("ark", "scp"))
         return False
 

@@ -103,9 +103,9 @@ def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
 
 
 def build_empty(config: ModelConfig, path) -> nn.Module:
-    """The network of `config`, which the file `path` holds, whose parameters and kept buffers have no memory yet, for `load_state(..., assign=True)`.
+    """The network of `config`, which the file `path` holds; its parameters and kept buffers have no memory yet.
 
-    Buffers that are not kept in its state have the values that the network gives them.
+    For `load_state(..., assign=True)`. Buffers that are not kept in its state have the values that the network gives them.
     """
     try:
         with torch.device("meta"):

@@ -7,7 +7,6 @@ from. How it is drawn is elsewhere.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from svq.backend.bootstrap import EerInterval
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
-from svq.files import require_file
+from svq.files import read_json, require_file
 from svq.names import INT8, Names, list_name
 from svq.numbers import printed
 from svq.report.results import Row, parent_of, unique
@@ -223,7 +222,7 @@ def read_summary(exp, system: str) -> dict:
     stage = summary_stage(system)
     path = require(Path(exp) / system / "summary.json", stage)
     try:
-        tree = json.loads(require_file(path).read_text(encoding="utf-8"))
+        tree = read_json(path)
     except ValueError as error:
         raise UserError(f"{path}: not valid JSON: {error}") from None
     found = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import os
 import pickle
 import struct
@@ -13,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import save_file
 
+from svq.backend.plda import FORMAT, Plda
 from svq.bin import calibrate, extract, score, train_plda
 from svq.data.features import read_vector
 from svq.data.frontend import FrontEndConfig
@@ -37,7 +40,8 @@ def vector(values, kind: bytes = b"FV ", size: int | None = None, width: bytes =
 
 def matrix(values, kind: bytes = b"FM ", rows: int | None = None, cols: int | None = None) -> bytes:
     rows, cols = (own if given is None else given for own, given in zip(values.shape, (rows, cols)))
-    return b"\0B" + kind + b"\4" + struct.pack("<i", rows) + b"\4" + struct.pack("<i", cols) + values.astype("<f4").tobytes()
+    return b"\0B" + kind + b"\4" + struct.pack("<i", rows) + b"\4" + struct.pack("<i",
+        cols) + values.astype("<f4").tobytes()
 
 
 def cosines() -> np.ndarray:
@@ -75,19 +79,25 @@ def embeddings() -> list[Case]:
         return Case(kind, what, archived([*good[:place], entry, *good[place + 1:]]), words, is_right)
 
     cut = [case(f"cut to {n} bytes", good[2][:n], "e.scp:3", place=2) for n in (0, 1, 2, 4, 5, 6, 9, 10, 13, 25)]
-    sizes = [case(f"{size} values", vector(VECTORS[1], size=size), "e.scp:2") for size in (-1, 0, 3, 5, 10**6, 2**31 - 1)]
-    types = [case(f"type {name!r}", vector(VECTORS[1], kind=name), "e.scp:2") for name in (b"XV ", b"fv", b"    ", b"CM9 ", b"\0\0\0 ")]
-    texts = {b" [ 2 1 4 3 ]\n": None, b" [\n  2 1 4 3 ]\n": None, b" [ 2 1 4 ]\n": "has 3 values", b" [ 2 1 4 x ]\n": "not a Kaldi",
-             b" [ 2 1 4 3\n": "e.scp:2", b"2 1 4 3\n": None, b" [ ]\n": "e.scp:2", b"[" * 3000: "e.scp:2", b" [ \xd9\xa3 1 4 3 ]\n": "e.scp:2",
+    sizes = [case(f"{size} values", vector(VECTORS[1], size=size), "e.scp:2") for size in (-1, 0, 3, 5, 10**6,
+        2**31 - 1)]
+    types = [case(f"type {name!r}", vector(VECTORS[1], kind=name), "e.scp:2") for name in (b"XV ", b"fv", b"    ",
+        b"CM9 ", b"\0\0\0 ")]
+    texts = {b" [ 2 1 4 3 ]\n": None, b" [\n  2 1 4 3 ]\n": None, b" [ 2 1 4 ]\n": "has 3 values",
+        b" [ 2 1 4 x ]\n": "not a Kaldi",
+             b" [ 2 1 4 3\n": "e.scp:2", b"2 1 4 3\n": None, b" [ ]\n": "e.scp:2", b"[" * 3000: "e.scp:2",
+                 b" [ \xd9\xa3 1 4 3 ]\n": "e.scp:2",
              b" [ 2_0 1 4 3 ]\n": "e.scp:2", b" [ nan 1 4 3 ]\n": "e.scp:2"}
     return cut + sizes + types + [
         *(case(f"text {text[:30]!r}", text, words, None if words else right) for text, words in texts.items()),
         case("a matrix of one row", matrix(VECTORS[1:2]), is_right=right),
         case("a matrix of two rows", matrix(VECTORS[:2]), "expected a vector"),
         case("doubles", b"\0BDV \4" + struct.pack("<i", 4) + VECTORS[1].astype("<f8").tobytes(), is_right=right),
-        *(case(str(value), vector([value, 1, 4, 3]), "finite embedding for 1 id: a-2") for value in (np.nan, np.inf, -np.inf)),
+        *(case(str(value), vector([value, 1, 4, 3]), "finite embedding for 1 id: a-2") for value in (np.nan, np.inf,
+            -np.inf)),
         case("all zero", vector([0, 0, 0, 0]), "embedding of non-zero length"),
-        case("a pickle", pickle.dumps(VECTORS[1]), "e.scp:2"), case("NPY", b"NPY " + pickle.dumps(VECTORS[1]), "e.scp:2"),
+        case("a pickle", pickle.dumps(VECTORS[1]), "e.scp:2"), case("NPY", b"NPY " + pickle.dumps(VECTORS[1]),
+            "e.scp:2"),
         case("PKL", b"PKL " + pickle.dumps(os.getcwd), "e.scp:2"), case("noise", bytes(range(256)), "e.scp:2"),
         Case(kind, "rows of it", archived([matrix(np.stack([row, row + 1])) for row in VECTORS], "[0:0]"), right=right),
         *(Case(kind, f"rows {text} of it", archived([matrix(np.stack([row, row])) for row in VECTORS], text), "e.scp:1")
@@ -116,13 +126,16 @@ def lists_of_embeddings() -> list[Case]:
         os.mkfifo(folder / "e.scp")
         return scored(folder, folder / "e.scp")
 
-    return [case("nothing", lambda text: b"", "e.scp: empty"), case("an id alone", lambda text: b"a-1\n" + text, "e.scp:1: nothing after"),
+    return [case("nothing", lambda text: b"", "e.scp: empty"), case("an id alone", lambda text: b"a-1\n" + text,
+        "e.scp:1: nothing after"),
             case("a blank line", lambda text: b"\n" + text, "e.scp:1: an empty line"),
             case("an id twice", lambda text: text.split(b"\n")[0] + b"\n" + text, "e.scp:2: a-1 occurs twice"),
             case("1 MB of id", lambda text: text + b"z" * (1 << 20) + b" x:1\n", "e.scp:4: a word of 1048576 bytes"),
-            case("1 MB of name", lambda text: b"a-1 " + b"y" * (1 << 20) + b":1\n" + text.partition(b"\n")[2], "File name too long"),
+            case("1 MB of name", lambda text: b"a-1 " + b"y" * (1 << 20) + b":1\n" + text.partition(b"\n")[2],
+                "File name too long"),
             case("1 MB of name, not needed", lambda text: text + b"z " + b"y" * (1 << 20) + b":1\n", None, right),
-            case("a FIFO in an archive's place", lambda text: text.replace(b"x.ark", b"pipe"), "e.scp:1: a-1 cannot be read"),
+            case("a FIFO in an archive's place", lambda text: text.replace(b"x.ark", b"pipe"),
+                "e.scp:1: a-1 cannot be read"),
             case("an id missing", lambda text: text.partition(b"\n")[2], "no embedding for 1 id: a-1"),
             case("NUL", lambda text: text.replace(b"x.ark", b"x\0ark"), "e.scp:1"),
             Case(kind, "a FIFO", fifo, "a pipe (FIFO), not a file"),
@@ -137,7 +150,8 @@ def trial_lists() -> list[Case]:
         def run(folder):
             np.savez(folder / "e.npz", ids=np.array(IDS), embeddings=VECTORS)
             (folder / "models").write_text("m a-1 a-2\n")
-            return scored(folder, folder / "e.npz", trials, *(str(folder / o[1:]) if o[:1] == "@" else o for o in options))
+            return scored(folder, folder / "e.npz", trials, *(str(folder / o[1:]) if o[:1] == "@" else o
+                for o in options))
         return Case(kind, what, run, words, is_right)
 
     def groups(what, text, words, is_right=None):
@@ -153,7 +167,8 @@ def trial_lists() -> list[Case]:
         case("no last newline", TRIALS[:-1], is_right=right), case("tabs", TRIALS.replace(" ", "\t"), is_right=right),
         case("without labels", TRIALS.replace(" target", "").replace(" nontarget", ""), is_right=right),
         case("nothing", "", "trials: empty"), case("blanks alone", " \n\n", "trials: empty"),
-        case("a blank line", "\n" + TRIALS, "trials:1: 0 fields"), case("one field", TRIALS + "a-1\n", "trials:4: 1 fields"),
+        case("a blank line", "\n" + TRIALS, "trials:1: 0 fields"), case("one field", TRIALS + "a-1\n",
+            "trials:4: 1 fields"),
         case("four fields", TRIALS + "a-1 a-2 target x\n", "trials:4: 4 fields"),
         case("another label", TRIALS + "a-1 a-2 Target\n", "'Target' where target or nontarget"),
         case("labels in some lines", TRIALS + "a-1 a-2\n", "trials:4: 2 fields"),
@@ -164,9 +179,11 @@ def trial_lists() -> list[Case]:
         case("UTF-16", TRIALS.encode("utf-16"), ""), case("Latin-1", b"a-1 \xe4 target\n", ""),
         case("noise", bytes(range(33, 256)) * 9, "trials:1: "),
         case("a model", first.replace("a-1", "m"), None, lambda made: len(made) == 1, "--enroll-spk2utt", "@models"),
-        Case(kind, "a FIFO", lambda folder: run_worker(score.main, (os.mkfifo(folder / "t"), folder / "t")[1], folder, folder / "s"),
+        Case(kind, "a FIFO", lambda folder: run_worker(score.main, (os.mkfifo(folder / "t"), folder / "t")[1], folder,
+            folder / "s"),
              "a pipe (FIFO), not a file"),
-        Case(kind, "a device", lambda folder: run_worker(score.main, "/dev/zero", folder, folder / "s"), "a device, not a file"),
+        Case(kind, "a device", lambda folder: run_worker(score.main, "/dev/zero", folder, folder / "s"),
+            "a device, not a file"),
         Case(kind, "a folder", lambda folder: run_worker(score.main, folder, folder, folder / "s"), "cannot be read"),
         groups("nothing", b"", "g: empty"), groups("a name alone", b"m\n", "g:1: nothing after m"),
         groups("a name twice", b"m a-1\nm a-2\n", "g:2: m occurs twice"), groups("an unknown id", b"m a-1 zz\n", "zz"),
@@ -194,7 +211,8 @@ def scores() -> list[Case]:
     numbers = ("\u0663.5", "\uff11", "1_0", "nan", "0x1", "1,5", "--1", "1e", ".", "1.2.3", "\u2212" + "1")
     return [
         *(case(f"{text}", of(text, 0, 1), "s:1: ") for text in numbers),
-        *(case(f"{text}", of(text, 0.25, 0.5), is_right=lambda made: '"slope"' in made) for text in ("+0.75", ".75", "75e-2", "00.75", "0.7500000000000000000001")),
+        *(case(f"{text}", of(text, 0.25, 0.5), is_right=lambda made: '"slope"' in made) for text in ("+0.75", ".75",
+            "75e-2", "00.75", "0.7500000000000000000001")),
         case("infinite", of("inf", 0, 1), "finite"), case("1e999", of("1e999", 0, 1), "s:1: "),
         case("all equal", of(1, 1, 1), "not all equal"), case("fewer", of(1, 2), "2 scores for the 3 trials"),
         case("another order", "".join(reversed(of(1, 2, 3).splitlines(True))), "s:1: "),
@@ -239,8 +257,10 @@ def npz() -> list[Case]:
         case("compressed", lambda path: np.savez_compressed(path, ids=ids, embeddings=VECTORS), is_right=right),
         case("of doubles", saved(ids=ids, embeddings=VECTORS.astype(float)), is_right=right),
         case("another order", saved(ids=ids[::-1], embeddings=VECTORS[::-1]), is_right=right),
-        *(case(f"cut to {n} bytes", raw(whole[:n]), "e.npz: not the arrays ids and embeddings") for n in (0, 1, 4, 30, 100, len(whole) - 30)),
-        case("no ids", saved(embeddings=VECTORS), "e.npz: not the arrays"), case("no embeddings", saved(ids=ids), "e.npz: not the arrays"),
+        *(case(f"cut to {n} bytes", raw(whole[:n]), "e.npz: not the arrays ids and embeddings") for n in (0, 1, 4, 30,
+            100, len(whole) - 30)),
+        case("no ids", saved(embeddings=VECTORS), "e.npz: not the arrays"), case("no embeddings", saved(ids=ids),
+            "e.npz: not the arrays"),
         case("ids that are objects", saved(ids=np.array(IDS, object), embeddings=VECTORS), "e.npz: not the arrays"),
         case("ids that are numbers", saved(ids=np.arange(3), embeddings=VECTORS), "not a list of texts"),
         case("fewer ids", saved(ids=ids[:2], embeddings=VECTORS), "not floats (2, D)"),
@@ -249,16 +269,69 @@ def npz() -> list[Case]:
         case("of no values", saved(ids=ids, embeddings=VECTORS[:, :0]), "not floats (3, D)"),
         case("none", saved(ids=ids[:0], embeddings=VECTORS[:0]), "not a list of texts"),
         case("an id twice", saved(ids=np.array(["a-1"] * 3), embeddings=VECTORS), "occurs twice"),
-        case("an id with a blank", saved(ids=np.array(["a-1", "a 2", "b-1"]), embeddings=VECTORS), "'a 2' is empty, holds blanks"),
-        case("1 MB of id", saved(ids=np.array(["a-1", "a-2", "z" * (1 << 20)]), embeddings=VECTORS), "more than 255 bytes"),
-        case("NaN", saved(ids=ids, embeddings=np.where(VECTORS == 5, np.nan, VECTORS)), "no finite embedding for 1 id: b-1"),
+        case("an id with a blank", saved(ids=np.array(["a-1", "a 2", "b-1"]), embeddings=VECTORS),
+            "'a 2' is empty, holds blanks"),
+        case("1 MB of id", saved(ids=np.array(["a-1", "a-2", "z" * (1 << 20)]), embeddings=VECTORS),
+            "more than 255 bytes"),
+        case("NaN", saved(ids=ids, embeddings=np.where(VECTORS == 5, np.nan, VECTORS)),
+            "no finite embedding for 1 id: b-1"),
         case("larger than it is", boast, ""),
-        case("a pickle", raw(pickle.dumps({"ids": IDS})), "e.npz: not the arrays"), case("one array", raw(plain.getvalue()), "e.npz: not the arrays"),
-        case("text", raw(b"a-1 [ 1 2 ]\n"), "e.npz: not the arrays"), case("a FIFO", os.mkfifo, "a pipe (FIFO), not a file"),
+        case("a pickle", raw(pickle.dumps({"ids": IDS})), "e.npz: not the arrays"), case("one array",
+            raw(plain.getvalue()), "e.npz: not the arrays"),
+        case("text", raw(b"a-1 [ 1 2 ]\n"), "e.npz: not the arrays"), case("a FIFO", os.mkfifo,
+            "a pipe (FIFO), not a file"),
         Case(kind, "nothing there", lambda folder: scored(folder, folder / "e.npz"), "e.npz: no such file"),
         Case(kind, "an unknown id for PLDA", lambda folder: (saved(ids=ids, embeddings=VECTORS)(folder / "e.npz"), (
-            folder / "g").write_text("a a-1 zz\nb b-1\n"), run_worker(train_plda.main, folder / "g", folder / "e.npz", folder / "p")),
+            folder / "g").write_text("a a-1 zz\nb b-1\n"), run_worker(train_plda.main, folder / "g", folder / "e.npz",
+                folder / "p")),
             "e.npz: no embedding for 1 id: zz"),
+    ]
+
+
+def plda_models() -> list[Case]:
+    kind = "PLDA models"
+    sound = {"centre": np.zeros(4), "lda": np.eye(4)[:, :2], "mean": np.zeros(2), "transform": np.eye(2),
+        "psi": np.ones(2)}
+
+    def case(what, change, words="p.safetensors", right=None):
+        def run(folder):
+            np.savez(folder / "e.npz", ids=np.array(IDS), embeddings=VECTORS)
+            (folder / "t").write_text(TRIALS)
+            Plda(**sound).save(folder / "p.safetensors")
+            change(folder / "p.safetensors")
+            run_worker(score.main, "--backend", "plda", "--plda", folder / "p.safetensors", folder / "t",
+                folder / "e.npz", folder / "s")
+            return np.array([float(line.split()[2])
+                for line in (folder / "s/plda_none.score").read_text().splitlines()])
+        return Case(kind, what, run, None if right else words, right)
+
+    def arrays(metadata=json.dumps({"format": FORMAT}), **new):
+        held = {name: value for name, value in {**sound, **new}.items() if value is not None}
+        return lambda path: save_file(held, path, {"svq": metadata})
+
+    def expected():
+        """log N(t | m, v) - log N(t | 0, 2) of each dimension, m and v the posterior of a speaker seen once."""
+        x = VECTORS[:, :2] / np.linalg.norm(VECTORS[:, :2].astype(float), axis=1)[:, None] * np.sqrt(2)
+
+        def log(t, mean, variance):
+            return -0.5 * (np.log(2 * np.pi * variance) + (t - mean) ** 2 / variance)
+        return [float((log(x[b], x[a] / 2, 1.5) - log(x[b], 0, 2)).sum()) for a, b in ((0, 1), (0, 2), (1, 2))]
+
+    return [
+        case("sound", lambda path: None, right=lambda made: np.allclose(made, expected(), atol=2e-6)),
+        *(case(f"without {name}", arrays(**{name: None})) for name in sound),
+        *(case(f"{name} with a NaN", arrays(**{name: value + np.nan})) for name, value in sound.items()),
+        *(case(f"{name} of another shape", arrays(**{name: value[:1]})) for name, value in sound.items()),
+        case("psi below 0", arrays(psi=-np.ones(2)), "a variance"), case("one more", arrays(more=np.ones(3))),
+            case("of integers", arrays(psi=np.ones(2, int))),
+        case("metadata that are a list", arrays("[1]")), case("metadata that are none", arrays("x")),
+            case("another format", arrays('{"format": 9}')),
+        *(case(f"cut to {n} bytes", lambda path, n=n: path.write_bytes(path.read_bytes()[:n])) for n in (0, 7, 50,
+            300)),
+        case("a pickle", lambda path: path.write_bytes(pickle.dumps(sound))), case("a FIFO",
+            lambda path: (path.unlink(), os.mkfifo(path)), "a pipe (FIFO)"),
+        case("nothing there", lambda path: path.unlink(), "p.safetensors is missing"), case("a folder",
+            lambda path: (path.unlink(), path.mkdir())),
     ]
 
 
@@ -302,20 +375,25 @@ def features() -> list[Case]:
     packed = b"\0BCM2 " + struct.pack("<ffii", np.nan, 1, 30, 8) + bytes(480)
     text = b" [\n" + b"\n".join(b" ".join(b"%.9g" % v for v in row) for row in FEATS.astype(float)) + b" ]\n"
     return [
-        *(case(f"cut to {n} bytes", whole[:n], "f.ark") for n in (0, 1, 2, 4, 5, 6, 9, 10, 14, 15, 16, 500, len(whole) - 1)),
+        *(case(f"cut to {n} bytes", whole[:n], "f.ark") for n in (0, 1, 2, 4, 5, 6, 9, 10, 14, 15, 16, 500,
+            len(whole) - 1)),
         *(case(f"{rows} x {cols}", matrix(FEATS, rows=rows, cols=cols), "f.ark") for rows, cols in (
-            (-1, 8), (30, -1), (0, 8), (30, 0), (0, 0), (30, 9), (2**31 - 1, 8), (2**31 - 1, 2**31 - 1), (240, 1), (1, 240))),
-        *(case(f"type {name!r}", matrix(FEATS, kind=name), "f.ark") for name in (b"XM ", b"MF ", b"CM4 ", b"FMFM", b"\xff\xff ")),
-        *(case(f"{value} in it", matrix(np.where(FEATS == FEATS[3, 3], value, FEATS)), "") for value in (np.nan, np.inf)),
+            (-1, 8), (30, -1), (0, 8), (30, 0), (0, 0), (30, 9), (2**31 - 1, 8), (2**31 - 1, 2**31 - 1), (240, 1), (1,
+                240))),
+        *(case(f"type {name!r}", matrix(FEATS, kind=name), "f.ark") for name in (b"XM ", b"MF ", b"CM4 ", b"FMFM",
+            b"\xff\xff ")),
+        *(case(f"{value} in it", matrix(np.where(FEATS == FEATS[3, 3], value, FEATS)), "") for value in (np.nan,
+            np.inf)),
         case("all alike", matrix(np.ones((30, 8))), "silence"), case("compressed NaN", packed, ""),
         case("text", text, good=is_right), case("text of words", b" [ a b ]\n", "f.ark"),
         case("text of uneven rows", b" [ 1 2\n 3 ]\n", "f.ark"), case("text without end", text[:-3], "f.ark"),
         case("a pickle", pickle.dumps(FEATS), "f.ark"), case("all rows", whole, good=is_right, suffix="[0:29]"),
-        *(case(f"rows {rows}", whole, "f.ark", suffix=rows) for rows in ("[0:30]", "[9:3]", "[\u0660:\u0663]", "[0:9,0:7]", "[x]")),
+        *(case(f"rows {rows}", whole, "f.ark", suffix=rows) for rows in ("[0:30]", "[9:3]", "[\u0660:\u0663]",
+            "[0:9,0:7]", "[x]")),
         case("a command", whole, "feats.scp:1: `a` runs a command (cat", scp="a cat FOLDER/f.ark |\n"),
         case("a device", whole, "a device, not a file", scp="a /dev/zero\n"),
     ]
 
 
 def cases() -> list[Case]:
-    return embeddings() + lists_of_embeddings() + npz() + trial_lists() + scores() + features()
+    return embeddings() + lists_of_embeddings() + npz() + plda_models() + trial_lists() + scores() + features()

@@ -25,7 +25,8 @@ GARBAGE = np.random.default_rng(1).bytes(5000)
 
 
 def wav(data: bytes = INT16.tobytes(), rate: int = RATE, channels: int = 1, bits: int = 16, kind: int = 1,
-        block: int | None = None, size: int | None = None, before: bytes = b"", more: bytes = b"", riff: bytes = b"RIFF",
+        block: int | None = None, size: int | None = None, before: bytes = b"", more: bytes = b"",
+            riff: bytes = b"RIFF",
         fmt_size: int | None = None) -> bytes:
     """A WAV whose header says what it is told to."""
     block = channels * -(-bits // 8) if block is None else block
@@ -65,7 +66,8 @@ def encoded(format_: str, subtype: str | None = None) -> bytes:
 
 def cut_short() -> list[Case]:
     whole = wav()
-    places = [1, 4, 8, 11, 12, 16, 19, 20, 23, 24, 28, 32, 35, 36, 40, 43, 44, 45, 46, 100, len(whole) // 2, len(whole) - 1]
+    places = [1, 4, 8, 11, 12, 16, 19, 20, 23, 24, 28, 32, 35, 36, 40, 43, 44, 45, 46, 100, len(whole) // 2,
+        len(whole) - 1]
     cases = [Case("WAV cut short", f"{place} bytes", file(whole[:place]), "a.wav: ") for place in places]
     return cases + [Case("WAV cut short", f"an archive, {place} bytes", file(whole[:place], "a.ark", ":0"), "a.ark")
                     for place in (0, 3, 20, 43, 44, 2000)]
@@ -80,13 +82,18 @@ def headers() -> list[Case]:
     doubled = np.repeat(SAMPLES[:, None], 2, axis=1)
     cases = [case(f"{rate} samples a second", "a.wav: ", rate=rate)
              for rate in (0, 1, 7, 999, 768_001, 10**9, 2**31 - 1, 2**31, 4294967291, 2**32 - 1)]
-    cases += [case(f"{n} channels of 16 bits in blocks of 2", "a.wav: ", channels=n, block=2) for n in (0, 2, 3, 255, 65535)]
-    cases += [case(f"{bits} bits in blocks of 2", "a.wav: ", bits=bits, block=2) for bits in (0, 1, 7, 8, 24, 32, 64, 65535)]
+    cases += [case(f"{n} channels of 16 bits in blocks of 2", "a.wav: ", channels=n, block=2) for n in (0, 2, 3, 255,
+        65535)]
+    cases += [case(f"{bits} bits in blocks of 2", "a.wav: ", bits=bits, block=2) for bits in (0, 1, 7, 8, 24, 32, 64,
+        65535)]
     cases += [case(f"{block} bytes a block", "take 2 bytes", block=block) for block in (1, 3, 4, 255, 65535)]
     cases += [case(f"format {kind}", "a.wav: ", kind=kind) for kind in (0, 2, 17, 49, 0x1234, 0xFFFE, 0xFFFF)]
-    cases += [case(f"a format chunk of {size} bytes", "a.wav: ", fmt_size=size) for size in (0, 1, 14, 15, 2**31, 2**32 - 1)]
-    cases += [case(f"{size} bytes of samples promised", "cut short", size=size) for size in (len(INT16) * 2 + 2, 10**6, 0x7FFEFFFF)]
-    cases += [case(f"{size} bytes of samples, streamed", right=same(), size=size) for size in (0, 0x7FFFFFFF, 0xFFFFFFFF)]
+    cases += [case(f"a format chunk of {size} bytes", "a.wav: ", fmt_size=size) for size in (0, 1, 14, 15, 2**31,
+        2**32 - 1)]
+    cases += [case(f"{size} bytes of samples promised", "cut short", size=size) for size in (len(INT16) * 2 + 2, 10**6,
+        0x7FFEFFFF)]
+    cases += [case(f"{size} bytes of samples, streamed", right=same(), size=size) for size in (0, 0x7FFFFFFF,
+        0xFFFFFFFF)]
     return cases + [
         case("no block align", right=same(), block=0),
         case("an odd chunk first", right=same(), before=listed),
@@ -131,11 +138,13 @@ def others() -> list[Case]:
     long = b"a AUDIO\x04" + struct.pack("<I", 2**32 - 1) + flac
     inside = b"a AUDIO\x04" + struct.pack("<I", len(flac)) + flac
     texts = {"HTML": b"<!DOCTYPE html><html>404</html>", "text": b"not found\n", "a zip": b"PK\3\4" + GARBAGE,
-             "noise": GARBAGE, "a pickle": b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x07bad.bad\x94.", "NIST": b"NIST_1A\n   1024\n"}
+             "noise": GARBAGE, "a pickle": b"\x80\x04\x95\x0b\0\0\0\0\0\0\0\x8c\x07bad.bad\x94.",
+                 "NIST": b"NIST_1A\n   1024\n"}
     cases += [Case(kind, f"{name} called {end}", file(text, f"a.{end}"), f"a.{end}: ")
               for name, text in texts.items() for end in ("wav", "flac", "m4a")]
     return cases + [
-        Case(kind, "FLAC", file(flac, "a.flac"), right=same()), Case(kind, "FLAC called .wav", file(flac), right=same()),
+        Case(kind, "FLAC", file(flac, "a.flac"), right=same()), Case(kind, "FLAC called .wav", file(flac),
+            right=same()),
         Case(kind, "a WAV called .flac", file(wav(), "a.flac"), right=same()),
         Case(kind, "a WAV called .mp3", file(wav(), "a.mp3"), right=same()),
         Case(kind, "FLAC in an archive", file(inside, "a.ark", ":2"), right=same()),
@@ -164,7 +173,8 @@ def no_files() -> list[Case]:
         Case(kind, "a name too long", lambda folder: copied(folder, f"{folder}/{'x' * 300}.wav"), "name too long"),
         *(Case(kind, f"{name} an archive's place", lambda folder, name=name: copied(folder, f"{name}:44"), "a device")
           for name in ("/dev/zero", "/dev/null")),
-        *(Case(kind, name, lambda folder, name=name: copied(folder, name), "a device") for name in ("/dev/zero", "/dev/null")),
+        *(Case(kind, name, lambda folder, name=name: copied(folder, name), "a device") for name in ("/dev/zero",
+            "/dev/null")),
     ]
 
 

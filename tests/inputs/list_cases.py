@@ -78,18 +78,23 @@ def wide_fields() -> list[Case]:
         return b"a a-1 " + b"x" * WIDE + b"\n"
 
     return [
-        *(Case("one long word", f"1 MB of speaker, {verb[0]}", changed("utt2spk", speakers, *verb), "1048576 bytes where an id")
+        *(Case("one long word", f"1 MB of speaker, {verb[0]}", changed("utt2spk", speakers, *verb),
+            "1048576 bytes where an id")
           for verb in (VALIDATE, SUBSET, SPLIT, FIX)),
-        Case("one long word", "1 MB of gender", changed("spk2gender", lambda raw, _: b"a " + b"f" * WIDE + b"\nb m\n", *VALIDATE),
+        Case("one long word", "1 MB of gender", changed("spk2gender", lambda raw, _: b"a " + b"f" * WIDE + b"\nb m\n",
+            *VALIDATE),
              "bytes where an id or a number"),
-        Case("one long word", "1 MB of seconds", changed("utt2dur", lambda raw, _: raw.replace(b"0.3", b"0" * WIDE, 1), *VALIDATE),
+        Case("one long word", "1 MB of seconds", changed("utt2dur", lambda raw, _: raw.replace(b"0.3", b"0" * WIDE, 1),
+            *VALIDATE),
              "bytes where an id or a number"),
         Case("one long word", "1 MB of utterance in a trial", changed(
             "trials", lambda raw, _: raw + b"a-1 " + b"z" * WIDE + b" nontarget\n", *VALIDATE), "bytes where an id"),
-        Case("one long word", "1 MB of utterance in spk2utt", changed("spk2utt", model, *VALIDATE), "is not in utt2spk"),
+        Case("one long word", "1 MB of utterance in spk2utt", changed("spk2utt", model, *VALIDATE),
+            "is not in utt2spk"),
         Case("one long word", "1 MB of utterance in enroll.spk2utt", changed("enroll.spk2utt", model, *VALIDATE),
              "is not in utt2spk"),
-        Case("one long word", "1 MB of id, dropped", changed("utt2spk", lambda raw, _: raw + b"z" * WIDE + b" a\n", *FIX,
+        Case("one long word", "1 MB of id, dropped", changed("utt2spk", lambda raw, _: raw + b"z" * WIDE + b" a\n",
+            *FIX,
              returns=lambda data: DataDir(data).utt2spk.keys()), right=lambda made: made == list(UTTS)),
     ]
 
@@ -114,13 +119,15 @@ def numbers() -> list[Case]:
                 (folder / "data/wav.scp").write_text(f"r {folder}/x.wav\n")
                 return change(raw, folder)
             if verb == "copy":
-                changed("segments", more, "spk2utt", "DATA/utt2spk".replace("DATA", str(folder / "data")), "@out")(folder)
+                changed("segments", more, "spk2utt", "DATA/utt2spk".replace("DATA", str(folder / "data")),
+                    "@out")(folder)
                 run_worker(copy_wav.main, "part", folder / "data", folder / "out.ark")
             else:
                 changed("segments", more, *VALIDATE)(folder)
         return run
 
-    spans = ("0 \u0662", "\u0660 0.2", "0 inf", "nan 1", "-0.1 0.2", "0.2 0.1", "0.1 0.1", "0 1_0", "0 0.2 0.3", "0", "a b", "0 -2")
+    spans = ("0 \u0662", "\u0660 0.2", "0 inf", "nan 1", "-0.1 0.2", "0.2 0.1", "0.1 0.1", "0 1_0", "0 0.2 0.3", "0",
+        "a b", "0 -2")
     return cases + [Case("numbers of tables", f"a segment from {text}, {verb}", parts(text, verb), "segments:1")
                     for text in spans for verb in ("validate", "copy")]
 
@@ -147,7 +154,8 @@ def names() -> list[Case]:
     return [
         *(Case(kind, f"a command, {said or 'not'} allowed", run(pipe, said), off) for said in (None, "", "false")),
         Case(kind, "a command, allowed", run(pipe, "true"), right=True.__eq__),
-        *(Case(kind, f"a command, allowed with {said}", run(pipe, said), "write true or false") for said in ("1", "yes", "TRUE")),
+        *(Case(kind, f"a command, allowed with {said}", run(pipe, said), "write true or false") for said in ("1", "yes",
+            "TRUE")),
         Case(kind, "a long command", run("touch FOLDER/made" + " x" * 5000 + " |"), "x x ...)"),
         Case(kind, "no command", run("|", "true"), "empty command"),
         Case(kind, "an output pipe", run("| cat", "true"), "output pipe"),
@@ -178,13 +186,16 @@ def fifos() -> list[Case]:
     words = {"wav.scp": "neither wav.scp nor feats.scp", "utt2spk": "has no utt2spk", "spk2utt": "has no spk2utt"}
     return [*(Case("tables that are pipes", name, run(name, *VALIDATE), said) for name, said in words.items()),
             Case("tables that are pipes", "utt2spk, split", run("utt2spk", *SPLIT), "a pipe (FIFO), not a file"),
-            Case("tables that are pipes", "a list of utterances", lambda folder: (os.mkfifo(folder / "list"), run_worker(
-                data_dir.main, "subset", "--utt-list", folder / "list", directory(folder), folder / "out")), "a pipe (FIFO)")]
+            Case("tables that are pipes", "a list of utterances", lambda folder: (os.mkfifo(folder / "list"),
+                run_worker(
+                data_dir.main, "subset", "--utt-list", folder / "list", directory(folder), folder / "out")),
+                    "a pipe (FIFO)")]
 
 
 def channels() -> list[Case]:
     return [Case("channels", text, changed(
-        "reco2file_and_channel", lambda raw, _, text=text: f"a-1 x {text}\n".encode(), *VALIDATE), "reco2file_and_channel:1")
+        "reco2file_and_channel", lambda raw, _, text=text: f"a-1 x {text}\n".encode(), *VALIDATE),
+            "reco2file_and_channel:1")
         for text in ("\u0661", "0", "-1", "AA", "a", "1.0", "1 2", "")] + [
         Case("channels", text, changed("reco2file_and_channel", lambda raw, _, text=text: f"a-1 x {text}\n".encode(),
                                        "validate", "DATA", returns=lambda data: DataDir(data).wav["a-1"].channel),

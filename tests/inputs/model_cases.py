@@ -1,4 +1,4 @@
-"""Model files: folders, packed and exported ones, whose numbers ask for what the file has not; used by svq.bin.embed."""
+"""Model files: folders, packed and exported ones, whose numbers ask for what is not there; used by svq.bin.embed."""
 
 from __future__ import annotations
 
@@ -85,11 +85,14 @@ def folders() -> list[Case]:
     numbers = {("embed_dim",): (0, -1, 1 << 21, HUGE, 10**30, 1.5, "4", True, None, [4]),
                ("net", "width"): (0, -1, 9, 65536, 65537, HUGE, 10**30, 1.5, "8", True, None),
                ("net", "layers"): (0, 1, 3, 1000, 1001, HUGE), ("net", "splice"): (2, 5, 65535, HUGE),
-               ("front_end", "rate"): (0, -1, 999, 768001, HUGE, 1e9, "16000"), ("front_end", "num_mels"): (0, 9, 1025, 10**6),
+               ("front_end", "rate"): (0, -1, 999, 768001, HUGE, 1e9, "16000"), ("front_end", "num_mels"): (0, 9, 1025,
+                   10**6),
                ("front_end", "full_scale"): (0, -1, float("inf"), float("nan"), "x", "\u0663"),
                ("front_end", "preemphasis"): (-0.1, 1.1, float("nan")), ("arch",): ("None", "", 3, ["ResNet34"], None),
-               ("net", "depth"): (1,), ("net", "feat_dim"): (8,), ("net", "embed_dim"): (4,), ("net", "most"): (1,), ("net", 1): (2,),
-               ("net",): ([1], "x", 3), ("front_end",): ([1], 3), ("quant",): ({"bits": 0}, {"bits": 9}, {"bits": HUGE}, {"method": "x"}, 4),
+               ("net", "depth"): (1,), ("net", "feat_dim"): (8,), ("net", "embed_dim"): (4,), ("net", "most"): (1,),
+                   ("net", 1): (2,),
+               ("net",): ([1], "x", 3), ("front_end",): ([1], 3), ("quant",): ({"bits": 0}, {"bits": 9}, {"bits": HUGE},
+                   {"method": "x"}, 4),
                ("folded",): ({"x": "y"}, [1]), ("front_end", "window"): ("hann", 3), ("extra",): (1,)}
     found = [case(f"{'.'.join(map(str, keys))}: {value!r}"[:60], "m", config=put(*keys, value=value))
              for keys, values in numbers.items() for value in values]
@@ -114,23 +117,35 @@ def folders() -> list[Case]:
     weights = "model.safetensors"
     found += [case(f"weights cut to {size} bytes", weights, tensors=cut(size)) for size in (0, 1, 8, 20, 200, 1000)]
     return found + [
-        case("a header of 2^63 bytes", weights, tensors=long_header), case("weights that are a FIFO", "a pipe (FIFO)", tensors=fifo),
-        case("no weights", weights, tensors=os.unlink), case("weights that are a folder", weights, tensors=lambda p: (p.unlink(), p.mkdir())),
-        case("a tensor missing", "missing [", tensors=tensor(lambda t, name: {k: v for k, v in t.items() if k != name})),
-        case("a tensor too many", "unexpected ['more']", tensors=tensor(lambda t, name: {**t, "more": t[name].clone()})),
-        case("a tensor of another shape", "has shape", tensors=tensor(lambda t, name: {**t, name: t[name][None].clone()})),
+        case("a header of 2^63 bytes", weights, tensors=long_header), case("weights that are a FIFO", "a pipe (FIFO)",
+            tensors=fifo),
+        case("no weights", weights, tensors=os.unlink), case("weights that are a folder", weights,
+            tensors=lambda p: (p.unlink(), p.mkdir())),
+        case("a tensor missing", "missing [", tensors=tensor(lambda t, name: {k: v for k, v in t.items()
+            if k != name})),
+        case("a tensor too many", "unexpected ['more']", tensors=tensor(lambda t, name: {**t,
+            "more": t[name].clone()})),
+        case("a tensor of another shape", "has shape", tensors=tensor(lambda t, name: {**t,
+            name: t[name][None].clone()})),
         case("a weight that is no number", "not finite", tensors=tensor(lambda t, name: {**t, name: t[name] * np.nan})),
-        case("weights in double precision", None, is_right("folder"), tensors=tensor(lambda t, _: {k: v.double() for k, v in t.items()})),
+        case("weights in double precision", None, is_right("folder"), tensors=tensor(lambda t, _: {k: v.double() for k,
+            v in t.items()})),
         *(case(f"a config of {what}", "m/config.yaml", text=text) for what, text in {
-            "a list": b"- 1\n", "words": b"hello\n", "no YAML": b"a: [\n", "noise": bytes(range(128, 256)), "tags": b"!!python/object/apply:os.getcwd []\n",
-            "aliases": b"a: &a [x]\nb: &b [*a, *a]\n" + b"".join(b"%c: &%c [%s]\n" % (c, c, b", ".join([b"*%c" % (c - 1)] * 10)) for c in range(99, 108)),
+            "a list": b"- 1\n", "words": b"hello\n", "no YAML": b"a: [\n", "noise": bytes(range(128, 256)),
+                "tags": b"!!python/object/apply:os.getcwd []\n",
+            "aliases": b"a: &a [x]\nb: &b [*a, *a]\n" + b"".join(b"%c: &%c [%s]\n" % (c, c,
+                b", ".join([b"*%c" % (c - 1)] * 10)) for c in range(99, 108)),
             "depth": b"[" * 5000, "a key twice": b"arch: a\narch: b\n"}.items()),
         case("a config of nothing", "do not fit", text=b""),
-        Case("model folders", "no config", lambda folder: ((folder / "m").mkdir(), embedded(folder, folder / "m"))[1], "no such config file"),
-        Case("model folders", "nothing there", lambda folder: embedded(folder, folder / "m"), "neither a model folder nor"),
-        Case("model folders", "a config that is a FIFO", lambda folder: ((folder / "m").mkdir(), os.mkfifo(folder / "m/config.yaml"),
+        Case("model folders", "no config", lambda folder: ((folder / "m").mkdir(), embedded(folder, folder / "m"))[1],
+            "no such config file"),
+        Case("model folders", "nothing there", lambda folder: embedded(folder, folder / "m"),
+            "neither a model folder nor"),
+        Case("model folders", "a config that is a FIFO", lambda folder: ((folder / "m").mkdir(),
+            os.mkfifo(folder / "m/config.yaml"),
              embedded(folder, folder / "m"))[2], "a pipe (FIFO)"),
-        Case("model folders", "a FIFO", lambda folder: (os.mkfifo(folder / "m"), embedded(folder, folder / "m"))[1], "neither a model folder nor"),
+        Case("model folders", "a FIFO", lambda folder: (os.mkfifo(folder / "m"), embedded(folder, folder / "m"))[1],
+            "neither a model folder nor"),
     ]
 
 
@@ -173,16 +188,20 @@ def packed() -> list[Case]:
     values = {("format",): (0, 1, 99, "3", None, [3]), ("model", "embed_dim"): (0, 5, 1 << 21, HUGE, "x"),
               ("model", "net", "width"): (0, 9, 65535, HUGE), ("model", "net", "layers"): (1, 3, 900, HUGE),
               ("model", "front_end", "rate"): (0, HUGE), ("model", "front_end", "num_mels"): (0, 7, 10**6),
-              ("model", "quant"): (3, {"bits": 99}), ("model",): (None, [], "x"), ("layers",): (None, [], 3, [[1]], ["x"]),
+              ("model", "quant"): (3, {"bits": 99}), ("model",): (None, [], "x"), ("layers",): (None, [], 3, [[1]],
+                  ["x"]),
               ("layers", 0): (["x", 4, 16, 1], [], [1, 2]), ("layers", 0, 1): (0, 9, -1, HUGE, "4", 3),
-              ("layers", 0, 2): (0, 17, HUGE, -1, 1.5), ("layers", 0, 3): (0, 3, -1, HUGE, 2**62), ("norms",): (3, [["x", 3]], [["x", -1]], [1]),
+              ("layers", 0, 2): (0, 17, HUGE, -1, 1.5), ("layers", 0, 3): (0, 3, -1, HUGE, 2**62), ("norms",): (3,
+                  [["x", 3]], [["x", -1]], [1]),
               ("digest",): (None, 3, {"4": "x"})}
     found = [told(f"{'.'.join(map(str, keys))}: {value!r}", put(*keys, value=value), worker=worker)
              for keys, many in values.items() for value in many
              for worker in ((embed, inspect) if keys[0] == "layers" else (embed,))]
-    compressed = [told(f"{n} bytes of Huffman codes", lambda about, _, n=n: about["layers"][0].append(n)) for n in (-1, 1, 7, HUGE, 2**62)]
+    compressed = [told(f"{n} bytes of Huffman codes", lambda about, _, n=n: about["layers"][0].append(n)) for n in (-1,
+        1, 7, HUGE, 2**62)]
     calibrations = [told(f"calibration {value!r}", put("calibration", value=value), "m.svq: not a calibration")
-                    for value in ({"slope": float("nan"), "offset": 0}, {"slope": -1, "offset": 0}, {"slope": "1", "offset": 0}, {"a": 1}, {"slope": 1})]
+                    for value in ({"slope": float("nan"), "offset": 0}, {"slope": -1, "offset": 0}, {"slope": "1",
+                        "offset": 0}, {"a": 1}, {"slope": 1})]
 
     def tensor(name, change):
         return lambda about, tensors: tensors.update({name: change(tensors[name])})
@@ -190,14 +209,20 @@ def packed() -> list[Case]:
     return found + compressed + calibrations + [
         *(raw(f"cut to {n} bytes", lambda data, n=n: data[:n]) for n in (0, 1, 7, 8, 9, 100, 700, 1500)),
         *(raw(f"bit {place} turned", flip(place)) for place in range(1, 41)),
-        raw("a byte more", lambda data: data + b"x"), raw("a header of 2^63 bytes", lambda data: struct.pack("<Q", 2**63 - 1) + data[8:]),
+        raw("a byte more", lambda data: data + b"x"), raw("a header of 2^63 bytes", lambda data: struct.pack("<Q",
+            2**63 - 1) + data[8:]),
         raw("sound", lambda data: data, None, is_right("svq")),
-        told("codes cut", tensor("codes", lambda t: t[:-1].clone())), told("codes too many", tensor("codes", lambda t: t.repeat(2))),
-        told("codes that are floats", tensor("codes", lambda t: t.float())), told("levels that are NaN", tensor("codebooks", lambda t: t * np.nan)),
-        told("levels cut", tensor("codebooks", lambda t: t[:-1].clone())), told("no codes", lambda about, tensors: tensors.pop("codes")),
+        told("codes cut", tensor("codes", lambda t: t[:-1].clone())), told("codes too many", tensor("codes",
+            lambda t: t.repeat(2))),
+        told("codes that are floats", tensor("codes", lambda t: t.float())), told("levels that are NaN",
+            tensor("codebooks", lambda t: t * np.nan)),
+        told("levels cut", tensor("codebooks", lambda t: t[:-1].clone())), told("no codes", lambda about,
+            tensors: tensors.pop("codes")),
         told("a tensor too many", lambda about, tensors: tensors.update(more=tensors["codes"].clone())),
-        Case(kind, "a FIFO", lambda folder: (os.mkfifo(folder / "m.svq"), embedded(folder, folder / "m.svq"))[1], "a pipe (FIFO)"),
-        Case(kind, "a folder", lambda folder: ((folder / "m.svq").mkdir(), embedded(folder, folder / "m.svq"))[1], "m.svq"),
+        Case(kind, "a FIFO", lambda folder: (os.mkfifo(folder / "m.svq"), embedded(folder, folder / "m.svq"))[1],
+            "a pipe (FIFO)"),
+        Case(kind, "a folder", lambda folder: ((folder / "m.svq").mkdir(), embedded(folder, folder / "m.svq"))[1],
+            "m.svq"),
         Case(kind, "nothing there", lambda folder: embedded(folder, folder / "m.svq"), "m.svq: no such file"),
     ]
 
@@ -233,7 +258,8 @@ def exported() -> list[Case]:
             from onnx import TensorProto, helper
 
             ours = onnx.load(made("onnx")[0])
-            ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", inputs), ("y", inputs))]
+            ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in (("x", inputs),
+                ("y", inputs))]
             graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
             model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
             model.metadata_props.extend(ours.metadata_props)
@@ -245,17 +271,22 @@ def exported() -> list[Case]:
         raw("sound", lambda data: data, None, is_right("onnx")),
         *(raw(f"cut to {n} bytes", lambda data, n=n: data[:n]) for n in (0, 1, 50, 1000)),
         raw("noise", lambda data: bytes(range(256)) * 20), raw("text", lambda data: b"<html>\n"),
-        told("metadata", value=""), told("metadata", value="x"), told("metadata", value="[1]"), told("metadata", value="{}"),
+        told("metadata", value=""), told("metadata", value="x"), told("metadata", value="[1]"), told("metadata",
+            value="{}"),
         *(told("format", "format", value=value) for value in (0, 2, "1", None)),
         *(told("embed_dim", "config", "embed_dim", value=value) for value in (0, 5, HUGE, "x")),
         *(told("rate", "config", "front_end", "rate", value=value) for value in (0, HUGE, "x")),
         *(told("num_mels", "config", "front_end", "num_mels", value=value) for value in (0, 7, 10**6)),
-        *(told("input", "input", value=value) for value in ("x", None)), *(told("frames", "frames", value=value) for value in (-1, 0, 7, "x")),
-        told("input", "input", value="waveform"), told("calibration", "calibration", value="x"), told("calibration", "calibration", value={"slope": 1}),
+        *(told("input", "input", value=value) for value in ("x", None)), *(told("frames", "frames", value=value)
+            for value in (-1, 0, 7, "x")),
+        told("input", "input", value="waveform"), told("calibration", "calibration", value="x"), told("calibration",
+            "calibration", value={"slope": 1}),
         other([1, 3]), other(["b", "t", "f"]), other([1, 1, 1, 1]),
-        Case(kind, "a FIFO", lambda folder: (os.mkfifo(folder / "m.onnx"), embedded(folder, folder / "m.onnx"))[1], "m.onnx"),
+        Case(kind, "a FIFO", lambda folder: (os.mkfifo(folder / "m.onnx"), embedded(folder, folder / "m.onnx"))[1],
+            "m.onnx"),
         Case(kind, "nothing there", lambda folder: embedded(folder, folder / "m.onnx"), "m.onnx: no such file"),
-        Case(kind, "an .xml without its .bin", lambda folder: ((folder / "m.xml").write_text("<net/>"), embedded(folder, folder / "m.xml"))[1], "m.xml"),
+        Case(kind, "an .xml without its .bin", lambda folder: ((folder / "m.xml").write_text("<net/>"), embedded(folder,
+            folder / "m.xml"))[1], "m.xml"),
     ]
 
 

@@ -14,7 +14,7 @@ from svq.errors import one_line
 
 REFUSED, HANDLED, TRACEBACK, SILENT = "one line", "handled", "traceback", "silent"
 OUTCOMES = (REFUSED, HANDLED, TRACEBACK, SILENT)
-SECONDS = 20  # after which an input counts as one that hangs
+SECONDS = 120  # after which an input counts as one that hangs
 
 
 @dataclass(frozen=True)
