@@ -4,7 +4,8 @@
   python -m svq.bin.embed --model model.onnx --out emb.npz data/test/wav.scp
 
 INPUT: recordings, whose ids are their file names without folder and ending, or one list named *.scp (lines: id
-recording, the recording a file, archive:offset or `command |`), or a data directory with a wav.scp.
+recording, the recording a file, archive:offset or, with SVQ_ALLOW_PIPES=true, `command |`), or a data directory with a
+wav.scp.
 Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), or, where OUT ends in .npz, NumPy arrays `ids` (N,) and
 `embeddings` (N, D) float32; whole or not at all. A recording that cannot be read, is silent or has less
 than --min-seconds of sound is an error that names it, after all others have been tried.

@@ -41,7 +41,7 @@ def arguments(options, norms):
     options.add_argument("--lists", default="", metavar="LIST:BACKEND[:NORM],...", help="lists under TRIALS and what "
                          "scores them, such as dev/trials:cosine,test/trials:plda; in place of one list and --backend")
     options.add_argument("trials", help="lines: enroll test [target|nontarget]")
-    options.add_argument("embeddings", help="embedding folder or scp of the trials")
+    options.add_argument("embeddings", help="embedding folder, scp or .npz of the trials")
     options.add_argument("scores", help="folder for the score files")
     return options
 
