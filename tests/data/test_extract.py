@@ -129,7 +129,7 @@ def test_jobs_share_whole_blocks_of_speech(frames, num_jobs):
     assert [n for s in slices for n in range(s.start, s.stop)] == list(range(max(numbers) + 1))
 
 
-@pytest.mark.parametrize("frames", ["nan", "inf", "-3", "1e300"])
+@pytest.mark.parametrize("frames", ["-3", "0", "1e300"])
 def test_a_strange_length_changes_the_order_only(place, tmp_path, frames):
     _, data, model, reference = place
     strange = tmp_path / "strange"
