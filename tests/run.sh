@@ -28,7 +28,7 @@ if [[ $1 == --slurm ]]; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurmctld slurmd slurm-client munge > /dev/null || true
   fi
   export SVQ_TEST_SLURM=1
-  set -- tests/slurm -rs "$@"
+  set -- tests/slurm -n 4 -rs "$@"  # they wait more than they work; a cluster for each file
 fi
 if [[ $1 == --torture ]]; then
   shift

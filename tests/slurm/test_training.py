@@ -39,7 +39,7 @@ class Recipe:
     def __init__(self, folder):
         self.folder = folder
         data_dir(folder, speakers=3, utts=8, seconds=0.6)
-        (folder / "tiny.yaml").write_text(yaml.safe_dump(dict(TINY, epochs=12, checkpoint_minutes=0)))
+        (folder / "tiny.yaml").write_text(yaml.safe_dump(dict(TINY, epochs=8, checkpoint_minutes=0)))
         for name in ("steps", "utils", "path.sh", "cmd.sh"):
             (folder / name).symlink_to(ROOT / name)
         (folder / "run.sh").write_text(RUN)
@@ -94,7 +94,13 @@ def test_preempted_run(here, cluster, recipe, seen):
     _, err = shell(*submit, *resources, recipe.folder, code=1)
     assert "in the queue already, as job %s" % job in err
     shell.until(recipe.checkpoint("net").exists, "the training has a checkpoint")
-    cluster("sbatch", "--wait", "--partition=high", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1")
+    held = trainings("exp/net")
+    for pid in held:                     # on a fast machine it would be done before its place is taken
+        os.kill(pid, signal.SIGSTOP)
+    cluster("sbatch", "--partition=high", "--ntasks=4", "--output=/dev/null", "--wrap=sleep 1")
+    shell.until(lambda: cluster("squeue", "-h", "-j", job, "-o", "%T") != "RUNNING", "its place is taken")
+    for pid in filter(is_training, held):
+        os.kill(pid, signal.SIGCONT)
     shell.until(lambda: not cluster("squeue", "-h"), "the run is done", 150)
     assert recipe.model("net") == recipe.undisturbed(1)
     log = recipe.log("log/run.log")
@@ -109,12 +115,12 @@ def test_two_nodes(here, cluster, recipe, seen):
     train = ["bash", "steps/train.sh", "--cmd", "slurm.py --mem 1G", "--num-nodes", "2", "tiny.yaml", "data", "exp/two"]
     process = shell.start(*train)
     shell.until(recipe.checkpoint("two").exists, "the training has a checkpoint", 120)
-    ranks = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_rank(pid)]
+    ranks = trainings("exp/two")
     assert len(ranks) == 2
     os.kill(ranks[-1], signal.SIGKILL)
     _, err = shell.end(process, 1)
     assert "the job failed (code 1" in err and re.search(r"task \d: Killed", recipe.log("two/log/train.log"))
-    assert not any(map(is_rank, ranks)) and not cluster("squeue", "-h", "-t", "R")
+    assert not any(map(is_training, ranks)) and not cluster("squeue", "-h", "-t", "R")
     seen("7 two nodes, a rank killed", "all end, the job fails, its log names the rank")
     process = shell.start(*train)
     shell.until(lambda: "resuming from" in recipe.log("two/log/train.log"), "the training goes on", 120)
@@ -126,11 +132,14 @@ def test_two_nodes(here, cluster, recipe, seen):
     seen("7 two nodes, a node fails", "requeued, both ranks went on, same bytes as torchrun's two")
 
 
-def is_rank(pid):
-    """Whether a process is one of a training under srun."""
+def is_training(pid, model=""):
     try:
-        environ, words = (Path("/proc/%d" % pid, name).read_bytes().split(b"\0") for name in ("environ", "cmdline"))
+        words = Path("/proc/%d/cmdline" % pid).read_bytes().split(b"\0")
     except OSError:
         return False
-    in_step = any(word.startswith(b"SLURM_STEP_ID=") for word in environ)
-    return in_step and b"svq.bin.train" in words and words[0].endswith(b"python3")
+    return words[1:3] == [b"-m", b"svq.bin.train"] and (not model or model.encode() in words)
+
+
+def trainings(model):
+    """Ids of the processes that train it."""
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if is_training(pid, model)]
