@@ -17,6 +17,7 @@ from tests.torture.recipe import STAGES, differences
 SEED = int(os.environ.get("SVQ_TORTURE_SEED", 1))
 KILLS = {stage: 4 for stage in STAGES} | {5: 7, 6: 5, 14: 5}  # 70 in all
 LEAST = 60
+LONGEST = 60  # seconds before a kill; the next run goes on from there
 NO_SPACE = re.compile(r"[^\n]*(?:No space left|Disk quota)[^\n]*")
 
 
@@ -72,7 +73,8 @@ def kill_often(torture, draw, stage) -> list[Kill]:
     for _ in range(3 * KILLS[stage]):
         if len(here) == KILLS[stage]:
             break
-        killed, status, said = killed_once(torture, draw, stage, share * torture.undisturbed.seconds[stage], force)
+        longest = min(LONGEST, share * torture.undisturbed.seconds[stage])
+        killed, status, said = killed_once(torture, draw, stage, longest, force)
         assert "Traceback" not in said, said
         if killed.kind:
             here.append(killed)
