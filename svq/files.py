@@ -14,10 +14,12 @@ _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFCHR
 def require_file(path):
     """Gives `path` back; UserError where a pipe, a socket or a device is there, or a name that no file can have.
 
-    Opening one may wait for ever, and it can be read once at most. What is missing, or a folder, is for who opens it.
+    Opening one may wait for ever, and it can be read once at most. /dev/null is an empty file. What is missing, or a
+    folder, is for who opens it.
     """
     try:
-        kind = _KINDS.get(stat.S_IFMT(os.stat(path).st_mode))
+        found = os.stat(path)
+        kind = None if os.path.samestat(found, os.stat(os.devnull)) else _KINDS.get(stat.S_IFMT(found.st_mode))
     except OSError:
         return path
     except ValueError:

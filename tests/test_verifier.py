@@ -439,7 +439,7 @@ def test_unreadable_recordings_are_all_named(place, tmp_path, capsys):
 
 @pytest.mark.parametrize("inputs, words", [
     (["x/a.wav", "y/a.mp3"], "y/a.mp3: the id `a` of two"), (["two words.wav"], "no id without spaces"),
-    (["none.scp"], "none.scp: no such file"), (["twice.scp"], "twice"), (["pipe.scp"], "empty command"),
+    (["none.scp"], "none.scp: no such file"), (["twice.scp"], "twice"), (["pipe.scp"], "pipe.scp:1: `a` runs a command"),
 ])
 def test_inputs_that_give_no_ids(tmp_path, monkeypatch, inputs, words):
     monkeypatch.chdir(tmp_path)

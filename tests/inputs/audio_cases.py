@@ -171,10 +171,10 @@ def no_files() -> list[Case]:
         Case(kind, "below a file", lambda folder: ((folder / "x").touch(), copied(folder, f"{folder}/x/a.wav"))[1],
              "not a directory"),
         Case(kind, "a name too long", lambda folder: copied(folder, f"{folder}/{'x' * 300}.wav"), "name too long"),
-        *(Case(kind, f"{name} an archive's place", lambda folder, name=name: copied(folder, f"{name}:44"), "a device")
-          for name in ("/dev/zero", "/dev/null")),
-        *(Case(kind, name, lambda folder, name=name: copied(folder, name), "a device") for name in ("/dev/zero",
-            "/dev/null")),
+        *(Case(kind, f"{name} in an archive's place", lambda folder, name=name: copied(folder, f"{name}:44"), words)
+          for name, words in (("/dev/zero", "a device"), ("/dev/null", "ends at byte 0"))),
+        *(Case(kind, name, lambda folder, name=name: copied(folder, name), words)
+          for name, words in (("/dev/zero", "a device"), ("/dev/null", "the file is empty"))),
     ]
 
 

@@ -105,6 +105,14 @@ def test_no_file_of_a_user_is_opened_without_a_look():
     assert count == allowed
 
 
+def test_recipes_whose_lists_run_commands_allow_them():
+    makers = ("perturb_data_dir_speed", "prepare_voxceleb", "prepare_librispeech")
+    for script in sorted(ROOT.glob("egs/*/run.sh")):
+        text = script.read_text(encoding="utf-8")
+        assert any(maker in text for maker in makers) == ("export SVQ_ALLOW_PIPES=" in text), script
+    assert "SVQ_ALLOW_PIPES" not in "".join(path.read_text(encoding="utf-8") for path in ROOT.glob("steps/*.sh"))
+
+
 def test_numbers_of_tables_are_those_of_words():
     import numpy as np
 
