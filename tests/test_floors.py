@@ -36,7 +36,7 @@ FLOORS = (
     ("config_files",),
     ("rows",),
     ("yaml_file",),
-    ("atomic", "digest", "hardware", "progress"),
+    ("atomic", "hardware", "progress"),
     ("files", "numbers"),
     ("errors",),
 )

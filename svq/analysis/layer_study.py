@@ -27,7 +27,7 @@ from svq.analysis.layer_subjects import FinetunedSubject, FloatSubject, LayerAna
 from svq.analysis.layer_tables import PREDICTORS, CorrelationRow, MovedRow, PartRow, SystemRow
 from svq.atomic import remove_leftovers
 from svq.data.extraction import calibration_features, digest_of
-from svq.digest import fingerprint
+from svq.files import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import Measured, measure
 from svq.network import load_tensors, save_tensors

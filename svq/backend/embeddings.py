@@ -1,4 +1,4 @@
-"""Embeddings in Kaldi float-vector archives, through scp files, or in one .npz file (svq.backend.npz).
+"""Embeddings in Kaldi float-vector archives, through scp files, or in one .npz file.
 
 A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
 read by whole arrays through a memory map; anything else that `svq.data.features` understands
@@ -6,19 +6,23 @@ read by whole arrays through a memory map; anything else that `svq.data.features
 """
 
 import os
+import zipfile
+import zlib
 
 import numpy as np
 
 from svq.atomic import atomic_path
-from svq.backend.npz import read_npz
 from svq.backend.tokens import IdIndex, Tokens, missing_message, read_groups, read_pairs, rows_at
+from svq.data.table import MAX_KEY
 from svq.errors import UserError, located
-from svq.files import require_file
+from svq.files import open_file, require_file
 
 _BLOCK = 1 << 13            # embeddings read together: bounds the float64 temporaries
 _LONGEST_PATH = 4096        # of a file's name; what is longer is no file, and the one-by-one reader says so
 _HEADER = 10                # "\0B" "FV " "\4" int32
 _KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
+
+_ARRAYS = ("ids", "embeddings")
 
 
 class EmbeddingReader:
@@ -34,7 +38,7 @@ class EmbeddingReader:
         self.path = os.path.join(path, f"{name}.scp") if os.path.isdir(path) else path
         self._index = None
         if self.path.endswith(".npz"):
-            self.ids, self._plan = read_npz(self.path)
+            self.ids, self._plan = _read_npz(self.path)
         else:
             self.ids, self._where = read_pairs(self.path)
             self._plan = _plan(self._where, self.path)
@@ -90,6 +94,42 @@ class EmbeddingReader:
             raise UserError(located(self.path, row + 1, f"{self.ids[row]} has {len(value)} values where "
                                                         f"the first embedding has {self.dim}"))
         return value
+
+
+class _Held:
+    """Embeddings in memory, read as those of an archive: dim values each."""
+
+    def __init__(self, matrix):
+        self.matrix, self.dim = matrix, matrix.shape[1]
+
+    def read(self, rows, out):
+        """Copies those at the positions `rows` into `out` (n, dim)."""
+        out[:] = self.matrix[rows]
+
+
+def _read_npz(path):
+    """The ids (Tokens) and the embeddings (what reads them) of an .npz file; UserError where it holds anything else.
+
+    Nothing in it is unpickled.
+    """
+    try:
+        with open_file(path) as file, np.load(file, allow_pickle=False) as found:
+            ids, matrix = (found[name] for name in _ARRAYS)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, SyntaxError,
+            zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not the arrays {' and '.join(_ARRAYS)} of svq.bin.embed ({reason[:120]})") from None
+    if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
+        raise UserError(f"{path}: ids are {ids.dtype} {ids.shape}, not a list of texts (N,)")
+    if matrix.ndim != 2 or matrix.dtype.kind != "f" or len(matrix) != len(ids) or not matrix.shape[1]:
+        raise UserError(f"{path}: embeddings are {matrix.dtype} {matrix.shape}, not floats ({len(ids)}, D)")
+    words = ids.tolist()
+    for word in words:
+        if len(word.split()) != 1 or len(word.encode()) > MAX_KEY:
+            raise UserError(f"{path}: the id {word[:40]!r} is empty, holds blanks or has more than {MAX_KEY} bytes")
+    return Tokens.of(words), _Held(matrix)
 
 
 class _Plan:

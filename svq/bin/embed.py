@@ -61,9 +61,8 @@ def recordings_of(inputs: list[str]) -> dict:
 
 def recordings_in(path: str) -> dict:
     """Id -> `Rx` of a list or of a data directory's wav.scp."""
-    from svq.data.commands import require_allowed
     from svq.data.datadir import DataDir
-    from svq.data.rxfilename import parse
+    from svq.data.rxfilename import parse, require_allowed
     from svq.data.table import Table
 
     table = DataDir(path).wav if os.path.isdir(path) else Table.read(path)

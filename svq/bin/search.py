@@ -60,7 +60,7 @@ def prepare(options, search, parameters, sets):
 def describe(options, search, config) -> dict:
     """Digests of all that the trials' values depend on, by what it is."""
     from svq.config import to_dict
-    from svq.digest import fingerprint, inputs_digest
+    from svq.files import fingerprint, inputs_digest
     from svq.train.run import decisive
 
     def files(folders, *names):

@@ -18,7 +18,7 @@ import sys
 
 from svq.cli import parser, run_main
 from svq.config import read_tree
-from svq.digest import run_digest
+from svq.files import run_digest
 from svq.errors import UserError, some_of
 from svq.progress import progress
 

@@ -77,7 +77,7 @@ def run_id(config, made, options) -> str:
     config: an AggregationTrainConfig. made: the AggregationConfig of what is trained.
     """
     from svq.config import to_dict
-    from svq.digest import run_digest
+    from svq.files import run_digest
 
     defaults = type(config)()
     config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,

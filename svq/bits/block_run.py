@@ -31,7 +31,7 @@ from svq.bits.selection import COSTS, PRESETS
 from svq.bits.table import LayerBits
 from svq.config import to_dict
 from svq.data.extraction import calibration_features, digest_of
-from svq.digest import fingerprint
+from svq.files import fingerprint
 from svq.errors import UserError
 from svq.evaluation.development import DevelopmentList, EmbeddingStore, Measured, drifts, measure
 from svq.models import load_model

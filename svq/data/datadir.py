@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
-from svq.data.commands import require_allowed
-from svq.data.rxfilename import Rx, parse
+from svq.data.rxfilename import Rx, parse, require_allowed
 from svq.data.table import BLOCK_LINES, Table, write_table
 from svq.errors import UserError, located
 

@@ -17,8 +17,7 @@ import numpy as np
 from kaldiio.matio import read_ascii_mat, write_array
 
 from svq.atomic import atomic_path, atomic_write
-from svq.data.commands import start
-from svq.data.rxfilename import parse
+from svq.data.rxfilename import parse, start
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 from svq.files import open_file

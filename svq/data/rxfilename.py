@@ -1,16 +1,25 @@
-"""Kaldi's extended file names, as they stand in wav.scp and feats.scp: a file, `ark:offset`, or `command |`."""
+"""Kaldi's extended file names, as they stand in wav.scp and feats.scp: a file, `ark:offset`, or `command |`.
+
+Whoever gives you a list with a command gives you a script: commands are off unless allowed. A recipe's run.sh, whose
+stage 1 has written its lists, allows them with SVQ_ALLOW_PIPES=true in the environment; so does whoever has read a list
+of others. Nothing else does.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
 from dataclasses import dataclass, replace
 
-from svq.errors import UserError
+from svq.errors import UserError, located
 
 _OFFSET = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 # Extensions of the formats that SoX 14.4 decodes; everything else is left to ffmpeg.
 _SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "gsm", "nist", "voc", "w64", "caf"}
+VARIABLE = "SVQ_ALLOW_PIPES"
+_SHOWN = 60  # characters of a command in a message
 
 
 @dataclass(frozen=True)
@@ -81,3 +90,33 @@ def speed_command(rxfilename: str, factor: str) -> str:
     if set(rx.path) & set("*?[]{}~\\"):  # SoX expands these itself, whatever the shell's quotes say
         return f"sox -R -t {extension} - {effect[:-2]} < {shlex.quote(rx.path)} |"
     return f"sox -R {quote_path(rx.path)} {effect}"
+
+
+def allowed() -> bool:
+    """Whether the environment allows commands; UserError where it says neither true nor false."""
+    value = os.environ.get(VARIABLE) or "false"
+    if value not in ("true", "false"):
+        raise UserError(f"{VARIABLE} is '{value}'; write true or false")
+    return value == "true"
+
+
+def require_allowed(table) -> None:
+    """UserError naming the first line of the `Table` that runs a command, unless commands are allowed."""
+    rows = table.rows_ending_in(b"|")
+    if len(rows) and not allowed():
+        row = int(rows[0])
+        raise UserError(located(table.path, row + 1, f"`{table.key(row)}` {_refusal(str(table.value(row))[:-1])}"))
+
+
+def start(command: str, stderr=None) -> subprocess.Popen:
+    """Starts a shell command whose standard output is wanted, in a session of its own; UserError unless allowed."""
+    if not allowed():
+        raise UserError(_refusal(command))
+    return subprocess.Popen(["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=stderr, start_new_session=True)
+
+
+def _refusal(command: str) -> str:
+    command = " ".join(command.split())
+    shown = command if len(command) <= _SHOWN else command[:_SHOWN] + "..."
+    return f"runs a command ({shown}), and lists may not: read the list, and if you trust it, export {VARIABLE}=true"

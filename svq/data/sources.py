@@ -22,8 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from svq.data.commands import start
-from svq.data.rxfilename import Rx, parse
+from svq.data.rxfilename import Rx, parse, start
 from svq.data.wavfile import as_float32, read_header
 from svq.errors import UserError
 from svq.files import open_file

@@ -378,8 +378,7 @@ class Table:
     def write(self, path, indices: np.ndarray | None = None, atomic: bool = True) -> None:
         """Writes the lines, or those at `indices`, in that order; atomically unless a whole folder will be renamed."""
         with atomic_write(path, "wb") if atomic else open(path, "wb") as out:
-            for block in self.blocks(indices):
-                out.write(block)
+            out.writelines(self.blocks(indices))
 
 
 def write_table(path, pairs: Iterable[tuple[str, object]]) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from svq.data import audio, stored
 from svq.data.audio import FORM, is_span
-from svq.data.commands import require_allowed
 from svq.data.datadir import (
     MAY_BE_BLANK,
     DataDir,
@@ -21,6 +20,7 @@ from svq.data.datadir import (
     spk2utt_blocks,
     wrong_lines,
 )
+from svq.data.rxfilename import require_allowed
 from svq.data.table import Table, find, to_bytes_array
 from svq.errors import UserError, located
 from svq.numbers import number, numbers

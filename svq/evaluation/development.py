@@ -17,7 +17,7 @@ from svq.backend.scores import read_trials
 from svq.backend.scoring import pair_scores
 from svq.backend.tokens import IdIndex, read_columns
 from svq.data.extraction import Utterances, embed
-from svq.digest import fingerprint, inputs_digest
+from svq.files import fingerprint, inputs_digest
 from svq.errors import UserError, some_of
 from svq.network import load_tensors, save_tensors
 from svq.progress import progress

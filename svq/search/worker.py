@@ -35,7 +35,7 @@ from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
 from svq.train.run import RunOptions, run_training, total_epochs
-from svq.train.stopping import Stopped
+from svq.train.checkpoint import Stopped
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")
 COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs")

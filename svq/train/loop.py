@@ -25,7 +25,7 @@ from svq.data.frontend import FrontEnd, check_stored
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
 from svq.quant.api import outer_update_, refit_
-from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
+from svq.train.checkpoint import RunningAverage, StopRequest, load_checkpoint, save_checkpoint
 from svq.train.config import TrainConfig
 from svq.train.distributed import World, synchronize_batch_norm
 from svq.train.objective import Objective
@@ -38,7 +38,6 @@ from svq.train.optimizer import (
     set_learning_rate,
     use_bf16,
 )
-from svq.train.stopping import StopRequest
 
 
 class NonFiniteLoss(UserError):
@@ -100,7 +99,7 @@ class Trainer:
     def run(self) -> None:
         """Trains to the end, from the last checkpoint where there is one of this run.
 
-        Where SIGTERM or SIGUSR1 asks this process, or one that trains with it, to end, raises svq.train.stopping.Stopped
+        Where SIGTERM or SIGUSR1 asks this process, or one that trains with it, to end, raises svq.train.checkpoint.Stopped
         once the step is done and a checkpoint of it is written.
         """
         with self.request:

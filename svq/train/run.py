@@ -15,7 +15,7 @@ from torch import nn
 
 from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
-from svq.digest import run_digest
+from svq.files import run_digest
 from svq.distill.cache import Targets
 from svq.distill.levels import file_of
 from svq.distill.objective import EmbeddingObjective, Teacher

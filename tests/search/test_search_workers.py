@@ -21,7 +21,7 @@ from svq.search.storage import (
     pruner,
 )
 from svq.search.worker import Outcome, best_of, work, write_table
-from svq.train.stopping import Stopped
+from svq.train.checkpoint import Stopped
 from tests.search.conftest import process
 
 PARAMETERS = [Parameter("schedule.lr", ParameterConfig(1e-3, 1e-1, log=True), False),

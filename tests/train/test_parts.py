@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from svq.digest import fingerprint
+from svq.files import fingerprint
 from svq.distill.objective import DistillConfig, EmbeddingObjective, Teacher, soft_label_loss
 from svq.errors import UserError
 from svq.nets import build

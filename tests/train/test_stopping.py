@@ -9,7 +9,7 @@ import pytest
 
 from svq.train.checkpoint import load_checkpoint
 from svq.train.loop import Trainer
-from svq.train.stopping import Stopped, StopRequest
+from svq.train.checkpoint import Stopped, StopRequest
 from tests.train.test_runs import STEPS, weights
 
 # What svq.bin.train runs, but it says each step and takes its time.
