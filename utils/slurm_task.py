@@ -110,6 +110,10 @@ class Task:
         code = os.waitstatus_to_exitcode(status)
         code = code if code >= 0 else 128 - code
         self.job.end(code, usage.ru_maxrss)
+        # Slurm signals one process after the other: the command may have ended of what is still to come to this one.
+        deadline = time.monotonic() + 1
+        while code and not self.asked and time.monotonic() < deadline:
+            time.sleep(0.05)
         return code
 
     def goes_back(self):
