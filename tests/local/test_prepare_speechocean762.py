@@ -21,6 +21,12 @@ import prepare_speechocean762  # noqa: E402
 SCRIPT = "prepare_speechocean762.py"
 
 
+@pytest.fixture(autouse=True)
+def pipes(monkeypatch):
+    """As run.sh does: pieces are cut by SoX."""
+    monkeypatch.setenv("SVQ_ALLOW_PIPES", "true")
+
+
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """A miniature corpus in folders whose names need quoting, and the data directories made of it."""
