@@ -22,6 +22,7 @@ config=$1 data=${2%/} model=${3%/} out=${4%/}
 step --reads "$input" --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
   ${ptq_data:+--speech "$ptq_data"} --out "$out/blocks.tsv" --neutral device
 
+fresh "$out/embeddings"
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 

@@ -31,6 +31,8 @@ step --reads "$input" ${config:+--config "$config"} ${model:+--in "${model%/}/mo
   ${norms_data:+--speech "$norms_data"} ${ptq_data:+--speech "$ptq_data"} --out "$out/index.html" --out "$out/layers.md" \
   --neutral device
 
+fresh "$out/embeddings"
+fresh "$out/probes"
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 $cmd "${resources[@]}" "$out/log/layer_analysis.log" python3 -m svq.bin.layer_analysis "${to_layer_analysis[@]}" \

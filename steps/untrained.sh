@@ -18,6 +18,7 @@ data=${1%/} model=${2%/} out=${3%/}
 step --reads "$input" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
   ${calibration_data:+--speech "$calibration_data"} --out "$out/untrained.tsv" --neutral device
 
+fresh "$out/embeddings"
 resources=(--mem "$mem" --num-threads "$num_threads")
 if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 $cmd "${resources[@]}" "$out/log/untrained.log" python3 -m svq.bin.untrained "${to_untrained[@]}" \

@@ -35,3 +35,15 @@ step() {
   # This very process becomes once.py, which starts the script again where there is work to do.
   SVQ_IN_STEP=1 exec python3 -I -S "$SVQ_ROOT/utils/once.py" "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"}
 }
+
+# fresh FOLDER: what a run of this work left there that was killed is taken up, unless other recordings, archives or code
+# have gone into it since (utils/once.py says so), or all is to be done anew: then the folder is removed.
+fresh() {
+  local folder=. note
+  if [[ $1 == */* ]]; then folder=${1%/*}; fi
+  note=$folder/.inputs.${1##*/}
+  if [[ -n ${SVQ_ANEW-} || ( -e $note && $(< "$note") != "$SVQ_INPUTS" ) ]]; then rm -rf -- "$1"; fi
+  mkdir -p -- "$folder"
+  printf '%s\n' "$SVQ_INPUTS" > "$note.tmp"
+  mv -f -- "$note.tmp" "$note"
+}

@@ -17,8 +17,8 @@ from svq.backend.scores import read_trials
 from svq.backend.scoring import pair_scores
 from svq.backend.tokens import IdIndex, read_columns
 from svq.data.extraction import Utterances, embed
-from svq.files import fingerprint, inputs_digest
 from svq.errors import UserError, some_of
+from svq.files import fingerprint
 from svq.network import load_tensors, save_tensors
 from svq.progress import progress
 
@@ -96,7 +96,7 @@ class EmbeddingStore:
 
     A file's name is a digest of the network, the settings and the places that utterances are read at: a run that was
     killed goes on, and one with other settings does not mix with it. Recordings, features and code that have changed are
-    noticed where utils/once.py says so (`inputs_digest`); by hand, remove the folder then. One process at a time may write there. base: what tells networks
+    not noticed here: the steps remove the folder then (`fresh` of utils/step.sh); by hand, do so yourself. One process at a time may write there. base: what tells networks
     apart (a digest of the model's files). front_end: a FrontEndConfig. UserError that lists utterances without an
     embedding.
     """
@@ -107,8 +107,7 @@ class EmbeddingStore:
         self.utterances = listed.only(Utterances(listed.data_dir, front_end, input, max_seconds=max_seconds,
                                                  device=device))
         places = [self.utterances.table.value(self.utterances.lines[i]) for i in np.sort(self.utterances.order)]
-        self.base = fingerprint(base, listed.ids, places, self.utterances.feats, max_seconds, batch_frames, device,
-                                inputs_digest())
+        self.base = fingerprint(base, listed.ids, places, self.utterances.feats, max_seconds, batch_frames, device)
 
     def path(self, variant) -> str:
         """Where the embeddings of a variant lie. `variant`: what is quantized and how; anything that JSON holds."""

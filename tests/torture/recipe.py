@@ -14,7 +14,7 @@ from tests.torture.processes import MARK
 
 STAGES = range(int(os.environ.get("SVQ_TORTURE_STAGES", 16)))  # fewer: to try a change of these tests
 # Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
-NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
+NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
 
 
 @dataclass

@@ -1,5 +1,7 @@
 """utils/step.sh: a script that says itself what it reads and makes."""
 
+import os
+
 import pytest
 
 STEP = """#!/usr/bin/env bash
@@ -67,6 +69,29 @@ def test_a_step_within_a_step_is_one_of_its_own(count, shell):
 def test_a_step_runs_from_any_folder(count, shell):
     out, _ = shell("bash", "-c", "cd steps && bash other.sh && cd / && bash \"$1\"/steps/other.sh --help", "x", shell.folder)
     assert "make a.made" in out and (shell.folder / "steps" / "a.made").exists()
+
+
+def test_what_a_killed_run_left_is_taken_up_where_all_that_went_in_is_the_same(shell):
+    text = STEP.replace('echo "', 'fresh "left over"; mkdir -p "left over"; ls "left over" > seen; touch "left over/x"; echo "')
+    shell.write("steps/count.sh", text.replace("bash steps/other.sh", "[[ ! -e stop ]]").replace(
+        'step --in', 'step --recordings list --in'))
+    (shell.folder / "utils").symlink_to(shell.root / "utils")
+    for name in ("in put", "list", "a.wav"):
+        shell.write(name, "a a.wav\n")
+
+    def call(code=1, **kw):
+        shell("bash", "steps/count.sh", "in put", "out put", code=code, **kw)
+        return shell.read("seen")
+
+    shell.write("stop", "")
+    assert call() == "" and call() == "x\n"
+    os.utime(shell.folder / "a.wav", (1, 1))
+    assert call() == "" and call() == "x\n"
+    assert call(SVQ_FORCE="1") == ""
+    (shell.folder / "stop").unlink()
+    assert call(0) == "x\n"
+    os.utime(shell.folder / "a.wav", (2, 2))
+    assert call(0) == ""
 
 
 @pytest.mark.parametrize("args", [["one"], ["--no-such", "1"], ["--rate", "many"]])
