@@ -15,6 +15,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
+    renamed: dict[str, str] = {}  # options by the names that they had
+
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
         self.register("type", int, numbers.integer)  # as bash reads them, not as Python does
@@ -22,17 +24,31 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; a negative --seed, which no generator takes, exits with 2 and one line in every worker."""
+        args = [self._today(word) for word in sys.argv[1:]] if args is None else args
         options = super().parse_args(args, namespace)
         if isinstance(getattr(options, "seed", None), int) and options.seed < 0:
             self.error(f"--seed {options.seed}: must not be negative")
         return options
 
+    def _today(self, word: str) -> str:
+        """The word of a command line, an option that was renamed by its name of today; says so."""
+        name, equals, value = word.partition("=")
+        if name not in self.renamed:
+            return word
+        print(f"warning: {name} is {self.renamed[name]} now", file=sys.stderr)
+        return self.renamed[name] + equals + value
 
-def parser(doc: str) -> argparse.ArgumentParser:
+
+def parser(doc: str, renamed: dict[str, str] | None = None) -> argparse.ArgumentParser:
     """Makes an ArgumentParser whose help shows `doc` as written and every option's default, and whose usage names the
-    worker that calls this as one types it: python3 -m svq.bin.train."""
+    worker that calls this as one types it: python3 -m svq.bin.train.
+
+    renamed: options by the names that they had, which are taken with a warning.
+    """
     spec = sys._getframe(1).f_globals.get("__spec__")
-    return _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
+    made = _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
+    made.renamed = renamed or {}
+    return made
 
 
 def _number(text: str) -> float:

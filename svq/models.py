@@ -9,6 +9,7 @@ from torch import nn
 
 from svq.config import dump_config, load_config
 from svq.errors import UserError
+from svq.network import FrontEndConfig as FrontEndConfig  # users take it from here
 from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.pack.file import load_packed
 from svq.pack.nested import at_precision_, member_config

@@ -36,6 +36,15 @@ def test_user_error_is_one_line_even_when_a_library_gave_it_two(capsys):
     assert error.endswith(": a.yaml: bad very bad\n") and error.count("\n") == 1
 
 
+def test_a_renamed_option_is_taken_with_a_warning(monkeypatch, capsys):
+    arguments = parser("About.", renamed={"--old": "--new"})
+    arguments.add_argument("--new", type=int)
+    for words in (["--old", "3"], ["--old=3"], ["--new", "3"]):
+        monkeypatch.setattr(sys, "argv", ["worker", *words])
+        assert arguments.parse_args().new == 3
+        assert capsys.readouterr().err == ("warning: --old is --new now\n" if "old" in words[0] else "")
+
+
 def errors_of_the_machine(tmp_path):
     """What each does, and what its line begins with."""
     (tmp_path / "latin1").write_bytes(b"caf\xe9")

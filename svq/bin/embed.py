@@ -92,7 +92,7 @@ def write(out: str, embeddings: dict) -> None:
 
 
 def parse_options():
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     add_model_options(arguments)
     arguments.add_argument("--out", required=True, help="the outputs' name without .ark and .scp, or NAME.npz")
     arguments.add_argument("input", nargs="+", metavar="INPUT", help="recordings, one list *.scp, or a data directory")

@@ -82,7 +82,7 @@ def write_summary(path: str, graph, file: str) -> None:
 
 
 def parse_options():
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, renamed={"--calibration-seconds": "--range-seconds", "--score-calibration": "--calibration"})
     arguments.add_argument("--model", required=True, help="model folder, or a packed .svq file")
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
     arguments.add_argument("--front-end", type=boolean, default=False,
@@ -117,6 +117,11 @@ def parse_options():
 
 
 def check(arguments, options) -> None:
+    if options.calibration and os.path.isdir(options.calibration):
+        if options.range_data is not None:
+            arguments.error(f"--calibration {options.calibration}: a folder, not the JSON of svq.bin.calibrate")
+        print("warning: --calibration DIR is --range-data DIR now", file=sys.stderr)
+        options.range_data, options.calibration = options.calibration, None
     if options.summary and options.dynamic:
         arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
     if options.dynamic and not options.int8:

@@ -81,7 +81,7 @@ def exported_model(options):
 
 
 def parse_options():
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, a packed .svq file, or an exported .onnx or .xml")
     arguments.add_argument("out", help="the outputs' name without .ark and .scp")

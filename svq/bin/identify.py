@@ -39,7 +39,7 @@ def write(out: str, about: dict, lines: list[tuple]) -> None:
 
 
 def parse_options():
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, .svq, .onnx or .xml")
     arguments.add_argument("out", help="the outputs' name without .json and .tsv")

@@ -114,7 +114,7 @@ def check_model_options(arguments, options) -> None:
 
 
 def parse_options():
-    arguments = parser(__doc__)
+    arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     arguments.usage = "%(prog)s --model MODEL | --cascade LADDER [options] ENROLL [ENROLL ...] -- TEST"
     add_model_options(arguments, cascade=True)
     arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")

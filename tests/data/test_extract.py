@@ -282,7 +282,7 @@ def test_batches_hold_equal_lengths_and_everything_once(lengths, batch_frames, h
 
 @pytest.mark.skipif(not (ROOT / "utils/run.py").exists(), reason="no dispatcher")
 def test_steps_end_to_end(place):
-    """The two scripts, in a folder with a space, with two jobs; then with a recording gone."""
+    """The two scripts, in a folder with a space, with two jobs; then with a recording gone, and one emptied."""
     folder, data, _, reference = place
     for name in ("steps", "utils", "path.sh"):
         (folder / name).symlink_to(ROOT / name)
@@ -305,10 +305,14 @@ def test_steps_end_to_end(place):
     done = step("steps/extract.sh", "--nj", "2", "--sets", "data", ".", "model", "all")
     assert done.returncode == 0 and (folder / "all/data/embedding.ark").read_bytes() == (folder / "emb dir/embedding.ark").read_bytes()
 
-    (folder / "data_wav" / "spk00-utt10.wav").rename(folder / "gone")
+    recording = folder / "data_wav" / "spk00-utt10.wav"
+    recording.rename(folder / "gone")
     (data / "feats.scp").unlink()
     done = step("steps/make_fbank.sh", "--nj", "1", "data", "log fbank", "arks")
-    (folder / "gone").rename(folder / "data_wav" / "spk00-utt10.wav")
+    assert done.returncode == 1 and f"{recording} is missing, which data/wav.scp names" in done.stderr
+    recording.write_bytes(b"")
+    done = step("steps/make_fbank.sh", "--nj", "1", "data", "log fbank", "arks")
+    (folder / "gone").replace(recording)
     assert done.returncode != 0 and "make_fbank_data.1.log" in done.stdout + done.stderr
     assert "spk00-utt10" in done.stdout + done.stderr
     assert not (data / "feats.scp").exists() and not (data / "feats.yaml").exists()
