@@ -32,6 +32,6 @@ if [[ $1 == --slurm ]]; then
 fi
 if [[ $1 == --torture ]]; then
   shift
-  SVQ_TORTURE=1 exec python3 -m pytest -q -p no:cacheprovider tests/torture "$@"
+  SVQ_TORTURE=1 exec python3 -m pytest -q -s -p no:cacheprovider tests/torture "$@"
 fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"

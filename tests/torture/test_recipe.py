@@ -46,6 +46,7 @@ def test_stage(torture, draw, stage):
     differ = differences(torture.recipe.files(), torture.undisturbed.files[stage])
     if here:
         here[-1].differences = len(differ)
+    print(f"stage {stage}: {len(here)} kills, {len(differ)} differences", *differ[:20], flush=True)  # it is a long lane
     assert not differ, f"{differ}\nafter\n" + "\n".join(f"{kill.kind}: {kill.what}" for kill in here)
 
 
