@@ -75,8 +75,10 @@ def changed_while(inputs):
 
 
 def sizes_of(outputs):
-    """path -> bytes of the outputs that are files."""
-    return {p: os.path.getsize(p) for p in outputs if os.path.isfile(p)}
+    """path -> bytes of the outputs that are files; -1 for the files at the top of those that are folders, which users may
+    change (fix_data_dir.sh) but not lose."""
+    inside = {p: -1 for p in input_files([p for p in outputs if os.path.isdir(p)], ())}
+    return {**inside, **{p: os.path.getsize(p) for p in outputs if os.path.isfile(p)}}
 
 
 # --- reading and writing ---
@@ -177,7 +179,7 @@ def damaged_output(stamp, outputs):
     for path, size in (stamp["out"] if stamp else {}).items():
         if not os.path.exists(path):
             return "%s is gone" % path
-        if os.path.isfile(path) and os.path.getsize(path) != size:
+        if size >= 0 and os.path.isfile(path) and os.path.getsize(path) != size:
             return "%s has %d bytes where it was made with %d" % (path, os.path.getsize(path), size)
     return None
 

@@ -150,6 +150,19 @@ def test_archives_of_an_output_are_outputs(once, speech):
     assert "up to date" in once(*args)[0]
 
 
+def test_what_an_output_folder_held_must_stay(once, speech):
+    """Its lists may be changed, or more come; none may be lost."""
+    args = ["--out", "made", "--", "bash", "-c", "mkdir -p made/log; echo a > made/utt2spk; echo a > made/wav.scp; touch made/log/x"]
+    once(*args)
+    speech.write("made/utt2spk", "fixed\n")
+    speech.write("made/feats.scp", "more\n")
+    os.unlink("made/log/x")
+    assert "up to date" in once(*args)[0]
+    os.unlink("made/wav.scp")
+    assert "made/wav.scp is gone" in once(*args)[0]
+    assert "up to date" in once(*args)[0]
+
+
 def test_half_written_files_of_a_killed_run_go(once, speech):
     left = (".model.ab12.tmp.svq", ".done.model.svq.tmp17", ".model.ab.tmp", "model.tmp.svq", ".model.b.ab12.tmp.svq")
     for name in left:
