@@ -8,7 +8,6 @@ Nothing is trained or written. With --into the table also goes into a Markdown f
 Where a parameter count is more than 0.5 % off the published one, the reason stands below the table.
 """
 
-import math
 from pathlib import Path
 
 from svq.cli import parser, run_main
@@ -31,7 +30,7 @@ def main():
     for width in args.bits:
         if not 1 <= width <= 8:
             raise UserError(f"--bits {width}: it must be from 1 to 8")
-    frames = frames_in(args.seconds) if math.isfinite(args.seconds) else 0
+    frames = frames_in(args.seconds)
     if frames < 1:
         raise UserError(f"--seconds {args.seconds:g}: not the length of a recording of one frame (0.025 s) or more")
     rows = [measure(name, entry, frames, args.bits) for name, entry in progress(wanted(args.only), desc="networks")]

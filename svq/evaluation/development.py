@@ -96,9 +96,9 @@ class EmbeddingStore:
 
     A file's name is a digest of the network, the settings and the places that utterances are read at: a run that was
     killed goes on, and one with other settings does not mix with it. Recordings, features and code that have changed are
-    not noticed here: the steps remove the folder then (`fresh` of utils/step.sh); by hand, do so yourself. One process at a time may write there. base: what tells networks
-    apart (a digest of the model's files). front_end: a FrontEndConfig. UserError that lists utterances without an
-    embedding.
+    not noticed here: the steps remove the folder then (`fresh` of utils/step.sh); by hand, do so yourself. One process at
+    a time may write there. base: what tells networks apart (a digest of the model's files). front_end: a FrontEndConfig.
+    UserError that lists utterances without an embedding.
     """
 
     def __init__(self, folder, listed: DevelopmentList, front_end, base: str, input: str = "auto",

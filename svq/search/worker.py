@@ -31,11 +31,11 @@ from svq.evaluation.identification import IdentifyConfig, accuracy, embed_segmen
 from svq.pack.file import packed_bytes
 from svq.search.config import Parameter, SearchConfig, override
 from svq.search.storage import WAITING_FOR_OTHERS, Claim, FileLock, claim, folder_of, latest, next_old, quiet_optuna
+from svq.train.checkpoint import Stopped
 from svq.train.config import TrainConfig
 from svq.train.folders import starting_network
 from svq.train.loop import NonFiniteLoss
 from svq.train.run import RunOptions, run_training, total_epochs
-from svq.train.checkpoint import Stopped
 
 WEIGHTS = ("model.safetensors", "head.safetensors", "speakers.txt")
 COLUMNS = ("trial", "state", "value", "error", "bytes", "epochs")

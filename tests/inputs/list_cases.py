@@ -156,7 +156,7 @@ def names() -> list[Case]:
         Case(kind, "a command, allowed", run(pipe, "true"), right=True.__eq__),
         *(Case(kind, f"a command, allowed with {said}", run(pipe, said), "write true or false") for said in ("1", "yes",
             "TRUE")),
-        Case(kind, "a long command", run("touch FOLDER/made" + " x" * 5000 + " |"), "x x ...)"),
+        Case(kind, "a long command", run("touch FOLDER/made" + " x" * 5000 + " |"), "...), and lists may not"),
         Case(kind, "no command", run("|", "true"), "empty command"),
         Case(kind, "an output pipe", run("| cat", "true"), "output pipe"),
         Case(kind, "standard input", run("-"), "standard input"),

@@ -74,7 +74,7 @@ def test_what_counts_as_what(tmp_path, run, words, right, expected):
 def test_bash_and_python_read_the_same_numbers(tmp_path):
     """A word that utils/parse_options.sh takes for an integer or a number a worker takes, too, and no other."""
     script = tmp_path / "count.sh"
-    script.write_text(f"count=4\nshare=0.5\n. {ROOT}/utils/parse_options.sh\n")
+    script.write_text(f"count=4\nshare=0.5\n. \"{ROOT}/utils/parse_options.sh\"\n")
     for option, kind in (("count", int), ("share", float)):
         arguments = parser("x")
         arguments.add_argument(f"--{option}", type=kind)
