@@ -34,6 +34,20 @@ def num_frames(num_samples: int, rate: int = 16000) -> int:
     return 0 if num_samples < length else 1 + (num_samples - length) // hop
 
 
+def mirrored_edges(rate: int) -> tuple[int, int]:
+    """Samples to mirror at the start and at the end of a waveform, so that its whole frames are those that Kaldi cuts
+    with `--snip-edges=false`: frame t is centred on sample (t + 1/2) hop, and there are (samples + hop / 2) / hop."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    start = length // 2 - hop // 2
+    return start, length - hop + hop // 2 - start
+
+
+def with_mirrored_edges(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
+    """Waveforms (B, T) with their first `start` samples mirrored before them, and their last `end` after them: the
+    outermost sample stands twice, as in Kaldi."""
+    return torch.cat([x[:, :start].flip(1), x, x[:, x.shape[1] - end:].flip(1)], dim=1)
+
+
 def num_samples(frames: int, rate: int = 16000) -> int:
     """The fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
     length, hop = rate * 25 // 1000, rate * 10 // 1000
@@ -53,9 +67,10 @@ def hamming_window(length: int) -> np.ndarray:
 WINDOWS = {"povey": povey_window, "hamming": hamming_window}
 
 
-def mel_filters(num_mels: int, fft_size: int, rate: int) -> np.ndarray:
+def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -> np.ndarray:
     """Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
 
+    high_hz: where the last one ends; 0 or less: so far below the Nyquist frequency.
     The Nyquist bin is left out, as in Kaldi. Computed in float32 like Kaldi:
     the lowest filters catch one bin near a corner, where the rounding of the
     mel scale shows in the result.
@@ -64,7 +79,7 @@ def mel_filters(num_mels: int, fft_size: int, rate: int) -> np.ndarray:
         hertz = np.asarray(hertz, dtype=np.float32)
         return np.float32(1127.0) * np.log(np.float32(1.0) + hertz / np.float32(700.0))
 
-    low, high = mel(LOW_HZ), mel(0.5 * rate)
+    low, high = mel(LOW_HZ), mel(high_hz if high_hz > 0 else 0.5 * rate + high_hz)
     step = (high - low) / np.float32(num_mels + 1)
     bins = mel(np.float32(rate / fft_size) * np.arange(fft_size // 2, dtype=np.float32))
     index = np.arange(num_mels, dtype=np.float32)
@@ -78,7 +93,7 @@ def mel_filters(num_mels: int, fft_size: int, rate: int) -> np.ndarray:
 class Fbank(nn.Module):
     """Waveforms (B, T) float in [-1, 1] -> log-mels (B, frames, num_mels) float32.
 
-    frames = 1 + (T - 400) // 160 at 16 kHz; ValueError when T is shorter than
+    frames = 1 + (T - 400) // 160 at 16 kHz, (T + 80) // 160 with mirrored edges; ValueError when T is shorter than
     one frame. There is nothing to train: gradients do not flow through.
 
     Up to the power spectrum it computes in float64: in float32 the rounding of
@@ -90,18 +105,22 @@ class Fbank(nn.Module):
         window: "povey", Kaldi's default, or "hamming".
         full_scale: what a sample of 1.0 counts; it decides how near to silence the log's floor is.
         preemphasis: what part of the sample before is taken off each one.
+        high_hz: where the last filter ends, as Kaldi's --high-freq: 0 or less counts down from the Nyquist frequency.
+        snip_edges: whole frames only; else the edges are mirrored, as by Kaldi's --snip-edges=false.
     """
 
     def __init__(self, num_mels: int = 80, rate: int = 16000, window: str = "povey",
-                 full_scale: float = INT16_SCALE, preemphasis: float = PREEMPHASIS):
+                 full_scale: float = INT16_SCALE, preemphasis: float = PREEMPHASIS, high_hz: float = 0.0,
+                 snip_edges: bool = True):
         super().__init__()
+        self.edges = (0, 0) if snip_edges else mirrored_edges(rate)
         self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
         self.length, self.hop = rate * 25 // 1000, rate * 10 // 1000
         self.fft_size = 1 << (self.length - 1).bit_length()
         # The 16-bit scale is a power of two: folded into the window it is exact.
         coefficients = WINDOWS[window](self.length) * full_scale
         self.first_sample_counts = bool(coefficients[0])
-        mel = torch.from_numpy(mel_filters(num_mels, self.fft_size, rate))
+        mel = torch.from_numpy(mel_filters(num_mels, self.fft_size, rate, high_hz))
         # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
         self.register_buffer("window", torch.from_numpy(coefficients), persistent=False)
         self.register_buffer("mel", mel.repeat_interleave(2, dim=0), persistent=False)
@@ -109,16 +128,18 @@ class Fbank(nn.Module):
 
     def num_frames(self, samples: int) -> int:
         """Frames that `samples` samples give; 0 where they are too few."""
-        return num_frames(samples, self.rate)
+        return 0 if samples < self.length else num_frames(samples + sum(self.edges), self.rate)
 
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         if waveforms.dim() != 2:
             raise ValueError(f"expected waveforms (B, T), got shape {tuple(waveforms.shape)}")
         batch, samples = waveforms.shape
-        frames = num_frames(samples, self.rate)
+        frames = self.num_frames(samples)
         if frames < 1:
             raise ValueError(f"{samples} samples are shorter than one frame of {self.length}")
+        if any(self.edges):
+            waveforms = with_mirrored_edges(waveforms, *self.edges)
         output = self.mel.new_empty(batch, frames, self.num_mels)
         size = CHUNK_FRAMES if waveforms.device.type == "cpu" else 1 << 16
         rows = max(1, size // frames)

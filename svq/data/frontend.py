@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from svq.config import check_choices, to_dict
-from svq.data.fbank import INT16_SCALE, PREEMPHASIS, ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
+from svq.data.fbank import INT16_SCALE, LOW_HZ, PREEMPHASIS, ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
 VARIANCE_FLOOR = 1e-5
 # What features without feats.yaml, of other toolkits or made by an older svq, are taken to be made with.
-BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS}
+BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS, "high_hz": 0.0,
+             "snip_edges": True}
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class FrontEndConfig:
     window: povey or hamming. full_scale: what a sample at full scale counts, 32768 for 16-bit numbers.
     preemphasis: what part of the sample before is taken off each one.
     These three are by default what belongs to `fbank`: Kaldi's are povey, 32768 and 0.97, the others' hamming, 1 and 0.
+    high_hz: where the last filter ends, in Hz; 0 or less counts down from the Nyquist frequency (Kaldi's --high-freq).
+    snip_edges: whole frames only; false: the edges are mirrored, a frame every 10 ms (Kaldi's --snip-edges).
+    Both are for fbank kaldi alone. sherpa-onnx has high_hz -400 and snip_edges false.
     """
 
     rate: int = 16000
@@ -45,6 +49,8 @@ class FrontEndConfig:
     window: Literal["povey", "hamming"] | None = None
     full_scale: float | None = None
     preemphasis: float | None = None
+    high_hz: float = 0.0
+    snip_edges: bool = True
 
     def __post_init__(self):
         check_choices(self)
@@ -55,8 +61,14 @@ class FrontEndConfig:
         for name, least, most in (("rate", 1_000, 768_000), ("num_mels", 1, 1024)):
             if not least <= getattr(self, name) <= most:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be between {least} and {most}")
-        if self.fbank != "kaldi" and self.window != "hamming":
-            raise ValueError(f"window is {self.window}; fbank {self.fbank} takes hamming only")
+        if self.fbank != "kaldi":
+            for name, only in (("window", "hamming"), ("high_hz", 0.0), ("snip_edges", True)):
+                if getattr(self, name) != only:
+                    raise ValueError(f"{name} is {getattr(self, name)}; fbank {self.fbank} takes {only} only")
+        highest = self.high_hz if self.high_hz > 0 else self.rate / 2 + self.high_hz
+        if not LOW_HZ < highest <= self.rate / 2:
+            raise ValueError(f"high_hz is {self.high_hz:g}: the last filter would end at {highest:g} Hz; it must be above "
+                             f"{LOW_HZ:g} and at most half the rate, {self.rate / 2:g}")
         if not 0 < self.full_scale < float("inf"):
             raise ValueError(f"full_scale is {self.full_scale}; it must be above 0")
         if not 0 <= self.preemphasis <= 1:
@@ -98,7 +110,8 @@ class FrontEnd(nn.Module):
 def filter_bank(config) -> nn.Module:
     """The filter bank of a `FrontEndConfig`."""
     if config.fbank == "kaldi":
-        return Fbank(config.num_mels, config.rate, config.window, config.full_scale, config.preemphasis)
+        return Fbank(config.num_mels, config.rate, config.window, config.full_scale, config.preemphasis,
+                     config.high_hz, config.snip_edges)
     kind = {"speechbrain": SpeechBrainFbank, "clova": ClovaFbank}[config.fbank]
     return kind(config.num_mels, config.rate, config.full_scale, config.preemphasis)
 
