@@ -68,6 +68,44 @@ def remove_leftovers(path) -> None:
 
 
 @contextlib.contextmanager
+def locked(path):
+    """Holds the lock of `path`, so that of several who read a file, change it and write it again none undoes what
+    another wrote. Waits for whoever holds it, a thread or a process, here or on another machine of the file system.
+
+    A lock ends with its process, however that ends. The lock's file, `.NAME.lock` beside `path`, is removed at the end.
+    """
+    import fcntl  # which not every system has
+
+    folder, name = os.path.split(os.fspath(path))
+    os.makedirs(folder or ".", exist_ok=True)
+    lock = os.path.join(folder, f".{name}.lock")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_still(handle, lock):
+                break
+        except OSError as error:
+            os.close(handle)
+            raise OSError(error.errno, os.strerror(error.errno), lock) from None
+        os.close(handle)  # who held it before has removed the file: another may have made a new one
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+        os.close(handle)
+
+
+def _is_still(handle: int, path: str) -> bool:
+    """Whether `path` names the open file."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
 def atomic_write(path, mode: str = "w"):
     """Yields an open file that becomes `path` when the block ends without an exception."""
     with atomic_path(path) as temporary:

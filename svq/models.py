@@ -12,6 +12,7 @@ from svq.errors import UserError
 from svq.network import FrontEndConfig as FrontEndConfig  # users take it from here
 from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.pack.file import load_packed
+from svq.pack.format import digest, model_dict
 from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
 
@@ -52,3 +53,13 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
         config = replace(config, quant=member_config(config.quant, precision, path))
         at_precision_(net, precision)
     return net.eval(), config
+
+
+def network_digest(net: nn.Module, config: ModelConfig) -> str:
+    """SHA-256, in hexadecimal digits, of a network as `load_model` gives it: config, front end and weights.
+
+    A packed file has one digest however its codes are packed and whatever calibration it carries; an export of it says
+    the same one (svq.deploy.runtimes.Metadata). That of the model folder that it was packed from is another, because
+    the file keeps batch norms in float16.
+    """
+    return digest({"network": model_dict(config)}, net.state_dict())

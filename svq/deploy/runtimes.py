@@ -8,6 +8,7 @@ An exported network has its `Metadata` as JSON inside the file, so that it needs
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.errors import UserError, require
-from svq.files import require_file
+from svq.files import fingerprint, require_file
 from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
@@ -37,6 +38,7 @@ class Metadata:
     `float_layers`, the names of all layers that compute in float.
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
+    network: svq.models.network_digest of the network that was exported, which its packed file has too.
     """
 
     config: ModelConfig
@@ -46,6 +48,7 @@ class Metadata:
     precision: str = "float32"
     details: dict = field(default_factory=dict)
     digest: str | None = None
+    network: str | None = None
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -84,6 +87,19 @@ class Embedder:
         self.config, self.calibration = metadata.config, metadata.calibration
         self.input, self.frames = metadata.input, metadata.frames
         self._run, self._front_end = run, None
+
+    @functools.cached_property
+    def network(self) -> str:
+        """A digest of the network, which a packed file and its exports share; of a file from before exports said it,
+        one of that file."""
+        told = self.metadata.network or self.metadata.digest
+        return told or fingerprint(*(("file", file) for file in files_of(self.path)))
+
+    @property
+    def arithmetic(self) -> str:
+        """`float32`, or of an INT8 file its precision and digest: each of them gives embeddings of its own."""
+        precision = self.metadata.precision
+        return precision if precision == "float32" else f"{precision}:{self.metadata.digest or self.network}"
 
     @property
     def front_end(self):
@@ -185,18 +201,19 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
 def _load_torch(path: str, num_threads: int, precision: int | None = None):
     import torch
 
-    from svq.models import load_model
+    from svq.models import load_model, network_digest
     from svq.quant.api import freeze_
 
     torch.set_num_threads(num_threads)
     net, config = load_model(path, precision)
+    network = network_digest(net, config)
     net = freeze_(net).to(memory_format=torch.channels_last)
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return net(torch.from_numpy(x)).float().numpy()
 
-    return Metadata(config, calibration=packed_calibration(path)), run
+    return Metadata(config, calibration=packed_calibration(path), network=network), run
 
 
 def packed_calibration(path) -> dict | None:
