@@ -22,6 +22,7 @@ FLOORS = (
     ("report",),
     ("svq",),  # svq/__init__.py, which hands out svq.Verifier
     ("verifier",),
+    ("voices",),
     ("deploy", "importing"),
     ("train",),
     ("bits", "distill"),
