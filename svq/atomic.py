@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import stat
 import tempfile
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -19,7 +20,7 @@ def atomic_path(path):
     """Yields a temporary name in the folder of `path`; renames it to `path` on success.
 
     On an exception the temporary file is removed and `path` is left as it was. After a power cut or
-    `kill -9` the old file, or none, is there, never half of the new one.
+    `kill -9` the old file, or none, is there, never half of the new one. The new one has the old one's permissions.
     """
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
@@ -30,9 +31,7 @@ def atomic_path(path):
     os.close(handle)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, _mode_of(path))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,6 +42,16 @@ def atomic_path(path):
         if failure is not error:
             raise failure from error
         raise
+
+
+def _mode_of(path: str) -> int:
+    """Permissions of the file, or those of a new one where there is none."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 def _of_writing(error: BaseException, path: str, temporary: str, folder: str) -> BaseException:
