@@ -123,6 +123,8 @@ class Verifier:
 
     def _embed(self, recording, rate: int | None = None) -> tuple[np.ndarray, float]:
         """Its embedding, and how many seconds of sound it has."""
+        if isinstance(recording, Enrollment):
+            raise UserError("a voice that is enrolled already, where a recording must stand; score() compares voices")
         name, shortest = name_of(recording), self.embedder.front_end.bank.length
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
             raise UserError(f"{name}: a rate of {rate} Hz; give the whole number of the samples', such as "
@@ -160,7 +162,7 @@ class Verifier:
         UserError too for an array of length 1 where a mean is subtracted: see `score`.
         """
         dim = self.embedder.config.embed_dim
-        if isinstance(recordings, (str, os.PathLike, Rx)):
+        if isinstance(recordings, (str, os.PathLike, Rx, Enrollment)):
             recordings = [recordings]
         if isinstance(recordings, np.ndarray) and not (recordings.ndim == 2 and recordings.shape[1] == dim):
             raise UserError(f"an array {recordings.shape} to enroll: put samples or an embedding in a list, "
@@ -187,12 +189,13 @@ class Verifier:
         return self._voice(a).cosine(self._voice(b))
 
     def rank(self, voices: Voices, test) -> list[tuple[str, float]]:
-        """Names of a store with their cosines to a recording or an embedding (D,), the best first; equal ones by name.
+        """Names of a store with their cosines to a recording, an embedding (D,) or a voice, the best first; equal ones
+        by name.
 
         UserError for a store of another origin, and as `embed`.
         """
         voices.origin.check(self.origin, voices.path)
-        voice = self.enroll([test])
+        voice = test if isinstance(test, Enrollment) else self.enroll([test])
         found = [(name, voices[name].cosine(voice)) for name in voices]
         return sorted(found, key=lambda row: (-row[1], row[0]))
 

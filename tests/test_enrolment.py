@@ -149,6 +149,13 @@ def test_seconds_are_of_sound_and_unknown_of_embeddings(place, verifier, tmp_pat
     assert Enrollment.load(tmp_path / "v.svs", "x").seconds is None
 
 
+def test_a_voice_is_no_recording(verifier, store):
+    kept = Enrollment.load(store, "ann")
+    for use in (lambda: verifier.enroll(kept), lambda: verifier.enroll([kept]), lambda: verifier.embed(kept)):
+        with pytest.raises(UserError, match="a voice that is enrolled already, where a recording must stand"):
+            use()
+
+
 def test_voices_of_another_model_or_mean_are_refused(place, verifier, store):
     kept, other = Enrollment.load(store, "ann"), Verifier.load(place / "other/model.svq")
     test = other.embed(place / "ann2.wav")
@@ -165,7 +172,7 @@ def test_ranks_are_scores_in_order(place, verifier, store):
     voices = Voices.load(store)
     with changed(store) as more:
         more.add("another ann", more["ann"])
-    for test in (place / "bob2.wav", verifier.embed(place / "bob2.wav")):
+    for test in (place / "bob2.wav", verifier.embed(place / "bob2.wav"), verifier.enroll(place / "bob2.wav")):
         ranked = verifier.rank(Voices.load(store), test)
         assert [name for name, _ in ranked] == ["bob", "ann", "another ann"] and ranked[1][1] == ranked[2][1]
         assert dict(ranked)["ann"] == verifier.score(voices["ann"], verifier.embed(place / "bob2.wav"))
@@ -184,6 +191,20 @@ def test_one_network_in_other_files(place, tmp_path, verifier, store):
         assert Verifier.load(place / path, calibration=place / "m.json").origin.network != verifier.origin.network
     assert Verifier.load(place / "m/").origin.file == "m"
     assert network_digest(*load_model(place / "m")) == network_digest(*load_model(place / "m"))
+
+
+def test_digests_of_networks_stay_what_they_are():
+    """Stores hold them for years. Where this fails, every store there is would be refused."""
+    config = ModelConfig("FCStudent", {"width": 4, "layers": 2, "splice": 3}, 2, FrontEndConfig(num_mels=5))
+    net = config.build().eval()
+    for number, parameter in enumerate(net.parameters()):
+        torch.nn.init.constant_(parameter, number / 8)
+    plain = network_digest(net, config)
+    assert plain == "9044204fd71edbf8d08d5c8a8b72a2605fff5571b9ebe8329472e7535ac2bbfa"
+    other = network_digest(net, dataclasses.replace(config, front_end=FrontEndConfig(num_mels=5, mean_normalize=False)))
+    quant = QuantConfig(bits=2, method="uniform")
+    quantized = network_digest(quantize_(net, quant), dataclasses.replace(config, quant=quant))
+    assert len({plain, other, quantized, network_digest(config.build(), config)}) == 4
 
 
 def told(found: Verifier, **new) -> Verifier:

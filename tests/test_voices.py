@@ -59,6 +59,34 @@ def test_the_format_is_what_it_says(tmp_path):
     np.testing.assert_allclose(from_the_mean / np.linalg.norm(from_the_mean), vector, atol=1e-6)
 
 
+def test_a_store_of_format_1_is_read(tmp_path):
+    """As one was written on the day of that format."""
+    (tmp_path / "v.svs").write_text("""\
+{
+ "backend": "cosine",
+ "digest": "24fc65b4b270737f1e8e1c434feda9aba06e989fdf5436183d9b79359e27cd34",
+ "dim": 4,
+ "format": 1,
+ "mean": "AABAQAAAgMAAAEBBAAAAPw==",
+ "model": {
+  "arithmetic": "float32",
+  "file": "m.onnx",
+  "network": "abababababababababababababababababababababababababababababababab"
+ },
+ "voices": {
+  "Zo\\u00eb": {
+   "recordings": 2,
+   "seconds": 3.25,
+   "vector": "AAAAPwAAAL8AAAA/AAAAPw=="
+  }
+ }
+}
+""")
+    found = Voices.load(tmp_path / "v.svs")
+    assert found.origin == origin() and list(found) == ["Zo\u00eb"] and found["Zo\u00eb"].recordings == 2
+    np.testing.assert_array_equal(found["Zo\u00eb"]._unit, np.array([0.5, -0.5, 0.5, 0.5], np.float32))
+
+
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), min_size=1, max_size=40)
 
 
