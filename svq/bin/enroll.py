@@ -16,6 +16,7 @@ svq.bin.verify. The store is written whole or not at all; of two commands at onc
 from __future__ import annotations
 
 import json
+import os
 
 from svq.bin.verify import Warnings, add_model_options, add_scoring_options, check_model_options, load_verifier
 from svq.cli import boolean, parser, run_main
@@ -32,12 +33,10 @@ def main() -> None:
 
 def enroll(options) -> None:
     """Puts a voice into the store; what would be refused then is refused before the model runs."""
-    import os
-
     from svq.voices import Voices, checked_name
 
     name = checked_name(options.name)
-    there = Voices.load(options.store) if os.path.lexists(options.store) else None
+    there = Voices.load(options.store) if os.path.exists(options.store) else None
     if there is not None and not options.replace:
         there.require_free(name)
     verifier = load_verifier(options, Warnings())
@@ -101,7 +100,6 @@ def parse_options():
     arguments.add_argument("recordings", nargs="*", metavar="RECORDING", help="recordings of the speaker")
     options = arguments.parse_args()
     check(arguments, options)
-    check_model_options(arguments, options)
     return options
 
 
@@ -116,6 +114,8 @@ def check(arguments, options) -> None:
             arguments.error(f"the following arguments are required: {name}")
     if options.replace and not enrolling:
         arguments.error("--replace true is for a voice that is made of recordings")
+    if enrolling:
+        check_model_options(arguments, options)
 
 
 if __name__ == "__main__":
