@@ -90,7 +90,7 @@ def _place(error: BaseException) -> str:
 _EXTRAS = {
     "torch": ("", "train"), "scipy": ("", "train"), "matplotlib": ("", "train"), "safetensors": ("", "train"),
     "kaldiio": ("", ""), "soundfile": ("", ""), "onnxruntime": ("deploy", ""), "onnx": ("deploy", "export"),
-    "openvino": ("deploy", "export"), "optuna": ("deploy", "search"), "sqlalchemy": ("deploy", "search"),
+    "openvino": ("deploy", "openvino"), "optuna": ("deploy", "search"), "sqlalchemy": ("deploy", "search"),
     "espeakng_loader": ("", "mini"),
 }
 

@@ -195,7 +195,10 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
 
 
 def _load_torch(path: str, num_threads: int, precision: int | None = None):
-    torch = require("torch")
+    try:
+        torch = require("torch")
+    except UserError as error:
+        raise UserError(f"{path}: {error}; or take the .onnx that svq.bin.export makes of it where torch is") from None
     from svq.models import load_model
     from svq.quant.api import freeze_
 
