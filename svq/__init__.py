@@ -10,6 +10,10 @@ names, progress, hardware, files, numbers. ready holds the model in the box.
 Using a model needs no torch: svq.network, svq.quant.config and svq.data.front_end_config are configs alone.
 """
 
+TYPE_CHECKING = False  # true to type checkers; `typing` itself is more than recipes wait for
+if TYPE_CHECKING:
+    from svq.verifier import Verifier
+
 __version__ = "0.1.0"
 
 __all__ = ["Verifier"]

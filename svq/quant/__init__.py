@@ -4,7 +4,12 @@ Which layer gets how many bits is decided in svq/bits; the packed file is in svq
 brings in none; `quantize_` and `quantized_layers` do when they are first asked for.
 """
 
+from typing import TYPE_CHECKING
+
 from svq.quant.config import QuantConfig
+
+if TYPE_CHECKING:
+    from svq.quant.api import quantize_, quantized_layers
 
 __all__ = ["QuantConfig", "quantize_", "quantized_layers"]
 
