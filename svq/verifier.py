@@ -72,9 +72,9 @@ class Verifier:
                              embedder.config.embed_dim, mean_text(mean))
 
     @classmethod
-    def load(cls, path, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
+    def load(cls, path=None, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
              **options) -> Verifier:
-        """The verifier of a model folder, a .svq, .onnx or .xml file.
+        """The verifier of a model folder, a .svq, .onnx or .xml file; None: of the model in the box (svq.ready).
 
         backend: torch, onnxruntime or openvino; None: what the file is for. calibration: a Calibration, or the JSON
         of svq.bin.calibrate; None: the one in the file. mean: a mean embedding (D,), or the file of one, that is
@@ -83,8 +83,10 @@ class Verifier:
         Raises UserError for what cannot be read, and for a calibration that is given and belongs to another score. One
         in the model file that does is left alone: `why_uncalibrated` says why, and scores are plain.
         """
+        from svq import ready
         from svq.deploy.runtimes import load_embedder
 
+        path = ready.path() if path is None else path
         embedder = load_embedder(path, backend, num_threads)
         named = None
         if isinstance(mean, (str, os.PathLike)) and mean != PLAIN:

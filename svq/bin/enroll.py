@@ -4,7 +4,7 @@
   python -m svq.bin.enroll --store voices.svs --list true
   python -m svq.bin.enroll --store voices.svs --remove ann
 
-STORE is one file, made where there is none. svq.bin.verify and svq.bin.identify compare recordings with its voices. It
+MODEL is by default the one that comes with svq. STORE is one file, made where there is none. svq.bin.verify and svq.bin.identify compare recordings with its voices. It
 belongs to one network (a packed .svq and its float exports are one; an INT8 export is another) and to the mean
 embedding of its calibration; other models are refused. Give --calibration and --mean here as you give them there.
 
@@ -86,7 +86,7 @@ def count(number: int, what: str) -> str:
 
 def parse_options():
     arguments = parser(__doc__)
-    arguments.usage = ("%(prog)s --model MODEL --store STORE --name NAME [options] RECORDING [RECORDING ...]\n"
+    arguments.usage = ("%(prog)s [--model MODEL] --store STORE --name NAME [options] RECORDING [RECORDING ...]\n"
                        "       %(prog)s --store STORE --list true | --remove NAME")
     arguments.add_argument("--store", required=True, metavar="FILE", help="voices by name (.svs)")
     arguments.add_argument("--name", help="of the voice")
@@ -95,7 +95,7 @@ def parse_options():
     arguments.add_argument("--list", type=boolean, default=False, metavar="true|false", help="print what is in the store")
     arguments.add_argument("--remove", metavar="NAME", help="take this voice out of the store")
     arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print the list as JSON")
-    add_model_options(arguments, required=False)
+    add_model_options(arguments)
     add_scoring_options(arguments)
     arguments.add_argument("recordings", nargs="*", metavar="RECORDING", help="recordings of the speaker")
     options = arguments.parse_args()
@@ -108,8 +108,7 @@ def check(arguments, options) -> None:
     enrolling = bool(options.recordings) or options.name is not None
     if enrolling + options.list + (options.remove is not None) != 1:
         arguments.error("one of these: --name NAME with recordings, --list true, --remove NAME")
-    for name, given in (("--name", options.name is not None), ("--model", options.model is not None),
-                        ("RECORDING", bool(options.recordings))):
+    for name, given in (("--name", options.name is not None), ("RECORDING", bool(options.recordings))):
         if enrolling and not given:
             arguments.error(f"the following arguments are required: {name}")
     if options.replace and not enrolling:

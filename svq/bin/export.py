@@ -16,11 +16,12 @@ import os
 import sys
 
 from svq.cli import boolean, parser, run_main
-from svq.errors import UserError
+from svq.errors import UserError, require
 
 
 def main() -> None:
     options = parse_options()
+    require("onnx")  # first: its extra brings torch, too
     from svq.backend.calibration import Calibration
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration

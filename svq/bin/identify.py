@@ -2,7 +2,7 @@
 
   python -m svq.bin.identify --model model.onnx --store voices.svs who.wav
 
-STORE is what svq.bin.enroll makes, with the same model and calibration. Printed for the --top best names: the cosine
+STORE is what svq.bin.enroll makes, with the same model (by default the one that comes with svq) and calibration. Printed for the --top best names: the cosine
 score and the log-likelihood ratio that the recording is theirs; then the threshold, Bayes' for --p-target, --c-miss and
 --c-fa, and the decision: the best name where it is at or above the threshold, else `unknown`. Without a calibration the
 scores alone, and a decision only with --threshold.
@@ -89,16 +89,15 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--store", metavar="FILE", help="voices that svq.bin.enroll has kept (.svs)")
     arguments.add_argument("--top", type=int, default=10, help="how many names to print, the best")
-    add_model_options(arguments, required=False)
+    add_model_options(arguments)
     add_scoring_options(arguments)
     add_decision_options(arguments)
     arguments.add_argument("test", nargs="+", metavar="TEST", help="the recording in question")
     options = arguments.parse_args()
     if options.store is None and len(options.test) == 3:
         arguments.error("DATA_DIR MODEL OUT are svq.bin.identification_accuracy's now")
-    for name in ("store", "model"):
-        if getattr(options, name) is None:
-            arguments.error(f"the following arguments are required: --{name}")
+    if options.store is None:
+        arguments.error("the following arguments are required: --store")
     if len(options.test) > 1:
         arguments.error(f"one recording at a time, not {len(options.test)}")
     options.test = options.test[0]

@@ -1,10 +1,12 @@
 """Is the speaker of TEST the one of the enrolment recordings?
 
+  python -m svq.bin.verify enroll.wav [more.wav ...] -- test.wav
   python -m svq.bin.verify --model model.svq enroll.wav [more.wav ...] -- test.wav
   python -m svq.bin.verify --model model.onnx --store voices.svs --name ann -- test.wav
   python -m svq.bin.verify --cascade ladder.yaml enroll.wav [more.wav ...] -- test.wav
 
-MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml. Recordings: any rate, any number of
+MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml; by default the one that comes with svq.
+Recordings: any rate, any number of
 channels, any format that libsndfile, SoX or ffmpeg reads. Embeddings of several enrolment recordings, scaled to
 length 1, are averaged; a recording of more than --window-seconds is embedded in windows and averaged likewise.
 With --store the voice NAME that svq.bin.enroll has kept there takes the place of the enrolment recordings.
@@ -123,11 +125,10 @@ def print_costs(found: dict, recordings: int) -> None:
     print(f"peak memory  {found['peak_memory_bytes'] / 1e6:.0f} MB")
 
 
-def add_model_options(arguments, cascade: bool = False, required: bool = True) -> None:
-    """What the workers share that embed recordings. cascade: whether a ladder may be given in place of a model.
-    required: whether one of them must be given."""
-    models = arguments.add_mutually_exclusive_group(required=required) if cascade else arguments
-    models.add_argument("--model", required=required and not cascade, help="model folder, .svq, .onnx or .xml")
+def add_model_options(arguments, cascade: bool = False) -> None:
+    """What svq.bin.verify and svq.bin.embed share. cascade: whether a ladder may be given in place of a model."""
+    models = arguments.add_mutually_exclusive_group() if cascade else arguments
+    models.add_argument("--model", help="model folder, .svq, .onnx or .xml (None: the one that comes with svq)")
     if cascade:
         models.add_argument("--cascade", metavar="LADDER", help="YAML of svq.bin.cascade choose")
     arguments.add_argument("--runtime", choices=BACKENDS, help="what runs it (None: what the file is for)")
@@ -138,13 +139,18 @@ def add_model_options(arguments, cascade: bool = False, required: bool = True) -
 
 
 def check_model_options(arguments, options) -> None:
-    """Exits with 2 and one line where these are out of range."""
+    """Exits with 2 and one line where these are out of range. Fills in the model in the box where none is named;
+    UserError where there is none."""
     if options.num_threads < 1:
         arguments.error("--num-threads must be at least 1")
     if not 0 <= options.min_seconds < math.inf:
         arguments.error("--min-seconds must not be negative")
     if options.window_seconds != 0 and not 1 <= options.window_seconds < math.inf:
         arguments.error("--window-seconds must be 0 or at least 1")
+    if options.model is None and getattr(options, "cascade", None) is None:
+        from svq import ready
+
+        options.model = ready.path()
 
 
 def add_scoring_options(arguments) -> None:
@@ -175,8 +181,8 @@ def check_decision_options(arguments, options) -> None:
 
 def parse_options():
     arguments = parser(__doc__, renamed={"--backend": "--runtime"})
-    arguments.usage = ("%(prog)s --model MODEL | --cascade LADDER [options] ENROLL [ENROLL ...] -- TEST\n"
-                       "       %(prog)s --model MODEL --store STORE --name NAME [options] -- TEST")
+    arguments.usage = ("%(prog)s [--model MODEL | --cascade LADDER] [options] ENROLL [ENROLL ...] -- TEST\n"
+                       "       %(prog)s [--model MODEL] --store STORE --name NAME [options] -- TEST")
     add_model_options(arguments, cascade=True)
     add_scoring_options(arguments)
     add_decision_options(arguments)

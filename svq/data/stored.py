@@ -18,7 +18,9 @@ from svq.errors import UserError
 
 NAME = "feats.yaml"
 # Those of svq.data.frontend.FrontEndConfig, that feats.scp itself does not tell.
-SETTINGS = ("rate", "num_mels", "mean_normalize", "variance_normalize", "fbank", "window", "full_scale", "preemphasis")
+SETTINGS = ("rate", "num_mels", "mean_normalize", "variance_normalize", "fbank", "window", "full_scale", "preemphasis",
+            "high_hz", "snip_edges")
+LATER = {"high_hz": 0.0, "snip_edges": True}  # what files of before these settings had
 FRAMES_PER_SECOND = 100
 TOLERANCE = 0.1
 
@@ -38,7 +40,7 @@ def read_made(data_dir) -> dict | None:
     path = os.path.join(data_dir, NAME)
     if not os.path.exists(path):
         return None
-    made = read_tree(path)
+    made = {**LATER, **read_tree(path)}
     if made.keys() != set(SETTINGS):
         raise UserError(f"{path}: is not as steps/make_fbank.sh writes it, with {', '.join(SETTINGS)}; "
                         "make the features again")

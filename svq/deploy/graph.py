@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.onnx.operators import shape_as_tensor
 
+from svq.data.fbank import with_mirrored_edges
 from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
 from svq.errors import require
 from svq.nets import pooling
@@ -206,7 +207,7 @@ class GraphFrontEnd(nn.Module):
 
     def _padded(self, x: torch.Tensor) -> torch.Tensor:
         if self.kaldi:
-            return x
+            return with_mirrored_edges(x, *self.bank.edges) if any(self.bank.edges) else x
         if self.bank.preemphasis:
             x = x - self.bank.preemphasis * torch.cat([x[:, 1:2], x[:, :-1]], dim=1)
         half = self.bank.fft_size // 2

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from svq.config import from_dict, to_dict
+from svq.data.numpy_front_end import NumpyFrontEnd
 from svq.errors import UserError, require
 from svq.files import fingerprint, require_file
 from svq.network import ModelConfig
@@ -103,11 +104,12 @@ class Embedder:
 
     @property
     def front_end(self):
-        """The `svq.data.frontend.FrontEnd` that gives this network's features; made when it is first asked for."""
-        if self._front_end is None:
-            from svq.data.frontend import FrontEnd
+        """What gives this network's features, waveforms (B, T) in, features (B, frames, num_mels) out, float32 arrays;
+        `front_end.bank.length` is the fewest samples that it takes.
 
-            self._front_end = FrontEnd(self.config.front_end)
+        Made when it is first asked for: torch's where torch runs the network, elsewhere the one that needs no torch."""
+        if self._front_end is None:
+            self._front_end = (_TorchFrontEnd if self.backend == "torch" else NumpyFrontEnd)(self.config.front_end)
         return self._front_end
 
     def features(self, feats: np.ndarray) -> np.ndarray:
@@ -134,12 +136,7 @@ class Embedder:
         shortest = self.front_end.bank.length
         if x.shape[1] < shortest:
             raise UserError(f"{x.shape[1]} samples are shorter than one frame of {shortest}; give a longer recording")
-        return self(x if self.input == "waveform" else self._features_of(x))
-
-    def _features_of(self, x: np.ndarray) -> np.ndarray:
-        import torch
-
-        return self.front_end(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))).numpy()
+        return self(x if self.input == "waveform" else self.front_end(np.ascontiguousarray(x, dtype=np.float32)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """What `input` says, (B, T, F) or (B, samples) -> embeddings (B, D) float32."""
@@ -152,6 +149,21 @@ class Embedder:
             raise UserError(f"{self.path}: gives {found.shape}, where its metadata promise embeddings ({len(x)}, "
                             f"{self.config.embed_dim}); export it again")
         return found
+
+
+class _TorchFrontEnd:
+    """`svq.data.frontend.FrontEnd` of arrays."""
+
+    def __init__(self, config):
+        from svq.data.frontend import FrontEnd
+
+        self._front_end = FrontEnd(config)
+        self.bank = self._front_end.bank
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self._front_end(torch.from_numpy(x)).numpy()
 
 
 def files_of(path: str) -> list[str]:
@@ -199,8 +211,10 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
 
 
 def _load_torch(path: str, num_threads: int, precision: int | None = None):
-    import torch
-
+    try:
+        torch = require("torch")
+    except UserError as error:
+        raise UserError(f"{path}: {error}; or take the .onnx that svq.bin.export makes of it where torch is") from None
     from svq.models import load_model, network_digest
     from svq.quant.api import freeze_
 
@@ -218,8 +232,6 @@ def _load_torch(path: str, num_threads: int, precision: int | None = None):
 
 def packed_calibration(path) -> dict | None:
     """The calibration in a packed .svq file that has been read already; None where it, or another file, has none."""
-    import json
-
     from safetensors import safe_open
 
     if not os.fspath(path).endswith(".svq"):

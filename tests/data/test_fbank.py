@@ -42,15 +42,17 @@ def signals():
     }
 
 
-def native(wave):
+def native(wave, rate=RATE, high_hz=0.0, snip_edges=True):
     """kaldi-native-fbank's log-mels (frames, 80)."""
     knf = pytest.importorskip("kaldi_native_fbank")
     options = knf.FbankOptions()
     options.frame_opts.dither = 0.0
-    options.frame_opts.samp_freq = RATE
+    options.frame_opts.samp_freq = rate
+    options.frame_opts.snip_edges = snip_edges
     options.mel_opts.num_bins = 80
+    options.mel_opts.high_freq = high_hz
     computer = knf.OnlineFbank(options)
-    computer.accept_waveform(RATE, (wave * 32768).tolist())
+    computer.accept_waveform(rate, (wave * 32768).tolist())
     computer.input_finished()
     return np.stack([computer.get_frame(i) for i in range(computer.num_frames_ready)])
 
@@ -89,6 +91,20 @@ def test_equals_kaldi_native_fbank(name):
     reference = native(wave)
     assert ours(wave).shape == reference.shape
     np.testing.assert_allclose(ours(wave), reference, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("rate", [16000, 11025, 8000])
+@pytest.mark.parametrize("high_hz, snip_edges", [(-400.0, False), (-400.0, True), (3500.0, False), (0.0, False)])
+def test_highest_frequency_and_mirrored_edges(rate, high_hz, snip_edges):
+    """Down to a single window, of which the edges are most."""
+    wave = signals()["speech"].astype(np.float32)
+    bank = Fbank(rate=rate, high_hz=high_hz, snip_edges=snip_edges)
+    for samples in (len(wave), len(wave) - 79, 2 * bank.length + 1, bank.length):
+        reference = native(wave[:samples], rate, high_hz, snip_edges)
+        found = bank(torch.from_numpy(wave[None, :samples]))[0].numpy()
+        assert len(found) == bank.num_frames(samples) == len(reference)
+        np.testing.assert_allclose(found, reference, rtol=0, atol=2e-3)
+    assert bank.num_frames(bank.length - 1) == 0
 
 
 @pytest.mark.parametrize("name", ["clipped", "one_bit", "tone_in_noise", "tone"])

@@ -163,7 +163,9 @@ def test_packed_files_say_it_shortly(kind, tmp_path):
 @pytest.mark.parametrize("tree, words", [
     ({"fbank": "htk"}, "'fbank' is 'htk'"), ({"fbank": "clova", "window": "povey"}, "takes hamming only"),
     ({"full_scale": 0}, "full_scale is 0"), ({"preemphasis": 1.5}, "preemphasis is 1.5"),
-    ({"window": "hann"}, "'window' is 'hann'")])
+    ({"window": "hann"}, "'window' is 'hann'"), ({"high_hz": -8000}, "high_hz is -8000"), ({"high_hz": 8001}, "at most"),
+    ({"high_hz": float("nan")}, "not nan"), ({"high_hz": 15}, "high_hz is 15"),
+    ({"fbank": "clova", "high_hz": -400}, "takes 0.0 only"), ({"fbank": "speechbrain", "snip_edges": False}, "takes True")])
 def test_settings_out_of_range(tree, words):
     with pytest.raises(UserError, match=words):
         from_dict(tree, FrontEndConfig)
@@ -172,5 +174,5 @@ def test_settings_out_of_range(tree, words):
 def test_what_a_definition_brings_with_it():
     assert to_dict(FrontEndConfig(fbank="speechbrain")) == {
         "rate": 16000, "num_mels": 80, "mean_normalize": True, "variance_normalize": False, "fbank": "speechbrain",
-        "window": "hamming", "full_scale": 1.0, "preemphasis": 0.0}
+        "window": "hamming", "full_scale": 1.0, "preemphasis": 0.0, "high_hz": 0.0, "snip_edges": True}
     assert from_dict({"rate": 16000, "num_mels": 80, "mean_normalize": True}, FrontEndConfig) == FrontEndConfig()

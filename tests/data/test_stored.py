@@ -91,11 +91,19 @@ def test_features_made_differently_are_not_combined(made, tmp_path, capsys):
     assert stored.read_made(tmp_path / "out") is None and DataDir(tmp_path / "out").has("feats.scp")
 
 
+def test_files_of_before_two_settings(made, tmp_path):
+    """feats.yaml of an older svq: full bands and whole frames, as it made them."""
+    old = renamed(made, tmp_path / "old", lambda text: "".join(
+        line for line in text.splitlines(True) if not line.startswith(tuple(stored.LATER))))
+    assert stored.read_made(old) == stored.read_made(made) and Utterances(old, FrontEndConfig()).feats
+
+
 @pytest.mark.parametrize("settings, words", [
     ({}, None), ({"mean_normalize": False}, None),
     ({"rate": 8000}, "holds log-mels of rate 16000, but the model takes others (rate 8000)"),
     ({"rate": 8000, "num_mels": 40}, "log-mels of rate 16000, num_mels 80, but"),
     ({"window": "hamming"}, "log-mels of window povey, but the model takes others (window hamming)"),
+    ({"high_hz": -400.0, "snip_edges": False}, "high_hz 0, snip_edges True, but the model takes others"),
     ({"full_scale": 1.0}, "log-mels of full_scale 32768, but the model takes others (full_scale 1)"),
     ({"fbank": "clova"}, "log-mels of fbank kaldi, window povey, full_scale 32768, preemphasis 0.97, but")])
 @pytest.mark.parametrize("read", [Utterances, calibration_features])
