@@ -4,9 +4,10 @@
   python -m svq.bin.enroll --store voices.svs --list true
   python -m svq.bin.enroll --store voices.svs --remove ann
 
-MODEL is by default the one that comes with svq. STORE is one file, made where there is none. svq.bin.verify and svq.bin.identify compare recordings with its voices. It
-belongs to one network (a packed .svq and its float exports are one; an INT8 export is another) and to the mean
-embedding of its calibration; other models are refused. Give --calibration and --mean here as you give them there.
+MODEL is by default the one that comes with svq. STORE is one file, made where there is none. svq.bin.verify and
+svq.bin.identify compare recordings with its voices. It belongs to one network (a packed .svq and its float exports are
+one; an INT8 export is another) and to the mean embedding of its calibration; other models are refused. Give
+--calibration and --mean here as you give them there.
 
 A name may have blanks and any letters. A name that is taken is an error, unless --replace true says that the new voice
 is to take its place. Embeddings of several recordings are centred, scaled to length 1 and averaged, as in

@@ -2,10 +2,10 @@
 
   python -m svq.bin.identify --model model.onnx --store voices.svs who.wav
 
-STORE is what svq.bin.enroll makes, with the same model (by default the one that comes with svq) and calibration. Printed for the --top best names: the cosine
-score and the log-likelihood ratio that the recording is theirs; then the threshold, Bayes' for --p-target, --c-miss and
---c-fa, and the decision: the best name where it is at or above the threshold, else `unknown`. Without a calibration the
-scores alone, and a decision only with --threshold.
+STORE is what svq.bin.enroll makes, with the same model (by default the one that comes with svq) and calibration.
+Printed for the --top best names: the cosine score and the log-likelihood ratio that the recording is theirs; then the
+threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision: the best name where it is at or above the
+threshold, else `unknown`. Without a calibration the scores alone, and a decision only with --threshold.
 
 Each name is compared with the threshold by itself, so with n voices a stranger has n chances to pass: --p-target is the
 probability beforehand that it is one certain name, at most 1/n.
