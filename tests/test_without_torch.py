@@ -83,6 +83,15 @@ def test_enroll_and_identify(place):
     assert "ann" in svq(place, "identify", "--model", "waveform.onnx", "--store", "voices.svs", "c.flac")
 
 
+def test_a_ladder(place):
+    (place / "ladder.yaml").write_text(
+        "operating: {threshold: 0.5}\nrungs:\n"
+        "- {name: one, model: waveform.onnx, map: none, mean: none, delta: .inf}\n"
+        "- {name: two, model: features.onnx, map: none, mean: none}\n")
+    told = json.loads(svq(place, "verify", "--cascade", "ladder.yaml", "--json", "true", "a.wav", "--", "b.wav"))
+    assert [rung["rung"] for rung in told["rungs"]] == ["one", "two"] and told["peak_memory_bytes"] < 150e6
+
+
 def test_features_are_those_of_torch(place):
     """The embedding of a file that takes features is that of its own network with torch's front end."""
     from svq.data.audio import load

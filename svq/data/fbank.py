@@ -10,8 +10,9 @@ or with samples in [-1, 1]: svq.data.frontend chooses.
 
 `SpeechBrainFbank` and `ClovaFbank` are centre-padded short-time Fourier transforms. Both pad the waveform by half a
 window at either end, so that frame t is centred on sample t * hop, and use a periodic Hamming window of 25 ms every 10
-ms. They differ from each other, and from Kaldi's, in padding, filters and logarithm, which is all that the two classes
-say.
+ms. They differ from each other, and from Kaldi's, in padding, filters and logarithm.
+
+The tables (windows, filters, sizes) are those of svq.data.mels, as they are for svq.data.numpy_front_end.
 """
 
 from __future__ import annotations

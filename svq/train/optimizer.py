@@ -70,12 +70,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16. `auto`: where the device has units for it (GPU, AMX)."""
+    """Whether to compute in bfloat16. `auto`: where the device multiplies in it (GPU, AMX, AVX-512 BF16)."""
     if precision != "auto":
         return precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)())
+    return any(getattr(torch.cpu, f"_is_{units}_supported", lambda: False)() for units in ("amx_tile", "avx512_bf16"))
 
 
 def autocast(bf16: bool, device: torch.device):

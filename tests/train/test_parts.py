@@ -339,9 +339,13 @@ def test_layout_of_networks_that_channels_last_would_break(net, safe):
     assert memory_format(net, True, torch.device("cuda")) is last
 
 
-def test_precision():
+@pytest.mark.parametrize("units", ["amx_tile", "avx512_bf16", None])
+def test_precision(monkeypatch, units):
+    for name in ("amx_tile", "avx512_bf16"):
+        monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name == units)
     cpu = torch.device("cpu")
-    assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu) and isinstance(use_bf16("auto", cpu), bool)
+    assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu)
+    assert use_bf16("auto", cpu) is (units is not None)
 
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
