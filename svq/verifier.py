@@ -183,10 +183,10 @@ class Verifier:
     def score(self, a, b) -> float:
         """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it.
 
-        An embedding is what `embed` returns: the mean is subtracted here. UserError for an Enrollment of another model,
-        arithmetic or mean. UserError too, where a mean is subtracted, for an array of length 1: such are vectors that
-        were centred and scaled already, from which the mean would be subtracted twice. Embeddings have other lengths,
-        unless the network itself scales them to 1; then they are taken.
+        An embedding is what `embed` of this model returns; an array does not tell whose it is. The mean is subtracted
+        here. UserError for an Enrollment of another model, arithmetic or mean. UserError too, where a mean is subtracted,
+        for an array of length 1: such are vectors that were centred and scaled already, from which the mean would be
+        subtracted twice. Embeddings have other lengths, unless the network itself scales them to 1; then they are taken.
         """
         return self._voice(a).cosine(self._voice(b))
 
