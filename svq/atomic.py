@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import re
+import stat
 import tempfile
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -19,7 +20,7 @@ def atomic_path(path):
     """Yields a temporary name in the folder of `path`; renames it to `path` on success.
 
     On an exception the temporary file is removed and `path` is left as it was. After a power cut or
-    `kill -9` the old file, or none, is there, never half of the new one.
+    `kill -9` the old file, or none, is there, never half of the new one. The new one has the old one's permissions.
     """
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
@@ -30,9 +31,7 @@ def atomic_path(path):
     os.close(handle)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        os.chmod(temporary, _mode_of(path))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -43,6 +42,16 @@ def atomic_path(path):
         if failure is not error:
             raise failure from error
         raise
+
+
+def _mode_of(path: str) -> int:
+    """Permissions of the file, or those of a new one where there is none."""
+    try:
+        return stat.S_IMODE(os.stat(path).st_mode)
+    except FileNotFoundError:
+        umask = os.umask(0)
+        os.umask(umask)
+        return 0o666 & ~umask
 
 
 def _of_writing(error: BaseException, path: str, temporary: str, folder: str) -> BaseException:
@@ -65,6 +74,44 @@ def remove_leftovers(path) -> None:
     stem, suffix = os.path.splitext(name)
     for leftover in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(stem)}.*.tmp{glob.escape(suffix)}")):
         os.unlink(leftover)
+
+
+@contextlib.contextmanager
+def locked(path):
+    """Holds the lock of `path`, so that of several who read a file, change it and write it again none undoes what
+    another wrote. Waits for whoever holds it, a thread or a process, here or on another machine of the file system.
+
+    A lock ends with its process, however that ends. The lock's file, `.NAME.lock` beside `path`, is removed at the end.
+    """
+    import fcntl  # which not every system has
+
+    folder, name = os.path.split(os.fspath(path))
+    os.makedirs(folder or ".", exist_ok=True)
+    lock = os.path.join(folder, f".{name}.lock")
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if _is_still(handle, lock):
+                break
+        except OSError as error:
+            os.close(handle)
+            raise OSError(error.errno, os.strerror(error.errno), lock) from None
+        os.close(handle)  # who held it before has removed the file: another may have made a new one
+    try:
+        yield
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(lock)
+        os.close(handle)
+
+
+def _is_still(handle: int, path: str) -> bool:
+    """Whether `path` names the open file."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

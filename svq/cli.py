@@ -10,6 +10,9 @@ from svq import numbers
 from svq.errors import one_line
 
 
+typed: str | None = None  # how the worker that runs was called, where not by `python3 -m`: svq verify
+
+
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     pass
 
@@ -41,12 +44,15 @@ class _Parser(argparse.ArgumentParser):
 
 def parser(doc: str, renamed: dict[str, str] | None = None) -> argparse.ArgumentParser:
     """Makes an ArgumentParser whose help shows `doc` as written and every option's default, and whose usage names the
-    worker that calls this as one types it: python3 -m svq.bin.train.
+    worker that calls this as it was typed: python3 -m svq.bin.verify, or svq verify.
 
     renamed: options by the names that they had, which are taken with a warning.
     """
     spec = sys._getframe(1).f_globals.get("__spec__")
-    made = _Parser(prog=f"python3 -m {spec.name}" if spec else None, description=doc, formatter_class=_Formatter)
+    if typed and spec:
+        doc = doc.replace(f"python -m {spec.name}", typed)
+    made = _Parser(prog=typed or (f"python3 -m {spec.name}" if spec else None), description=doc,
+                   formatter_class=_Formatter)
     made.renamed = renamed or {}
     return made
 
@@ -142,6 +148,8 @@ def check_extraction_options(arguments: argparse.ArgumentParser, options) -> Non
 
 
 def _program_name() -> str:
+    if typed:
+        return typed
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name if spec else os.path.basename(sys.argv[0])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import sys
 import types
 
 _MENDS = {
@@ -45,11 +46,13 @@ def some_of(ids, shown: int = 5) -> str:
 def one_line(error: BaseException) -> str | None:
     """Says in one line what went wrong, where and what mends it; None for what must be a fault of the program.
 
-    Covers UserError, what the machine refuses (space, permissions, memory) and what a file's content does to Python's
-    own limits: text that is not UTF-8, numbers out of range, nesting without end.
+    Covers UserError, packages that are not installed, what the machine refuses (space, permissions, memory) and what a
+    file's content does to Python's own limits: text that is not UTF-8, numbers out of range, nesting without end.
     """
     if isinstance(error, UserError):
         return " ".join(str(error).splitlines())
+    if isinstance(error, ModuleNotFoundError) and (package := (error.name or "").partition(".")[0]) in _EXTRAS:
+        return _said_of(package, error)
     if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
         return f"out of memory{_asked_for(error)}; {_MENDS[errno.ENOMEM]}{_place(error)}"
     if isinstance(error, OSError) and error.errno is not None:
@@ -82,6 +85,16 @@ def _place(error: BaseException) -> str:
     return f" ({frames[-1].name}, {os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
 
 
+# The extra that brings a package: of the recipes' set-up, "" being what it always installs, and of the svq that pip
+# installs.
+_EXTRAS = {
+    "torch": ("", "train"), "scipy": ("", "train"), "matplotlib": ("", "train"), "safetensors": ("", "train"),
+    "kaldiio": ("", ""), "soundfile": ("", ""), "onnxruntime": ("deploy", ""), "onnx": ("deploy", "export"),
+    "openvino": ("deploy", "openvino"), "optuna": ("deploy", "search"), "sqlalchemy": ("deploy", "search"),
+    "espeakng_loader": ("", "mini"),
+}
+
+
 def require(name: str) -> types.ModuleType:
     """The module `name` (`onnxruntime`, `onnxruntime.quantization`, ...) of a package that is not installed by default.
 
@@ -90,8 +103,28 @@ def require(name: str) -> types.ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        package = name.partition(".")[0]
-        missing = getattr(error, "name", None) or package
-        reason = "" if missing.partition(".")[0] == package else f" ({error})"
-        raise UserError(f"this needs {package}, which is not installed{reason}: "
-                        "bash utils/setup.sh --extras deploy") from None
+        raise UserError(_said_of(name.partition(".")[0], error)) from None
+
+
+def _said_of(package: str, error: ImportError) -> str:
+    """What is missing, why, and the command that installs it."""
+    missing = error.name or package
+    reason = "" if missing.partition(".")[0] == package else f" ({error})"
+    return f"this needs {package}, which is not installed{reason}: {_install_line(package)}"
+
+
+def _install_line(package: str) -> str:
+    """The command that installs a package: the recipes' where this is a checkout in its own .venv, else pip's."""
+    if package not in _EXTRAS:
+        return f"pip install {package}"
+    of_recipes, of_pip = _EXTRAS[package]
+    if _in_recipes():
+        return "bash utils/setup.sh" + (f" --extras {of_recipes}" if of_recipes else "")
+    return f'pip install "svq[{of_pip}]"' if of_pip else "pip install svq"
+
+
+def _in_recipes(root: str = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) -> bool:
+    """Whether the svq in folder `root` is that of a checkout, run in the environment that utils/setup.sh makes there."""
+    made = os.path.join(root, ".venv")
+    return (os.path.isfile(os.path.join(root, "utils", "setup.sh")) and os.path.isdir(made)
+            and os.path.samefile(made, sys.prefix))

@@ -12,8 +12,10 @@ from svq.errors import UserError
 from svq.network import FrontEndConfig as FrontEndConfig  # users take it from here
 from svq.network import ModelConfig, load_state, load_tensors, save_tensors
 from svq.pack.file import load_packed
+from svq.pack.format import digest, model_dict
 from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
+from svq.quant.api import quantizers
 
 _MANY = 10**6  # numbers that a config may ask for, and as many again as the tensors beside it have: no more memory
 
@@ -52,3 +54,17 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
         config = replace(config, quant=member_config(config.quant, precision, path))
         at_precision_(net, precision)
     return net.eval(), config
+
+
+def network_digest(net: nn.Module, config: ModelConfig) -> str:
+    """SHA-256, in hexadecimal digits, of a network as `load_model` gives it: front end, architecture and weights.
+
+    A packed file has one digest however its codes are packed and whatever calibration it carries; an export of it says
+    the same one (svq.deploy.runtimes.Metadata). That of the model folder that it was packed from is another, because
+    the file keeps batch norms in float16. Stores of voices hold such digests for years: nothing goes in that a new
+    setting of training or quantization would change.
+    """
+    about = {name: value for name, value in model_dict(config).items() if name in ("arch", "net", "front_end")}
+    if any(True for _ in quantizers(net)):  # the weights below are float ones, which quantizers are yet to round
+        about["quant"] = {**model_dict(config)["quant"], "layers": config.quant.layers}
+    return digest(about, net.state_dict())

@@ -1,24 +1,23 @@
 """A network by its config: architecture, options, front end, quantization; and its tensors by name.
 
-Tensors are written to safetensors files, read from them, and put into a network.
+Tensors are written to safetensors files, read from them, and put into a network. torch is brought in where a network or
+tensors are made: a config alone needs none.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
-
-from svq import nets
 from svq.atomic import atomic_path
-from svq.data.frontend import FrontEndConfig
+from svq.data.front_end_config import FrontEndConfig
 from svq.errors import UserError
 from svq.files import require_file
-from svq.quant import QuantConfig
-from svq.quant.batchnorm_fold import drop_folded_
+from svq.quant.config import QuantConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 _SAID_ELSEWHERE = ("arch", "feat_dim", "embed_dim", "most")
 
@@ -44,14 +43,20 @@ class ModelConfig:
             if not isinstance(name, str) or name in _SAID_ELSEWHERE:
                 raise ValueError(f"net: {name!r} is no option of a network")
 
-    def build(self, most: int = nets.MOST_NUMBERS) -> nn.Module:
-        """The float network, initialised from torch's global random state. UserError for one far larger than `most`."""
-        net = nets.build(self.arch, self.front_end.num_mels, self.embed_dim, most, **self.net)
+    def build(self, most: int | None = None) -> nn.Module:
+        """The float network, initialised from torch's global random state. UserError for one far larger than `most`, by
+        default svq.nets.MOST_NUMBERS."""
+        from svq import nets
+        from svq.quant.batchnorm_fold import drop_folded_
+
+        net = nets.build(self.arch, self.front_end.num_mels, self.embed_dim, most or nets.MOST_NUMBERS, **self.net)
         return drop_folded_(net, self.folded) if self.folded else net
 
 
 def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
     """Writes a safetensors file atomically."""
+    from safetensors.torch import save_file
+
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
@@ -59,6 +64,9 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 
 def load_tensors(path) -> dict[str, torch.Tensor]:
     """Reads a safetensors file; UserError when it is missing or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(require_file(path))
     except FileNotFoundError:

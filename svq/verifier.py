@@ -10,6 +10,10 @@
     True
     >>> result == verifier.verify(["ann1.wav", "ann2.mp3"], "who.flac", p_target=0.1)    # the same in one call
     True
+    >>> voice.save("voices.svs", "ann")                          # kept for another day, see svq.voices
+    >>> from svq.voices import Enrollment
+    >>> verifier.score(Enrollment.load("voices.svs", "ann"), verifier.embed("who.flac")) == result.score
+    True
     >>> verifier.embed(samples, rate=8000).shape                 # samples (T,) or (T, channels), such as soundfile's
     (16,)
 
@@ -24,27 +28,21 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from svq.backend.calibration import PLAIN, Calibration, Mismatch, Verification, decide, scoring_of
+from svq.backend.calibration import PLAIN, Calibration, Mismatch, Verification, decide, mean_text, scoring_of
 from svq.backend.embeddings import read_vector
 from svq.backend.scoring import Cosine
 from svq.data.audio import name_of, silence, sounding_seconds, windows_of
 from svq.data.rxfilename import Rx
 from svq.errors import UserError
+from svq.voices import Enrollment, Origin, Voices
 
 SHORTEST_WINDOW = 1.0  # of windows, in seconds
 LITTLE_SECONDS = 1.0  # under this much sound an embedding says little, and a warning says so
-
-
-@dataclass(frozen=True, eq=False)
-class Enrollment:
-    """A voice as it is scored: vector (D,) float32 of length 1, centred; recordings: how many it was made of."""
-
-    vector: np.ndarray
-    recordings: int = 1
+_AT_LENGTH_1 = 1e-6  # so near to 1 is the length of a float32 vector that was scaled to it
 
 
 class Verifier:
@@ -70,11 +68,13 @@ class Verifier:
         self.why_uncalibrated, self.warn = why_uncalibrated, warn
         self.min_seconds, self.window_seconds = min_seconds, window_seconds
         self._cosine = Cosine(mean)
+        self.origin = Origin(os.path.basename(embedder.path.rstrip(os.sep)), embedder.network, embedder.arithmetic,
+                             embedder.config.embed_dim, mean_text(mean))
 
     @classmethod
-    def load(cls, path, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
+    def load(cls, path=None, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
              **options) -> Verifier:
-        """The verifier of a model folder, a .svq, .onnx or .xml file.
+        """The verifier of a model folder, a .svq, .onnx or .xml file; None: of the model in the box (svq.ready).
 
         backend: torch, onnxruntime or openvino; None: what the file is for. calibration: a Calibration, or the JSON
         of svq.bin.calibrate; None: the one in the file. mean: a mean embedding (D,), or the file of one, that is
@@ -83,8 +83,10 @@ class Verifier:
         Raises UserError for what cannot be read, and for a calibration that is given and belongs to another score. One
         in the model file that does is left alone: `why_uncalibrated` says why, and scores are plain.
         """
+        from svq import ready
         from svq.deploy.runtimes import load_embedder
 
+        path = ready.path() if path is None else path
         embedder = load_embedder(path, backend, num_threads)
         named = None
         if isinstance(mean, (str, os.PathLike)) and mean != PLAIN:
@@ -119,6 +121,12 @@ class Verifier:
         floats in [-1, 1] or signed integers of any width. rate: of the samples, in Hz; None: the model's own.
         Raises UserError that names the recording: unreadable, silent (svq.data.audio), too short.
         """
+        return self._embed(recording, rate)[0]
+
+    def _embed(self, recording, rate: int | None = None) -> tuple[np.ndarray, float]:
+        """Its embedding, and how many seconds of sound it has."""
+        if isinstance(recording, Enrollment):
+            raise UserError("a voice that is enrolled already, where a recording must stand; score() compares voices")
         name, shortest = name_of(recording), self.embedder.front_end.bank.length
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
             raise UserError(f"{name}: a rate of {rate} Hz; give the whole number of the samples', such as "
@@ -135,7 +143,7 @@ class Verifier:
         vector = vectors[0] if len(vectors) == 1 else np.average(vectors, axis=0, weights=weights)
         if not np.isfinite(vector).all():
             raise UserError(f"{name}: its embedding is not finite; the model is damaged, or the recording is")
-        return vector.astype(np.float32)
+        return vector.astype(np.float32), heard
 
     def _check(self, name: str, seconds: float, heard: float, frame: float) -> None:
         """UserError where there is nothing to embed, a warning where there is little."""
@@ -153,38 +161,77 @@ class Verifier:
         to length 1, averaged, and scaled again, as svq.bin.score does with --enroll-spk2utt.
 
         A file name may stand for a list of one. UserError for samples outside a list: their rows would be recordings.
+        UserError too for an array of length 1 where a mean is subtracted: see `score`.
         """
         dim = self.embedder.config.embed_dim
-        if isinstance(recordings, (str, os.PathLike, Rx)):
+        if isinstance(recordings, (str, os.PathLike, Rx, Enrollment)):
             recordings = [recordings]
         if isinstance(recordings, np.ndarray) and not (recordings.ndim == 2 and recordings.shape[1] == dim):
             raise UserError(f"an array {recordings.shape} to enroll: put samples or an embedding in a list, "
                             f"enroll([samples]); an array of embeddings is (n, {dim})")
-        vectors = [x if _is_embedding(x, dim) else self.embed(x) for x in recordings]
-        if not vectors:
+        found = [(self._raw(x), np.nan) if _is_embedding(x, dim) else self._embed(x) for x in recordings]
+        if not found:
             raise UserError("no recording to enroll")
-        processed = self._cosine.process(np.stack(vectors), source="the recordings")
+        processed = self._cosine.process(np.stack([vector for vector, _ in found]), source="the recordings")
+        seconds = sum(heard for _, heard in found)
+        known = None if np.isnan(seconds) else round(seconds, 3)
         if len(processed) == 1:
-            return Enrollment(processed[0])
+            return Enrollment(self.origin, processed[0], 1, known)
         models, _ = self._cosine.models(processed.mean(axis=0, dtype=np.float64)[None], np.ones(1))
-        return Enrollment(models[0], len(vectors))
+        return Enrollment(self.origin, models[0], len(found), known)
 
     def score(self, a, b) -> float:
-        """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it."""
-        a, b = (self._voice(x).vector.astype(np.float64) for x in (a, b))
-        return float(np.clip(a @ b, -1, 1))
+        """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it.
+
+        An embedding is what `embed` of this model returns; an array does not tell whose it is. The mean is subtracted
+        here. UserError for an Enrollment of another model, arithmetic or mean. UserError too, where a mean is subtracted,
+        for an array of length 1: such are vectors that were centred and scaled already, from which the mean would be
+        subtracted twice. Embeddings have other lengths, unless the network itself scales them to 1; then they are taken.
+        """
+        return self._voice(a).cosine(self._voice(b))
+
+    def rank(self, voices: Voices, test) -> list[tuple[str, float]]:
+        """Names of a store with their cosines to a recording, an embedding (D,) or a voice, the best first; equal ones
+        by name.
+
+        UserError for a store of another origin, and as `embed`.
+        """
+        voices.origin.check(self.origin, voices.path)
+        voice = test if isinstance(test, Enrollment) else self.enroll([test])
+        found = [(name, voices[name].cosine(voice)) for name in voices]
+        return sorted(found, key=lambda row: (-row[1], row[0]))
 
     def _voice(self, x) -> Enrollment:
         """An Enrollment, or the one of an embedding (D,); UserError for anything else, another model's too."""
-        dim, vector = self.embedder.config.embed_dim, x.vector if isinstance(x, Enrollment) else x
+        if isinstance(x, Enrollment):
+            x.origin.check(self.origin, f"a voice of {x.origin.file}")
+            return x
+        dim = self.embedder.config.embed_dim
         try:
-            vector = np.asarray(vector, dtype=np.float32)
+            vector = np.asarray(x, dtype=np.float32)
         except (TypeError, ValueError):
-            raise UserError(f"{name_of(vector)}: score() compares what enroll() and embed() return") from None
+            raise UserError(f"{name_of(x)}: score() compares what enroll() and embed() return") from None
         if vector.shape != (dim,):
             raise UserError(f"an array {vector.shape} to score, this model's embeddings are ({dim},); score() compares "
                             "what enroll() and embed() return")
-        return x if isinstance(x, Enrollment) else self.enroll([vector])
+        return self.enroll([vector])
+
+    def _raw(self, vector: np.ndarray) -> np.ndarray:
+        """The embedding back; UserError for what was centred already, as `score` says."""
+        length = np.linalg.norm(vector.astype(np.float64))
+        if self.mean is not None and abs(length - 1) <= _AT_LENGTH_1 and not self._gives_length_1:
+            raise UserError("an array of length 1 to compare: it was centred and scaled already, and the mean would be "
+                            "subtracted twice; give what embed() returns, and keep voices by Enrollment.save()")
+        return vector
+
+    @cached_property
+    def _gives_length_1(self) -> bool:
+        """Whether the network itself scales embeddings: seen in that of a second of noise."""
+        noise = 0.1 * np.random.default_rng(0).standard_normal((1, self.rate), dtype=np.float32)
+        try:
+            return bool(abs(np.linalg.norm(self.embedder.waveforms(noise).astype(np.float64)) - 1) <= _AT_LENGTH_1)
+        except UserError:  # it takes one duration only, and another
+            return False
 
     def llr(self, score: float) -> float:
         """The log-likelihood ratio (natural logarithm) of a score; UserError without a calibration of it."""

@@ -5,10 +5,11 @@ import os
 import stat
 import subprocess
 import sys
+import threading
 
 import pytest
 
-from svq.atomic import atomic_path, atomic_write, remove_leftovers, write_json
+from svq.atomic import atomic_path, atomic_write, locked, remove_leftovers, write_json
 
 
 def test_new_content_replaces_the_old_one(tmp_path):
@@ -100,3 +101,34 @@ run_main(main)
     done = subprocess.run([sys.executable, "-B", "-c", code, str(path)], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith(f"-c: {path}: ") and done.stderr.count("\n") == 1, done.stderr
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["out.bin"]
+
+
+def test_a_private_file_stays_private(tmp_path):
+    path = tmp_path / "voices.json"
+    write_json(path, 1)
+    path.chmod(0o600)
+    write_json(path, 2)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and json.loads(path.read_text()) == 2
+
+
+def test_threads_that_count_in_a_file_lose_nothing(tmp_path):
+    path = tmp_path / "deep folder" / "count"
+
+    def count():
+        for _ in range(25):
+            with locked(path):
+                number = int(path.read_text()) if path.exists() else 0
+                path.write_text(str(number + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() == "100" and os.listdir(path.parent) == ["count"]
+
+
+def test_a_lock_that_cannot_be_had_names_its_file(tmp_path):
+    (tmp_path / ".out.lock").mkdir()
+    with pytest.raises(OSError, match="out.lock"), locked(tmp_path / "out"):
+        pass

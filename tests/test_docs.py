@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from svq.__main__ import COMMANDS as SVQ
 from svq.names import Names
 from svq.rows import row_names
 
@@ -24,7 +25,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/run.sh"))
 RESULTS = ROOT / "egs" / "speechocean762" / "RESULTS.md"
 # Programs of the system that commands may begin with.
-PROGRAMS = {"bash", "cd", "cp", "export", "git", "pip", "."}
+PROGRAMS = {"bash", "cd", "cp", "export", "git", "pip", "svq", "."}
 # What stands in the pages and is made by whoever reads them.
 MADE_BY_READERS = ("egs/mine", "local/prepare_mine.sh", "conf/slurm.conf")
 IMPORTED = {"speechbrain_ecapa"}  # networks of examples that are made elsewhere
@@ -85,6 +86,8 @@ def program_of(words: list[str]) -> tuple[str, list[str]]:
         words = words[1:]
     if words[0].startswith("python"):
         words = words[2:] if words[1] == "-m" else words[1:]
+    if words[0] == "svq" and words[1] in SVQ:
+        words = ["svq.bin." + SVQ[words[1]][0], *words[2:]]
     return words[0], words[1:]
 
 
@@ -299,6 +302,21 @@ def test_python_blocks_compile_and_import_what_exists(page):
             if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "svq":
                 wanted = {alias.name for alias in node.names}
                 assert wanted <= exported(node.module), f"{node.module}: {sorted(wanted - exported(node.module))}"
+
+
+def test_every_command_of_svq_exists():
+    """Those that are run, and those that the text names."""
+    named = {words[1] for _, words, _ in COMMANDS if words[0] == "svq" and not words[1].startswith("-")}
+    for page in PAGES:
+        named.update(re.findall(r"`svq ([a-z_-]+)", prose(page)))
+    assert "verify" in named and named <= SVQ.keys()
+
+
+def test_every_extra_of_the_package_exists():
+    project = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^([a-z]+) = \[", project, re.MULTILINE))
+    named = {extra for page in PAGES for found in re.findall(r"\bsvq\[([a-z,]+)\]", page.read_text()) for extra in found.split(",")}
+    assert "train" in named and named <= extras
 
 
 def test_readme_is_short():

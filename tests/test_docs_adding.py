@@ -7,8 +7,8 @@ import sys
 
 from tests.conftest import ROOT
 
-# What the page calls "import it, and list it": the module, who lists it, and where.
-LISTED = {"quantile": ("svq/quant/quantizers.py", "METHODS = {"), "small": ("svq/nets/__init__.py", "FAMILIES = (")}
+# What the page calls "list it", a network being imported there, too: the module, who lists it, and where.
+LISTED = {"quantile": ("svq/quant/methods.py", "METHODS = {"), "small": ("svq/nets/__init__.py", "FAMILIES = (")}
 
 
 def test_the_page_adds_a_quantizer_and_a_network(tmp_path):

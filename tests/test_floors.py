@@ -15,6 +15,7 @@ from tests.conftest import ROOT
 # From the top; a module may import its own folder and floors below its own. Two folders of one floor know nothing of
 # each other. Names are folders of svq/ and modules that stand beside them.
 FLOORS = (
+    ("__main__",),
     ("bin",),
     ("cli",),
     ("recipe",),
@@ -22,6 +23,7 @@ FLOORS = (
     ("report",),
     ("svq",),  # svq/__init__.py, which hands out svq.Verifier
     ("verifier",),
+    ("voices",),
     ("deploy", "importing"),
     ("train",),
     ("bits", "distill"),
@@ -36,7 +38,7 @@ FLOORS = (
     ("config_files",),
     ("rows",),
     ("yaml_file",),
-    ("atomic", "hardware", "progress"),
+    ("atomic", "hardware", "progress", "ready"),
     ("files", "numbers"),
     ("errors",),
 )

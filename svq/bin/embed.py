@@ -1,6 +1,6 @@
 """Speaker embeddings of recordings, with any of the runtimes.
 
-  python -m svq.bin.embed --model model.svq --out emb ann.wav bob.mp3      # ids: ann, bob
+  python -m svq.bin.embed --out emb ann.wav bob.mp3                        # ids: ann, bob; the model that comes with svq
   python -m svq.bin.embed --model model.onnx --out emb.npz data/test/wav.scp
 
 INPUT: recordings, whose ids are their file names without folder and ending, or one list named *.scp (lines: id

@@ -16,16 +16,17 @@ import os
 import sys
 
 from svq.cli import boolean, parser, run_main
-from svq.errors import UserError
+from svq.errors import UserError, require
 
 
 def main() -> None:
     options = parse_options()
+    require("onnx")  # first: its extra brings torch, too
     from svq.backend.calibration import Calibration
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration
     from svq.hardware import warn_without_vnni
-    from svq.models import load_model
+    from svq.models import load_model, network_digest
     from svq.quant.api import freeze_
 
     import torch
@@ -37,7 +38,8 @@ def main() -> None:
     net, config = load_model(options.model)
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
     calibration = calibration or packed_calibration(options.model)
-    graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
+    network = network_digest(net, config)
+    graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds, network)
     if options.int8:
         graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))

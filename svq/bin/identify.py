@@ -1,62 +1,110 @@
-"""Closed-set identification of the speakers of a data directory: top-1 and top-5 accuracy.
+"""Whose voice is it? Ranks the voices of a store for a recording, and names the best or nobody.
 
-Every speaker is enrolled with one segment and probed with several, from places drawn by --seed; scores are cosines.
-Writes OUT.json (accuracies with 95 % intervals from resampled speakers, and what they were measured on) and OUT.tsv
-(a line for each probe). The model is a folder, a packed .svq, or an exported .onnx or .xml file.
+  python -m svq.bin.identify --model model.onnx --store voices.svs who.wav
+
+STORE is what svq.bin.enroll makes, with the same model (by default the one that comes with svq) and calibration.
+Printed for the --top best names: the cosine score and the log-likelihood ratio that the recording is theirs; then the
+threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision: the best name where it is at or above the
+threshold, else `unknown`. Without a calibration the scores alone, and a decision only with --threshold.
+
+Each name is compared with the threshold by itself, so with n voices a stranger has n chances to pass: --p-target is the
+probability beforehand that it is one certain name, at most 1/n.
+
+How often a network names the right speaker of a data directory is svq.bin.identification_accuracy's to say.
 """
 
 from __future__ import annotations
 
-from svq.cli import boolean, parser, run_main
-from svq.errors import UserError
+import json
+import time
 
-HEADER = ("speaker", "utterance", "start", "seconds", "rank", "score", "rival", "rival_score")
+from svq.bin.verify import (
+    UNDECIDED,
+    Warnings,
+    add_decision_options,
+    add_model_options,
+    add_scoring_options,
+    check_decision_options,
+    check_model_options,
+    load_verifier,
+    print_costs,
+    threshold_line,
+)
+from svq.cli import parser, run_main
+from svq.errors import UserError
 
 
 def main() -> None:
     options = parse_options()
-    from svq.config import from_dict
-    from svq.deploy.runtimes import load_embedder
-    from svq.evaluation.identification import IdentifyConfig, identification
-
-    config = from_dict({"seconds": options.seconds, "shortest": min(options.shortest, options.seconds),
-                        "probes": options.probes, "other_utterance": options.other_utterance, "seed": options.seed},
-                       IdentifyConfig, "options of svq.bin.identify")
-    embedder = load_embedder(options.model, options.runtime, options.num_threads)
-    about, lines = identification(options.data_dir, embedder, config, options.replicates)
-    write(options.out, about, lines)
-    print(f"{options.model}: {about['speakers']} speakers, {about['probes']} probes: top-1 {about['top1']:.2f} % "
-          f"({about['top1_low']:.2f} to {about['top1_high']:.2f}), top-5 {about['top5']:.2f} %")
+    warn = Warnings()
+    report(options, identified(options, warn) | {"warnings": warn.said})
 
 
-def write(out: str, about: dict, lines: list[tuple]) -> None:
-    """<out>.tsv, then <out>.json, which says that both are there."""
-    from svq.atomic import atomic_write, write_json
+def identified(options, warn) -> dict:
+    """What is said of a recording. decision: `accept`, then `name` is the best one; `unknown`; or None."""
+    start = time.perf_counter()
+    from svq.hardware import peak_bytes
+    from svq.voices import Voices
 
-    with atomic_write(f"{out}.tsv") as file:
-        file.writelines("\t".join(line) + "\n" for line in [HEADER, *lines])
-    write_json(f"{out}.json", about)
+    voices = Voices.load(options.store)
+    if not len(voices):
+        raise UserError(f"{options.store}: it has no voices; svq.bin.enroll puts some in")
+    verifier = load_verifier(options, warn)
+    voices.origin.check(verifier.origin, options.store)
+    loaded = time.perf_counter()
+    ranked = verifier.rank(voices, options.test)
+    costs = (options.p_target, options.c_miss, options.c_fa, options.threshold)
+    results = [(name, verifier.decide(score, *costs)) for name, score in ranked[: options.top]]
+    name, best = results[0]
+    return {
+        "model": options.model, "backend": verifier.embedder.backend, "store": options.store, "test": options.test,
+        "voices": len(voices), "mean_subtracted": verifier.mean is not None,
+        "ranking": [{"name": each, "score": result.score, "llr": result.llr} for each, result in results],
+        "threshold": best.threshold, "decision": {"reject": "unknown"}.get(best.decision, best.decision),
+        "name": name if best.accepted else None, "load_seconds": loaded - start,
+        "embed_seconds": time.perf_counter() - loaded, "peak_memory_bytes": peak_bytes(),
+    }
+
+
+def report(options, found: dict) -> None:
+    """JSON, or a table of names and what is decided."""
+    if options.json:
+        print(json.dumps(found, indent=1, sort_keys=True, allow_nan=False))
+        return
+    ranking, calibrated = found["ranking"], found["ranking"][0]["llr"] is not None
+    print(f"rank  {'score':>9}  {'llr':>11}  name" if calibrated else f"rank  {'score':>9}  name")
+    for number, row in enumerate(ranking, start=1):
+        llr = f"  {row['llr']:11.6f}" if calibrated else ""
+        print(f"{number:>4}  {row['score']:9.6f}{llr}  {row['name']}")
+    if len(ranking) < found["voices"]:
+        print(f"and {found['voices'] - len(ranking)} more below")
+    if found["decision"] is not None:
+        print(threshold_line(options, found["threshold"], not calibrated))
+    words = {None: UNDECIDED, "unknown": "unknown: no name is at or above the threshold"}
+    print(f"decision     {words.get(found['decision'], found['name'])}")
+    print_costs(found, 1)
 
 
 def parse_options():
-    arguments = parser(__doc__, renamed={"--backend": "--runtime"})
-    arguments.add_argument("data_dir", help="Kaldi data directory")
-    arguments.add_argument("model", help="model folder, .svq, .onnx or .xml")
-    arguments.add_argument("out", help="the outputs' name without .json and .tsv")
-    arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
-                           help="where the model runs; by default where such a file is at home")
-    arguments.add_argument("--seconds", type=float, default=3.0, help="length of a segment, less of shorter utterances")
-    arguments.add_argument("--shortest", type=float, default=1.0, help="speakers without segments so long are left out")
-    arguments.add_argument("--probes", type=int, default=5, help="probes of each speaker")
-    arguments.add_argument("--other-utterance", type=boolean, default=True,
-                           help="probe with other utterances than the enrolled one where there are some")
-    arguments.add_argument("--seed", type=int, default=0, help="of utterances, places and resampling")
-    arguments.add_argument("--replicates", type=int, default=1000, help="resamplings of the speakers")
-    arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    arguments = parser(__doc__)
+    arguments.add_argument("--store", metavar="FILE", help="voices that svq.bin.enroll has kept (.svs)")
+    arguments.add_argument("--top", type=int, default=10, help="how many names to print, the best")
+    add_model_options(arguments)
+    add_scoring_options(arguments)
+    add_decision_options(arguments)
+    arguments.add_argument("test", nargs="+", metavar="TEST", help="the recording in question")
     options = arguments.parse_args()
-    for name in ("replicates", "num_threads"):
-        if getattr(options, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least 1")
+    if options.store is None and len(options.test) == 3:
+        arguments.error("DATA_DIR MODEL OUT are svq.bin.identification_accuracy's now")
+    if options.store is None:
+        arguments.error("the following arguments are required: --store")
+    if len(options.test) > 1:
+        arguments.error(f"one recording at a time, not {len(options.test)}")
+    options.test = options.test[0]
+    if options.top < 1:
+        arguments.error("--top must be at least 1")
+    check_model_options(arguments, options)
+    check_decision_options(arguments, options)
     return options
 
 

@@ -57,7 +57,7 @@ def parse_options():
 def check_names(arguments, options) -> None:
     """Exits with 2 and one line for an architecture or a method that is none; only torch's modules know them all."""
     from svq.nets import ARCHITECTURES
-    from svq.quant.quantizers import METHODS
+    from svq.quant.methods import METHODS
 
     for name, known in (("arch", ARCHITECTURES), ("method", METHODS)):
         given = getattr(options, name)

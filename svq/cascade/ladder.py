@@ -27,7 +27,8 @@ import os
 
 import numpy as np
 
-from svq.backend.calibration import SCORE, Calibration
+from svq.backend.calibration import SCORE, Calibration, Mismatch, scoring_of
+from svq.backend.embeddings import read_vector
 from svq.backend.metrics import bayes_threshold
 from svq.backend.score_map import FITS, LOGISTIC, kind_of, load_map
 from svq.config import load_config
@@ -177,6 +178,18 @@ def load_maps(ladder: Ladder, path="the ladder") -> list:
         found.append(None if rung.map == NONE else read_map(rung, ladder.score, path))
     check_maps(ladder, found, path)
     return found
+
+
+def mean_of_rung(rung: Rung, score_map) -> np.ndarray | None:
+    """(D,) what is subtracted before the cosine, None for nothing. UserError where that is not known."""
+    mean = rung.mean if rung.mean in (None, NONE) else read_vector(rung.mean)
+    if score_map is None and mean is None:
+        raise UserError(f"rung {rung.name}: it has no map that would say which mean embedding is subtracted; give it "
+                        "`mean: FILE` or `mean: none`")
+    try:
+        return scoring_of(score_map, mean)
+    except Mismatch as error:
+        raise UserError(f"rung {rung.name}: {error} (in a ladder: its key `mean`)") from None
 
 
 def read_map(rung: Rung, score: str, path="the ladder"):

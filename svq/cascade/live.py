@@ -13,12 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from svq.backend.calibration import Mismatch, scoring_of
-from svq.backend.embeddings import read_vector
 from svq.backend.scores import check_same_trials, models_of, read_scores, read_trials, rounded, trial_speakers
 from svq.backend.scoring import Cosine
 from svq.backend.tokens import IdIndex, read_columns
-from svq.cascade.ladder import NONE, Ladder, Rung, all_to_scale, load_maps, sure, to_scale
+from svq.cascade.ladder import Ladder, Rung, all_to_scale, load_maps, mean_of_rung, sure, to_scale
 from svq.data.datadir import DataDir
 from svq.data.extraction import Utterances
 from svq.errors import UserError
@@ -131,18 +129,6 @@ class Settled(NamedTuple):
     rung: int
     accepted: bool
     values: tuple[float, ...]
-
-
-def mean_of_rung(rung: Rung, score_map) -> np.ndarray | None:
-    """(D,) what is subtracted before the cosine, None for nothing. UserError where that is not known."""
-    mean = rung.mean if rung.mean in (None, NONE) else read_vector(rung.mean)
-    if score_map is None and mean is None:
-        raise UserError(f"rung {rung.name}: it has no map that would say which mean embedding is subtracted; give it "
-                        "`mean: FILE` or `mean: none`")
-    try:
-        return scoring_of(score_map, mean)
-    except Mismatch as error:
-        raise UserError(f"rung {rung.name}: {error} (in a ladder: its key `mean`)") from None
 
 
 class LiveRung:

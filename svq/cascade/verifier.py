@@ -9,8 +9,7 @@ from collections.abc import Iterable
 
 from svq.backend.calibration import Calibration
 from svq.backend.scores import rounded
-from svq.cascade.ladder import Ladder, load_ladder, load_maps, sure, to_scale
-from svq.cascade.live import mean_of_rung
+from svq.cascade.ladder import Ladder, load_ladder, load_maps, mean_of_rung, sure, to_scale
 from svq.errors import UserError
 from svq.hardware import peak_bytes
 from svq.verifier import Verifier

@@ -27,12 +27,12 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 
 from svq.atomic import atomic_write
 from svq.data.datadir import DataDir
+from svq.data.resample import resampled
 from svq.data.rxfilename import Rx, parse
 from svq.data.sources import Info, Mono, Samples, Unreadable, naming, open_recording, probe_pipe, share_of
 from svq.errors import UserError, located, some_of
@@ -79,7 +79,7 @@ def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: f
     """A recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
 
     One channel is taken where `rxfilename` names it, else they are averaged; then resampled (polyphase FIR,
-    scipy.signal.resample_poly). A part equals the same samples of the whole up to float rounding, and is shorter than
+    svq.data.resample). A part equals the same samples of the whole up to float rounding, and is shorter than
     asked where the recording ends first. UserError if it is unreadable or empty, ends before `start`, has a sample
     beyond LIMIT, or if the channels to be averaged cancel each other. any_scale: no LIMIT, for who scales the recording
     by itself. alike: UserError, too, where the channels to be averaged are not alike, such as those of a call.
@@ -130,29 +130,7 @@ def _part(source: Mono, rate: int, first: int, last: int) -> np.ndarray:
     up, down = rate // common, source.info.rate // common
     if up == down:
         return source.read(first, last - first)
-    return _resampled_part(source, first, last, up, down)
-
-
-@lru_cache(maxsize=16)
-def _lowpass(up: int, down: int) -> np.ndarray:
-    from scipy.signal import firwin
-
-    # The filter that resample_poly designs by default; designing it costs more than a short segment's filtering.
-    widest = max(up, down)
-    return firwin(20 * widest + 1, 1.0 / widest, window=("kaiser", 5.0)).astype(np.float32)
-
-
-def _resampled_part(source: Mono, first: int, last: int, up: int, down: int) -> np.ndarray:
-    """Output samples [first, last): reads only the input under the filter, from a place where the phase is 0."""
-    from scipy.signal import resample_poly
-
-    reach = -(-10 * max(up, down) // up) + 1  # input samples under one side of the filter
-    begin = max(0, first // up - -(-reach // down)) * down
-    end = min(source.info.frames, -(-last * down // up) + reach)
-    samples = source.read(begin, end - begin)
-    offset = begin // down * up
-    out = resample_poly(samples, up, down, window=_lowpass(up, down))[first - offset : last - offset]
-    return np.ascontiguousarray(out, dtype=np.float32)
+    return resampled(source.read, source.info.frames, first, last, up, down)
 
 
 def name_of(recording) -> str:

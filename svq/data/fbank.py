@@ -10,84 +10,30 @@ or with samples in [-1, 1]: svq.data.frontend chooses.
 
 `SpeechBrainFbank` and `ClovaFbank` are centre-padded short-time Fourier transforms. Both pad the waveform by half a
 window at either end, so that frame t is centred on sample t * hop, and use a periodic Hamming window of 25 ms every 10
-ms. They differ from each other, and from Kaldi's, in padding, filters and logarithm, which is all that the two classes
-say.
+ms. They differ from each other, and from Kaldi's, in padding, filters and logarithm.
+
+The tables (windows, filters, sizes) are those of svq.data.mels, as they are for svq.data.numpy_front_end.
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-PREEMPHASIS = 0.97
-LOW_HZ = 20.0
-INT16_SCALE = 32768.0
+from svq.data.mels import (
+    EPSILON, INT16_SCALE, LEAST_POWER, OFFSET, PREEMPHASIS, RANGE_DB, centred_tables, kaldi_tables,
+)
+from svq.data.mels import num_frames as num_frames, num_samples as num_samples  # users take them from here
+
 # Frames in flight at a time on the CPU: the buffers then stay in the L2 cache.
 CHUNK_FRAMES = 128
-
-
-def num_frames(num_samples: int, rate: int = 16000) -> int:
-    """Whole 25 ms frames at a 10 ms hop in `num_samples` samples (0 if too short)."""
-    length, hop = rate * 25 // 1000, rate * 10 // 1000
-    return 0 if num_samples < length else 1 + (num_samples - length) // hop
-
-
-def mirrored_edges(rate: int) -> tuple[int, int]:
-    """Samples to mirror at the start and at the end of a waveform, so that its whole frames are those that Kaldi cuts
-    with `--snip-edges=false`: frame t is centred on sample (t + 1/2) hop, and there are (samples + hop / 2) / hop."""
-    length, hop = rate * 25 // 1000, rate * 10 // 1000
-    start = length // 2 - hop // 2
-    return start, length - hop + hop // 2 - start
 
 
 def with_mirrored_edges(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
     """Waveforms (B, T) with their first `start` samples mirrored before them, and their last `end` after them: the
     outermost sample stands twice, as in Kaldi."""
     return torch.cat([x[:, :start].flip(1), x, x[:, x.shape[1] - end:].flip(1)], dim=1)
-
-
-def num_samples(frames: int, rate: int = 16000) -> int:
-    """The fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
-    length, hop = rate * 25 // 1000, rate * 10 // 1000
-    return length + (frames - 1) * hop
-
-
-def povey_window(length: int) -> np.ndarray:
-    """Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
-
-
-def hamming_window(length: int) -> np.ndarray:
-    """Kaldi's Hamming window, (length,) float64: symmetric, 0.08 at both ends."""
-    return 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
-
-
-WINDOWS = {"povey": povey_window, "hamming": hamming_window}
-
-
-def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -> np.ndarray:
-    """Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
-
-    high_hz: where the last one ends; 0 or less: so far below the Nyquist frequency.
-    The Nyquist bin is left out, as in Kaldi. Computed in float32 like Kaldi:
-    the lowest filters catch one bin near a corner, where the rounding of the
-    mel scale shows in the result.
-    """
-    def mel(hertz):
-        hertz = np.asarray(hertz, dtype=np.float32)
-        return np.float32(1127.0) * np.log(np.float32(1.0) + hertz / np.float32(700.0))
-
-    low, high = mel(LOW_HZ), mel(high_hz if high_hz > 0 else 0.5 * rate + high_hz)
-    step = (high - low) / np.float32(num_mels + 1)
-    bins = mel(np.float32(rate / fft_size) * np.arange(fft_size // 2, dtype=np.float32))
-    index = np.arange(num_mels, dtype=np.float32)
-    left, centre, right = (low + (index + np.float32(k)) * step for k in range(3))
-    bins = bins[:, None]
-    rising = (bins - left) / (centre - left)
-    falling = (right - bins) / (right - centre)
-    return np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
 
 
 class Fbank(nn.Module):
@@ -113,22 +59,18 @@ class Fbank(nn.Module):
                  full_scale: float = INT16_SCALE, preemphasis: float = PREEMPHASIS, high_hz: float = 0.0,
                  snip_edges: bool = True):
         super().__init__()
-        self.edges = (0, 0) if snip_edges else mirrored_edges(rate)
         self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
-        self.length, self.hop = rate * 25 // 1000, rate * 10 // 1000
-        self.fft_size = 1 << (self.length - 1).bit_length()
-        # The 16-bit scale is a power of two: folded into the window it is exact.
-        coefficients = WINDOWS[window](self.length) * full_scale
-        self.first_sample_counts = bool(coefficients[0])
-        mel = torch.from_numpy(mel_filters(num_mels, self.fft_size, rate, high_hz))
+        self.tables = tables = kaldi_tables(num_mels, rate, window, full_scale, high_hz, snip_edges)
+        self.length, self.hop, self.fft_size, self.edges = tables.length, tables.hop, tables.fft_size, tables.edges
+        self.first_sample_counts = bool(tables.window[0])
         # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
-        self.register_buffer("window", torch.from_numpy(coefficients), persistent=False)
-        self.register_buffer("mel", mel.repeat_interleave(2, dim=0), persistent=False)
-        self.epsilon = float(np.finfo(np.float32).eps)
+        self.register_buffer("window", torch.from_numpy(tables.window), persistent=False)
+        self.register_buffer("mel", torch.from_numpy(tables.filters).repeat_interleave(2, dim=0), persistent=False)
+        self.epsilon = EPSILON
 
     def num_frames(self, samples: int) -> int:
         """Frames that `samples` samples give; 0 where they are too few."""
-        return 0 if samples < self.length else num_frames(samples + sum(self.edges), self.rate)
+        return self.tables.num_frames(samples)
 
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -184,16 +126,6 @@ def mean_normalize(feats: torch.Tensor) -> torch.Tensor:
     return feats - feats.mean(dim=1, keepdim=True)
 
 
-def mel(hertz):
-    """The mel scale of O'Shaughnessy, "Speech communication", 1987: 1000 Hz is 1000 mel."""
-    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
-
-
-def mel_corners(num_mels: int, rate: int) -> np.ndarray:
-    """(num_mels + 2,) float64: frequencies in Hz, evenly spaced in mel from 0 to half of `rate`."""
-    return 700 * (10 ** (np.linspace(0, mel(rate // 2), num_mels + 2) / 2595) - 1)
-
-
 class CentredFbank(nn.Module):
     """Waveforms (B, T) float in [-1, 1] -> log-mels (B, 1 + T // hop, num_mels) float32; no gradients.
 
@@ -206,25 +138,19 @@ class CentredFbank(nn.Module):
             one for its predecessor. 0 leaves the waveform as it is.
     """
 
-    padding: str
-    smallest_fft: int
+    kind: str  # of svq.data.mels.CENTRED
 
     def __init__(self, num_mels: int = 80, rate: int = 16000, full_scale: float = 1.0, preemphasis: float = 0.0):
         super().__init__()
         self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
-        self.length, self.hop = rate * 25 // 1000, rate * 10 // 1000
-        self.fft_size = self.smallest_fft
-        while self.fft_size < self.length:
-            self.fft_size *= 2
-        window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(self.length) / self.length)
-        bins = np.linspace(0, rate // 2, self.fft_size // 2 + 1)
-        filters = self.filters(bins[:, None], mel_corners(num_mels, rate)).clip(min=0)
-        self.register_buffer("window", torch.from_numpy(window * full_scale).float(), persistent=False)
-        self.register_buffer("mel", torch.from_numpy(filters).float(), persistent=False)
+        self.tables = tables = centred_tables(self.kind, num_mels, rate, full_scale)
+        self.length, self.hop, self.fft_size, self.padding = tables.length, tables.hop, tables.fft_size, tables.padding
+        self.register_buffer("window", torch.from_numpy(tables.window).float(), persistent=False)
+        self.register_buffer("mel", torch.from_numpy(tables.filters), persistent=False)
 
     def num_frames(self, samples: int) -> int:
         """Frames that `samples` samples give; 0 where they are too few."""
-        return 0 if samples < self.length else 1 + samples // self.hop
+        return self.tables.num_frames(samples)
 
     @torch.no_grad()
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -243,10 +169,6 @@ class CentredFbank(nn.Module):
         dtype = torch.float32 if power.device.type == "cpu" else torch.float64
         return self.logarithm(torch.matmul(power.to(dtype), self.mel.to(dtype)).float())
 
-    def filters(self, bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
-        """Filters (bins, num_mels) from the bins' frequencies (bins, 1); what is below zero is cut off."""
-        raise NotImplementedError
-
     def logarithm(self, mels: torch.Tensor) -> torch.Tensor:
         """(B, frames, num_mels) powers -> the features."""
         raise NotImplementedError
@@ -259,16 +181,11 @@ class SpeechBrainFbank(CentredFbank):
     80 dB under the largest value of the utterance, so that a loud click changes the features of all its silence.
     """
 
-    padding = "constant"
-    smallest_fft = 400
-
-    def filters(self, bins, corners):
-        left, centre = corners[:-2], corners[1:-1]
-        return 1 - np.abs(bins - centre) / (centre - left)
+    kind = "speechbrain"
 
     def logarithm(self, mels):
-        decibels = 10 * mels.clamp(min=1e-10).log10()
-        return decibels.maximum(decibels.amax(dim=(1, 2), keepdim=True) - 80)
+        decibels = 10 * mels.clamp(min=LEAST_POWER).log10()
+        return decibels.maximum(decibels.amax(dim=(1, 2), keepdim=True) - RANGE_DB)
 
 
 class ClovaFbank(CentredFbank):
@@ -277,12 +194,7 @@ class ClovaFbank(CentredFbank):
     Padded with the mirrored waveform, 512-point transform, triangles in Hz between neighbouring centres.
     """
 
-    padding = "reflect"
-    smallest_fft = 512
-
-    def filters(self, bins, corners):
-        left, centre, right = corners[:-2], corners[1:-1], corners[2:]
-        return np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
+    kind = "clova"
 
     def logarithm(self, mels):
-        return (mels + 1e-6).log()
+        return (mels + OFFSET).log()

@@ -7,79 +7,20 @@ svq.bin.import_checkpoint brings in take what their makers trained them with.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import nn
 
-from svq.config import check_choices, to_dict
-from svq.data.fbank import INT16_SCALE, LOW_HZ, PREEMPHASIS, ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
+from svq.data.fbank import ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
+from svq.data.front_end_config import VARIANCE_FLOOR as VARIANCE_FLOOR
+from svq.data.front_end_config import FrontEndConfig as FrontEndConfig  # users take it from here
+from svq.data.mels import INT16_SCALE, PREEMPHASIS
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
-VARIANCE_FLOOR = 1e-5
 # What features without feats.yaml, of other toolkits or made by an older svq, are taken to be made with.
 BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS, "high_hz": 0.0,
              "snip_edges": True}
-
-
-@dataclass(frozen=True)
-class FrontEndConfig:
-    """What turns a recording into the network's input: the settings of `FrontEnd`.
-
-    rate: samples per second. num_mels: log-mel channels.
-    mean_normalize: whether each utterance's mean over time is taken off every channel.
-    variance_normalize: whether every channel is then divided by its standard deviation over the utterance.
-    fbank: whose definition of log-mels: kaldi, speechbrain (decibels, floor 80 dB under the peak) or clova
-        (torchaudio's mel spectrogram, log(x + 1e-6)).
-    window: povey or hamming. full_scale: what a sample at full scale counts, 32768 for 16-bit numbers.
-    preemphasis: what part of the sample before is taken off each one.
-    These three are by default what belongs to `fbank`: Kaldi's are povey, 32768 and 0.97, the others' hamming, 1 and 0.
-    high_hz: where the last filter ends, in Hz; 0 or less counts down from the Nyquist frequency (Kaldi's --high-freq).
-    snip_edges: whole frames only; false: the edges are mirrored, a frame every 10 ms (Kaldi's --snip-edges).
-    Both are for fbank kaldi alone. sherpa-onnx has high_hz -400 and snip_edges false.
-    """
-
-    rate: int = 16000
-    num_mels: int = 80
-    mean_normalize: bool = True
-    variance_normalize: bool = False
-    fbank: Literal["kaldi", "speechbrain", "clova"] = "kaldi"
-    window: Literal["povey", "hamming"] | None = None
-    full_scale: float | None = None
-    preemphasis: float | None = None
-    high_hz: float = 0.0
-    snip_edges: bool = True
-
-    def __post_init__(self):
-        check_choices(self)
-        own = (("povey", 32768.0, 0.97) if self.fbank == "kaldi" else ("hamming", 1.0, 0.0))
-        for name, value in zip(("window", "full_scale", "preemphasis"), own):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, value)
-        for name, least, most in (("rate", 1_000, 768_000), ("num_mels", 1, 1024)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be between {least} and {most}")
-        if self.fbank != "kaldi":
-            for name, only in (("window", "hamming"), ("high_hz", 0.0), ("snip_edges", True)):
-                if getattr(self, name) != only:
-                    raise ValueError(f"{name} is {getattr(self, name)}; fbank {self.fbank} takes {only} only")
-        highest = self.high_hz if self.high_hz > 0 else self.rate / 2 + self.high_hz
-        if not LOW_HZ < highest <= self.rate / 2:
-            raise ValueError(f"high_hz is {self.high_hz:g}: the last filter would end at {highest:g} Hz; it must be above "
-                             f"{LOW_HZ:g} and at most half the rate, {self.rate / 2:g}")
-        if not 0 < self.full_scale < float("inf"):
-            raise ValueError(f"full_scale is {self.full_scale}; it must be above 0")
-        if not 0 <= self.preemphasis <= 1:
-            raise ValueError(f"preemphasis is {self.preemphasis}; it must be between 0 and 1")
-
-    def as_short_dict(self) -> dict:
-        """Only what a reader cannot tell: rate, num_mels, mean_normalize, and all that `fbank` does not imply."""
-        own = to_dict(FrontEndConfig(fbank=self.fbank))
-        own["fbank"] = FrontEndConfig.fbank
-        always = ("rate", "num_mels", "mean_normalize")
-        return {name: value for name, value in to_dict(self).items() if name in always or value != own[name]}
 
 
 class FrontEnd(nn.Module):

@@ -39,18 +39,19 @@ class Exported:
 
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
-                 seconds: float | None = None) -> Exported:
+                 seconds: float | None = None, network: str | None = None) -> Exported:
     """The float graph of `net`, in eval mode and frozen (`svq.quant.api.freeze_`).
 
     calibration: what turns scores into log-likelihood ratios, to be kept in the file. front_end: whether it takes
     waveforms (B, samples) instead of features (B, T, F). seconds: the only duration that it takes; None: any.
+    network: of svq.models.network_digest, to be kept in the file.
     Raises UserError for a duration of less than a frame, and for recurrent modules that ONNX cannot take so.
     """
     bank = GraphFrontEnd(config.front_end) if front_end else None
     length, example = _example(config, front_end, seconds)
     _check_recurrent(net, fixed=length is not None)
     model = to_onnx(net, example, bank, fixed=length is not None)
-    metadata = Metadata(config, "waveform" if front_end else "features", calibration, length)
+    metadata = Metadata(config, "waveform" if front_end else "features", calibration, length, network=network)
     return Exported(model, metadata, net, layer_nodes(model, net))
 
 

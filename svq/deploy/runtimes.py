@@ -8,6 +8,7 @@ An exported network has its `Metadata` as JSON inside the file, so that it needs
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -16,8 +17,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from svq.config import from_dict, to_dict
+from svq.data.numpy_front_end import NumpyFrontEnd
 from svq.errors import UserError, require
-from svq.files import require_file
+from svq.files import fingerprint, require_file
 from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
@@ -37,6 +39,7 @@ class Metadata:
     `float_layers`, the names of all layers that compute in float.
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
+    network: svq.models.network_digest of the network that was exported, which its packed file has too.
     """
 
     config: ModelConfig
@@ -46,6 +49,7 @@ class Metadata:
     precision: str = "float32"
     details: dict = field(default_factory=dict)
     digest: str | None = None
+    network: str | None = None
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -85,13 +89,27 @@ class Embedder:
         self.input, self.frames = metadata.input, metadata.frames
         self._run, self._front_end = run, None
 
+    @functools.cached_property
+    def network(self) -> str:
+        """A digest of the network, which a packed file and its exports share; of a file from before exports said it,
+        one of that file."""
+        told = self.metadata.network or self.metadata.digest
+        return told or fingerprint(*(("file", file) for file in files_of(self.path)))
+
+    @property
+    def arithmetic(self) -> str:
+        """`float32`, or of an INT8 file its precision and digest: each of them gives embeddings of its own."""
+        precision = self.metadata.precision
+        return precision if precision == "float32" else f"{precision}:{self.metadata.digest or self.network}"
+
     @property
     def front_end(self):
-        """The `svq.data.frontend.FrontEnd` that gives this network's features; made when it is first asked for."""
-        if self._front_end is None:
-            from svq.data.frontend import FrontEnd
+        """What gives this network's features, waveforms (B, T) in, features (B, frames, num_mels) out, float32 arrays;
+        `front_end.bank.length` is the fewest samples that it takes.
 
-            self._front_end = FrontEnd(self.config.front_end)
+        Made when it is first asked for: torch's where torch runs the network, elsewhere the one that needs no torch."""
+        if self._front_end is None:
+            self._front_end = (_TorchFrontEnd if self.backend == "torch" else NumpyFrontEnd)(self.config.front_end)
         return self._front_end
 
     def features(self, feats: np.ndarray) -> np.ndarray:
@@ -118,12 +136,7 @@ class Embedder:
         shortest = self.front_end.bank.length
         if x.shape[1] < shortest:
             raise UserError(f"{x.shape[1]} samples are shorter than one frame of {shortest}; give a longer recording")
-        return self(x if self.input == "waveform" else self._features_of(x))
-
-    def _features_of(self, x: np.ndarray) -> np.ndarray:
-        import torch
-
-        return self.front_end(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))).numpy()
+        return self(x if self.input == "waveform" else self.front_end(np.ascontiguousarray(x, dtype=np.float32)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """What `input` says, (B, T, F) or (B, samples) -> embeddings (B, D) float32."""
@@ -136,6 +149,21 @@ class Embedder:
             raise UserError(f"{self.path}: gives {found.shape}, where its metadata promise embeddings ({len(x)}, "
                             f"{self.config.embed_dim}); export it again")
         return found
+
+
+class _TorchFrontEnd:
+    """`svq.data.frontend.FrontEnd` of arrays."""
+
+    def __init__(self, config):
+        from svq.data.frontend import FrontEnd
+
+        self._front_end = FrontEnd(config)
+        self.bank = self._front_end.bank
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        import torch
+
+        return self._front_end(torch.from_numpy(x)).numpy()
 
 
 def files_of(path: str) -> list[str]:
@@ -183,26 +211,27 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
 
 
 def _load_torch(path: str, num_threads: int, precision: int | None = None):
-    import torch
-
-    from svq.models import load_model
+    try:
+        torch = require("torch")
+    except UserError as error:
+        raise UserError(f"{path}: {error}; or take the .onnx that svq.bin.export makes of it where torch is") from None
+    from svq.models import load_model, network_digest
     from svq.quant.api import freeze_
 
     torch.set_num_threads(num_threads)
     net, config = load_model(path, precision)
+    network = network_digest(net, config)
     net = freeze_(net).to(memory_format=torch.channels_last)
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
             return net(torch.from_numpy(x)).float().numpy()
 
-    return Metadata(config, calibration=packed_calibration(path)), run
+    return Metadata(config, calibration=packed_calibration(path), network=network), run
 
 
 def packed_calibration(path) -> dict | None:
     """The calibration in a packed .svq file that has been read already; None where it, or another file, has none."""
-    import json
-
     from safetensors import safe_open
 
     if not os.fspath(path).endswith(".svq"):

@@ -46,7 +46,7 @@ from torch import nn
 
 from svq.config import to_dict
 from svq.network import ModelConfig
-from svq.quant.api import methods_of
+from svq.quant.config import methods_of
 
 FORMAT_VERSION = 3
 NESTED_VERSION = 4

@@ -1,8 +1,22 @@
 """Quantizers that attach to any network from outside, and quantization without training.
 
-Which layer gets how many bits is decided in svq/bits; the packed file is in svq/pack.
+Which layer gets how many bits is decided in svq/bits; the packed file is in svq/pack. `QuantConfig` needs no torch, and
+brings in none; `quantize_` and `quantized_layers` do when they are first asked for.
 """
 
-from svq.quant.api import QuantConfig, quantize_, quantized_layers
+from typing import TYPE_CHECKING
+
+from svq.quant.config import QuantConfig
+
+if TYPE_CHECKING:
+    from svq.quant.api import quantize_, quantized_layers
 
 __all__ = ["QuantConfig", "quantize_", "quantized_layers"]
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        from svq.quant import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'svq.quant' has no attribute '{name}'")

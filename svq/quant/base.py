@@ -1,4 +1,4 @@
-"""What all quantizers share: a weight's codes, their values, what a method says of itself; and what a layer is.
+"""What all quantizers share: a weight's codes and their values; and what a layer is.
 
 A quantizer is a parametrization: float weight in, quantized weight out, gradients straight through (eq. 5 of
 Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization").
@@ -10,15 +10,12 @@ several matrices, which differ in size and in what they do, so each of them is a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from svq.quant.nearest import count_below, look_up, midpoints
-
-FLOAT_BITS = 32
 
 
 class Quantizer(nn.Module):
@@ -47,21 +44,6 @@ class Quantizer(nn.Module):
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """The quantized weight; the gradient passes unchanged."""
         return StraightThrough.apply(weight, look_up(self.codebook(), count_below(weight, self.thresholds())))
-
-
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """What a method of quantization is to `QuantConfig`; svq.quant.quantizers.METHODS has one for each name.
-
-    make: (weight, config, bits) -> the quantizer of one weight. settings: the fields of QuantConfig that only this method
-    and others that name them have. bits: the only number of bits that it has; None: those of the config. check: raises
-    ValueError for a config that it cannot follow.
-    """
-
-    make: Callable[..., Quantizer]
-    settings: tuple[str, ...] = ()
-    bits: int | None = None
-    check: Callable[[object], None] | None = None
 
 
 class StraightThrough(torch.autograd.Function):

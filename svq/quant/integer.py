@@ -19,17 +19,6 @@ from svq.quant.base import Quantizer, along, scale_of, sum_to
 from svq.quant.nearest import FEW, PIECE, SOME
 
 
-def check_config(config) -> None:
-    """ValueError for a QuantConfig with layers of 1 bit, which no integer grid around zero has."""
-    if config.binary != "same":
-        return
-    if config.bits == 1:
-        raise ValueError("method integer quantizes to 2 bits or more; set bits, or binary for layers of 1 bit")
-    for name, bits in (config.layers or {}).items():
-        if bits == 1:
-            raise ValueError(f"layers: {name} has 1 bit; method integer quantizes to 2 or more, or set binary")
-
-
 class IntegerQuantizer(Quantizer):
     """scale * (code - zero), code = round(w / scale) + zero clipped to 0 ... count - 1; ties go to the even code.
 

@@ -20,31 +20,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from svq.errors import UserError
-from svq.quant.base import FLOAT_BITS, Quantizer, sum_to
+from svq.quant.base import Quantizer, sum_to
 from svq.quant.nearest import count_below, look_up
-
-
-def check_config(config) -> None:
-    """Fills in `precisions` of a QuantConfig.
-
-    ValueError where they do not lead up to `bits`, and for layers of other bits.
-    """
-    if config.bits == 1:
-        raise ValueError("method nested has codes within codes, for which 1 bit is too few; set bits")
-    if config.precisions is None:
-        object.__setattr__(config, "precisions", (-(-config.bits // 2), config.bits))
-    precisions = list(config.precisions)
-    object.__setattr__(config, "precisions", tuple(precisions))
-    if len(precisions) < 2 or precisions != sorted(set(precisions)) or precisions[0] < 1:
-        raise ValueError(f"precisions is {precisions}; it must be two or more numbers of bits, ascending from 1 on")
-    if precisions[-1] != config.bits:
-        raise ValueError(f"precisions is {precisions} and bits {config.bits}; the last precision must be bits")
-    if config.binary != "same":
-        raise ValueError("method nested has no layers of another quantizer; leave out binary")
-    for name, bits in (config.layers or {}).items():
-        if bits not in (config.bits, FLOAT_BITS):
-            raise ValueError(f"layers: {name} has {bits} bits; with method nested a layer has all precisions, or "
-                             f"{FLOAT_BITS} for float")
 
 
 class _ToCells(torch.autograd.Function):

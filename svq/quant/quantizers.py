@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from svq.quant import integer, levels as level_sets, nested
-from svq.quant.base import Method, Quantizer, StraightThrough, along, scale_of, sum_to
+from svq.quant.base import Quantizer, StraightThrough, along, scale_of, sum_to
+from svq.quant.methods import METHODS
 from svq.quant.nearest import count_below, least_squares_scale, look_up, midpoints
 
 SHARE = 0.7
@@ -245,7 +246,7 @@ class LevelQuantizer(Quantizer):
         return affine(self.levels, scale_of(self.alpha), self.centre)
 
 
-def _kmeans(weight, config, bits):
+def kmeans(weight, config, bits):
     """Make KMQAT's quantizer (section III-B): levels fitted to the float weights, and the least-squares scale of them.
 
     With asymmetric rescaling, which moves zero, a centre is learned too.
@@ -273,30 +274,31 @@ def _fixed(level_set):
     return make
 
 
-def _admm(weight, config, bits):
+uniform, pot, apot = map(_fixed, (level_sets.uniform_levels, level_sets.pot_levels, level_sets.apot_levels))
+
+
+def twn(weight, config, bits):
+    return TernaryQuantizer(weight, config.per_channel)
+
+
+def static(weight, config, bits):
+    return StaticBinaryQuantizer(weight, config.per_channel)
+
+
+def adaptive(weight, config, bits):
+    return AdaptiveBinaryQuantizer(weight, config.per_channel)
+
+
+def admm(weight, config, bits):
     return ADMMQuantizer(weight, bits, level_sets.uniform_levels(bits), config.rho, config.per_channel)
 
 
-def _integer(weight, config, bits):
+def integer_grid(weight, config, bits):
     return integer.IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
 
 
-def _nested(weight, config, bits):
-    return nested.NestedQuantizer(weight, config.precisions, _kmeans(weight, config, bits))
-
-
-METHODS = {  # in the order that messages name them in
-    "kmqat": Method(_kmeans, ("partition", "retention", "rescaling")),
-    "uniform": Method(_fixed(level_sets.uniform_levels)),
-    "pot": Method(_fixed(level_sets.pot_levels)),
-    "apot": Method(_fixed(level_sets.apot_levels)),
-    "twn": Method(lambda weight, config, bits: TernaryQuantizer(weight, config.per_channel), bits=2),
-    "admm": Method(_admm, ("rho",)),
-    "static": Method(lambda weight, config, bits: StaticBinaryQuantizer(weight, config.per_channel), bits=1),
-    "adaptive": Method(lambda weight, config, bits: AdaptiveBinaryQuantizer(weight, config.per_channel), bits=1),
-    "integer": Method(_integer, ("scheme", "range", "percentile"), check=integer.check_config),
-    "nested": Method(_nested, ("partition", "retention", "precisions"), check=nested.check_config),
-}
+def nested_levels(weight, config, bits):
+    return nested.NestedQuantizer(weight, config.precisions, kmeans(weight, config, bits))
 
 
 def make_quantizer(weight: torch.Tensor, config, bits: int) -> Quantizer:

@@ -12,8 +12,8 @@ import yaml
 from svq.backend.embeddings import read_vector
 from svq.bin import cascade, extract, score, speaker_means, verify
 from svq.cascade.cost import LIST, STREAMING, UNITS, count, rung_costs, table_of
-from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps, reached, settle
-from svq.cascade.live import LiveCascade, TrialList, mean_of_rung
+from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps, mean_of_rung, reached, settle
+from svq.cascade.live import LiveCascade, TrialList
 from svq.cascade.live_runs import read_reached, read_runs, recount
 from svq.cascade.verifier import CascadeVerifier
 from svq.config import dump_config

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.bin import identify as worker
+from svq.bin import identification_accuracy as worker
 from svq.config import from_dict
 from svq.data.datadir import create
 from svq.data.fbank import Fbank, mean_normalize

@@ -14,10 +14,10 @@ import pytest
 from svq import numbers
 from svq.cli import parser
 from tests.conftest import ROOT
-from tests.inputs import archive_cases, audio_cases, list_cases, model_cases, option_cases, text_cases
+from tests.inputs import archive_cases, audio_cases, list_cases, model_cases, option_cases, store_cases, text_cases
 from tests.inputs.outcome import HANDLED, REFUSED, SILENT, TRACEBACK, Case, outcome, table
 
-MODULES = (audio_cases, list_cases, archive_cases, model_cases, text_cases, option_cases)
+MODULES = (audio_cases, list_cases, archive_cases, model_cases, store_cases, text_cases, option_cases)
 CASES = [case for module in MODULES for case in module.cases()]
 KINDS = list(dict.fromkeys(case.kind for case in CASES))
 LEAST = 400

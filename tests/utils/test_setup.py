@@ -220,14 +220,3 @@ def test_ffmpeg_only_when_asked_for(machine):
                                         (["--extras"], 2), (["--no-such", "1"], 2)])
 def test_wrong_command_line(machine, args, code):
     assert machine.setup(*args, code=code).count("\n") == 1 and machine.calls() == []
-
-
-def test_pyproject_names_the_same_versions(machine, shell):
-    def pins(text):
-        return set(re.findall(r"^[a-z][\w-]*==[^\n]+$", text.replace('"', "'"), re.M))
-    project = (shell.root / "pyproject.toml").read_text()
-    listed = set(re.findall(r'"([a-z][\w-]*==[^"]+)"', project))
-    utils = shell.root / "utils"
-    lists = [utils / f"requirements{extra}.txt" for extra in ("", "-test", "-deploy")]
-    assert listed == set().union(*(pins(file.read_text()) for file in lists))
-    assert "torch==2.13.0" in listed

@@ -1,0 +1,162 @@
+"""What log-mels are computed with: windows, mel filters, the sizes of frames. NumPy alone; svq.data.fbank and
+svq.data.numpy_front_end compute with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+PREEMPHASIS = 0.97
+LOW_HZ = 20.0
+INT16_SCALE = 32768.0
+EPSILON = float(np.finfo(np.float32).eps)  # the least power that Kaldi takes the logarithm of
+LEAST_POWER, RANGE_DB = 1e-10, 80  # SpeechBrain's, and how far under the peak its decibels reach
+OFFSET = 1e-6  # added to clova's powers
+
+
+def num_frames(num_samples: int, rate: int = 16000) -> int:
+    """Whole 25 ms frames at a 10 ms hop in `num_samples` samples (0 if too short)."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    return 0 if num_samples < length else 1 + (num_samples - length) // hop
+
+
+def mirrored_edges(rate: int) -> tuple[int, int]:
+    """Samples to mirror at the start and at the end of a waveform, so that its whole frames are those that Kaldi cuts
+    with `--snip-edges=false`: frame t is centred on sample (t + 1/2) hop, and there are (samples + hop / 2) / hop."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    start = length // 2 - hop // 2
+    return start, length - hop + hop // 2 - start
+
+
+def num_samples(frames: int, rate: int = 16000) -> int:
+    """The fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    return length + (frames - 1) * hop
+
+
+def povey_window(length: int) -> np.ndarray:
+    """Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
+    return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
+
+
+def hamming_window(length: int) -> np.ndarray:
+    """Kaldi's Hamming window, (length,) float64: symmetric, 0.08 at both ends."""
+    return 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
+
+
+WINDOWS = {"povey": povey_window, "hamming": hamming_window}
+
+
+def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -> np.ndarray:
+    """Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
+
+    high_hz: where the last one ends; 0 or less: so far below the Nyquist frequency.
+    The Nyquist bin is left out, as in Kaldi. Computed in float32 like Kaldi:
+    the lowest filters catch one bin near a corner, where the rounding of the
+    mel scale shows in the result.
+    """
+    def mel(hertz):
+        hertz = np.asarray(hertz, dtype=np.float32)
+        return np.float32(1127.0) * np.log(np.float32(1.0) + hertz / np.float32(700.0))
+
+    low, high = mel(LOW_HZ), mel(high_hz if high_hz > 0 else 0.5 * rate + high_hz)
+    step = (high - low) / np.float32(num_mels + 1)
+    bins = mel(np.float32(rate / fft_size) * np.arange(fft_size // 2, dtype=np.float32))
+    index = np.arange(num_mels, dtype=np.float32)
+    left, centre, right = (low + (index + np.float32(k)) * step for k in range(3))
+    bins = bins[:, None]
+    rising = (bins - left) / (centre - left)
+    falling = (right - bins) / (right - centre)
+    return np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
+
+
+def mel(hertz):
+    """The mel scale of O'Shaughnessy, "Speech communication", 1987: 1000 Hz is 1000 mel."""
+    return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
+
+
+def mel_corners(num_mels: int, rate: int) -> np.ndarray:
+    """(num_mels + 2,) float64: frequencies in Hz, evenly spaced in mel from 0 to half of `rate`."""
+    return 700 * (10 ** (np.linspace(0, mel(rate // 2), num_mels + 2) / 2595) - 1)
+
+
+def speechbrain_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Triangles in Hz that fall as they rose, over the distance to the next lower centre: (bins, num_mels) float64 from
+    the bins' frequencies (bins, 1) and `mel_corners`. What is below zero is cut off by the caller."""
+    left, centre = corners[:-2], corners[1:-1]
+    return 1 - np.abs(bins - centre) / (centre - left)
+
+
+def clova_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Triangles in Hz between neighbouring centres, as `speechbrain_filters`."""
+    left, centre, right = corners[:-2], corners[1:-1], corners[2:]
+    return np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
+
+
+@dataclass(frozen=True)
+class Centred:
+    """What sets one centre-padded transform apart from another: how numpy.pad and torch call its padding, the least
+    points of the DFT, the filters."""
+
+    padding: str
+    smallest_fft: int
+    filters: Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+CENTRED = {"speechbrain": Centred("constant", 400, speechbrain_filters), "clova": Centred("reflect", 512, clova_filters)}
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """What the log-mels of one config are computed with.
+
+    length, hop: of frames, in samples. fft_size: points of the DFT. window: (length,) float64, times full scale.
+    filters: (bins, num_mels) float32, of the first bins of the power spectrum. edges: samples to mirror at the start and
+    the end. padding: of half a transform at either end, so that frames are centred; None: there is none.
+    """
+
+    length: int
+    hop: int
+    fft_size: int
+    window: np.ndarray
+    filters: np.ndarray
+    edges: tuple[int, int] = (0, 0)
+    padding: str | None = None
+
+    def num_frames(self, samples: int) -> int:
+        """Frames that `samples` samples give; 0 where they are too few."""
+        if samples < self.length:
+            return 0
+        return 1 + (samples // self.hop if self.padding else (samples + sum(self.edges) - self.length) // self.hop)
+
+
+def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_hz: float = 0.0,
+                 snip_edges: bool = True) -> Tables:
+    """Those of Kaldi's log-mels; arguments as in svq.data.front_end_config.FrontEndConfig."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    fft_size = 1 << (length - 1).bit_length()
+    # The 16-bit scale is a power of two: folded into the window it is exact.
+    return Tables(length, hop, fft_size, WINDOWS[window](length) * full_scale,
+                  mel_filters(num_mels, fft_size, rate, high_hz), (0, 0) if snip_edges else mirrored_edges(rate))
+
+
+def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float) -> Tables:
+    """Those of one of CENTRED: a periodic Hamming window of 25 ms every 10 ms."""
+    length, hop = rate * 25 // 1000, rate * 10 // 1000
+    fft_size = CENTRED[kind].smallest_fft
+    while fft_size < length:
+        fft_size *= 2
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)
+    bins = np.linspace(0, rate // 2, fft_size // 2 + 1)
+    filters = CENTRED[kind].filters(bins[:, None], mel_corners(num_mels, rate)).clip(min=0)
+    return Tables(length, hop, fft_size, window * full_scale, filters.astype(np.float32), padding=CENTRED[kind].padding)
+
+
+def tables_of(config) -> Tables:
+    """Those of a `FrontEndConfig`."""
+    if config.fbank == "kaldi":
+        return kaldi_tables(config.num_mels, config.rate, config.window, config.full_scale, config.high_hz,
+                            config.snip_edges)
+    return centred_tables(config.fbank, config.num_mels, config.rate, config.full_scale)
