@@ -102,6 +102,43 @@ def test_features_are_those_of_torch(place):
     np.testing.assert_allclose(verifier.embed(place / "a.wav"), verifier.embedder.features(feats.numpy())[0], atol=1e-3)
 
 
+def test_configs_are_checked(tmp_path):
+    """A config of each method, and what is wrong with one."""
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({ABSENT}))
+from svq.config import from_dict, to_dict
+from svq.data.front_end_config import FrontEndConfig
+from svq.errors import UserError
+from svq.network import ModelConfig
+from svq.quant import QuantConfig
+from svq.quant.methods import METHODS
+assert len(METHODS) == 10
+for name, method in METHODS.items():
+    config = ModelConfig("ResNet18", {{"width": 4}}, 16, FrontEndConfig(num_mels=40), QuantConfig(name, method.bits or 4))
+    assert from_dict(to_dict(config), ModelConfig) == config
+try:
+    from_dict({{"quant": {{"method": "twn", "bits": 4}}}}, ModelConfig, "c.yaml")
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "c.yaml: quant.method twn quantizes to 2 bits, not 4; set bits: 2\n", done.stderr
+
+
+def test_configs_keep_their_addresses():
+    import svq.data.frontend
+    import svq.data.front_end_config
+    import svq.models
+    import svq.network
+    import svq.quant
+    import svq.quant.api
+
+    assert svq.models.FrontEndConfig is svq.data.frontend.FrontEndConfig is svq.data.front_end_config.FrontEndConfig
+    assert svq.models.ModelConfig is svq.network.ModelConfig and svq.quant.QuantConfig is svq.quant.api.QuantConfig
+    assert svq.quant.quantize_ is svq.quant.api.quantize_
+
+
 @pytest.mark.parametrize("words, package", [
     (["verify", "--model", "m.svq", "a.wav", "--", "b.wav"], "torch"), (["inspect", "m.svq"], "torch"),
     (["export", "--model", "m.svq", "--out", "m.onnx"], "onnx"), (["import", "--from", "wespeaker", "m", "--out", "o"], "torch"),
