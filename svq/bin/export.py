@@ -39,7 +39,7 @@ def main() -> None:
     calibration = calibration or packed_calibration(options.model)
     graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
     if options.int8:
-        graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
+        graph = export_dynamic_int8(graph, keep, options.weights) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
     write(graph, options.out)
     load_embedder(options.out)  # what cannot be loaded is not left without a word
@@ -54,7 +54,7 @@ def quantized(graph, keep, options):
     from svq.deploy.int8 import Int8Config, calibration_inputs
 
     try:
-        config = Int8Config(options.activations, options.sums, options.range, options.percentile)
+        config = Int8Config(options.activations, options.sums, options.range, options.percentile, options.weights)
     except ValueError as error:
         raise UserError(str(error)) from None
     samples = calibration_inputs(options.range_data, graph.metadata, options.num_utts, options.range_seconds,
@@ -106,6 +106,9 @@ def parse_options():
                       help="of activations, from what is seen; the last two take far longer")
     int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
     int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
+    int8.add_argument("--weights", choices=["safe", "8bit"], default="safe",
+                      help="safe: of 7 bits, with which sums are right on any processor; 8bit: finer, but on x86 without "
+                           "VNNI sums saturate in a runtime that was not told to be precise")
     int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")
     int8.add_argument("--float-layers",
                       help="layers, or modules with layers, that stay in float besides those the model has so; "
