@@ -19,6 +19,9 @@ from svq.cli import boolean, parser, run_main
 from svq.errors import UserError
 
 
+P_TARGET = 0.01  # the prior of a target trial for which a threshold is printed, svq.bin.verify's default
+
+
 def main() -> None:
     options = parse_options()
     from svq.backend.calibration import Calibration
@@ -38,6 +41,8 @@ def main() -> None:
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
     calibration = calibration or packed_calibration(options.model)
     graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
+    if options.target == "sherpa-onnx":
+        graph = for_sherpa_onnx(graph, options.out)
     if options.int8:
         graph = export_dynamic_int8(graph, keep, options.weights) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
@@ -69,6 +74,20 @@ def quantized(graph, keep, options):
     return graph
 
 
+def for_sherpa_onnx(graph, path: str):
+    """`graph` as sherpa-onnx takes it; says what it computes otherwise, and which threshold belongs to its cosines."""
+    from svq.backend.calibration import Calibration
+    from svq.deploy.sherpa import differences, for_sherpa, threshold_of
+
+    made = for_sherpa(graph, path)
+    for line in differences(graph.metadata.config.front_end):
+        print(f"warning: {line}", file=sys.stderr)
+    if made.metadata.calibration is not None:
+        threshold = threshold_of(Calibration.from_dict(made.metadata.calibration, path), P_TARGET)
+        print(f"threshold of sherpa-onnx's cosines: {threshold:.4f} for a target prior of {P_TARGET:g}")
+    return made
+
+
 def write_summary(path: str, graph, file: str) -> None:
     """What svq.bin.report reads of a system: bits per weight, bytes of the file, learned numbers of its network."""
     from svq.atomic import write_json
@@ -92,6 +111,8 @@ def parse_options():
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
     arguments.add_argument("--summary", metavar="FILE",
                            help="JSON for a recipe's report to write too: bits, bytes, weights")
+    arguments.add_argument("--for", dest="target", choices=["svq", "sherpa-onnx"], default="svq",
+                           help="who reads it: svq and any ONNX Runtime or OpenVINO, or sherpa-onnx as well")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")

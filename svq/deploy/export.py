@@ -29,6 +29,7 @@ class Exported:
     """A graph (onnx.ModelProto), what it says about itself, and the network's layers in it by name.
 
     net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
+    properties: what else an .onnx says of itself, to others than us.
     """
 
     model: object
@@ -36,6 +37,7 @@ class Exported:
     net: nn.Module
     layers: dict[str, LayerNode]
     snapped: dict[str, Snapped] = dataclasses.field(default_factory=dict)
+    properties: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
@@ -185,7 +187,7 @@ def _write_onnx(graph: Exported, path: str) -> None:
     onnx = require("onnx")
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    onnx.helper.set_model_props(model, {KEY: graph.metadata.dumps()})
+    onnx.helper.set_model_props(model, {**graph.properties, KEY: graph.metadata.dumps()})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(model.SerializeToString(deterministic=True))
 
