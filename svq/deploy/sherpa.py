@@ -77,10 +77,10 @@ def differences(front_end) -> list[str]:
     highest = front_end.high_hz if front_end.high_hz > 0 else nyquist + front_end.high_hz
     if highest != nyquist + HIGH_HZ:
         found.append(f"the network's filters end at {highest:g} Hz, sherpa-onnx's at {nyquist + HIGH_HZ:g} Hz; train with "
-                     f"front_end.high_hz={HIGH_HZ:g} for the same")
+                     f"model.front_end.high_hz={HIGH_HZ:g} for the same")
     if front_end.snip_edges:
         found.append("the network's frames are whole ones, sherpa-onnx's are mirrored at the edges; train with "
-                     "front_end.snip_edges=false for the same")
+                     "model.front_end.snip_edges=false for the same")
     return found
 
 
