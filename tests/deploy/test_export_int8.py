@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from svq.bin import export, extract
 from svq.deploy.export import export_dynamic_int8, export_float, export_int8, float_layers, write
 from svq.deploy.graph import initializer
-from svq.deploy.int8 import WEIGHTS, Int8Config, best_step, snap
+from svq.deploy.int8 import SHARED, WEIGHTS, Int8Config, best_step, snap
 from svq.deploy.runtimes import load_embedder
 from svq.errors import UserError
 from svq.models import save_model
@@ -67,7 +67,8 @@ def test_no_step_of_a_fine_search_is_better(levels, seed, most):
     counts = np.random.default_rng(seed).integers(1, 50, len(levels))
 
     def error(step):
-        return (counts * (levels - step * np.rint(levels / step)) ** 2).sum()
+        rest = levels - step * np.rint(levels / step)
+        return (counts * rest**2).sum() + SHARED * (counts * rest).sum() ** 2
 
     largest = np.abs(levels).max()
     steps = np.linspace(largest / most, largest, 500) if largest > 1e-6 else [1.0]
@@ -89,19 +90,20 @@ def test_codebooks_are_on_the_grid_exactly(quant):
         folded = initializer(graph.model, node.weight).reshape(len(integers), -1)
         integers, own = integers.reshape(len(integers), -1).astype(int), own.reshape(len(own), -1)
         off = np.abs(folded / steps[:, None].astype(np.float64) - integers)
-        assert off.max() <= snapped.error + 1e-6 and snapped.error <= 0.5 + 1e-6
+        assert off.max() <= snapped.error + 1e-5 and snapped.error <= 0.5 + 1e-6
         if quant.method == "uniform" or quant.method == "twn":
             assert snapped.error < 1e-3
         for values, numbers in zip(own, integers):
             assert len(set(zip(values, numbers))) == len(np.unique(values))
 
 
-def test_plain_weights_take_their_largest():
+def test_plain_weights_take_nearly_all_integers():
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((3, 200)).astype(np.float32)
     for most in WEIGHTS.values():
         found = snap(weight, 2 * weight, codebook=False, most=most)
-        np.testing.assert_allclose(found.scale, 2 * np.abs(weight).max(1) / most, rtol=1e-6)
+        largest = 2 * np.abs(weight).max(1) / found.scale
+        assert (0.89 * most < largest).all() and (largest < most + 0.5).all()
     assert found.levels == 0 and snap(weight, weight + 1, codebook=True).levels == 0
     assert snap(np.zeros((2, 9), np.float32), np.zeros((2, 9), np.float32), codebook=True).scale.tolist() == [1, 1]
 

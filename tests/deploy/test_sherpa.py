@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import itertools
+import re
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -20,6 +22,7 @@ from tests.builders import data_dir, voice
 from tests.deploy.small_nets import cosines, small_config, small_net
 from tests.helpers import run_worker
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "sherpa-onnx.md"
 THEIRS = {"high_hz": -400.0, "snip_edges": False}  # sherpa-onnx's front end
 needs_sherpa = pytest.mark.skipif(importlib.util.find_spec("sherpa_onnx") is None,
                                   reason="sherpa-onnx is not installed (utils/setup.sh --extras test)")
@@ -127,6 +130,19 @@ def test_decisions_are_ours(place, arch, capfd):
         best = max(voices, key=lambda name: scores[name, path])
         assert manager.search(found, threshold=threshold) == (best if scores[best, path] >= threshold else "")
     assert accepted == {True, False}
+
+
+@needs_sherpa
+def test_the_lines_of_the_page(place, tmp_path, monkeypatch, capsys):
+    """What docs/sherpa-onnx.md shows in Python runs as it stands."""
+    export_for(tmp_path, model_of(place, **THEIRS), "small.onnx")
+    for name, source in (("ann1", "0-0"), ("ann2", "0-1"), ("who", "0-0")):
+        (tmp_path / f"{name}.wav").symlink_to(place / f"{source}.wav")
+    monkeypatch.chdir(tmp_path)
+    lines, = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    capsys.readouterr()
+    exec(compile(lines, str(PAGE), "exec"), {})
+    assert capsys.readouterr().out == "True\n"  # a recording that was enrolled
 
 
 def test_the_file_is_ours_too(place, capfd):
