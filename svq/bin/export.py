@@ -46,6 +46,9 @@ def main() -> None:
     if options.int8:
         graph = export_dynamic_int8(graph, keep, options.weights) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
+        if options.weights == "8bit":
+            print("warning: weights of 8 bits: on x86 without VNNI programs other than svq must set "
+                  "session.x64quantprecision, or embeddings are wrong", file=sys.stderr)
     write(graph, options.out)
     load_embedder(options.out)  # what cannot be loaded is not left without a word
     if options.summary:

@@ -17,14 +17,17 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+from svq.bin import export
 from svq.deploy import runtimes
 from svq.deploy.export import export_dynamic_int8, export_float, export_int8, write
 from svq.deploy.int8 import WEIGHTS, Int8Config
 from svq.deploy.runtimes import load_embedder
 from svq.errors import UserError
+from svq.models import save_model
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import freeze_
 from tests.deploy.small_nets import cosines, feats, small_config, small_net
+from tests.helpers import run_worker
 
 CALIBRATION = [feats(100, seed, batch=1) for seed in range(100, 104)]
 INT16 = np.iinfo(np.int16)
@@ -36,8 +39,8 @@ def graph_of(arch="ResNet18", quant=None):
     net = small_net(config)
     for parameter in net.parameters():
         if parameter.dim() > 1:
-            parameter.data = parameter.data.abs().amax() * (0.9 + 0.1 * parameter.data.abs() / parameter.data.abs().amax()) \
-                * parameter.data.sign() / 4
+            largest = parameter.data.abs().amax()
+            parameter.data = (0.9 * largest + 0.1 * parameter.data.abs()) * parameter.data.sign() / 4
     if quant is not None:
         freeze_(quantize_(net, quant).eval())
     return export_float(net, config)
@@ -82,6 +85,17 @@ def test_two_products_fit_into_16_bits(tmp_path, arch, quant, activations):
             assert len(found) >= (1 if activations == "dynamic" else len(graph.layers))
             high, low = extremes(found)
             assert (INT16.min <= low and high <= INT16.max) == (weights == "safe")
+
+
+@pytest.mark.parametrize("options, weights", [((), "safe"), (("--weights", "8bit"), "8bit")])
+def test_from_the_command_line(tmp_path, capsys, options, weights):
+    """Safe by itself; the other kind is made with a warning."""
+    config = small_config("FCStudent")
+    save_model(tmp_path / "model", small_net(config), config)
+    run_worker(export.main, "--model", tmp_path / "model", "--out", tmp_path / "x.onnx", "--int8", "true", "--dynamic",
+               "true", *options)
+    assert load_embedder(tmp_path / "x.onnx").metadata.details["weights"] == weights
+    assert ("weights of 8 bits" in capsys.readouterr().err) == (weights == "8bit")
 
 
 def emulator() -> str | None:
