@@ -4,6 +4,7 @@
 #
 # Usage: steps/export.sh [options] <model-dir-or-file> <out>
 #   e.g. steps/export.sh --int8 true --range-data data/train exp/teacher_kmqat4 exp/teacher_kmqat4/int8.xml
+#        steps/export.sh --for sherpa-onnx exp/teacher teacher.onnx
 # Needs: bash utils/setup.sh --extras deploy
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail

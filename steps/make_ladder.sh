@@ -33,8 +33,6 @@ rung() {                                          # <system>
   done
   if [[ $1 =~ ^(.*)-([0-9])bit$ && -e $exp/${BASH_REMATCH[1]}/model.svq ]]; then
     model=$exp/${BASH_REMATCH[1]}/model.svq more=", precision: ${BASH_REMATCH[2]}"
-  elif [[ $model != *.svq && -e $model && ! -d $model ]]; then
-    more=', weight_bits: 8, activation_bits: 8'   # NAME-int8
   fi
   printf -- '- {name: %s, model: %s, scores: %s, map: %s, mean: %s%s}\n' "$(quoted "$1")" "$(quoted "$model")" \
     "$(quoted "$exp/$1/scores")" "$(quoted "$map")" "$(quoted "$exp/$1/embeddings/$cohort/mean.vec")" "$more"

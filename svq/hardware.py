@@ -60,4 +60,4 @@ def warn_without_vnni(tell: Callable[[str], None], path: str = "/proc/cpuinfo") 
     """Calls `tell` with a line where this processor is known to have no instructions for INT8."""
     if has_vnni(path) is False:
         tell(f"warning: this processor has none of {', '.join(FLAGS)}: INT8 models run on it, but hardly faster "
-             "than float ones, and sums of products may saturate")
+             "than float ones")

@@ -19,6 +19,9 @@ from svq.cli import boolean, parser, run_main
 from svq.errors import UserError, require
 
 
+P_TARGET = 0.01  # the prior of a target trial for which a threshold is printed, svq.bin.verify's default
+
+
 def main() -> None:
     options = parse_options()
     require("onnx")  # first: its extra brings torch, too
@@ -40,9 +43,14 @@ def main() -> None:
     calibration = calibration or packed_calibration(options.model)
     network = network_digest(net, config)
     graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds, network)
+    if options.target == "sherpa-onnx":
+        graph = for_sherpa_onnx(graph, options.out)
     if options.int8:
-        graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
+        graph = export_dynamic_int8(graph, keep, options.weights) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
+        if options.weights == "8bit":
+            print("warning: weights of 8 bits: on x86 without VNNI programs other than svq must set "
+                  "session.x64quantprecision, or embeddings are wrong", file=sys.stderr)
     write(graph, options.out)
     load_embedder(options.out)  # what cannot be loaded is not left without a word
     if options.summary:
@@ -56,7 +64,7 @@ def quantized(graph, keep, options):
     from svq.deploy.int8 import Int8Config, calibration_inputs
 
     try:
-        config = Int8Config(options.activations, options.sums, options.range, options.percentile)
+        config = Int8Config(options.activations, options.sums, options.range, options.percentile, options.weights)
     except ValueError as error:
         raise UserError(str(error)) from None
     samples = calibration_inputs(options.range_data, graph.metadata, options.num_utts, options.range_seconds,
@@ -69,6 +77,20 @@ def quantized(graph, keep, options):
               f"step ({worst}, {books[worst].levels} levels)")
     print(f"INT8: {len(graph.snapped)} of {len(graph.layers)} layers, calibrated with {len(samples)} utterances")
     return graph
+
+
+def for_sherpa_onnx(graph, path: str):
+    """`graph` as sherpa-onnx takes it; says what it computes otherwise, and which threshold belongs to its cosines."""
+    from svq.backend.calibration import Calibration
+    from svq.deploy.sherpa import differences, for_sherpa, threshold_of
+
+    made = for_sherpa(graph, path)
+    for line in differences(graph.metadata.config.front_end):
+        print(f"warning: {line}", file=sys.stderr)
+    if made.metadata.calibration is not None:
+        threshold = threshold_of(Calibration.from_dict(made.metadata.calibration, path), P_TARGET)
+        print(f"threshold of sherpa-onnx's cosines: {threshold:.4f} for a target prior of {P_TARGET:g}")
+    return made
 
 
 def write_summary(path: str, graph, file: str) -> None:
@@ -94,6 +116,8 @@ def parse_options():
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
     arguments.add_argument("--summary", metavar="FILE",
                            help="JSON for a recipe's report to write too: bits, bytes, weights")
+    arguments.add_argument("--for", dest="target", choices=["svq", "sherpa-onnx"], default="svq",
+                           help="who reads it: svq and any ONNX Runtime or OpenVINO, or sherpa-onnx as well")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
@@ -108,6 +132,9 @@ def parse_options():
                       help="of activations, from what is seen; the last two take far longer")
     int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
     int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
+    int8.add_argument("--weights", choices=["safe", "8bit"], default="safe",
+                      help="safe: of 7 bits, with which sums are right on any processor; 8bit: finer, but on x86 without "
+                           "VNNI sums saturate in a runtime that was not told to be precise")
     int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")
     int8.add_argument("--float-layers",
                       help="layers, or modules with layers, that stay in float besides those the model has so; "

@@ -34,8 +34,9 @@ from svq.evaluation.operations import flops_by_layer, layer_bits
 from svq.models import load_model
 from svq.network import ModelConfig
 from svq.pack.nested import bytes_read, member_config
-from svq.quant.api import FLOAT_BITS
+from svq.quant.api import FLOAT_BITS, QuantConfig
 
+INT8_BITS = 8
 UNITS = ("macs", "bit_operations", "weight_bytes")
 _KNOTS = 9
 
@@ -75,8 +76,8 @@ def knots_of(frames) -> np.ndarray:
 
 
 def rung_cost(rung: Rung, knots) -> RungCost:
-    config = model_config(rung)
-    found = np.array([operations(config, int(frames), rung.weight_bits, rung.activation_bits) for frames in knots])
+    config, activation_bits = as_computed(rung)
+    found = np.array([operations(config, int(frames), rung.weight_bits, activation_bits) for frames in knots])
     size = rung.bytes or packed_size(rung.model, rung.precision)
     return RungCost(np.asarray(knots, dtype=np.float64), found[:, 0], found[:, 1], size)
 
@@ -104,19 +105,24 @@ def _flops(network: str, num_mels: int, frames: int) -> tuple[dict[str, int], in
         return flops_by_layer(config.build(), num_mels, frames)
 
 
-def model_config(rung: Rung) -> ModelConfig:
-    """What the rung's model says about itself, at the rung's precision."""
+def as_computed(rung: Rung) -> tuple[ModelConfig, int]:
+    """What the rung's model says about itself, at the rung's precision, and the bits of its activations. Of an INT8 file
+    the layers have 8 bits, but those that it computes in float."""
+    activation_bits = rung.activation_bits or FLOAT_BITS
     if os.path.isdir(rung.model):
         config = load_config(os.path.join(rung.model, "config.yaml"), ModelConfig)
         if rung.precision is None:
-            return config
-        return dataclasses.replace(config, quant=member_config(config.quant, rung.precision, rung.model))
+            return config, activation_bits
+        quant = member_config(config.quant, rung.precision, rung.model)
+        return dataclasses.replace(config, quant=quant), activation_bits
     if rung.model.endswith(".svq"):
-        return load_model(rung.model, rung.precision)[1]
-    if rung.weight_bits is None:
-        raise UserError(f"{rung.model}: an exported network does not say the bits of its weights; give rung "
-                        f"{rung.name} weight_bits and activation_bits (8 and 8 for INT8)")
-    return load_embedder(rung.model, rung.backend).config
+        return load_model(rung.model, rung.precision)[1], activation_bits
+    metadata = load_embedder(rung.model, rung.backend).metadata
+    if metadata.precision == "float32":
+        return metadata.config, activation_bits
+    floats = dict.fromkeys(metadata.details.get("float_layers", ()), FLOAT_BITS)
+    quant = QuantConfig(bits=INT8_BITS, layers=floats)
+    return dataclasses.replace(metadata.config, quant=quant), rung.activation_bits or INT8_BITS
 
 
 def packed_size(model: str, precision: int | None = None) -> int:

@@ -46,7 +46,8 @@ class Rung:
     scores: folder with <list>/<score>.score, for replay.
     map: one of KINDS, fitted by `choose`, or a JSON file that holds one. mean: the mean embedding subtracted before
     the cosine, a file or `none`, where `map` does not say it. backend: what runs the model; None: what the file is for.
-    weight_bits: in place of the model's own, layer by layer. activation_bits: 32 where only weights are quantized.
+    weight_bits: in place of the model's own, layer by layer. activation_bits: None: 8 of an INT8 file, else 32, as
+    only weights are quantized.
     bytes: of weights touched for an embedding, in place of the size of the packed file.
     delta: farther than that from the threshold, a trial is settled here; the last rung has none.
     """
@@ -59,7 +60,7 @@ class Rung:
     mean: str | None = None
     backend: str | None = None
     weight_bits: int | None = None
-    activation_bits: int = 32
+    activation_bits: int | None = None
     bytes: int | None = None
     delta: float | None = dataclasses.field(default=None, metadata={"infinite": True})
 

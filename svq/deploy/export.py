@@ -15,7 +15,7 @@ from torch import nn
 
 from svq.atomic import atomic_path
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
-from svq.deploy.int8 import Int8Config, Snapped, dynamic_int8, snap, static_int8
+from svq.deploy.int8 import WEIGHTS, Int8Config, Snapped, dynamic_int8, snap, static_int8
 from svq.deploy.runtimes import KEY, Metadata
 from svq.errors import UserError, require, some_of
 from svq.network import ModelConfig
@@ -29,6 +29,7 @@ class Exported:
     """A graph (onnx.ModelProto), what it says about itself, and the network's layers in it by name.
 
     net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
+    properties: what else an .onnx says of itself, to others than us.
     """
 
     model: object
@@ -36,6 +37,7 @@ class Exported:
     net: nn.Module
     layers: dict[str, LayerNode]
     snapped: dict[str, Snapped] = dataclasses.field(default_factory=dict)
+    properties: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
@@ -118,24 +120,24 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
         if name not in keep_float:
             folded = np.moveaxis(initializer(graph.model, node.weight), node.axis, 0)
             snapped[name] = snap(modules[name].weight.detach().numpy(), folded,
-                                 codebook=quant is not None and quant.bits_of(name) != FLOAT_BITS)
+                                 quant is not None and quant.bits_of(name) != FLOAT_BITS, WEIGHTS[config.weights])
     model = static_int8(graph.model, graph.layers, snapped, keep_float, samples, config)
     details = {**dataclasses.asdict(config), "calibration_inputs": len(samples),
                "float_layers": _without(graph, snapped)}
     return _quantized(graph, model, "int8", details, snapped)
 
 
-def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = ()) -> Exported:
+def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = (), weights: str = "safe") -> Exported:
     """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration.
 
-    UserError where no linear layer is left to quantize.
+    weights: see `svq.deploy.int8.WEIGHTS`. UserError where no linear layer is left to quantize.
     """
     types = {node.name: node.op_type for node in graph.model.graph.node}
     chosen = {name for name, node in graph.layers.items() if types[node.node] != "Conv"}.difference(keep_float)
     _check_rest(chosen)
     kept = graph.layers.keys() - chosen  # convolutions too compute in float
-    model = dynamic_int8(graph.model, graph.layers, kept)
-    return _quantized(graph, model, "int8-dynamic", {"float_layers": _without(graph, chosen)}, {})
+    model = dynamic_int8(graph.model, graph.layers, kept, weights)
+    return _quantized(graph, model, "int8-dynamic", {"weights": weights, "float_layers": _without(graph, chosen)}, {})
 
 
 def _without(graph: Exported, quantized: Collection[str]) -> list[str]:
@@ -186,7 +188,7 @@ def _write_onnx(graph: Exported, path: str) -> None:
     onnx = require("onnx")
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
-    onnx.helper.set_model_props(model, {KEY: graph.metadata.dumps()})
+    onnx.helper.set_model_props(model, {**graph.properties, KEY: graph.metadata.dumps()})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
         file.write(model.SerializeToString(deterministic=True))
 

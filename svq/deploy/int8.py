@@ -24,16 +24,22 @@ from svq.deploy.graph import LAYER_TYPES, LayerNode, module_of
 from svq.errors import UserError, require
 
 QUANTIZED_TYPES = (*LAYER_TYPES, "Add")
+# The largest integer of a weight. x86 without VNNI adds two products of a byte and a weight in 16 bits, which saturate:
+# 2 * 255 * 64 fits into them on any processor, 2 * 255 * 127 does not. -128 is left out, as symmetric kernels do.
+WEIGHTS = {"safe": 64, "8bit": 127}
+NEARLY = np.linspace(0.9, 1, 16)
+SHARED = 0.5  # the squared mean of what comes out of a ReLU over its variance: 0.47 for a normal distribution
 
 
 @dataclass(frozen=True)
 class Int8Config:
-    """How activations are quantized.
+    """How activations and weights are quantized.
 
     activations: `uint8`, with a zero point, or `int8`, symmetric. sums: whether residual sums take INT8 too; else
     they are computed in float. range: of every activation in the calibration, its extremes (`minmax`), without the
     rarest values (`percentile`), or the one whose distribution is nearest (`entropy`).
     percentile: share of the values, in per cent, that stays in the range of `percentile`.
+    weights: see WEIGHTS.
     Raises ValueError for a percentile out of range, and for a word that is none of these.
     """
 
@@ -41,6 +47,7 @@ class Int8Config:
     sums: bool = True
     range: Literal["minmax", "percentile", "entropy"] = "minmax"
     percentile: float = 99.999
+    weights: Literal["safe", "8bit"] = "safe"
 
     def __post_init__(self):
         check_choices(self)
@@ -110,6 +117,7 @@ def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped]
                 "QDQDisableWeightAdjustForInt32Bias": True,
             })
         found = onnx.load(target)
+    _check_weights(found, config.weights)
     return _floats_unrounded(found, {layers[name].node for name in keep_float})
 
 
@@ -148,11 +156,11 @@ def _floats_unrounded(model, kept: Collection[str]):
     return model
 
 
-def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str]):
+def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str], weights: str = "safe"):
     """`model` whose linear layers hold int8 weights and quantize their inputs as they come.
 
     As torch.ao.quantization.quantize_dynamic does for torch.nn.Linear. keep_float: the rest, all convolutions among
-    them. Returns a new onnx.ModelProto.
+    them. weights: see WEIGHTS. Returns a new onnx.ModelProto.
     """
     onnx, tools = require("onnx"), require("onnxruntime.quantization")
     chosen = [node.node for name, node in layers.items() if name not in keep_float]
@@ -161,11 +169,23 @@ def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str
         source, target = os.path.join(folder, "float.onnx"), os.path.join(folder, "int8.onnx")
         onnx.save(model, source)
         _quietly(tools.quantize_dynamic)(source, target, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
-                               nodes_to_quantize=chosen, weight_type=tools.QuantType.QInt8)
-        return onnx.load(target)
+                               nodes_to_quantize=chosen, weight_type=tools.QuantType.QInt8,
+                               reduce_range=weights == "safe")
+        found = onnx.load(target)
+    _check_weights(found, weights)
+    return found
 
 
-LARGEST = 127  # of the integers; -128 is left out, as symmetric kernels do
+def _check_weights(model, weights: str) -> None:
+    """RuntimeError where an integer is larger than WEIGHTS allows: nobody would see that sums saturate."""
+    from onnx import numpy_helper
+
+    for tensor in model.graph.initializer:
+        if tensor.data_type == tensor.INT8 and len(tensor.dims) > 1:
+            largest = np.abs(numpy_helper.to_array(tensor).astype(int)).max(initial=0)
+            if largest > WEIGHTS[weights]:
+                raise RuntimeError(f"{tensor.name}: an integer of {largest}, where {weights} weights are at most "
+                                   f"{WEIGHTS[weights]}")
 
 
 @dataclass(frozen=True)
@@ -181,45 +201,58 @@ class Snapped:
     levels: int
 
 
-def best_step(levels: np.ndarray, counts: np.ndarray) -> float:
-    """The step d for which the multiples k d, |k| <= 127, come nearest to `levels` (K,), each `counts` times.
+def best_step(levels: np.ndarray, counts: np.ndarray, most: int = WEIGHTS["safe"],
+              starts: Sequence[float] | None = None) -> float:
+    """The step d whose multiples k d, |k| <= most, stand best for the weights of a channel: `levels` (K,), each `counts`
+    times.
 
-    Least squared error, in float64, over d for which the largest level is one of 1 to 127 steps, each improved by
-    least squares for its integers. All levels zero: 1.
+    The least squared error e of what the channel gives: its inputs come out of a ReLU and have a mean, by which the sum
+    of the errors goes in at once, so that it is sum(e^2) + SHARED sum(e)^2. Errors of a codebook's weights are the same
+    wherever the level is, and would add up. In float64, over d for which the largest level is one of `starts` steps (None:
+    of 1 to `most`, in quarters), each improved by least squares for its integers. No level is more than `most` steps. All
+    levels zero, to float32: 1.
     """
     levels, counts = np.asarray(levels, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     largest = np.abs(levels).max(initial=0.0)
-    if largest == 0:
+    if largest < np.finfo(np.float32).tiny:
         return 1.0
-    steps = largest / np.arange(1, LARGEST + 1)
+
+    def product(a, b):
+        return (counts * a * b).sum(-1) + SHARED * (counts * a).sum(-1) * (counts * b).sum(-1)
+
+    steps = largest / (np.arange(1, most + 0.25, 0.25) if starts is None else np.asarray(starts))
     integers = np.rint(levels / steps[:, None])
-    refined = (counts * levels * integers).sum(1) / (counts * integers**2).sum(1)
-    steps = np.concatenate([steps, refined])
-    integers = np.clip(np.rint(levels / steps[:, None]), -LARGEST, LARGEST)
-    errors = (counts * (levels - steps[:, None] * integers) ** 2).sum(1)
+    refined = product(levels, integers) / product(integers, integers)
+    steps = np.concatenate([steps, refined[refined > 0]])
+    steps = steps[largest / steps < most + 0.499]  # rounded once more, to float32, it stays below the half
+    rest = levels - steps[:, None] * np.rint(levels / steps[:, None])
+    errors = product(rest, rest)
     # Of steps that are equally good but for rounding, the largest: the same integers at every run.
-    return float(steps[errors <= errors.min() + 1e-14 * (counts * levels**2).sum()].max())
+    return float(steps[errors <= errors.min() + 1e-14 * product(levels, levels)].max())
 
 
-def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool) -> Snapped:
+def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool, most: int = WEIGHTS["safe"]) -> Snapped:
     """Steps of a layer: `weight` (C, ...) as the network holds it, `folded` with a batch norm's scale in each channel.
 
     codebook: whether the weight's values are the levels of a codebook, the layer's or each channel's own. Then every
-    channel gets the step that fits its levels best, times what the batch norm makes of the channel. Else, and
-    where more than a factor has come in, a 127th of its largest weight, as usual.
+    channel gets the step that fits its levels best, times what the batch norm makes of the channel. Else, and where
+    more than a factor has come in, the one that fits its weights best, of those for which the largest weight is nearly
+    `most` steps, the largest integer that a weight may be.
     """
     rows, scaled = weight.reshape(len(weight), -1), folded.reshape(len(folded), -1).astype(np.float64)
-    scale, levels = np.abs(scaled).max(axis=1) / LARGEST, 0
-    factor = _channel_factors(rows, scaled) if codebook else None
+    levels = 0
+    factor = channel_factors(rows, scaled) if codebook else None
     if factor is not None:
         levels = len(np.unique(rows))
-        scale = np.abs(factor) * [best_step(*np.unique(row, return_counts=True)) for row in rows]
+        scale = np.abs(factor) * [best_step(*np.unique(row, return_counts=True), most) for row in rows]
+    else:
+        scale = np.array([best_step(row, np.ones(len(row)), most, most * NEARLY) for row in scaled])
     scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
     integers = scaled / scale[:, None].astype(np.float64)
     return Snapped(scale, float(np.abs(integers - np.rint(integers)).max(initial=0.0)), levels)
 
 
-def _channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
+def channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
     """By what each channel of the weight was multiplied, (C,); None where it was not only multiplied."""
     rows = rows.astype(np.float64)
     power = (rows**2).sum(axis=1)

@@ -20,6 +20,7 @@ from svq.config import from_dict, to_dict
 from svq.data.numpy_front_end import NumpyFrontEnd
 from svq.errors import UserError, require
 from svq.files import fingerprint, require_file
+from svq.hardware import has_vnni
 from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
@@ -36,7 +37,7 @@ class Metadata:
     calibration: what turns scores into log-likelihood ratios; None where it is not known.
     frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
     precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
-    `float_layers`, the names of all layers that compute in float.
+    `float_layers`, the names of all layers that compute in float, and `weights`, `safe` or `8bit` (svq.deploy.int8).
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
     network: svq.models.network_digest of the network that was exported, which its packed file has too.
@@ -50,6 +51,11 @@ class Metadata:
     details: dict = field(default_factory=dict)
     digest: str | None = None
     network: str | None = None
+
+    @property
+    def saturates(self) -> bool:
+        """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
+        return self.precision != "float32" and self.details.get("weights") != "safe"
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -248,14 +254,19 @@ def _load_onnxruntime(path: str, num_threads: int):
     options.use_deterministic_compute = True
     # Threads that wait by spinning take the cores from the other jobs of a recipe.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    # Processors without VNNI add pairs of u8 x s8 products in 16 bits, which saturate: INT8 embeddings are then wrong.
-    # With this, ONNX Runtime computes in u8 x u8 there; where there is VNNI it changes nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
-    try:
-        session = ort.InferenceSession(require_file(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions have no base class of their own
-        raise UserError(_damaged(path, "an ONNX model", error)) from None
+
+    def opened():
+        try:
+            return ort.InferenceSession(require_file(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no base class of their own
+            raise UserError(_damaged(path, "an ONNX model", error)) from None
+
+    session = opened()
     metadata = Metadata.loads(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    if metadata.saturates and has_vnni() is not True:
+        # Slower: both factors are then unsigned, and their products are added in 32 bits.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        session = opened()
     name = session.get_inputs()[0].name
     return metadata, _or_one_line(path, lambda x: session.run(None, {name: x})[0])
 
@@ -268,6 +279,9 @@ def _load_openvino(path: str, num_threads: int):
     except RuntimeError as error:
         raise UserError(_damaged(path, "an OpenVINO or ONNX model, with its .bin beside an .xml", error)) from None
     metadata = Metadata.loads(_openvino_info(model), path)
+    if metadata.saturates and has_vnni() is False:
+        raise UserError(f"{path}: sums of its 8-bit weights saturate in OpenVINO on this processor, which has no VNNI; "
+                        "export it with --weights safe, or run its .onnx in onnxruntime")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",

@@ -2,18 +2,25 @@
 
     python tests/bench/latency.py [--networks ResNet34 ECAPA512] [--threads 1 2] [--batches 1 8] [--seconds 3]
     python tests/bench/latency.py --model exp/resnet_kmqat2 --range-data data/train    # one's own, trained, networks
+    python tests/bench/without_vnni.py python tests/bench/latency.py                   # as on an older processor
 
 Each network and way of running it has a process of its own, and the processes take turns, so that whatever else the
 machine does falls on all of them alike. The milliseconds are of the network alone, from features to embedding; the row
 `fbank` is what the front end adds to any of them. Per utterance of --seconds: a batch of 8 counts an eighth. Memory:
 what loading and running added to the resident set of the process at its peak. Networks without --model have random
 weights, on which time does not depend; calibrated on noise, their INT8 embeddings mean nothing.
+
+INT8 files have safe weights, of 7 bits (svq.deploy.int8). For comparison, 8bit: weights of 8 bits; uint8: the same with
+a zero point of 128; precise: with ONNX Runtime's session.x64quantprecision. Without VNNI `8bit` alone is wrong.
 """
 
 import argparse
 import contextlib
+import copy
+import dataclasses
 import json
 import multiprocessing
+import os
 import platform
 import statistics
 import sys
@@ -29,9 +36,14 @@ WAYS = {
     "torch float32": ("float", "torch"),  # as svq runs it: channels last
     "torch bfloat16": ("float", "torch"),
     "ONNX Runtime float": ("float.onnx", "onnxruntime"),
-    "ONNX Runtime INT8": ("int8.onnx", "onnxruntime"),
+    "ONNX Runtime INT8": ("int8_safe.onnx", "onnxruntime"),
+    "ONNX Runtime INT8 precise": ("int8_safe.onnx", "onnxruntime"),
+    "ONNX Runtime INT8 8bit": ("int8_8bit.onnx", "onnxruntime"),
+    "ONNX Runtime INT8 8bit precise": ("int8_8bit.onnx", "onnxruntime"),
+    "ONNX Runtime INT8 uint8": ("int8_uint8.onnx", "onnxruntime"),
     "OpenVINO float": ("float.xml", "openvino"),
-    "OpenVINO INT8": ("int8.xml", "openvino"),
+    "OpenVINO INT8": ("int8_safe.xml", "openvino"),
+    "OpenVINO INT8 8bit": ("int8_8bit.xml", "openvino"),
 }
 
 
@@ -50,7 +62,12 @@ def serve(pipe, path, way, threads):
 
     torch.set_num_threads(threads)
     before, start = peak_mb(), time.perf_counter()
-    run = eager(path) if way == "torch eager" else load_embedder(path, WAYS[way][1], threads).features
+    if way == "torch eager":
+        run = eager(path)
+    elif way.startswith("ONNX Runtime"):
+        run = session(path, threads, precise=way.endswith("precise"))
+    else:
+        run = load_embedder(path, WAYS[way][1], threads).features
     loading = time.perf_counter() - start
     context = contextlib.nullcontext
     if way == "torch bfloat16":
@@ -82,6 +99,36 @@ def eager(path):
             return net(torch.from_numpy(feats)).numpy()
 
     return run
+
+
+def session(path, threads, precise):
+    """ONNX Runtime with the settings of svq.deploy.runtimes, but told to be precise only where asked."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.use_deterministic_compute = threads, 1, True
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.x64quantprecision", str(int(precise)))
+    made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda feats: made.run(None, {"input": feats})[0]
+
+
+def unsigned(model):
+    """An INT8 graph with its weights as uint8, 128 being zero."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in tensors]:
+        weight = numpy_helper.to_array(tensors[node.input[0]])
+        if weight.dtype != np.int8:
+            continue
+        zero = numpy_helper.to_array(tensors[node.input[2]])
+        tensors[node.input[0]].CopyFrom(numpy_helper.from_array((weight.astype(int) + 128).astype(np.uint8), node.input[0]))
+        name = f"{node.input[0]}_middle"
+        model.graph.initializer.append(numpy_helper.from_array(np.full(zero.shape, 128, np.uint8), name))
+        node.input[2] = name
+    return model
 
 
 def serve_fbank(pipe, threads):
@@ -151,14 +198,21 @@ def make_files(source, folder, ways, data, frames, count=16):
         return files
     net, config = load_model(source)
     graph = export_float(freeze_(net), config)
-    quantized = None
-    if any(name.startswith("int8") for name in names):
-        feats = noise(frames, count)
-        if data is not None:
-            feats = calibration_inputs(data, graph.metadata, count, seconds=0.0, seed=0, input="feats")
-        quantized = export_int8(graph, feats, Int8Config(), float_layers(net, quant=config.quant))
+    feats = noise(frames, count)
+    if data is not None:
+        feats = calibration_inputs(data, graph.metadata, count, seconds=0.0, seed=0, input="feats")
+    graphs = {"float": graph}
+    for weights in ("safe", "8bit"):
+        if any(weights in name or weights == "8bit" and "uint8" in name for name in names):
+            graphs[f"int8_{weights}"] = export_int8(graph, feats, Int8Config(weights=weights),
+                                                    float_layers(net, quant=config.quant))
     for name in names - {"float"}:
-        write(quantized if name.startswith("int8") else graph, files[name])
+        kind = name.split(".")[0]
+        if kind == "int8_uint8":
+            write(dataclasses.replace(graphs["int8_8bit"], model=unsigned(copy.deepcopy(graphs["int8_8bit"].model))),
+                  files[name])
+        else:
+            write(graphs[kind], files[name])
     return files
 
 
@@ -194,6 +248,8 @@ def about():
         if line.startswith("flags"):
             flags = line
     units = [unit for unit in ("avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if f" {unit}" in flags]
+    if os.environ.get("BENCH_WITHOUT"):  # see without_vnni.py
+        units = [f"{os.environ['BENCH_WITHOUT']} hidden"]
     versions = ", ".join(f"{package} {version(package)}" for package in ("torch", "onnxruntime", "openvino"))
     return f"{name} ({' '.join(units) or 'no INT8 dot products'}); {versions}, Python {platform.python_version()}"
 
@@ -207,7 +263,7 @@ def table(label, files, threads, options):
     print(f"\n{label}, {threads} thread{'s'[:threads > 1]}, {options.seconds:g} s: ms per utterance, median (least); "
           f"RTF at batch {options.batches[0]}")
     heads = "".join(f"{f'batch {batch}':>20}" for batch in options.batches)
-    print(f"{'':20}{heads}{'RTF':>10}{'memory MB':>11}{'load s':>8}")
+    print(f"{'':32}{heads}{'RTF':>10}{'memory MB':>11}{'load s':>8}")
     rows = []
     for name, server in servers.items():
         loading, memory = server.loading, server.end()
@@ -215,7 +271,7 @@ def table(label, files, threads, options):
         middle = {batch: statistics.median(each) for batch, each in ms.items()}
         cells = "".join(f"{f'{middle[batch]:.1f} ({min(ms[batch]):.1f})':>20}" for batch in options.batches)
         rtf = middle[options.batches[0]] / 1000 / options.seconds
-        print(f"{name:20}{cells}{rtf:10.5f}{memory:11.0f}{loading:8.2f}", flush=True)
+        print(f"{name:32}{cells}{rtf:10.5f}{memory:11.0f}{loading:8.2f}", flush=True)
         rows.append({"network": label, "way": name, "threads": threads, "seconds": options.seconds, "ms": ms,
                      "memory_mb": memory, "load_s": loading})
     return rows

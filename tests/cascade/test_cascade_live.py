@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from svq.backend.embeddings import read_vector
-from svq.bin import cascade, extract, score, speaker_means, verify
+from svq.bin import cascade, export, extract, score, speaker_means, verify
 from svq.cascade.cost import LIST, STREAMING, UNITS, count, rung_costs, table_of
 from svq.cascade.ladder import Ladder, Rung, load_ladder, load_maps, mean_of_rung, reached, settle
 from svq.cascade.live import LiveCascade, TrialList
@@ -51,6 +51,11 @@ def place(tmp_path_factory):
 
 
 def system(folder, data, bits, model):
+    made(folder, bits)
+    scored(folder, data, model)
+
+
+def made(folder, bits):
     torch.manual_seed(0)
     quant = None if bits is None else QuantConfig(bits=bits)
     config = ModelConfig("ResNet18", {"width": 4}, 16, FrontEndConfig(mean_normalize=False), quant)
@@ -63,6 +68,9 @@ def system(folder, data, bits, model):
     save_model(folder, net, config)
     if quant is not None:
         save_packed(folder / "model.svq", net, config)
+
+
+def scored(folder, data, model):
     run_worker(extract.main, data, model, folder / "embedding")
     run_worker(speaker_means.main, data / "spk2utt", folder)
     run_worker(score.main, "--cohort", folder, "--threads", 1, data / "trials", folder, folder / "scores/dev")
@@ -251,3 +259,32 @@ def test_the_map_carries_the_mean(place):
     for rung, score_map in zip(ladder.rungs, load_maps(ladder)):
         assert rung.mean is None  # so the ladder's folder does without the file
         np.testing.assert_array_equal(mean_of_rung(rung, score_map), read_vector(place / rung.name / "mean.vec"))
+
+
+@pytest.mark.parametrize("suffix", ["onnx", "xml"])
+def test_the_first_rung_in_int8(place, tmp_path, suffix):
+    """The packed file's network exported, with a calibration of its own: chosen, run, and asked of two recordings."""
+    pytest.importorskip({"onnx": "onnxruntime", "xml": "openvino"}[suffix])
+    file, data = tmp_path / f"two-int8/model.{suffix}", place / "dev"
+    run_worker(export.main, "--model", place / "two/model.svq", "--out", file, "--int8", "true", "--range-data", data,
+               "--num-utts", 3)
+    scored(file.parent, data, file)
+    ladder = load_ladder(place / "ladder.yaml")
+    rungs = (Rung("int8", str(file), scores=str(file.parent / "scores"), mean=str(file.parent / "mean.vec")),
+             ladder.rungs[-1])
+    dump_config(dataclasses.replace(ladder, rungs=rungs), tmp_path / "ladder.yaml")
+    run_worker(cascade.main, "choose", "--ladder", tmp_path / "ladder.yaml", "--trials", data / "trials", "--limit",
+               "escalation=0.6", "--out", tmp_path / "chosen")
+    chosen = load_ladder(tmp_path / "chosen/ladder.yaml")
+    own, packed = load_maps(chosen)[0], load_maps(load_ladder(place / "chosen/ladder.yaml"))[0]
+    assert own != packed  # it is another model, with scores and a mean of its own
+    int8, alone = rung_costs(chosen.rungs, [80])
+    assert int8.weight_bytes == sum(path.stat().st_size for path in file.parent.glob("model.*"))
+    assert int8([80])[0, 1] / alone([80])[0, 1] == pytest.approx(1 / 16, rel=1e-3)
+    run_worker(cascade.main, "run", "--ladder", tmp_path / "chosen/ladder.yaml", "--trials", data / "trials", "--out",
+               tmp_path / "run")
+    live = CascadeVerifier.load(tmp_path / "chosen/ladder.yaml", min_seconds=0.1, warn=lambda line: None)
+    for line in (tmp_path / "run/trials.tsv").read_text().splitlines()[1::7]:
+        enroll, test, _, rung, decision, *_ = line.split("\t")
+        found = live.verify([place / f"dev_wav/{enroll}.wav"], place / f"dev_wav/{test}.wav")
+        assert (found.rung, found.decision) == (rung, decision)
