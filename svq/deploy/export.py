@@ -17,6 +17,7 @@ from svq.atomic import atomic_path
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
 from svq.deploy.int8 import Int8Config, Snapped, dynamic_int8, snap, static_int8
 from svq.deploy.runtimes import KEY, Metadata
+from svq.deploy.seal import sealed
 from svq.errors import UserError, require, some_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
@@ -29,6 +30,7 @@ class Exported:
     """A graph (onnx.ModelProto), what it says about itself, and the network's layers in it by name.
 
     net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
+    packed: bits of the layers whose weights are packed codes (svq.deploy.compact), by name.
     """
 
     model: object
@@ -36,6 +38,7 @@ class Exported:
     net: nn.Module
     layers: dict[str, LayerNode]
     snapped: dict[str, Snapped] = dataclasses.field(default_factory=dict)
+    packed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
@@ -187,7 +190,7 @@ def _write_onnx(graph: Exported, path: str) -> None:
     model.CopyFrom(graph.model)
     onnx.helper.set_model_props(model, {KEY: graph.metadata.dumps()})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(sealed(model.SerializeToString(deterministic=True)))
 
 
 def _write_openvino(graph: Exported, path: str) -> None:

@@ -210,7 +210,7 @@ def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool) -> Snapped:
     """
     rows, scaled = weight.reshape(len(weight), -1), folded.reshape(len(folded), -1).astype(np.float64)
     scale, levels = np.abs(scaled).max(axis=1) / LARGEST, 0
-    factor = _channel_factors(rows, scaled) if codebook else None
+    factor = channel_factors(rows, scaled) if codebook else None
     if factor is not None:
         levels = len(np.unique(rows))
         scale = np.abs(factor) * [best_step(*np.unique(row, return_counts=True)) for row in rows]
@@ -219,7 +219,7 @@ def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool) -> Snapped:
     return Snapped(scale, float(np.abs(integers - np.rint(integers)).max(initial=0.0)), levels)
 
 
-def _channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
+def channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
     """By what each channel of the weight was multiplied, (C,); None where it was not only multiplied."""
     rows = rows.astype(np.float64)
     power = (rows**2).sum(axis=1)
