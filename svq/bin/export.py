@@ -4,6 +4,10 @@ What goes in is features (B, T, F) as the model's front end gives them, or with 
 in [-1, 1]; what comes out embeddings (B, D). Any batch and any duration, unless --seconds fixes that. A file that takes
 features also says, in its metadata, which front end they come from.
 
+An .onnx of a quantized network is compact: weights lie in it as packed codes, as in a .svq, tables of the front end as
+the numbers that they come from. A runtime makes tensors of them when it loads the file. --compact false stores
+all tensors as they are, and so does an .xml.
+
 --int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
 get is seen in utterances of --range-data. Weights of codebooks (k-means and others) are put on the int8 grid that fits
 the codebook best. Layers that a quantized model has in float stay so, and recurrent layers. With --dynamic true as well
@@ -22,6 +26,7 @@ from svq.errors import UserError
 def main() -> None:
     options = parse_options()
     from svq.backend.calibration import Calibration
+    from svq.deploy.compact import compact
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration
     from svq.hardware import warn_without_vnni
@@ -35,17 +40,33 @@ def main() -> None:
     scores = options.calibration
     calibration = Calibration.load(scores).as_dict() if scores else None
     net, config = load_model(options.model)
+    layers = None
+    if options.compact and options.out.endswith(".onnx"):
+        net, config, layers = with_codes(options.model, net, config)
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
     calibration = calibration or packed_calibration(options.model)
     graph = export_float(freeze_(net), config, calibration, options.front_end, options.seconds)
     if options.int8:
         graph = export_dynamic_int8(graph, keep) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
+    if layers:
+        graph = compact(graph, layers)
     write(graph, options.out)
     load_embedder(options.out)  # what cannot be loaded is not left without a word
     if options.summary:
         write_summary(options.summary, graph, options.out)
-    print(f"{options.out}: {graph.metadata.precision}, takes {graph.metadata.input}, {bytes_of(options.out)} bytes")
+    print(f"{options.out}: {graph.metadata.precision}, weights {graph.metadata.weights}, takes {graph.metadata.input}, "
+          f"{bytes_of(options.out)} bytes")
+
+
+def with_codes(model: str, net, config):
+    """Network, config and quantized layers as a packed file has them; of a float network no layers."""
+    from svq.pack.file import as_packed, load_with_codes
+    from svq.quant.api import quantizers
+
+    if model.endswith(".svq"):
+        return load_with_codes(model)
+    return as_packed(net, config) if any(quantizers(net)) else (net, config, [])
 
 
 def quantized(graph, keep, options):
@@ -77,7 +98,8 @@ def write_summary(path: str, graph, file: str) -> None:
 
     in_int8 = graph.snapped.keys()
     counts = {name: layer.weight.numel() for name, layer in quantizable(graph.net)}
-    bits = sum(count * (8 if name in in_int8 else 32) for name, count in counts.items()) / sum(counts.values())
+    bits = {name: 8 if name in in_int8 else graph.packed.get(name, 32) for name in counts}
+    bits = sum(count * bits[name] for name, count in counts.items()) / sum(counts.values())
     write_json(path, {"avg_bits": bits, "size_bytes": bytes_of(file), "params": count_parameters(graph.net)})
 
 
@@ -87,6 +109,8 @@ def parse_options():
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
     arguments.add_argument("--front-end", type=boolean, default=False,
                            help="true: waveforms go in, the front end is part of the file")
+    arguments.add_argument("--compact", type=boolean, default=True,
+                           help="of an .onnx: whether quantized weights lie in it as packed codes")
     arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
     arguments.add_argument("--calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")

@@ -28,9 +28,10 @@ def split(codes: np.ndarray, levels: int) -> list[tuple[int, int, np.ndarray]]:
     """(base, what the digit counts, the codes' digits packed by `svq.pack.format.pack_digits`) for each of `bases`."""
     if codes.size and int(codes.max()) >= levels:
         raise ValueError(f"code {codes.max()} of {levels} levels")
-    counts, parts = 1, []
+    counts, parts, left = 1, [], codes.astype(np.int16)
     for base in reversed(bases(levels)):
-        parts.insert(0, (base, counts, pack_digits(codes // counts % base, base)))
+        left, digits = np.divmod(left, base)
+        parts.insert(0, (base, counts, pack_digits(digits, base)))
         counts *= base
     return parts
 
@@ -51,44 +52,39 @@ def digit_table(constants: Constants, base: int, counts: int, dtype) -> str:
     return table if dtype == np.int32 else constants.cast(table, dtype)
 
 
-def numbers(constants: Constants, codes: np.ndarray, levels: int, dtype) -> str:
-    """The codes as a tensor of `dtype`, (count,)."""
+def numbers(constants: Constants, codes: np.ndarray, levels: int, dtype, shape) -> str:
+    """The codes as a tensor of `dtype` in `shape`."""
     total = None
     for base, counts, packed in split(codes, levels):
         part = constants.tensor(packed, alone=True)
         if digits_of(base) == 1:
-            part = constants.cast(part, dtype)
+            part = constants.shaped(constants.cast(part, dtype), shape)
         else:
-            table = digit_table(constants, base, counts, dtype)
-            part = _cut(constants, constants.node("Gather", table, constants.cast(part, np.int32)), base, codes.size)
+            part = _rows(constants, digit_table(constants, base, counts, dtype), part, base, codes.size, shape)
         total = part if total is None else constants.node("Add", total, part)
     return total
 
 
-def _cut(constants: Constants, rows: str, base: int, count: int) -> str:
-    """(count,): rows (bytes, digits), one after another, less what fills the last byte."""
-    flat = constants.shaped(rows, (-1,))
-    if count % digits_of(base) == 0:
-        return flat
-    first, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, count))
-    return constants.node("Slice", flat, first, last)
+def _rows(constants: Constants, table: str, packed: str, base: int, count: int, shape) -> str:
+    """table[byte] (256, digits), one row after another, less what fills the last byte; in `shape`."""
+    found = constants.node("Gather", table, constants.cast(packed, np.int32))
+    if count % digits_of(base):
+        first, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, count))
+        found = constants.node("Slice", constants.shaped(found, (-1,)), first, last)
+    return constants.shaped(found, shape)
 
 
 def looked_up(constants: Constants, codes: np.ndarray, table: str, levels: int, shape) -> str:
     """table[codes] in `shape`: of table (levels,), or one for each row of `codes`, (rows, levels)."""
     if codes.ndim == 2:
-        index = constants.shaped(numbers(constants, codes, levels, np.int32), codes.shape)
+        index = numbers(constants, codes, levels, np.int32, codes.shape)
         return constants.shaped(constants.node("GatherElements", table, index, axis=1), shape)
     parts = split(codes, levels)
     if len(parts) > 1 or digits_of(parts[0][0]) == 1:
-        found = constants.node("Gather", table, numbers(constants, codes, levels, np.int32))
-        return constants.shaped(found, shape)
+        return constants.node("Gather", table, numbers(constants, codes, levels, np.int32, shape))
     ((base, _, packed),) = parts
     entries = constants.node("Gather", table, digit_table(constants, base, 1, np.int32))
-    found = constants.node("Gather", entries, constants.cast(constants.tensor(packed, alone=True), np.int32))
-    if codes.size % digits_of(base):
-        found = _cut(constants, found, base, codes.size)
-    return constants.shaped(found, shape)
+    return _rows(constants, entries, constants.tensor(packed, alone=True), base, codes.size, shape)
 
 
 def filled(table: np.ndarray, levels: int) -> np.ndarray:
@@ -108,14 +104,13 @@ def float_weight(constants: Constants, layer: UnpackedLayer, factor: np.ndarray 
     each = (1, channels) + (1,) * (len(shape) - 2) if shape[0] != channels else (channels,) + (1,) * (len(shape) - 1)
     times = None if factor is None else half_or_float(constants, factor.astype(np.float32).reshape(each))
     if layer.row.grid != PLAIN and layer.scale.dim():
-        weight = constants.shaped(numbers(constants, codes.ravel(), levels, np.float32), shape)
+        weight = numbers(constants, codes, levels, np.float32, shape)
         zero, scale = (value.numpy().reshape(each) for value in (layer.zero, layer.scale))
         zero = constants.tensor(zero.astype(np.uint8))
         weight = constants.node("Sub", weight, constants.cast(zero, np.float32))
         weight = constants.node("Mul", weight, constants.tensor(scale))
     elif layer.row.grid == PLAIN and layer.levels.dim() == 2:
-        table = layer.levels.numpy()
-        table = half_or_float(constants, table.astype(np.float32))
+        table = half_or_float(constants, layer.levels.float().numpy())
         if times is not None:
             table = constants.node("Mul", table, constants.shaped(times, (channels, 1)))
         return looked_up(constants, codes.reshape(channels, -1), table, levels, shape)

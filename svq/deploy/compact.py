@@ -47,7 +47,7 @@ def compact(graph: Exported, layers: Sequence[UnpackedLayer]) -> Exported:
     instead |= {name: constants.array(array) for name, array in tensors.items() if name not in instead}
     check(constants, {instead[name]: array for name, array in tensors.items()})
     _rebuild(model, constants, instead)
-    names = _shorten(model, {node.node: name for name, node in graph.layers.items()})
+    names = _shorten(model, constants, {node.node: name for name, node in graph.layers.items()})
     nodes = {name: LayerNode(name, name, names[instead[node.weight]], node.axis) for name, node in graph.layers.items()
              if node.weight in instead}
     metadata = dataclasses.replace(graph.metadata, weights="packed")
@@ -136,8 +136,7 @@ def _quantization(constants: Constants, model, tensors: dict) -> dict[str, str]:
 def check(constants: Constants, expected: dict[str, np.ndarray]) -> None:
     """RuntimeError where the nodes do not give these tensors in ONNX Runtime: floats to CLOSE, others exactly."""
     onnx, runtime = constants.onnx, require("onnxruntime")
-    outputs = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-               for name, array in expected.items()]
+    outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in expected]
     stored = [onnx.numpy_helper.from_array(array, name) for name, array in constants.tensors.items()]
     graph = onnx.helper.make_graph(constants.nodes, "constants", [], outputs, stored)
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=8)
@@ -171,20 +170,42 @@ def _rebuild(model, constants: Constants, instead: dict[str, str]) -> None:
                              for name, array in constants.tensors.items() if name in wanted)
 
 
-def _shorten(model, layer_of: dict[str, str]) -> dict[str, str]:
+def _shorten(model, constants: Constants, layer_of: dict[str, str]) -> dict[str, str]:
     """Gives short names to all but inputs and outputs: old -> new. Nodes of layers have the layer's name, others none."""
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     for node in graph.node:
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             raise RuntimeError(f"node {node.name} has a graph of its own")
-        node.name = layer_of.get(node.name, "")
+        if node.name in layer_of:
+            node.name = layer_of[node.name]
+        else:
+            node.ClearField("name")
+        node.ClearField("doc_string")
+        _drop_defaults(constants, node)
         for values in (node.input, node.output):
             values[:] = [names.setdefault(name, _short(len(names))) for name in values]
     for tensor in graph.initializer:
         tensor.name = names[tensor.name]
     graph.name = "svq"
     return names
+
+
+def _drop_defaults(constants: Constants, node) -> None:
+    """Takes out attributes of a node that have the value which they have where they are missing."""
+    onnx = constants.onnx
+    known = onnx.defs.get_schema(node.op_type, OPSET).attributes if onnx.defs.has(node.op_type) and not node.domain else {}
+
+    def is_default(attribute) -> bool:
+        if node.op_type == "Conv" and attribute.name in ("strides", "dilations", "pads"):
+            return set(attribute.ints) == {int(attribute.name != "pads")}
+        default = known[attribute.name].default_value if attribute.name in known else onnx.AttributeProto()
+        return default.type != default.UNDEFINED and (
+            onnx.helper.get_attribute_value(default) == onnx.helper.get_attribute_value(attribute))
+
+    kept = [attribute for attribute in node.attribute if not is_default(attribute)]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _short(number: int) -> str:

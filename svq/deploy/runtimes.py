@@ -73,6 +73,8 @@ class Metadata:
         found = from_dict(tree, cls, path)
         if found.input not in ("features", "waveform"):
             raise UserError(f"{path}: its input is {found.input!r}, neither features nor waveform; update svq")
+        if found.weights not in ("plain", "packed"):
+            raise UserError(f"{path}: its weights are {found.weights!r}, neither plain nor packed; update svq")
         return found
 
 
