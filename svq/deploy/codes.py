@@ -134,8 +134,8 @@ def _levels(constants: Constants, layer: UnpackedLayer) -> str:
     return constants.node("Mul", steps, constants.tensor(layer.scale.numpy()))
 
 
-def int8_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarray) -> str:
-    """`weight` (C, ...), int8, which the codes of `layer` became: looked up, or stored where that is smaller.
+def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarray) -> str:
+    """`weight` (C, ...), int8 or uint8, which the codes of `layer` became: looked up, or stored where that is smaller.
 
     No other layer shares it: ONNX Runtime, on processors without VNNI, changes the integers of each by name.
     ValueError where weights of one channel have one code but are different.
@@ -163,7 +163,7 @@ def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np
     where one code stands for two integers in one channel.
     """
     channels = np.arange(len(codes))[:, None]
-    table = np.zeros((len(codes), levels), dtype=np.int8)
+    table = np.zeros((len(codes), levels), dtype=weight.dtype)
     used = np.zeros((len(codes), levels), dtype=bool)
     table[channels, codes], used[channels, codes] = weight, True
     if not (table[channels, codes] == weight).all():

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from svq.data.frontend import filter_bank
-from svq.deploy.codes import float_weight, int8_weight
+from svq.deploy.codes import float_weight, integer_weight
 from svq.deploy.constants import Constants
 from svq.deploy.export import Exported
 from svq.deploy.graph import OPSET, LayerNode
@@ -84,7 +84,7 @@ def _weights(constants: Constants, graph: Exported, tensors: dict, layers: Seque
             factor = channel_factors(layer.weight().numpy().reshape(rows), array.reshape(rows).astype(np.float64))
             output = None if factor is None else float_weight(constants, layer, _plain(factor), array.shape)
         else:
-            output = int8_weight(constants, layer, array) if array.dtype == np.int8 else None
+            output = integer_weight(constants, layer, array) if array.dtype in (np.int8, np.uint8) else None
         if output is not None:
             if place.axis:
                 output = constants.node("Transpose", output)

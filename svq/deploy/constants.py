@@ -58,7 +58,7 @@ class Constants:
 
     def array(self, array: np.ndarray) -> str:
         """The name of a tensor with this content: stored, in half precision where that loses nothing, or one number of
-        many that are alike. int8 is stored as it is, alone (see `svq.deploy.codes.int8_weight`)."""
+        many that are alike. int8 is stored as it is, alone (see `svq.deploy.codes.integer_weight`)."""
         if array.dtype == np.int8:
             return self.tensor(array, alone=True)
         if array.size >= MANY_ALIKE and (array == array.flat[0]).all():
