@@ -1,8 +1,9 @@
 """Weights as packed codes in an ONNX graph, and the nodes that make weights of them.
 
-Codes lie in bytes as in a `.svq` file, densely: 8, 4, 2 or 1 to a byte, five where there are three levels. Codes of
-other widths are split, as 3 bits into 2 and 1. A byte is unpacked by looking it up in a table of 256 rows, which the
-graph computes. Where a layer has one codebook, the table holds levels instead of digits.
+Codes lie in bytes as densely as in a `.svq` file: 8, 4, 2 or 1 to a byte, five where there are three levels. Codes of
+other widths are split into their leading bits and single bits, as 3 bits into 2 and 1. A byte is unpacked by looking it
+up in a table of 256 rows, which the graph computes. A runtime keeps what it computes on the way until the last constant
+is there, so nodes are chosen to give little besides the weight.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from svq.deploy.constants import Constants, as_half
 from svq.pack.format import PLAIN, digits_of, pack_digits
 from svq.pack.reading import UnpackedLayer
 
-PARTS = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}  # bits that do not divide a byte
+PARTS = {3: (2, 1), 5: (4, 1), 6: (4, 1, 1), 7: (4, 1, 1, 1)}  # bits that do not divide a byte
+WORTH_A_TABLE = 64  # bytes of a channel from which on its own table of 256 rows is worth making
 
 
 def bases(levels: int) -> list[int]:
@@ -24,15 +26,14 @@ def bases(levels: int) -> list[int]:
     return [1 << width for width in PARTS.get(bits, (bits,))]
 
 
-def split(codes: np.ndarray, levels: int) -> list[tuple[int, int, np.ndarray]]:
-    """(base, what the digit counts, the codes' digits packed by `svq.pack.format.pack_digits`) for each of `bases`."""
+def split(codes: np.ndarray, levels: int) -> list[tuple[int, np.ndarray]]:
+    """(base, digits packed by `svq.pack.format.pack_digits`) of the codes for each of `bases`."""
     if codes.size and int(codes.max()) >= levels:
         raise ValueError(f"code {codes.max()} of {levels} levels")
-    counts, parts, left = 1, [], codes.astype(np.int16)
+    parts, left = [], codes.astype(np.int16)
     for base in reversed(bases(levels)):
         left, digits = np.divmod(left, base)
-        parts.insert(0, (base, counts, pack_digits(digits, base)))
-        counts *= base
+        parts.insert(0, (base, pack_digits(digits, base)))
     return parts
 
 
@@ -41,97 +42,115 @@ def packed_bytes(count: int, levels: int) -> int:
     return sum(-(-count // digits_of(base)) for base in bases(levels))
 
 
-def digit_table(constants: Constants, base: int, counts: int, dtype) -> str:
-    """(256, digits): the digits in each byte, times `counts`."""
-    digits = digits_of(base)
-    powers = constants.tensor((base ** np.arange(digits - 1, -1, -1, dtype=np.int32))[None])
-    whole = constants.node("Div", constants.shaped(constants.count(256, np.int32), (256, 1)), powers)
-    table = constants.node("Mod", whole, constants.tensor(np.int32(base)))
-    if counts > 1:
-        table = constants.node("Mul", table, constants.tensor(np.int32(counts)))
-    return table if dtype == np.int32 else constants.cast(table, dtype)
-
-
-def numbers(constants: Constants, codes: np.ndarray, levels: int, dtype, shape) -> str:
-    """The codes as a tensor of `dtype` in `shape`."""
-    total = None
-    for base, counts, packed in split(codes, levels):
-        part = constants.tensor(packed, alone=True)
-        if digits_of(base) == 1:
-            part = constants.shaped(constants.cast(part, dtype), shape)
-        else:
-            part = _rows(constants, digit_table(constants, base, counts, dtype), part, base, codes.size, shape)
-        total = part if total is None else constants.node("Add", total, part)
-    return total
-
-
-def _rows(constants: Constants, table: str, packed: str, base: int, count: int, shape) -> str:
-    """table[byte] (256, digits), one row after another, less what fills the last byte; in `shape`."""
-    found = constants.node("Gather", table, constants.cast(packed, np.int32))
-    if count % digits_of(base):
-        first, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, count))
-        found = constants.node("Slice", constants.shaped(found, (-1,)), first, last)
-    return constants.shaped(found, shape)
-
-
-def looked_up(constants: Constants, codes: np.ndarray, table: str, levels: int, shape) -> str:
-    """table[codes] in `shape`: of table (levels,), or one for each row of `codes`, (rows, levels)."""
-    if codes.ndim == 2:
-        index = numbers(constants, codes, levels, np.int32, codes.shape)
-        return constants.shaped(constants.node("GatherElements", table, index, axis=1), shape)
-    parts = split(codes, levels)
-    if len(parts) > 1 or digits_of(parts[0][0]) == 1:
-        return constants.node("Gather", table, numbers(constants, codes, levels, np.int32, shape))
-    ((base, _, packed),) = parts
-    entries = constants.node("Gather", table, digit_table(constants, base, 1, np.int32))
-    return _rows(constants, entries, constants.tensor(packed, alone=True), base, codes.size, shape)
-
-
-def filled(table: np.ndarray, levels: int) -> np.ndarray:
-    """`table` (..., K) with its last value again for codes that no weight has, but a byte may: (..., product of bases)."""
-    lacking = int(np.prod(bases(levels))) - table.shape[-1]
-    return np.concatenate([table, np.repeat(table[..., -1:], lacking, -1)], -1)
-
-
 def float_weight(constants: Constants, layer: UnpackedLayer, factor: np.ndarray | None, shape) -> str:
     """The float32 weight of `layer` in `shape`, times `factor` (C,) where given.
 
     shape: that of the weight, or with a 1 before it. Operations are those of `UnpackedLayer.weight`, and so are the
     numbers that come out.
     """
-    levels, codes = layer.row.levels, layer.codes.numpy()
-    channels = len(codes)
-    each = (1, channels) + (1,) * (len(shape) - 2) if shape[0] != channels else (channels,) + (1,) * (len(shape) - 1)
-    times = None if factor is None else half_or_float(constants, factor.astype(np.float32).reshape(each))
-    if layer.row.grid != PLAIN and layer.scale.dim():
-        weight = numbers(constants, codes, levels, np.float32, shape)
-        zero, scale = (value.numpy().reshape(each) for value in (layer.zero, layer.scale))
-        zero = constants.tensor(zero.astype(np.uint8))
-        weight = constants.node("Sub", weight, constants.cast(zero, np.float32))
-        weight = constants.node("Mul", weight, constants.tensor(scale))
-    elif layer.row.grid == PLAIN and layer.levels.dim() == 2:
-        table = half_or_float(constants, layer.levels.float().numpy())
-        if times is not None:
-            table = constants.node("Mul", table, constants.shaped(times, (channels, 1)))
-        return looked_up(constants, codes.reshape(channels, -1), table, levels, shape)
+    if layer.row.grid == PLAIN:
+        table = _stored(constants, np.atleast_2d(layer.levels.float().numpy()))
     else:
-        weight = looked_up(constants, codes.ravel(), _levels(constants, layer), levels, shape)
-    return weight if times is None else constants.node("Mul", weight, times)
+        scale, zero = (value.numpy().reshape(-1, 1) for value in (layer.scale, layer.zero))
+        zero = constants.cast(constants.tensor(zero.astype(np.uint8)), np.float32)
+        steps = constants.node("Sub", constants.count(layer.row.levels, np.float32), zero)
+        table = constants.node("Mul", steps, constants.tensor(scale))
+    if factor is not None:
+        table = constants.node("Mul", table, _stored(constants, factor.astype(np.float32)[:, None]))
+    rows = layer.row.codebooks if factor is None else len(layer.codes)
+    return looked_up(constants, layer.codes.numpy().reshape(len(layer.codes), -1), table, rows, layer.row.levels, shape)
 
 
-def half_or_float(constants: Constants, array: np.ndarray) -> str:
+def _stored(constants: Constants, array: np.ndarray) -> str:
     """float32 numbers, stored as float16 where that has all of them."""
     half = as_half(array)
     return constants.tensor(array) if half is None else constants.cast(constants.tensor(half), np.float32)
 
 
-def _levels(constants: Constants, layer: UnpackedLayer) -> str:
-    """The levels of a layer with one codebook; those of a grid are computed."""
-    if layer.row.grid == PLAIN:
-        return constants.tensor(filled(layer.levels.float().numpy(), layer.row.levels))
-    size = int(np.prod(bases(layer.row.levels)))
-    steps = constants.node("Sub", constants.count(size, np.float32), constants.tensor(layer.zero.numpy()))
-    return constants.node("Mul", steps, constants.tensor(layer.scale.numpy()))
+def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, levels: int, shape,
+              dtype=np.float32) -> str:
+    """table[c, codes[c, n]] in `shape`, of a table (rows, levels) of `dtype`; where it has one row, table[0, codes[c, n]].
+
+    codes: (C, N) uint8. shape: (C, ...) or (1, C, ...).
+    """
+    parts = split(codes, levels)
+    base, packed = parts[0]
+    digits = digits_of(base)
+    if levels <= 2 and dtype == np.float32:
+        second, first = (_column(constants, table, min(place, levels - 1), _along(rows, shape)) for place in (1, 0))
+        stored = constants.tensor(packed, alone=True)
+        return constants.node("Where", _plane(constants, base, stored, codes.size, shape, bool), second, first)
+    own_tables = codes.shape[1] % digits == 0 and codes.shape[1] // digits >= WORTH_A_TABLE
+    if len(parts) == 1 and digits > 1 and (rows == 1 or own_tables):
+        inside = _digit_table(constants, base, levels - 1)
+        index = constants.cast(constants.tensor(packed.reshape(rows, -1), alone=True), np.int32)
+        if rows > 1:
+            inside = constants.node("Add", inside, _starts(constants, rows, levels, (rows, 1, 1)))
+            inside = constants.shaped(inside, (-1, digits))  # shared by all layers of so many channels
+            index = constants.node("Add", index, _starts(constants, rows, 256, (rows, 1)))
+        entries = constants.node("Gather", constants.shaped(table, (-1,)), inside)
+        return _in_shape(constants, constants.node("Gather", entries, index), digits, codes.size, shape)
+    index = constants.cast(_numbers(constants, parts, codes.size, shape), np.int32)
+    if rows > 1:
+        index = constants.node("Add", index, _starts(constants, rows, levels, _along(rows, shape)))
+    return constants.node("Gather", constants.shaped(table, (-1,)), index)
+
+
+def _along(rows: int, shape) -> tuple[int, ...]:
+    """The shape of something for each channel that broadcasts with `shape`; where there is one row, with any."""
+    axis = int(shape[0] != rows)
+    return tuple(rows if place == axis else 1 for place in range(len(shape)))
+
+
+def _column(constants: Constants, table: str, place: int, shape) -> str:
+    return constants.shaped(constants.node("Gather", table, constants.tensor(np.int32(place)), axis=1), shape)
+
+
+def _starts(constants: Constants, rows: int, step: int, shape) -> str:
+    """0, step, 2 step, ... for each row, int32."""
+    numbers = constants.shaped(constants.count(rows, np.int32), shape)
+    return constants.node("Mul", numbers, constants.tensor(np.int32(step)))
+
+
+def _digit_table(constants: Constants, base: int, most: int) -> str:
+    """(256, digits) int32: the digits in each byte, none above `most`."""
+    powers = constants.tensor((base ** np.arange(digits_of(base) - 1, -1, -1, dtype=np.int32))[None])
+    whole = constants.node("Div", constants.shaped(constants.count(256, np.int32), (256, 1)), powers)
+    table = constants.node("Mod", whole, constants.tensor(np.int32(base)))
+    return table if most >= base - 1 else constants.node("Min", table, constants.tensor(np.int32(most)))
+
+
+def _plane(constants: Constants, base: int, stored: str, count: int, shape, dtype, times: int = 1,
+           plus: int = 0) -> str:
+    """times * digit + plus of stored digits, as `dtype`, in `shape`."""
+    if digits_of(base) == 1:
+        return constants.shaped(stored, shape)
+    table = _digit_table(constants, base, base - 1)
+    if times > 1:
+        table = constants.node("Mul", table, constants.tensor(np.int32(times)))
+    if plus:
+        table = constants.node("Add", table, constants.tensor(np.int32(plus)))
+    found = constants.node("Gather", constants.cast(table, dtype), constants.cast(stored, np.int32))
+    return _in_shape(constants, found, digits_of(base), count, shape)
+
+
+def _in_shape(constants: Constants, found: str, digits: int, count: int, shape) -> str:
+    """Rows of digits, one after another, less what fills the last byte."""
+    if count % digits:
+        first, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, count))
+        found = constants.node("Slice", constants.shaped(found, (-1,)), first, last)
+    return constants.shaped(found, shape)
+
+
+def _numbers(constants: Constants, parts: list[tuple[int, np.ndarray]], count: int, shape) -> str:
+    """The codes, uint8. There is no sum of uint8: single bits choose between what the leading ones then may be."""
+    base, bits = parts[0][0], len(parts) - 1
+    leading, *single = [constants.tensor(packed, alone=True) for _, packed in parts]
+    found = [_plane(constants, base, leading, count, shape, np.uint8, 1 << bits, low) for low in range(1 << bits)]
+    for stored in reversed(single):
+        is_set = _plane(constants, 2, stored, count, shape, bool)
+        found = [constants.node("Where", is_set, odd, even) for even, odd in zip(found[::2], found[1::2])]
+    return found[0]
 
 
 def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarray) -> str:
@@ -141,18 +160,18 @@ def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarra
     ValueError where weights of one channel have one code but are different.
     """
     codes, flat = layer.codes.numpy().reshape(len(weight), -1), weight.reshape(len(weight), -1)
-    table, row_of = integer_rows(codes, flat, layer.row.levels)
-    levels, (rows, _) = layer.row.levels, table.shape
+    levels = layer.row.levels
+    table, row_of = integer_rows(codes, flat, levels)
+    rows = len(table)
     if table.size + (rows > 1) * len(codes) + packed_bytes(codes.size, levels) >= weight.size:
         return constants.tensor(weight, alone=True)
-    if rows == 1:
-        return looked_up(constants, codes.ravel(), constants.tensor(filled(table[0], levels)), levels, weight.shape)
     if rows < len(codes):
-        index = constants.cast(constants.tensor(row_of.astype(np.uint8 if rows <= 256 else np.uint16)), np.int32)
-        table = constants.node("Gather", constants.tensor(table), index)
+        index = constants.tensor(row_of.astype(np.uint8 if rows <= 256 else np.uint16))
+        stored = constants.tensor(table)
+        table = stored if rows == 1 else constants.node("Gather", stored, constants.cast(index, np.int32))
     else:
         table = constants.tensor(table[row_of])
-    return looked_up(constants, codes, table, levels, weight.shape)
+    return looked_up(constants, codes, table, 1 if rows == 1 else len(codes), levels, weight.shape, weight.dtype)
 
 
 def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:

@@ -78,19 +78,18 @@ def packed_layer(config, shape, seed=0):
 
 @pytest.mark.parametrize("config", LEARNED + GRIDS + BINARY + OTHERS, ids=name_of)
 def test_weights_of_every_method(config):
-    """To float16, which codebooks of channels are kept in; the packed ones exactly. 315 and 21 weights fill no byte."""
-    for shape in ((7, 5, 3, 3), (7, 3)):
-        weight, layer = packed_layer(config, shape)
-        factor = np.linspace(-2, 3, 7, dtype=np.float32)
-        constants = Constants()
-        plain = codes.float_weight(constants, layer, None, shape)
-        scaled = codes.float_weight(constants, layer, factor, shape)
-        found, times = computed(constants, plain, scaled)
+    """To float16, which codebooks of channels are kept in; the packed ones exactly. 315 and 21 weights fill no byte, and some take routes of their own."""
+    constants, factor = Constants(), np.linspace(-2, 3, 7, dtype=np.float32)
+    shapes = ((7, 5, 3, 3), (7, 3), (7, 520))
+    layers = [packed_layer(config, shape) for shape in shapes]
+    made = computed(constants, *[codes.float_weight(constants, layer, by, shape)
+                                 for (_, layer), shape in zip(layers, shapes) for by in (None, factor)])
+    for (weight, layer), shape, found, times in zip(layers, shapes, made[::2], made[1::2]):
         np.testing.assert_array_equal(found, layer.weight().numpy())
         np.testing.assert_allclose(found, weight, rtol=1e-3, atol=1e-3 * np.abs(weight).max())
         np.testing.assert_allclose(times, found * factor.reshape(-1, *[1] * (len(shape) - 1)), rtol=1e-6)
         bits = 8 * codes.packed_bytes(weight.size, layer.row.levels) / weight.size
-        assert bits <= config.bits + 24 / weight.size and (layer.row.levels != 3 or len(shape) == 2 or bits < 1.65)
+        assert bits <= config.bits + 24 / weight.size and (layer.row.levels != 3 or shape == (7, 3) or bits < 1.65)
 
 
 def test_every_method_was_tried():
@@ -103,20 +102,40 @@ levels_and_codes = st.integers(1, 256).flatmap(
     lambda levels: st.tuples(st.just(levels), st.lists(st.integers(0, levels - 1), min_size=1, max_size=60)))
 
 
-@settings(max_examples=60)
-@given(levels_and_codes, st.sampled_from([np.int32, np.float32]))
-def test_codes_survive(case, dtype):
+@given(levels_and_codes)
+def test_split_codes(case):
+    """Digits, leading ones first, are the code; as densely as bits can lie."""
     levels, numbers = case[0], np.array(case[1], dtype=np.uint8)
-    parts = codes.split(numbers, levels)
-    assert sum(part.size for *_, part in parts) == codes.packed_bytes(numbers.size, levels)
-    if levels != 3:  # densely: a bit of a code is a bit of the file
+    parts, back = codes.split(numbers, levels), np.zeros(numbers.size, dtype=np.int64)
+    for base, packed in parts:
+        digits = codes.digits_of(base)
+        powers = base ** np.arange(digits - 1, -1, -1)
+        back = back * base + (packed[:, None] // powers % base).ravel()[:numbers.size]
+    assert back.tolist() == numbers.tolist()
+    assert sum(packed.size for _, packed in parts) == codes.packed_bytes(numbers.size, levels)
+    if levels != 3:  # a bit of a code is a bit of the file
         bits = max(1, int(levels - 1).bit_length())
         assert 8 * codes.packed_bytes(numbers.size, levels) < bits * numbers.size + 8 * len(parts)
-    constants = Constants()
-    (found,) = computed(constants, codes.numbers(constants, numbers, levels, dtype, (1, -1)))
-    assert found.dtype == dtype and found.tolist() == [numbers.tolist()]
     with pytest.raises(ValueError, match="levels"):
         codes.split(np.array([levels], dtype=np.int64), levels)
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 256), st.integers(1, 5), st.sampled_from([1, 7, 8, 520]), st.booleans(),
+       st.sampled_from([np.float32, np.int8, np.uint8]), st.integers(0, 2**32 - 1))
+def test_codes_are_looked_up(levels, channels, each, one_row, dtype, seed):
+    """In tables of one row or one a channel, of short and long channels, that fill bytes or do not."""
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, levels, (channels, each)).astype(np.uint8)
+    rows = 1 if one_row else channels
+    table = rng.integers(0, 127, (rows, levels)).astype(dtype)
+    constants = Constants()
+    outputs = [codes.looked_up(constants, numbers, constants.tensor(table), rows, levels, shape, dtype)
+               for shape in ((channels, 1, each), (1, channels, each))]
+    expected = np.broadcast_to(table, (channels, levels))[np.arange(channels)[:, None], numbers]
+    for found, shape in zip(computed(constants, *outputs), ((channels, 1, each), (1, channels, each))):
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, expected.reshape(shape))
 
 
 @settings(max_examples=60)
