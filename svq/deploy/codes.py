@@ -48,17 +48,36 @@ def float_weight(constants: Constants, layer: UnpackedLayer, factor: np.ndarray 
     shape: that of the weight, or with a 1 before it. Operations are those of `UnpackedLayer.weight`, and so are the
     numbers that come out.
     """
+    codes, levels = layer.codes.numpy().reshape(len(layer.codes), -1), layer.row.levels
+    rows = layer.row.codebooks if factor is None else len(codes)
     if layer.row.grid == PLAIN:
-        table = _stored(constants, np.atleast_2d(layer.levels.float().numpy()))
+        table = np.atleast_2d(layer.levels.float().numpy())
+        if levels <= 2:
+            return _one_of_two(constants, codes, table, factor, shape)
+        table = _stored(constants, table.ravel() if factor is None else table)
     else:
         scale, zero = (value.numpy().reshape(-1, 1) for value in (layer.scale, layer.zero))
         zero = constants.cast(constants.tensor(zero.astype(np.uint8)), np.float32)
-        steps = constants.node("Sub", constants.count(layer.row.levels, np.float32), zero)
+        steps = constants.node("Sub", constants.count(levels, np.float32), zero)
         table = constants.node("Mul", steps, constants.tensor(scale))
     if factor is not None:
         table = constants.node("Mul", table, _stored(constants, factor.astype(np.float32)[:, None]))
-    rows = layer.row.codebooks if factor is None else len(layer.codes)
-    return looked_up(constants, layer.codes.numpy().reshape(len(layer.codes), -1), table, rows, layer.row.levels, shape)
+    if factor is not None or layer.row.grid != PLAIN:
+        table = constants.shaped(table, (-1,))
+    return looked_up(constants, codes, table, rows, levels, shape)
+
+
+def _one_of_two(constants: Constants, codes: np.ndarray, table: np.ndarray, factor: np.ndarray | None, shape) -> str:
+    """Weights of two levels, a bit each."""
+    ((_, packed),) = split(codes, 2)
+    is_second = _plane(constants, 2, constants.tensor(packed, alone=True), codes.size, shape, bool)
+    columns = []
+    for level in (table[:, -1], table[:, 0]):
+        columns.append(_stored(constants, level.reshape(_along(len(level), shape))))
+        if factor is not None:
+            by = _stored(constants, factor.astype(np.float32).reshape(_along(len(factor), shape)))
+            columns[-1] = constants.node("Mul", columns[-1], by)
+    return constants.node("Where", is_second, *columns)
 
 
 def _stored(constants: Constants, array: np.ndarray) -> str:
@@ -67,19 +86,14 @@ def _stored(constants: Constants, array: np.ndarray) -> str:
     return constants.tensor(array) if half is None else constants.cast(constants.tensor(half), np.float32)
 
 
-def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, levels: int, shape,
-              dtype=np.float32) -> str:
-    """table[c, codes[c, n]] in `shape`, of a table (rows, levels) of `dtype`; where it has one row, table[0, codes[c, n]].
+def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, levels: int, shape) -> str:
+    """table[c * levels + codes[c, n]] in `shape`, of a table (rows * levels,); where it has one row, table[codes[c, n]].
 
     codes: (C, N) uint8. shape: (C, ...) or (1, C, ...).
     """
     parts = split(codes, levels)
     base, packed = parts[0]
     digits = digits_of(base)
-    if levels <= 2 and dtype == np.float32:
-        second, first = (_column(constants, table, min(place, levels - 1), _along(rows, shape)) for place in (1, 0))
-        stored = constants.tensor(packed, alone=True)
-        return constants.node("Where", _plane(constants, base, stored, codes.size, shape, bool), second, first)
     own_tables = codes.shape[1] % digits == 0 and codes.shape[1] // digits >= WORTH_A_TABLE
     if len(parts) == 1 and digits > 1 and (rows == 1 or own_tables):
         inside = _digit_table(constants, base, levels - 1)
@@ -88,22 +102,18 @@ def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, le
             inside = constants.node("Add", inside, _starts(constants, rows, levels, (rows, 1, 1)))
             inside = constants.shaped(inside, (-1, digits))  # shared by all layers of so many channels
             index = constants.node("Add", index, _starts(constants, rows, 256, (rows, 1)))
-        entries = constants.node("Gather", constants.shaped(table, (-1,)), inside)
+        entries = constants.node("Gather", table, inside)
         return _in_shape(constants, constants.node("Gather", entries, index), digits, codes.size, shape)
     index = constants.cast(_numbers(constants, parts, codes.size, shape), np.int32)
     if rows > 1:
         index = constants.node("Add", index, _starts(constants, rows, levels, _along(rows, shape)))
-    return constants.node("Gather", constants.shaped(table, (-1,)), index)
+    return constants.node("Gather", table, index)
 
 
 def _along(rows: int, shape) -> tuple[int, ...]:
     """The shape of something for each channel that broadcasts with `shape`; where there is one row, with any."""
     axis = int(shape[0] != rows)
     return tuple(rows if place == axis else 1 for place in range(len(shape)))
-
-
-def _column(constants: Constants, table: str, place: int, shape) -> str:
-    return constants.shaped(constants.node("Gather", table, constants.tensor(np.int32(place)), axis=1), shape)
 
 
 def _starts(constants: Constants, rows: int, step: int, shape) -> str:
@@ -162,16 +172,17 @@ def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarra
     codes, flat = layer.codes.numpy().reshape(len(weight), -1), weight.reshape(len(weight), -1)
     levels = layer.row.levels
     table, row_of = integer_rows(codes, flat, levels)
-    rows = len(table)
-    if table.size + (rows > 1) * len(codes) + packed_bytes(codes.size, levels) >= weight.size:
+    if 1 < len(table) and len(codes) * levels <= table.size + row_of.nbytes:
+        table = table[row_of]
+    rows, channels = len(table), len(codes)
+    if table.size + row_of.nbytes * (1 < rows < channels) + packed_bytes(codes.size, levels) >= weight.size:
         return constants.tensor(weight, alone=True)
-    if rows < len(codes):
-        index = constants.tensor(row_of.astype(np.uint8 if rows <= 256 else np.uint16))
-        stored = constants.tensor(table)
-        table = stored if rows == 1 else constants.node("Gather", stored, constants.cast(index, np.int32))
+    if 1 < rows < channels:
+        rows_of = constants.cast(constants.tensor(row_of), np.int32)
+        stored = constants.shaped(constants.node("Gather", constants.tensor(table), rows_of), (-1,))
     else:
-        table = constants.tensor(table[row_of])
-    return looked_up(constants, codes, table, 1 if rows == 1 else len(codes), levels, weight.shape, weight.dtype)
+        stored = constants.tensor(table.ravel())
+    return looked_up(constants, codes, stored, 1 if rows == 1 else channels, levels, weight.shape)
 
 
 def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,4 +208,4 @@ def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np
         rows[found] = np.where(used[channel], table[channel], rows[found])
         known[found] |= used[channel]
         row_of[channel] = found
-    return rows[:max(count, 1)], row_of
+    return rows[:max(count, 1)], row_of.astype(np.uint8 if count <= 256 else np.uint16)

@@ -174,6 +174,7 @@ def _shorten(model, constants: Constants, layer_of: dict[str, str]) -> dict[str,
     """Gives short names to all but inputs and outputs: old -> new. Nodes of layers have the layer's name, others none."""
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    ones = {name for name, array in constants.tensors.items() if array.dtype == np.int64 and (array == 1).all()}
     for node in graph.node:
         if any(attribute.type in (attribute.GRAPH, attribute.GRAPHS) for attribute in node.attribute):
             raise RuntimeError(f"node {node.name} has a graph of its own")
@@ -183,6 +184,8 @@ def _shorten(model, constants: Constants, layer_of: dict[str, str]) -> dict[str,
             node.ClearField("name")
         node.ClearField("doc_string")
         _drop_defaults(constants, node)
+        if node.op_type == "Slice" and len(node.input) == 5 and node.input[4] in ones:
+            del node.input[4:]
         for values in (node.input, node.output):
             values[:] = [names.setdefault(name, _short(len(names))) for name in values]
     for tensor in graph.initializer:

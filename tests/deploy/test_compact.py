@@ -122,18 +122,18 @@ def test_split_codes(case):
 
 @settings(max_examples=40)
 @given(st.integers(1, 256), st.integers(1, 5), st.sampled_from([1, 7, 8, 520]), st.booleans(),
-       st.sampled_from([np.float32, np.int8, np.uint8]), st.integers(0, 2**32 - 1))
+       st.sampled_from([np.float32, np.int8]), st.integers(0, 2**32 - 1))
 def test_codes_are_looked_up(levels, channels, each, one_row, dtype, seed):
     """In tables of one row or one a channel, of short and long channels, that fill bytes or do not."""
     rng = np.random.default_rng(seed)
     numbers = rng.integers(0, levels, (channels, each)).astype(np.uint8)
     rows = 1 if one_row else channels
     table = rng.integers(0, 127, (rows, levels)).astype(dtype)
-    constants = Constants()
-    outputs = [codes.looked_up(constants, numbers, constants.tensor(table), rows, levels, shape, dtype)
-               for shape in ((channels, 1, each), (1, channels, each))]
+    constants, shapes = Constants(), ((channels, 1, each), (1, channels, each))
+    outputs = [codes.looked_up(constants, numbers, constants.tensor(table.ravel()), rows, levels, shape)
+               for shape in shapes]
     expected = np.broadcast_to(table, (channels, levels))[np.arange(channels)[:, None], numbers]
-    for found, shape in zip(computed(constants, *outputs), ((channels, 1, each), (1, channels, each))):
+    for found, shape in zip(computed(constants, *outputs), shapes):
         assert found.dtype == dtype
         np.testing.assert_array_equal(found, expected.reshape(shape))
 
