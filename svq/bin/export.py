@@ -4,6 +4,10 @@ What goes in is features (B, T, F) as the model's front end gives them, or with 
 in [-1, 1]; what comes out embeddings (B, D). Any batch and any duration, unless --seconds fixes that. A file that takes
 features also says, in its metadata, which front end they come from.
 
+An .onnx of a quantized network is compact: weights lie in it as packed codes, as in a .svq, tables of the front end as
+the numbers that they come from. A runtime makes tensors of them when it loads the file. --compact false stores
+all tensors as they are, and so does an .xml.
+
 --int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
 get is seen in utterances of --range-data. Weights of codebooks (k-means and others) are put on the int8 grid that fits
 the codebook best. Layers that a quantized model has in float stay so, and recurrent layers. With --dynamic true as well
@@ -26,6 +30,7 @@ def main() -> None:
     options = parse_options()
     require("onnx")  # first: its extra brings torch, too
     from svq.backend.calibration import Calibration
+    from svq.deploy.compact import compact
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration
     from svq.hardware import warn_without_vnni
@@ -39,6 +44,9 @@ def main() -> None:
     scores = options.calibration
     calibration = Calibration.load(scores).as_dict() if scores else None
     net, config = load_model(options.model)
+    layers = None
+    if options.compact and options.out.endswith(".onnx"):
+        net, config, layers = with_codes(options.model, net, config)
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
     calibration = calibration or packed_calibration(options.model)
     network = network_digest(net, config)
@@ -51,11 +59,24 @@ def main() -> None:
         if options.weights == "8bit":
             print("warning: weights of 8 bits: on x86 without VNNI programs other than svq must set "
                   "session.x64quantprecision, or embeddings are wrong", file=sys.stderr)
+    if layers:
+        graph = compact(graph, layers)
     write(graph, options.out)
     load_embedder(options.out)  # what cannot be loaded is not left without a word
     if options.summary:
         write_summary(options.summary, graph, options.out)
-    print(f"{options.out}: {graph.metadata.precision}, takes {graph.metadata.input}, {bytes_of(options.out)} bytes")
+    print(f"{options.out}: {graph.metadata.precision}, weights {graph.metadata.weights}, takes {graph.metadata.input}, "
+          f"{bytes_of(options.out)} bytes")
+
+
+def with_codes(model: str, net, config):
+    """Network, config and quantized layers as a packed file has them; of a float network no layers."""
+    from svq.pack.file import as_packed, load_with_codes
+    from svq.quant.api import quantizers
+
+    if model.endswith(".svq"):
+        return load_with_codes(model)
+    return as_packed(net, config) if any(quantizers(net)) else (net, config, [])
 
 
 def quantized(graph, keep, options):
@@ -101,7 +122,8 @@ def write_summary(path: str, graph, file: str) -> None:
 
     in_int8 = graph.snapped.keys()
     counts = {name: layer.weight.numel() for name, layer in quantizable(graph.net)}
-    bits = sum(count * (8 if name in in_int8 else 32) for name, count in counts.items()) / sum(counts.values())
+    bits = {name: 8 if name in in_int8 else graph.packed.get(name, 32) for name in counts}
+    bits = sum(count * bits[name] for name, count in counts.items()) / sum(counts.values())
     write_json(path, {"avg_bits": bits, "size_bytes": bytes_of(file), "params": count_parameters(graph.net)})
 
 
@@ -111,6 +133,8 @@ def parse_options():
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
     arguments.add_argument("--front-end", type=boolean, default=False,
                            help="true: waveforms go in, the front end is part of the file")
+    arguments.add_argument("--compact", type=boolean, default=True,
+                           help="of an .onnx: whether quantized weights lie in it as packed codes")
     arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
     arguments.add_argument("--calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")

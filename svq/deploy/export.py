@@ -17,6 +17,7 @@ from svq.atomic import atomic_path
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
 from svq.deploy.int8 import WEIGHTS, Int8Config, Snapped, dynamic_int8, snap, static_int8
 from svq.deploy.runtimes import KEY, Metadata
+from svq.deploy.seal import sealed
 from svq.errors import UserError, require, some_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
@@ -30,6 +31,7 @@ class Exported:
 
     net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
     properties: what else an .onnx says of itself, to others than us.
+    packed: bits of the layers whose weights are packed codes (svq.deploy.compact), by name.
     """
 
     model: object
@@ -38,6 +40,7 @@ class Exported:
     layers: dict[str, LayerNode]
     snapped: dict[str, Snapped] = dataclasses.field(default_factory=dict)
     properties: dict[str, str] = dataclasses.field(default_factory=dict)
+    packed: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
@@ -190,7 +193,7 @@ def _write_onnx(graph: Exported, path: str) -> None:
     model.CopyFrom(graph.model)
     onnx.helper.set_model_props(model, {**graph.properties, KEY: graph.metadata.dumps()})
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(sealed(model.SerializeToString(deterministic=True)))
 
 
 def _write_openvino(graph: Exported, path: str) -> None:

@@ -21,13 +21,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.onnx.operators import shape_as_tensor
 
 from svq.data.fbank import with_mirrored_edges
 from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
 from svq.errors import require
 from svq.nets import pooling
-from svq.quant.api import quantizable_modules
+from svq.quant.api import FoldedBatchNorm, quantizable_modules
 
 OPSET = 17
 EXAMPLE_FRAMES = 64  # of the input that the trace follows; no less than any network sees at once
@@ -67,15 +68,34 @@ def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
     return squares.sum(dim=-1) / (frames - 1).clamp(min=1).to(x.dtype)
 
 
+class ScaleAndShift(_BatchNorm):
+    """A `FoldedBatchNorm` as the batch norm that it was: the exporter puts those into the convolutions before them."""
+
+    def __init__(self, norm: FoldedBatchNorm):
+        super().__init__(norm.scale.numel(), eps=0.0)
+        self.weight.data, self.bias.data = norm.scale, norm.shift
+        self.eval()
+
+    def _check_input_dim(self, input: torch.Tensor) -> None:
+        pass
+
+
 @contextlib.contextmanager
-def traceable():
-    """While a network is traced, its pooling computes variances in a way that holds for any number of frames."""
-    own = pooling.variance
+def traceable(net: nn.Module):
+    """While `net` is traced, its pooling computes variances in a way that holds for any number of frames, and the batch
+    norms of a packed file are batch norms."""
+    own, norms = pooling.variance, {}
+    for parent in net.modules():
+        norms |= {(parent, name): child for name, child in parent.named_children() if isinstance(child, FoldedBatchNorm)}
     pooling.variance = traced_variance
     try:
+        for (parent, name), norm in norms.items():
+            setattr(parent, name, ScaleAndShift(norm))
         yield
     finally:
         pooling.variance = own
+        for (parent, name), norm in norms.items():
+            setattr(parent, name, norm)
 
 
 def to_onnx(net: nn.Module, example: torch.Tensor, front_end: nn.Module | None = None, fixed: bool = False):
@@ -92,7 +112,7 @@ def to_onnx(net: nn.Module, example: torch.Tensor, front_end: nn.Module | None =
     length = "samples" if front_end is not None else "frames"
     axes = {"input": {0: "batch"} if fixed else {0: "batch", 1: length}, "embedding": {0: "batch"}}
     buffer = io.BytesIO()
-    with traceable(), torch.no_grad(), warnings.catch_warnings():
+    with traceable(net), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of being the older one, and of choices that are the same for every length
         torch.onnx.export(Exportable(net, front_end).eval(), (example,), buffer, dynamo=False, opset_version=OPSET,
                           input_names=["input"], output_names=["embedding"], dynamic_axes=axes)

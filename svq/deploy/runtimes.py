@@ -18,13 +18,15 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.data.numpy_front_end import NumpyFrontEnd
+from svq.deploy.seal import check_seal
 from svq.errors import UserError, require
 from svq.files import fingerprint, require_file
 from svq.hardware import has_vnni
 from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights`
 KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info
 
 
@@ -38,6 +40,7 @@ class Metadata:
     frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
     precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
     `float_layers`, the names of all layers that compute in float, and `weights`, `safe` or `8bit` (svq.deploy.int8).
+    weights: `packed` in a compact file, whose quantized weights are codes, else `plain`.
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
     network: svq.models.network_digest of the network that was exported, which its packed file has too.
@@ -56,6 +59,7 @@ class Metadata:
     def saturates(self) -> bool:
         """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
         return self.precision != "float32" and self.details.get("weights") != "safe"
+    weights: str = "plain"
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -72,12 +76,15 @@ class Metadata:
             version = tree.pop("format")
         except (ValueError, TypeError, AttributeError, KeyError):
             raise UserError(f"{path}: its metadata is not what svq.bin.export writes; export the model again") from None
-        if version != FORMAT_VERSION:
+        if version not in READABLE_VERSIONS:
             mend = "update svq" if isinstance(version, int) and version > FORMAT_VERSION else "export the model again"
-            raise UserError(f"{path}: format version {version}, this svq reads {FORMAT_VERSION}; {mend}")
+            readable = " and ".join(map(str, READABLE_VERSIONS))
+            raise UserError(f"{path}: format version {version}, this svq reads {readable}; {mend}")
         found = from_dict(tree, cls, path)
         if found.input not in ("features", "waveform"):
             raise UserError(f"{path}: its input is {found.input!r}, neither features nor waveform; update svq")
+        if found.weights not in ("plain", "packed"):
+            raise UserError(f"{path}: its weights are {found.weights!r}, neither plain nor packed; update svq")
         return found
 
 
@@ -212,7 +219,10 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
         raise UserError(f"{path}: no such file; svq.bin.export makes it")
     if precision is not None and backend != "torch":
         raise UserError(f"{path}: an exported network has one precision; leave the precision out")
+    is_sealed = suffix == ".onnx" and check_seal(path)
     metadata, run = _LOADERS[backend](path, num_threads, *([] if precision is None else [precision]))
+    if metadata.weights != "plain" and not is_sealed:
+        raise UserError(f"{path}: has lost the digest of its content: cut short or altered; copy or export it again")
     return Embedder(metadata, backend, run, path)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+import tempfile
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,15 @@ from svq.errors import UserError
 from svq.network import ModelConfig, load_state, save_tensors
 from svq.pack.format import MERGED, TYPES, PackedLayer, about_file, as_json, digest, packed_size, safetensors_bytes
 from svq.pack.nested import nested_bytes, pack_nested
-from svq.pack.reading import read_packed, unpack_biases, unpack_lazily, unpack_norms, with_bits
+from svq.pack.reading import (
+    UnpackedLayer,
+    read_packed,
+    unpack,
+    unpack_biases,
+    unpack_lazily,
+    unpack_norms,
+    with_bits,
+)
 from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_tensors, pack_layers, pack_norms
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, fold_batch_norm_, quantizable, state_names
 from svq.quant.nested import precisions_of, set_precision_
@@ -90,7 +99,25 @@ def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelCon
     The config's quantization gives the bits of every layer by name where not all have the same.
     Raises UserError when the file is missing, damaged, altered or of another version, or does not fit its config.
     """
-    about, tensors = read_packed(path, precision)
+    return _network(path, *read_packed(path, precision))
+
+
+def load_with_codes(path) -> tuple[nn.Module, ModelConfig, list[UnpackedLayer]]:
+    """What `load_packed` gives, of a nested file at its highest precision, and its quantized layers as codes."""
+    about, tensors = read_packed(path)
+    _, layers = unpack(path, about, tensors)
+    return *_network(path, about, tensors), layers
+
+
+def as_packed(net: nn.Module, config: ModelConfig) -> tuple[nn.Module, ModelConfig, list[UnpackedLayer]]:
+    """What `load_with_codes` gives of the file that `save_packed` writes of `net`; UserError where it is not quantized."""
+    with tempfile.TemporaryDirectory(prefix="svq-packed-") as folder:
+        path = os.path.join(folder, "model.svq")
+        save_packed(path, net, config)
+        return load_with_codes(path)
+
+
+def _network(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[nn.Module, ModelConfig]:
     config, net, layers = unpack_lazily(path, about, tensors)
     # Float weights are held once: those made here become the network's own, layer by layer.
     names = state_names(net)

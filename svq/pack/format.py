@@ -98,15 +98,22 @@ def compress_codes(codes: np.ndarray, levels: int) -> np.ndarray:
     stream of Huffman codes alone. Codes of a network have no order that a dictionary could use, and a
     byte of several codes spares Huffman coding its loss of up to a bit a symbol.
     """
-    digits = _digits(levels)
+    coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
+    return np.frombuffer(coder.compress(pack_digits(codes, levels).tobytes()) + coder.flush(), dtype=np.uint8)
+
+
+def pack_digits(codes: np.ndarray, levels: int) -> np.ndarray:
+    """Codes (uint8, each below `levels`) as digits of bytes (uint8), the first the highest: `digits_of` in each byte.
+
+    The last byte is filled with zeros. For a power of two that divides 8 bits it is what `pack_codes` gives.
+    """
+    digits = digits_of(levels)
     codes = np.ascontiguousarray(codes, dtype=np.uint8).ravel()
     if codes.size and int(codes.max()) >= levels:
         raise ValueError(f"code {codes.max()} of {levels} levels")
     rows = np.zeros((-(-codes.size // digits), digits), dtype=np.uint8)
     rows.ravel()[: codes.size] = codes
-    numbers = rows @ levels ** np.arange(digits - 1, -1, -1)
-    coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
-    return np.frombuffer(coder.compress(numbers.astype(np.uint8).tobytes()) + coder.flush(), dtype=np.uint8)
+    return (rows @ levels ** np.arange(digits - 1, -1, -1)).astype(np.uint8)
 
 
 def decompress_codes(data: np.ndarray, levels: int, count: int) -> np.ndarray:
@@ -115,7 +122,7 @@ def decompress_codes(data: np.ndarray, levels: int, count: int) -> np.ndarray:
     ValueError when `data` is not the stream of just so many; never expands to more than those. A number
     beyond levels^digits, which no codes make, comes out as a code of `levels` or more.
     """
-    digits = _digits(levels)
+    digits = digits_of(levels)
     expected = -(-count // digits)
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
@@ -130,7 +137,7 @@ def decompress_codes(data: np.ndarray, levels: int, count: int) -> np.ndarray:
     return table.astype(np.uint8)[np.frombuffer(numbers, dtype=np.uint8)].ravel()[:count]
 
 
-def _digits(levels: int) -> int:
+def digits_of(levels: int) -> int:
     """How many codes of `levels` levels fit one byte, at most 8."""
     digits = 1
     while digits < 8 and levels ** (digits + 1) <= 256:

@@ -190,7 +190,7 @@ def test_files_that_cannot_be_run(folder, resnet, name, backend, words):
     (folder / "alone.xml").write_bytes((folder / "resnet.xml").read_bytes())
     model = onnx.load_from_string(whole)
     text = model.metadata_props[0].value
-    for file, value in (("newer", text.replace('"format":1', '"format":99')), ("broken", "[]"), ("stranger", None)):
+    for file, value in (("newer", text.replace('"format":2', '"format":99')), ("broken", "[]"), ("stranger", None)):
         del model.metadata_props[:]
         if value is not None:
             onnx.helper.set_model_props(model, {"svq": value})

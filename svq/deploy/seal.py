@@ -1,0 +1,40 @@
+"""The seal of an ONNX file: at its very end stands the SHA-256 of all that is before.
+
+It is one more entry of the file's metadata, so that every runtime reads the file. Whoever checks it needs no parser.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+from svq.errors import UserError
+from svq.files import require_file
+
+SEAL = b"svq.sha256"  # name of the entry
+DIGITS = 64
+# A field of ModelProto: metadata_props (14), bytes of the entry; its key (1) and value (2), each with its length.
+HEAD = (bytes([14 << 3 | 2, 4 + len(SEAL) + DIGITS, 1 << 3 | 2, len(SEAL)]) + SEAL + bytes([2 << 3 | 2, DIGITS]))
+PIECE = 1 << 20
+
+
+def sealed(content: bytes) -> bytes:
+    """A serialized onnx.ModelProto with its seal."""
+    content += HEAD
+    return content + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_seal(path) -> bool:
+    """Whether the file has a seal. UserError where it does not fit: one bit is another, or something was cut out."""
+    total, last, size = hashlib.sha256(), b"", len(HEAD) + DIGITS
+    with open(require_file(path), "rb") as file:
+        while piece := file.read(PIECE):
+            last += piece
+            total.update(last[:-size])
+            last = last[-size:]
+    head, told = last[:-DIGITS], last[-DIGITS:]
+    if head != HEAD:
+        return False
+    total.update(head)
+    if told != total.hexdigest().encode():
+        raise UserError(f"{path}: its content does not match its digest: damaged or altered; copy or export it again")
+    return True
