@@ -54,12 +54,12 @@ class Metadata:
     details: dict = field(default_factory=dict)
     digest: str | None = None
     network: str | None = None
+    weights: str = "plain"
 
     @property
     def saturates(self) -> bool:
         """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
         return self.precision != "float32" and self.details.get("weights") != "safe"
-    weights: str = "plain"
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
