@@ -107,6 +107,7 @@ def session(path, threads, precise):
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.use_deterministic_compute = threads, 1, True
+    options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.x64quantprecision", str(int(precise)))
     made = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
