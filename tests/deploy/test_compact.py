@@ -156,7 +156,7 @@ def test_integers_of_codes(channels, weights, levels, kinds, seed):
             codes.integer_rows(numbers, weight, levels)
 
 
-def network(arch="ResNet18", quant=QuantConfig(bits=2), folder=None, fold=False):
+def network(arch="ResNet18", quant=QuantConfig(bits=2), fold=False):
     """A packed network, its config and its layers as codes."""
     config = dataclasses.replace(small_config(arch), quant=quant)
     net = small_net(config)
@@ -186,14 +186,18 @@ def compared(graph, layers, folder):
     return plain, small
 
 
-NETWORKS = [("ResNet18", QuantConfig(bits=3, layers={"layers.[01]*": 5, "conv1": 32, "embedding": 1}), False),
-            ("ResNet18", QuantConfig("integer", 4, scheme="affine"), True),
-            ("ECAPASpeechBrain", QuantConfig(bits=4, per_channel=False), False),
-            ("XVector", QuantConfig("integer", 7, per_channel=False), False),
-            ("FCStudent", QuantConfig("static", 1), False), ("FCStudent", QuantConfig("nested", 4), False)]
+QUICK = [("ResNet18", QuantConfig(bits=3, layers={"layers.[01]*": 5, "conv1": 32, "embedding": 1}), False),
+         ("XVector", QuantConfig("integer", 7, per_channel=False), False),
+         ("FCStudent", QuantConfig("static", 1), False), ("FCStudent", QuantConfig("nested", 4), False)]
+LARGER = [("ResNet18", QuantConfig("integer", 4, scheme="affine"), True),
+          ("ECAPASpeechBrain", QuantConfig(bits=4, per_channel=False), False)]
 
 
-@pytest.mark.parametrize("arch, quant, fold", NETWORKS, ids=lambda value: value if isinstance(value, str) else None)
+def names(value):
+    return value if isinstance(value, str) else getattr(value, "method", "folded" if value else "")
+
+
+@pytest.mark.parametrize("arch, quant, fold", QUICK, ids=names)
 def test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold):
     net, config, layers = network(arch, quant, fold=fold)
     graph = export_float(net, config)
@@ -207,7 +211,7 @@ def test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold):
     assert small.metadata.config == config
 
 
-@pytest.mark.parametrize("arch, quant, fold", NETWORKS, ids=lambda value: value if isinstance(value, str) else None)
+@pytest.mark.parametrize("arch, quant, fold", QUICK, ids=names)
 def test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold):
     net, config, layers = network(arch, quant, fold=fold)
     graph = export_int8(export_float(net, config), CALIBRATION, Int8Config(), float_layers(net, quant=quant))
@@ -218,11 +222,18 @@ def test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold):
     assert os.path.getsize(tmp_path / "compact.onnx") < 0.75 * os.path.getsize(tmp_path / "plain.onnx")
 
 
+@pytest.mark.parametrize("arch, quant, fold", LARGER, ids=names)
+def test_larger_networks(tmp_path, arch, quant, fold):
+    test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold)
+    test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold)
+
+
 def test_dynamic_int8_and_layers_kept_in_float(tmp_path):
-    net, config, layers = network("ECAPASpeechBrain")
+    net, config, layers = network("XVector")
+    linear = [name for name, layer in quantizable(net) if isinstance(layer, nn.Linear)]
     float_graph = export_float(net, config)
     for graph in (export_dynamic_int8(float_graph),
-                  export_int8(float_graph, CALIBRATION, Int8Config(), float_layers(net, ["layer1", "layer3"]))):
+                  export_int8(float_graph, CALIBRATION, Int8Config(), float_layers(net, linear))):
         plain, small = compared(graph, layers, tmp_path)
         np.testing.assert_array_equal(small(feats(50)), plain(feats(50)))
 
