@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from svq import nets
 from svq.bin import export
 from svq.deploy import codes, seal
 from svq.deploy.compact import CLOSE, check, compact
@@ -36,7 +37,7 @@ from svq.quant.api import freeze_, quantizable
 from svq.quant.batchnorm_fold import fold_into_layers_
 from svq.quant.quantizers import METHODS
 from tests.builders import data_dir, voice
-from tests.deploy.small_nets import feats, small_config, small_net
+from tests.deploy.small_nets import cosines, feats, small_config, small_net
 from tests.helpers import run_worker
 from tests.quant.recurrent_nets import recurrent, register
 
@@ -259,6 +260,8 @@ def test_front_end_for_nothing(tmp_path, front_end):
     plain, small = compared(export_float(net, config, front_end=True), layers, tmp_path)
     x = np.stack([voice(s, 1.1, np.random.default_rng(s)) for s in range(2)])
     np.testing.assert_allclose(small(x), plain(x), rtol=0, atol=1e-6)
+    openvino = load_embedder(tmp_path / "compact.onnx", "openvino")
+    assert cosines(openvino(x), plain(x)).min() > 0.99999
     features, waveform = (os.path.getsize(tmp_path / f"{name}.onnx") for name in ("features", "compact"))
     assert waveform < features + 6_000 and os.path.getsize(tmp_path / "plain.onnx") > features + 200_000
 
@@ -299,6 +302,30 @@ def test_recurrent_layers(monkeypatch, tmp_path, case):
         plain, small = compared(graph, layers, tmp_path)
         np.testing.assert_array_equal(small(feats(30)), plain(feats(30)))
         assert compact(graph, layers).packed.keys() == {name for name, _ in quantizable(net)}
+
+
+class Frames(nn.Module):
+    """Linear layers over frames, of which matrix products are made, with weights the other way round."""
+
+    def __init__(self, feat_dim, embed_dim):
+        super().__init__()
+        self.each, self.embedding = nn.Linear(feat_dim, 7), nn.Linear(7, embed_dim)
+
+    def forward(self, x):
+        return self.embedding(self.each(x).relu().mean(1))
+
+
+def test_matrix_products(monkeypatch, tmp_path):
+    monkeypatch.setitem(nets.ARCHITECTURES, "Frames", Frames)
+    for quant in (QuantConfig(bits=3), QuantConfig("integer", 4, per_channel=False)):
+        torch.manual_seed(0)
+        config = ModelConfig("Frames", {}, 6, quant=quant)
+        net, config, layers = as_packed(quantize_(config.build().eval(), quant), config)
+        graph = export_float(net, config)
+        assert {place.axis for place in graph.layers.values()} == {0, 1}
+        for exported in (graph, export_int8(graph, CALIBRATION, Int8Config()), export_dynamic_int8(graph)):
+            plain, small = compared(exported, layers, tmp_path)
+            np.testing.assert_array_equal(small(feats(30)), plain(feats(30)))
 
 
 def test_same_bytes_twice(tmp_path):
