@@ -34,7 +34,7 @@ def main() -> None:
     from svq.deploy.export import export_dynamic_int8, export_float, float_layers, require_for, write
     from svq.deploy.runtimes import bytes_of, load_embedder, packed_calibration
     from svq.hardware import warn_without_vnni
-    from svq.models import load_model, network_digest
+    from svq.models import network_digest
     from svq.quant.api import freeze_
 
     import torch
@@ -43,10 +43,7 @@ def main() -> None:
     torch.set_num_threads(options.num_threads)
     scores = options.calibration
     calibration = Calibration.load(scores).as_dict() if scores else None
-    net, config = load_model(options.model)
-    layers = None
-    if options.compact and options.out.endswith(".onnx"):
-        net, config, layers = with_codes(options.model, net, config)
+    net, config, layers = read_model(options.model, options.compact and options.out.endswith(".onnx"))
     keep = float_layers(net, (options.float_layers or "").replace(",", " ").split(), options.bits, config.quant)
     calibration = calibration or packed_calibration(options.model)
     network = network_digest(net, config)
@@ -69,14 +66,16 @@ def main() -> None:
           f"{bytes_of(options.out)} bytes")
 
 
-def with_codes(model: str, net, config):
-    """Network, config and quantized layers as a packed file has them; of a float network no layers."""
+def read_model(path: str, with_codes: bool):
+    """Network, config and, with codes, the quantized layers: all as a packed file has them. Else no layers."""
+    from svq.models import load_model
     from svq.pack.file import as_packed, load_with_codes
     from svq.quant.api import quantizers
 
-    if model.endswith(".svq"):
-        return load_with_codes(model)
-    return as_packed(net, config) if any(quantizers(net)) else (net, config, [])
+    if with_codes and path.endswith(".svq"):
+        return load_with_codes(path)
+    net, config = load_model(path)
+    return as_packed(net, config) if with_codes and any(quantizers(net)) else (net, config, [])
 
 
 def quantized(graph, keep, options):

@@ -94,7 +94,8 @@ def _weights(constants: Constants, graph: Exported, tensors: dict, layers: Seque
 
 def _plain(factor: np.ndarray) -> np.ndarray | None:
     """(C,) float32, rounded to float16 where they are that but for the rounding of products; None where all are 1."""
-    half = factor.astype(np.float16).astype(np.float64)
+    with np.errstate(over="ignore"):
+        half = factor.astype(np.float16).astype(np.float64)
     factor = half if np.allclose(half, factor, CLOSE, 0) else factor
     return None if (factor == 1).all() else factor.astype(np.float32)
 

@@ -47,13 +47,7 @@ def recurrent_weights(constants: Constants, model, tensors: dict[str, np.ndarray
 
 def _in_order(layer: UnpackedLayer, gates: tuple[int, ...]) -> UnpackedLayer:
     """`layer` (gates * hidden, inputs) with its gates in this order."""
-    def ordered(values):
-        if values is None or len(values) != len(layer.codes) or not values.dim():
-            return values
-        return values.view(len(gates), -1, *values.shape[1:])[list(gates)].reshape(values.shape)
-
-    return dataclasses.replace(layer, codes=ordered(layer.codes), **{
-        name: ordered(getattr(layer, name)) if several else getattr(layer, name)
-        for name, several in (("levels", layer.levels is not None and layer.levels.dim() == 2),
-                              ("scale", layer.scale is not None and layer.scale.dim() == 1),
-                              ("zero", layer.zero is not None and layer.zero.dim() == 1))})
+    names = ("codes", "levels", "scale", "zero") if layer.row.codebooks > 1 else ("codes",)
+    values = {name: getattr(layer, name) for name in names if getattr(layer, name) is not None}
+    return dataclasses.replace(layer, **{name: value.unflatten(0, (len(gates), -1))[list(gates)].flatten(0, 1)
+                                         for name, value in values.items()})

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from svq import nets
 from svq.bin import export
 from svq.deploy import codes, seal
 from svq.deploy.compact import CLOSE, check, compact
@@ -36,7 +37,7 @@ from svq.quant.api import freeze_, quantizable
 from svq.quant.batchnorm_fold import fold_into_layers_
 from svq.quant.quantizers import METHODS
 from tests.builders import data_dir, voice
-from tests.deploy.small_nets import feats, small_config, small_net
+from tests.deploy.small_nets import cosines, feats, small_config, small_net
 from tests.helpers import run_worker
 from tests.quant.recurrent_nets import recurrent, register
 
@@ -156,7 +157,7 @@ def test_integers_of_codes(channels, weights, levels, kinds, seed):
             codes.integer_rows(numbers, weight, levels)
 
 
-def network(arch="ResNet18", quant=QuantConfig(bits=2), folder=None, fold=False):
+def network(arch="ResNet18", quant=QuantConfig(bits=2), fold=False):
     """A packed network, its config and its layers as codes."""
     config = dataclasses.replace(small_config(arch), quant=quant)
     net = small_net(config)
@@ -186,14 +187,18 @@ def compared(graph, layers, folder):
     return plain, small
 
 
-NETWORKS = [("ResNet18", QuantConfig(bits=3, layers={"layers.[01]*": 5, "conv1": 32, "embedding": 1}), False),
-            ("ResNet18", QuantConfig("integer", 4, scheme="affine"), True),
-            ("ECAPASpeechBrain", QuantConfig(bits=4, per_channel=False), False),
-            ("XVector", QuantConfig("integer", 7, per_channel=False), False),
-            ("FCStudent", QuantConfig("static", 1), False), ("FCStudent", QuantConfig("nested", 4), False)]
+QUICK = [("ResNet18", QuantConfig(bits=3, layers={"layers.[01]*": 5, "conv1": 32, "embedding": 1}), False),
+         ("XVector", QuantConfig("integer", 7, per_channel=False), False),
+         ("FCStudent", QuantConfig("static", 1), False), ("FCStudent", QuantConfig("nested", 4), False)]
+LARGER = [("ResNet18", QuantConfig("integer", 4, scheme="affine"), True),
+          ("ECAPASpeechBrain", QuantConfig(bits=4, per_channel=False), False)]
 
 
-@pytest.mark.parametrize("arch, quant, fold", NETWORKS, ids=lambda value: value if isinstance(value, str) else None)
+def names(value):
+    return value if isinstance(value, str) else getattr(value, "method", "folded" if value else "")
+
+
+@pytest.mark.parametrize("arch, quant, fold", QUICK, ids=names)
 def test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold):
     net, config, layers = network(arch, quant, fold=fold)
     graph = export_float(net, config)
@@ -207,7 +212,7 @@ def test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold):
     assert small.metadata.config == config
 
 
-@pytest.mark.parametrize("arch, quant, fold", NETWORKS, ids=lambda value: value if isinstance(value, str) else None)
+@pytest.mark.parametrize("arch, quant, fold", QUICK, ids=names)
 def test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold):
     net, config, layers = network(arch, quant, fold=fold)
     graph = export_int8(export_float(net, config), CALIBRATION, Int8Config(), float_layers(net, quant=quant))
@@ -218,11 +223,18 @@ def test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold):
     assert os.path.getsize(tmp_path / "compact.onnx") < 0.75 * os.path.getsize(tmp_path / "plain.onnx")
 
 
+@pytest.mark.parametrize("arch, quant, fold", LARGER, ids=names)
+def test_larger_networks(tmp_path, arch, quant, fold):
+    test_embeddings_are_those_of_the_packed_file(tmp_path, arch, quant, fold)
+    test_int8_is_that_of_the_plain_file(tmp_path, arch, quant, fold)
+
+
 def test_dynamic_int8_and_layers_kept_in_float(tmp_path):
-    net, config, layers = network("ECAPASpeechBrain")
+    net, config, layers = network("XVector")
+    linear = [name for name, layer in quantizable(net) if isinstance(layer, nn.Linear)]
     float_graph = export_float(net, config)
     for graph in (export_dynamic_int8(float_graph),
-                  export_int8(float_graph, CALIBRATION, Int8Config(), float_layers(net, ["layer1", "layer3"]))):
+                  export_int8(float_graph, CALIBRATION, Int8Config(), float_layers(net, linear))):
         plain, small = compared(graph, layers, tmp_path)
         np.testing.assert_array_equal(small(feats(50)), plain(feats(50)))
 
@@ -248,6 +260,8 @@ def test_front_end_for_nothing(tmp_path, front_end):
     plain, small = compared(export_float(net, config, front_end=True), layers, tmp_path)
     x = np.stack([voice(s, 1.1, np.random.default_rng(s)) for s in range(2)])
     np.testing.assert_allclose(small(x), plain(x), rtol=0, atol=1e-6)
+    openvino = load_embedder(tmp_path / "compact.onnx", "openvino")
+    assert cosines(openvino(x), plain(x)).min() > 0.99999
     features, waveform = (os.path.getsize(tmp_path / f"{name}.onnx") for name in ("features", "compact"))
     assert waveform < features + 6_000 and os.path.getsize(tmp_path / "plain.onnx") > features + 200_000
 
@@ -288,6 +302,30 @@ def test_recurrent_layers(monkeypatch, tmp_path, case):
         plain, small = compared(graph, layers, tmp_path)
         np.testing.assert_array_equal(small(feats(30)), plain(feats(30)))
         assert compact(graph, layers).packed.keys() == {name for name, _ in quantizable(net)}
+
+
+class Frames(nn.Module):
+    """Linear layers over frames, of which matrix products are made, with weights the other way round."""
+
+    def __init__(self, feat_dim, embed_dim):
+        super().__init__()
+        self.each, self.embedding = nn.Linear(feat_dim, 7), nn.Linear(7, embed_dim)
+
+    def forward(self, x):
+        return self.embedding(self.each(x).relu().mean(1))
+
+
+def test_matrix_products(monkeypatch, tmp_path):
+    monkeypatch.setitem(nets.ARCHITECTURES, "Frames", Frames)
+    for quant in (QuantConfig(bits=3), QuantConfig("integer", 4, per_channel=False)):
+        torch.manual_seed(0)
+        config = ModelConfig("Frames", {}, 6, quant=quant)
+        net, config, layers = as_packed(quantize_(config.build().eval(), quant), config)
+        graph = export_float(net, config)
+        assert {place.axis for place in graph.layers.values()} == {0, 1}
+        for exported in (graph, export_int8(graph, CALIBRATION, Int8Config()), export_dynamic_int8(graph)):
+            plain, small = compared(exported, layers, tmp_path)
+            np.testing.assert_array_equal(small(feats(30)), plain(feats(30)))
 
 
 def test_same_bytes_twice(tmp_path):
