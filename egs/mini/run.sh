@@ -33,10 +33,11 @@ analysis_utts=60              # utterances of the first list that they are looke
 ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
 cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
+num_mels=40                   # log-mel channels; as in the settings of the networks (front_end)
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
-cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
+cohort_per_spk=6              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
 seed=0                        # of voices, texts, sessions and trials
 conf=conf                     # folder of the systems' settings
 corpus=corpus                 # where the synthetic recordings go
@@ -74,7 +75,7 @@ fi
 
 if stage 2 "features"; then
   for set in train dev test; do
-    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
+    once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" --num-mels "$num_mels" "$data/$set"
   done
   if [[ $cohort != train ]]; then
     once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \
