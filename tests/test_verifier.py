@@ -122,6 +122,8 @@ def test_command_line(place, verifier, capsys):
     assert found["score"] == pytest.approx(scores["spk00-utt00", "spk00-utt01"], abs=1e-4)
     assert found["llr"] == verifier.llr(found["score"]) and found["threshold"] == 0 and found["mean_subtracted"]
     assert found["decision"] == "accept" and found["backend"] == "torch" and found["peak_memory_bytes"] > 5e7
+    short = [word for word in arguments if word != "--"]  # of two recordings the last is the test
+    assert json.loads(outcome(verify.main, capsys, "--json", "true", *short)[1])["score"] == found["score"]
     status, out, _ = outcome(verify.main, capsys, "--threshold", 1e6, *arguments)
     assert status == 0 and re.search("^decision +reject$", out, re.M)
     for name, value in (("score", found["score"]), ("llr", found["llr"]), ("threshold", 1e6)):
@@ -141,7 +143,7 @@ def test_bayes_threshold(verifier, p_target, c_miss, c_fa, threshold):
 
 @pytest.mark.parametrize("bad, words", [
     ([], "the following arguments are required"), (["a.wav"], "and one test"), (["a.wav", "--"], "and one test"),
-    (["a.wav", "--", "b.wav", "c.wav"], "and one test"), (["--", "b.wav"], "required: ENROLL"),
+    (["a.wav", "--", "b.wav", "c.wav"], "and one test"), (["a.wav", "b.wav", "c.wav"], "and one test"), (["--", "b.wav"], "required: ENROLL"),
     (["--p-target", "1", "a", "--", "b"], "--p-target"), (["--c-fa", "-1", "a", "--", "b"], "--c-"),
     (["--threshold", "nan", "a", "--", "b"], "--threshold"), (["--json", "yes", "a", "--", "b"], "neither true nor"),
     (["--window-seconds", "0.5", "a", "--", "b"], "--window-seconds"),

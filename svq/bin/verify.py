@@ -1,6 +1,6 @@
 """Is the speaker of TEST the one of the enrolment recordings?
 
-  python -m svq.bin.verify enroll.wav [more.wav ...] -- test.wav
+  python -m svq.bin.verify enroll.wav test.wav
   python -m svq.bin.verify --model model.svq enroll.wav [more.wav ...] -- test.wav
   python -m svq.bin.verify --model model.onnx --store voices.svs --name ann -- test.wav
   python -m svq.bin.verify --cascade ladder.yaml enroll.wav [more.wav ...] -- test.wav
@@ -9,7 +9,8 @@ MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml; by de
 Recordings: any rate, any number of
 channels, any format that libsndfile, SoX or ffmpeg reads. Embeddings of several enrolment recordings, scaled to
 length 1, are averaged; a recording of more than --window-seconds is embedded in windows and averaged likewise.
-With --store the voice NAME that svq.bin.enroll has kept there takes the place of the enrolment recordings.
+With --store the voice NAME that svq.bin.enroll has kept there takes the place of the enrolment recordings. Where there is
+one recording of the speaker or a NAME, TEST may stand last without --; of more recordings only -- says which is which.
 
 Printed: the cosine score; the log-likelihood ratio (natural logarithm) by the calibration in the model file or of
 --calibration; the threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision, accept (at or above it) or
@@ -181,8 +182,9 @@ def check_decision_options(arguments, options) -> None:
 
 def parse_options():
     arguments = parser(__doc__, renamed={"--backend": "--runtime"})
-    arguments.usage = ("%(prog)s [--model MODEL | --cascade LADDER] [options] ENROLL [ENROLL ...] -- TEST\n"
-                       "       %(prog)s [--model MODEL] --store STORE --name NAME [options] -- TEST")
+    arguments.usage = ("%(prog)s [--model MODEL | --cascade LADDER] [options] ENROLL TEST\n"
+                       "       %(prog)s [--model MODEL | --cascade LADDER] [options] ENROLL [ENROLL ...] -- TEST\n"
+                       "       %(prog)s [--model MODEL] --store STORE --name NAME [options] TEST")
     add_model_options(arguments, cascade=True)
     add_scoring_options(arguments)
     add_decision_options(arguments)
@@ -192,10 +194,13 @@ def parse_options():
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
     options = arguments.parse_args(words[:end])
+    tests = words[end + 1:]
+    if end == len(words) and len(options.enroll) == (1 if options.store is not None else 2):
+        tests = [options.enroll.pop()]
     check_whose(arguments, options)
-    if len(words) != end + 2:
+    if len(tests) != 1:
         arguments.error("after the enrolment recordings and all options come -- and one test recording")
-    options.test = words[-1]
+    options.test = tests[0]
     check_model_options(arguments, options)
     for name in ("runtime", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
         if options.cascade is not None and getattr(options, name) != arguments.get_default(name):
