@@ -400,7 +400,7 @@ def test_exported_model_of_a_newer_format(place, tmp_path, monkeypatch):
         patch.setattr(runtimes, "FORMAT_VERSION", 99)
         net, config = load_model(place / "m")
         write(export_float(freeze_(net), config), tmp_path / "new.onnx")
-    with pytest.raises(UserError, match="new.onnx: format version 99, this svq reads 1; update svq"):
+    with pytest.raises(UserError, match="new.onnx: format version 99, this svq reads 1 and 2; update svq"):
         Verifier.load(tmp_path / "new.onnx")
 
 
