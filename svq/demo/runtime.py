@@ -6,12 +6,14 @@ One version, and of it two files, whose digests are known: it is no part of this
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import shutil
 import subprocess
 import tarfile
 import tempfile
+import zlib
 from dataclasses import dataclass
 
 from svq.errors import UserError
@@ -67,17 +69,13 @@ def from_archive(path: str) -> dict[str, bytes]:
     """The files of SHA256 that an archive of the package holds."""
     found = {}
     try:
-        with open_file(path) as file, tarfile.open(fileobj=file) as archive:
+        with open_file(path) as file, tarfile.open(fileobj=file, mode="r:gz") as archive:
             for member in archive:
                 name = member.name.removeprefix("package/dist/")
                 if name in SHA256 and member.isfile():
                     found[name] = archive.extractfile(member).read(LARGEST)
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise UserError(f"{path}: not an archive of {PACKAGE} ({error}); {MEND}") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise UserError(f"{path}: not an archive of {PACKAGE} ({error}); {MEND}") from None
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError):
+        raise UserError(f"{path}: not an archive of {PACKAGE} that can be read; {MEND}") from None
     return found
 
 
