@@ -91,24 +91,51 @@ def server(demo):
     server.server_close()
 
 
-@pytest.fixture(params=["file", "server"])
-def page(request, browser, demo):
-    """The page, ready: opened from its file, and from a server."""
-    yield from opened(browser, (demo / "index.html").as_uri() if request.param == "file" else request.getfixturevalue("server")[0])
-
-
-@pytest.fixture
-def from_file(browser, demo):
+@pytest.fixture(scope="module")
+def tab(browser, demo):
+    """The page, opened from its file."""
     yield from opened(browser, (demo / "index.html").as_uri())
 
 
+@pytest.fixture
+def from_file(tab):
+    """`tab` without what an earlier test has left."""
+    tab.run("""for (const panel of [Page.enrol, Page.check]) {
+        [...panel.recordings].forEach((recording) => panel.drop(recording));
+        panel.say("");
+    }""")
+    change(tab, prior="Page.priors.indexOf(0.01)", c_miss=1, c_fa=1, own="''")
+    yield tab
+    assert tab.troubles() == []
+
+
+@pytest.fixture(params=["file", "server"])
+def page(request, browser):
+    """The page, opened from its file, and from a server."""
+    if request.param == "file":
+        yield request.getfixturevalue("from_file")
+        return
+    yield from opened(browser, request.getfixturevalue("server")[0])
+
+
 def opened(browser, url):
+    """A page that is ready; in the end it must have run without complaints."""
     page = browser.open(url)
     page.wait("document.querySelector('#trouble:not([hidden])') || document.querySelector('#check .record:not(:disabled)')")
     assert page.run("document.querySelector('#trouble').textContent") == ""
     yield page
     assert page.troubles() == []
     page.close()
+
+
+def change(page, **values):
+    """Sets fields as a user does: name=JavaScript."""
+    for name, value in values.items():
+        page.run(f"""(() => {{
+            const field = document.getElementById("{name.replace("_", "-")}");
+            field.value = {value};
+            field.dispatchEvent(new Event("input"));
+        }})()""")
 
 
 def add(page, panel, *files):
@@ -221,17 +248,10 @@ def test_prior_costs_and_threshold(from_file, place, capsys):
     add(page, "enrol", place / "a0.wav")
     add(page, "check", place / "a1.wav")
     for prior, c_miss, c_fa, own in [(0.01, 1, 1, ""), (0.5, 1, 1, ""), (0.001, 10, 2.5, ""), (0.1, 1, 1, "-3.5"), (0.99, 1, 1, "")]:
-        page.run(f"""(() => {{
-            const set = (id, value) => {{
-                document.getElementById(id).value = value;
-                document.getElementById(id).dispatchEvent(new Event("input"));
-            }};
-            set("prior", Page.priors.indexOf({prior}));
-            set("c-miss", "{c_miss}"); set("c-fa", "{c_fa}"); set("own", "{own}");
-        }})()""")
+        change(page, prior=f"Page.priors.indexOf({prior})", c_miss=c_miss, c_fa=c_fa, own=f"'{own}'")
         options = ["--p-target", prior, "--c-miss", c_miss, "--c-fa", c_fa, *(["--threshold", own] if own else [])]
         agree(page, verified(capsys, place / "model.onnx", [place / "a0.wav"], place / "a1.wav", *options))
-    page.run("document.getElementById('c-fa').value = '0'; document.getElementById('c-fa').dispatchEvent(new Event('input'))")
+    change(page, c_fa=0)
     assert shown(page)["decision"] is None and "above 0" in page.run("document.getElementById('wrong').textContent")
 
 
@@ -244,7 +264,7 @@ def test_without_calibration_only_a_threshold_decides(browser, place, ort_web, t
         found = shown(page)
         assert found["score"] == pytest.approx(expected["score"], abs=CLOSE)
         assert (found["llr"], found["threshold"], found["decision"]) == (None, None, "open")
-        page.run("document.getElementById('own').value = '0.99999'; document.getElementById('own').dispatchEvent(new Event('input'))")
+        change(page, own=0.99999)
         assert shown(page)["decision"] == ("accept" if expected["score"] >= 0.99999 else "reject")
 
 
@@ -303,6 +323,7 @@ def test_a_microphone_that_is_refused(from_file):
     from_file.run("""navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"))""")
     from_file.click("#check .record")
     from_file.wait("!document.querySelector('#check .problem').hidden")
+    from_file.run("delete navigator.mediaDevices.getUserMedia")  # the browser's own is its prototype's
     assert said(from_file, "check").startswith("Microphone: the microphone is blocked; allow it")
     assert from_file.run("document.querySelector('#check .record').disabled") is False
 

@@ -25,15 +25,15 @@ const Page = {
   },
 
   async load() {
-    const begun = performance.now();
-    this.ready = this.engine.load();
+    const begun = performance.now(), state = chip("starting the network …", "starting");
+    byId("facts").append(state);
     try {
-      await this.ready;
+      await this.engine.load();
     } catch (error) {
+      state.remove();
       return tell(byId("trouble"), `The network does not start: ${line(error)}`);
     }
-    byId("made").dataset.loaded = Math.round(performance.now() - begun);
-    byId("facts").append(chip(`ready in ${((performance.now() - begun) / 1000).toFixed(1)} s`, "ready"));
+    state.replaceWith(chip(`ready in ${((performance.now() - begun) / 1000).toFixed(1)} s`, "ready"));
     this.enrol.enable();
     this.check.enable();
   },

@@ -55,6 +55,7 @@ class Recorder {
     await new Promise((ended) => {
       this.ended = ended;
       this.node.port.postMessage("stop");
+      setTimeout(ended, 1000);     // a device that was taken away never answers
     });
     const rate = this.context.sampleRate, count = Math.min(...this.parts.map((part) => part.length));
     this.close();
