@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-WAIT = 240.0  # seconds, for a machine under load
+WAIT = 180.0  # seconds, for a machine under load
 FLAGS = ("--headless=new", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
          "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", "--remote-debugging-pipe")
@@ -100,13 +100,12 @@ class Page:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = WAIT):
-        """The value of an expression as soon as it is true of it."""
+    def wait(self, script: str, seconds: float = WAIT) -> None:
+        """Returns as soon as an expression is true."""
         end = time.monotonic() + seconds
-        while not (found := self.run(script)):
+        while not self.run(f"Boolean({script})"):
             assert time.monotonic() < end, f"never true: {script}; the page: {self.run('document.body.innerText')}"
             time.sleep(0.05)
-        return found
 
     def click(self, selector: str) -> None:
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
