@@ -2,7 +2,7 @@
 
 Folders stand on floors, and imports point downwards only (tests/test_floors.py has the order). From the top: the command
 (__main__.py: svq verify, ...); bin; then
-analysis, cascade, compression, search and report, the features; deploy, importing; train; bits, distill; evaluation;
+analysis, cascade, compression, demo, search and report, the features; deploy, importing; train; bits, distill; evaluation;
 pack; quant; backend, nets; data, draw. Beside them stand what is used by its address (`Verifier`, `voices`, `models`), a network's
 config and tensors (network.py), the workers' options (cli.py), and modules that any folder may use: errors, atomic, config,
 names, progress, hardware, files, numbers. ready holds the model in the box.

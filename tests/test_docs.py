@@ -25,7 +25,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.
 RECIPES = sorted(path.parent for path in ROOT.glob("egs/*/run.sh"))
 RESULTS = ROOT / "egs" / "speechocean762" / "RESULTS.md"
 # Programs of the system that commands may begin with.
-PROGRAMS = {"bash", "cd", "cp", "export", "git", "pip", "svq", "."}
+PROGRAMS = {"bash", "cd", "cp", "export", "git", "npm", "pip", "svq", "."}
 # What stands in the pages and is made by whoever reads them.
 MADE_BY_READERS = ("egs/mine", "local/prepare_mine.sh", "conf/slurm.conf")
 IMPORTED = {"speechbrain_ecapa"}  # networks of examples that are made elsewhere

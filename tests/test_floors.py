@@ -19,7 +19,7 @@ FLOORS = (
     ("bin",),
     ("cli",),
     ("recipe",),
-    ("analysis", "cascade", "compression", "search"),
+    ("analysis", "cascade", "compression", "demo", "search"),
     ("report",),
     ("svq",),  # svq/__init__.py, which hands out svq.Verifier
     ("verifier",),

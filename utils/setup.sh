@@ -3,14 +3,15 @@
 # path.sh calls this the first time and when the list has changed. A set-up that was killed is made
 # good by the next one, and of two at once one waits for the other.
 #
-# Usage: utils/setup.sh [--extras "test deploy"] [--with ffmpeg]
+# Usage: utils/setup.sh [--extras "test deploy"] [--with "ffmpeg npm chromium"]
 #
 # SVQ_PYTHON names the Python to use, else the first of python3, python3.14 ... python3.10 that is
 # 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). System programs are
 # installed by the system's package manager where this runs as root, else a line says what to type.
 set -euo pipefail
 extras=     # more packages: test (what tests/run.sh needs), deploy (ONNX Runtime, OpenVINO, Optuna)
-with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a)
+with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a), npm (which brings what steps/make_demo.sh needs),
+            # chromium (tests of the page that it makes)
 ROOT=$(readlink -f -- "${BASH_SOURCE[0]}")
 ROOT=${ROOT%/utils/*}
 . "$ROOT/utils/parse_options.sh"
@@ -25,6 +26,7 @@ packages_of() {
     apt-get:python) echo python3 python3-venv ;;
     apt-get:venv) echo python3-venv ;;
     dnf:ffmpeg) echo ffmpeg-free ;;
+    dnf:npm) echo nodejs-npm ;;
     pacman:python) echo python ;;
     *:python | *:venv) echo python3 ;;
     *) echo "$2" ;;
@@ -118,7 +120,7 @@ for _name in $extras; do
   [[ -f $ROOT/utils/requirements-$_name.txt ]] || fail "--extras: there is no '$_name', only: test, deploy"
 done
 for _name in $with; do
-  [[ $_name == ffmpeg ]] || fail "--with: there is no '$_name', only: ffmpeg"
+  [[ $_name == @(ffmpeg|npm|chromium) ]] || fail "--with: there is no '$_name', only: ffmpeg, npm, chromium"
 done
 
 VENV=$ROOT/.venv

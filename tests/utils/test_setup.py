@@ -22,7 +22,7 @@ echo "apt-get $*" >> "$CALLS"
 rm -f "$CALLS.bare"
 for name; do
   case $name in
-    sox | ffmpeg) printf '#!/bin/sh\\n' > "$BIN/$name"; chmod +x "$BIN/$name" ;;
+    sox | ffmpeg | npm | chromium) printf '#!/bin/sh\\n' > "$BIN/$name"; chmod +x "$BIN/$name" ;;
     python3) mv "$BIN/hidden" "$BIN/python3" ;;
   esac
 done
@@ -205,11 +205,13 @@ def test_sox_is_said_to_be_missing_or_installed(machine, shell):
     assert any("sox" in c for c in machine.calls()) and (shell.bin / "sox").exists()
 
 
-def test_ffmpeg_only_when_asked_for(machine):
+def test_programs_only_when_asked_for(machine):
     machine.has_apt()
     machine.user(0)
     machine.setup()
     assert machine.calls() == ALL
+    machine.setup("--with", "npm chromium")
+    assert [c.split()[3] for c in machine.calls() if " install " in c] == ["npm", "chromium"]
     machine.setup("--with", "ffmpeg")
     assert any("ffmpeg" in c for c in machine.calls())
     machine.lacks("ffmpeg", "apt-get")
