@@ -59,5 +59,5 @@ def has_vnni(path: str = "/proc/cpuinfo") -> bool | None:
 def warn_without_vnni(tell: Callable[[str], None], path: str = "/proc/cpuinfo") -> None:
     """Calls `tell` with a line where this processor is known to have no instructions for INT8."""
     if has_vnni(path) is False:
-        tell(f"warning: this processor has none of {', '.join(FLAGS)}: INT8 models run on it, but hardly faster "
-             "than float ones")
+        tell(f"warning: this processor has none of {', '.join(FLAGS)}: INT8 models take about twice as long "
+             "as with them")
