@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from svq import nets
@@ -419,6 +420,17 @@ def test_the_digest_covers_the_codes(tmp_path):
         write(graph, tmp_path / "x.onnx")
         found.append(load_embedder(tmp_path / "x.onnx").metadata.digest)
     assert found[0] != found[1]
+
+
+def test_without_folding(small_file):
+    """The file itself says the embedding: so find ONNX's own reference, and a runtime that optimizes nothing."""
+    x = feats(20, batch=1)
+    expected = load_embedder(small_file)(x)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    found = onnxruntime.InferenceSession(small_file, options).run(None, {"input": x})[0]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ReferenceEvaluator(onnx.load(small_file)).run(None, {"input": x})[0], expected, rtol=0, atol=1e-5)
 
 
 def test_openvino_runs_it(small_file):
