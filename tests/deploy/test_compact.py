@@ -251,7 +251,7 @@ def test_weights_are_folded(tmp_path):
 
 @pytest.mark.parametrize("front_end", [{}, {"window": "hamming", "full_scale": 1.0}, {"fbank": "speechbrain"},
                                        {"fbank": "clova", "variance_normalize": True, "preemphasis": 0.97},
-                                       {"rate": 8000, "num_mels": 40}], ids=str)
+                                       {"high_hz": -400.0, "snip_edges": False}, {"rate": 8000, "num_mels": 40}], ids=str)
 def test_front_end_for_nothing(tmp_path, front_end):
     """The tables are those that the plain file stores, up to 1 MB."""
     quant = QuantConfig(bits=2)
