@@ -50,7 +50,7 @@ def compact(graph: Exported, layers: Sequence[UnpackedLayer]) -> Exported:
     names = _shorten(model, constants, {node.node: name for name, node in graph.layers.items()})
     nodes = {name: LayerNode(name, name, names[instead[node.weight]], node.axis) for name, node in graph.layers.items()
              if node.weight in instead}
-    metadata = dataclasses.replace(graph.metadata, weights="packed")
+    metadata = dataclasses.replace(graph.metadata, weights="packed" if packed else "plain")
     return dataclasses.replace(graph, model=model, metadata=metadata, layers=nodes, packed=packed)
 
 

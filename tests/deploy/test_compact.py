@@ -296,7 +296,8 @@ def test_the_size_of_a_real_network(tmp_path):
 @pytest.mark.parametrize("case", [{"layers": 2, "bidirectional": True}, {"kind": "GRU", "batch_first": False},
                                   {"kind": "RNN", "bias": False}], ids=str)
 def test_recurrent_layers(monkeypatch, tmp_path, case):
-    for quant in (QuantConfig("kmqat", 3), QuantConfig("integer", 4, scheme="affine"), QuantConfig(bits=2, per_channel=False)):
+    for quant in (QuantConfig("kmqat", 3), QuantConfig("integer", 4, scheme="affine"),
+                  QuantConfig(bits=2, per_channel=False)):
         config = ModelConfig(register(monkeypatch), case, 6, quant=quant)
         net, config, layers = as_packed(quantize_(recurrent(feat_dim=80, **case), quant), config)
         graph = export_float(net, config)
@@ -399,7 +400,7 @@ def test_other_damage_is_one_line(small_file, tmp_path):
             assert len(str(caught.value).splitlines()) == 1
     model = onnx.load_from_string(bare)
     text = model.metadata_props[0].value
-    for new, words in ((text.replace('"format":2', '"format":3'), "format version 3, this svq reads 1 and 2; update svq"),
+    for new, words in ((text.replace('"format":2', '"format":3'), "format version 3, this svq reads 1 and 2; update"),
                        (text.replace('"packed"', '"folded"'), "weights")):
         onnx.helper.set_model_props(model, {"svq": new})
         with pytest.raises(UserError, match=words):
@@ -461,7 +462,8 @@ def place(tmp_path_factory):
 
 
 def exported(place, model, out, *options):
-    run_worker(export.main, "--model", place / model, "--out", out, "--range-data", place / "data", "--num-utts", 2, *options)
+    run_worker(export.main, "--model", place / model, "--out", out, "--range-data", place / "data", "--num-utts", 2,
+               *options)
     return load_embedder(out)
 
 
