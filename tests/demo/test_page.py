@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import struct
 import subprocess
 import threading
@@ -22,7 +23,7 @@ import soundfile
 from svq import Verifier
 from svq.bin import verify
 from svq.data import audio
-from svq.demo.runtime import find_runtime
+from svq.demo.runtime import CODE, WASM, find_runtime
 from svq.errors import UserError
 from tests.conftest import ROOT
 from tests.demo.chromium import Browser, program
@@ -41,8 +42,6 @@ def ort_web(tmp_path_factory) -> Path:
     except UserError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("ort")
-    from svq.demo.runtime import CODE, WASM
-
     (folder / CODE).write_bytes(found.code)
     (folder / WASM).write_bytes(found.wasm)
     return folder
@@ -394,20 +393,16 @@ def test_little_sound_is_warned_of(from_file, place, tmp_path):
 
 @pytest.mark.parametrize("name, word", [("model", "data/model.js"), ("runtime", "data/runtime.js"), ("sources", "data/sources.js")])
 def test_a_folder_that_was_copied_half(browser, demo, tmp_path, name, word):
-    import shutil
-
     copy = shutil.copytree(demo, tmp_path / "copy")
     script = (copy / "data" / f"{name}.js").read_bytes()
     (copy / "data" / f"{name}.js").write_bytes(script[: len(script) // 2])
     page = browser.open((copy / "index.html").as_uri())
-    page.wait("typeof Page !== 'undefined' && document.querySelector('#trouble:not([hidden])')")
+    page.wait("document.querySelector('#trouble:not([hidden])')")
     assert page.run("document.querySelector('#trouble').textContent").startswith(f"{word} is missing or cut short: copy the whole")
     page.close()
 
 
 def test_a_browser_that_computes_otherwise_says_so(browser, demo, tmp_path):
-    import shutil
-
     copy = shutil.copytree(demo, tmp_path / "copy")
     script = (copy / "data/model.js").read_text()
     head, _, rest = script.partition(" = ")
@@ -415,7 +410,7 @@ def test_a_browser_that_computes_otherwise_says_so(browser, demo, tmp_path):
     model["check"]["samples"] = model["check"]["samples"][8000:]
     (copy / "data/model.js").write_text(f"{head} = {json.dumps(model)};\n")
     page = browser.open((copy / "index.html").as_uri())
-    page.wait("!document.querySelector('#trouble').hidden")
+    page.wait("document.querySelector('#trouble:not([hidden])')")
     assert "computes other embeddings" in page.run("document.querySelector('#trouble').textContent")
     assert page.run("document.querySelector('#enrol .record').disabled") is True
     page.close()
