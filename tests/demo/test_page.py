@@ -1,7 +1,6 @@
 """The page in headless Chromium: the scores of svq.bin.verify, from files and from the microphone; refusals; no connection.
 
 Needs Chromium and ONNX Runtime Web: bash utils/setup.sh --with "chromium npm". SVQ_TEST_ORT_WEB=PLACE in place of npm.
-SVQ_DEMO_PICTURE=docs/demo.png keeps the picture.
 """
 
 from __future__ import annotations
@@ -471,5 +470,3 @@ def test_a_picture_of_it(from_file, place, tmp_path, width):
     page.picture(tmp_path / "light.png", width, 800)
     page.picture(tmp_path / "dark.png", width, 800, dark=True)
     assert (tmp_path / "light.png").read_bytes() != (tmp_path / "dark.png").read_bytes()
-    if width > 1000 and "SVQ_DEMO_PICTURE" in os.environ:
-        (tmp_path / "light.png").rename(os.environ["SVQ_DEMO_PICTURE"])

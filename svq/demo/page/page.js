@@ -160,7 +160,7 @@ function sizeOf(bytes) {
 }
 
 function percent(probability) {
-  return `${Number((100 * probability).toPrecision(6))} %`;
+  return `${Number((100 * probability).toPrecision(6))}\u00a0%`;
 }
 
 function signed(x) {
