@@ -72,6 +72,9 @@ class Browser:
         for domain in ("Page", "Runtime", "DOM", "Network", "Log"):
             page.call(f"{domain}.enable")
         page.call("Page.navigate", url=url)
+        end = time.monotonic() + WAIT
+        while not any(event.get("sessionId") == session and event["method"] == "Page.loadEventFired" for event in self.events):
+            self.events.append(self._message(end))
         return page
 
     def close(self) -> None:
@@ -118,6 +121,7 @@ class Page:
 
     def picture(self, path: Path, width: int, height: int, dark: bool = False) -> None:
         """Writes a PNG of the whole page on a screen of that size."""
+        self.call("Page.bringToFront")  # else nothing is drawn
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=scheme)
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)

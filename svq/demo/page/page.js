@@ -67,9 +67,8 @@ const Page = {
   /** What the settings say; null, with a line, where they cannot be used. */
   costs() {
     const pTarget = this.priors[byId("prior").value], own = byId("own");
-    const percent = `${Number((100 * pTarget).toPrecision(6))} %`;
-    byId("prior-value").textContent = percent;
-    byId("prior").setAttribute("aria-valuetext", percent);
+    byId("prior-value").textContent = percent(pTarget);
+    byId("prior").setAttribute("aria-valuetext", percent(pTarget));
     const cMiss = byId("c-miss").valueAsNumber, cFa = byId("c-fa").valueAsNumber;
     const bad = !(cMiss > 0 && cFa > 0) ? "Costs must be numbers above 0."
       : own.validity.badInput ? "The threshold must be a number." : "";
@@ -101,7 +100,7 @@ const Page = {
   show({ score, llr, threshold, accepted }, test, costs) {
     const state = accepted === null ? "open" : accepted ? "accept" : "reject";
     byId("result").dataset.state = state;
-    put("score", score, score.toFixed(3));
+    put("score", score, (score < 0 ? "−" : "") + Math.abs(score).toFixed(3));
     put("llr", llr, llr === null ? "none" : signed(llr));
     put("threshold", threshold, threshold === null ? "none" : signed(threshold));
     put("time", test.milliseconds, `${Math.round(test.milliseconds)} ms`);
@@ -112,8 +111,8 @@ const Page = {
       open: "The model has no calibration. Give a threshold of the score below.",
     }[state];
     byId("llr-note").textContent = llr === null ? "the model has no calibration" : odds(llr);
-    byId("threshold-note").textContent = threshold === null ? "" : `of the ${llr === null ? "score" : "ratio"}, ` +
-      (costs.threshold === null ? "Bayes’" : "your own");
+    byId("threshold-note").textContent = threshold === null ? "" : costs.threshold === null
+      ? `Bayes’ for ${percent(costs.pTarget)}` : `your own, of the ${llr === null ? "score" : "ratio"}`;
     byId("time-note").textContent = `for ${test.seconds.toFixed(1)} s of sound`;
     this.drawGauge(score, threshold);
   },
@@ -158,6 +157,10 @@ function chip(text, kind = "") {
 
 function sizeOf(bytes) {
   return bytes < 1e6 ? `${Math.round(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 2 : 1)} MB`;
+}
+
+function percent(probability) {
+  return `${Number((100 * probability).toPrecision(6))}\u00a0%`;
 }
 
 function signed(x) {

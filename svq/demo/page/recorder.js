@@ -24,12 +24,8 @@ class Recorder {
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
     await this.context.resume();
-    const url = URL.createObjectURL(new Blob([svqSources.capture], { type: "text/javascript" }));
-    try {
-      await this.context.audioWorklet.addModule(url);
-    } finally {
-      URL.revokeObjectURL(url);
-    }
+    // A page that was opened from a file may load a worklet from no file and no blob, but from the address itself.
+    await this.context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(svqSources.capture)}`);
     this.parts = [];
     this.node = new AudioWorkletNode(this.context, "capture");
     this.node.port.onmessage = ({ data }) => {
