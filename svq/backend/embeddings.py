@@ -5,6 +5,7 @@ read by whole arrays through a memory map; anything else that `svq.data.features
 (text, matrices of one row, pipes) is read one by one.
 """
 
+import mmap
 import os
 import zipfile
 import zlib
@@ -144,6 +145,13 @@ class _Plan:
             start = self.offset[rows[mine]] + _HEADER
             data = rows_at(self.arks[number], start, self.dim * self.dtype.itemsize)
             out[mine] = data.view(self.dtype)
+            _let_go(self.arks[number])
+
+
+def _let_go(ark):
+    """Gives the pages of a memory map back to the system's cache: else all that was read counts as ours."""
+    if hasattr(mmap, "MADV_DONTNEED"):
+        ark._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _plan(where, source):
@@ -170,6 +178,7 @@ def _plan(where, source):
         if offset[mine].max() + _HEADER > len(data):
             return None
         headers[mine] = rows_at(data, offset[mine], _HEADER)
+        _let_go(data)
         arks.append(data)
         names.append(paths[i])
     dtype = _KINDS.get(headers[0, :6].tobytes())

@@ -23,6 +23,7 @@ from svq.errors import UserError
 
 # Fixed, whatever the number of threads: the same blocks give the same bits.
 _ROWS = 256
+_READ = 1 << 13  # embeddings processed together
 _TRIALS = 1024
 
 
@@ -171,7 +172,7 @@ def prepare(trials, reader, backend, groups=None):
     """
     if groups is None:
         used, row = _used(np.concatenate(reader.rows(trials.enroll, trials.test)), len(reader))
-        x = backend.process(reader.read(used), reader.ids.take(used), reader.path)
+        x = _processed(reader, used, backend)
         n = len(trials)
         enroll, test = backend.enroll_side(x), backend.test_side(x)
         return Prepared(enroll, test, row[:n], row[n:], enroll, True)
@@ -179,11 +180,22 @@ def prepare(trials, reader, backend, groups=None):
     test_row, = reader.rows(trials.test)
     model, enroll_row = _used(model_row, len(groups.names))
     used, test_row = _used(test_row, len(reader))
-    x = backend.process(reader.read(used), reader.ids.take(used), reader.path)
+    x = _processed(reader, used, backend)
     average, counts = _averages(groups, reader, backend)
     vectors, counts = backend.models(average[model], counts[model])
     return Prepared(backend.enroll_side(vectors, counts), backend.test_side(x), enroll_row, test_row,
                     backend.enroll_side(x), False)
+
+
+def _processed(reader, rows, backend):
+    """(n, F) processed embeddings of these rows, read a block at a time: of a million of them there is one copy."""
+    out = None
+    for first in range(0, max(len(rows), 1), _READ):
+        part = rows[first:first + _READ]
+        block = backend.process(reader.read(part), reader.ids.take(part), reader.path)
+        out = np.empty((len(rows), block.shape[1]), block.dtype) if out is None else out
+        out[first:first + _READ] = block
+    return out
 
 
 def _averages(groups, reader, backend):
