@@ -317,13 +317,26 @@ def likeness(part, whole):
     return float((products[: len(energy)] / np.sqrt(energy * (piece @ piece))).max())
 
 
-def test_a_microphone_that_is_refused(from_file):
+@pytest.mark.parametrize("name, word", [("NotAllowedError", "the microphone is blocked; allow it"),
+                                        ("NotFoundError", "no microphone was found; connect one"),
+                                        ("OddError", "the microphone does not start (no); choose a recording")])
+def test_a_microphone_that_is_refused(from_file, name, word):
     """One line with a mend, and the page goes on."""
-    from_file.run("""navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"))""")
+    from_file.run(f"""navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("no", "{name}"))""")
     from_file.click("#check .record")
     from_file.wait("!document.querySelector('#check .problem').hidden")
     from_file.run("delete navigator.mediaDevices.getUserMedia")  # the browser's own is its prototype's
-    assert said(from_file, "check").startswith("Microphone: the microphone is blocked; allow it")
+    assert said(from_file, "check").startswith(f"Microphone: {word}")
+    assert from_file.run("document.querySelector('#check .record').disabled") is False
+
+
+def test_sound_that_never_starts(from_file):
+    """As where there is no sound device at all."""
+    from_file.run("(() => { const own = AudioContext.prototype.resume; AudioContext.prototype.resume = () => {"
+                  " AudioContext.prototype.resume = own; return new Promise(() => {}); }; })()")
+    from_file.click("#check .record")
+    from_file.wait("!document.querySelector('#check .problem').hidden")
+    assert said(from_file, "check").startswith("Microphone: the browser's sound does not start; check that there is")
     assert from_file.run("document.querySelector('#check .record').disabled") is False
 
 

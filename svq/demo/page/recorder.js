@@ -2,6 +2,8 @@
 // The microphone: its samples as they come, without the echo cancelling, noise suppression and gain control of calls,
 // which would change the voice.
 
+const PATIENCE = 5000;    // milliseconds that sound may take to start
+
 class Recorder {
   /** Starts; `heard` is called with every block, [Float32Array] by channel. */
   static async start(heard) {
@@ -23,7 +25,7 @@ class Recorder {
     const plain = { echoCancellation: false, noiseSuppression: false, autoGainControl: false };
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
-    await this.context.resume();
+    await started(this.context);
     // A page that was opened from a file may load a worklet from no file and no blob, but from the address itself.
     await this.context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(svqSources.capture)}`);
     this.parts = [];
@@ -63,6 +65,15 @@ class Recorder {
     if (this.stream) this.stream.getTracks().forEach((track) => track.stop());
     if (this.context) this.context.close();
   }
+}
+
+/** Resumes the context; where there is no device for its sound, some browsers would wait for ever. */
+function started(context) {
+  return new Promise((done, refuse) => {
+    context.resume().then(done, refuse);
+    setTimeout(() => refuse(new Problem("the browser's sound does not start; check that there is a sound device, or choose " +
+      "a recording")), PATIENCE);
+  });
 }
 
 function joined(parts) {
