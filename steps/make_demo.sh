@@ -5,7 +5,7 @@
 # Usage: steps/make_demo.sh [options] <model.onnx> <demo-dir>
 #   e.g. steps/export.sh --front-end true exp/teacher_kmqat4/model.svq exp/teacher_kmqat4/model.onnx
 #        steps/make_demo.sh exp/teacher_kmqat4/model.onnx demo
-# Needs: bash utils/setup.sh --extras deploy --with npm
+# Needs: bash utils/setup.sh --with npm
 set -euo pipefail
 cmd=run.py  # dispatcher
 _forward_to=("svq.bin.make_demo but model out")

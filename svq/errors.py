@@ -89,7 +89,7 @@ def _place(error: BaseException) -> str:
 # installs.
 _EXTRAS = {
     "torch": ("", "train"), "scipy": ("", "train"), "matplotlib": ("", "train"), "safetensors": ("", "train"),
-    "kaldiio": ("", ""), "soundfile": ("", ""), "onnxruntime": ("deploy", ""), "onnx": ("deploy", "export"),
+    "kaldiio": ("", ""), "soundfile": ("", ""), "onnxruntime": ("", ""), "onnx": ("deploy", "export"),
     "openvino": ("deploy", "openvino"), "optuna": ("deploy", "search"), "sqlalchemy": ("deploy", "search"),
     "espeakng_loader": ("", "mini"),
 }

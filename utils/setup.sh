@@ -9,7 +9,7 @@
 # 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). System programs are
 # installed by the system's package manager where this runs as root, else a line says what to type.
 set -euo pipefail
-extras=     # more packages: test (what tests/run.sh needs), deploy (ONNX Runtime, OpenVINO, Optuna)
+extras=     # more packages: test (what tests/run.sh needs), deploy (ONNX, OpenVINO, Optuna)
 with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a), npm (which brings what steps/make_demo.sh needs),
             # chromium (tests of the page that it makes)
 ROOT=$(readlink -f -- "${BASH_SOURCE[0]}")
