@@ -167,7 +167,7 @@ def test_packed_model_is_what_was_scored(mini):
         trained, config = load_model(exp / system)
         packed, packed_config = load_model(exp / system / "model.svq")
         assert packed_config == config
-        feats = torch.randn(3, 100, 80, generator=torch.Generator().manual_seed(1))
+        feats = torch.randn(3, 100, config.front_end.num_mels, generator=torch.Generator().manual_seed(1))
         with torch.inference_mode():
             cosine = torch.nn.functional.cosine_similarity(trained(feats), packed(feats))
         assert (1 - cosine).max() < 1e-4
