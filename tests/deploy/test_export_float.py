@@ -230,3 +230,15 @@ def test_processors_without_int8(tmp_path, monkeypatch, flags, expected):
 def test_metadata_is_plain(resnet):
     metadata = dataclasses.replace(resnet[3].metadata, frames=3, details={"a": [1]})
     assert type(metadata).loads(metadata.dumps(), "x") == metadata
+
+
+def test_a_module_of_the_network_may_be_named_frames():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frames = torch.nn.Linear(80, 16)
+
+        def forward(self, x):
+            return self.frames(x).mean(dim=1)
+
+    assert list(export_float(Net().eval(), small_config("ResNet18")).layers) == ["frames"]
