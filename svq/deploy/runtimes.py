@@ -26,7 +26,7 @@ from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights`
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights` and `scaled`
 KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info
 
 
@@ -39,7 +39,9 @@ class Metadata:
     calibration: what turns scores into log-likelihood ratios; None where it is not known.
     frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
     precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
-    `float_layers`, the names of all layers that compute in float, and `weights`, `safe` or `8bit` (svq.deploy.int8).
+    `float_layers`, the names of all layers that compute in float, and `int8_weights`, `safe` or `8bit` (svq.deploy.int8).
+    scaled: whether the graph itself scales embeddings to length 1, less the mean embedding that the calibration had: then
+    no other is to be subtracted.
     weights: `packed` in a compact file, whose quantized weights are codes, else `plain`.
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
@@ -55,11 +57,12 @@ class Metadata:
     digest: str | None = None
     network: str | None = None
     weights: str = "plain"
+    scaled: bool = False
 
     @property
     def saturates(self) -> bool:
         """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
-        return self.precision != "float32" and self.details.get("weights") != "safe"
+        return self.precision != "float32" and self.details.get("int8_weights") != "safe"
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -287,7 +290,7 @@ def _load_openvino(path: str, num_threads: int):
     metadata = Metadata.loads(_openvino_info(model), path)
     if metadata.saturates and has_vnni() is False:
         raise UserError(f"{path}: sums of its 8-bit weights saturate in OpenVINO on this processor, which has no VNNI; "
-                        "export it with --weights safe, or run its .onnx in onnxruntime")
+                        "export it with --int8-weights safe, or run its .onnx in onnxruntime")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
