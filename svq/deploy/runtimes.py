@@ -18,7 +18,7 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.data.numpy_front_end import NumpyFrontEnd
-from svq.deploy.seal import check_seal
+from svq.deploy.seal import check_seal, file_digest
 from svq.errors import UserError, require
 from svq.files import fingerprint, require_file
 from svq.hardware import has_vnni
@@ -28,6 +28,7 @@ BACKENDS = ("torch", "onnxruntime", "openvino")
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights` and `scaled`
 KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info
+BIN_KEY = "svq_bin"  # of rt_info: the SHA-256 of the .bin that belongs to an .xml
 
 
 @dataclass(frozen=True)
@@ -288,6 +289,11 @@ def _load_openvino(path: str, num_threads: int):
     except RuntimeError as error:
         raise UserError(_damaged(path, "an OpenVINO or ONNX model, with its .bin beside an .xml", error)) from None
     metadata = Metadata.loads(_openvino_info(model), path)
+    if model.has_rt_info([BIN_KEY]):
+        _, weights = files_of(path)
+        if file_digest(weights) != model.get_rt_info([BIN_KEY]).astype(str):
+            raise UserError(f"{weights}: not the weights of {path}: another file's, damaged or altered; copy both, or export "
+                            "it again")
     if metadata.saturates and has_vnni() is False:
         raise UserError(f"{path}: sums of its 8-bit weights saturate in OpenVINO on this processor, which has no VNNI; "
                         "export it with --int8-weights safe, or run its .onnx in onnxruntime")
