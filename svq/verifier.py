@@ -64,6 +64,10 @@ class Verifier:
         if window_seconds != 0 and not SHORTEST_WINDOW <= window_seconds < np.inf:
             raise UserError(f"window_seconds is {window_seconds}; it must be 0, for no windows, or at least "
                             f"{SHORTEST_WINDOW:g}")
+        if mean is not None and embedder.metadata.scaled:
+            raise UserError(f"{embedder.path}: exported for sherpa-onnx, its embeddings have length 1 and no mean embedding "
+                            "is to be subtracted from them; give the calibration to svq.bin.export, which puts its mean "
+                            "into the file")
         self.embedder, self.calibration, self.mean = embedder, calibration, mean
         self.why_uncalibrated, self.warn = why_uncalibrated, warn
         self.min_seconds, self.window_seconds = min_seconds, window_seconds

@@ -40,8 +40,10 @@ from svq.numbers import is_number
 FORMAT_VERSION = 1
 BACKEND = "cosine"
 _MAKE = "svq.bin.enroll makes one"
-_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, halves of characters, ends of lines
-_TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # make a name look like another
+# Control characters, those that make a name look like another (of no width, turning the direction), halves of characters,
+# ends of lines; joiners are part of how Malayalam, Persian and others write.
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_JOINERS = set("\u200c\u200d")
 _LARGEST_ERROR = 1e-5  # of a vector's length, 1
 
 
@@ -139,8 +141,8 @@ class Enrollment:
 def checked_name(name: str) -> str:
     """The name of a voice in Unicode's form NFC, in which accents typed in two ways are one.
 
-    UserError for one that is empty, begins or ends with a blank, holds a newline or another control character, or has
-    more than 255 bytes.
+    UserError for one that is empty, begins or ends with a blank, holds a newline or another character that is not seen, or
+    has more than 255 bytes.
     """
     if not isinstance(name, str):
         raise UserError(f"the name of a voice is {name!r}; it must be text")
@@ -148,8 +150,9 @@ def checked_name(name: str) -> str:
     shown = ascii(name[:40])
     if not found or found != found.strip():
         raise UserError(f"the name {shown} of a voice is empty, or begins or ends with a blank; write it without")
-    if any(unicodedata.category(c) in _UNSEEN or c in _TURNING for c in found):
-        raise UserError(f"the name {shown} of a voice holds a newline or another control character; leave that out")
+    if any(unicodedata.category(c) in _UNSEEN and c not in _JOINERS for c in found):
+        raise UserError(f"the name {shown} of a voice holds a newline or another control character, or one of no width; leave "
+                        "that out")
     if len(found.encode()) > MAX_KEY:
         raise UserError(f"the name {shown}... of a voice has {len(found.encode())} bytes; at most {MAX_KEY}")
     return found

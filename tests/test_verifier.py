@@ -311,6 +311,12 @@ def test_arrays_that_are_no_recording(verifier, array):
         verifier.embed(array)
 
 
+@pytest.mark.parametrize("thing", [[0.1] * 16000, b"ann.wav", None, 3])
+def test_things_that_are_no_recording(verifier, thing):
+    with pytest.raises(UserError, match=f"of type {type(thing).__name__} is no recording; give a file name"):
+        verifier.embed(thing)
+
+
 @pytest.mark.parametrize("rate", [0, -8000, 0.5, float("nan")])
 def test_rates_that_are_none(verifier, rate):
     with pytest.raises(UserError, match=f"^the samples: a rate of {rate} Hz; give the whole number .* such as 16000"):

@@ -120,6 +120,12 @@ def test_what_is_kept_comes_back_and_the_order_leaves_no_trace(tmp_path_factory,
     assert sorted(os.listdir(folder)) == ["0.svs", "1.svs", "2.svs"]
 
 
+def test_joiners_are_part_of_a_name():
+    """Malayalam's chillu, as it was written before Unicode 5.1, Persian's half blank."""
+    for name in ("\u0d05\u0d35\u0d28\u0d4d\u200d", "\u0645\u06cc\u200c\u062e"):
+        assert checked_name(name) == name
+
+
 @given(st.text(max_size=60))
 def test_names_are_in_one_form_or_refused_in_one_line(text):
     try:
@@ -135,6 +141,7 @@ def test_names_are_in_one_form_or_refused_in_one_line(text):
     ("", "is empty"), (" ", "is empty, or begins or ends with a blank"), ("ann ", "ends with a blank"),
     ("\u00a0ann", "begins or ends"), ("ann\nbob", "a newline or another control"), ("a\tb", "control"),
     ("a\x00b", "control"), ("a\x7fb", "control"), ("a\u2028b", "control"), ("a\u202ebob", "control"),
+    ("a\u200bnn", "no width"), ("\ufeffann", "no width"),
     ("\udcff", "control"), ("a" * 256, "has 256 bytes"), ("\u00fc" * 128, "has 256 bytes"),
     (3, "must be text"), (None, "must be text"), (b"ann", "must be text"),
 ])

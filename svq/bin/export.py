@@ -51,9 +51,9 @@ def main() -> None:
     if options.target == "sherpa-onnx":
         graph = for_sherpa_onnx(graph, options.out)
     if options.int8:
-        graph = export_dynamic_int8(graph, keep, options.weights) if options.dynamic else quantized(graph, keep, options)
+        graph = export_dynamic_int8(graph, keep, options.int8_weights) if options.dynamic else quantized(graph, keep, options)
         warn_without_vnni(lambda line: print(line, file=sys.stderr))
-        if options.weights == "8bit":
+        if options.int8_weights == "8bit":
             print("warning: weights of 8 bits: on x86 without VNNI programs other than svq must set "
                   "session.x64quantprecision, or embeddings are wrong", file=sys.stderr)
     if layers:
@@ -84,7 +84,7 @@ def quantized(graph, keep, options):
     from svq.deploy.int8 import Int8Config, calibration_inputs
 
     try:
-        config = Int8Config(options.activations, options.sums, options.range, options.percentile, options.weights)
+        config = Int8Config(options.activations, options.sums, options.range, options.percentile, options.int8_weights)
     except ValueError as error:
         raise UserError(str(error)) from None
     samples = calibration_inputs(options.range_data, graph.metadata, options.num_utts, options.range_seconds,
@@ -127,7 +127,8 @@ def write_summary(path: str, graph, file: str) -> None:
 
 
 def parse_options():
-    arguments = parser(__doc__, renamed={"--calibration-seconds": "--range-seconds", "--score-calibration": "--calibration"})
+    arguments = parser(__doc__, renamed={
+        "--calibration-seconds": "--range-seconds", "--score-calibration": "--calibration", "--weights": "--int8-weights"})
     arguments.add_argument("--model", required=True, help="model folder, or a packed .svq file")
     arguments.add_argument("--out", required=True, help="the file to write: .onnx, or .xml for OpenVINO")
     arguments.add_argument("--front-end", type=boolean, default=False,
@@ -155,7 +156,7 @@ def parse_options():
                       help="of activations, from what is seen; the last two take far longer")
     int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
     int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
-    int8.add_argument("--weights", choices=["safe", "8bit"], default="safe",
+    int8.add_argument("--int8-weights", choices=["safe", "8bit"], default="safe",
                       help="safe: of 7 bits, with which sums are right on any processor; 8bit: finer, but on x86 without "
                            "VNNI sums saturate in a runtime that was not told to be precise")
     int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")

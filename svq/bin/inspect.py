@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from svq.cli import parser, run_main
+from svq.errors import UserError
 
 
 def main() -> None:
@@ -16,6 +17,8 @@ def main() -> None:
     arguments.add_argument("model", help="packed model, .svq")
     arguments.add_argument("--precision", type=int, help="of a nested file (None: its highest)")
     options = arguments.parse_args()
+    if not options.model.endswith(".svq"):
+        raise UserError(f"{options.model}: not a packed file (.svq), as svq.bin.pack makes; give one")
     import torch
 
     from svq.pack.format import MERGED

@@ -146,6 +146,9 @@ def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None
     Raises UserError that names it.
     """
     if not isinstance(recording, np.ndarray):
+        if not isinstance(recording, (str, os.PathLike, Rx)):
+            raise UserError(f"an object of type {type(recording).__name__} is no recording; give a file name, or samples as "
+                            "a NumPy array")
         rx = recording if isinstance(recording, Rx) else Rx("file", os.fspath(recording))
         yield from windows(rx, rate, seconds)
         return

@@ -16,8 +16,8 @@ from torch import nn
 from svq.atomic import atomic_path
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
 from svq.deploy.int8 import WEIGHTS, Int8Config, Snapped, dynamic_int8, snap, static_int8
-from svq.deploy.runtimes import KEY, Metadata
-from svq.deploy.seal import sealed
+from svq.deploy.runtimes import BIN_KEY, KEY, Metadata
+from svq.deploy.seal import file_digest, sealed
 from svq.errors import UserError, require, some_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
@@ -123,24 +123,25 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
         if name not in keep_float:
             folded = np.moveaxis(initializer(graph.model, node.weight), node.axis, 0)
             snapped[name] = snap(modules[name].weight.detach().numpy(), folded,
-                                 quant is not None and quant.bits_of(name) != FLOAT_BITS, WEIGHTS[config.weights])
+                                 quant is not None and quant.bits_of(name) != FLOAT_BITS, WEIGHTS[config.int8_weights])
     model = static_int8(graph.model, graph.layers, snapped, keep_float, samples, config)
     details = {**dataclasses.asdict(config), "calibration_inputs": len(samples),
                "float_layers": _without(graph, snapped)}
     return _quantized(graph, model, "int8", details, snapped)
 
 
-def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = (), weights: str = "safe") -> Exported:
+def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = (), int8_weights: str = "safe") -> Exported:
     """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration.
 
-    weights: see `svq.deploy.int8.WEIGHTS`. UserError where no linear layer is left to quantize.
+    int8_weights: see `svq.deploy.int8.WEIGHTS`. UserError where no linear layer is left to quantize.
     """
     types = {node.name: node.op_type for node in graph.model.graph.node}
     chosen = {name for name, node in graph.layers.items() if types[node.node] != "Conv"}.difference(keep_float)
     _check_rest(chosen)
     kept = graph.layers.keys() - chosen  # convolutions too compute in float
-    model = dynamic_int8(graph.model, graph.layers, kept, weights)
-    return _quantized(graph, model, "int8-dynamic", {"weights": weights, "float_layers": _without(graph, chosen)}, {})
+    model = dynamic_int8(graph.model, graph.layers, kept, int8_weights)
+    details = {"int8_weights": int8_weights, "float_layers": _without(graph, chosen)}
+    return _quantized(graph, model, "int8-dynamic", details, {})
 
 
 def _without(graph: Exported, quantized: Collection[str]) -> list[str]:
@@ -209,6 +210,8 @@ def _write_openvino(graph: Exported, path: str) -> None:
         model = openvino.Core().read_model(source)
         model.set_rt_info(graph.metadata.dumps(), [KEY])
         # Half precision would halve the file of a float network, and change its embeddings.
+        openvino.save_model(model, target, compress_to_fp16=False)
+        model.set_rt_info(file_digest(os.path.join(scratch, "model.bin")), [BIN_KEY])
         openvino.save_model(model, target, compress_to_fp16=False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

@@ -42,7 +42,7 @@ class Exportable(nn.Module):
         super().__init__()
         self.front_end = front_end
         self.add_module(NET, net)
-        self.least = getattr(net, "frames", 1)
+        self.least = getattr(net, "least_frames", 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         feats = x if self.front_end is None else self.front_end(x)

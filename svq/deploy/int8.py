@@ -39,7 +39,7 @@ class Int8Config:
     they are computed in float. range: of every activation in the calibration, its extremes (`minmax`), without the
     rarest values (`percentile`), or the one whose distribution is nearest (`entropy`).
     percentile: share of the values, in per cent, that stays in the range of `percentile`.
-    weights: see WEIGHTS.
+    int8_weights: see WEIGHTS.
     Raises ValueError for a percentile out of range, and for a word that is none of these.
     """
 
@@ -47,7 +47,7 @@ class Int8Config:
     sums: bool = True
     range: Literal["minmax", "percentile", "entropy"] = "minmax"
     percentile: float = 99.999
-    weights: Literal["safe", "8bit"] = "safe"
+    int8_weights: Literal["safe", "8bit"] = "safe"
 
     def __post_init__(self):
         check_choices(self)
@@ -117,7 +117,7 @@ def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped]
                 "QDQDisableWeightAdjustForInt32Bias": True,
             })
         found = onnx.load(target)
-    _check_weights(found, config.weights)
+    _check_weights(found, config.int8_weights)
     return _floats_unrounded(found, {layers[name].node for name in keep_float})
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.data.numpy_front_end import NumpyFrontEnd
-from svq.deploy.seal import check_seal
+from svq.deploy.seal import check_seal, file_digest
 from svq.errors import UserError, require
 from svq.files import fingerprint, require_file
 from svq.hardware import has_vnni
@@ -26,8 +26,9 @@ from svq.network import ModelConfig
 
 BACKENDS = ("torch", "onnxruntime", "openvino")
 FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights`
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights` and `scaled`
 KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info
+BIN_KEY = "svq_bin"  # of rt_info: the SHA-256 of the .bin that belongs to an .xml
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Metadata:
     calibration: what turns scores into log-likelihood ratios; None where it is not known.
     frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
     precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
-    `float_layers`, the names of all layers that compute in float, and `weights`, `safe` or `8bit` (svq.deploy.int8).
+    `float_layers`, the names of all layers that compute in float, and `int8_weights`, `safe` or `8bit` (svq.deploy.int8).
+    scaled: whether the graph itself scales embeddings to length 1, less the mean embedding that the calibration had: then
+    no other is to be subtracted.
     weights: `packed` in a compact file, whose quantized weights are codes, else `plain`.
     digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
     another file for other weights of the same shapes.
@@ -55,11 +58,12 @@ class Metadata:
     digest: str | None = None
     network: str | None = None
     weights: str = "plain"
+    scaled: bool = False
 
     @property
     def saturates(self) -> bool:
         """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
-        return self.precision != "float32" and self.details.get("weights") != "safe"
+        return self.precision != "float32" and self.details.get("int8_weights") != "safe"
 
     def dumps(self) -> str:
         """One line of JSON with sorted keys."""
@@ -285,9 +289,14 @@ def _load_openvino(path: str, num_threads: int):
     except RuntimeError as error:
         raise UserError(_damaged(path, "an OpenVINO or ONNX model, with its .bin beside an .xml", error)) from None
     metadata = Metadata.loads(_openvino_info(model), path)
+    if model.has_rt_info([BIN_KEY]):
+        _, weights = files_of(path)
+        if file_digest(weights) != model.get_rt_info([BIN_KEY]).astype(str):
+            raise UserError(f"{weights}: not the weights of {path}: another file's, damaged or altered; copy both, or export "
+                            "it again")
     if metadata.saturates and has_vnni() is False:
         raise UserError(f"{path}: sums of its 8-bit weights saturate in OpenVINO on this processor, which has no VNNI; "
-                        "export it with --weights safe, or run its .onnx in onnxruntime")
+                        "export it with --int8-weights safe, or run its .onnx in onnxruntime")
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": "1",
@@ -297,7 +306,13 @@ def _load_openvino(path: str, num_threads: int):
     }
     compiled = core.compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
-    return metadata, _or_one_line(path, lambda x: request.infer([x])[0].copy())
+
+    def run(x: np.ndarray) -> np.ndarray:
+        # OpenVINO 2026.4.1 gives INT8 x-vectors in batches other embeddings, of cosines from 0.89 on to those alone.
+        rows = [x] if metadata.precision == "float32" else np.split(x, len(x))
+        return np.concatenate([request.infer([row])[0] for row in rows])
+
+    return metadata, _or_one_line(path, run)
 
 
 def _or_one_line(path: str, run: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:

@@ -1,6 +1,7 @@
-"""The seal of an ONNX file: at its very end stands the SHA-256 of all that is before.
+"""The seal of an ONNX file: at its very end stands the SHA-256 of all that is before. And that of an .xml's .bin.
 
-It is one more entry of the file's metadata, so that every runtime reads the file. Whoever checks it needs no parser.
+The first is one more entry of the file's metadata, so that every runtime reads the file. Whoever checks it needs no
+parser. An .xml of OpenVINO has no weights: it keeps the SHA-256 of the .bin that has them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ DIGITS = 64
 # A field of ModelProto: metadata_props (14), bytes of the entry; its key (1) and value (2), each with its length.
 HEAD = (bytes([14 << 3 | 2, 4 + len(SEAL) + DIGITS, 1 << 3 | 2, len(SEAL)]) + SEAL + bytes([2 << 3 | 2, DIGITS]))
 PIECE = 1 << 20
+
+
+def file_digest(path) -> str:
+    """SHA-256 of a file's content, in hexadecimal digits."""
+    total = hashlib.sha256()
+    with open(require_file(path), "rb") as file:
+        while piece := file.read(PIECE):
+            total.update(piece)
+    return total.hexdigest()
 
 
 def sealed(content: bytes) -> bytes:

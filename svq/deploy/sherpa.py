@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from svq.backend.calibration import PLAIN, Calibration, Mismatch, scoring_of
+from svq.backend.calibration import PLAIN, Calibration, Mismatch, mean_text, scoring_of
 from svq.backend.metrics import bayes_threshold
 from svq.errors import UserError, require
+from svq.files import fingerprint
 
 MELS, HIGH_HZ = 80, -400.0
 FULL_SCALES = {1.0: "1", 32768.0: "0"}  # what a sample at full scale may count: `normalize_samples`
@@ -45,7 +46,10 @@ def for_sherpa(graph, path):
             raise UserError(f"{path}: the calibration's mean embedding has {len(mean)} values, the network's embeddings "
                             f"have {config.embed_dim}; take the calibration of this model")
         calibration = {**calibration, "mean": PLAIN}
-    metadata = dataclasses.replace(graph.metadata, calibration=calibration)
+    network = graph.metadata.network
+    if mean is not None and network is not None:  # voices less a mean are others than those of the same network
+        network = fingerprint(network, mean_text(mean))
+    metadata = dataclasses.replace(graph.metadata, calibration=calibration, network=network, scaled=True)
     return dataclasses.replace(graph, model=_normalized(graph.model, mean), metadata=metadata, properties=properties)
 
 

@@ -153,7 +153,7 @@ class ECAPA(nn.Module):
         super().__init__()
         check_choice("form", form, FORMS)
         padding, untouched, mfa_norm, pool = FORMS[form]
-        self.frames = max(DILATIONS) * stride + 1 if padding == "reflect" else 1
+        self.least_frames = max(DILATIONS) * stride + 1 if padding == "reflect" else 1
         self.layer1 = TDNNLayer(feat_dim, channels, context=5, stride=stride, padding=padding)
         self.layer2, self.layer3, self.layer4 = (
             SERes2Block(channels, squeeze, scale, untouched, context=3, dilation=dilation, padding=padding,
@@ -167,7 +167,7 @@ class ECAPA(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
-        first = self.layer1(at_least(x.transpose(1, 2), self.frames))
+        first = self.layer1(at_least(x.transpose(1, 2), self.least_frames))
         second = self.layer2(first)
         third = self.layer3(second)
         fourth = self.layer4(third)

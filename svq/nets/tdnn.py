@@ -93,7 +93,7 @@ class TDNN(nn.Module):
         for name, inputs, outputs, (context, dilation) in zip(self.FRAME_LAYERS, sizes, sizes[1:], self.LAYERS):
             self.add_module(name, TDNNLayer(inputs, outputs, context, dilation, 1, padding, activation, affine))
         reaches = [(context - 1) * dilation for context, dilation in self.LAYERS]
-        self.frames = {"none": 1 + sum(reaches), "zero": 1, "reflect": 1 + max(reaches) // 2}[padding]
+        self.least_frames = {"none": 1 + sum(reaches), "zero": 1, "reflect": 1 + max(reaches) // 2}[padding]
         self.pool = StatisticsPooling(variance_floor, deviation_offset)
         self.segment1 = nn.Linear(2 * wide, embed_dim)
         self.activation = ACTIVATIONS[activation]
@@ -104,7 +104,7 @@ class TDNN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, T, F) features -> (B, D) embeddings, not length-normalised."""
-        x = at_least(x.transpose(1, 2), self.frames)
+        x = at_least(x.transpose(1, 2), self.least_frames)
         for name in self.FRAME_LAYERS:
             x = self.get_submodule(name)(x)
         x = self.segment1(self.pool(x))

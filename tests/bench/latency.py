@@ -207,7 +207,7 @@ def make_files(source, folder, ways, data, frames, count=16):
     graphs = {"float": graph}
     for weights in ("safe", "8bit"):
         if any(weights in name or weights == "8bit" and "uint8" in name for name in names):
-            graphs[f"int8_{weights}"] = export_int8(graph, feats, Int8Config(weights=weights),
+            graphs[f"int8_{weights}"] = export_int8(graph, feats, Int8Config(int8_weights=weights),
                                                     float_layers(net, quant=config.quant))
     for name in names - {"float"}:
         kind = name.split(".")[0]

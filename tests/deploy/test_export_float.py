@@ -16,7 +16,7 @@ from svq.hardware import has_vnni, warn_without_vnni
 from svq.models import save_model
 from svq.nets import pooling
 from tests.builders import voice
-from tests.deploy.small_nets import SIZES, cosines, feats, small_config, small_net
+from tests.deploy.small_nets import SIZES, cosines, feats, small_config, small_net, trained_like
 
 SUFFIXES = ("onnx", "xml")
 CALIBRATION = {"slope": 1.5, "offset": -2.0, "prior": 0.5}
@@ -200,6 +200,21 @@ def test_files_that_cannot_be_run(folder, resnet, name, backend, words):
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_another_bin_is_refused(tmp_path):
+    """Weights of the same shapes, which OpenVINO takes without a word, and one bit of its own."""
+    config = small_config("XVector")
+    for name in ("a", "b"):
+        write(export_float(trained_like(config.build()), config), tmp_path / f"{name}.xml")
+    own, other = ((tmp_path / f"{name}.bin").read_bytes() for name in ("a", "b"))
+    assert len(own) == len(other)
+    for content in (other, own[:99] + bytes([own[99] ^ 1]) + own[100:]):
+        (tmp_path / "a.bin").write_bytes(content)
+        with pytest.raises(UserError, match="a.bin: not the weights of .*a.xml"):
+            load_embedder(tmp_path / "a.xml")
+    (tmp_path / "a.bin").write_bytes(own)
+    load_embedder(tmp_path / "a.xml")
+
+
 def test_missing_package_is_one_line(monkeypatch, folder, resnet):
     import sys
 
@@ -230,3 +245,15 @@ def test_processors_without_int8(tmp_path, monkeypatch, flags, expected):
 def test_metadata_is_plain(resnet):
     metadata = dataclasses.replace(resnet[3].metadata, frames=3, details={"a": [1]})
     assert type(metadata).loads(metadata.dumps(), "x") == metadata
+
+
+def test_a_module_of_the_network_may_be_named_frames():
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frames = torch.nn.Linear(80, 16)
+
+        def forward(self, x):
+            return self.frames(x).mean(dim=1)
+
+    assert list(export_float(Net().eval(), small_config("ResNet18")).layers) == ["frames"]

@@ -326,3 +326,14 @@ def test_step(place, monkeypatch):
     refused = step("steps/export.sh", "--int8", "true", "model", "x.xml")
     assert refused.returncode == 2 and "--int8 true needs --range-data" in refused.stderr
     assert not (place / "x.xml").exists()
+
+
+@pytest.mark.parametrize("arch", ["XVector", "ECAPA512"])
+def test_batches_in_openvino_are_their_rows(tmp_path, arch):
+    """INT8 embeddings of a batch are those of ONNX Runtime, whose are the same alone; OpenVINO's own batches are not."""
+    config = small_config(arch)
+    graph = export_int8(export_float(small_net(config), config), CALIBRATION, Int8Config())
+    write(graph, tmp_path / "x.onnx")
+    x = feats(98, 9, 3)
+    expected = load_embedder(tmp_path / "x.onnx").features(x)
+    assert cosines(load_embedder(tmp_path / "x.onnx", "openvino").features(x), expected).min() > 0.999

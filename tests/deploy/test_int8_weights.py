@@ -75,26 +75,26 @@ def test_two_products_fit_into_16_bits(tmp_path, arch, quant, activations):
     graph = graph_of(arch, quant)
     for weights in WEIGHTS:
         if activations == "dynamic":
-            made = export_dynamic_int8(graph, weights=weights)
+            made = export_dynamic_int8(graph, int8_weights=weights)
         else:
-            made = export_int8(graph, CALIBRATION, Int8Config(activations, weights=weights))
+            made = export_int8(graph, CALIBRATION, Int8Config(activations, int8_weights=weights))
         write(made, tmp_path / "x.onnx")
         write(made, tmp_path / "x.xml")
-        assert load_embedder(tmp_path / "x.onnx").metadata.details["weights"] == weights
+        assert load_embedder(tmp_path / "x.onnx").metadata.details["int8_weights"] == weights
         for found in (int8_weights(tmp_path / "x.onnx"), openvino_weights(tmp_path / "x.xml")):
             assert len(found) >= (1 if activations == "dynamic" else len(graph.layers))
             high, low = extremes(found)
             assert (INT16.min <= low and high <= INT16.max) == (weights == "safe")
 
 
-@pytest.mark.parametrize("options, weights", [((), "safe"), (("--weights", "8bit"), "8bit")])
+@pytest.mark.parametrize("options, weights", [((), "safe"), (("--int8-weights", "8bit"), "8bit"), (("--weights", "8bit"), "8bit")])
 def test_from_the_command_line(tmp_path, capsys, options, weights):
     """Safe by itself; the other kind is made with a warning."""
     config = small_config("FCStudent")
     save_model(tmp_path / "model", small_net(config), config)
     run_worker(export.main, "--model", tmp_path / "model", "--out", tmp_path / "x.onnx", "--int8", "true", "--dynamic",
                "true", *options)
-    assert load_embedder(tmp_path / "x.onnx").metadata.details["weights"] == weights
+    assert load_embedder(tmp_path / "x.onnx").metadata.details["int8_weights"] == weights
     assert ("weights of 8 bits" in capsys.readouterr().err) == (weights == "8bit")
 
 
@@ -150,7 +150,7 @@ def test_a_processor_without_vnni(tmp_path, suffix):
     graph, x = graph_of(), feats(30, 7, batch=1)
     for weights in WEIGHTS:
         path = tmp_path / f"{weights}.{suffix}"
-        made = export_int8(graph, CALIBRATION, Int8Config(weights=weights))
+        made = export_int8(graph, CALIBRATION, Int8Config(int8_weights=weights))
         write(made, path)
         write(made, tmp_path / "plain.onnx")
         options = onnxruntime.SessionOptions()  # node by node, as the graph says
@@ -170,7 +170,7 @@ def test_who_holds_the_session_makes_it_right(tmp_path, monkeypatch):
                         lambda self, key, value: (told.append(key), entry(self, key, value)))
     graph = graph_of("FCStudent")
     for weights in WEIGHTS:
-        made = export_int8(graph, CALIBRATION, Int8Config(weights=weights))
+        made = export_int8(graph, CALIBRATION, Int8Config(int8_weights=weights))
         for suffix in ("onnx", "xml"):
             write(made, tmp_path / f"{weights}.{suffix}")
     for vnni in (False, None, True):
@@ -181,7 +181,7 @@ def test_who_holds_the_session_makes_it_right(tmp_path, monkeypatch):
             assert ("session.x64quantprecision" in told) == (not vnni)
             if weights == "8bit" and vnni is False:
                 for suffix in ("onnx", "xml"):
-                    with pytest.raises(UserError, match="saturate in OpenVINO on this processor.*--weights safe"):
+                    with pytest.raises(UserError, match="saturate in OpenVINO on this processor.*--int8-weights safe"):
                         load_embedder(tmp_path / f"8bit.{suffix}", "openvino")
             else:
                 load_embedder(tmp_path / f"{weights}.xml")

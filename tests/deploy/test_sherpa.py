@@ -166,6 +166,22 @@ def test_the_file_is_ours_too(place, capfd):
         "normalize_samples": "0", "feature_normalize_type": "global-mean"}
 
 
+def test_its_voices_and_means_are_not_those_of_the_model(place):
+    """With a mean inside it refuses the model's voices; no file for sherpa-onnx takes another mean: scores would be others
+    without a word."""
+    model = model_of(place, name="own", **THEIRS)
+    plain, calibration = Verifier.load(model), place / "own.json"
+    bare, centred = export_for(place, model, "bare.onnx"), export_for(place, model, "c.onnx", "--calibration", calibration)
+    voice, other = plain.enroll([place / "0-0.wav"]), place / "2-2.wav"
+    for file in (bare, centred):
+        with pytest.raises(UserError, match="no mean embedding is to be subtracted"):
+            Verifier.load(file, calibration=calibration)
+    bare, centred = Verifier.load(bare), Verifier.load(centred)
+    assert bare.score(voice, bare.embed(other)) == pytest.approx(plain.score(voice, plain.embed(other)), abs=1e-5)
+    with pytest.raises(UserError, match="c.onnx has another network"):
+        centred.score(voice, centred.embed(other))
+
+
 def test_another_front_end_is_said(place, capfd):
     """Kaldi's usual one works nearly as well; each difference is a line."""
     file = export_for(place, model_of(place, name="usual"), "usual.onnx")

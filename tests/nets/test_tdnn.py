@@ -122,7 +122,7 @@ def test_short_input_is_as_if_its_ends_were_repeated():
     net = narrow("XVector")
     x = torch.randn(1, 12, 20)
     longer = torch.cat([x[:, :1], x, x[:, -1:], x[:, -1:]], dim=1)
-    assert longer.shape[1] == 15 == net.frames
+    assert longer.shape[1] == 15 == net.least_frames
     with torch.no_grad():
         torch.testing.assert_close(net(x), net(longer))
 
