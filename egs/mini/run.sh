@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# mini: synthetic speech, made on the spot; all stages in about twenty minutes on two cores, less with AMX. The
+# mini: synthetic speech, made on the spot; all stages in eight minutes on two cores. The
 # figures show that the recipe works and how systems compare, not how they would do on people's voices.
 #
 #   bash run.sh                   everything
@@ -34,7 +34,7 @@ ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems 
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
 cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
 num_mels=40                   # log-mel channels; as in the settings of the networks (front_end)
-max_probes=20                 # probes of a Hessian trace, at most (stage 5)
+max_probes=12                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
 cohort_per_spk=6              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
@@ -241,11 +241,6 @@ if stage 13 "search of settings, identification, trade-off"; then
 fi
 
 if stage 14 "why bits cost what they cost: scores, layers"; then
-  for net in $analysed; do
-    read -ra others <<< "${compared_of[$net]}"
-    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
-      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
-  done
   at_a_time "$systems_nj"
   for net in $layers_analysed; do
     for row in $analysis_rows; do
@@ -259,6 +254,11 @@ if stage 14 "why bits cost what they cost: scores, layers"; then
           --norms-data "$data/$cohort" "$data/$dev_set" "$layers"
       fi
     done
+  done
+  for net in $analysed; do
+    read -ra others <<< "${compared_of[$net]}"
+    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
+      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
   done
   all_done
 fi

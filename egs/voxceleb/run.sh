@@ -243,11 +243,6 @@ if stage 13 "search of settings, identification, trade-off"; then
 fi
 
 if stage 14 "why bits cost what they cost: scores, layers"; then
-  for net in $analysed; do
-    read -ra others <<< "${compared_of[$net]}"
-    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
-      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
-  done
   at_a_time "$systems_nj"
   for net in $layers_analysed; do
     for row in $analysis_rows; do
@@ -261,6 +256,11 @@ if stage 14 "why bits cost what they cost: scores, layers"; then
           --norms-data "$data/$cohort" "$data/$dev_set" "$layers"
       fi
     done
+  done
+  for net in $analysed; do
+    read -ra others <<< "${compared_of[$net]}"
+    once steps/score_analysis.sh --cmd "$train_cmd" --exp "$exp" --data "$data" --title "$title: scores of $net" \
+      "$trials" "$report/analysis/$net/scores" "${control_of[$net]}" "${others[@]}"
   done
   all_done
 fi
