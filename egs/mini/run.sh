@@ -34,7 +34,7 @@ ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems 
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
 cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
 num_mels=40                   # log-mel channels; as in the settings of the networks (front_end)
-max_probes=12                 # probes of a Hessian trace, at most (stage 5)
+max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
 cohort_per_spk=6              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
