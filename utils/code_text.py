@@ -164,9 +164,11 @@ def _of_python(content, name):
 
 
 def _nodes(ast, tree):
-    """All nodes but those of a module's __getattr__, which brings in by a name what has a module of its own."""
+    """All nodes but those of a module's __getattr__, which brings in by a name what has a module of its own, and of an
+    `if TYPE_CHECKING:`, which is never run."""
     for node in tree.body:
-        if not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
+        never = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if not never and not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
             yield from ast.walk(node)
 
 
