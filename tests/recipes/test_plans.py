@@ -54,7 +54,7 @@ def planned(tmp_path):
 def test_systems_of_one_row_share_a_table_of_blocks(planned):
     made = planned("net net_budget net_budget-ptq net_budget-s2 net_paper-ptq")
     blocks = [path for path in made if path.endswith("blocks.tsv")]
-    assert blocks == ["exp/net/blocks_budget/blocks.tsv"] and "--ptq-data data/train" in made[blocks[0]]
+    assert blocks == ["exp/net/blocks_budget/blocks.tsv"] and "--ptq-data data/cohort" in made[blocks[0]]
     for system in ("net_budget", "net_budget-ptq", "net_budget-s2"):
         assert f"exp/net/blocks_budget exp/{system}/bits.tsv" in made[f"exp/{system}/bits.tsv"]
     assert "exp/net exp/net_paper-ptq/bits.tsv" in made["exp/net_paper-ptq/bits.tsv"]
@@ -71,7 +71,7 @@ def test_calibrated_systems_are_finetuned_from_where_they_are(planned):
     made = planned("net net_speech net_speech-s2 net_shared net_grid-ptq net_plain")
     for name in ("net_speech-ptq", "net_shared-ptq", "net_grid-ptq"):
         command = made[f"exp/{name}/model.safetensors"]
-        assert command.startswith("steps/quantize.sh") and "--data data/train" in command
+        assert command.startswith("steps/quantize.sh") and "--data data/cohort" in command
     for name, seed in (("net_speech", ""), ("net_speech-s2", "2")):
         command = made[f"exp/{name}/model.safetensors"]
         assert command.startswith("steps/train.sh") and f"--seed {seed}" in command
