@@ -176,15 +176,17 @@ def optimized(path, folder):
     return collections.Counter(node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node)
 
 
-def compared(graph, layers, folder):
-    """Writes both forms; (plain, compact embedder), having seen that the runtime makes the same graph of both."""
+def compared(graph, layers, folder, weights=("packed",)):
+    """Writes both forms; (plain, compact embedder), having seen that the runtime makes the same graph of both.
+
+    weights: what the second may say of its weights."""
     small = compact(graph, layers)
     write(graph, folder / "plain.onnx")
     write(small, folder / "compact.onnx")
     onnx.checker.check_model(onnx.load(folder / "compact.onnx"))
     assert optimized(folder / "compact.onnx", folder) == optimized(folder / "plain.onnx", folder)
     plain, small = (load_embedder(folder / f"{name}.onnx") for name in ("plain", "compact"))
-    assert (plain.metadata.weights, small.metadata.weights) == ("plain", "packed")
+    assert plain.metadata.weights == "plain" and small.metadata.weights in weights
     return plain, small
 
 
@@ -326,7 +328,9 @@ def test_matrix_products(monkeypatch, tmp_path):
         graph = export_float(net, config)
         assert {place.axis for place in graph.layers.values()} == {0, 1}
         for exported in (graph, export_int8(graph, CALIBRATION, Int8Config()), export_dynamic_int8(graph)):
-            plain, small = compared(exported, layers, tmp_path)
+            # So few weights may be smaller as integers than as codes with a table of integers.
+            may_be = ("packed",) if exported is graph else ("packed", "plain")
+            plain, small = compared(exported, layers, tmp_path, may_be)
             np.testing.assert_array_equal(small(feats(30)), plain(feats(30)))
 
 

@@ -82,7 +82,8 @@ def theirs(extractor, path) -> np.ndarray:
     ({}, "false"), ({}, "true"), ({"bits": 2}, "false"), ({"bits": 4}, "true"), ({"mean_normalize": False}, "false"), ({"full_scale": 1.0}, "false"),
     ({"rate": 8000}, "false")])
 def test_embeddings_are_ours(place, settings, int8):
-    """With its very front end: those of svq's own front end and ONNX Runtime, of the same file."""
+    """With its very front end: those of svq's own front end and ONNX Runtime, of the same file. In INT8 a difference in the
+    last bits of a feature may round an activation to the next integer."""
     model = model_of(place, **THEIRS, **settings)
     file = export_for(place, model, "m.onnx", "--calibration", place / "model.json", "--int8", int8, "--range-data",
                       place / "data", "--num-utts", 3)
@@ -94,7 +95,7 @@ def test_embeddings_are_ours(place, settings, int8):
             path = place / "at_its_rate.flac"
             soundfile.write(path, samples, ours.rate, subtype="PCM_16")
         found, expected = theirs(extractor, path), ours.embed(path)
-        assert cosines(found, expected) >= 0.9999 and abs(np.linalg.norm(found) - 1) < 1e-5, path
+        assert cosines(found, expected) >= (0.999 if int8 == "true" else 0.9999) and abs(np.linalg.norm(found) - 1) < 1e-5, path
 
 
 @needs_sherpa

@@ -134,7 +134,7 @@ def test_changed_setting_redoes_that_stage_and_what_follows(mini):
     names = [name.rpartition("/exp/")[2] for name in made]
     assert names[0] == "teacher_adaptive/model.safetensors"
     # Both pages on quantization take the table of results, the analysis of scores all systems of the teacher.
-    analysis = [f"analysis/teacher/{part}/index.html" for part in ("scores", "layers_adaptive-ptq", "layers_adaptive")]
+    analysis = [f"analysis/teacher/{part}/index.html" for part in ("layers_adaptive-ptq", "layers_adaptive", "scores")]
     pages = ["results.tsv", "quantization/student/index.html", "quantization/teacher/index.html", *analysis]
     assert names[-len(pages):] == pages
     assert all(name.startswith("teacher_adaptive/") for name in names[:-len(pages)])
@@ -218,5 +218,5 @@ def test_packed_calibration_is_that_of_the_scores(mini, tmp_path):
 
     folder = mini[0].exp / "teacher_adaptive"
     calibration = Verifier.load(folder / "model.svq").calibration
-    mean = read_vector(folder / "embeddings" / "train" / "mean.vec")
+    mean = read_vector(folder / "embeddings" / "cohort" / "mean.vec")
     assert calibration.score == "cosine_none" and np.array_equal(calibration.mean_vector(), mean.astype(np.float32))
