@@ -30,7 +30,7 @@ from svq.bin.verify import (
     print_costs,
     threshold_line,
 )
-from svq.cli import parser, run_main
+from svq.cli import boolean, parser, run_main
 from svq.errors import UserError
 
 
@@ -92,6 +92,7 @@ def parse_options():
     add_model_options(arguments)
     add_scoring_options(arguments)
     add_decision_options(arguments)
+    arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print JSON")
     arguments.add_argument("test", nargs="+", metavar="TEST", help="the recording in question")
     options = arguments.parse_args()
     if options.store is None and len(options.test) == 3:

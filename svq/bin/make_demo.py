@@ -12,11 +12,11 @@ ONNX Runtime Web comes from npm, one pinned version. Without npm: --ort-web.
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 
-from svq.cli import parser, probability, run_main
+from svq.bin.verify import add_decision_options, add_scoring_options, check_decision_options
+from svq.cli import parser, run_main
 
 
 def main() -> None:
@@ -53,23 +53,13 @@ def parse_options():
     arguments.add_argument("--name", help="what the page calls the model (None: its file name)")
     arguments.add_argument("--ort-web", metavar="PLACE",
                            help="archive of onnxruntime-web (.tgz), or a folder that it lies in (None: from npm)")
-    arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
-    arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
-                           "`none`, where the calibration does not say which")
-    arguments.add_argument("--p-target", type=probability, default=0.01,
-                           help="probability beforehand of the same speaker")
-    arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
-    arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
-    arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "
-                           "log-likelihood ratio, without a calibration the score")
+    add_scoring_options(arguments)
+    add_decision_options(arguments)
     arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are refused")
     arguments.add_argument("--window-seconds", type=float, default=60.0,
                            help="longer recordings are embedded in equal windows of at most so much; 0: never")
     options = arguments.parse_args()
-    if not (0 < options.c_miss < math.inf and 0 < options.c_fa < math.inf):
-        arguments.error("--c-miss and --c-fa must be above 0")
-    if options.threshold is not None and not math.isfinite(options.threshold):
-        arguments.error("--threshold must be a number")
+    check_decision_options(arguments, options)
     return options
 
 

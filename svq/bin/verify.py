@@ -162,14 +162,13 @@ def add_scoring_options(arguments) -> None:
 
 
 def add_decision_options(arguments) -> None:
-    """What a decision depends on, and how it is printed."""
+    """What a decision depends on."""
     arguments.add_argument("--p-target", type=probability, default=0.01,
                            help="probability beforehand of the same speaker")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
     arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "
                            "log-likelihood ratio, without a calibration the score")
-    arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print JSON")
 
 
 def check_decision_options(arguments, options) -> None:
@@ -188,6 +187,7 @@ def parse_options():
     add_model_options(arguments, cascade=True)
     add_scoring_options(arguments)
     add_decision_options(arguments)
+    arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print JSON")
     arguments.add_argument("--store", metavar="FILE", help="voices that svq.bin.enroll has kept (.svs)")
     arguments.add_argument("--name", help="of the voice in --store")
     arguments.add_argument("enroll", nargs="*", metavar="ENROLL", help="recordings of the speaker")
