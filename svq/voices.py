@@ -32,7 +32,7 @@ import numpy as np
 
 from svq.atomic import locked, remove_leftovers, write_json
 from svq.backend.calibration import PLAIN, mean_of, mean_text
-from svq.data.table import MAX_KEY
+from svq.data.words import MAX_KEY
 from svq.errors import UserError, some_of
 from svq.files import read_json
 from svq.numbers import is_number

@@ -24,7 +24,8 @@ from svq.backend.scores import (
     trial_sides,
     trial_speakers,
 )
-from svq.backend.tokens import IdIndex, read_columns
+from svq.data.ids import IdIndex
+from svq.data.words import read_columns
 from svq.config import check_choices
 from svq.errors import UserError
 from svq.names import list_name

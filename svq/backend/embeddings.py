@@ -13,8 +13,8 @@ import zlib
 import numpy as np
 
 from svq.atomic import atomic_path
-from svq.backend.tokens import IdIndex, Tokens, missing_message, read_groups, read_pairs, rows_at
-from svq.data.table import MAX_KEY
+from svq.data.ids import IdIndex, missing_message
+from svq.data.words import MAX_KEY, Tokens, read_groups, read_pairs, rows_at
 from svq.errors import UserError, located
 from svq.files import open_file, require_file
 
@@ -130,6 +130,9 @@ def _read_npz(path):
     for word in words:
         if len(word.split()) != 1 or len(word.encode()) > MAX_KEY:
             raise UserError(f"{path}: the id {word[:40]!r} is empty, holds blanks or has more than {MAX_KEY} bytes")
+    if len(set(words)) < len(words):
+        twice = next(word for word in words if words.count(word) > 1)
+        raise UserError(f"{path}: the id {twice!r} is there twice")
     return Tokens.of(words), _Held(matrix)
 
 

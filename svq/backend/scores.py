@@ -15,7 +15,8 @@ import numpy as np
 from svq import numbers
 from svq.atomic import atomic_path
 from svq.backend.embeddings import Groups
-from svq.backend.tokens import IdIndex, Tokens, gather, read_columns
+from svq.data.ids import IdIndex
+from svq.data.words import Tokens, gather, read_columns
 from svq.errors import UserError, located
 
 MODELS = "enroll.spk2utt"

@@ -15,7 +15,8 @@ import numpy as np
 
 from svq.backend.scores import check_same_trials, models_of, read_scores, read_trials, rounded, trial_speakers
 from svq.backend.scoring import Cosine
-from svq.backend.tokens import IdIndex, read_columns
+from svq.data.ids import IdIndex
+from svq.data.words import read_columns
 from svq.cascade.ladder import Ladder, Rung, all_to_scale, load_maps, mean_of_rung, sure, to_scale
 from svq.data.datadir import DataDir
 from svq.data.extraction import Utterances

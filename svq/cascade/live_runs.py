@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from svq.atomic import atomic_write, write_json
-from svq.backend.tokens import read_columns
+from svq.data.words import read_columns
 from svq.cascade.cost import LIST, STREAMING, UNITS, Counted, RungCost, count, rung_costs, table_of
 from svq.cascade.ladder import load_ladder, pure
 from svq.cascade.live import Embedded, LiveCascade, Settled, TrialList

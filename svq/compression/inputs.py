@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from svq.backend.scores import MODELS, Trials, models_of, read_trials
-from svq.backend.tokens import IdIndex, read_pairs
+from svq.data.ids import IdIndex
+from svq.data.words import read_pairs
 from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, create
 from svq.data.reshape import choose

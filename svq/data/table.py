@@ -5,50 +5,17 @@ four integer arrays, 32 bytes a line. A line is `key value`: the key holds no wh
 rest of the line without the white space around it.
 """
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from svq.atomic import atomic_write
+from svq.data.words import MAX_KEY, Block, Tokens, blocks, padded, read_padded
 from svq.errors import UserError, located
-from svq.files import open_file
 from svq.numbers import numbers
 
-MAX_KEY = 255  # bytes; an id also becomes a file name
-SCAN_BYTES = 8 << 20  # bytes looked at together by _scan: bounds its temporary arrays
 BLOCK_LINES = 1 << 16  # lines handled together wherever lines become Python objects
-
-_BLANK = np.zeros(256, dtype=bool)
-_BLANK[[9, 13, 32]] = True
-
-
-def pack_fields(data: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Copies ragged byte fields into a fixed-width array (N,) of dtype `S<longest>`.
-
-    Comparing such arrays gives the order of LC_ALL=C, as the fields hold no NUL byte.
-    """
-    width = max(int(length.max(initial=0)), 1)
-    inner = np.flatnonzero(start <= len(data) - width)
-    out = np.zeros((len(start), width), dtype=np.uint8)
-    rows = out.reshape(-1).view(f"V{width}")
-    if len(inner) == len(start):
-        rows[:] = _windows(data, width)[start]
-    else:  # the last fields, too near the end of the data for a whole window
-        if len(inner):
-            rows[inner] = _windows(data, width)[start[inner]]
-        for i in np.flatnonzero(start > len(data) - width).tolist():
-            out[i, : length[i]] = data[start[i] : start[i] + length[i]]
-    for column in range(int(length.min(initial=width)), width):
-        out[length <= column, column] = 0
-    return out.reshape(-1).view(f"S{width}")
-
-
-def _windows(data: np.ndarray, width: int) -> np.ndarray:
-    """All windows of `width` bytes as items of one view: indexing it copies a field as one piece."""
-    shape = (len(data) - width + 1,)
-    return np.ndarray(shape, dtype=f"V{width}", buffer=data, strides=(1,))
 
 
 def to_bytes_array(keys: Iterable) -> np.ndarray:
@@ -75,7 +42,7 @@ def _skip(data: np.ndarray, at: np.ndarray, end: np.ndarray, blank: bool) -> np.
     at = at.copy()
     rows = np.flatnonzero(at < end)
     while len(rows):
-        rows = rows[_BLANK[data[at[rows]]] == blank]
+        rows = rows[(data[at[rows]] <= 32) == blank]
         at[rows] += 1
         rows = rows[at[rows] < end[rows]]
     return at
@@ -89,75 +56,41 @@ class Malformed:
         self.text = text
 
 
-def _bad_utf8(raw: bytes, lo: int, starts: np.ndarray, ends: np.ndarray) -> list[int]:
-    bad = []
-    for row, (s, e) in enumerate(zip(starts.tolist(), ends.tolist())):
-        try:
-            raw[lo + s : lo + e].decode("utf-8")
-        except UnicodeDecodeError:
-            bad.append(row)
-    return bad
-
-
-def _scan(raw: bytes, need_value: bool):
-    """Finds the lines and fields of `raw`: (start, key_end, value_start, value_end) and list[Malformed]."""
-    data = np.frombuffer(raw, dtype=np.uint8)
+def _scan(raw: bytearray, size: int, need_value: bool):
+    """Finds the lines and fields of a file: (start, key_end, value_start, value_end) of each and list[Malformed]."""
     parts, found = [], {}
-    first_line = 1
-
-    def report(text: str, rows: np.ndarray) -> None:
-        if len(rows):
-            found.setdefault(text, []).append(np.asarray(rows) + first_line)
-
-    lo = 0
-    while lo < len(raw):
-        hi = lo + SCAN_BYTES
-        if hi < len(raw):
-            cut = raw.rfind(b"\n", lo, hi)
-            if cut < 0:
-                cut = raw.find(b"\n", hi)
-            hi = len(raw) if cut < 0 else cut + 1
-        block = data[lo:hi]
-        space = np.flatnonzero(block <= 32)
-        kind = block[space]
-        end = space[kind == 10]
-        if block[-1] != 10:  # the last line of a file that has no newline at its end
-            end, space = np.append(end, len(block)), np.append(space, len(block))
-            kind = np.append(kind, 10)
-        start = np.concatenate([[0], end[:-1] + 1])
-        key_end = space[np.searchsorted(space, start)]
-
-        value_start = _skip(block, key_end, end, blank=True)
-        value_end = end.copy()
-        rows = np.flatnonzero(value_end > value_start)
-        while len(rows):
-            rows = rows[_BLANK[block[value_end[rows] - 1]]]
-            value_end[rows] -= 1
-            rows = rows[value_end[rows] > value_start[rows]]
-
-        control = space[(kind < 32) & (kind != 9) & (kind != 10)]
-        if len(control):
-            at_end = (block[control] == 13) & np.isin(control + 1, end)
-            report("ends in CR LF (a Windows file); mend: sed -i 's/\\r$//' FILE", np.searchsorted(end, control[at_end]))
-            report("holds a control character", np.unique(np.searchsorted(end, control[~at_end])))
-        if block.max() > 127:
-            try:
-                raw[lo:hi].decode("utf-8")
-            except UnicodeDecodeError:
-                report("is not UTF-8; mend: iconv -f latin1 -t utf-8", np.array(_bad_utf8(raw, lo, start, end)))
-        blank = value_start >= end
-        report("is blank", np.flatnonzero(blank & (key_end == start)))
-        report("begins with white space, so it has no id", np.flatnonzero(~blank & (key_end == start)))
-        report(f"has an id of more than {MAX_KEY} bytes", np.flatnonzero(key_end - start > MAX_KEY))
-        if need_value:
-            report("has an id but nothing after it", np.flatnonzero(blank & (key_end > start)))
-
-        parts.append(np.stack([start, key_end, value_start, value_end]) + lo)
-        first_line += len(start)
-        lo = hi
+    for block in blocks(raw, size):
+        fields, faults = _fields(block, need_value)
+        parts.append(np.stack(fields) + block.lo)
+        for text, rows in (*block.faults(), *faults):
+            if len(rows):
+                found.setdefault(text, []).append(rows + block.first_line + 1)
     fields = np.concatenate(parts, axis=1) if parts else np.zeros((4, 0), np.int64)
-    malformed = [Malformed(np.concatenate(rows), text) for text, rows in found.items()]
-    return fields, malformed
+    return fields, [Malformed(np.concatenate(rows), text) for text, rows in found.items()]
+
+
+def _fields(block: Block, need_value: bool):
+    """The bounds of keys and values of some lines, and what is malformed in them: [(text, lines)].
+
+    A line that begins with white space has an empty key; of one without a value all bounds are where it ends.
+    """
+    start, end = block.line_start, block.end
+    words = np.bincount(block.line, minlength=len(end))
+    first = np.cumsum(words) - words  # the first word of each line, among all
+    word_end = np.append(block.start + block.length, 0)
+    word_start = np.append(block.start, 0)
+    keyed = (words > 0) & (word_start[first] == start)
+    valued = words > keyed
+    value = np.minimum(first + keyed, len(block.start))
+    key_end = np.where(keyed, word_end[first], start)
+    value_start = np.where(valued, word_start[value], end)
+    value_end = np.where(valued, word_end[first + words - 1], end)
+    faults = [("is blank", words == 0),
+              ("begins with white space, so it has no id", ~keyed & valued),
+              (f"has an id of more than {MAX_KEY} bytes", key_end - start > MAX_KEY)]
+    if need_value:
+        faults.append(("has an id but nothing after it", keyed & ~valued))
+    return (start, key_end, value_start, value_end), [(text, np.flatnonzero(lines)) for text, lines in faults]
 
 
 class Table:
@@ -167,21 +100,23 @@ class Table:
     numpy `S` arrays (N,). Iterating gives keys, `items()` gives pairs.
     """
 
-    def __init__(self, raw: bytes, fields: np.ndarray, path: str = "<table>"):
-        self.raw, self.path = raw, str(path)
+    def __init__(self, raw: bytearray, size: int, fields: np.ndarray, path: str = "<table>"):
+        self._raw, self.size, self.path = raw, size, str(path)
         self._start, self._key_end, self._value_start, self._value_end = fields
         self._keys = self._values = self._sorted_keys = self._order = self._ascends = None
 
     @classmethod
     def scan(cls, path, need_value: bool = True) -> tuple["Table", list[Malformed]]:
         """The table of a file and all that is malformed in it. UserError if the file cannot be read at all."""
-        try:
-            with open_file(path) as file:
-                raw = file.read()
-        except OSError as error:
-            raise UserError(f"{path}: {os.strerror(error.errno).lower()}") from None
-        fields, malformed = _scan(raw, need_value)
-        return cls(raw, fields, path), malformed
+        raw, size = read_padded(path)
+        fields, malformed = _scan(raw, size, need_value)
+        return cls(raw, size, fields, path), malformed
+
+    @classmethod
+    def _of(cls, text: bytes, path) -> tuple["Table", list[Malformed]]:
+        raw = padded(text)
+        fields, malformed = _scan(raw, len(text), need_value=False)
+        return cls(raw, len(text), fields, path), malformed
 
     @classmethod
     def read(cls, path, need_value: bool = True, allow_empty: bool = False) -> "Table":
@@ -197,26 +132,37 @@ class Table:
     @classmethod
     def together(cls, tables: list["Table"], path) -> "Table":
         """The lines of several tables in one."""
-        raw = b"".join(block for table in tables for block in table.blocks())
-        return cls(raw, _scan(raw, need_value=False)[0], path)
+        return cls._of(b"".join(block for table in tables for block in table.blocks()), path)[0]
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]], path: str = "<table>") -> "Table":
         """A table of (key, value) pairs in the given order (for tests and small tables)."""
-        raw = "".join(f"{k} {v}\n" for k, v in pairs).encode()
-        fields, malformed = _scan(raw, need_value=False)
+        table, malformed = cls._of("".join(f"{k} {v}\n" for k, v in pairs).encode(), path)
         if malformed:
             raise UserError(located(path, int(malformed[0].lines[0]), malformed[0].text))
-        return cls(raw, fields, path)
+        return table
 
     def __len__(self) -> int:
         return len(self._start)
 
+    @property
+    def _bytes(self) -> np.ndarray:
+        return np.frombuffer(self._raw, dtype=np.uint8)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the last line ends in a newline."""
+        return self._raw[self.size - 1 : self.size] == b"\n"
+
+    def has_at(self, place: int, text: bytes) -> bool:
+        """Whether this text stands in the file at byte `place`."""
+        return self._raw[place : min(place + len(text), self.size)] == text
+
     def key(self, i: int) -> str:
-        return self.raw[self._start[i] : self._key_end[i]].decode()
+        return self._raw[self._start[i] : self._key_end[i]].decode()
 
     def value(self, i: int) -> str:
-        return self.raw[self._value_start[i] : self._value_end[i]].decode()
+        return self._raw[self._value_start[i] : self._value_end[i]].decode()
 
     def __getitem__(self, key):
         """The value of a key (KeyError if absent)."""
@@ -243,7 +189,7 @@ class Table:
 
     def items(self, indices: np.ndarray | None = None) -> Iterator[tuple[str, str]]:
         """(key, value) pairs in file order, or in the order of `indices`; Python objects live one block long."""
-        raw = self.raw
+        raw = self._raw
         for part in self._blocks(indices):
             bounds = (self._start, self._key_end, self._value_start, self._value_end)
             for s, k, v, e in zip(*(b[part].tolist() for b in bounds)):
@@ -258,8 +204,8 @@ class Table:
     def key_array(self) -> np.ndarray:
         """Keys (N,) as an `S` array, in file order; of those that `scan` calls too long the first bytes."""
         if self._keys is None:
-            data = np.frombuffer(self.raw, dtype=np.uint8)
-            self._keys = pack_fields(data, self._start, np.minimum(self._key_end - self._start, MAX_KEY + 1))
+            length = np.minimum(self._key_end - self._start, MAX_KEY + 1)
+            self._keys = Tokens(self._bytes, self._start, length).array()
         return self._keys
 
     def value_array(self) -> np.ndarray:
@@ -269,16 +215,16 @@ class Table:
         return self._values
 
     def _packed(self, start: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """`pack_fields` of fields that are ids, names or numbers: one long line must not make all of them as wide."""
+        """Fields that are ids, names or numbers as an `S` array: one long line must not make all of them as wide."""
         long = np.flatnonzero(length > MAX_KEY)
         if len(long):
             raise UserError(located(self.path, int(long[0]) + 1, f"has {length[long[0]]} bytes where an id or a number is "
                                                                  f"expected; they have at most {MAX_KEY}"))
-        return pack_fields(np.frombuffer(self.raw, dtype=np.uint8), start, length)
+        return Tokens(self._bytes, start, length).array()
 
     def columns(self, count: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool."""
-        data = np.frombuffer(self.raw, dtype=np.uint8)
+        data = self._bytes
         at, out, ok = self._value_start, [], np.ones(len(self), bool)
         for _ in range(count):
             end = _skip(data, at, self._value_end, blank=False)
@@ -297,14 +243,14 @@ class Table:
 
     def rows_ending_in(self, byte: bytes) -> np.ndarray:
         """Line indices of the values, none of them empty, whose last byte this is."""
-        return np.flatnonzero(np.frombuffer(self.raw, dtype=np.uint8)[self._value_end - 1] == byte[0])
+        return np.flatnonzero(self._bytes[self._value_end - 1] == byte[0])
 
     def sorted(self) -> "Table":
         """The same lines in the order of LC_ALL=C of their ids."""
         if self.is_sorted:
             return self
         fields = np.stack([self._start, self._key_end, self._value_start, self._value_end])
-        return Table(self.raw, fields[:, np.argsort(self.key_array, kind="stable")], self.path)
+        return Table(self._raw, self.size, fields[:, np.argsort(self.key_array, kind="stable")], self.path)
 
     @property
     def is_sorted(self) -> bool:
@@ -358,13 +304,13 @@ class Table:
 
     def blocks(self, indices: np.ndarray | None = None) -> Iterator[bytes]:
         """The lines, or those at `indices`, as `key value\\n`, many lines to a piece: for writing."""
-        raw = self.raw
+        raw = self._raw
         for part in self._blocks(indices):
             bounds = (self._start, self._key_end, self._value_start, self._value_end)
             start, key_end, value_start, value_end = (b[part] for b in bounds)
             if len(start) == 0:
                 continue
-            data = np.frombuffer(raw, dtype=np.uint8)
+            data = self._bytes
             plain = np.all(value_start == key_end + 1) and np.all(data[key_end] == 32)
             if plain and np.all(start[1:] == value_end[:-1] + 1):  # neighbours in the file: one slice
                 yield raw[start[0] : value_end[-1]] + b"\n"

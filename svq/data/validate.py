@@ -90,7 +90,7 @@ def _sound_table(folder: DataDir, name: str, problems: Problems) -> Table | None
     if len(table) == 0:
         problems.add(path, "empty file")
         return None
-    if not table.raw.endswith(b"\n"):
+    if not table.is_closed:
         problems.add(path, f"the last line has no newline: cut short? ({MEND})", len(table))
     if malformed:
         return None
@@ -188,11 +188,11 @@ def _compare(table: Table, utt2spk: Table, problems: Problems) -> None:
 def _check_spk2utt(spk2utt: Table, utt2spk: Table, problems: Problems) -> None:
     at = 0
     for block in spk2utt_blocks(utt2spk):
-        if spk2utt.raw[at : at + len(block)] != block:
+        if not spk2utt.has_at(at, block):
             break
         at += len(block)
     else:
-        if at == len(spk2utt.raw):
+        if at == spk2utt.size:
             return  # the very bytes that utt2spk gives
     ids, of_utterance = utt2spk.key_array, utt2spk.value_array()
     listed = np.zeros(len(ids), dtype=np.int32)

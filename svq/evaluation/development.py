@@ -15,7 +15,8 @@ from svq.backend.embeddings import unit_length
 from svq.backend.metrics import eer_of
 from svq.backend.scores import read_trials
 from svq.backend.scoring import pair_scores
-from svq.backend.tokens import IdIndex, read_columns
+from svq.data.ids import IdIndex
+from svq.data.words import read_columns
 from svq.data.extraction import Utterances, embed
 from svq.errors import UserError, some_of
 from svq.files import fingerprint

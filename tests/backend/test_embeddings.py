@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from svq.backend import embeddings as emb
-from svq.backend.tokens import Tokens
+from svq.data.words import Tokens
 from svq.errors import UserError
 
 IDS = ["b-longer-id", "a", "c/d.wav"]
@@ -106,7 +106,7 @@ def test_speaker_means(tmp_path):
 
 def test_groups_name_bad_lines(tmp_path):
     for content, message in (("s u\n\nt v\n", ":2: an empty line"), ("s u\nt\n", ":2: nothing after t"),
-                             ("s u\ns v\n", ":2: s occurs twice")):
+                             ("s u\ns v\n", ":2: `s` is already on line 1")):
         (tmp_path / "spk2utt").write_text(content)
         with pytest.raises(UserError, match=message):
             emb.Groups(tmp_path / "spk2utt")

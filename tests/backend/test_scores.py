@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from svq.backend import scores
-from svq.backend.tokens import IdIndex, Tokens, read_columns
+from svq.data.ids import IdIndex
+from svq.data.words import Tokens, read_columns
 from svq.errors import UserError
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C")), min_size=1, max_size=40)
@@ -40,7 +41,7 @@ def test_find_survives_equal_hashes(monkeypatch):
 
 
 def test_repeated_id_names_its_line():
-    with pytest.raises(UserError, match=r"^list:3: b occurs twice$"):
+    with pytest.raises(UserError, match=r"^list:3: `b` is already on line 2$"):
         IdIndex(Tokens.of(["a", "b", "b"]), "list")
 
 
@@ -118,7 +119,7 @@ def test_many_lines_cross_every_block(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [
-    (b"", r"t: empty$"),
+    (b"", r"t: empty file$"),
     (b"a b target\na b\n", r"t:2: 2 fields where 3 are expected$"),
     (b"a b target\n\na b target\n", r"t:2: 0 fields"),
     (b"a b target x\n", r"t:1: 4 fields where 3 are expected$"),
@@ -136,7 +137,7 @@ def test_unlabelled_trials(tmp_path):
     assert scores.read_trials(tmp_path / "t", labels=False).target is None
     with pytest.raises(UserError, match="2 fields"):
         scores.read_trials(tmp_path / "t")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no such file"):
         scores.read_trials(tmp_path / "none")
 
 

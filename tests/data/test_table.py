@@ -3,7 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.data.table import Table, find, pack_fields, write_table
+from svq.data.table import Table, find, write_table
+from svq.data.words import Tokens, padded, read_columns, read_pairs
 from svq.errors import UserError
 
 # Ids and values: any text without white space or control characters at the places where they would split it.
@@ -51,10 +52,10 @@ def test_lookup_and_selection_in_any_order(pairs, data):
 
 
 @given(st.lists(st.binary(max_size=9).map(lambda b: b.replace(b"\0", b"x")), min_size=1, max_size=20))
-def test_pack_fields_equals_slices(fields):
+def test_array_of_tokens_equals_slices(fields):
     length = np.array([len(f) for f in fields])
-    data = np.frombuffer(b"".join(fields), dtype=np.uint8)
-    assert pack_fields(data, np.cumsum(length) - length, length).tolist() == fields
+    buffer = np.frombuffer(padded(b"".join(fields)), dtype=np.uint8)
+    assert Tokens(buffer, np.cumsum(length) - length, length).array().tolist() == fields
 
 
 @given(st.sets(ids, min_size=1), st.lists(ids))
@@ -84,8 +85,35 @@ def test_malformed_line_is_named(tmp_path, raw, line, text):
         Table.read(path)
 
 
+@pytest.mark.parametrize("raw, line, text", [
+    (b"a 1\nb \xff2\n", 2, "UTF-8"),
+    (b"a 1\nb 2\x003\n", 2, "control character"),
+    (b"a 1\nb 2\r3\n", 2, "control character"),
+    (b"a 1\nb \n", 2, ""),
+    (b"a 1\n\nb 2\n", 2, ""),
+    (b"a 1\n" + b"k" * 256 + b" 2\n", 2, "256 bytes"),
+])
+@pytest.mark.parametrize("read", [lambda path: read_columns(path, (2,)), read_pairs])
+def test_lists_of_words_name_the_line_too(tmp_path, raw, line, text, read):
+    path = write(tmp_path / "bad", raw)
+    with pytest.raises(UserError, match=rf"bad:{line}: .*{text}"):
+        read(path)
+
+
+@given(st.lists(st.tuples(ids, ids), min_size=1, max_size=30), st.data())
+def test_a_table_and_a_list_of_words_hold_the_same(tmp_path_factory, pairs, data):
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    path = write(tmp_path_factory.mktemp("t") / "t", "".join(f"{a} {b}{end}" for a, b in pairs).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("svq.data.words.SCAN_BYTES", data.draw(st.sampled_from([8, 64, 1 << 22])))
+        columns = [list(column) for column in read_columns(path, (2,))]
+        table, malformed = Table.scan(path)
+    assert list(zip(*columns)) == pairs == list(zip(*(list(part) for part in read_pairs(path))))
+    assert (list(table.items()) == pairs) if end == "\n" else (malformed[0].lines.tolist() == [*range(1, len(pairs) + 1)])
+
+
 def test_malformed_lines_are_found_across_scan_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("svq.data.table.SCAN_BYTES", 16)
+    monkeypatch.setattr("svq.data.words.SCAN_BYTES", 16)
     raw = b"".join(b"key%03d value%d\n" % (i, i) for i in range(50)) + b"long " + b"x" * 100 + b"\nlast\n"
     table, malformed = Table.scan(write(tmp_path / "t", raw))
     assert [(m.lines.tolist(), m.text) for m in malformed] == [([52], "has an id but nothing after it")]

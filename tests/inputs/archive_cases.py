@@ -129,7 +129,7 @@ def lists_of_embeddings() -> list[Case]:
     return [case("nothing", lambda text: b"", "e.scp: empty"), case("an id alone", lambda text: b"a-1\n" + text,
         "e.scp:1: nothing after"),
             case("a blank line", lambda text: b"\n" + text, "e.scp:1: an empty line"),
-            case("an id twice", lambda text: text.split(b"\n")[0] + b"\n" + text, "e.scp:2: a-1 occurs twice"),
+            case("an id twice", lambda text: text.split(b"\n")[0] + b"\n" + text, "e.scp:2: `a-1` is already on line 1"),
             case("1 MB of id", lambda text: text + b"z" * (1 << 20) + b" x:1\n", "e.scp:4: a word of 1048576 bytes"),
             case("1 MB of name", lambda text: b"a-1 " + b"y" * (1 << 20) + b":1\n" + text.partition(b"\n")[2],
                 "File name too long"),
@@ -140,7 +140,7 @@ def lists_of_embeddings() -> list[Case]:
             case("NUL", lambda text: text.replace(b"x.ark", b"x\0ark"), "e.scp:1"),
             Case(kind, "a FIFO", fifo, "a pipe (FIFO), not a file"),
             Case(kind, "a folder without one", lambda folder: scored(folder, folder), "embedding.scp"),
-            Case(kind, "nothing there", lambda folder: scored(folder, folder / "e.scp"), "e.scp: cannot be read")]
+            Case(kind, "nothing there", lambda folder: scored(folder, folder / "e.scp"), "e.scp: no such file")]
 
 
 def trial_lists() -> list[Case]:
@@ -184,9 +184,9 @@ def trial_lists() -> list[Case]:
              "a pipe (FIFO), not a file"),
         Case(kind, "a device", lambda folder: run_worker(score.main, "/dev/zero", folder, folder / "s"),
             "a device, not a file"),
-        Case(kind, "a folder", lambda folder: run_worker(score.main, folder, folder, folder / "s"), "cannot be read"),
+        Case(kind, "a folder", lambda folder: run_worker(score.main, folder, folder, folder / "s"), "is a directory"),
         groups("nothing", b"", "g: empty"), groups("a name alone", b"m\n", "g:1: nothing after m"),
-        groups("a name twice", b"m a-1\nm a-2\n", "g:2: m occurs twice"), groups("an unknown id", b"m a-1 zz\n", "zz"),
+        groups("a name twice", b"m a-1\nm a-2\n", "g:2: `m` is already on line 1"), groups("an unknown id", b"m a-1 zz\n", "zz"),
         groups("1 MB of id", b"m a-1 " + b"z" * (1 << 20) + b"\n", "g:1: a word of 1048576 bytes"),
         groups("1 MB of name", b"m a-1\n" + b"z" * (1 << 20) + b" a-1\n", "g:2: a word of 1048576 bytes"),
         groups("a blank line", b"m a-1\n\nn a-2\n", "g:2: an empty line"),
@@ -268,7 +268,7 @@ def npz() -> list[Case]:
         case("embeddings that are integers", saved(ids=ids, embeddings=VECTORS.astype(int)), "not floats (3, D)"),
         case("of no values", saved(ids=ids, embeddings=VECTORS[:, :0]), "not floats (3, D)"),
         case("none", saved(ids=ids[:0], embeddings=VECTORS[:0]), "not a list of texts"),
-        case("an id twice", saved(ids=np.array(["a-1"] * 3), embeddings=VECTORS), "occurs twice"),
+        case("an id twice", saved(ids=np.array(["a-1"] * 3), embeddings=VECTORS), "is there twice"),
         case("an id with a blank", saved(ids=np.array(["a-1", "a 2", "b-1"]), embeddings=VECTORS),
             "'a 2' is empty, holds blanks"),
         case("1 MB of id", saved(ids=np.array(["a-1", "a-2", "z" * (1 << 20)]), embeddings=VECTORS),
