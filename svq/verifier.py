@@ -53,7 +53,7 @@ class Verifier:
     min_seconds: recordings with less sound are an error. window_seconds: longer recordings are cut into equal
     windows of at most so much, and their embeddings averaged by their seconds of sound, so that an hour
     takes no more memory than a minute; 0: never, else SHORTEST_WINDOW at least. warn: called with one line where a
-    recording is short.
+    recording is short, or has fewer samples a second than the network was trained on.
     """
 
     def __init__(self, embedder, calibration: Calibration | None = None, mean: np.ndarray | None = None,
@@ -131,12 +131,13 @@ class Verifier:
         """Its embedding, and how many seconds of sound it has."""
         if isinstance(recording, Enrollment):
             raise UserError("a voice that is enrolled already, where a recording must stand; score() compares voices")
-        name, shortest = name_of(recording), self.embedder.front_end.bank.length
+        name, shortest = name_of(recording), self.embedder.front_end.bank.shortest
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
             raise UserError(f"{name}: a rate of {rate} Hz; give the whole number of the samples', such as "
                             f"{self.rate}")
         vectors, weights, seconds, heard = [], [], 0.0, 0.0
-        for window in windows_of(recording, self.rate, self.window_seconds, None if rate is None else int(rate)):
+        own_rate = None if rate is None else int(rate)
+        for window in windows_of(recording, self.rate, self.window_seconds, own_rate, lambda own: self._look_at(name, own.rate)):
             seconds += len(window) / self.rate
             sound = sounding_seconds(window, self.rate)
             heard += sound
@@ -148,6 +149,12 @@ class Verifier:
         if not np.isfinite(vector).all():
             raise UserError(f"{name}: its embedding is not finite; the model is damaged, or the recording is")
         return vector.astype(np.float32), heard
+
+    def _look_at(self, name: str, rate: int) -> None:
+        """A warning where a recording lacks frequencies that the network listens to."""
+        if rate < self.rate:
+            self.warn(f"{name}: {rate} samples a second, the model takes {self.rate}: it hears nothing above {rate / 2:g} Hz, "
+                      f"where other voices go on, and scores are lower; record at {self.rate} or take a model of {rate}")
 
     def _check(self, name: str, seconds: float, heard: float, frame: float) -> None:
         """UserError where there is nothing to embed, a warning where there is little."""

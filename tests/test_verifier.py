@@ -22,6 +22,7 @@ from svq.bin import calibrate, embed, extract, pack, score, speaker_means, verif
 from svq.cli import run_main
 from svq.data.audio import sounding_seconds
 from svq.data.frontend import FrontEndConfig
+from svq.data.rxfilename import Rx
 from svq.errors import UserError
 from svq.models import load_model, save_model
 from svq.network import ModelConfig, load_tensors, save_tensors
@@ -296,6 +297,21 @@ def test_windows_are_the_whole(tmp_path, rate, seconds):
     assert max(map(len, pieces)) - min(map(len, pieces)) <= 1
     np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-6)
     np.testing.assert_allclose(svq.data.audio.at_rate(wave, rate, 16000), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+def test_a_recording_without_the_upper_frequencies_is_warned_of(place, tmp_path, monkeypatch, rate):
+    monkeypatch.setenv("SVQ_ALLOW_PIPES", "true")
+    wave = voice(1, 1.7, np.random.default_rng(0), rate)
+    soundfile.write(tmp_path / "a.wav", wave, rate)
+    said = []
+    verifier = Verifier.load(place / "m/model.svq", warn=said.append)
+    verifier.embed(tmp_path / "a.wav")
+    verifier.embed(Rx("pipe", f"cat {tmp_path}/a.wav"))
+    verifier.embed(wave, rate=rate)
+    expected = "8000 samples a second, the model takes 16000: it hears nothing above 4000 Hz"
+    assert len(said) == (3 if rate == 8000 else 0) and all(expected in line for line in said)
+    assert not said or said[0].startswith(f"{tmp_path}/a.wav: ") and said[2].startswith("the samples: ")
 
 
 @pytest.mark.parametrize("level, expected", [(0.0, 0.5), (0.9e-4, 0.5), (1.1e-4, 1.3)])

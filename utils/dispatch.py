@@ -1,5 +1,6 @@
 """What run.py and slurm.py have in common: their command line, and the report on failed jobs."""
 
+import errno
 import os
 import re
 import shlex
@@ -132,6 +133,13 @@ def last_lines(path, count=10):
             return f.read().decode("utf-8", "replace").splitlines()[-count:]
     except OSError:
         return []
+
+
+def report_os_error(program, error):
+    """Say in one line what could not be done to which file, and what mends it."""
+    name = "" if error.filename is None else "%s: " % error.filename
+    mend = "; free some space or write elsewhere, then run it again" if error.errno == errno.ENOSPC else ""
+    print("%s: %s%s%s" % (program, name, error.strerror or error, mend), file=sys.stderr)
 
 
 def report_failures(program, request, failed, not_started=0):

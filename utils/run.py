@@ -75,7 +75,10 @@ class Job:
         self.pid = guard.start(argv, environ, self.log.fileno())
 
     def write(self, text):
-        self.log.write(os.fsencode(text))
+        try:
+            self.log.write(os.fsencode(text))
+        except OSError as e:
+            raise OSError(e.errno, e.strerror, self.log.name) from None
 
     def end(self, code, peak_kb=None):
         with open(self.log.name, "rb") as f:          # the command's last line may be an open one
@@ -166,7 +169,7 @@ def main():
         print("run.py: %s" % e, file=sys.stderr)
         sys.exit(2)
     except OSError as e:
-        print("run.py: %s: %s" % (e.filename, e.strerror), file=sys.stderr)
+        dispatch.report_os_error("run.py", e)
         sys.exit(1)
     if failed:
         dispatch.report_failures("run.py", request, failed, not_started)

@@ -339,7 +339,7 @@ def main():
     except (SlurmError, ValueError) as e:
         print("slurm.py: %s" % e, file=sys.stderr)
     except OSError as e:
-        print("slurm.py: %s: %s" % (e.filename, e.strerror), file=sys.stderr)
+        dispatch.report_os_error("slurm.py", e)
     sys.exit(1)
 
 

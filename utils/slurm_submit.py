@@ -57,7 +57,7 @@ def main():
     except (slurm_queue.SlurmError, ValueError) as e:
         print("submit.sh: %s" % e, file=sys.stderr)
     except OSError as e:
-        print("submit.sh: %s: %s" % (e.filename, e.strerror), file=sys.stderr)
+        dispatch.report_os_error("submit.sh", e)
     return 1
 
 

@@ -165,11 +165,11 @@ def parse_options():
                            "names between commas")
     int8.add_argument("--bits", help="bits.tsv whose layers of 32 bits stay in float")
     options = arguments.parse_args()
-    check(arguments, options)
+    check(arguments, options, int8)
     return options
 
 
-def check(arguments, options) -> None:
+def check(arguments, options, int8) -> None:
     if options.calibration and os.path.isdir(options.calibration):
         if options.range_data is not None:
             arguments.error(f"--calibration {options.calibration}: a folder, not the JSON of svq.bin.calibrate")
@@ -177,8 +177,9 @@ def check(arguments, options) -> None:
         options.range_data, options.calibration = options.calibration, None
     if options.summary and options.dynamic:
         arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
-    if options.dynamic and not options.int8:
-        arguments.error("--dynamic true needs --int8 true")
+    for action in () if options.int8 else int8._group_actions:
+        if getattr(options, action.dest) != action.default:
+            arguments.error(f"{action.option_strings[0]} is about INT8: it needs --int8 true")
     if options.int8 and not options.dynamic and options.range_data is None:
         arguments.error("--int8 true needs --range-data DIR, or --dynamic true")
     if options.num_utts < 1 or options.num_threads < 1:

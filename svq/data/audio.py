@@ -26,7 +26,7 @@ import contextlib
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -94,14 +94,17 @@ def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: f
         return _part(source, rate, first, last)
 
 
-def windows(rxfilename: str | Rx, rate: int, seconds: float) -> Iterator[np.ndarray]:
+def windows(rxfilename: str | Rx, rate: int, seconds: float,
+            opened: Callable[[Info], None] = lambda _: None) -> Iterator[np.ndarray]:
     """What `load` gives of a whole recording, in equal consecutive windows of at most `seconds` each; 0: in one.
 
     One window at a time is in memory; of a pipe, and of what SoX or ffmpeg has to read, also the recording as it
-    comes from there. UserError as in `load`, at the latest when the window is reached that cannot be read.
+    comes from there. opened: called with what its header says, first of all. UserError as in `load`, at the latest when
+    the window is reached that cannot be read.
     """
     with naming(rxfilename), contextlib.ExitStack() as stack:
         source = open_recording(rxfilename, stack)
+        opened(source.info)
         total = _length(source.info, rate)
         count = -(-total // max(1, round(seconds * rate))) if seconds else 1
         for i in range(count):
@@ -138,21 +141,25 @@ def name_of(recording) -> str:
     return "the samples" if isinstance(recording, np.ndarray) else str(recording)
 
 
-def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None) -> Iterator[np.ndarray]:
+def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None,
+               opened: Callable[[Info], None] = lambda _: None) -> Iterator[np.ndarray]:
     """Mono float32 (T,) at `rate` Hz: the recording in equal consecutive windows of at most `seconds`; 0: in one.
 
     recording: a file name (of a file, whatever it looks like), an `Rx` (a file, an offset into an archive, a command),
     or samples (T,) or (T, channels), floats in [-1, 1] or signed integers, at `own_rate` Hz (None: at `rate`).
-    Raises UserError that names it.
+    opened: called with rate, channels and length of the recording as it is, first of all. Raises UserError that names it.
     """
     if not isinstance(recording, np.ndarray):
         if not isinstance(recording, (str, os.PathLike, Rx)):
             raise UserError(f"an object of type {type(recording).__name__} is no recording; give a file name, or samples as "
                             "a NumPy array")
         rx = recording if isinstance(recording, Rx) else Rx("file", os.fspath(recording))
-        yield from windows(rx, rate, seconds)
+        yield from windows(rx, rate, seconds, opened)
         return
-    samples = at_rate(_as_floats(recording), rate if own_rate is None else own_rate, rate)
+    own_rate = rate if own_rate is None else own_rate
+    floats = _as_floats(recording)
+    opened(Info(own_rate, 1 if floats.ndim == 1 else floats.shape[1], len(floats)))
+    samples = at_rate(floats, own_rate, rate)
     longest = max(1, round(seconds * rate)) if seconds else len(samples)
     yield from np.array_split(samples, -(-len(samples) // longest))
 

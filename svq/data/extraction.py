@@ -132,9 +132,9 @@ class Utterances:
 
     def _compute(self, specifier: str) -> torch.Tensor:
         wav = audio.load(specifier, self.front_end.config.rate, seconds=self.max_seconds or None)
-        shortest = self.front_end.bank.length
+        shortest = self.front_end.bank.shortest
         if len(wav) < shortest:
-            raise UserError(f"{specifier}: {len(wav)} samples are shorter than one frame of {shortest}; "
+            raise UserError(f"{specifier}: {len(wav)} samples are too few, the model takes {shortest} at least; "
                             "take the utterance out of the data directory")
         require_sound(specifier, wav, self.front_end.config.rate)
         samples = torch.from_numpy(np.ascontiguousarray(wav))

@@ -62,6 +62,7 @@ class Fbank(nn.Module):
         self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
         self.tables = tables = kaldi_tables(num_mels, rate, window, full_scale, high_hz, snip_edges)
         self.length, self.hop, self.fft_size, self.edges = tables.length, tables.hop, tables.fft_size, tables.edges
+        self.shortest = tables.shortest
         self.first_sample_counts = bool(tables.window[0])
         # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
         self.register_buffer("window", torch.from_numpy(tables.window), persistent=False)
@@ -79,7 +80,7 @@ class Fbank(nn.Module):
         batch, samples = waveforms.shape
         frames = self.num_frames(samples)
         if frames < 1:
-            raise ValueError(f"{samples} samples are shorter than one frame of {self.length}")
+            raise ValueError(f"{samples} samples are too few; the shortest recording has {self.shortest}")
         if any(self.edges):
             waveforms = with_mirrored_edges(waveforms, *self.edges)
         output = self.mel.new_empty(batch, frames, self.num_mels)
@@ -129,7 +130,7 @@ def mean_normalize(feats: torch.Tensor) -> torch.Tensor:
 class CentredFbank(nn.Module):
     """Waveforms (B, T) float in [-1, 1] -> log-mels (B, 1 + T // hop, num_mels) float32; no gradients.
 
-    T must hold one window; ValueError otherwise.
+    T must hold one window, and where edges are mirrored half a transform; ValueError otherwise.
 
     Args:
         num_mels, rate: mel bands, samples per second.
@@ -145,6 +146,7 @@ class CentredFbank(nn.Module):
         self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
         self.tables = tables = centred_tables(self.kind, num_mels, rate, full_scale)
         self.length, self.hop, self.fft_size, self.padding = tables.length, tables.hop, tables.fft_size, tables.padding
+        self.shortest = tables.shortest
         self.register_buffer("window", torch.from_numpy(tables.window).float(), persistent=False)
         self.register_buffer("mel", torch.from_numpy(tables.filters), persistent=False)
 
@@ -156,8 +158,8 @@ class CentredFbank(nn.Module):
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         if waveforms.dim() != 2:
             raise ValueError(f"expected waveforms (B, T), got shape {tuple(waveforms.shape)}")
-        if waveforms.shape[1] < self.length:
-            raise ValueError(f"{waveforms.shape[1]} samples are shorter than one frame of {self.length}")
+        if waveforms.shape[1] < self.shortest:
+            raise ValueError(f"{waveforms.shape[1]} samples are too few; the shortest recording has {self.shortest}")
         waveforms = waveforms.float()
         if self.preemphasis:
             before = F.pad(waveforms, (1, 0), mode="reflect")[:, :-1]

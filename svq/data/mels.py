@@ -125,9 +125,14 @@ class Tables:
     edges: tuple[int, int] = (0, 0)
     padding: str | None = None
 
+    @property
+    def shortest(self) -> int:
+        """The fewest samples that it takes: a frame, and where edges are mirrored one more than are mirrored."""
+        return max(self.length, self.fft_size // 2 + 1) if self.padding == "reflect" else self.length
+
     def num_frames(self, samples: int) -> int:
         """Frames that `samples` samples give; 0 where they are too few."""
-        if samples < self.length:
+        if samples < self.shortest:
             return 0
         return 1 + (samples // self.hop if self.padding else (samples + sum(self.edges) - self.length) // self.hop)
 

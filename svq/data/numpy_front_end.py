@@ -18,7 +18,7 @@ CHUNK_FRAMES = 256  # in flight at a time: bounds the memory of an hour
 class NumpyFrontEnd:
     """Waveforms (B, T) in [-1, 1] -> features (B, frames, num_mels) float32, as svq.data.frontend.FrontEnd gives them.
 
-    bank: the `Tables`, with `length`, the fewest samples that it takes, and `num_frames(samples)`.
+    bank: the `Tables`, with `shortest`, the fewest samples that it takes, and `num_frames(samples)`.
     """
 
     def __init__(self, config: FrontEndConfig):
@@ -30,8 +30,8 @@ class NumpyFrontEnd:
         """ValueError for another shape, and for less than one frame."""
         if waveforms.ndim != 2:
             raise ValueError(f"expected waveforms (B, T), got shape {waveforms.shape}")
-        if waveforms.shape[1] < self.bank.length:
-            raise ValueError(f"{waveforms.shape[1]} samples are shorter than one frame of {self.bank.length}")
+        if waveforms.shape[1] < self.bank.shortest:
+            raise ValueError(f"{waveforms.shape[1]} samples are too few; the shortest recording has {self.bank.shortest}")
         return np.stack([self._normalized(self._logarithm(self._mels(each))) for each in waveforms])
 
     def _mels(self, x: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def rules_of(verifier: Verifier) -> dict:
     rate = verifier.rate
     return {
         "rate": rate, "dim": verifier.embedder.config.embed_dim,
-        "shortest": verifier.embedder.front_end.bank.length,
+        "shortest": verifier.embedder.front_end.bank.shortest,
         "block": max(1, round(BLOCK_SECONDS * rate)), "silenceDb": SILENCE_DB,
         "window": max(1, round(verifier.window_seconds * rate)) if verifier.window_seconds else 0,
         "minSeconds": verifier.min_seconds, "littleSeconds": LITTLE_SECONDS,

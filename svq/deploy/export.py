@@ -78,7 +78,7 @@ def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tup
     samples = round((seconds or 0.01 * (EXAMPLE_FRAMES + 4)) * rate)
     frames = bank.num_frames(samples)
     if frames < 1:
-        raise UserError(f"seconds is {seconds}: shorter than one frame of {bank.length} samples; give more")
+        raise UserError(f"seconds is {seconds}: the front end needs {bank.shortest} samples at least; give more")
     generator = torch.Generator().manual_seed(0)
     shape = (2, samples) if front_end else (2, frames, config.front_end.num_mels)
     length = None if seconds is None else shape[1]

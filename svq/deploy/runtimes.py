@@ -122,7 +122,7 @@ class Embedder:
     @property
     def front_end(self):
         """What gives this network's features, waveforms (B, T) in, features (B, frames, num_mels) out, float32 arrays;
-        `front_end.bank.length` is the fewest samples that it takes.
+        `front_end.bank.shortest` is the fewest samples that it takes.
 
         Made when it is first asked for: torch's where torch runs the network, elsewhere the one that needs no torch."""
         if self._front_end is None:
@@ -150,9 +150,9 @@ class Embedder:
         """
         if x.ndim != 2:
             raise ValueError(f"expected waveforms (B, samples), got shape {x.shape}")
-        shortest = self.front_end.bank.length
+        shortest = self.front_end.bank.shortest
         if x.shape[1] < shortest:
-            raise UserError(f"{x.shape[1]} samples are shorter than one frame of {shortest}; give a longer recording")
+            raise UserError(f"{x.shape[1]} samples are too few, the model takes {shortest} at least; give a longer recording")
         return self(x if self.input == "waveform" else self.front_end(np.ascontiguousarray(x, dtype=np.float32)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:

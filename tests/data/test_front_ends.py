@@ -12,6 +12,7 @@ from svq.config import from_dict, to_dict
 from svq.data.extraction import Utterances
 from svq.data.fbank import Fbank, mean_normalize
 from svq.data.frontend import FrontEnd, FrontEndConfig, check_stored, takes_stored
+from svq.data.numpy_front_end import NumpyFrontEnd
 from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.pack.file import load_packed, save_packed
@@ -102,14 +103,26 @@ def test_the_default_is_as_it_was():
     assert torch.equal(FrontEnd(FrontEndConfig(mean_normalize=False))(wave), Fbank()(wave))
 
 
+@pytest.mark.parametrize("fbank, shortest", [("kaldi", 200), ("speechbrain", 200), ("clova", 257)])
+def test_the_shortest_recording_at_8_khz(fbank, shortest):
+    """clova's edges are mirrored: half a transform of samples must be there for that."""
+    config = FrontEndConfig(fbank=fbank, rate=8000, num_mels=40)
+    wave = np.random.default_rng(0).standard_normal((1, shortest), np.float32)
+    theirs, ours = FrontEnd(config), NumpyFrontEnd(config)
+    np.testing.assert_allclose(theirs(torch.from_numpy(wave)).numpy(), ours(wave), atol=1e-2)
+    for front_end, short in ((theirs, torch.from_numpy(wave[:, 1:])), (ours, wave[:, 1:])):
+        with pytest.raises(ValueError, match=f"{shortest - 1} samples are too few; the shortest recording has {shortest}"):
+            front_end(short)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(samples=st.integers(300, 4000))
 def test_frame_counts(kind, samples):
     front_end = FrontEnd(KINDS[kind]).bank
     wave = torch.full((1, samples), 0.1)
     if front_end.num_frames(samples) == 0:
-        assert samples < front_end.length
-        with pytest.raises(ValueError, match=f"{samples} samples are shorter than one frame of 400"):
+        assert samples < front_end.shortest
+        with pytest.raises(ValueError, match=f"{samples} samples are too few; the shortest recording has 400"):
             front_end(wave)
     else:
         assert front_end(wave).shape == (1, front_end.num_frames(samples), KINDS[kind].num_mels)

@@ -47,7 +47,7 @@ def test_long_recordings_and_batches(kind):
 
 def test_what_is_no_waveform():
     ours = NumpyFrontEnd(FrontEndConfig())
-    with pytest.raises(ValueError, match="399 samples are shorter than one frame of 400"):
+    with pytest.raises(ValueError, match="399 samples are too few; the shortest recording has 400"):
         ours(np.zeros((1, 399), np.float32))
     with pytest.raises(ValueError, match=r"expected waveforms \(B, T\)"):
         ours(np.zeros(400, np.float32))

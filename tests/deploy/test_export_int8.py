@@ -282,7 +282,7 @@ def test_layers_by_a_table(tmp_path):
     (["--calibration", "none.json"], "none.json is missing; steps/calibrate.sh makes it"),
     (["--calibration", "{place}/text.json"], "text.json: not a calibration"),
     (["--percentile", "10"], "percentile is 10"),
-    (["--range-data", "nowhere"], "nowhere"), (["--range-seconds", "0.01"], "shorter than one frame"),
+    (["--range-data", "nowhere"], "nowhere"), (["--range-seconds", "0.01"], "samples are too few"),
     (["--seconds", "9"], "none of 4 utterances is long enough"), (["--out", "x.pt"], "must end in"),
 ])
 def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, options, words):
@@ -291,6 +291,15 @@ def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, o
              "--range-data": place / "data"} | {options[0]: options[1].format(place=place)}
     with pytest.raises(UserError, match=words):
         run_worker(export.main, *[text for pair in given.items() for text in pair])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("option, value", [("--dynamic", "true"), ("--range-data", "data"), ("--num-utts", "3"),
+                                           ("--activations", "int8"), ("--int8-weights", "8bit"), ("--bits", "bits.tsv")])
+def test_what_is_about_int8_needs_int8(place, tmp_path, capsys, option, value):
+    with pytest.raises(SystemExit) as stopped:
+        run_worker(export.main, "--model", place / "model", "--out", tmp_path / "x.onnx", option, value)
+    assert stopped.value.code == 2 and f"{option} is about INT8: it needs --int8 true" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

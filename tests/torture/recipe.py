@@ -95,6 +95,7 @@ def undisturbed(recipe: Recipe) -> Undisturbed:
         status, said = recipe.stage(number)
         assert status == 0, said
         files[number], seconds[number] = recipe.files(), float(re.findall(r"done in (\d+) s", said)[-1]) + 0.5
+        print(f"undisturbed stage {number}: {seconds[number]:.0f} s", flush=True)
     return Undisturbed(files, seconds)
 
 

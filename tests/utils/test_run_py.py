@@ -138,6 +138,11 @@ def test_gpus_from_the_driver(run, shell):
     assert "this machine has 2" in err
 
 
+def test_a_full_disk_is_named(run):
+    _, err = run("/dev/full", "true", code=1)
+    assert err == "run.py: /dev/full: No space left on device; free some space or write elsewhere, then run it again\n"
+
+
 @pytest.mark.parametrize("args", [
     [], ["x.log"], ["JOB=1:2", "x.JOB.log"], ["JOB=2:1", "x.JOB.log", "true"],
     ["JOB=1:2", "x.log", "true"], ["--no-such", "1", "x.log", "true"], ["--mem"],
