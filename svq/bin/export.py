@@ -144,7 +144,8 @@ def parse_options():
                            help="who reads it: svq and any ONNX Runtime or OpenVINO, or sherpa-onnx as well")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
-    int8.add_argument("--int8", type=boolean, default=False, help="weights and activations")
+    int8.add_argument("--int8", type=boolean,
+                      help="weights and activations (None: false, and then no other option of this group counts)")
     int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, whose ranges are taken as they come")
     int8.add_argument("--range-data", metavar="DIR",
                       help="data directory whose utterances show how large activations get")
@@ -177,9 +178,9 @@ def check(arguments, options, int8) -> None:
         options.range_data, options.calibration = options.calibration, None
     if options.summary and options.dynamic:
         arguments.error("--summary counts weights of INT8 layers, which --dynamic true leaves to the runtime")
-    for action in () if options.int8 else int8._group_actions:
+    for action in int8._group_actions if options.int8 is None else ():
         if getattr(options, action.dest) != action.default:
-            arguments.error(f"{action.option_strings[0]} is about INT8: it needs --int8 true")
+            arguments.error(f"{action.option_strings[0]} is about INT8: say --int8 true, too")
     if options.int8 and not options.dynamic and options.range_data is None:
         arguments.error("--int8 true needs --range-data DIR, or --dynamic true")
     if options.num_utts < 1 or options.num_threads < 1:

@@ -299,7 +299,7 @@ def test_mistakes_are_one_line_and_leave_nothing(place, tmp_path, monkeypatch, o
 def test_what_is_about_int8_needs_int8(place, tmp_path, capsys, option, value):
     with pytest.raises(SystemExit) as stopped:
         run_worker(export.main, "--model", place / "model", "--out", tmp_path / "x.onnx", option, value)
-    assert stopped.value.code == 2 and f"{option} is about INT8: it needs --int8 true" in capsys.readouterr().err
+    assert stopped.value.code == 2 and f"{option} is about INT8: say --int8 true, too" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
