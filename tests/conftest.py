@@ -22,15 +22,21 @@ settings.load_profile("svq")
 # Tests that take seconds, by file and function: tests/run.sh leaves them to tests/run.sh --all.
 SLOW = frozenset((ROOT / "tests" / "slow.txt").read_text().split())
 
+# Groups of tests that take longest: they begin first, so that no process waits for them in the end.
+LONGEST = ("mini", "tests/recipes/test_compress.py", "tests/recipes/test_voxceleb.py", "tests/inputs/test_inputs.py")
+
 
 @pytest.hookimpl(tryfirst=True)  # before xdist puts the groups into the names
 def pytest_collection_modifyitems(items):
     """Tests of one file, and those that share the run of the mini recipe, go to one process: what they share is made once."""
+    group = {}
     for item in items:
         shared = "mini" if "mini" in item.fixturenames else item.nodeid.split("::")[0]
+        group[item] = LONGEST.index(shared) if shared in LONGEST else len(LONGEST)
         item.add_marker(pytest.mark.xdist_group(shared))
         if shared == "mini" or item.nodeid.partition("[")[0] in SLOW:
             item.add_marker(pytest.mark.slow)
+    items.sort(key=group.get)
 
 
 def pytest_collection_finish(session):
