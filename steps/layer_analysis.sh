@@ -29,7 +29,7 @@ data=${1%/} out=${2%/}
 step --reads "$input" ${config:+--config "$config"} ${model:+--in "${model%/}/model.safetensors"} \
   ${quantized:+--in "${quantized%/}/model.safetensors"} --in "${trials:-$data/trials}" --speech "$data" \
   ${norms_data:+--speech "$norms_data"} ${ptq_data:+--speech "$ptq_data"} --out "$out/index.html" --out "$out/layers.md" \
-  --neutral device
+  --also "$out" --neutral device
 
 fresh "$out/embeddings"
 fresh "$out/probes"

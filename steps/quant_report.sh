@@ -21,7 +21,7 @@ if [[ -z $systems ]]; then
   for file in "$exp/${parent}_"*/model.safetensors; do ins+=(--maybe "$file"); done
 fi
 step --in "$exp/$parent/model.safetensors" ${ins[@]+"${ins[@]}"} --in "${results:-$exp/results.tsv}" --maybe "$exp/$parent/sensitivity.tsv" \
-  --out "$into/index.html" --out "$into/results.md" --out "$into/results.tex"
+  --out "$into/index.html" --out "$into/results.md" --out "$into/results.tex" --also "$into"
 
 $cmd "$into/log/quant_report.log" python3 -m svq.bin.quant_report "${to_quant_report[@]}" \
   --exp "$exp" --parent "$parent"

@@ -22,7 +22,7 @@ for word in "$@"; do
   ins+=(--in "$([[ $model == *.svq || $model == *.xml || $model == *.onnx ]] && echo "$model" || echo "$model/model.safetensors")")
 done
 step "${ins[@]}" ${study:+--in "$(dirname -- "$study")/trials.tsv"} --in "${trials:-$data/trials}" --speech "$data" \
-  --out "$out/index.html" --out "$out/tradeoff.tsv"
+  --out "$out/index.html" --out "$out/tradeoff.tsv" --also "$out"
 
 $cmd --num-threads "$num_threads" "$out/log/tradeoff.log" python3 -m svq.bin.tradeoff "${to_tradeoff[@]}" \
   --data "$data" --out "$out" "$@"

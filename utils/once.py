@@ -24,7 +24,8 @@ starts, so a command killed at any instant is run again.
   --recordings FILE   wav.scp whose recordings are read
   --noise DIR         data directory of noise or rooms, read where the settings have `augment`
   --out PATH          file or directory that the command makes
-  --also PATH         file that it may make besides: one that was there afterwards must stay as it was
+  --also PATH         file that it may make besides, which must stay as it was afterwards; or folder, whose files at the
+                      top, such as the figures of a page, must still be there
   --title TEXT        what the work is called; default: the first output
   --stamp FILE        default: .done.NAME beside the first output
   --neutral OPTION    an option of the command that says how, not what: its value may change without
@@ -350,5 +351,6 @@ if __name__ == "__main__":
             say(stop.args[1], 2)
         sys.exit(stop.args[0])
     except OSError as error:
-        say("once.py: %s: %s" % (error.filename, error.strerror), 2)
+        import dispatch
+        dispatch.report_os_error("once.py", error)
         sys.exit(1)

@@ -141,9 +141,11 @@ def write_stamp(path, args, inputs, sizes, notes, read_at):
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         if os.path.exists(temporary):
             os.unlink(temporary)
+        if isinstance(error, OSError) and error.filename is None:     # of a full disk
+            raise OSError(error.errno, error.strerror, path) from None
         raise
 
 

@@ -1,5 +1,6 @@
 """What stands behind lists, code, and other experiments: results that look finished and are not."""
 
+import errno
 import os
 import shutil
 
@@ -177,6 +178,32 @@ def test_what_was_made_besides_must_stay(once, speech):
     os.unlink("head")
     assert "head is gone" in once(*args)[0]
     assert "up to date" in once(*args)[0]
+
+
+def test_no_figure_of_a_page_may_be_lost(once, speech):
+    """A folder that is made besides: its files at the top must stay, hidden ones, logs and caches need not."""
+    make = "mkdir -p p/log p/cache; touch p/index.html p/a.svg p/.x p/log/l p/cache/c"
+    args = ["--out", "p/index.html", "--also", "p", "--", "bash", "-c", make]
+    once(*args)
+    for name in ("p/.x", "p/log/l", "p/cache/c"):
+        os.unlink(name)
+    assert "up to date" in once(*args)[0]
+    os.unlink("p/a.svg")
+    assert "p/a.svg is gone" in once(*args)[0]
+    assert os.path.exists("p/a.svg") and "up to date" in once(*args)[0]
+
+
+def test_a_stamp_for_which_there_is_no_space_is_named(shell, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(shell.root / "utils"))
+    import stamps
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError) as raised:
+        stamps.write_stamp(str(tmp_path / "full" / ".done.x"), ["x"], {}, {}, {}, 0)
+    assert raised.value.filename == str(tmp_path / "full" / ".done.x") and os.listdir(tmp_path / "full") == []
 
 
 def test_what_a_killed_run_left_is_known_by_what_went_in(once, speech):
