@@ -4,6 +4,7 @@
 # $allocated, $rounded, $finetuned, $members, $exported, ...), and of each system
 #
 #   ${config_of[$system]}       its settings, such as conf/finetune.yaml:kmqat4
+#   ${finetuning_of[$net]}      what systems of a float network are finetuned by, such as conf/finetune.yaml
 #   ${net_of[$system]}          the float network that it is quantized from
 #   ${start_of[$system]}        what its finetuning starts from: that network, or the same quantized on speech
 #   ${teacher_of[$system]}      what it is distilled from; empty: nothing
@@ -19,7 +20,7 @@
 declare -A kind_of=() net_of=() row_of=() start_of=() teacher_of=() levels_of=() config_of=() input_of=() seed_of=() \
   bits_of=() blocks_of=() speech_of=() whole_of=() member_bits_of=() exported_of=() model_of=() model_file_of=() \
   control_of=() compared_of=() rungs_of=() list_name_of=() set_of=() traded_of=() search_teacher_of=() value_of=() \
-  device_of=() calibration_of=() dictionary_of=()
+  device_of=() calibration_of=() dictionary_of=() finetuning_of=()
 
 if [[ -z $report && -n ${table-} ]]; then report=$exp/$table; fi
 _svq_words=("from_elsewhere=${from_elsewhere-false}")
@@ -33,7 +34,7 @@ while IFS=$'\t' read -r _svq_what _svq_name _svq_key _svq_value; do
   esac
 done <<< "$_svq_table"
 
-cohort=${value_of[cohort]} report=${value_of[report]} search_config=${value_of[search_config]-}
+cohort=${value_of[cohort]} report=${value_of[report]}
 read -ra test_lists <<< "$trials"
 dev_list=${test_lists[0]} test_list=${test_lists[1]-${test_lists[0]}}
 test_lists=("${test_lists[@]:1}")

@@ -231,7 +231,7 @@ if stage 13 "search of settings, identification, trade-off"; then
   for net in $searched; do
     once steps/search.sh --cmd "$cuda_cmd" --nj "$search_nj" --num-gpus "$((num_gpus > 0))" --restart true \
       --trials "$data/$dev_list" --teacher "${search_teacher_of[$net]:+$exp/$net}" "${augmentation[@]}" "$conf/search.yaml" \
-      "$search_config" "$data/train" "$exp/$net" "$data/$dev_set" "$exp/$net/search"
+      "${finetuning_of[$net]}:$search_row" "$data/train" "$exp/$net" "$data/$dev_set" "$exp/$net/search"
     models=("$net=$exp/$net")
     for system in ${traded_of[$net]}; do models+=("$system=${model_of[$system]}"); done
     once steps/tradeoff.sh --cmd "$train_cmd" --study "$exp/$net/search/study.db" --trials "$data/$test_list" \
@@ -246,7 +246,7 @@ if stage 14 "why bits cost what they cost: scores, layers"; then
     for row in $analysis_rows; do
       layers=$report/analysis/$net/layers_$row
       once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
-        --title "$title: layers of $net, $row without finetuning" --model "$exp/$net" --config "$conf/finetune.yaml:$row" \
+        --title "$title: layers of $net, $row without finetuning" --model "$exp/$net" --config "${finetuning_of[$net]}:$row" \
         "$data/$dev_set" "$layers-ptq"
       if [[ " $systems " == *" ${net}_$row "* ]]; then
         once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \

@@ -8,6 +8,7 @@ config against its schema, too, which needs torch and so is not for dry runs.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterable, Mapping
 
@@ -126,9 +127,10 @@ class _Plan:
                 problems.append(f"{option}: {name} is no float system; name the one that it comes from, {known.system.net}")
         return problems
 
-    def _check_rows(self, option: str, rows: Iterable[str]) -> list[str]:
-        file, problems = self.conf.finetune, []
-        for row in rows:
+    def _check_rows(self, option: str, rows: Iterable[str], nets: Iterable[str]) -> list[str]:
+        """Rows given to an option have to be in the tables of the networks that it goes with."""
+        problems = []
+        for file, row in itertools.product(dict.fromkeys(map(self.conf.finetuning_of, nets)), rows):
             if not os.path.isfile(file):
                 return [f"{option}: {file}, which names the tables of rows, is missing"]
             if row not in self.conf.names.quant:
@@ -149,13 +151,13 @@ class _Plan:
                      for name in options.search if not problems and name not in self.systems and not self.conf.is_made(name)]
         if not os.path.isfile(self.conf.path(SEARCH)):
             problems.append(f"--search: {self.conf.path(SEARCH)}, which says what is searched, is missing")
-        return problems + self._check_rows("--search-row", [options.search_row])
+        return problems + self._check_rows("--search-row", [options.search_row], options.search)
 
     def _check_analysis(self) -> list[str]:
         options = self.options
         if not options.runs(ANALYSIS):
             return []
-        rows = self._check_rows("--analysis-rows", options.analysis_rows) if self.layers_analysed() else []
+        rows = self._check_rows("--analysis-rows", options.analysis_rows, self.layers_analysed())
         return self._check_float("--analysis", ANALYSIS, options.analysis) + rows
 
     def _check_cascades(self) -> list[str]:
@@ -315,6 +317,7 @@ class _Plan:
                            ("blocks", key): self.blocks(each), ("speech", key): fields["speech", each.name]})
         nets = dict.fromkeys((*(each.name for each in self.of_kind(*FLOAT_KINDS)), *options.analysis, *options.search))
         fields.update({("control", net): self.control(net) for net in nets})
+        fields.update({("finetuning", net): self.conf.finetuning_of(net) for net in nets})
         fields.update({("compared", net): " ".join(self.compared(net)) for net in options.analysis})
         fields.update({("rungs", ladder): ladder.replace(":", " ") for ladder in options.ladders})
         for path in options.trials:
@@ -324,10 +327,7 @@ class _Plan:
     def _search_fields(self, fields: dict[tuple[str, str], str]) -> None:
         if not self.options.search or not self.options.runs(SEARCHING):
             return
-        config = f"{self.conf.finetune}:{self.options.search_row}"
-        taught = self.conf.read(config).part("distill") is not None
-        fields["value", "search_config"] = config
-        fields["value", "search_input"] = self.conf.read(config).input
         for net in self.options.search:
+            taught = self.conf.read(f"{self.conf.finetuning_of(net)}:{self.options.search_row}").part("distill") is not None
             made = [name for name, each in self.systems.items() if each.system.net == net and name != net]
             fields["traded", net], fields["search_teacher", net] = " ".join(made), net if taught else ""

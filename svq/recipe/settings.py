@@ -11,12 +11,17 @@ from svq.errors import UserError
 from svq.names import Names, System, compose
 from svq.rows import row_names
 
-FINETUNE = "finetune.yaml"    # of systems that are finetuned, with the tables of quantization
+FINETUNE = "finetune.yaml"    # of systems that are finetuned, with the tables of quantization; NET.finetune.yaml: of NET's
 STUDENTS = "students.yaml"    # of students, with the tables of distillation
 AGGREGATION = "aggregation.yaml"  # of the dictionary that makes levels of pooling lde
 SEARCH = "search.yaml"        # of a search of settings
 # Files of the folder that no network can be called after.
 RESERVED = ("finetune", "students", "aggregation", "search", "quant", "distill")
+
+
+def is_reserved(name: str) -> bool:
+    """Whether conf/NAME.yaml is something else than a network's settings."""
+    return name in RESERVED or f"{name}.yaml".endswith(f".{FINETUNE}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +106,14 @@ class Conf:
     def own_file(self, stem: str, seed: int | None) -> str:
         """conf/NAME-sN.yaml or conf/NAME.yaml where that is there, else nothing."""
         for name in dict.fromkeys((compose(stem, seed), stem)):
-            if name not in RESERVED and os.path.isfile(self.path(f"{name}.yaml")):
+            if not is_reserved(name) and os.path.isfile(self.path(f"{name}.yaml")):
                 return self.path(f"{name}.yaml")
         return ""
+
+    def finetuning_of(self, net: str) -> str:
+        """How systems of float network `net` are finetuned: conf/NET.finetune.yaml, for all seeds, or conf/finetune.yaml."""
+        own = self.path(f"{self.names.parse(net).stem}.{FINETUNE}")
+        return own if os.path.isfile(own) else self.finetune
 
     def is_network(self, name: str) -> bool:
         """Whether `name` has settings here or a model folder."""
@@ -113,7 +123,8 @@ class Conf:
     def networks(self) -> list[str]:
         """The networks that have settings here."""
         files = os.listdir(self.folder) if os.path.isdir(self.folder) else []
-        return sorted({file[:-len(".yaml")] for file in files if file.endswith(".yaml")}.difference(RESERVED))
+        names = {file[:-len(".yaml")] for file in files if file.endswith(".yaml")}
+        return sorted(name for name in names if not is_reserved(name))
 
     def is_made_elsewhere(self, name: str) -> bool:
         """Whether there is a model folder of that name."""
@@ -126,7 +137,7 @@ class Conf:
     def config_of(self, system: System) -> str:
         """The config of a system that is trained or quantized; nothing for a network that was made elsewhere."""
         if system.row is not None:
-            return f"{self.finetune}:{system.row}"
+            return f"{self.finetuning_of(system.net)}:{system.row}"
         own = self.own_file(system.stem, system.seed)
         if own or system.level_row is None:
             return own

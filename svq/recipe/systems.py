@@ -9,7 +9,7 @@ from svq.config_files import row_tables
 from svq.errors import UserError
 from svq.names import ENDS, System
 from svq.recipe.options import RUNTIMES, Options, nearest
-from svq.recipe.settings import AGGREGATION, RESERVED, Conf, Settings
+from svq.recipe.settings import AGGREGATION, Conf, Settings, is_reserved
 from svq.rows import unknown_row
 
 TEACHER, IMPORTED, STUDENT = "teacher", "imported", "student"       # float networks
@@ -166,7 +166,7 @@ def _network(system: System, conf: Conf, options: Options) -> Resolved:
         return Resolved(system, TEACHER, config, conf.read(config))
     if options.from_elsewhere:
         return Resolved(system, IMPORTED)
-    if system.stem in RESERVED:
+    if is_reserved(system.stem):
         raise UserError(f"{system.name}: {conf.path(system.stem)}.yaml holds no network's settings; a network is called "
                         "something else")
     if not conf.is_made_elsewhere(system.name):

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from svq.errors import UserError
 from svq.recipe.resolve import resolve_recipe
 from tests.recipes.conftest import ROOT
 
@@ -131,12 +132,29 @@ def test_cascades_of_systems_that_are_there(resolved):
     assert made.notes == [(15, "leave out the cascade net_grid:gone: gone is not in --systems")]
 
 
-@pytest.mark.parametrize("row, teacher, input", [("speech", "net", "feats"), ("grid", "", "feats")])
-def test_a_search_and_the_systems_that_it_is_set_against(resolved, row, teacher, input):
+@pytest.mark.parametrize("row, teacher", [("speech", "net"), ("grid", "")])
+def test_a_search_and_the_systems_that_it_is_set_against(resolved, row, teacher):
     made = resolved("net net_grid net-int8 other other_grid", search="net", search_row=row)
     assert made.lists["searched"] == ["net"] and of(made, "traded", "net") == ["net_grid net-int8"]
-    assert of(made, "search_teacher", "net") == [teacher] and made.fields["value", "search_input"] == input
-    assert made.fields["value", "search_config"] == f"conf/finetune.yaml:{row}"
+    assert of(made, "search_teacher", "net") == [teacher] and of(made, "finetuning", "net") == ["conf/finetune.yaml"]
+
+
+def test_a_network_may_have_its_own_finetuning(resolved, folder):
+    """For all its seeds, searches and analyses; nobody else, and no network is called so."""
+    (folder / "conf" / "net.finetune.yaml").write_text("base: finetune.yaml\ndata: {input: wav}\n")
+    made = resolved("net net_grid net-s2 net-s2_grid-ptq other other_grid", search="net other", search_row="speech")
+    own, shared = "conf/net.finetune.yaml", "conf/finetune.yaml"
+    assert of(made, "config", "net_grid", "net-s2_grid-ptq", "other_grid") == [f"{own}:grid", f"{own}:grid", f"{shared}:grid"]
+    assert of(made, "input", "net_grid", "other_grid") == ["wav", "feats"]
+    assert of(made, "finetuning", "net", "net-s2", "other") == [own, own, shared]
+    with pytest.raises(UserError, match="holds no network's settings"):
+        resolved("net.finetune")
+    with pytest.raises(UserError, match="did you mean net"):
+        resolved("ne")
+    (folder / "conf" / "net.finetune.yaml").write_text("rows: own.yaml\n")
+    (folder / "conf" / "own.yaml").write_text("float:\n")
+    with pytest.raises(UserError, match="conf/net.finetune.yaml has no row 'grid'"):
+        resolved("net net_grid")
 
 
 def test_trial_lists_and_data_sets(resolved):
