@@ -15,13 +15,13 @@ FINETUNE = "finetune.yaml"    # of systems that are finetuned, with the tables o
 STUDENTS = "students.yaml"    # of students, with the tables of distillation
 AGGREGATION = "aggregation.yaml"  # of the dictionary that makes levels of pooling lde
 SEARCH = "search.yaml"        # of a search of settings
-# Files of the folder that no network can be called after.
+# Files of the folder that no network can be called after; nor after NET.finetune.yaml and the like.
 RESERVED = ("finetune", "students", "aggregation", "search", "quant", "distill")
 
 
 def is_reserved(name: str) -> bool:
     """Whether conf/NAME.yaml is something else than a network's settings."""
-    return name in RESERVED or f"{name}.yaml".endswith(f".{FINETUNE}")
+    return name.rpartition(".")[2] in RESERVED
 
 
 @dataclasses.dataclass(frozen=True)
