@@ -53,7 +53,7 @@ case $table in                                    # of a paper
   low_bit_errors)
     systems=(resnet{36,200}{,_kmqat{4,3,2}})
     options=(--analysis "resnet36 resnet200" --ladders "resnet36_kmqat2:resnet36 resnet200_kmqat2:resnet200")
-    # A recipe that has the settings of networks looks into their layers, too.
+    # egs/cnceleb, which has no settings of networks, looks into scores alone.
     if [[ -d conf ]]; then options+=(--analysis-rows "kmqat4 kmqat3 kmqat2"); fi ;;
   teachers)
     systems=(student-labels)

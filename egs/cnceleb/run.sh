@@ -1,16 +1,23 @@
 #!/usr/bin/env bash
 # CN-Celeb: the systems of another recipe, tested out of its domain: Mandarin, eleven genres from singing to drama,
 # models of several recordings each. Nothing is trained here: networks, cohort, mean and calibration are those of $from.
+# CommonBench and VoxTube, many languages each, may be tested beside it.
 #
 #   bash ../voxceleb/run.sh ...      # first
 #   bash run.sh --cnceleb1 /corpora/CN-Celeb_flac
+#   bash run.sh --cnceleb1 /corpora/CN-Celeb_flac --commonbench /corpora/cv-corpus-16.1 --comparisons /corpora/commonbench.csv \
+#     --voxtube /corpora/voxtube --trials "dev/trials cnceleb/trials commonbench/trials voxtube/trials"
 #
-# Works in the folder of the other recipe, with its data and exp, where data/cnceleb is one more test set; what that
+# Works in the folder of the other recipe, with its data and exp, where data/cnceleb and so on are more test sets; what that
 # recipe has made is skipped, given the same --backends, --norms, --cohort-per-spk, --top-n and --lda-dim as there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 cnceleb1=corpus/CN-Celeb_flac  # CN-Celeb1: data, dev and eval
 counts=local/cnceleb.counts    # how many models, recordings and trials to find; empty: no check
+commonbench=                   # Common Voice, with the recordings of CommonBench: commonbench/trials for --trials; empty: none
+comparisons=                   # the list of CommonBench
+voxtube=                       # VoxTube: voxtube/trials for --trials; empty: none
+voxtube_meta=                  # folder of its language_gender_meta.csv; empty: no genders and languages
 from=../voxceleb               # recipe whose systems are tested
 systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # its systems
 trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # its first list calibrates
@@ -33,21 +40,26 @@ top_n=300                      # cohort speakers in AS-norm
 cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
 data=data                      # data directories of $from; relative to its folder
 exp=exp                        # its systems; relative to its folder
+table=                         # a table of its own (local/table.sh): report, table.md and table.tex go to $report/$table; empty: none
 report=exp                     # folder of results.tsv and report.html, here
 title="CN-Celeb"               # the report's title
 . utils/parse_options.sh
 . ./path.sh
 from_elsewhere=true             # networks need no settings here
-for option in cnceleb1 counts report; do
+for option in cnceleb1 commonbench comparisons voxtube voxtube_meta counts report; do
   if [[ -n ${!option} && ${!option} != /* ]]; then printf -v "$option" %s "$PWD/${!option}"; fi
 done
+if [[ -n $table ]]; then report+=/$table; fi
 [[ -d $from/steps ]] || { echo "run.sh: $from is not the folder of a recipe; --from takes one" >&2; exit 1; }
 cd "$from"
 . ./cmd.sh
 . utils/stages.sh
 . steps/systems.sh
+far_sets="cnceleb${commonbench:+ commonbench}${voxtube:+ voxtube}"
 
-if stage 0 "corpus"; then
+if stage 0 "corpora"; then
+  if [[ -n $commonbench ]]; then need "${comparisons:-the list of CommonBench}" "--comparisons names it"; fi
+  if [[ -n $voxtube ]]; then need "$voxtube" "VoxTube is to lie there (--voxtube)"; fi
   once --out "$cnceleb1" --stamp "$exp/.done.corpus_cnceleb" -- \
     local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --check-only true
 fi
@@ -56,18 +68,28 @@ if stage 1 "data directory"; then
   once --in "$cnceleb1/eval/lists/trials.lst" --in "$cnceleb1/eval/lists/enroll.map" \
     --out "$data/cnceleb" --out "$data/cnceleb/enroll.spk2utt" --stamp "$data/cnceleb/.done.prepare" -- \
     local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --data "$data"
-  once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/cnceleb"
+  if [[ -n $commonbench ]]; then
+    once --in "$commonbench" --in "$comparisons" --out "$data/commonbench" --stamp "$data/commonbench/.done.prepare" -- \
+      local/prepare_commonbench.sh --corpus "$commonbench" --comparisons "$comparisons" --data "$data/commonbench"
+  fi
+  if [[ -n $voxtube ]]; then
+    once --in "$voxtube" --out "$data/voxtube" --stamp "$data/voxtube/.done.prepare" -- \
+      local/prepare_voxtube.sh --corpus "$voxtube" --meta="$voxtube_meta" --data "$data/voxtube"
+  fi
+  for set in $far_sets; do
+    once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/$set"
+  done
 fi
 
 if stage 2 "features"; then
-  for set in cnceleb; do
+  for set in $far_sets; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
 fi
 
 if stage 6 "embeddings"; then
   for set in $sets; do
-    if [[ $set != cnceleb ]]; then need "$data/$set/feats.scp" "$from/run.sh makes it"; fi
+    if [[ " $far_sets " != *" $set "* ]]; then need "$data/$set/feats.scp" "$from/run.sh makes it"; fi
   done
   for system in $systems; do
     for file in "${model_file_of[$system]}" "$exp/$system/summary.json"; do
@@ -125,7 +147,7 @@ if stage 9 "calibration on the first list"; then
 fi
 
 if stage 11 "tables and report"; then
-  once steps/report.sh --cmd "$train_cmd" --out "$report" --systems "$systems" --trials "$trials" --backends "$backends" \
+  once steps/report.sh --cmd "$train_cmd" --out "$report" --paper-table "$table" --systems "$systems" --trials "$trials" --backends "$backends" \
     --norms "$norms" --title "$title" "$data" "$exp"
 fi
 

@@ -37,13 +37,14 @@ def main():
 
 
 def bytes_of(system, conf, seed):
-    model, net = built(conf.own_file(system.net, None), seed)
+    config = conf.own_file(system.net, None)
+    model, net = built(config, seed)
     if system.row is None:
         return safetensors_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in net.state_dict().items()})
     row = load_config(conf.config_of(system), TrainConfig)
     quant = row.quant
     if row.allocate is not None:
-        problem = make_problem(net, quant, model, list(drawn_sensitivities(net, seed)), row.allocate.candidates, "drawn")
+        problem = problem_of(config, seed, quant, row.allocate.candidates)
         bits = problem.bits(allocate(problem, row.allocate))
         quant = dataclasses.replace(quant, layers=dict(zip(problem.layers, map(int, bits), strict=True)))
     return packed_bytes(net, quant, model)
@@ -54,6 +55,12 @@ def built(config, seed):
     model = load_config(config, TrainConfig).model
     torch.manual_seed(seed)
     return model, model.build().eval()
+
+
+@functools.lru_cache(maxsize=2)
+def problem_of(config, seed, quant, candidates):
+    model, net = built(config, seed)
+    return make_problem(net, quant, model, list(drawn_sensitivities(net, seed)), candidates, "drawn")
 
 
 if __name__ == "__main__":

@@ -116,6 +116,16 @@ def test_tables_run_rows_that_there_are(recipe, table, row):
         assert rows <= set(ROWS[ROOT / "egs" / folder / "conf" / "finetune.yaml"])
 
 
+def test_tables_of_a_paper_have_their_networks_and_scores(recipe):
+    options = call(recipe, "local/table.sh", "table_5", "--nj", "3")
+    scored = ["--backends", "cosine", "--norms", "asnorm", "--top-n", "600", "--trials", "dev/trials vox1/trials_H", "--nj", "3"]
+    assert options[0] == "--systems" and options[2:] == ["--table", "table_5", *scored]
+    names = options[1].split()
+    assert {"dfresnet179_mixed2", "teacher_admm6", "fastresnet34"} < set(names) and len(set(names)) == len(names) == 26
+    alone = call(recipe, "local/table.sh", "teachers")
+    assert len(alone) == 4 and alone[2:] == ["--table", "teachers"]
+
+
 def test_systems_of_ones_own_make_a_table_too(recipe):
     assert call(recipe, "local/table.sh", "low", "net net_kmqat2") == ["--systems", "net net_kmqat2", "--table", "low"]
 
@@ -149,7 +159,7 @@ def test_table_of_distillation_runs_rows_that_there_are(recipe):
             assert row in row_names(row_tables(ROOT / "egs" / folder / "conf" / "students.yaml")), system
 
 
-@pytest.mark.parametrize("command, told", [(("name",), "needs <table>"), (("a/b", "systems"), "needs <table>"),
+@pytest.mark.parametrize("command, told", [((), "needs <table>"), (("name",), "needs <table>"), (("a/b", "systems"), "needs <table>"),
                                            (("quantization", "--nj", "3"), "needs <table>")])
 def test_bad_calls_are_one_line(recipe, command, told):
     error = call(recipe, "local/table.sh", *command, status=2)
