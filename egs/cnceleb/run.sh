@@ -18,6 +18,7 @@ commonbench=                   # Common Voice, with the recordings of CommonBenc
 comparisons=                   # the list of CommonBench
 voxtube=                       # VoxTube: voxtube/trials for --trials; empty: none
 voxtube_meta=                  # folder of its language_gender_meta.csv; empty: no genders and languages
+voxtube_speakers=400           # speakers drawn of it; 0: all
 from=../voxceleb               # recipe whose systems are tested
 systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # its systems
 trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # its first list calibrates
@@ -74,7 +75,7 @@ if stage 1 "data directory"; then
   fi
   if [[ -n $voxtube ]]; then
     once --in "$voxtube" --out "$data/voxtube" --stamp "$data/voxtube/.done.prepare" -- \
-      local/prepare_voxtube.sh --corpus "$voxtube" --meta="$voxtube_meta" --data "$data/voxtube"
+      local/prepare_voxtube.sh --corpus "$voxtube" --meta="$voxtube_meta" --speakers "$voxtube_speakers" --data "$data/voxtube"
   fi
   for set in $far_sets; do
     once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/$set"

@@ -5,6 +5,7 @@
 #   bash run.sh --vox1 /corpora/voxceleb1 --vox2 /corpora/voxceleb2 --lists /corpora/voxceleb1/lists \
 #     --musan /corpora/musan --rirs /corpora/RIRS_NOISES --num-gpus 4
 #
+# local/table.sh table_1 to table_5 are the paper's tables (RESULTS.md); they take the same options.
 # A finished piece of work is skipped; a killed run goes on where it was. On Slurm: see cmd.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

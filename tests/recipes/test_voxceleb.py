@@ -31,12 +31,12 @@ def test_whole_recipe(tmp_path):
     copy_conf(tmp_path / "conf")
     finetuning = tmp_path / "conf" / "finetune.yaml"
     finetuning.write_text(finetuning.read_text().replace("input: feats", "input: wav"))  # no features of all speeds
-    run_recipe(
-        "voxceleb", "--vox1", tree / "vox1", "--vox2", tree / "vox2", "--lists", tree / "trials",
-        "--musan", tree / "musan", "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf",
-        "--data", tmp_path / "data", "--exp", tmp_path / "exp", "--counts", tree / "counts",
-        "--dev-speakers", 4, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", "--nj", 2,
-        "--extract-nj", 1, "--cohort-per-spk", 4, PATH=f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}")
+    options = ["--vox1", tree / "vox1", "--vox2", tree / "vox2", "--lists", tree / "trials", "--musan", tree / "musan",
+               "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf", "--data", tmp_path / "data", "--exp",
+               tmp_path / "exp", "--counts", tree / "counts", "--dev-speakers", "4", "--nj", "2", "--extract-nj", "1",
+               "--cohort-per-spk", "4"]
+    environment["PATH"] = f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}"
+    run_recipe("voxceleb", *options, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", PATH=environment["PATH"])
     rows = read_results(tmp_path / "exp" / "results.tsv")
     lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
     assert [(r.system, r.trials, r.norm) for r in rows] == [
@@ -46,6 +46,20 @@ def test_whole_recipe(tmp_path):
     assert len((tmp_path / "data" / "cohort" / "feats.scp").open().readlines()) == sum(counts["cohort"].values())
     speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
     assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
+    a_table_of_the_paper(tmp_path / "exp", options, environment)
+
+
+def a_table_of_the_paper(exp, options, environment):
+    """Table II, of which two systems are made already."""
+    before = {name: (exp / name / "model.safetensors").stat().st_mtime_ns for name in ("teacher", "teacher_kmqat4")}
+    done = subprocess.run(["bash", "local/table.sh", "table_2", *options], cwd=ROOT / "egs" / "voxceleb", env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout[-6000:]
+    assert before == {name: (exp / name / "model.safetensors").stat().st_mtime_ns for name in before}
+    rows = read_results(exp / "table_2" / "results.tsv")
+    assert {(row.system, row.backend, row.norm) for row in rows} == {
+        (name, "cosine", "asnorm") for name in ("teacher", "teacher_kmqat4-asymmetric", "teacher_kmqat4")}
+    assert "| teacher_kmqat4-asymmetric |" in (exp / "table_2" / "table.md").read_text()
 
 
 def utterances_of_speakers(folder) -> dict[str, int]:
