@@ -29,7 +29,8 @@ def plan(tmp_path, *words, recipe="voxceleb", status=0) -> str:
 
 def trained(told: str) -> dict[str, str]:
     """System -> the config that it would be trained with."""
-    made = re.findall(r"would make exp/([^/\s]+)/model.safetensors .*?: steps/train.sh .* (conf/\S+) data/train_wav exp/(\S+)", told)
+    line = r"would make exp/([^/\s]+)/model.safetensors .*?: steps/train.sh .* (conf/\S+) data/train_wav exp/(\S+)"
+    made = re.findall(line, told)
     assert all(name == folder for name, _, folder in made)
     return {name: config for name, config, _ in made}
 
