@@ -1,6 +1,6 @@
 """Trial lists and score files, read and written by whole arrays; and who is compared with whom.
 
-trials: `enroll test target|nontarget` (the label may be absent from every line).
+trials: `enroll test target|nontarget`, or another form of svq/data/trial_list.py.
 scores: `enroll test score`, in the order of the trial list.
 A side of a trial is an utterance, or on the enrolment side a model of several: enroll.spk2utt of the data directory.
 """
@@ -16,6 +16,7 @@ from svq import numbers
 from svq.atomic import atomic_path
 from svq.backend.embeddings import Groups
 from svq.data.ids import IdIndex
+from svq.data.trial_list import read_list
 from svq.data.words import Tokens, gather, read_columns
 from svq.errors import UserError, located
 
@@ -51,13 +52,11 @@ class Scores:
 
 
 def read_trials(path, labels=True):
-    """Read a trial list.  labels: whether the third column must be there.
+    """Read a trial list in any of its forms (svq/data/trial_list.py).  labels: whether they must be there.
 
-    Raises UserError naming file and line for a malformed line.
+    Raises UserError naming file and line for a malformed line, or for a list of two forms.
     """
-    columns = read_columns(path, (3,) if labels else (2, 3))
-    target = _labels(columns[2], path) if len(columns) == 3 else None
-    return Trials(columns[0], columns[1], target, str(path))
+    return Trials(*read_list(path, labels), str(path))
 
 
 def read_scores(path):
@@ -222,20 +221,6 @@ def _slow_float(word, path, line):
         return numbers.number(word, infinite=True)
     except ValueError:
         raise UserError(located(path, line, f"'{word}' is not a score")) from None
-
-
-def _labels(tokens, path):
-    target = tokens.length == len("target")
-    text = tokens.take(target).matrix(6) if target.any() else np.zeros((0, 6), np.uint8)
-    good = np.zeros(len(tokens), dtype=bool)
-    good[target] = (text == np.frombuffer(b"target", np.uint8)).all(axis=1)
-    other = tokens.length == len("nontarget")
-    if other.any():
-        good[other] = (tokens.take(other).matrix(9) == np.frombuffer(b"nontarget", np.uint8)).all(axis=1)
-    if not good.all():
-        i = int(np.argmin(good))
-        raise UserError(located(path, i + 1, f"'{tokens[i]}' where target or nontarget is expected"))
-    return target
 
 
 def models_of(enroll: Tokens, data_dir) -> tuple[Groups | None, np.ndarray]:

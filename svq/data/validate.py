@@ -22,6 +22,8 @@ from svq.data.datadir import (
 )
 from svq.data.rxfilename import require_allowed
 from svq.data.table import Table, find, to_bytes_array
+from svq.data.trial_list import NOT_TRIALS, form_of, is_word, sides
+from svq.data.words import Tokens
 from svq.errors import UserError, located
 from svq.numbers import number, numbers
 
@@ -223,10 +225,18 @@ def _check_trials(folder: DataDir, name: str, tables: dict[str, Table], problems
         problems.add(path, "empty file")
     if malformed or len(table) == 0:
         return
-    (test, label), ok = table.columns(2)
-    ok &= np.isin(label, [b"target", b"nontarget"])
-    problems.add_lines(path, np.flatnonzero(~ok), lambda i: "is not `enroll test target|nontarget`")
-    utt2spk, enroll = tables["utt2spk"], table.key_array
+    (second, third), ok = table.columns(2)
+    columns = [Tokens.of_array(column[ok]) for column in (table.key_array, second, third)]
+    form, fits = form_of(columns) if ok.any() else (None, NOT_TRIALS)
+    if form is None:
+        problems.add(path, fits, int(np.argmax(ok)) + 1)
+        return
+    problems.add_lines(path, np.flatnonzero(~ok), lambda i: f"is not `{form.text}`")
+    rows = np.flatnonzero(ok)
+    problems.add_lines(path, rows[~fits], lambda i: f"is not `{form.text}`")
+    ok[rows] = fits
+    enroll, test = sides((table.key_array, second, third), form)
+    utt2spk = tables["utt2spk"]
     _, known = utt2spk.positions(test)
     problems.add_lines(path, np.flatnonzero(ok & ~known), lambda i: f"test `{test[i].decode()}` is not in utt2spk")
     _, known = utt2spk.positions(enroll)
@@ -234,13 +244,13 @@ def _check_trials(folder: DataDir, name: str, tables: dict[str, Table], problems
     if folder.has("enroll.spk2utt"):
         where += " or enroll.spk2utt"
         known |= _enroll_models(folder, utt2spk, problems).positions(enroll)[1]
-    problems.add_lines(path, np.flatnonzero(ok & ~known), lambda i: f"enroll `{table.key(i)}` is not in {where}")
+    problems.add_lines(path, np.flatnonzero(ok & ~known), lambda i: f"enroll `{enroll[i].decode()}` is not in {where}")
     order = np.lexsort((test, enroll))
     same = np.flatnonzero((test[order[1:]] == test[order[:-1]]) & (enroll[order[1:]] == enroll[order[:-1]]))
     problems.add_lines(path, np.sort(order[same + 1]), lambda i: "the same trial is there already")
-    for kind in (b"target", b"nontarget"):
-        if not np.any(label == kind):
-            problems.add(path, f"has no {kind.decode()} trial")
+    for kind, word in zip(("target", "nontarget"), form.words):
+        if not is_word(columns[form.label], word).any():
+            problems.add(path, f"has no {kind} trial")
 
 
 def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table:

@@ -43,6 +43,12 @@ class Tokens:
         length = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return cls(np.frombuffer(padded(b"".join(encoded)), np.uint8), np.cumsum(length) - length, length)
 
+    @classmethod
+    def of_array(cls, words):
+        """Makes Tokens of an `S` array (n,)."""
+        width = max(words.dtype.itemsize, 1)
+        return cls(np.frombuffer(padded(words.tobytes()), np.uint8), np.arange(len(words)) * width, np.char.str_len(words))
+
     def __len__(self):
         return len(self.start)
 

@@ -10,6 +10,7 @@ from svq.data.words import Tokens, read_columns
 from svq.errors import UserError
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Z", "C")), min_size=1, max_size=40)
+ids = words.filter(lambda word: word not in ("0", "1", "target", "nontarget"))
 numbers = st.floats(-1e9, 1e9) | st.floats(-2, 2)
 
 
@@ -125,11 +126,31 @@ def test_many_lines_cross_every_block(tmp_path):
     (b"a b target x\n", r"t:1: 4 fields where 3 are expected$"),
     (b"a b target\na b targit\n", r"t:2: 'targit' where target or nontarget"),
     (b"a b nontarges\n", r"t:1: 'nontarges'"),
-    (b"a b 1\n", r"t:1: '1' where target")])
+    (b"a b 2\n", r"t:1: '2' where target or nontarget is expected \(or 1 or 0"),
+    (b"a b 1\na b target\n", r"t:2: 'target' where 1 or 0 is expected, as in the lines before \(`enroll test 1\|0`\)"),
+    (b"0 a b\n2 a b\n", r"t:2: '2' where 1 or 0 is expected, as in the lines before \(`1\|0 enroll test`\)"),
+    (b"1 a 0\n0 b 1\n", r"t:1: may be `enroll test 1\|0` or `1\|0 enroll test`, as may all 2 lines"),
+    (b"1 a target\n", r"t:1: may be `enroll test target\|nontarget` or `1\|0 enroll test`")])
 def test_bad_trials_name_the_line(tmp_path, content, message):
     (tmp_path / "t").write_bytes(content)
     with pytest.raises(UserError, match=message):
         scores.read_trials(tmp_path / "t")
+
+
+@pytest.mark.parametrize("line", ["{a} {b} {word}", "{a} {b} {bit}", "{bit} {a} {b}"])
+@given(rows=st.lists(st.tuples(ids, ids, st.booleans()), min_size=1, max_size=30))
+def test_every_form_reads_alike(tmp_path_factory, line, rows):
+    path = tmp_path_factory.mktemp("forms") / "t"
+    path.write_text("".join(line.format(a=a, b=b, word="target" if t else "nontarget", bit=int(t)) + "\n" for a, b, t in rows))
+    trials = scores.read_trials(path)
+    assert list(zip(trials.enroll, trials.test, trials.target.tolist())) == rows
+    assert list(scores.read_trials(path, labels=False).target) == [t for _, _, t in rows]
+
+
+def test_one_line_tells_the_form_where_ids_look_like_labels(tmp_path):
+    (tmp_path / "t").write_text("1 a 0\n1 b 1\nx c 1\n")
+    trials = scores.read_trials(tmp_path / "t")
+    assert list(trials.enroll) == ["1", "1", "x"] and trials.target.tolist() == [False, True, True]
 
 
 def test_unlabelled_trials(tmp_path):
