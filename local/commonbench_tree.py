@@ -11,9 +11,9 @@ import csv
 import os
 import re
 
-from corpus_tools import AUDIO_SUFFIXES
 from trial_lists import add_suffix
 
+from svq.data.new_dir import AUDIO_SUFFIXES
 from svq.errors import UserError, located
 
 SITE = "https://github.com/Mobile-Dialog-Systeme/CommonBench"

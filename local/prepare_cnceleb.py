@@ -15,13 +15,14 @@ import os
 
 import cnceleb_tree as tree
 import numpy as np
-from corpus_tools import check_disjoint, draw_trials, need_folder, safe_id, wav_value, write_data_dir
+from corpus_tools import check_disjoint, draw_trials, safe_id
 from prepare_voxceleb import some_utterances
 from trial_lists import write_trials
 from voxceleb_tree import check_count, read_counts
 
 from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
+from svq.data.new_dir import need_folder, wav_value, write_data_dir
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
 from svq.progress import progress

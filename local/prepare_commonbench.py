@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 
 import commonbench_tree as tree
-from corpus_tools import need_folder, wav_value, write_data_dir
 from trial_lists import write_trials
 
 from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
+from svq.data.new_dir import need_folder, wav_value, write_data_dir
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
 from svq.progress import progress

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 
-from corpus_tools import list_audio, need_folder, safe_id, sox_pipe, wav_value, write_data_dir
+from corpus_tools import safe_id, sox_pipe
 
 from svq.cli import parser, run_main
 from svq.data.audio import duration
+from svq.data.new_dir import list_audio, need_folder, wav_value, write_data_dir
 from svq.errors import UserError, located, some_of
 from svq.progress import progress
 

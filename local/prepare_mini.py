@@ -11,13 +11,14 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields
 
-from corpus_tools import check_disjoint, draw_trials, list_audio, need_folder, wav_value, write_data_dir
+from corpus_tools import check_disjoint, draw_trials
 from mini import corpus
 from mini.corpus import SETS, Options
 
 from svq.cli import parser, run_main
 from svq.data import audio
 from svq.data.datadir import DataDir
+from svq.data.new_dir import list_audio, need_folder, wav_value, write_data_dir
 from svq.data.trials import count_pairs, make_trials
 from svq.errors import UserError
 

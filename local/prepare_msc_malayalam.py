@@ -16,11 +16,12 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from corpus_tools import AUDIO_SUFFIXES, draw_trials, need_folder, safe_id, wav_value, write_data_dir
+from corpus_tools import draw_trials, safe_id
 from trial_lists import add_suffix
 
 from svq.cli import boolean, parser, run_main
 from svq.data.audio import duration
+from svq.data.new_dir import AUDIO_SUFFIXES, need_folder, wav_value, write_data_dir
 from svq.errors import UserError, located
 from svq.progress import progress
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import os
 
-from corpus_tools import list_audio, need_folder, safe_id, wav_value, write_data_dir
+from corpus_tools import safe_id
 
 from svq.cli import parser, run_main
 from svq.data import audio
+from svq.data.new_dir import list_audio, need_folder, wav_value, write_data_dir
 from svq.data.table import write_table
 from svq.errors import UserError, located
 from svq.progress import progress

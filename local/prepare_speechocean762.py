@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import prepare_librispeech
-from corpus_tools import check_disjoint, draw_trials, need_folder, wav_value, write_data_dir
+from corpus_tools import check_disjoint, draw_trials
 
 from svq.cli import parser, run_main
+from svq.data.aside import draw_speakers
 from svq.data.audio import duration
+from svq.data.new_dir import need_folder, wav_value, write_data_dir
 from svq.data.table import Table, write_table
 from svq.data.trials import make_trials
 from svq.errors import UserError, located
@@ -58,22 +59,6 @@ def read_part(corpus: str, part: str):
     return sorted(rows), genders, cells
 
 
-def set_aside(cells: dict[str, tuple], count: int, seed: int) -> set[str]:
-    """`count` speakers drawn so that each (gender, age group) keeps its share, by largest remainder."""
-    if not 0 < count < len(cells):
-        raise UserError(f"--dev-speakers is {count}: the corpus has {len(cells)} training speakers")
-    groups: dict[tuple, list[str]] = {}
-    for speaker in sorted(cells):
-        groups.setdefault(cells[speaker], []).append(speaker)
-    shares = {cell: count * len(members) / len(cells) for cell, members in groups.items()}
-    quotas = {cell: int(share) for cell, share in shares.items()}
-    by_remainder = sorted(groups, key=lambda cell: (quotas[cell] - shares[cell], cell))
-    for cell in by_remainder[: count - sum(quotas.values())]:
-        quotas[cell] += 1
-    rng = np.random.default_rng(seed)
-    return {str(s) for cell in sorted(groups) for s in rng.permutation(groups[cell])[: quotas[cell]]}
-
-
 def write_ages(folder: str, rows, cells: dict[str, tuple]) -> None:
     """utt2domain, unless the corpus says nobody's age."""
     ages = {speaker: age or "unknown" for speaker, (_, age) in cells.items()}
@@ -103,7 +88,7 @@ def main() -> None:
     test, test_genders, test_cells = read_part(corpus, "test")
     # Looked at before the split as well: a speaker set aside must not be in the test part either.
     check_disjoint({"train": list(cells), "test": [row[1] for row in test]})
-    aside = set_aside(cells, args.dev_speakers, args.seed)
+    aside = draw_speakers(cells, args.dev_speakers, args.seed)
     dev = [row for row in rows if row[1] in aside]
     train = [row for row in rows if row[1] not in aside]
     if args.extra_corpus:

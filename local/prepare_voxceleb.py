@@ -17,10 +17,11 @@ import shlex
 
 import numpy as np
 import voxceleb_tree as tree
-from corpus_tools import check_disjoint, draw_trials, need_folder, safe_id, wav_value, write_data_dir
+from corpus_tools import check_disjoint, draw_trials, safe_id
 
 from svq.atomic import atomic_write
 from svq.cli import boolean, parser, run_main
+from svq.data.new_dir import need_folder, wav_value, write_data_dir
 from svq.errors import UserError, located, some_of
 from svq.progress import progress
 

@@ -15,12 +15,13 @@ import os
 import re
 
 import numpy as np
-from corpus_tools import AUDIO_SUFFIXES, draw_trials, need_folder, safe_id, wav_value, write_data_dir
+from corpus_tools import draw_trials, safe_id
 from prepare_voxceleb import some_utterances
 from voxceleb_tree import scan_speaker
 
 from svq.cli import parser, run_main
 from svq.data.audio import duration
+from svq.data.new_dir import AUDIO_SUFFIXES, need_folder, wav_value, write_data_dir
 from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
 from svq.progress import progress

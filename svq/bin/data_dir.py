@@ -7,7 +7,9 @@ import os
 import sys
 
 from svq import cli
-from svq.data import fix, reshape, speed, trials, validate
+from svq.backend.trial_paths import take_trials
+from svq.data import fix, given, reshape, speed, trials, validate
+from svq.data.aside import set_aside
 from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, write_spk2utt
 from svq.data.table import Table
@@ -88,6 +90,21 @@ def do_make_trials(args) -> None:
     print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials")
 
 
+def do_take_trials(args) -> None:
+    made = take_trials(args.list, args.data, args.name)
+    name = f"trials_{args.name}" if args.name else "trials"
+    print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials of {args.list}")
+
+
+def do_copy(args) -> None:
+    print(f"{args.dest}: {given.copy(args.source, args.dest, args.root)} utterances of {args.source}")
+
+
+def do_set_aside(args) -> None:
+    left, aside = set_aside(args.source, args.rest, args.aside, args.speakers, args.utts, args.seed)
+    print(f"{args.rest}: {left} utterances; {args.aside}: {aside} utterances of {args.speakers} speakers of {args.source}")
+
+
 def do_disjoint(args) -> None:
     shared = reshape.speakers_shared(args.data)
     if shared:
@@ -138,6 +155,14 @@ def build_parser():
     add("--once", type=cli.boolean, default=False,
         help="every utterance in no model is tested once, half of them against their own speaker's model")
     add("--max-tests", type=int, default=0, help="with --once: so many utterances are drawn to be tested; 0: all")
+    add("--seed", type=int, default=0, help="seed of the draw")
+    add = verb(do_take_trials, "list", "data", help="a trial list of any form, also of paths, as DATA/trials")
+    add("--name", default="", help="writes trials_NAME instead of trials")
+    add = verb(do_copy, "source", "dest", help="a directory made elsewhere, with whole paths, without features and trials")
+    add("--root", default=".", help="folder that relative paths of wav.scp begin at")
+    add = verb(do_set_aside, "source", "rest", "aside", help="a directory without some speakers, and one of these")
+    add("--speakers", type=int, required=True, help="speakers to draw")
+    add("--utts", type=int, default=0, help="utterances of each of them that are kept; 0: all")
     add("--seed", type=int, default=0, help="seed of the draw")
     verb(do_disjoint, "data+", help="exit status 1 if a speaker is in two of the directories")
     return parser

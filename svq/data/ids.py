@@ -84,4 +84,5 @@ def missing_message(absent, what, where, shown=5):
     """One line that lists absent ids (each once, the first few) and counts them."""
     names = list(dict.fromkeys(absent))
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{where}: no {what} for {len(names)} id{'s' * (len(names) > 1)}: {' '.join(names[:shown])}{more}"
+    mend = "; paths become ids by utils/take_trials.sh" if "/" in names[0] else ""
+    return f"{where}: no {what} for {len(names)} id{'s' * (len(names) > 1)}: {' '.join(names[:shown])}{more}{mend}"

@@ -53,11 +53,12 @@ class Problems:
         return self.shown + ([f"... and {more} more"] if more else [])
 
 
-def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20) -> Problems:
+def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20, trials: bool = True) -> Problems:
     """Checks a data directory; the result's `total` is 0 where it is sound.
 
     check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode"
-    decodes all of it and finds what is silent, too. UserError if the folder itself is missing.
+    decodes all of it and finds what is silent, too. trials: whether trial lists are checked, too. UserError
+    if the folder itself is missing.
     """
     folder = DataDir(path)
     problems = Problems(limit)
@@ -74,7 +75,7 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
     _check_values(tables, problems)
     if "utt2spk" in tables:
         _check_ids(folder, tables, problems)
-        for name in filter(is_trials, folder.names()):
+        for name in filter(is_trials, folder.names() if trials else ()):
             _check_trials(folder, name, tables, problems)
     if check_audio != "none" and "wav.scp" in tables:
         table, named = tables["wav.scp"], tables.get("reco2file_and_channel")
