@@ -8,11 +8,8 @@ from __future__ import annotations
 import re
 import shlex
 
-import numpy as np
-
-from svq.data.datadir import DataDir
 from svq.data.new_dir import wav_value
-from svq.data.trials import count_pairs, make_trials
+from svq.data.trials import available, make_trials
 from svq.errors import UserError, some_of
 
 
@@ -44,12 +41,9 @@ def draw_trials(path, num_nontarget: int, same_gender: bool, seed: int) -> str:
 
     Returns a line that says how many.
     """
-    folder = DataDir(path)
-    gender = folder.table("spk2gender") if same_gender else {}
-    _, stratum = np.unique([gender[s] if same_gender else "" for s in folder.speakers], return_inverse=True)
-    available = count_pairs(folder.speaker_index, stratum[folder.speaker_index])
+    every = available(path, same_gender)
     targets, nontargets = make_trials(
-        path, num_nontarget=min(num_nontarget, available), same_gender=same_gender, seed=seed
+        path, num_nontarget=min(num_nontarget, every), same_gender=same_gender, seed=seed
     )
     kind = " of the same gender" if same_gender else ""
-    return f"{path}/trials: {targets} target and {nontargets} of {available} non-target trials{kind}"
+    return f"{path}/trials: {targets} target and {nontargets} of {every} non-target trials{kind}"

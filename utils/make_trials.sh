@@ -7,6 +7,7 @@
 set -euo pipefail
 name=              # writes trials_<name>; empty: trials
 num_nontarget=0    # non-target pairs to draw; 0: all of them
+or_fewer=false     # where there are fewer of these, all, and no error
 same_gender=false  # non-target pairs only between speakers of one gender (takes spk2gender)
 enroll_utts=0      # utterances of a speaker that make its model; 0: one utterance against one
 once=false         # whether every utterance that is in no model is in one trial
@@ -15,5 +16,5 @@ seed=0             # seed of the draw
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 [[ $# -eq 1 ]] || { echo "usage: ${0##*/} [options] <data-dir> (--help says more)" >&2; exit 2; }
 . "${0%"${0##*/}"}../path.sh"
-python3 -m svq.bin.data_dir make-trials --name="$name" --num-nontarget="$num_nontarget" \
+python3 -m svq.bin.data_dir make-trials --name="$name" --num-nontarget="$num_nontarget" --or-fewer "$or_fewer" \
   --same-gender "$same_gender" --enroll-utts="$enroll_utts" --once "$once" --max-tests="$max_tests" --seed="$seed" -- "$1"

@@ -84,6 +84,8 @@ def do_spk2utt(args) -> None:
 
 def do_make_trials(args) -> None:
     number = None if args.num_nontarget == 0 else args.num_nontarget
+    if number is not None and args.or_fewer:
+        number = min(number, trials.available(args.data, args.same_gender))
     made = trials.make_trials(args.data, args.name, number, args.same_gender, args.enroll_utts, args.seed,
                               args.once, args.max_tests)
     name = f"trials_{args.name}" if args.name else "trials"
@@ -150,6 +152,7 @@ def build_parser():
     add = verb(do_make_trials, "data", help="all target pairs and a draw of non-target pairs")
     add("--name", default="", help="writes trials_NAME instead of trials")
     add("--num-nontarget", type=int, default=0, help="non-target pairs to draw; 0: all of them")
+    add("--or-fewer", type=cli.boolean, default=False, help="where there are fewer of these, all, and no error")
     add("--same-gender", type=cli.boolean, default=False, help="only pairs of speakers of one gender (spk2gender)")
     add("--enroll-utts", type=int, default=0, help="utterances of a speaker that make its model; 0: one against one")
     add("--once", type=cli.boolean, default=False,

@@ -72,6 +72,10 @@ def _require_speakers(root: str, parts: list[list[str]]) -> None:
         raise UserError(f"{root}: {why}; give the folder that holds the speakers' folders, or say which level they are: "
                         f"--speaker-level {level}")
 
+    name = os.path.basename(root)
+    if all(_begins(names[-1], name) and not _begins(names[-1], names[0]) for names in parts):
+        raise UserError(f"{root}: files are called as this folder, so it is a speaker's; give the folder above it, or say that its "
+                        "own folders are speakers': --speaker-level 1")
     for level in range(2, min(map(len, parts))):
         inner = parts[0][level - 1]
         if all(_begins(names[-1], names[level - 1]) and not _begins(names[-1], names[0]) for names in parts):

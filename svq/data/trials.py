@@ -52,6 +52,12 @@ def count_pairs(group_of: np.ndarray, stratum_of: np.ndarray) -> int:
     return pairs(np.bincount(stratum_of)) - pairs(both)
 
 
+def available(path, same_gender: bool = False) -> int:
+    """How many pairs of utterances of unlike speakers, `same_gender`: of one gender, a data directory has."""
+    folder = DataDir(path)
+    return count_pairs(folder.speaker_index, _strata(folder, same_gender)[folder.speaker_index])
+
+
 def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
     """For each speaker, the stratum that a non-target pair must share: (speakers,) int."""
     if not same_gender:

@@ -1,0 +1,224 @@
+"""Makes the folder of a new recipe: run.sh, conf/, local/, README.md and the links that every recipe has.
+
+run.sh is that of egs/speechocean762 with another head and other stages 0 and 1 (utils/new_recipe/); the stages of the
+method are its own, line by line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from svq.data import given
+from svq.data.datadir import DataDir
+from svq.data.reshape import speakers_shared
+from svq.errors import UserError, some_of
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = "speechocean762"
+LINKS = ("path.sh", "cmd.sh", "steps", "utils")             # of every recipe, to the top
+LOCAL = ("table.sh", "prepare_noise_rir.sh", "prepare_noise_rir.py")
+NOT_FOR_OTHERS = ("ready.yaml",)                            # settings of BASE that only it has a use for
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_./+:,@%-]*")
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """What a recipe is made for. Paths are absolute; an empty one is not given. root: where relative paths of wav.scp begin."""
+
+    train_data: str
+    test_data: str
+    test_trials: str
+    dev_data: str = ""
+    dev_trials: str = ""
+    dev_speakers: int = 0
+    root: str = ""
+
+    def directories(self) -> dict[str, str]:
+        """The data directories by what they are for."""
+        return {name: path for name, path in (("train", self.train_data), ("dev", self.dev_data), ("test", self.test_data)) if path}
+
+
+def speakers_to_set_aside(train_data) -> int:
+    """How many training speakers calibrate: a tenth, from 10 to 100, but at most a third of them, and at least 2."""
+    speakers = len(DataDir(train_data).speakers)
+    return max(min(max(speakers // 10, 10), 100, speakers // 3), 2)
+
+
+def make(name: str, what: Given, title: str = "", egs=None) -> Path:
+    """Makes the folder egs/<name>, whole or not at all, and tries its first stage on the lists; gives its path.
+
+    title: of the report; empty: the name. egs: folder that it goes into, by default that of this checkout. UserError where
+    it is there already, or where data directories or trial lists are such that the recipe could not run.
+    """
+    egs = Path(egs or ROOT / "egs").resolve()
+    if not (ROOT / "egs" / BASE / "run.sh").is_file():
+        raise UserError(f"{ROOT}: no checkout of svq with its recipes; git clone it, and run its utils/new_recipe.sh")
+    if not _NAME.fullmatch(name):
+        raise UserError(f"`{name}` is no name for a recipe: letters, digits, - _ and . only")
+    folder = egs / name
+    if os.path.lexists(folder):
+        raise UserError(f"{folder}: is there already; choose another name, or remove it")
+    require_usable(what)
+    egs.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=egs))
+    try:
+        fresh.chmod(0o755)
+        write(fresh, name, what, title or name)
+        try_stage_1(fresh, what)
+        if os.path.lexists(folder):
+            raise UserError(f"{folder}: is there already; choose another name, or remove it")
+        os.rename(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return folder
+
+
+def require_usable(what: Given) -> None:
+    """UserError where a data directory is not sound, or two of them share speakers or recordings."""
+    places = list(what.directories().values())
+    for place in places:
+        given.require_usable(place)
+    shared = speakers_shared(places)
+    if shared:
+        raise UserError(f"speakers in two data directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}; nobody may be "
+                        "trained on and tested")
+    seen: dict[str, str] = {}
+    for place in places:
+        values = set(DataDir(place).table("wav.scp").values())
+        for value in sorted(values & seen.keys())[:1]:
+            raise UserError(f"{place}/wav.scp and {seen[value]}/wav.scp: both have the recording {value}")
+        seen.update(dict.fromkeys(values, place))
+
+
+def write(folder: Path, name: str, what: Given, title: str) -> None:
+    """Writes all files of a recipe into an empty folder, which will be called `name`."""
+    for link in LINKS:
+        _link(folder / link, ROOT / link)
+    (folder / "local").mkdir()
+    for script in LOCAL:
+        _link(folder / "local" / script, ROOT / "local" / script)
+    _write(folder / "local" / "prepare_data.sh", _template("prepare_data.sh"), 0o755)
+    (folder / "conf").mkdir()
+    shared = os.path.relpath(ROOT / "conf", folder / "conf")
+    for path in sorted((ROOT / "egs" / BASE / "conf").glob("*.yaml")):
+        if path.name not in NOT_FOR_OTHERS:
+            _write(folder / "conf" / path.name, path.read_text().replace("../../../conf/", f"{shared}/"))
+    _write(folder / "run.sh", run_text((ROOT / "egs" / BASE / "run.sh").read_text(), name, what, title), 0o755)
+    _write(folder / "README.md", readme_text(folder, name, what))
+
+
+def run_text(base: str, name: str, what: Given, title: str) -> str:
+    """The run.sh of a new recipe, from that of BASE."""
+    base = _once(r"^export SVQ_ALLOW_PIPES=.*\n", "", base)
+    base = _once(r"^trials=.*\n", _option('trials="dev/trials test/trials"', "trial lists; the first one calibrates"), base)
+    base = _once(r"^title=.*\n", _option(f"title={quoted(title)}", "the report's title"), base)
+    base = re.sub(r' \$\{malayalam:\+[^}]*\}', "", base)
+    options, middle, stages = (_between(base, *ends) for ends in ((r"^systems=", r"^if stage 0 "), (r"^if stage 0 ", r"^if stage 2 "),
+                                                                 (r"^if stage 2 ", None)))
+    assert "if stage 1 " in middle
+    values = {field.name.upper(): str(getattr(what, field.name)) for field in dataclasses.fields(what)}
+    head = fill(_template("head.sh"), {**{key: quoted(value) for key, value in values.items()}, "NAME": name})
+    text = _aligned(head) + options + _template("stages.sh") + stages
+    left = [word for word in ("malayalam", BASE, "$corpus", "extra_corpus") if word in text.replace(head, "")]
+    if left:
+        raise UserError(f"egs/{BASE}/run.sh has what svq/recipe/new.py does not know: {left[0]}")
+    return text
+
+
+def readme_text(folder: Path, name: str, what: Given) -> str:
+    """README.md: the data, how to run it, what to change."""
+    rows = []
+    for part, place in what.directories().items():
+        data = DataDir(place)
+        rows.append(f"| {part} | `{place}` | {len(data.speakers)} | {len(data.utt2spk)} |")
+    drawn = "all target pairs and a draw of 100,000 others"
+    dev = (f"Scores are calibrated and settings chosen on `{what.dev_data}`: " + (f"`{what.dev_trials}`." if what.dev_trials
+                                                                                  else f"{drawn}.")
+           if what.dev_data else
+           f"There is no development data, so {what.dev_speakers} of the training speakers are set aside (`dev_speakers`, drawn; up "
+           f"to 20 utterances of each): nobody trains on them, and on {drawn} of theirs scores are calibrated and settings chosen.")
+    docs = os.path.relpath(ROOT / "docs", folder)
+    return fill(_template("README.md"), {"NAME": name, "TABLE": "\n".join(rows), "TEST_TRIALS": what.test_trials, "DEV": dev,
+                                         "DOCS": docs})
+
+
+def try_stage_1(folder: Path, what: Given) -> None:
+    """Runs local/prepare_data.sh of a recipe as its stage 1 will, on the lists, into a folder that goes; UserError with its
+    line where it fails."""
+    tried = folder / ".try"
+    options = [f"--{field.name.replace('_', '-')}={getattr(what, field.name)}" for field in dataclasses.fields(what)]
+    done = subprocess.run(["bash", "local/prepare_data.sh", *options, f"--data={tried}"], cwd=folder, text=True,
+                          stdin=subprocess.DEVNULL, capture_output=True)
+    shutil.rmtree(tried, ignore_errors=True)
+    if done.returncode:
+        line = (done.stderr.strip().splitlines() or ["local/prepare_data.sh failed"])[-1]
+        for part, place in (("test", what.test_data), ("dev", what.dev_data or what.train_data), ("given", what.train_data),
+                            ("train", what.train_data)):
+            line = line.replace(str(tried / part), place)
+        raise UserError(re.sub(r"^[\w.]+: ", "", line))
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an option at the top of a script, which utils/parse_options.sh can read; UserError where there is
+    no way to write it."""
+    if _PLAIN.fullmatch(text):
+        return text
+    if not set(text) & set('"$`\\\n'):
+        return f'"{text}"'
+    if not set(text) & set("'\n"):
+        return f"'{text}'"
+    raise UserError(f"{text!r}: holds an apostrophe and a quotation mark, $, ` or \\, or a line break; a script can name no such "
+                    "thing: call it otherwise")
+
+
+def _option(assignment: str, comment: str) -> str:
+    """A line of the options, its comment in the column of the others where there is room."""
+    return f"{assignment:<29} # {comment}\n" if len(assignment) < 30 else f"{assignment}  # {comment}\n"
+
+
+def fill(text: str, values: dict[str, str]) -> str:
+    """A template with its @WORDS@ replaced, each of which must have a value."""
+    return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text)
+
+
+def _aligned(head: str) -> str:
+    """The options of a head in which values were filled in, their comments in one column."""
+    return re.sub(r"""^([a-z_]+=(?:'[^'\n]*'|"[^"\n]*"|\S*)) *# (.*)\n""", lambda found: _option(*found.groups()), head,
+                  flags=re.MULTILINE)
+
+
+def _once(pattern: str, by: str, text: str) -> str:
+    """The text with the one place that fits a pattern replaced."""
+    text, count = re.subn(pattern, lambda _: by, text, flags=re.MULTILINE)
+    if count != 1:
+        raise UserError(f"egs/{BASE}/run.sh: {count} lines where svq/recipe/new.py knows one: {pattern}")
+    return text
+
+
+def _between(text: str, start: str, end: str | None) -> str:
+    """The lines from one that begins so up to one that begins otherwise."""
+    first = re.search(start, text, re.MULTILINE)
+    last = re.compile(end, re.MULTILINE).search(text, first.end()) if first and end else None
+    if not first or (end and not last):
+        raise UserError(f"egs/{BASE}/run.sh: no lines between {start} and {end}, as svq/recipe/new.py knows them")
+    return text[first.start():last.start() if last else len(text)]
+
+
+def _template(name: str) -> str:
+    return (ROOT / "utils" / "new_recipe" / name).read_text()
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _link(path: Path, target: Path) -> None:
+    path.symlink_to(os.path.relpath(target, path.parent))
