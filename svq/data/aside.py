@@ -17,8 +17,7 @@ def draw_speakers(cells: Mapping[str, Hashable], count: int, seed: int) -> set[s
     cells: the cell of each speaker. UserError unless some are drawn and some are left.
     """
     if not 0 < count < len(cells):
-        raise UserError(f"{count} speakers are to be set aside of {len(cells)}: some must be, and some must be left "
-                        "(--dev-speakers)")
+        raise UserError(f"--dev-speakers is {count}: of {len(cells)} speakers some must be set aside, and some be left")
     groups: dict[Hashable, list[str]] = {}
     for speaker in sorted(cells):
         groups.setdefault(cells[speaker], []).append(speaker)

@@ -152,19 +152,6 @@ def test_shell_script_passes_its_options_on(prepared, tmp_path):
     assert run("prepare_speechocean762.sh", "--dev-speakers", "few", ok=False).returncode == 2
 
 
-@given(st.integers(1, 60), st.integers(0, 5), st.data())
-def test_set_aside_keeps_the_share_of_every_cell(speakers, seed, data):
-    kinds = data.draw(st.lists(st.sampled_from("abcd"), min_size=speakers + 1, max_size=speakers + 1))
-    cells = {f"{i:03d}": (kind,) for i, kind in enumerate(kinds)}
-    count = data.draw(st.integers(1, speakers))
-    aside = prepare_speechocean762.set_aside(cells, count, seed)
-    assert len(aside) == count and aside <= set(cells)
-    for kind in set(kinds):
-        taken = sum(cells[s] == (kind,) for s in aside)
-        assert abs(taken - count * kinds.count(kind) / len(kinds)) < 1
-    assert aside == prepare_speechocean762.set_aside(cells, count, seed)
-
-
 @given(st.floats(0.1, 60), st.floats(0.5, 10), st.floats(0, 10))
 def test_cut_covers_the_recording_up_to_a_short_rest(seconds, piece, shortest):
     pieces = prepare_librispeech.cut(seconds, piece, shortest)
