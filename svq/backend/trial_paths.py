@@ -38,8 +38,12 @@ def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
     paths = Paths(data_dir, utterances)
     model = models_of(trials.enroll, data_dir)[1] >= 0
     index = IdIndex(utterances, Path(data_dir) / "utt2spk")
-    taken = Trials(_ids(trials, trials.enroll, model | (index.find(trials.enroll) >= 0), paths),
-                   _ids(trials, trials.test, index.find(trials.test) >= 0, paths), trials.target, trials.path)
+    known = model | (index.find(trials.enroll) >= 0), index.find(trials.test) >= 0
+    sides, failures = zip(*(_ids(side, is_id, paths) for side, is_id in zip((trials.enroll, trials.test), known)))
+    if any(failures):
+        row, why = min(filter(None, failures))
+        raise UserError(located(list_path, row + 1, why))
+    taken = Trials(*sides, trials.target, trials.path)
     _check_labels(taken, data_dir)
     targets = int(taken.target.sum())
     for kind, number in (("target", targets), ("nontarget", len(taken) - targets)):
@@ -51,24 +55,18 @@ def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
     return targets, len(taken) - targets
 
 
-def _ids(trials: Trials, side: Tokens, is_id: np.ndarray, paths: Paths) -> Tokens:
-    """A side (n,) with the utterances in place of the paths."""
+def _ids(side: Tokens, is_id: np.ndarray, paths: Paths) -> tuple[Tokens, tuple[int, str] | None]:
+    """A side (n,) with utterances in place of paths, and the first row, from 0, that has neither, and why."""
     rows = np.flatnonzero(~is_id)
-    if not len(rows):
-        return side
-    words, found = list(side), {}
+    words, found = list(side) if len(rows) else [], {}
     for row in rows.tolist():
         if words[row] not in found:
-            found[words[row]] = _utterance(trials, row, words[row], paths)
+            try:
+                found[words[row]] = paths.utterance(words[row])
+            except UserError as error:
+                return side, (row, str(error))
         words[row] = found[words[row]]
-    return Tokens.of(words)
-
-
-def _utterance(trials: Trials, row: int, word: str, paths: Paths) -> str:
-    try:
-        return paths.utterance(word)
-    except UserError as error:
-        raise UserError(located(trials.path, row + 1, str(error))) from None
+    return (Tokens.of(words) if words else side), None
 
 
 def _check_labels(trials: Trials, data_dir) -> None:
