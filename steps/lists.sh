@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2154  # the variables are options of the step
-# Sourced by the steps that score trial lists: what they read and make, list by list.
+# Sourced by the steps that read embeddings and score trial lists: what they read and make, list by list.
 
 # name_list dev/trials: sets `name` to the list's name in scores and results (svq/names.py): dev; test/trials_all is
 # test_all, of far/test/trials it is test.
@@ -8,23 +8,39 @@ name_list() {
   name=${folder##*/}${file#trials}
 }
 
+# or_xvectors FOLDER NAME: where a folder has Kaldi's xvector.scp and no embedding.scp (spk_embedding: spk_xvector), sets `vectors`,
+# options of utils/step.sh, to it and the archives beside it; else leaves them as they are.
+or_xvectors() {
+  local kaldi=$1/${2/embedding/xvector} ark
+  [[ ! -e $1/$2.scp && -e $kaldi.scp ]] || return 0
+  vectors=(--in "$kaldi.scp")
+  for ark in "$kaldi"*.ark; do vectors+=(--maybe "$ark"); done
+}
+
 # find_lists NORMS: sets `parts`, options of utils/step.sh, for every list, back end and norm that is to be scored: those
 # of $lists, as pieces LIST:BACKEND:NORM, or the one list of the arguments. A norm other than none starts from none.
 find_lists() {
-  local list name backend norm ins
+  local list name backend norm ins vectors
   parts=()
   if [[ -n $cohort ]]; then
     if [[ " $1 " == *" none "* ]]; then parts+=(--in "$cohort/mean.vec"); fi
-    if [[ $1 != none ]]; then parts+=(--in "$cohort/spk_embedding.ark" --in "$cohort/mean.vec"); fi
+    if [[ $1 != none ]]; then
+      vectors=(--in "$cohort/spk_embedding.ark")
+      or_xvectors "$cohort" spk_embedding
+      parts+=("${vectors[@]}" --in "$cohort/mean.vec")
+    fi
   fi
   for list in ${lists:-only}; do
     if [[ -n $lists ]]; then
       name_list "$list"
-      ins=(--in "$trials/$list" --in "$embeddings/${list%/*}/embedding.ark" --maybe "$trials/${list%/*}/enroll.spk2utt")
+      vectors=(--in "$embeddings/${list%/*}/embedding.ark")
+      or_xvectors "$embeddings/${list%/*}" embedding
+      ins=(--in "$trials/$list" "${vectors[@]}" --maybe "$trials/${list%/*}/enroll.spk2utt")
     else
-      name='' ins=(--in "$trials")
-      if [[ -f $embeddings ]]; then ins+=(--in "$embeddings")
-      else ins+=(--in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark"); fi
+      name='' vectors=(--in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark")
+      or_xvectors "$embeddings" embedding
+      if [[ -f $embeddings ]]; then vectors=(--in "$embeddings"); fi
+      ins=(--in "$trials" "${vectors[@]}")
       if [[ -n $enroll_spk2utt ]]; then ins+=(--in "$enroll_spk2utt"); fi
     fi
     for backend in $backends; do

@@ -10,10 +10,13 @@ _forward_to=("svq.bin.speaker_means")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
+. "$SVQ_ROOT/steps/lists.sh"
 
 (($# == 2)) || { echo "speaker_means.sh: needs <data-dir> <embeddings> (--help says more)" >&2; exit 2; }
 data=${1%/} embeddings=${2%/}
-step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" \
+vectors=(--in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark")
+or_xvectors "$embeddings" embedding
+step --in "$data/spk2utt" "${vectors[@]}" \
   --out "$embeddings/spk_embedding.scp" --out "$embeddings/spk_embedding.ark" --out "$embeddings/mean.vec"
 
 $cmd "$embeddings/log/speaker_means.log" python3 -m svq.bin.speaker_means "${to_speaker_means[@]}" \

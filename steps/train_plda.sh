@@ -11,10 +11,13 @@ _forward_to=("svq.bin.train_plda")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
+. "$SVQ_ROOT/steps/lists.sh"
 
 (($# == 3)) || { echo "train_plda.sh: needs <data-dir> <embeddings> <plda-model> (--help says more)" >&2; exit 2; }
 data=${1%/} embeddings=${2%/} model=$3
-step --in "$data/spk2utt" --in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark" --out "$model"
+vectors=(--in "$embeddings/embedding.scp" --maybe "$embeddings/embedding.ark")
+or_xvectors "$embeddings" embedding
+step --in "$data/spk2utt" "${vectors[@]}" --out "$model"
 
 $cmd "$(dirname "$model")/log/train_plda.log" python3 -m svq.bin.train_plda "${to_train_plda[@]}" \
   "$data/spk2utt" "$embeddings" "$model"

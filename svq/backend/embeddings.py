@@ -7,6 +7,7 @@ read by whole arrays through a memory map; anything else that `svq.data.features
 
 import mmap
 import os
+import sys
 import zipfile
 import zlib
 
@@ -26,17 +27,31 @@ _KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
 _ARRAYS = ("ids", "embeddings")
 
 
+def scp_in(folder, name="embedding"):
+    """The scp of a folder: `<name>.scp`, or where that is missing Kaldi's, with xvector in place of embedding.
+
+    Says on stderr where both are there.
+    """
+    ours, theirs = (os.path.join(folder, f"{word}.scp") for word in (name, name.replace("embedding", "xvector")))
+    if ours == theirs or not os.path.exists(theirs):
+        return ours
+    if os.path.exists(ours):
+        print(f"{ours} is read; {os.path.basename(theirs)} beside it is not", file=sys.stderr)
+        return ours
+    return theirs
+
+
 class EmbeddingReader:
     """Embeddings by id, read when asked for.
 
-    path: an scp file, a folder that holds `<name>.scp`, or an .npz file of svq.bin.embed.
+    path: an scp file, a folder that holds one (`scp_in`), or an .npz file of svq.bin.embed.
     ids: Tokens (N,), in the file's order; dim: values per embedding.
     Raises UserError naming file and line for what cannot be read.
     """
 
     def __init__(self, path, name="embedding"):
         path = os.fspath(path)
-        self.path = os.path.join(path, f"{name}.scp") if os.path.isdir(path) else path
+        self.path = scp_in(path, name) if os.path.isdir(path) else path
         self._index = None
         if self.path.endswith(".npz"):
             self.ids, self._plan = _read_npz(self.path)

@@ -17,7 +17,7 @@ import sys
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 
 from svq.backend import BACKENDS, NORMS
-from svq.backend.embeddings import EmbeddingReader, Groups, read_vector
+from svq.backend.embeddings import EmbeddingReader, Groups, read_vector, scp_in
 from svq.backend.scoring import available_threads
 from svq.backend.scores import read_trials, rounded, write_scores
 from svq.backend.scoring import Cosine, PldaScores, normalized_scores, prepare, raw_scores
@@ -62,7 +62,7 @@ def cohort(options):
     """(C, D) cohort embeddings, and the top_n of the normalisation (None: all)."""
     if not options.cohort:
         raise UserError(f"--norm {options.norm} needs --cohort DIR")
-    if not os.path.exists(os.path.join(options.cohort, "spk_embedding.scp")):
+    if not os.path.exists(scp_in(options.cohort, "spk_embedding")):
         raise UserError(f"{options.cohort}/spk_embedding.scp is missing; steps/speaker_means.sh makes it")
     vectors = EmbeddingReader(options.cohort, "spk_embedding").read()
     if options.norm == "snorm":

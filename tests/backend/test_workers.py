@@ -113,6 +113,41 @@ def test_one_process_or_two_write_the_same_bytes(trained, backend):
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == first and len(first) == 2
 
 
+def as_kaldi_has_them(folder, name="embedding"):
+    """Renames embeddings to Kaldi's names, in two archives as its jobs write them."""
+    vectors = kaldiio.load_scp(f"{folder}/{name}.scp")
+    words, lines = list(vectors), []
+    for job, part in enumerate((words[::2], words[1::2]), 1):
+        kaldiio.save_ark(f"{folder}/x.ark", {word: vectors[word] for word in part}, scp=f"{folder}/x.scp")
+        os.rename(f"{folder}/x.ark", ark := f"{folder}/{name.replace('embedding', 'xvector')}.{job}.ark")
+        lines += Path(f"{folder}/x.scp").read_text().replace(f"{folder}/x.ark", ark).splitlines(keepends=True)
+    Path(f"{folder}/{name.replace('embedding', 'xvector')}.scp").write_text("".join(sorted(lines)))
+    for old in (f"{name}.ark", f"{name}.scp", "x.scp"):
+        os.unlink(f"{folder}/{old}")
+
+
+def test_xvectors_and_npz_score_as_embeddings_do(trained, capfd):
+    expected = {}
+    for norm in ("none", "asnorm"):
+        call(score, *COHORT, "--norm", norm, *TEST)
+    for path in Path("exp/s/scores/test").iterdir():
+        expected[path.name] = path.read_bytes()
+    vectors = kaldiio.load_scp("exp/s/embeddings/test/embedding.scp")
+    np.savez("test.npz", ids=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
+    call(score, *COHORT, TEST[0], "test.npz", "exp/npz")
+    assert Path("exp/npz/cosine_none.score").read_bytes() == expected["cosine_none.score"]
+    capfd.readouterr()
+    for folder, name in (("train", "spk_embedding"), ("test", "embedding")):
+        as_kaldi_has_them(f"exp/s/embeddings/{folder}", name)
+    call(score, *COHORT, "--norm", "asnorm", *TEST[:2], "exp/kaldi")
+    assert {path.name: path.read_bytes() for path in Path("exp/kaldi").iterdir()} == expected
+    assert not capfd.readouterr().err.count("beside")
+    write_embeddings("exp/s/embeddings/test", list(vectors), np.stack(list(vectors.values())))
+    call(score, *COHORT, *TEST[:2], "exp/both")
+    assert Path("exp/both/cosine_none.score").read_bytes() == expected["cosine_none.score"]
+    assert "embedding.scp is read; xvector.scp beside it is not" in capfd.readouterr().err
+
+
 def test_plda_scores_are_its_likelihood_ratios_and_help(trained):
     call(score, "--backend", "plda", "--plda", "exp/s/plda.safetensors", *TEST)
     plda = Plda.load("exp/s/plda.safetensors")
@@ -215,7 +250,9 @@ def test_calibrate(trained):
 
 
 def test_steps_from_embeddings_to_ratios(corpus):
-    """The shell steps as a recipe calls them, in a folder with a space in its name."""
+    """The shell steps as a recipe calls them, in a folder with a space in its name; two sets have Kaldi's names."""
+    for name in ("train", "dev"):
+        as_kaldi_has_them(f"exp/s/embeddings/{name}")
     recipe = corpus / "a recipe"
     recipe.mkdir()
     for name in ("data", "exp"):
