@@ -132,7 +132,7 @@ def test_xvectors_and_npz_score_as_embeddings_do(trained, capfd):
         call(score, *COHORT, "--norm", norm, *TEST)
     for path in Path("exp/s/scores/test").iterdir():
         expected[path.name] = path.read_bytes()
-    vectors = kaldiio.load_scp("exp/s/embeddings/test/embedding.scp")
+    vectors = dict(kaldiio.load_scp("exp/s/embeddings/test/embedding.scp").items())
     np.savez("test.npz", ids=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
     call(score, *COHORT, TEST[0], "test.npz", "exp/npz")
     assert Path("exp/npz/cosine_none.score").read_bytes() == expected["cosine_none.score"]
