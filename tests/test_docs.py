@@ -27,7 +27,7 @@ RESULTS = ROOT / "egs" / "speechocean762" / "RESULTS.md"
 # Programs of the system that commands may begin with.
 PROGRAMS = {"bash", "cd", "cp", "export", "git", "npm", "pip", "svq", "."}
 # What stands in the pages and is made by whoever reads them.
-MADE_BY_READERS = ("egs/mine", "local/prepare_mine.sh", "conf/slurm.conf")
+MADE_BY_READERS = ("egs/mine", "local/prepare_data.sh", "conf/slurm.conf")
 IMPORTED = {"speechbrain_ecapa"}  # networks of examples that are made elsewhere
 FOLDERS = ("egs", "local", "steps", "utils", "svq", "conf", "tests", "docs")
 

@@ -127,7 +127,8 @@ class Utterances:
         if len(feats) > 1 and (feats == feats[0]).all():
             raise UserError(f"{specifier}: silence: all of its {len(feats)} frames are the same; leave it out")
         if feats.shape[1] != config.num_mels:
-            raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {config.num_mels}")
+            raise UserError(f"{specifier}: {feats.shape[1]} mel bands; the model takes {config.num_mels} (or is it MFCC? "
+                            "read the waveforms instead, with input wav)")
         return self.front_end.normalize(torch.from_numpy(feats)[None].to(self.device))[0]
 
     def _compute(self, specifier: str) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -161,28 +162,36 @@ def corpus(root: Path, first: int, speakers: int) -> list[str]:
 
 
 def shell(*words, status=0) -> str:
-    done = subprocess.run(["bash", *map(str, words)], capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    done = subprocess.run(["bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
     return done.stdout if status == 0 else done.stderr
 
 
+def commands_of_the_page(folder: Path) -> list[list[str]]:
+    """The commands of the first block of docs/own-corpus.md up to its `cd`, with this corpus."""
+    block = re.search(r"^```sh\n(.*?)^```", (ROOT / "docs/own-corpus.md").read_text(), re.MULTILINE | re.DOTALL)[1]
+    lines = [shlex.split(line, comments=True) for line in block.partition("cd egs/mine")[0].splitlines()]
+    return [[re.sub("^/corpora/mine", str(folder), re.sub("^data/mine", str(folder / "data"), word)) for word in line]
+            for line in lines]
+
+
 def test_from_recordings_to_the_table(tmp_path):
-    """What docs/own-corpus.md does: a tree and a list as VoxCeleb has them, at debug size."""
+    """What docs/own-corpus.md says, with a tree and a list as VoxCeleb has them, at debug size."""
     folder = tmp_path / "her corpora"
-    corpus(folder / "train wav", 0, 8)
-    names = corpus(folder / "test wav", 20, 4)
-    listed = folder / "veri test.txt"
-    listed.write_text("".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in itertools.combinations(names, 2)))
-    for part in ("train", "test"):
-        shell(ROOT / "utils/data_from_tree.sh", folder / f"{part} wav", folder / part)
-    make = (ROOT / "utils/new_recipe.sh", "mine", "--train-data", folder / "train", "--test-data", folder / "test", "--egs", folder)
-    wrong = folder / "wrong.txt"
-    wrong.write_text(listed.read_text().replace(names[3], "id10020/three/00001.wav"))
-    told = shell(*make, "--trials", wrong, status=1)
-    assert told.endswith(f"wrong.txt:3: `id10020/three/00001.wav` is neither in {folder / 'test' / 'utt2spk'} nor the end of a path "
-                         f"in {folder / 'test' / 'wav.scp'}\n") and told.count("\n") == 1
+    corpus(folder / "train", 0, 8)
+    names = corpus(folder / "test", 20, 4)
+    listed = folder / "trials.txt"
+    text = "".join(f"{int(a[:7] == b[:7])} {a} {b}\n" for a, b in itertools.combinations(names, 2))
+    *trees, make = commands_of_the_page(folder)
+    for words in trees:
+        shell(*words)
+    listed.write_text(text.replace(names[3], "id10020/three/00001.wav"))
+    told = shell(*make, "--egs", folder, status=1)
+    assert told.endswith(f"trials.txt:3: `id10020/three/00001.wav` is neither in {folder / 'data/test/utt2spk'} nor the end of "
+                         f"a path in {folder / 'data/test/wav.scp'}\n") and told.count("\n") == 1
     assert not (folder / "mine").exists() and not list(folder.glob(".mine*"))
-    shell(*make, "--trials", listed)
+    listed.write_text(text)
+    shell(*make, "--egs", folder)
     copy_conf(tmp_path / "conf")
     for path in (tmp_path / "conf").glob("*.yaml"):
         path.write_text(path.read_text().replace("num_mels: 40", "num_mels: 80").replace("epochs: 4", "epochs: 1"))
