@@ -2,6 +2,7 @@
 
 import os
 
+import cleaned
 from stamps import blake2b
 
 # Of a list of more bytes so many lines are looked at, spread evenly.
@@ -56,9 +57,13 @@ def digest_of_files(path):
         for name in files_behind(path):
             try:
                 found = os.stat(name)
+                size, changed = found.st_size, found.st_mtime_ns
             except OSError:
-                raise Gone(name, path) from None
-            digest.update(os.fsencode("%s\t%d\t%d\n" % (name, found.st_size, found.st_mtime_ns)))
+                entry = cleaned.find(name)
+                if entry is None:
+                    raise Gone(name, path) from None
+                size, changed = entry[0][:2]
+            digest.update(os.fsencode("%s\t%d\t%d\n" % (name, size, changed)))
         _digests[path] = digest.hexdigest()
     return _digests[path]
 

@@ -62,12 +62,15 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 if HERE not in sys.path:
     sys.path.insert(0, HERE)
 
+import at_work
+import cleaned
 from code_text import Code
 from listed import Gone, forget
 from pieces import NEUTRAL, Stop, essential, parse, within
-from stamps import changed_while, changed_words, reason, sizes_of, text_digest, write_stamp
+from stamps import (NEEDED, changed_while, changed_words, read_stamp, reason, seconds_of, sizes_of, text_digest,
+                    write_stamp)
 
-OF_RUN = ("SVQ_TELL", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_REQUESTS", "SVQ_MISSING", "SVQ_OWNER")
+OF_RUN = ("SVQ_TELL", "SVQ_RUN", "SVQ_DRY_RUN", "SVQ_FORCE", "SVQ_PARENT_PID", "SVQ_REQUESTS", "SVQ_MISSING", "SVQ_OWNER")
 
 
 def say(text, fd=1):
@@ -103,69 +106,16 @@ def run(command):
     return os.waitstatus_to_exitcode(status)
 
 
-class Plan:
-    """What a dry run would make, in order: (stage, script, absolute path), and whether it is made anew."""
-
-    def __init__(self):
-        self.rows, self.made = [], []
-
-    def add(self, stage, script, outputs, anew):
-        paths = [os.path.abspath(p) for p in outputs]
-        self.rows += [(stage, script, p) for p in paths]
-        if anew:
-            self.made += paths
-
-    def maker_of(self, missing):
-        """Which stage makes a path, as a line; None where none does."""
-        for stage, script, path in self.rows:
-            if script and within(missing, [path]):
-                return "stage %s makes it (%s): go on with --stage %s" % (stage, script, stage)
-        return None
-
-
-def answer_all(requests, missing=None):
-    """Answer the collected calls of a dry run: what would be made, stage by stage. With ``missing``, a path, only say
-    which stage makes that. Returns (to make, up to date). Where an input is missing, its stage is noted beside the file."""
-    with open(requests, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        calls = file.read().split("\0\x1e\0")
-    plan, stage, counts = Plan(), "", [0, 0]
-    for call in calls[:-1]:
-        kind, *words = call.split("\0")
-        if kind == "stage":
-            stage = words[0]
-            if missing is None:
-                say("stage %s: %s" % tuple(words))
-        elif kind == "need":
-            if missing is None:
-                say("  %s is missing: %s" % tuple(words))
-            plan.add(stage, "", [os.path.dirname(words[0])], True)
-        else:
-            try:
-                stale = answer(words, plan, stage, quiet=missing is not None)
-                counts[0 if stale else 1] += 1
-            except Stop as stop:
-                if missing is None:
-                    with open(requests + ".stage", "w") as file:
-                        file.write(stage)
-                    raise Stop(*stop.args) from None
-    if missing is not None:
-        maker = plan.maker_of(missing)
-        if maker is None:
-            raise Stop(1, "")
-        say(maker)
-    return counts
-
-
 def require_inputs(piece, planned, script):
     """The inputs that a dry run would make before; Stop where another one is missing."""
     awaited = [p for p in piece.paths if within(p, planned)]
     for path in piece.paths:
-        if not os.path.exists(path) and path not in awaited:
+        if not os.path.exists(path) and path not in awaited and not cleaned.find(path):
             raise missing_input(script, path)
     return awaited
 
 
-def missing_input(script, path, named_by=""):
+def missing_input(script, path, named_by="", why="is missing"):
     """A Stop that says which input is missing, after noting for run.sh what has to be made: ``path``, or the list
     ``named_by`` that points into that archive."""
     made = named_by or path
@@ -173,14 +123,24 @@ def missing_input(script, path, named_by=""):
     if tell and os.environ.get("SVQ_MISSING"):
         with open(os.environ["SVQ_MISSING"], "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(os.path.abspath(made))
-    return Stop(3 if tell else 1, "%s: %s is missing%s" % (script, path, named_by and ", which %s names" % named_by))
+    return Stop(3 if tell else 1, "%s: %s %s%s" % (script, path, why, named_by and ", which %s names" % named_by))
 
 
 def consider(piece, args, opts, planned, script):
-    """Why the piece is to be made, or None; its inputs' digests are kept in it."""
+    """Why the piece is to be made, or None; its inputs' digests are kept in it. Stop where it reads what clean.py has
+    removed and is to be made now."""
+    why = reason_to_make(piece, args, opts, planned, script)
+    if why is not None and not opts["dry-run"]:
+        for path in piece.cleaned_inputs():
+            raise missing_input(script, path, why="was cleaned and is needed: its step has to make it again")
+    return why
+
+
+def reason_to_make(piece, args, opts, planned, script):
     awaited = require_inputs(piece, planned, script)
     piece.read_at, piece.args, piece.digests = time.time_ns(), args, {}
     if awaited:
+        piece.stamp = read_stamp(piece.stamp_path)
         return "%s is made again before" % awaited[0]
     try:
         piece.digest()
@@ -188,11 +148,14 @@ def consider(piece, args, opts, planned, script):
         raise missing_input(script, gone.args[0], gone.args[1]) from None
     if opts["force"]:
         return "forced"
-    why = reason(piece.stamp, args, piece.digests, piece.outputs)
+    # Who calls a step by hand wants what it makes; a run makes what was cleaned again only where it is needed.
+    why = reason(piece.stamp, args, piece.digests, piece.outputs, cleaned.find if opts["tell"] else None)
     if why is None and piece.stamp["code"] != opts["code"]:
         if not opts["dear"]:
             return "its code has changed"
         piece.note = "made by other code than now; --force redoes it"
+    if why is None and any(cleaned.find(path) for path in piece.stamp["out"]):
+        piece.note = "up to date, though cleaned: made again when it is needed"
     if why is None and piece.digests != piece.stamp["in"] and not opts["dry-run"]:   # read again and found the same
         write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["out"], piece.stamp, piece.read_at)
     if why is not None:
@@ -215,6 +178,8 @@ def refuse_to_overwrite(piece, script):
 def make(pieces, command, script, opts):
     """Run the command for these pieces, and leave their stamps."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
+    mark = opts["mark"]
+    at_work.begin(mark, " ".join(shown(command)[:1]), [(piece.title, piece.stamp_path) for piece in pieces], took(pieces))
     for piece in pieces:
         piece.clear()
     owner = os.environ.get("SVQ_OWNER", "")
@@ -222,36 +187,60 @@ def make(pieces, command, script, opts):
     os.environ["SVQ_PIECES"] = " ".join(piece.name for piece in pieces)
     os.environ["SVQ_INPUTS"] = text_digest(" ".join([*listed, *([] if opts["dear"] else [opts["code"]])]))
     os.environ["SVQ_ANEW"] = "1" if opts["force"] or any(piece.changed_behind_lists() for piece in pieces) else ""
+    os.environ["SVQ_AT_WORK"] = mark
     status = run(command)
     if status != 0:
+        at_work.fail(mark, "code %d" % status)
         raise Stop(1, "once.py: %s failed (code %d)" % (
             script if script != command[0] else " ".join(command[:2]), status))
+    where = at_work.where(mark)
     for piece in pieces:
         for path in piece.outputs:
             if not os.path.exists(path):
+                at_work.fail(mark, "did not make " + path)
                 raise Stop(1, "once.py: %s ended well but did not make %s" % (script, path))
+        cleaned.restore_times(piece.made())
         for path in changed_while(piece.digests):
             say("once.py: warning: %s changed while %s was running: it will be run again the next "
                 "time. If the command itself writes it, name it with --out" % (path, script), 2)
         notes = {"started": started, "ended": time.strftime("%Y-%m-%dT%H:%M:%S"), "code": opts["code"],
-                 "owner": owner if piece.shared(owner) else ""}
+                 "owner": owner if piece.shared(owner) else "", **where}
         write_stamp(piece.stamp_path, piece.args, piece.digests, sizes_of(piece.made()), notes, piece.read_at)
+        cleaned.drop(piece.made())
+    at_work.end(mark)
 
 
-def answer(argv, plan, stage="", quiet=False):
+def took(pieces):
+    """Seconds that the pieces took the last time, as far as their stamps tell; None where none does."""
+    spans = {(piece.stamp["started"], piece.stamp["ended"]): seconds_of(piece.stamp) for piece in pieces if piece.stamp}
+    known = [seconds for seconds in spans.values() if seconds is not None]
+    return sum(known) if known else None
+
+
+def spent(piece):
+    """What it took the last time, where that is a minute or more."""
+    seconds = took([piece]) or 0
+    if seconds < 60:
+        return ""
+    from log_lines import duration
+    return "; it took %s before" % duration(seconds)
+
+
+def answer(argv, plan, stage=""):
     """Say what a call would make, and note it in the plan; returns whether there is anything."""
     opts, pieces, command, script, args = understood(argv, plan.made)
     stale = []
     for piece in pieces:
         why = consider(piece, args + ([piece.name] if piece.name else []), dict(opts, **{"dry-run": True}), plan.made, script)
-        plan.add(stage, script, piece.outputs, why is not None)
-        stale += [(piece, why)] if why is not None else []
-        if quiet:
-            continue
+        if why is not None:
+            plan.wanted += piece.cleaned_inputs(plan.made)
+            stale.append(piece)
+        plan.add(stage, script, piece.outputs, why is not None and not why.endswith(NEEDED))
         if why is None:
-            say("  skip %s (%s)" % (piece.title, piece.note or "up to date"))
+            plan.say("  skip %s (%s)" % (piece.title, piece.note or "up to date"))
         else:
-            say("  would make %s (%s): %s" % (piece.title, why, " ".join(shown(command))))
+            plan.say("  would make %s (%s): %s" % (piece.title, why, " ".join(shown(command))))
+    plan.seconds += took(stale) or 0
     return bool(stale)
 
 
@@ -314,22 +303,28 @@ def wait_for_others(pieces):
 
 def main(argv):
     if argv[:1] == ["--plan"]:
-        made, skipped = answer_all(*argv[1:])
-        if len(argv) == 2:
-            say("dry run: %d to make, %d up to date; nothing was touched" % (made, skipped))
+        from plan import answer_all
+        answer_all(answer, *argv[1:])
         return 0
     if "--help" in argv[:argv.index("--") if "--" in argv else None]:
         print(__doc__.strip())
         return 0
     opts, pieces, command, script, args = understood(argv)
     if opts["dry-run"]:
-        return 10 if answer(argv, Plan()) and opts["tell"] else 0
+        from plan import Plan
+        plan = Plan()
+        stale = answer(argv, plan)
+        plan.flush()
+        return 10 if stale and opts["tell"] else 0
+    opts["mark"] = at_work.path_of(os.environ.get("SVQ_OWNER", ""), pieces[0].stamp_path)
     stale = consider_all(pieces, args, opts, script)
     if stale and wait_for_others([piece for piece, _ in stale]):
         stale = consider_all([piece for piece, _ in stale], args, opts, script)
-    if stale:
+    if not stale:
+        at_work.end(opts["mark"])              # of one that was killed when all but this was done
+    else:
         for piece, why in stale:
-            say("  make %s (%s)" % (piece.title, why))
+            say("  make %s (%s%s)" % (piece.title, why, spent(piece)))
         began = time.monotonic()
         make([piece for piece, _ in stale], command, script, opts)
         more = " and %d more" % (len(stale) - 1) if stale[1:] else ""

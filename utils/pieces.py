@@ -2,6 +2,7 @@
 
 import os
 
+import cleaned
 from listed import digest_of_files, files_behind
 from stamps import damaged_output, digest_inputs, input_files, read_stamp, text_digest
 
@@ -88,7 +89,17 @@ class Piece:
         for path, kind in self.listed.items():
             if os.path.realpath(path) not in made:
                 self.texts[LISTED_AS[kind] % path] = digest_of_files(path)
-        self.digests = digest_inputs(input_files(self.paths, self.outputs), known, self.texts)
+        self.digests = digest_inputs(input_files(self.paths, self.outputs), known, self.texts, cleaned.find)
+
+    def cleaned_inputs(self, planned=()):
+        """What it reads of the files that clean.py has removed and that none of `planned` makes before: inputs, and
+        archives that lists among them point into. Of a teacher's levels the list lies beside their .json."""
+        found = [path for path in self.paths if cleaned.find(path)]
+        for path in self.paths:
+            path = path[:-len(".json")] + ".scp" if path.endswith(".json") else path
+            if path.endswith(".scp") and os.path.basename(path) != "wav.scp" and os.path.isfile(path):
+                found += [name for name in files_behind(path) if name.endswith(".ark") and cleaned.find(name)]
+        return [path for path in dict.fromkeys(found) if not within(path, planned)]
 
     def behind_lists(self):
         """Digests of the recordings and archives that go in."""
@@ -126,7 +137,7 @@ class Piece:
 
     def damaged(self):
         """Which output is not as it was left, in a few words, or None."""
-        return damaged_output(self.stamp, self.outputs)
+        return damaged_output(self.stamp, self.outputs, cleaned.find)
 
     @property
     def lock_path(self):
@@ -151,8 +162,8 @@ def within(path, planned):
 
 
 def there(path, planned):
-    """True where the path exists, or is going to."""
-    return os.path.exists(path) or within(path, planned)
+    """True where the path exists, is going to, or has only been cleaned away."""
+    return os.path.exists(path) or within(path, planned) or cleaned.find(path) is not None
 
 
 def parse(argv):

@@ -30,6 +30,7 @@ import subprocess
 import sys
 import time
 
+import at_work
 import dispatch
 import guard
 
@@ -164,6 +165,7 @@ def main():
     try:
         request = dispatch.parse(sys.argv[1:], __doc__)
         dispatch.end_orphans("run.py", request)
+        at_work.note_logs(request)
         failed, not_started = run(request)
     except dispatch.UsageError as e:
         print("run.py: %s" % e, file=sys.stderr)

@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 
+import at_work
 import dispatch
 import guard
 import slurm_files
@@ -59,7 +60,7 @@ def job_script(request, folder, threads):
     """What a task does. Its argument is what is added to the array's index: indices have a largest one."""
     here = os.path.dirname(os.path.abspath(__file__))
     exports = ["export %s=%s" % (name, shlex.quote(value)) for name, value in sorted(os.environ.items())
-               if CARRIED.match(name) and name != "SVQ_STEP_CMD"]
+               if CARRIED.match(name) and name not in ("SVQ_STEP_CMD", "SVQ_AT_WORK")]
     words = [sys.executable, os.path.join(here, "slurm_task.py"), folder, "--num-threads", str(threads)]
     for name in ("num-nodes", "num-tasks"):
         words += ["--" + name, str(request.options.get(name, 1))]
@@ -112,6 +113,7 @@ class Job:
     def _sbatch(self, *more):
         job_id = slurm_queue.submit([*self.line, *more])
         self.ids.append(job_id)
+        at_work.note_job(job_id)
         with open(os.path.join(self.folder, "ids"), "a", encoding="ascii") as file:
             file.write(job_id + "\n")
         return job_id
@@ -296,6 +298,7 @@ def run(request):
     os.makedirs(parent, exist_ok=True)
     folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
     remove_logs(request)
+    at_work.note_logs(request)
     job = Job(request, folder)
 
     def stop(number, frame):

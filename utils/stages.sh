@@ -57,11 +57,41 @@ fi
 
 _svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS _svq_at_a_time=1 _svq_running=0
 _svq_notes=$(mktemp -d) || exit 1      # what a dry run plans, an input that is missing
-trap 'rm -rf -- "$_svq_notes"' EXIT
-export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing SVQ_OWNER=${exp%/}
+_svq_watcher=
+trap '_svq_end_watcher; rm -rf -- "$_svq_notes"' EXIT
+export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing SVQ_OWNER=${exp%/} SVQ_RUN=$$
 [[ $SVQ_OWNER == /* ]] || SVQ_OWNER=$PWD/$SVQ_OWNER
 [[ $force != true ]] || export SVQ_FORCE=1
 [[ $dry_run != true ]] || export SVQ_REQUESTS=${SVQ_REQUESTS:-$_svq_notes/requests}
+
+# _svq_plan FILE OPTION...: leaves there what a dry run of this very command asks, with these options besides.
+_svq_plan() {
+  SVQ_REQUESTS=$1 SVQ_ASK_ONLY=1 bash "$svq_script" ${svq_argv[@]+"${svq_argv[@]}"} "${@:2}" --dry-run > /dev/null 2>&1
+}
+
+# Of what utils/clean.sh has removed is made again what a piece of work reads that is not up to date.
+if [[ $dry_run != true && ( -e $exp/.cleaned || -e ${data-}/.cleaned ) ]]; then
+  ! _svq_plan "$_svq_notes/all_requests" || python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$_svq_notes/all_requests" --needed
+  rm -f -- "$_svq_notes/all_requests"
+fi
+
+# Shows what is at work while this script runs (utils/progress.py). It holds no lock, dies with this shell, and is no
+# job that `wait -n` would see.
+if [[ $dry_run != true ]]; then
+  python3 -I -S "$SVQ_ROOT/utils/progress.py" "$exp" $$ {_svq_lock}>&- 2> /dev/null &
+  _svq_watcher=$!
+  disown "$_svq_watcher"
+fi
+
+# Has the watcher clear its lines off the terminal, and waits for that.
+_svq_end_watcher() {
+  local parent=
+  [[ -n $_svq_watcher ]] || return 0
+  { read -r _ _ _ parent _ < "/proc/$_svq_watcher/stat"; } 2> /dev/null || return 0
+  [[ $parent == $$ ]] || return 0
+  kill "$_svq_watcher" 2> /dev/null || return 0
+  while [[ -t 1 && -e /proc/$_svq_watcher/fd/1 ]]; do read -rt 0.01 <> <(:) || true; done
+}
 
 # stage NUMBER TITLE: true where the stage is among those to run.
 stage() {
@@ -142,7 +172,7 @@ _svq_count() {
 _svq_say_maker() {
   local missing maker requests=$_svq_notes/all_requests
   missing=$(< "$SVQ_MISSING") 2> /dev/null || return 1
-  SVQ_REQUESTS=$requests SVQ_ASK_ONLY=1 bash "$svq_script" ${svq_argv[@]+"${svq_argv[@]}"} --stage 0 --dry-run > /dev/null 2>&1 || true
+  _svq_plan "$requests" --stage 0 || true
   maker=$(python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$requests" "$missing") || return 1
   printf '%s: %s\n' "${0##*/}" "$maker" >&2
 }

@@ -5,6 +5,7 @@ its size, the digest of the code, the experiment that made it, when.
 """
 
 import os
+import time
 
 try:
     from _blake2 import blake2b
@@ -12,11 +13,12 @@ except ImportError:
     from hashlib import blake2b
 
 HEADER = "svq stamp 2"
-NOTES = ("started", "ended", "code", "owner")
+NOTES = ("started", "ended", "code", "owner", "host", "job", "log")
 # A file changed again within the clock's grain keeps its time and perhaps its size: times this
 # recent are not trusted and the content is read once more the next time (as git does).
 RACY_NS = 2_000_000_000
 NO_FILE = (0, 0, 0, 0)
+NEEDED = "was cleaned and is needed again"     # why a file that clean.py has removed is made again
 
 
 def state_of(path):
@@ -54,11 +56,15 @@ def input_files(paths, outputs):
     return list(files)
 
 
-def digest_inputs(files, known, texts={}):
+def digest_inputs(files, known, texts={}, removed=None):
     """path -> (state, digest); ``known``, the stamp's, spares reading what has not been touched. ``texts``: name ->
-    digest of what else goes in, such as a row of a table."""
+    digest of what else goes in, such as a row of a table. ``removed``: cleaned.find."""
     result = {name: (NO_FILE, digest) for name, digest in texts.items()}
     for path in files:
+        entry = removed and removed(path)
+        if entry:
+            result[path] = entry[:2]
+            continue
         state = state_of(path)
         old = known.get(path)
         result[path] = (state, old[1] if old and old[0] == state else content_digest(path))
@@ -173,22 +179,31 @@ def changed_inputs(old, new):
     return ", ".join(changed[:3]) + (" and %d more" % (len(changed) - 3) if changed[3:] else "")
 
 
-def damaged_output(stamp, outputs):
-    """The output that is not as the command left it, in a few words; None where all are."""
+def damaged_output(stamp, outputs, removed=None):
+    """The output that is not as the command left it, in a few words; None where all are. ``removed``: cleaned.find,
+    which tells of files that may be missing."""
     for path in outputs:
         if not os.path.exists(path):
-            return "%s is not there yet" % path
+            entry = removed and removed(path)
+            if not entry:
+                return "%s is not there yet" % path
+            if entry[2]:
+                return "%s %s" % (path, NEEDED)
     for path, size in (stamp["out"] if stamp else {}).items():
         if not os.path.exists(path):
-            return "%s is gone" % path
-        if size >= 0 and os.path.isfile(path) and os.path.getsize(path) != size:
+            entry = removed and removed(path)
+            if not entry or entry[0][0] != size:
+                return "%s is gone" % path
+            if entry[2]:
+                return "%s %s" % (path, NEEDED)
+        elif size >= 0 and os.path.isfile(path) and os.path.getsize(path) != size:
             return "%s has %d bytes where it was made with %d" % (path, os.path.getsize(path), size)
     return None
 
 
-def reason(stamp, args, inputs, outputs):
+def reason(stamp, args, inputs, outputs, removed=None):
     """Why the command must be run, in a few words; None where all is up to date."""
-    damaged = damaged_output(stamp, outputs)
+    damaged = damaged_output(stamp, outputs, removed)
     if damaged:
         return damaged
     if stamp is None:
@@ -196,3 +211,17 @@ def reason(stamp, args, inputs, outputs):
     if stamp["arg"] != args:
         return changed_words(stamp["arg"], args)
     return changed_inputs(stamp["in"], inputs) or None
+
+
+def moment(text):
+    """Seconds since 1970 of a time that a stamp holds; None where it is none. By hand: strptime is slow to import."""
+    try:
+        return time.mktime((*map(int, text[:10].split("-")), *map(int, text[11:].split(":")), 0, 0, -1))
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def seconds_of(stamp):
+    """How long the work took that left the stamp; None where it does not tell."""
+    began, ended = moment(stamp["started"]), moment(stamp["ended"])
+    return None if began is None or ended is None else max(0.0, ended - began)
