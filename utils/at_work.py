@@ -158,7 +158,7 @@ def read_all(owner):
     except OSError:
         return []
     found = [read(os.path.join(owner, FOLDER, name)) for name in names]
-    return sorted((mark for mark in found if mark), key=lambda mark: mark.started)
+    return sorted((mark for mark in found if mark), key=lambda mark: (mark.started, mark.pieces[0]))
 
 
 def where(path):

@@ -19,11 +19,14 @@ if HERE not in sys.path:
     sys.path.insert(0, HERE)
 
 import cleaned
+from listed import files_behind
 from log_lines import size
-from stamps import damaged_output, read_stamp
+from pieces import LISTED_AS
+from stamps import NO_FILE, damaged_output, read_stamp
 from status import Found, base_of
 
 CACHES = ("embeddings", "probes")
+RECORDINGS, SAMPLE = LISTED_AS["wav"] % "", 200
 TRAINED = (".done.model.safetensors", ".done.aggregation.safetensors")
 
 
@@ -56,23 +59,41 @@ def compared(top, path):
     return rest.startswith("embeddings") and (name.endswith("-int8") or os.path.isdir(os.path.join(top, name + "-int8")))
 
 
+def can_be_made(stamp, base):
+    """Whether what it was made from is still there: inputs, and recordings (some of a long list)."""
+    for name, (state, digest) in stamp["in"].items():
+        if state != NO_FILE:
+            path = os.path.join(base, name)
+            if not os.path.exists(path) and not cleaned.find(path):
+                return False
+        elif name.startswith(RECORDINGS):
+            try:
+                files = files_behind(os.path.join(base, name[len(RECORDINGS):]))
+            except OSError:
+                return False
+            if not all(os.path.exists(os.path.join(base, file)) for file in files[::len(files) // SAMPLE + 1]):
+                return False
+    return True
+
+
 def parts_of(top):
     """(parts that can go, archives that stay for the report)."""
-    parts, kept = [], []
+    archives, kept, parts = {}, set(), []
     for path in Found(top).stamps:
         stamp, folder = read_stamp(path), os.path.dirname(path)
         if stamp is None or not stamp["out"]:
             continue
         base = base_of(path, stamp)
         outputs = {os.path.join(base, name): count for name, count in stamp["out"].items()}
-        if damaged_output({"out": outputs}, (), cleaned.find):
+        if damaged_output({"out": outputs}, (), cleaned.find) or not can_be_made(stamp, base):
             continue
-        archives = [name for name in outputs if name.endswith(".ark") and os.path.isfile(name) and not os.path.islink(name)
-                    and os.path.realpath(name).startswith(os.path.realpath(top) + os.sep)]
+        names = [name for name in outputs if name.endswith(".ark") and os.path.isfile(name) and not os.path.islink(name)
+                 and os.path.realpath(name).startswith(os.path.realpath(top) + os.sep)]
         if compared(top, path):
-            kept += archives
-        elif archives:
-            parts.append(Part("archives", os.path.dirname(archives[0]), archives))
+            kept.update(names)
+        else:
+            for name in names:
+                archives.setdefault(os.path.dirname(name), {})[name] = None
         if os.path.basename(path) in TRAINED and _real_folder(os.path.join(folder, "checkpoints")):
             inside = os.path.join(folder, "checkpoints")
             parts.append(Part("checkpoints", inside, files_below(inside)))
@@ -80,6 +101,7 @@ def parts_of(top):
             inside = os.path.join(folder, name)
             if os.path.isfile(os.path.join(folder, ".inputs." + name)) and _real_folder(inside):
                 parts.append(Part("cache", inside, files_below(inside)))
+    parts += [Part("archives", folder, [name for name in names if name not in kept]) for folder, names in archives.items()]
     return [part for part in parts if part.files], kept
 
 
@@ -113,18 +135,26 @@ def remove(part, tops):
             os.rmdir(inside)
 
 
+def find_parts(tops):
+    parts, kept = [], set()
+    for top in tops:
+        found, stay = parts_of(os.path.abspath(top))
+        parts, kept = parts + found, kept | stay
+    return sorted(parts, key=lambda part: (-part.bytes, part.folder)), kept
+
+
 def main(data, yes, exp):
     tops = [folder.rstrip("/") or folder for folder in [exp, *data]]
     for top in tops:
         if not os.path.isdir(top):
             raise Wrong("%s: no such folder; give the folder of an experiment (--help says more)" % top)
-    lock = take_lock(exp) if yes else None
-    parts, kept = [], []
-    for top in tops:
-        found, stay = parts_of(os.path.abspath(top))
-        parts, kept = parts + found, kept + stay
+    parts, kept = find_parts(tops)
+    lock = None
+    if yes and parts:
+        lock = take_lock(exp)
+        parts, kept = find_parts(tops)         # as they are now that no run changes them
     total = 0
-    for part in sorted(parts, key=lambda part: -part.bytes):
+    for part in parts:
         if yes:
             remove(part, [os.path.abspath(top) for top in tops])
         total += part.bytes

@@ -29,6 +29,11 @@ def _plain(name):
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else "?" for c in name)
 
 
+def _short(path):
+    here = os.getcwd().rstrip("/") + "/"
+    return path[len(here):] if path.startswith(here) else path
+
+
 class State:
     """How far a piece of work has come. text: in words; left: seconds, or None; log: path or empty."""
 
@@ -47,7 +52,7 @@ class State:
         if logs:
             self._of(logs, call)
         elif call:
-            self.log = call.logs()[0]
+            self.log = _short(call.logs()[0])
         if self.left is None and mark.before:
             self.left = max(0.0, mark.before - self.ran)
 
@@ -55,18 +60,19 @@ class State:
         """Of jobs side by side: what the slowest says, and how many have ended."""
         open_ones = [log for log in logs if log.code is None] or logs
         behind = max(open_ones, key=lambda log: (log.left is not None, log.left or 0.0))
-        self.text, self.log = behind.progress(), behind.path
+        self.text, self.log = behind.progress(), _short(behind.path)
         known = [log.left for log in open_ones if log.left is not None]
         self.left = max(known) if known and behind.done < behind.total else None
         jobs = call.last - call.first + 1
         if jobs > 1:
-            self.text += " (%d of %d jobs ended)" % (sum(log.code is not None for log in logs), jobs)
+            ended = "%d of %d jobs ended" % (sum(log.code is not None for log in logs), jobs)
+            self.text += " (%s)" % ended if self.text else ended
 
     def line(self, width=0):
         """One line; with a width in at most so many columns, the log's name cut first."""
         from log_lines import duration
 
-        text = _plain(self.name) + (": " + self.text if self.text else ": at work")
+        text = _plain(self.name) + (": " + self.text if self.text else "")
         text += ", %s left" % duration(self.left) if self.left else ", for " + duration(self.ran)
         if not width:
             return text + (" (%s)" % _plain(self.log) if self.log else "")
