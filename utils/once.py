@@ -48,7 +48,7 @@ SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_MISSING (file that takes the pat
 input), SVQ_OWNER (folder of the experiment: what lies outside of it is shared, and another experiment whose settings
 are others is refused). What the command is told: SVQ_PIECES, SVQ_INPUTS (digest of the recordings and archives, and of
 the code but of dear work: what a killed run left is taken up where it is the same), SVQ_ANEW=1 where
-nothing is to be taken up, with --force or when they have changed. A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
+nothing is to be taken up: with --force, when they have changed, or after clean.sh. A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
 """
 # run.sh calls this for every piece of work, so it must start in milliseconds: no argparse, no json,
 # and nothing that only a command which is really run needs.
@@ -186,7 +186,7 @@ def make(pieces, command, script, opts):
     listed = [text for piece in pieces for text in piece.behind_lists()]
     os.environ["SVQ_PIECES"] = " ".join(piece.name for piece in pieces)
     os.environ["SVQ_INPUTS"] = text_digest(" ".join([*listed, *([] if opts["dear"] else [opts["code"]])]))
-    os.environ["SVQ_ANEW"] = "1" if opts["force"] or any(piece.changed_behind_lists() for piece in pieces) else ""
+    os.environ["SVQ_ANEW"] = "1" if opts["force"] or any(piece.begins_anew() for piece in pieces) else ""
     os.environ["SVQ_AT_WORK"] = mark
     status = run(command)
     if status != 0:

@@ -110,6 +110,10 @@ class Piece:
         known = self.stamp["in"] if self.stamp else {}
         return any(name in known and known[name][1] != self.texts[name] for name in self._names_behind())
 
+    def begins_anew(self):
+        """Whether nothing of what is there is to be taken up: it is of other recordings, or its archives were cleaned."""
+        return self.changed_behind_lists() or any(cleaned.find(path) for path in (self.stamp or {"out": ()})["out"])
+
     def _names_behind(self):
         names = [LISTED_AS[kind] % path for path, kind in self.listed.items()]
         return [name for name in names if name in self.texts]

@@ -80,7 +80,7 @@ fi
 if [[ $dry_run != true ]]; then
   python3 -I -S "$SVQ_ROOT/utils/progress.py" "$exp" $$ {_svq_lock}>&- 2> /dev/null &
   _svq_watcher=$!
-  disown "$_svq_watcher"
+  disown "$_svq_watcher" 2> /dev/null || true
 fi
 
 # Has the watcher clear its lines off the terminal, and waits for that.

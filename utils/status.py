@@ -172,7 +172,7 @@ def of_mark(mark, held, stamps):
         elif running:
             left = ", %s left" % log_lines.duration(state.left) if state.left else ""
             yield Work(title, "running", mark.started.replace("T", " "), where, (state.text + left).lstrip(", "), state.log), stamp
-        else:
+        elif os.path.isdir(os.path.dirname(stamp)):        # else its folder was removed, and nobody waits for it
             yield Work(title, "interrupted", mark.started.replace("T", " "), where, "begun and not ended", state.log), stamp
 
 

@@ -21,6 +21,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import NUM_SERIES, Drawn
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report.index import finish
 
 _SYSTEMS = ("Loss: above the first network, with intervals over speakers that are the same resampled ones everywhere. "
             "Drift: mean 1 - cosine of an utterance's embeddings to those with nothing quantized. Latent: with the float "
@@ -67,6 +68,7 @@ def write(folder, found: Findings) -> None:
         file.write(markdown(found))
     with atomic_write(os.path.join(folder, "index.html")) as file:
         file.write(html(found, figures))
+    finish(os.path.join(folder, "index.html"))
 
 
 def figures_of(found: Findings, level: str) -> list[Drawn]:

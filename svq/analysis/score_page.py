@@ -23,6 +23,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report.index import finish
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."
 
@@ -57,6 +58,7 @@ def write(folder, out: Analysis, title: str) -> None:
     sections += [(each.name, each.title, section(each)) for each in drawn]
     with atomic_write(folder / "index.html") as file:
         file.write(page(title, escape(" ".join((summary(out), *out.notes))), sections, MADE))
+    finish(folder / "index.html")
 
 
 _WIDE = 8.2  # inches

@@ -44,6 +44,7 @@ def main():
     out = args.out or args.exp / "quantization" / args.parent
     from svq.draw.page import write_figures
     from svq.report import quant_page  # torch and matplotlib: not before the results are known to be good
+    from svq.report.index import finish
     from svq.report.paper_table import as_latex, as_markdown, paper_tables
     from svq.report.quant_page import render
     from svq.report.results import finetuned, in_order, read_systems
@@ -61,6 +62,7 @@ def main():
         file.write(as_latex(tables))
     with atomic_write(out / "index.html") as file:
         file.write(render(args.title, tables, figures))
+    finish(out / "index.html")
     print(f"wrote {out}/index.html: {len(shown)} systems, {len(figures)} figures")
 
 

@@ -59,6 +59,7 @@ def main():
         seed=args.seed,
     )
     report = collect_report(plan, args.title, names_in_conf(args.conf, args.systems))
+    from svq.report.index import finish
     from svq.report.html import render  # matplotlib: not before all inputs are known to be good
 
     page = render(report)
@@ -66,6 +67,7 @@ def main():
     write_results(results, report.rows)
     with atomic_write(html) as file:
         file.write(page)
+    finish(html)
     print(f"wrote {results} ({len(report.rows)} rows) and {html} ({len(page.encode()) / 1e3:.0f} kB)")
 
 

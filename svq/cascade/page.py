@@ -19,6 +19,7 @@ from svq.draw.figure import Drawn, dash
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
+from svq.report.index import finish
 
 HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",
@@ -209,3 +210,4 @@ def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Seque
                        ("cascade.tsv", tsv(lists))):
         with atomic_write(os.path.join(folder, name)) as file:
             file.write(text)
+    finish(os.path.join(folder, "index.html"))

@@ -114,6 +114,13 @@ def page(title: str, summary: str, sections, footer: str) -> str:
     )
 
 
+def link_back(text: str, href: str, words: str = "All pages") -> str:
+    """The text of a page of `page` with a link to the page of all pages in front of its sections, instead of one that
+    it has. href: relative, quoted."""
+    plain = re.sub(r'<nav><a class="back" [^>]*>[^<]*</a>', "<nav>", text, count=1)
+    return plain.replace("<nav>", f'<nav><a class="back" href="{escape(href)}">← {escape(words)}</a>', 1)
+
+
 def section(drawn: Drawn) -> str:
     files = f'Numbers: <code>{escape(drawn.name)}.tsv</code>, figure: <code>{escape(drawn.name)}.svg</code>.'
     return (f'<p class="note">{escape(drawn.note)} {files}</p>'

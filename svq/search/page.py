@@ -19,6 +19,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report.index import finish
 from svq.search import tradeoff
 from svq.search.storage import latest, quiet_optuna
 
@@ -281,3 +282,4 @@ def write(folder, title: str, rows: Sequence[tradeoff.Row], about: tradeoff.Cond
     summary = f"{len(rows)} systems. {note}".strip()
     with atomic_write(os.path.join(folder, "index.html")) as file:
         file.write(page(title, summary, sections, "Made by <code>steps/tradeoff.sh</code>."))
+    finish(os.path.join(folder, "index.html"))

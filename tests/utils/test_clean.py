@@ -40,7 +40,7 @@ stages_done
 """
 FILES = {
     "corpus/wav.scp": "a corpus/a.wav\n", "corpus/a.wav": "speech\n",
-    "make.sh": 'echo "$1" >> runs; mkdir -p "${1%/*}"; cat "$2" > "$1.ark"; echo "a $1.ark:2" > "$1.scp"\n',
+    "make.sh": 'echo "$1" >> runs; [[ -z $SVQ_ANEW ]] || echo "$1" >> anew; mkdir -p "${1%/*}"; cat "$2" > "$1.ark"; echo "a $1.ark:2" > "$1.scp"\n',
     "train.sh": 'echo "$1" >> runs; mkdir -p "$1/checkpoints"; cat data/feats.ark > "$1/model.safetensors"; '
                 'echo "$3" > "$1/checkpoints/last.pt"\n',
     "score.sh": 'echo "$1.score" >> runs; cat "$1/embedding.ark" > "$1.score"; echo "$3" >> "$1.score"\n',
@@ -100,6 +100,7 @@ def test_what_is_needed_is_made_again_and_nothing_else(recipe, clean, shell):
     said, made = recipe("--rate", "2")
     assert made == ["data/feats", "exp/net/test/embedding", "exp/net/test.score"]
     assert shell.read("exp/net/test.score") == "speech\n2\n"
+    assert shell.read("anew").split() == ["data/feats", "exp/net/test/embedding"]      # told to take nothing up
     assert " 0 made, 6 up to date" in recipe("--rate", "2")[0]
     (shell.folder / "exp/net/test/embedding.ark").unlink()             # lost, not cleaned: there is no note of it any more
     assert recipe("--rate", "2")[1] == ["exp/net/test/embedding"]
