@@ -166,7 +166,7 @@ def where(path):
     mark = read(path) if path else None
     if mark is None:
         return {"host": os.uname().nodename}
-    return {"host": mark.host, "job": " ".join(mark.jobs), "log": mark.calls[-1].name if mark.calls else ""}
+    return {"host": mark.host, "job": " ".join(mark.jobs), "log": mark.calls[-1].logs()[0] if mark.calls else ""}
 
 
 def _ticks(pid):

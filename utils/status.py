@@ -258,16 +258,16 @@ def survey(top):
 
 # --- printing ---
 
-def lines_of(work):
-    """What is not done has its log's last line below."""
+def lines_of(work, above=""):
+    """What is not done has its log's last line below, but where the piece above has that log."""
     size = log_lines.size(work.disk) if work.disk else ""
     head = "%-11s  %-19s  %s" % (work.state, work.since, work.title)
     more = [part for part in (work.where, size, work.note) if part]
     lines = [head + ("  (%s)" % ", ".join(more) if more else "")]
-    if work.state != "done" and work.log:
+    if work.state != "done" and work.log and work.log != above:
         log = log_lines.read(work.log)
-        text = log.text if log else "cannot be read"
-        lines.append("%-11s  %s: %s" % ("", work.log, text[:160]))
+        text = log.text[:160] or "nothing yet" if log else "cannot be read"
+        lines.append("%-11s  %s: %s" % ("", work.log, text))
     return lines
 
 
@@ -299,10 +299,11 @@ def show(top, everything):
         if state == "done" and not everything:
             lines = done_lines(top, group)
         else:
-            lines = (line for work in group for line in lines_of(work))
+            logs = [""] + [work.log for work in group]
+            lines = (line for work, above in zip(group, logs) for line in lines_of(work, above))
         for line in lines:
             print("  " + line)
-    largest = sorted(((count, name) for name, count in disk.items() if name), reverse=True)[:10 ** 6 if everything else 5]
+    largest = sorted(((count, name) for name, count in disk.items() if name and name[0] != "."), reverse=True)[:10 ** 6 if everything else 5]
     if largest:
         print("  disk: " + ", ".join("%s %s" % (name, log_lines.size(count)) for count, name in largest))
     return 1 if closed else 0

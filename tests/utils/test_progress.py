@@ -86,6 +86,19 @@ def test_a_killed_watcher_harms_nothing(recipe, marked):
     assert "2 made, 0 up to date" in out and run.returncode == 0 and not err
 
 
+def test_what_is_made_again_says_how_long_it_took(recipe):
+    recipe.write("end", "")
+    recipe("bash", "run.sh")
+    stamp = recipe.folder / "exp/one/.done.model"
+    stamp.write_text(re.sub("(started|ended)\t.*", "\\1\t2026-01-01T00:00:00", stamp.read_text()).replace(
+        "ended\t2026-01-01T00", "ended\t2026-01-01T02"))
+    for name in ("one", "two"):
+        (recipe.folder / "exp" / name / "model").unlink()
+    plan = recipe("bash", "run.sh", "--dry-run")[0].splitlines()
+    assert plan[-2:] == ["dry run: 2 to make, 0 up to date; nothing was touched", "  what was made before took 2 h then"]
+    assert "  make exp/one/model (exp/one/model is not there yet; it took 2 h before)" in recipe("bash", "run.sh")[0]
+
+
 class Screen:
     """What a terminal of 24 lines shows of the sequences that progress.py writes."""
 

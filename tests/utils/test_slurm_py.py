@@ -227,3 +227,16 @@ def test_one_machine_is_one_node(shell):
 def test_what_goes_on_later_is_told_in_time(slurm, queue, limit, warning):
     slurm(*(["--time", limit] if limit else []), "x.log", "true", SVQ_RESUMES="1")
     assert "--signal=B:USR1@%d" % warning in arguments(queue)
+
+
+def test_the_stamp_of_the_work_tells_job_and_log(shell, queue):
+    """once.py leaves a mark while it goes on, slurm.py adds to it, and what was added goes into the stamp."""
+    shell.write("in", "1")
+    script = 'slurm.py JOB=1:2 log/x.JOB.log bash -c "cp $MARK seen.JOB"; touch out'
+    script = script.replace("$MARK", "exp/.at_work/*")
+    shell("python3", "-I", "-S", shell.root / "utils/once.py", "--in", "in", "--out", "out", "--", "bash", "-c", script,
+          SVQ_OWNER=str(shell.folder / "exp"))
+    mark, stamp = shell.read("seen.1").split("\n"), shell.read(".done.out").split("\n")
+    assert any(line.startswith("log\t") and line.endswith("\t%s/log/x.JOB.log\tJOB\t1\t2" % shell.folder) for line in mark)
+    assert "job\t4711" in stamp and "log\t%s/log/x.1.log" % shell.folder in stamp
+    assert "SVQ_AT_WORK" not in shell.read("seen.2")
