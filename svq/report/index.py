@@ -99,12 +99,19 @@ def title_of(path: Path) -> str:
     return unescape(found[1]) if found else path.name
 
 
+def _label(entry: Entry, others: list[Entry]) -> str:
+    """Its title; where others have the same one, also its folder."""
+    if sum(other.title == entry.title for other in others) == 1:
+        return entry.title
+    return f"{entry.title} ({entry.path.rpartition('/')[0]})"
+
+
 def render(found: list[Entry]) -> str:
     """The index as HTML text; the same entries give the same bytes."""
     sections = []
     for kind in dict.fromkeys(entry.kind for entry in found):
         of_kind = [entry for entry in found if entry.kind == kind]
-        items = "".join(f'<li><a href="{quote(entry.path)}">{escape(entry.title)}</a></li>' for entry in of_kind)
+        items = "".join(f'<li><a href="{quote(entry.path)}">{escape(_label(entry, of_kind))}</a></li>' for entry in of_kind)
         body = f"<p>{escape(of_kind[0].sentence)}</p><ul>{items}</ul>"
         sections.append((re.sub(r"\W+", "-", kind.lower()), kind, body))
     title = next((entry.title for entry in found if entry.path == REPORT), "Reports")

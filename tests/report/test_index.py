@@ -70,6 +70,13 @@ def test_each_kind_has_a_sentence(tmp_path):
     assert len(re.findall(r"<section id=.*?><h2>.*?</h2>\n<p>[A-Z][^<]*\.?[^<]*</p><ul><li>", text)) == 7
 
 
+def test_pages_of_one_title_are_told_by_their_folders(tmp_path):
+    make(tmp_path, "report.html")
+    for name in ("a-b", "a-c"):
+        make(tmp_path, f"cascade/{name}/report/index.html", "Cascade")
+    assert [text for _, text in Links(tmp_path / "index.html").found[1:]] == ["Cascade (cascade/a-b/report)", "Cascade (cascade/a-c/report)"]
+
+
 def test_some_pages_only(tmp_path):
     make(tmp_path, "report.html")
     make(tmp_path, "cascade/a-b/report/index.html")
