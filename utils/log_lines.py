@@ -31,7 +31,7 @@ class Log:
     def progress(self):
         """`step 47/310, loss 4.1969`, `extract 313/440`, or the last line."""
         if not self.total:
-            return self.text
+            return self.text if len(self.text) <= 80 else self.text[:77] + "..."
         text = "%s %d/%d" % (self.what, self.done, self.total) if self.what else "%d/%d" % (self.done, self.total)
         return text + (", loss " + self.loss if self.loss else "")
 
