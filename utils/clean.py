@@ -179,5 +179,6 @@ if __name__ == "__main__":
         print("clean.sh: %s" % wrong, file=sys.stderr)
         sys.exit(1)
     except OSError as error:
-        print("clean.sh: %s: %s" % (error.filename, error.strerror), file=sys.stderr)
+        import dispatch
+        dispatch.report_os_error("clean.sh", error)
         sys.exit(1)
