@@ -14,7 +14,8 @@ dir=${1%/}
 shift
 parts=()
 for bits in "$@"; do
-  parts+=(--piece "$bits" --out "$dir-${bits}bit/model.safetensors" --out "$dir-${bits}bit/config.yaml")
+  parts+=(--piece "$bits" --out "$dir-${bits}bit/model.safetensors" --out "$dir-${bits}bit/config.yaml" \
+    --also "$dir-${bits}bit/head.safetensors" --also "$dir-${bits}bit/speakers.txt")
 done
 step --in "$dir/model.safetensors" --in "$dir/config.yaml" "${parts[@]}"
 

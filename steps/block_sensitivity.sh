@@ -20,7 +20,7 @@ _forward_to=("svq.bin.block_sensitivity but config model data out set")
 }
 config=$1 data=${2%/} model=${3%/} out=${4%/}
 step --reads "$input" --config "$config" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
-  ${ptq_data:+--speech "$ptq_data"} --out "$out/blocks.tsv" --neutral device
+  ${ptq_data:+--speech "$ptq_data"} --out "$out/blocks.tsv" --also "$out" --neutral device
 
 fresh "$out/embeddings"
 resources=(--mem "$mem" --num-threads "$num_threads")

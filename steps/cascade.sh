@@ -35,7 +35,7 @@ ins=(--in "$dev")
 for list; do ins+=(--in "$list"); done
 find_rungs "$ladder" "$dev" "$@"
 step --in "$ladder" "${ins[@]}" "${parts[@]}" ${run_trials:+--in "$run_trials"} \
-  --out "$out/ladder.yaml" --out "$out/report/cascade.tsv" --out "$out/report/index.html" --also "$out/report"
+  --out "$out/ladder.yaml" --out "$out/report/cascade.tsv" --out "$out/report/index.html" --also "$out" --also "$out/report"
 
 options=()
 for limit in $limits; do options+=(--limit "$limit"); done

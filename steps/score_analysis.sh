@@ -37,7 +37,7 @@ for system in "$@"; do
     ins+=(--in "$exp/${system%%:*}/scores/$name/$scores.score")
   done
 done
-step "${ins[@]}" --out "$out/index.html" --out "$out/scores.tsv" --out "$out/scores.md" --also "$out"
+step "${ins[@]}" --out "$out/index.html" --out "$out/scores.tsv" --out "$out/scores.md" --also "$out" --also "$out/maps"
 
 $cmd "$out/log/score_analysis.log" python3 -m svq.bin.score_analysis "${to_score_analysis[@]}" --out "$out" \
   --trials "${lists[@]}" -- "$@"

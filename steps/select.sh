@@ -20,7 +20,7 @@ from=${1%/} out=$2
 dir=$(dirname -- "$out")
 given=model.safetensors                           # of a model folder
 if [[ -e $from/measured.yaml || ${from##*/} == blocks_* ]]; then given=blocks.tsv; fi
-step ${config:+--config "$config"} --in "$from/$given" --out "$out"
+step ${config:+--config "$config"} --in "$from/$given" --out "$out" --also "$dir/steps.tsv"
 
 if [[ -f $from/measured.yaml ]]; then
   options=(--from "$from" --steps "$dir/steps.tsv")

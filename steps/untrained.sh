@@ -16,7 +16,7 @@ _forward_to=("svq.bin.untrained but model data out")
 (($# == 3)) || { echo "untrained.sh: needs <data-dir> <model-dir> <out-dir> (--help says more)" >&2; exit 2; }
 data=${1%/} model=${2%/} out=${3%/}
 step --reads "$input" --in "$model/model.safetensors" --in "${trials:-$data/trials}" --speech "$data" \
-  ${calibration_data:+--speech "$calibration_data"} --out "$out/untrained.tsv" --neutral device
+  ${calibration_data:+--speech "$calibration_data"} --out "$out/untrained.tsv" --also "$out" --neutral device
 
 fresh "$out/embeddings"
 resources=(--mem "$mem" --num-threads "$num_threads")

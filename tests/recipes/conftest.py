@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,12 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq",
            "student_kmqat4-ptq-int8", "teacher_selected8-ptq", "teacher_nested4", "teacher_nested4-2bit")
+# What is no result that a step promises. What an analysis keeps for its next run, as checkpoints are kept, is made again
+# when something asks for it; for the course of a training nobody wants to train again; the next page writes the list of
+# all pages.
+KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/")
+# Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
+NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
 LADDERS = ("teacher_nested4-2bit:teacher_nested4:teacher", "teacher_adaptive:teacher_gone")
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 import subprocess
 import sys
 
 from svq.cascade.ladder import load_ladder
 from svq.report.results import read_results
-from tests.recipes.conftest import SYSTEMS, run_recipe
+from tests.recipes.conftest import KEPT, NOT_RESULTS, ROOT, SYSTEMS, run_recipe
 
+sys.path.append(str(ROOT / "utils"))
+from stamps import read_stamp  # noqa: E402
 
 
 def test_results_hold_every_system_list_back_end_and_normalization(mini):
@@ -96,6 +99,17 @@ def test_killed_training_ends_with_the_bytes_of_an_undisturbed_one(mini):
     assert "resuming from" in log
     for name in ("model.safetensors", "head.safetensors", "config.yaml", "speakers.txt"):
         assert killed.bytes_of(f"teacher/{name}") == undisturbed.bytes_of(f"teacher/{name}"), name
+
+
+def test_a_stamp_tells_of_every_result(mini):
+    """So that one that is lost is made again."""
+    exp = mini[0].exp
+    told = {path for stamp in exp.rglob(".done.*") for path in (read_stamp(stamp) or {"out": ()})["out"]}
+    told = {os.path.realpath(os.path.join(ROOT, "egs/mini", path)) for path in told}
+    names = {path: f"exp/{path.relative_to(exp)}" for path in exp.rglob("*") if path.is_file()}
+    lost = [name for path, name in names.items() if os.path.realpath(path) not in told and not KEPT.search(name)
+            and not NOT_RESULTS.search(name) and not re.search("/run(_alone/[^/]+)?/", name)]  # the last: seconds
+    assert not lost
 
 
 def test_run_again_redoes_nothing(mini):

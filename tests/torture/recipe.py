@@ -9,12 +9,10 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.recipes.conftest import LADDERS, ROOT, SYSTEMS, command, copy_conf
+from tests.recipes.conftest import LADDERS, NOT_RESULTS, ROOT, SYSTEMS, command, copy_conf
 from tests.torture.processes import MARK
 
 STAGES = range(int(os.environ.get("SVQ_TORTURE_STAGES", 16)))  # fewer: to try a change of these tests
-# Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
-NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
 
 
 @dataclass

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.recipes.conftest import KEPT
 from tests.torture.disks import ReadOnlyView
 from tests.torture.processes import all_gone, kill
 from tests.torture.recipe import STAGES, differences
@@ -18,9 +19,6 @@ SEED = int(os.environ.get("SVQ_TORTURE_SEED", 1))
 KILLS = {stage: 4 for stage in STAGES} | {5: 7, 6: 5, 14: 5}  # 70 in all
 LEAST = 60
 LONGEST = 60  # seconds before a kill; the next run goes on from there
-# What an analysis keeps for its next run, as checkpoints are kept: made again when something asks for it. And the course
-# of a training, for which nobody wants to train again; and the list of all pages, which the next page writes.
-KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/curves\.csv$|^exp/index\.html$")
 NO_SPACE = re.compile(r"[^\n]*(?:No space left|Disk quota)[^\n]*")
 
 
