@@ -25,7 +25,7 @@ _forward_to=("svq.bin.teacher_embeddings but model data out level plan finish jo
 data=${1%/} model=${2%/} out=${3%/}
 file=$([[ $model == *.svq ]] && echo "$model" || echo "$model/model.safetensors")
 outs=(--stamp "$out/.done.levels")
-for level in $levels; do outs+=(--out "$out/${level//:/-}.json" --out "$out/${level//:/-}.scp"); done
+for level in $levels; do outs+=(--out "$out/${level//:/-}.json" --out "$out/${level//:/-}.scp" --also "$out/${level//:/-}.mean.vec"); done
 step --dear --in "$file" --speech "$data" --reads "$input" ${aggregation:+--in "$aggregation/aggregation.safetensors"} \
   "${outs[@]}" --neutral device
 
@@ -35,9 +35,10 @@ if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 read -ra names <<< "$levels"
 what=("${to_teacher_embeddings[@]}" --model "$model" --data "$data" --out "$out" --num-jobs "$nj" --level "${names[@]}")
 
-if [[ -n ${SVQ_ANEW-} ]]; then
-  for level in $levels; do rm -f -- "$out/${level//:/-}".{json,scp}; done
-fi
+for level in $levels; do  # whose archive is no longer right, or whose mean is gone
+  made=$out/${level//:/-}
+  if [[ -n ${SVQ_ANEW-} || ! -e $made.mean.vec ]]; then rm -f -- "$made".{json,scp}; fi
+done
 python3 -m svq.bin.teacher_embeddings --plan "${what[@]}" --device cpu  # here, where there may be no GPU
 mkdir -p "$out/log"
 $cmd "${resources[@]}" JOB=1:"$nj" "$log" python3 -m svq.bin.teacher_embeddings --job JOB "${what[@]}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests, the files of them in three processes (SVQ_TEST_JOBS): some wait more than they work.
+# Run the tests, the files of them in two processes (SVQ_TEST_JOBS).
 #   bash tests/run.sh                   those that are quick: minutes
 #   bash tests/run.sh --all             all of them, whole recipes too: what has to pass before a change lands
 #   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
@@ -34,4 +34,4 @@ if [[ $1 == --torture ]]; then
   shift
   SVQ_TORTURE=1 exec python3 -m pytest -q -s -p no:cacheprovider tests/torture "$@"
 fi
-exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-3}" --dist loadgroup --no-loadscope-reorder "$@"
+exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"

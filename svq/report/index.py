@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from svq.atomic import atomic_write
 from svq.draw.page import link_back, page
+from svq.files import open_file
 
 REPORT, INDEX = "report.html", "index.html"
 # Where pages are, what kind they are, and what they say.
@@ -94,7 +95,7 @@ def entries(folder) -> list[Entry]:
 
 def title_of(path: Path) -> str:
     """The title that a page has; its file's name where it has none."""
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open_file(path, "r", encoding="utf-8", errors="replace") as file:
         found = _TITLE.search(file.read(4096))
     return unescape(found[1]) if found else path.name
 

@@ -19,7 +19,8 @@ SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_ada
 # What is no result that a step promises. What an analysis keeps for its next run, as checkpoints are kept, is made again
 # when something asks for it; for the course of a training nobody wants to train again; the next page writes the list of
 # all pages.
-KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/")
+KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/"
+                  r"|/levels/[^/]+/parts/")
 # Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
 NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
 LADDERS = ("teacher_nested4-2bit:teacher_nested4:teacher", "teacher_adaptive:teacher_gone")
