@@ -82,7 +82,7 @@ if stage 2 "features"; then
   done
   if [[ $cohort != train ]]; then
     once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \
-      --out "$data/$cohort/spk2utt" -- \
+      --out "$data/$cohort/spk2utt" --also "$data/$cohort" -- \
       utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
   fi
 fi
