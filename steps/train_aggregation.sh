@@ -23,7 +23,7 @@ _forward_to=("svq.bin.train_aggregation but config model data out set")
 config=$1 data=${2%/} teacher=${3%/} dir=${4%/}
 step --dear --config "$config" --in "$teacher/model.safetensors" --speech "$data" --reads settings \
   ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
-  --out "$dir/aggregation.safetensors" --neutral num-gpus
+  --out "$dir/aggregation.safetensors" --out "$dir/aggregation.yaml" --neutral num-gpus
 
 if [[ -n ${SVQ_ANEW-} ]]; then rm -rf -- "$dir/checkpoints"; fi
 processes=$((num_gpus > 1 ? num_gpus : 1))
