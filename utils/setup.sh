@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Make .venv with the pinned packages of utils/requirements.txt, and see that SoX is there.
 # path.sh calls this the first time and when the list has changed. A set-up that was killed is made
-# good by the next one, and of two at once one waits for the other.
+# good by the next one, which keeps all that was whole; of two at once one waits for the other.
 #
 # Usage: utils/setup.sh [--extras "test deploy"] [--with "ffmpeg npm chromium"]
 #
 # SVQ_PYTHON names the Python to use, else the first of python3, python3.14 ... python3.10 that is
 # 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). System programs are
 # installed by the system's package manager where this runs as root, else a line says what to type.
+#
+# PyPI's torch for Linux brings CUDA along. Where the machine has neither an NVIDIA card nor Slurm, and pip
+# no index of its own in its settings, the CPU build is taken. SVQ_TORCH=cuda takes PyPI's all the same, and
+# SVQ_TORCH=cpu the CPU build everywhere.
 set -euo pipefail
 extras=     # more packages: test (what tests/run.sh needs), deploy (ONNX, OpenVINO, Optuna)
 with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a), npm (which brings what steps/make_demo.sh needs),
@@ -101,20 +105,79 @@ choose_python() {
     fail "the system's Python is not one from 3.10 to 3.14 with venv: name another one with SVQ_PYTHON"
 }
 
-# install NAME FILE REMARK: what the list FILE names, unless the copy in .venv says that it is there.
+# The index of torch's CPU builds, and how long it may take to answer; one that does not is passed over.
+CPU_BUILDS=https://download.pytorch.org/whl/cpu
+ANSWER_SECONDS=5
+
+has_nvidia_card() { [[ -e /dev/nvidiactl || -e /dev/dxg ]] || command -v nvidia-smi > /dev/null; }
+
+# Whether pip's settings name an index: then they say where packages come from, and nothing is added to them.
+pip_names_an_index() {
+  local settings
+  settings=$("$VENV/bin/python3" -m pip config list 2> /dev/null) || return 1
+  [[ $settings == *index-url=* || $settings == *no-index=* ]]
+}
+
+torch_is_there() {
+  local pin
+  pin=$(< "$ROOT/utils/requirements.txt")
+  pin=${pin#*torch==}
+  compgen -G "$VENV/lib/python3*/site-packages/torch-${pin%%$'\n'*}*.dist-info" > /dev/null
+}
+
+answers() {
+  "$VENV/bin/python3" -c 'import signal, sys, urllib.request
+signal.alarm(int(sys.argv[2]))
+urllib.request.urlopen(sys.argv[1], timeout=int(sys.argv[2]))' "$1/torch/" "$ANSWER_SECONDS" 2> /dev/null
+}
+
+# Sets INDEX to pip's option that brings torch for the CPU, or to nothing, and says what comes.
+choose_torch() {
+  INDEX=()
+  if torch_is_there; then return; fi
+  case ${SVQ_TORCH-auto} in
+    cuda) ;;
+    cpu) INDEX=(--extra-index-url "$CPU_BUILDS") ;;
+    auto)
+      if pip_names_an_index; then
+        say "packages come from where pip's settings say: 0.3 GB to download if torch is a CPU build there, with CUDA 3 GB"
+        return
+      fi
+      # A cluster's login node has no card where its other nodes have.
+      if ! has_nvidia_card && ! command -v sbatch > /dev/null; then
+        if answers "$CPU_BUILDS"; then INDEX=(--extra-index-url "$CPU_BUILDS"); else say "$CPU_BUILDS does not answer"; fi
+      fi ;;
+    *) fail "SVQ_TORCH=$SVQ_TORCH is not one of auto, cpu, cuda" ;;
+  esac
+  if ((${#INDEX[@]})); then
+    say "torch for the CPU: 0.3 GB to download, 1.3 GB on disk, about 2 minutes (SVQ_TORCH=cuda takes the build for NVIDIA cards)"
+  else
+    say "torch with CUDA: 3 GB to download, 6 GB on disk, about 10 minutes (SVQ_TORCH=cpu takes the build of 0.3 GB)"
+  fi
+}
+
+# pip writes INSTALLER when all files of a package are there: those without it were cut short, and pip would take them
+# for whole.
+forget_half_packages() {
+  local folder
+  for folder in "$VENV"/lib/python3*/site-packages/*.dist-info; do
+    [[ ! -d $folder || -e $folder/INSTALLER ]] || rm -rf -- "$folder"
+  done
+}
+
+# install NAME FILE [PIP-OPTION...]: what the list FILE names, unless the copy in .venv says that it is there.
 install() {
-  local done_list=$VENV/.svq-$1
-  [[ ! -f $done_list || $(< "$done_list") != "$(< "$2")" ]] || return 0
-  local quiet=(--quiet)
+  local done_list=$VENV/.svq-$1 quiet=(--quiet)
   [[ ! -t 2 ]] || quiet=()
-  say "installing what ${2#"$ROOT"/} lists into .venv$3"
+  say "installing what ${2#"$ROOT"/} lists into .venv"
   : > "$VENV/.svq-unfinished"
-  "$VENV/bin/python3" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} -r "$2" >&2 ||
+  "$VENV/bin/python3" -m pip install --disable-pip-version-check ${quiet[@]+"${quiet[@]}"} "${@:3}" -r "$2" >&2 ||
     fail "pip could not install ${2#"$ROOT"/}; its reason stands above"
   rm -f "$VENV/.svq-unfinished"
   cp -- "$2" "$done_list.new"
   mv -- "$done_list.new" "$done_list"
 }
+is_installed() { [[ -f $VENV/.svq-$1 && $(< "$VENV/.svq-$1") == "$(< "$2")" ]]; }
 
 for _name in $extras; do
   [[ -f $ROOT/utils/requirements-$_name.txt ]] || fail "--extras: there is no '$_name', only: test, deploy"
@@ -136,8 +199,8 @@ if ! flock -n "$LOCK"; then
   flock "$LOCK"
 fi
 
-if [[ -e $VENV/.svq-unfinished ]]; then
-  say "an earlier set-up was stopped half-way: making .venv anew"
+if [[ $(cat -- "$VENV/.svq-unfinished" 2> /dev/null) == venv ]]; then
+  say "an earlier set-up was stopped before .venv was made: making it anew"
   rm -rf -- "$VENV"
 elif [[ -e $VENV || -L $VENV ]] && ! { is_usable "$VENV/bin/python3" && "$VENV/bin/python3" -c 'import pip' 2> /dev/null; }; then
   say ".venv has no Python from 3.10 to 3.14 with pip that runs: making it anew"
@@ -147,12 +210,22 @@ if [[ ! -e $VENV ]]; then
   choose_python
   say "making .venv with $("$PYTHON" --version 2>&1) ($(command -v "$PYTHON"))"
   mkdir -- "$VENV"
-  : > "$VENV/.svq-unfinished"
+  echo venv > "$VENV/.svq-unfinished"
   "$PYTHON" -m venv "$VENV" >&2 || fail "$PYTHON -m venv failed; its reason stands above"
+  rm -- "$VENV/.svq-unfinished"
 fi
-install requirements "$ROOT/utils/requirements.txt" " (once; torch is large, this takes minutes)"
+if [[ -e $VENV/.svq-unfinished ]]; then
+  say "an earlier set-up was stopped half-way: installing again what is not whole"
+  forget_half_packages
+  rm -f -- "$VENV/.svq-requirements"
+fi
+if ! is_installed requirements "$ROOT/utils/requirements.txt"; then
+  choose_torch
+  install requirements "$ROOT/utils/requirements.txt" ${INDEX[@]+"${INDEX[@]}"}
+fi
 for _name in $extras; do
-  install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt" ""
+  is_installed "requirements-$_name" "$ROOT/utils/requirements-$_name.txt" ||
+    install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt"
 done
 
 # Without SoX most of the work can go on, so its absence is said and no more.

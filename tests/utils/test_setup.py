@@ -1,17 +1,24 @@
 """utils/setup.sh and path.sh, with a python and a package manager that only note what is asked."""
 
+import os
 import re
 import shutil
 
 import pytest
 
 PYTHON = """#!/usr/bin/env bash
+wait_if_slow() {
+  if [[ -e $CALLS.slow.$1 ]]; then touch "$CALLS.started"; while [[ -e $CALLS.slow.$1 ]]; do sleep 0.02; done; fi
+}
 case "$1 $2" in
-  "-m venv") echo venv >> "$CALLS"; mkdir -p "$3/bin"; cp "$0" "$3/bin/python3" ;;
+  "-m venv") echo venv >> "$CALLS"; wait_if_slow venv; mkdir -p "$3/bin"; cp "$0" "$3/bin/python3" ;;
   "-m pip")
+    if [[ $3 == config ]]; then cat "$CALLS.pip" 2> /dev/null; exit 0; fi
+    [[ $* != *--extra-index-url*/cpu* ]] || echo "torch for the CPU" >> "$CALLS"
     echo "pip ${*: -1}" >> "$CALLS"
-    if [[ -e $CALLS.slow ]]; then touch "$CALLS.started"; while [[ -e $CALLS.slow ]]; do sleep 0.02; done; fi
+    wait_if_slow pip
     [[ ! -e $CALLS.fail ]] || { echo "no such version" >&2; exit 1; } ;;
+  "-c "*urlopen*) [[ ! -e $CALLS.deaf ]] ;;
   "-c "*version_info*) [[ ! -e $CALLS.old ]] ;;
   "-c "*ensurepip*) [[ ! -e $CALLS.bare ]] ;;
   "--version "*) echo "Python 3.11.0" ;;
@@ -45,9 +52,14 @@ class Machine:
         self.user(1000)
         self.log = shell.folder / "calls"
         self.log.write_text("")
+        self.pip_settings("global.index-url='https://mirror.example/simple'")
         shell.env.update(PATH=str(shell.bin), BIN=str(shell.bin), CALLS=str(self.log))
-        for name in ("PYTHONPATH", "SVQ_PYTHON", "SVQ_ROOT"):
+        for name in ("PYTHONPATH", "SVQ_PYTHON", "SVQ_ROOT", "SVQ_TORCH"):
             shell.env.pop(name, None)
+
+    def pip_settings(self, text):
+        """What `pip config list` prints."""
+        self.shell.write("calls.pip", text)
 
     def user(self, number):
         self.shell.write("fake bin/id", "#!/bin/sh\necho %d\n" % number, executable=True)
@@ -115,20 +127,105 @@ def test_extras_are_added_once(machine):
     assert machine.calls() == ["pip requirements-deploy.txt"]
 
 
-def test_killed_set_up_is_made_good(machine, shell):
-    slow = shell.write("calls.slow", "")
+def kill_in(machine, shell, what):
+    """Starts the set-up and kills it while `what` (venv or pip) runs."""
+    slow = shell.write(f"calls.slow.{what}", "")
     process = shell.start("bash", machine.root / "utils/setup.sh")
+    shell.until((shell.folder / "calls.started").exists, f"{what} runs")
+    process.kill()
+    slow.unlink()
+    machine.calls()
+
+
+def test_killed_while_packages_come_keeps_those_that_are_whole(machine, shell):
+    kill_in(machine, shell, "pip")
+    packages = machine.root / ".venv/lib/python3.11/site-packages"
+    for name in ("whole-1.dist-info/INSTALLER", "half-1.dist-info/METADATA"):
+        (packages / name).parent.mkdir(parents=True)
+        (packages / name).write_text("pip\n")
+    assert "stopped half-way" in machine.source()[1]
+    assert machine.calls() == ["pip requirements.txt"]
+    assert [path.name for path in packages.iterdir()] == ["whole-1.dist-info"]
+    assert machine.source() == ("", "")
+
+
+def test_killed_while_more_packages_come_keeps_the_others(machine, shell):
+    machine.source()
+    slow = shell.write("calls.slow.pip", "")
+    process = shell.start("bash", machine.root / "utils/setup.sh", "--extras", "test")
     shell.until((shell.folder / "calls.started").exists, "pip runs")
     process.kill()
     slow.unlink()
     machine.calls()
-    assert "stopped half-way" in machine.source()[1]
+    machine.source()
+    assert machine.calls() == ["pip requirements.txt"]
+    machine.setup("--extras", "test")
+    assert machine.calls() == ["pip requirements-test.txt"]
+
+
+def test_killed_before_there_is_an_environment_makes_it_anew(machine, shell):
+    kill_in(machine, shell, "venv")
+    assert "stopped before .venv was made" in machine.source()[1]
     assert machine.calls() == ALL
     assert machine.source() == ("", "")
 
 
+CPU_BUILD = "torch for the CPU"
+without_card = pytest.mark.skipif(any(os.path.exists(name) for name in ("/dev/nvidiactl", "/dev/dxg")),
+                                  reason="this machine has an NVIDIA card")
+
+
+@without_card
+def test_without_a_card_torch_is_the_build_for_the_cpu(machine):
+    machine.pip_settings("global.timeout='60'")
+    assert "torch for the CPU: 0.3 GB to download" in machine.source()[1]
+    assert machine.calls() == ["venv", CPU_BUILD, "pip requirements.txt"]
+
+
+@without_card
+@pytest.mark.parametrize("why", ["a card", "a cluster", "an index that does not answer"])
+def test_torch_of_pypi(machine, shell, why):
+    machine.pip_settings("")
+    if why == "an index that does not answer":
+        shell.write("calls.deaf", "")
+    else:
+        shell.write(f"fake bin/{'nvidia-smi' if why == 'a card' else 'sbatch'}", "#!/bin/sh\n", executable=True)
+    err = machine.source()[1]
+    assert "torch with CUDA: 3 GB to download" in err and ("does not answer" in err) == ("answer" in why)
+    assert machine.calls() == ALL
+
+
+def test_the_build_of_torch_that_is_asked_for(machine, shell):
+    machine.setup(SVQ_TORCH="cuda")
+    assert machine.calls() == ALL
+    shutil.rmtree(machine.root / ".venv")
+    machine.setup(SVQ_TORCH="cpu")
+    assert CPU_BUILD in machine.calls()
+    shutil.rmtree(machine.root / ".venv")
+    assert machine.setup(SVQ_TORCH="gpu", code=1).splitlines()[-1] == \
+        "setup.sh: SVQ_TORCH=gpu is not one of auto, cpu, cuda"
+
+
+@pytest.mark.parametrize("setting", ["global.index-url='https://mirror.example/simple'", "global.no-index='1'",
+                                     ":env:.extra-index-url='https://mirror.example/simple'"])
+def test_an_index_of_pips_settings_is_the_only_one(machine, setting):
+    machine.pip_settings(setting + "\n")
+    assert "packages come from where pip's settings say" in machine.source()[1]
+    assert machine.calls() == ALL
+
+
+def test_torch_that_is_there_is_not_chosen_again(machine):
+    machine.setup(SVQ_TORCH="cuda")
+    pin = re.search("torch==(.*)", (machine.root / "utils/requirements.txt").read_text())[1]
+    (machine.root / f".venv/lib/python3.11/site-packages/torch-{pin}.dist-info").mkdir(parents=True)
+    with open(machine.root / "utils/requirements.txt", "a") as f:
+        f.write("more==1\n")
+    machine.calls()
+    assert "GB to download" not in machine.source()[1] and machine.calls() == ["pip requirements.txt"]
+
+
 def test_two_at_once(machine, shell):
-    slow = shell.write("calls.slow", "")
+    slow = shell.write("calls.slow.pip", "")
     first = shell.start("bash", machine.root / "utils/setup.sh")
     shell.until((shell.folder / "calls.started").exists, "pip runs")
     second = shell.start("bash", machine.root / "utils/setup.sh")
