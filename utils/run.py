@@ -12,7 +12,9 @@ lines. When one has failed no further ones are started. A killed run.py takes it
   --max-jobs-run N   jobs at once; default: the cores (over --num-threads), or the GPUs over --gpu
   --num-threads N    threads of a job: OMP_NUM_THREADS is set to it. Not given, it is set to 1 when
                      several jobs run at once
-  --gpu N            GPUs of a job: jobs that run at once get different ones (CUDA_VISIBLE_DEVICES)
+  --gpu N            GPUs of a job: jobs that run at once get different ones (CUDA_VISIBLE_DEVICES), those of other
+                     calls of run.py too; where all are taken a job waits. Chosen from CUDA_VISIBLE_DEVICES where it is
+                     set, else from all of this machine
   --num-nodes N      is refused but for 1
   --mem, --time, --partition, --account, --qos, --sbatch-options
                      are for a cluster (slurm.py) and change nothing here
@@ -26,25 +28,13 @@ import os
 import shlex
 import signal
 import socket
-import subprocess
 import sys
 import time
 
 import at_work
+import cards
 import dispatch
 import guard
-
-
-def gpus():
-    """Names of the GPUs that may be used, as CUDA_VISIBLE_DEVICES takes them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return [name for name in visible.split(",") if name.strip() and name.strip() != "-1"]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return []
-    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.stdout.splitlines()))]
 
 
 def stamp():
@@ -63,8 +53,7 @@ class Job:
         environ = dict(os.environ)
         if threads:
             environ["OMP_NUM_THREADS"] = environ["MKL_NUM_THREADS"] = str(threads)
-        if devices:
-            environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        environ.update(cards.Cards.environ_of(devices))
         path = request.log_of(number)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         if not append:
@@ -103,13 +92,17 @@ def explain(code):
         code, name, ": out of memory?" if name == "SIGKILL" else "")
 
 
+LOOK = 0.2           # seconds between two looks for a free GPU
+
+
 def limits(request):
-    """(jobs at once, threads of a job or None, GPU names)."""
+    """(jobs at once, threads of a job or None, the machine's Cards or None)."""
     options = request.options
     if options.get("num-nodes", 1) > 1:
         raise dispatch.UsageError("--num-nodes %d: this is one machine; slurm.py has others" % options["num-nodes"])
     threads, wanted = options.get("num-threads"), options.get("gpu", 0)
-    names = gpus() if wanted else []
+    pool = cards.Cards() if wanted else None
+    names = pool.names if wanted else []
     if len(names) < wanted:
         raise dispatch.UsageError("--gpu %d: this machine has %d to give" % (wanted, len(names)))
     default = len(names) // wanted if wanted else \
@@ -119,14 +112,14 @@ def limits(request):
         at_once = min(at_once, len(names) // wanted)
     if threads is None and at_once > 1 and "OMP_NUM_THREADS" not in os.environ:
         threads = 1
-    return at_once, threads, names
+    return at_once, threads, pool
 
 
 def run(request):
     """Run all jobs; {number: why} of those that failed, and how many were not started."""
-    at_once, threads, free = limits(request)
+    at_once, threads, pool = limits(request)
     wanted = request.options.get("gpu", 0)
-    waiting, running, failed = list(reversed(request.jobs)), {}, {}
+    waiting, running, failed, told = list(reversed(request.jobs)), {}, {}, False
 
     def stop(number, frame):
         guard.stop(list(running))
@@ -140,11 +133,23 @@ def run(request):
     while running or (waiting and not failed):
         signal.pthread_sigmask(signal.SIG_BLOCK, caught)      # a started job must be in the table
         while waiting and not failed and len(running) < at_once:
-            devices = [free.pop(0) for _ in range(wanted)]
+            devices = pool.take(wanted) if pool else []
+            if devices is None:
+                break
             job = Job(request, waiting.pop(), devices, threads)
             running[job.pid] = job
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+        if waiting and not failed and len(running) < at_once:
+            if not told:
+                print("run.py: %s waits for %s of %s: others have the rest" % (
+                    request.log_of(waiting[-1]), "a GPU" if wanted == 1 else "%d GPUs" % wanted, ",".join(pool.names)),
+                    file=sys.stderr, flush=True)
+                told = True
+            time.sleep(LOOK)
+            if not running or os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG) is None:
+                continue
+        else:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         signal.pthread_sigmask(signal.SIG_BLOCK, caught)
         pid, status, usage = os.wait4(-1, os.WNOHANG)
         if pid in running:
@@ -153,7 +158,8 @@ def run(request):
                 guard.sweep(running)
             code = os.waitstatus_to_exitcode(status)
             job.end(code if code >= 0 else 128 - code, usage.ru_maxrss)
-            free.extend(job.devices)
+            if pool:
+                pool.give(job.devices)
             if code != 0:
                 failed[job.number] = explain(code if code > 0 else 128 - code)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, caught)

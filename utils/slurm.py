@@ -60,7 +60,7 @@ def job_script(request, folder, threads):
     """What a task does. Its argument is what is added to the array's index: indices have a largest one."""
     here = os.path.dirname(os.path.abspath(__file__))
     exports = ["export %s=%s" % (name, shlex.quote(value)) for name, value in sorted(os.environ.items())
-               if CARRIED.match(name) and name not in ("SVQ_STEP_CMD", "SVQ_AT_WORK")]
+               if CARRIED.match(name) and name not in ("SVQ_STEP_CMD", "SVQ_AT_WORK", "SVQ_GPU_HOLDER")]
     words = [sys.executable, os.path.join(here, "slurm_task.py"), folder, "--num-threads", str(threads)]
     for name in ("num-nodes", "num-tasks"):
         words += ["--" + name, str(request.options.get(name, 1))]

@@ -22,7 +22,8 @@ class Shell:
         self.env = dict(os.environ, LC_ALL="C", SVQ_ROOT=str(ROOT))
         self.env["PATH"] = "%s:%s:%s/utils:%s" % (
             self.bin, Path(sys.executable).parent, ROOT, os.environ["PATH"])
-        for name in ("SVQ_PLANNED", "SVQ_PARENT_PID", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        self.env["SVQ_GPU_LOCKS"] = str(folder)      # not those of the machine that the tests run on
+        for name in ("SVQ_GPU_HOLDER", "SVQ_PLANNED", "SVQ_PARENT_PID", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
             self.env.pop(name, None)
 
     def write(self, name, text, executable=False):
