@@ -35,16 +35,18 @@ ins=(--in "$dev")
 for list; do ins+=(--in "$list"); done
 find_rungs "$ladder" "$dev" "$@"
 step --in "$ladder" "${ins[@]}" "${parts[@]}" ${run_trials:+--in "$run_trials"} \
-  --out "$out/ladder.yaml" --out "$out/report/cascade.tsv" --out "$out/report/index.html" --also "$out" --also "$out/report"
+  --out "$out/ladder.yaml" --out "$out/report/cascade.tsv" --out "$out/report/index.html" --also "$out" --also "$out/report" \
+  --neutral device
 
 options=()
 for limit in $limits; do options+=(--limit "$limit"); done
 
 $cmd "$out/log/choose.log" python3 -m svq.bin.cascade choose "${to_choose[@]}" "${options[@]}" \
   --ladder "$ladder" --trials "$dev" --out "$out"
-runs=()
+runs=() resources=(--num-threads "$num_threads")
+if [[ $device == cuda* ]]; then resources+=(--gpu 1); fi
 run_over() {                                      # <folder> <option>...
-  $cmd --num-threads "$num_threads" "$out/log/${1//\//_}.log" python3 -m svq.bin.cascade run "${to_run[@]}" \
+  $cmd "${resources[@]}" "$out/log/${1//\//_}.log" python3 -m svq.bin.cascade run "${to_run[@]}" \
     --ladder "$out/ladder.yaml" --trials "${run_trials:-$first}" --out "$out/$1" "${@:2}"
   runs+=("$out/$1")
 }

@@ -121,7 +121,7 @@ if stage 5 "quantization, step by step: ${networks[*]}"; then
       rounded)
         once steps/quantize.sh --cmd "$train_cmd" --bits "$bits" "$config" "$float" "$out/$name" ;;
       calibrated)
-        once steps/quantize.sh --cmd "$train_cmd" --mem 16G --bits "$bits" --data "$speech" --input wav \
+        once steps/quantize.sh --cmd "$cuda_cmd" --device "$device" --mem 16G --bits "$bits" --data "$speech" --input wav \
           "$config" "$float" "$out/$name" ;;
       finetuned)
         once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-threads "$num_threads" --init "$before" \

@@ -14,7 +14,13 @@ _forward_to=("svq.bin.quantize but config init out set")
 (($# == 3)) || { echo "quantize.sh: needs <config.yaml> <float-model-dir> <model-dir> (--help says more)" >&2; exit 2; }
 config=$1 init=${2%/} dir=${3%/}
 step --reads "$input" --config "$config" --in "$init/model.safetensors" ${bits:+--in "$bits"} ${data:+--speech "$data"} \
-  --out "$dir/model.safetensors" --out "$dir/config.yaml" --also "$dir/head.safetensors" --also "$dir/speakers.txt"
+  --out "$dir/model.safetensors" --out "$dir/config.yaml" --also "$dir/head.safetensors" --also "$dir/speakers.txt" --neutral device
 
-$cmd --mem "$mem" "$dir/log/quantize.log" python3 -m svq.bin.quantize "${to_quantize[@]}" --config "$config" \
+resources=(--mem "$mem")
+if [[ -z $data ]]; then
+  to_quantize+=(--device cpu)                     # rounding takes no time
+elif [[ $device == cuda* ]]; then
+  resources+=(--gpu 1)
+fi
+$cmd "${resources[@]}" "$dir/log/quantize.log" python3 -m svq.bin.quantize "${to_quantize[@]}" --config "$config" \
   --init "$init" --out "$dir"

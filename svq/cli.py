@@ -90,6 +90,11 @@ def add_network_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--batch-frames", type=int, default=4000,
                            help="frames in a batch; only utterances of equal length share one")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    add_device_option(arguments)
+
+
+def add_device_option(arguments: argparse.ArgumentParser) -> None:
+    """Where a worker computes networks."""
     arguments.add_argument("--device", default="cpu", help="cpu or cuda (one GPU)")
 
 

@@ -30,6 +30,7 @@ dry_run=false                  # say what would be done, touch nothing
 force=false                    # redo the chosen stages, finished or not
 nj=16                          # parallel jobs of features
 extract_nj=8                   # parallel jobs of embedding extraction
+num_gpus=0                     # above 0: embeddings and cascades are computed on GPUs, one a job; 0: the CPU
 systems_nj=1                   # systems worked on at a time
 int8_runtime=openvino          # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
 analysis=teacher               # float systems whose quantized ones' scores are looked into (stage 14); empty: none
@@ -172,7 +173,7 @@ if stage 15 "cascades"; then
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
-    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
+    once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi

@@ -26,7 +26,7 @@ dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
-num_gpus=0                    # GPUs to train on and to compute embeddings with; 0: the CPU
+num_gpus=0                    # GPUs to train on; above 0 all else that computes networks takes one a job; 0: the CPU
 num_nodes=1                   # machines of a cluster to train one network on, each with so many GPUs (slurm.py)
 systems_nj=1                  # systems worked on at a time, in stages 3 to 10 and 14
 int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
@@ -103,7 +103,7 @@ if stage 4 "distillation: students of a teacher"; then
       "$data/train_wav" "$exp/$teacher" "$exp/$teacher/aggregation"
   done
   for teacher in $level_teachers; do
-    once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --levels "${levels_of[$teacher]}" \
+    once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "$device" --levels "${levels_of[$teacher]}" \
       --aggregation "${dictionary_of[$teacher]}" "$data/train_wav" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
   done
   at_a_time "$systems_nj"
@@ -125,7 +125,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
     once steps/allocate.sh --cmd "$train_cmd" "${config_of[$system]}" "$exp/${net_of[$system]}" "$exp/$system/bits.tsv"
   done
   for blocks in $block_tables; do   # NETWORK:ROW, one for all systems of a row
-    once steps/block_sensitivity.sh --cmd "$train_cmd" --trials "$data/$dev_list" --ptq-data "${speech_of[$blocks]}" \
+    once steps/block_sensitivity.sh --cmd "$cuda_cmd" --device "$device" --trials "$data/$dev_list" --ptq-data "${speech_of[$blocks]}" \
       "${config_of[$blocks]}" "$data/$dev_set" "$exp/${net_of[$blocks]}" "${blocks_of[$blocks]}"
   done
   all_done
@@ -135,7 +135,7 @@ if stage 5 "bits by layer, quantization, finetuning, export"; then
   done
   at_a_time "$systems_nj"
   for system in $rounded; do
-    once steps/quantize.sh --cmd "$train_cmd" --bits "${bits_of[$system]}" --data "${speech_of[$system]}" \
+    once steps/quantize.sh --cmd "$cuda_cmd" --device "$device" --bits "${bits_of[$system]}" --data "${speech_of[$system]}" \
       "${config_of[$system]}" "$exp/${net_of[$system]}" "$exp/$system"
   done
   all_done
@@ -248,11 +248,11 @@ if stage 14 "why bits cost what they cost: scores, layers"; then
   for net in $layers_analysed; do
     for row in $analysis_rows; do
       layers=$report/analysis/$net/layers_$row
-      once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
+      once steps/layer_analysis.sh --cmd "$cuda_cmd" --device "$device" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
         --title "$title: layers of $net, $row without finetuning" --model "$exp/$net" --config "${finetuning_of[$net]}:$row" \
         "$data/$dev_set" "$layers-ptq"
       if [[ " $systems " == *" ${net}_$row "* ]]; then
-        once steps/layer_analysis.sh --cmd "$train_cmd" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
+        once steps/layer_analysis.sh --cmd "$cuda_cmd" --device "$device" --max-utts "$analysis_utts" --trials "$data/$dev_list" \
           --title "$title: layers of ${net}_$row" --model "$exp/${control_of[$net]}" --quantized "$exp/${net}_$row" \
           --norms-data "$data/$cohort" "$data/$dev_set" "$layers"
       fi
@@ -278,7 +278,7 @@ if stage 15 "cascades"; then
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
-    once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
+    once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi

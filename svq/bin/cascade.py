@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import argparse
 
-from svq.cli import parser, run_main
+from svq.cli import add_device_option, parser, run_main
 from svq.errors import UserError
 from svq.numbers import number
 
@@ -68,8 +68,11 @@ def evaluate(options) -> None:
 
 def run(options) -> None:
     from svq.cascade.live_runs import run_list
+    from svq.data.extraction import compute_on
 
-    found = run_list(options.ladder, options.trials, options.out, options.input, options.num_threads, options.only)
+    compute_on(options.device, options.num_threads)
+    found = run_list(options.ladder, options.trials, options.out, options.input, options.num_threads, options.only,
+                     options.device)
     print(f"{options.out}/summary.json: {found['trials']} trials, {100 * found['escalation']:.1f} % escalated, "
           f"{sum(found['embeddings'].values())} embeddings in {sum(found['seconds'].values()):.1f} s")
 
@@ -111,6 +114,7 @@ def parse_options():
     made["run"].add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                              help="what to read; auto: feats.scp where it is there and the model takes such features")
     made["run"].add_argument("--num-threads", type=int, default=1, help="CPU threads")
+    add_device_option(made["run"])
     made["run"].add_argument("--only", metavar="RUNG", help="this rung settles every trial: for comparison")
     options = arguments.parse_args()
     if options.verb == "run" and options.num_threads < 1:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from svq.cli import parser, run_main
+from svq.cli import add_device_option, parser, run_main
 from svq.errors import UserError
 
 
@@ -24,12 +24,12 @@ def main() -> None:
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                            help="what to read of it; auto: feats.scp where it is there and the model takes such")
     arguments.add_argument("--out", required=True, help="folder for the model")
+    add_device_option(arguments)
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
     options = arguments.parse_args()
-    import torch
-
     from svq.config import load_config
+    from svq.data.extraction import compute_on
     from svq.quant import quantize_
     from svq.quant.api import average_bits
     from svq.quant.ptq import quantize_without_training_
@@ -39,7 +39,7 @@ def main() -> None:
     config = load_config(options.config, TrainConfig, options.set)
     if config.quant is None:
         raise UserError(f"{options.config}: no `quant` in the config; add it to say how to quantize")
-    torch.set_num_threads(config.num_threads)
+    compute_on(options.device, config.num_threads)
     measures = config.ptq is not None and config.ptq.measures
     if measures and options.data is None:
         what = "calibrate" if config.ptq.calibrate else "bias_correction"
@@ -47,15 +47,16 @@ def main() -> None:
     if options.data is not None and not measures:
         print(f"{options.config}: --data is not used: neither ptq.calibrate nor ptq.bias_correction in the config")
     net, config = starting_network(config, options)
+    net.to(options.device)
     said = ""
     if config.ptq is None:
         quantize_(net, config.quant)
     else:
-        result = quantize_without_training_(net, config.quant, config.ptq, features(config, options))
+        result = quantize_without_training_(net, config.quant, config.ptq, features(config, options).to(options.device))
         folded = (config.model.folded or {}) | (result.folded or {}) or None
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, folded=folded))
         said = f"; {result.summary()}"
-    save_trained(options.out, net, config, *read_head(options.init))
+    save_trained(options.out, net.cpu(), config, *read_head(options.init))
     print(f"{options.out}: {average_bits(net):g} bits per weight, not finetuned{said}")
 
 

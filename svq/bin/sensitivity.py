@@ -16,7 +16,7 @@ import math
 import os
 import sys
 
-from svq.cli import parser, run_main
+from svq.cli import add_device_option, parser, run_main
 from svq.config import read_tree
 from svq.files import run_digest
 from svq.errors import UserError, some_of
@@ -25,20 +25,16 @@ from svq.progress import progress
 
 def main() -> None:
     options = parse_options()
-    import torch
-
     from svq.bits.sensitivity import GaussNewtonEstimator, TraceEstimator, write_sensitivity
     from svq.data.dataset import TrainSet
+    from svq.data.extraction import compute_on
     from svq.models import load_model
     from svq.train.folders import take_head
     from svq.train.objective import AAMSoftmax
     from svq.train.sensitivity import Checkpoint, Embeddings, LabelLoss, endless_batches
 
     rule = stopping_rule(options)
-    if options.device != "cpu" and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: no CUDA device here; use --device cpu")
-    torch.set_num_threads(options.num_threads)
-    torch.backends.cudnn.allow_tf32 = False  # float32 throughout, as on the CPU
+    compute_on(options.device, options.num_threads)
     net, config = load_model(options.model)
     if config.quant is not None:
         raise UserError(f"{options.model}: is quantized; measure the float model that it was made from")
@@ -82,7 +78,7 @@ def parse_options():
                            help="a layer is done at a standard error of so much of its trace")
     arguments.add_argument("--seed", type=int, default=1, help="seed of crops, their order and probes")
     arguments.add_argument("--num-threads", type=int, default=2, help="CPU threads")
-    arguments.add_argument("--device", default="cpu", help="cpu or cuda")
+    add_device_option(arguments)
     return arguments.parse_args()
 
 

@@ -99,9 +99,9 @@ class Study:
         from svq.quant.api import freeze_
         from svq.quant.calibrated import calibrate_
 
-        net = copy.deepcopy(self.net)
+        net = copy.deepcopy(self.net).to(self.options.device)
         if variant.method == "calibrated":
-            calibrate_(net, variant.config(), self.calibration())
+            calibrate_(net, variant.config(), self.calibration().to(self.options.device))
         elif variant.method != "float":
             quantize_(net, variant.config())
         return freeze_(net)

@@ -139,7 +139,10 @@ class BlockRun:
     def network(self, layers: list[str]) -> nn.Module:
         """A copy for inference, with these layers quantized; the float network as it is without any."""
         c = self.config
-        return quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)
+        if c.device == "cpu":
+            return quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)
+        feats = None if self.calibration is None else self.calibration.to(c.device)
+        return quantized_copy(copy.deepcopy(self.net).to(c.device), layers, c.quant, c.ptq, feats)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
         """(N, D) of the list's utterances, with these layers quantized."""

@@ -135,8 +135,8 @@ class Settled(NamedTuple):
 class LiveRung:
     """One system: loaded when it is first asked for; load_seconds: how long that took."""
 
-    def __init__(self, rung: Rung, score_map, data_dir: str, input: str, num_threads: int):
-        self.rung, self.data_dir, self.input, self.num_threads = rung, data_dir, input, num_threads
+    def __init__(self, rung: Rung, score_map, data_dir: str, input: str, num_threads: int, device: str = "cpu"):
+        self.rung, self.data_dir, self.input, self.num_threads, self.device = rung, data_dir, input, num_threads, device
         self.cosine = Cosine(mean_of_rung(rung, score_map))
         self.load_seconds = 0.0
         self.vectors: dict[int, np.ndarray] = {}
@@ -162,7 +162,7 @@ class LiveRung:
         from svq.deploy.runtimes import load_embedder
 
         start, rung = time.perf_counter(), self.rung
-        self._embedder = load_embedder(rung.model, rung.backend, self.num_threads, rung.precision)
+        self._embedder = load_embedder(rung.model, rung.backend, self.num_threads, rung.precision, self.device)
         self._utterances = _ByKey(self.data_dir, self._embedder.config.front_end, self.input,
                                   waveforms=self._embedder.input == "waveform")
         self.load_seconds = time.perf_counter() - start
@@ -183,19 +183,20 @@ class _ByKey(Utterances):
 
 
 class LiveCascade:
-    """listed: a TrialList. only: the number of a rung that settles every trial alone, for comparison.
+    """listed: a TrialList. only: the number of a rung that settles every trial alone, for comparison. device: where
+    networks run that are not exported, cpu or cuda.
 
     embedded: what was computed so far. UserError for a ladder without deltas, maps or means.
     """
 
     def __init__(self, ladder: Ladder, listed: TrialList, path="the ladder", input: str = "auto", num_threads: int = 1,
-                 only: int | None = None):
+                 only: int | None = None, device: str = "cpu"):
         if ladder.score != "cosine_none":
             raise UserError(f"{path}: a live cascade scores with the plain cosine (cosine_none), not {ladder.score}")
         self.ladder, self.listed, self.only = ladder, listed, only
         self.maps, self.threshold = load_maps(ladder, path), ladder.threshold(path)
         self.deltas = [*ladder.deltas(path), -np.inf]  # the last is sure of everything
-        self.rungs = [LiveRung(rung, score_map, listed.data_dir, input, num_threads)
+        self.rungs = [LiveRung(rung, score_map, listed.data_dir, input, num_threads, device)
                       for rung, score_map in zip(ladder.rungs, self.maps)]
         self.embedded: list[Embedded] = []
         order = np.argsort(listed.member_model, kind="stable")

@@ -81,19 +81,20 @@ def _columns(path: str, fields: int) -> list[list[str]]:
     return [list(column)[1:] for column in read_columns(path, (fields,))]
 
 
-def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, only: str | None = None) -> dict:
+def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, only: str | None = None,
+             device: str = "cpu") -> dict:
     """Runs the ladder in file `path` over a list; writes the log and `folder`/summary.json, which it returns."""
     ladder, listed = load_ladder(path), TrialList(trials)
     if only is not None and only not in ladder.names:
         raise UserError(f"--only {only}: not a rung of {path}; it has {', '.join(ladder.names)}")
     cascade = LiveCascade(ladder, listed, path, input, num_threads,
-                          None if only is None else ladder.names.index(only))
+                          None if only is None else ladder.names.index(only), device)
     settled = list(progress(cascade, len(listed), "trials"))
     write_trials(folder, ladder.names, settled)
     write_embeddings(folder, cascade.embedded)
     found = summary(folder, ladder, listed) | {
         "only": only, "load_seconds": cascade.load_seconds, "num_threads": num_threads,
-        "accepted": float(np.mean([one.accepted for one in settled])),
+        "device": device, "accepted": float(np.mean([one.accepted for one in settled])),
         "wrong": float(np.mean([one.accepted != one.target for one in settled]))}
     write_json(os.path.join(folder, "summary.json"), found)
     return found
@@ -141,8 +142,10 @@ def read_runs(folders: Iterable) -> list[dict]:
             raise UserError(f"{path}: not JSON, or cut short ({error}); run the cascade again") from None
         if not isinstance(read, dict) or not _SAME <= read.keys():
             raise UserError(f"{path}: of an older svq; run the cascade again")
-        if found and any(read[key] != found[0][key] for key in _SAME):
-            raise UserError(f"{path}: of another list or ladder, or of other threads, than the first; run both again")
+        read.setdefault("device", "cpu")  # of a file from before there was another
+        if found and any(read[key] != found[0][key] for key in (*_SAME, "device")):
+            raise UserError(f"{path}: of another list or ladder, or of other threads or another device, than the first; run "
+                            "both again")
         found.append(read)
     if found and not any(alone(run) for run in found):
         raise UserError(f"no run of {found[0]['rungs'][-1]} alone to compare with; make one with "
@@ -180,4 +183,4 @@ def note(runs: Sequence[dict]) -> str:
     return (f"Measured over {first['trials']:,} trials of {first['list']}, one at a time, {first['num_threads']} thread"
             f"{'s' * (first['num_threads'] != 1)}: each utterance embedded at most once a rung, enrolments when they "
             "are first needed; embeddings in the order of the rungs. Reading: from recordings or files to features, once "
-            "more for every rung.")
+            f"more for every rung.{'' if first['device'] == 'cpu' else ' Networks in torch ran on a GPU.'}")

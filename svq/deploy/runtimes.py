@@ -1,7 +1,7 @@
 """One interface to a network in torch, ONNX Runtime or OpenVINO: `load_embedder`; and what exported files say.
 
 Embeddings of all three agree to float rounding for the same float network. All run on the CPU, with as many threads as
-asked for and none pinned to a core, because the jobs of a recipe share the machine.
+asked for and none pinned to a core, because the jobs of a recipe share the machine; torch runs on a GPU where asked to.
 
 An exported network has its `Metadata` as JSON inside the file, so that it needs none beside it.
 """
@@ -199,12 +199,13 @@ def bytes_of(path: str) -> int:
     return sum(os.path.getsize(file) for file in files_of(path))
 
 
-def load_embedder(path, backend: str | None = None, num_threads: int = 1, precision: int | None = None) -> Embedder:
+def load_embedder(path, backend: str | None = None, num_threads: int = 1, precision: int | None = None,
+                  device: str = "cpu") -> Embedder:
     """The network at `path`, a model folder, a packed .svq, an exported .onnx or .xml file, ready to run.
 
     backend: one of BACKENDS; None takes torch for folders and .svq, onnxruntime for .onnx, openvino for .xml. OpenVINO
         reads .onnx too. num_threads: CPU threads; torch has one number for the whole process. precision: of a nested
-        model (svq.models.load_model), bits.
+        model (svq.models.load_model), bits. device: cpu or cuda, for torch; exported files run on the CPU alone.
     Raises UserError for an unknown backend, one that cannot run such a file or is not installed, and for a file that is
     missing, damaged or not ours.
     """
@@ -224,13 +225,13 @@ def load_embedder(path, backend: str | None = None, num_threads: int = 1, precis
     if precision is not None and backend != "torch":
         raise UserError(f"{path}: an exported network has one precision; leave the precision out")
     is_sealed = suffix == ".onnx" and check_seal(path)
-    metadata, run = _LOADERS[backend](path, num_threads, *([] if precision is None else [precision]))
+    metadata, run = _LOADERS[backend](path, num_threads, *([precision, device] if backend == "torch" else []))
     if metadata.weights != "plain" and not is_sealed:
         raise UserError(f"{path}: has lost the digest of its content: cut short or altered; copy or export it again")
     return Embedder(metadata, backend, run, path)
 
 
-def _load_torch(path: str, num_threads: int, precision: int | None = None):
+def _load_torch(path: str, num_threads: int, precision: int | None, device: str):
     try:
         torch = require("torch")
     except UserError as error:
@@ -241,11 +242,11 @@ def _load_torch(path: str, num_threads: int, precision: int | None = None):
     torch.set_num_threads(num_threads)
     net, config = load_model(path, precision)
     network = network_digest(net, config)
-    net = freeze_(net).to(memory_format=torch.channels_last)
+    net = freeze_(net).to(device, memory_format=torch.channels_last)
 
     def run(x: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            return net(torch.from_numpy(x)).float().numpy()
+            return net(torch.from_numpy(x).to(device)).float().cpu().numpy()
 
     return Metadata(config, calibration=packed_calibration(path), network=network), run
 

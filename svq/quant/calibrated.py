@@ -243,8 +243,8 @@ def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shar
     """(K,) or (C, K) k-means levels of weights T (G, O, N), each weighed by its entry on the diagonal of S (G, N, N)."""
     weights = square.diagonal(dim1=-2, dim2=-1)[:, None].expand(target.shape)
     rows = (1, -1) if shared else (target.shape[0] * target.shape[1], -1)
-    found = optimal_levels(target.reshape(rows).numpy(), count, weights.reshape(rows).numpy())
-    return torch.from_numpy(found[0] if shared else found)
+    found = optimal_levels(target.reshape(rows).cpu().numpy(), count, weights.reshape(rows).cpu().numpy())
+    return torch.from_numpy(found[0] if shared else found).to(target.device)
 
 
 def channel_means(module: nn.Module, output: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ def prepare(weight: torch.Tensor, moments: Moments) -> tuple[torch.Tensor, torch
     diagonal = moments.square.diagonal(dim1=-2, dim2=-1)
     damping = DAMPING * diagonal.mean(-1)
     damping = torch.where(damping > 0, damping, torch.ones_like(damping))[:, None, None]
-    ridge = damping * torch.eye(size, dtype=torch.float64)
+    ridge = damping * torch.eye(size, dtype=torch.float64, device=weight.device)
     share = shrinkage(moments)[:, None, None]
     alone = (torch.diag_embed(x.diagonal(dim1=-2, dim2=-1)) for x in (moments.square, moments.cross))
     square, cross = (x.lerp(y, share) for x, y in zip((moments.square, moments.cross), alone))
@@ -136,12 +136,12 @@ def with_feedback(fit: Fit) -> torch.Tensor:
     order = fit.square.diagonal(dim1=-2, dim2=-1).mean(0).argsort(descending=True, stable=True)
     square = fit.square[:, order][:, :, order].double()
     upper = torch.linalg.cholesky(torch.linalg.inv(square), upper=True).float()
-    left, codes = fit.target[..., order].clone(), torch.empty(fit.target.shape, dtype=torch.int64)
+    left, codes = fit.target[..., order].clone(), torch.empty_like(fit.target, dtype=torch.int64)
     codes_of = _Nearest(fit)
     size = left.shape[-1]
     for start in range(0, size, BLOCK):
         end = min(start + BLOCK, size)
-        errors = torch.empty(*left.shape[:-1], end - start)
+        errors = left.new_empty(*left.shape[:-1], end - start)
         for i in range(start, end):
             found = codes_of(left[..., i])
             codes[..., i] = found
@@ -161,7 +161,7 @@ def improve(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
     diagonal = fit.square.diagonal(dim1=-2, dim2=-1)
     for start in range(0, codes.shape[-1], BLOCK):
         end = min(start + BLOCK, codes.shape[-1])
-        moved = torch.zeros(*codes.shape[:-1], end - start)
+        moved = values.new_zeros(*codes.shape[:-1], end - start)
         for i in range(start, end):
             found = codes_of(values[..., i] - slope[..., i] / diagonal[:, None, i])
             value = fit.levels.gather(-1, found[..., None])[..., 0]
@@ -180,10 +180,9 @@ def refit(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
     """
     if not fit.free or fit.levels.shape[-1] > FEW:
         return _rescaled(fit, codes)
-    count = fit.levels.shape[-1]
-    products = torch.zeros(*codes.shape[:2], count, count, dtype=torch.float64)
-    sides = torch.zeros(*codes.shape[:2], count, dtype=torch.float64)
-    wanted = (fit.target @ fit.square).double()
+    count, wanted = fit.levels.shape[-1], (fit.target @ fit.square).double()
+    products = wanted.new_zeros(*codes.shape[:2], count, count)
+    sides = wanted.new_zeros(*codes.shape[:2], count)
     sides.scatter_add_(-1, codes, wanted)
     for group, row in ((g, o) for g in range(codes.shape[0]) for o in range(codes.shape[1])):
         ones = torch.nn.functional.one_hot(codes[group, row], count).float()
@@ -263,7 +262,7 @@ def patches(module: nn.Module, x: torch.Tensor, chosen: torch.Tensor) -> torch.T
                module.stride, module.dilation)
     for length, place, offset, stride, dilation in axes:
         at = at * length + place[:, None] * stride + offset * dilation
-    columns = x.flatten(2)[:, :, at.view(-1)].view(*x.shape[:2], len(chosen), kernel).transpose(2, 3)
+    columns = x.flatten(2)[:, :, at.view(-1).to(x.device)].view(*x.shape[:2], len(chosen), kernel).transpose(2, 3)
     return columns.reshape(len(x), module.groups, -1, len(chosen))
 
 

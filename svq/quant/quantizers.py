@@ -317,10 +317,10 @@ def with_codebook(quantizer: Quantizer, weight: torch.Tensor, codebook: torch.Te
         made.beta.data = codebook.mean(-1).to(weight)
         made.alpha.data = (codebook.diff(dim=-1)[..., 0] / 2).to(weight)
     elif isinstance(made, LevelQuantizer) and made.centre is not None:
-        levels, alpha, centre = level_sets.rescale_asymmetric(codebook.double().contiguous().numpy())
+        levels, alpha, centre = level_sets.rescale_asymmetric(codebook.double().contiguous().cpu().numpy())
         made = LevelQuantizer(weight, quantizer.bits, levels, alpha, centre)
     elif isinstance(made, LevelQuantizer):
-        levels, alpha = level_sets.rescale_symmetric(codebook.double().contiguous().numpy())
+        levels, alpha = level_sets.rescale_symmetric(codebook.double().contiguous().cpu().numpy())
         made = LevelQuantizer(weight, quantizer.bits, levels, alpha)
     else:
         now = quantizer.codebook()

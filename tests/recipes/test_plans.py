@@ -93,6 +93,19 @@ def test_an_exported_system_is_run_by_its_file(planned, runtime, suffix):
     assert "exp/net-int8/summary.json" not in made and "exp/net/summary.json" in made
 
 
+def test_with_gpus_all_that_computes_networks_takes_one(planned):
+    """But for systems of which only the weights are looked at."""
+    made = planned("net net_speech net_grid-ptq student-net-first", "--num-gpus", "2", "--ladders", "net_speech:net",
+                   "--analysis", "net", "--analysis-rows", "speech")
+    steps = ("sensitivity", "block_sensitivity", "quantize", "teacher_embeddings", "extract", "layer_analysis", "cascade")
+    found = {step: [command for command in made.values() if command.startswith(f"steps/{step}.sh")] for step in steps}
+    assert all("--device cuda" in command for commands in found.values() for command in commands)
+    for step in ("quantize", "teacher_embeddings", "extract", "layer_analysis", "cascade"):
+        assert found[step], step
+    cpu = planned("net net_speech net_grid-ptq student-net-first", "--ladders", "net_speech:net")
+    assert not any("cuda" in command.replace("cuda_cmd", "") for command in cpu.values())
+
+
 def test_members_are_taken_of_the_whole(planned):
     made = planned("net net_nest net_nest-2bit")
     assert made["exp/net_nest-2bit/model.safetensors"].endswith("at_precision.sh --cmd run.py exp/net_nest 2")
