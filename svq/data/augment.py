@@ -10,7 +10,7 @@ pure function of the waveform and the generator's state.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,6 +38,9 @@ class AugmentConfig:
     babble: tuple[int, int] = (3, 7)  # how many speech clips are added up, [least, most]
     rir_seconds: float = 1.0  # responses are cut to this length after their direct path
     cache_mb: int = 512  # clips kept in memory, per process, counted at 16 bits a sample; later ones are read each time
+    # Rooms and noise are drawn and read as ever, but put on where the network trains, a batch at a time (svq.data.mixing):
+    # for a GPU that is faster than the processes that read for it. The same up to rounding.
+    on_device: bool | None = field(default=None, metadata={"left_out": True})
 
     def __post_init__(self):
         if not 0 <= self.prob <= 1:
@@ -99,33 +102,46 @@ class Augment:
         return cls(rate=rate, **vars(config))
 
     def __call__(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        drawn = self.draw(len(wav), rng)
+        if drawn.response is not None:
+            wav = reverberate(wav, drawn.response)
+        return wav if drawn.noise is None else add_noise(wav, drawn.noise, drawn.snr)
+
+    def draw(self, samples: int, rng: np.random.Generator) -> Drawn:
+        """What is to be done with a waveform of so many samples."""
         if rng.random() >= self.config.prob:
-            return wav
+            return Drawn()
         kinds = ["reverb"] * bool(self.rirs) + ["noise"] * bool(self.noise)
         if len(kinds) == 2 and self.config.both:
             kinds.append("both")
         kind = kinds[rng.integers(len(kinds))]
-        if kind in ("reverb", "both"):
-            wav = self.reverberate(wav, rng)
-        if kind in ("noise", "both"):
-            wav = self.add_noise(wav, rng)
-        return wav
+        response = self._draw_room(rng) if kind in ("reverb", "both") else None
+        return Drawn(response, *(self._draw_noise(samples, rng) if kind in ("noise", "both") else ()))
 
-    def reverberate(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _draw_room(self, rng: np.random.Generator) -> np.ndarray | None:
         response = self.rirs.whole(int(rng.integers(len(self.rirs))))
-        return reverberate(wav, response, int(self.config.rir_seconds * self.rate))
+        return from_direct_path(response, int(self.config.rir_seconds * self.rate))
 
-    def add_noise(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _draw_noise(self, samples: int, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         category = self.categories[rng.integers(len(self.categories))]
         members = self.members[category]
         low, high = self.config.babble if category == "speech" else (1, 1)
-        noise = np.zeros(len(wav), dtype=np.float32)
+        noise = np.zeros(samples, dtype=np.float32)
         for _ in range(rng.integers(low, high + 1)):
             # Drawn before the clip is read: the draws never depend on its content.
             clip, where = int(members[rng.integers(len(members))]), rng.random()
-            noise += _unit_power(self.noise.crop(clip, len(wav), where))
-        snr = rng.uniform(*getattr(self.config, f"{category}_snr"))
-        return add_noise(wav, noise, snr)
+            noise += _unit_power(self.noise.crop(clip, samples, where))
+        return noise, rng.uniform(*getattr(self.config, f"{category}_snr"))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is to be done with one waveform. response: of a room, as `from_direct_path` gives it, or None; noise: (T,), as
+    long as the waveform, to be added at `snr` dB, or None."""
+
+    response: np.ndarray | None = None
+    noise: np.ndarray | None = None
+    snr: float = 0.0
 
 
 def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
@@ -140,22 +156,25 @@ def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
     return wav + np.float32(gain) * noise
 
 
-def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarray:
-    """`wav` (T,) in the room of `response`: as long, as loud and as early as before.
-
-    The response starts at its direct path (the first sample of at least half the
-    peak), so that the speech is not delayed out of the crop, and ends `longest`
-    samples later.
-    """
+def from_direct_path(response: np.ndarray, longest: int) -> np.ndarray | None:
+    """The response of a room from its direct path on (the first sample of at least half the peak), so that speech is not
+    delayed out of a crop, `longest` samples of it at most, over its peak; None where it is silent."""
     size = np.abs(response)
     peak = size.max(initial=0.0)
+    if peak == 0:
+        return None
+    first = int(np.argmax(size >= 0.5 * peak))
+    return response[first:first + longest] / peak
+
+
+def reverberate(wav: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """`wav` (T,) in the room of `response`, as `from_direct_path` gives it: as long, as loud and as early as before."""
     power = _power(wav)
-    if peak == 0 or power == 0:
+    if power == 0:
         return wav
     from scipy.signal import fftconvolve
 
-    first = int(np.argmax(size >= 0.5 * peak))
-    wet = fftconvolve(wav, response[first:first + longest] / peak)[:len(wav)]
+    wet = fftconvolve(wav, response)[:len(wav)]
     wet_power = _power(wet)
     if wet_power == 0:
         return wav

@@ -23,6 +23,7 @@ from svq.data.augment import Augment, AugmentConfig, wrap
 from svq.data.datadir import DataDir
 from svq.data.fbank import num_samples
 from svq.data.features import Matrix
+from svq.data.mixing import Unmixed
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 
@@ -122,7 +123,8 @@ class TrainSet:
     def item(self, epoch: int, index: int) -> tuple:
         """(samples,) or (frames, F) float32, the speaker's label and, where there are targets, its target, float32.
 
-        UserError naming the utterance.
+        Where the augmentation is left to the device, the first is a pair: the samples as they are, and what is drawn for
+        them (svq.data.augment.Drawn). UserError naming the utterance.
         """
         rng = np.random.default_rng([_ITEMS, self.seed, epoch, index])
         where = rng.random()
@@ -135,9 +137,13 @@ class TrainSet:
             target = () if self.targets is None else (self.targets.item(index, first, self.frames),)
         except UserError as error:
             raise UserError(f"{self.data_dir}: utterance {self.utterance(index)}: {error}") from None
-        if self.augment is not None:
+        drawn = None
+        if self.augment is not None and self.augment.config.on_device:
+            drawn = self.augment.draw(len(crop), rng)
+        elif self.augment is not None:
             crop = self.augment(crop, rng)
-        return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index]), *target
+        crop = np.ascontiguousarray(crop, dtype=np.float32)
+        return crop if drawn is None else (crop, drawn), int(self.labels[index]), *target
 
     def _wav(self, specifier: str, seconds: float, where: float) -> tuple[np.ndarray, int]:
         """The crop, and the frame of the whole utterance that its first frame is nearest to."""
@@ -187,7 +193,8 @@ class EpochBatches:
 
 def make_loader(train_set: TrainSet, batches, epoch: int, num_workers: int) -> "Loader":
     """An iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers;
-    where the set has targets, they are the third, (B, ...) float32.
+    where the set has targets, they are the third, (B, ...) float32. Where the augmentation is left to the device, the first
+    are a svq.data.mixing.Unmixed.
 
     A UserError of an item (an unreadable recording) is raised in the caller's process.
     """
@@ -241,7 +248,8 @@ class _Batches(Dataset):
         except UserError as error:
             return str(error)
         inputs, labels, *targets = zip(*items)
-        return (torch.from_numpy(np.stack(inputs)), torch.tensor(labels, dtype=torch.int64),
+        inputs = Unmixed.of(inputs) if isinstance(inputs[0], tuple) else torch.from_numpy(np.stack(inputs))
+        return (inputs, torch.tensor(labels, dtype=torch.int64),
                 *(torch.from_numpy(np.stack(target)) for target in targets))
 
 

@@ -22,6 +22,7 @@ from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.frontend import FrontEnd, check_stored
+from svq.data.mixing import Unmixed
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
 from svq.quant.api import outer_update_, refit_
@@ -162,8 +163,10 @@ class Trainer:
         return found
 
     @torch.no_grad()
-    def _features(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _features(self, inputs: torch.Tensor | Unmixed) -> torch.Tensor:
         """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
+        if isinstance(inputs, Unmixed):
+            inputs = inputs.mixed()
         if self.config.data.input == "wav":
             feats = self.front_end(inputs)
         else:

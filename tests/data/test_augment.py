@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.data.augment import (Augment, AugmentConfig, SpecAugmentConfig, add_noise, reverberate, spec_augment,
-                              wrap)
+from svq.data.augment import (Augment, AugmentConfig, SpecAugmentConfig, add_noise, from_direct_path, reverberate,
+                              spec_augment, wrap)
 from svq.data.datadir import create
 from svq.errors import UserError
 
@@ -66,7 +66,7 @@ def test_reverberation_is_the_convolution_from_the_direct_path_on():
     rng = np.random.default_rng(0)
     response = np.concatenate([np.zeros(300), [0.8], 0.3 * rng.standard_normal(200) * np.exp(-np.arange(200) / 50)])
     clean = speech()
-    wet = reverberate(clean, response.astype(np.float32), 10**6)
+    wet = reverberate(clean, from_direct_path(response.astype(np.float32), 10**6))
     expected = np.convolve(clean.astype(np.float64), response)[300:300 + len(clean)]
     expected *= np.sqrt(power(clean) / power(expected))
     np.testing.assert_allclose(wet, expected, atol=1e-5)
@@ -77,9 +77,9 @@ def test_reverberation_neither_delays_nor_amplifies():
     response = np.zeros(5000, np.float32)
     response[2000], response[4000] = -0.5, 0.1
     clean = speech()
-    short = reverberate(clean, response, 1000)  # the echo lies behind the cut: only a sign is left
+    short = reverberate(clean, from_direct_path(response, 1000))  # the echo lies behind the cut: only a sign is left
     np.testing.assert_allclose(short, -clean, atol=1e-5)
-    long = reverberate(clean, response, 3000)
+    long = reverberate(clean, from_direct_path(response, 3000))
     assert power(long) == pytest.approx(power(clean), rel=1e-4)
     assert np.abs(long + clean).max() > 0.01
 
@@ -127,7 +127,7 @@ def test_clips_of_any_scale(tmp_path, peak, cache_mb):
     soundfile.write(tmp_path / "a.wav", peak * clip, RATE, subtype="FLOAT")
     folder = create(tmp_path / "clips", wav={"a": tmp_path / "a.wav"}, utt2spk={"a": "a"})
     rooms, noise = Augment(rir_dir=folder, prob=1.0, cache_mb=cache_mb), Augment(folder, prob=1.0, cache_mb=cache_mb)
-    expected = reverberate(speech(), clip, RATE)
+    expected = reverberate(speech(), from_direct_path(clip, RATE))
     np.testing.assert_allclose(rooms(speech(), np.random.default_rng(0)), expected, atol=1e-6)
     added = noise(speech(), np.random.default_rng(0)) - speech()
     assert np.corrcoef(added, wrap(clip, RATE))[0, 1] > 0.999
