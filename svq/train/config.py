@@ -42,10 +42,13 @@ class TrainConfig:
     """One training run.
 
     batch_size: samples per step over all processes. average: how many last epochs' weights are averaged
-    into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
-    computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
+    into the final model. precision: `bf16` or `fp16` autocast, `fp32`, or `auto`: bf16 where the hardware
+    computes in it. channels_last: the layout of networks, but in fp32. num_threads: threads of this process on CPU; part of the result's last bits.
     freeze_batch_norm: batch norms go on with the means and variances that they have, in place of those of each batch. For
         finetuning towards a network's own embeddings, of which those of a batch are noisy estimates.
+    compile: torch.compile writes kernels for the network, once a run and in minutes; where it cannot, one line says so and the
+        network runs as it is. cudnn_benchmark: on a GPU, cuDNN tries what it has for each convolution and takes the
+        fastest: killed and resumed, a run is then the same up to rounding only.
     checkpoint_minutes: also between epochs, a checkpoint this often.
     allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
     select: how svq.bin.select chooses the layers that stay in float.
@@ -67,10 +70,12 @@ class TrainConfig:
     batch_size: int = 128
     average: int = 10
     seed: int = 1
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     channels_last: bool = True
     num_threads: int = 2
     freeze_batch_norm: bool | None = field(default=None, metadata={"left_out": True})
+    compile: bool | None = field(default=None, metadata={"left_out": True})
+    cudnn_benchmark: bool | None = field(default=None, metadata={"left_out": True})
     checkpoint_minutes: float = 10.0
     distill: DistillConfig | None = None
     quant: QuantConfig | None = None

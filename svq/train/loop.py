@@ -1,13 +1,8 @@
-"""The one training loop: teacher, student and quantization-aware finetuning all run through it.
-
-It shows a bar or plain lines, and writes the training curves as CSV.
-"""
+"""The one training loop: teacher, student and quantization-aware finetuning all run through it."""
 
 from __future__ import annotations
 
-import csv
 import os
-import sys
 import time
 from typing import Callable, Iterator
 
@@ -17,7 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from svq.atomic import atomic_write, remove_leftovers
+from svq.atomic import remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
@@ -26,19 +21,14 @@ from svq.data.mixing import Unmixed
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
 from svq.quant.api import outer_update_, refit_
+from svq.train.arithmetic import LEAST_SCALE, as_written, autocast, gradient_scaler, low_precision, memory_format
 from svq.train.checkpoint import RunningAverage, StopRequest, load_checkpoint, save_checkpoint
 from svq.train.config import TrainConfig
+from svq.train.curves import Curves, Progress
 from svq.train.distributed import World, synchronize_batch_norm
 from svq.train.objective import Objective
-from svq.train.optimizer import (
-    autocast,
-    learning_rate,
-    make_optimizer,
-    margin,
-    memory_format,
-    set_learning_rate,
-    use_bf16,
-)
+from svq.train.optimizer import learning_rate, load_optimizer, make_optimizer, margin, set_learning_rate
+from svq.train.trial import compile_or_not, largest_batch, one_line_for_memory, try_step
 
 
 class NonFiniteLoss(UserError):
@@ -73,8 +63,11 @@ class Trainer:
         self.first_step = 0 if after is None else after.total_steps
         self.total_steps = self.first_step + self.steps_per_epoch * config.epochs
         self.checkpoint_path = os.path.join(folder, checkpoints, "last.pt")
-        self.bf16 = use_bf16(config.precision, world.device)
-        layout = memory_format(objective.net, config.channels_last and self.bf16, world.device)
+        self.low = low_precision(config.precision, world.device)
+        self.scaler = gradient_scaler(self.low, world.device)
+        layout = memory_format(objective.net, config.channels_last and self.low is not None, world.device)
+        if world.device.type == "cuda":
+            torch.backends.cudnn.benchmark = bool(config.cudnn_benchmark)
         objective.net = synchronize_batch_norm(objective.net, world)
         self.objective = objective.to(world.device, memory_format=layout).train()
         if config.freeze_batch_norm:
@@ -108,6 +101,19 @@ class Trainer:
 
     def _run(self) -> None:
         self._resume()
+        with one_line_for_memory(self.config, self.world.device, self._share, "in a trial step"):
+            self._try_out()
+        try:
+            with one_line_for_memory(self.config, self.world.device, self._share, "in the training"):
+                self._steps()
+        finally:
+            self.objective.net._compiled_call_impl = None  # it was for crops of one length
+        if self.world.is_main:
+            self.curves.write()
+        self.objective.load_state_dict(self.average.mean())
+        refit_(self.objective.net)
+
+    def _steps(self) -> None:
         self._end_epoch()
         progress = Progress(self.total_steps, self.step, self.config.batch_size, silent=not self.world.is_main)
         while self.step < self.total_steps:
@@ -122,10 +128,36 @@ class Trainer:
                 self._end_epoch()
             self._stop_if_asked()
         progress.close()
-        if self.world.is_main:
-            self.curves.write()
-        self.objective.load_state_dict(self.average.mean())
-        refit_(self.objective.net)
+
+    @property
+    def _share(self) -> int:
+        """Samples of a step in this process."""
+        return self.config.batch_size // self.world.size
+
+    def _try_out(self) -> None:
+        """A trial step, where memory is short (on a GPU), or something is to be compiled."""
+        if self.step == self.total_steps or not (self.config.compile or self.world.device.type == "cuda"):
+            return
+        batch = largest_batch(self.config, self.train_set, self._share)
+
+        def state_of_optimizer() -> list[torch.Tensor]:
+            copies = 0 if self.optimizer.state else 2 if self.config.optimizer.name == "adamw" else 1
+            return [torch.empty_like(parameter) for parameter in self.objective.parameters() for _ in range(copies)]
+
+        def attempt() -> None:
+            try_step(self.objective, lambda: self._loss(batch, self.config.schedule.margin)[0].backward(), state_of_optimizer)
+
+        if self.config.compile:
+            compile_or_not(self.objective.net, attempt)
+        else:
+            attempt()
+
+    def _loss(self, batch: tuple, now_margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss and right answers of a batch as the loader gives it."""
+        inputs, labels, *targets = (part.to(self.world.device, non_blocking=True) for part in batch)
+        feats = self._features(inputs)
+        with autocast(self.low, self.world.device):
+            return self.parallel(feats, labels, now_margin, *self._teach(feats, labels, *targets))
 
     def _train_step(self, batch: tuple[torch.Tensor, ...], progress: Progress) -> None:
         config = self.config
@@ -133,17 +165,17 @@ class Trainer:
         lr = learning_rate(config.schedule, since, self.steps_per_epoch, config.epochs)
         now_margin = margin(config.schedule, since, self.steps_per_epoch)
         set_learning_rate(self.optimizer, lr)
-        inputs, labels, *targets = (tensor.to(self.world.device, non_blocking=True) for tensor in batch)
-        feats = self._features(inputs)
-        with autocast(self.bf16, self.world.device):
-            loss, correct = self.parallel(feats, labels, now_margin, *self._teach(feats, labels, *targets))
+        loss, correct = self._loss(batch, now_margin)
         mean_loss, all_correct, asked = self._over_processes(loss.detach(), correct)
         self._check_finite(mean_loss, "loss")
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
         norm = self.objective.clip_gradients(config.optimizer.grad_clip)
-        self._check_finite(norm, "gradient")
-        self.optimizer.step()
+        if not self.scaler.is_enabled() or self.scaler.get_scale() < LEAST_SCALE:
+            self._check_finite(norm, "gradient")
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.step += 1
         self.must_stop = bool(asked)
         epoch = self.step / self.steps_per_epoch
@@ -251,7 +283,8 @@ class Trainer:
     def _end_epoch(self) -> None:
         epoch, done = divmod(self.step, self.steps_per_epoch)
         if self.after_epoch is not None and self.world.is_main and done == 0 and self.step > self.first_step:
-            self.after_epoch(epoch, self.objective.net)
+            with as_written(self.objective.net) as net:
+                self.after_epoch(epoch, net)
 
     def _state(self) -> dict:
         return {
@@ -260,6 +293,7 @@ class Trainer:
             "step": self.step,  # with the seed, the position of sampler and schedules
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),  # empty but in float16
             "average": self.average.state(),
             "curves": self.curves.state(),
             "rng": torch.get_rng_state(),
@@ -276,74 +310,10 @@ class Trainer:
             return
         self.step = self.saved_step = state["step"]
         self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         self.average = RunningAverage(**state["average"])
         self.curves.rows, self.curves.sums = state["curves"]["rows"], state["curves"]["sums"]
         torch.set_rng_state(state["rng"])
         print(f"resuming from {self.checkpoint_path} at step {self.step} of {self.total_steps}", flush=True)
-
-
-COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy")
-
-
-class Curves:
-    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows, and no other
-    ones than an undisturbed run does: how fast it was stands in the log."""
-
-    def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
-        self.path, self.every = path, every
-        self.rows = rows or []
-        self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
-
-    def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
-        """Counts one step (numbered from 1); loss is the batch's mean."""
-        self.sums[0] += loss * samples
-        self.sums[1] += correct
-        self.sums[2] += samples
-        if step % self.every:
-            return
-        means = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
-        self.rows.append([step, round(epoch, 4), lr, margin, *means])
-        self.sums = [0.0, 0.0, 0]
-
-    def write(self) -> None:
-        with atomic_write(self.path) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in self.rows)
-
-    def state(self) -> dict:
-        return {"rows": self.rows, "sums": self.sums}
-
-
-class Progress:
-    """A tqdm bar on a terminal; in a log a line every `seconds`."""
-
-    def __init__(self, total_steps: int, done: int, batch_size: int, seconds: float = 10.0, silent: bool = False):
-        self.total, self.batch_size, self.seconds = total_steps, batch_size, seconds
-        self.start = self.last = time.monotonic()
-        self.first = done
-        self.bar = None
-        self.silent = silent
-        if sys.stderr.isatty() and not silent:
-            from tqdm import tqdm
-
-            self.bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True)
-
-    def update(self, step: int, epoch: float, loss: float, accuracy: float, lr: float) -> None:
-        if self.silent:
-            return
-        now = time.monotonic()
-        rate = (step - self.first) * self.batch_size / max(now - self.start, 1e-9)
-        if self.bar is not None:
-            self.bar.update(1)
-            self.bar.set_postfix_str(f"epoch {epoch:.1f} loss {loss:.3f} acc {accuracy:.3f} {rate:.1f} samples/s")
-        elif now - self.last >= self.seconds or step == self.total:
-            self.last = now
-            left = (self.total - step) * self.batch_size / max(rate, 1e-9)
-            print(f"step {step}/{self.total} epoch {epoch:.2f} loss {loss:.4f} accuracy {accuracy:.4f} "
-                  f"lr {lr:.3g} {rate:.1f} samples/s {left:.0f} s left", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -1,11 +1,10 @@
-"""The optimizer with its parameter groups, its learning rate and the margin at every step, and the arithmetic of a run.
+"""The optimizer with its parameter groups, its learning rate and the margin at every step.
 
 Learning rate and margin are pure functions of the step: nothing to save, nothing to resume.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import Literal
@@ -45,6 +44,8 @@ class OptimizerConfig:
 def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, or AdamW, over three groups: matrices with weight decay; norms and
     biases without; quantizer scales without and with their own factor on the learning rate (`factor`).
+
+    On a GPU one kernel updates all tensors of a group (`fused`).
     """
     scales = {id(p) for _, _, quantizer in quantizers(module) for p in quantizer.parameters()}
     groups: dict[str, list] = {"matrix": [], "vector": [], "scale": []}
@@ -59,43 +60,22 @@ def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Op
         for kind, parameters in groups.items()
         if parameters
     ]
+    fused = next(module.parameters()).is_cuda or None
     if config.name == "adamw":
-        return torch.optim.AdamW(listed)
-    return torch.optim.SGD(listed, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0)
+        return torch.optim.AdamW(listed, fused=fused)
+    return torch.optim.SGD(listed, lr=0.0, momentum=config.momentum, nesterov=config.momentum > 0, fused=fused)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Takes up the state of a checkpoint, which may have been written on another device."""
+    for group, own in zip(state["param_groups"], optimizer.param_groups):
+        group["fused"] = own["fused"]  # before it is loaded: it decides where the numbers of steps are kept
+    optimizer.load_state_dict(state)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
-
-
-def use_bf16(precision: str, device: torch.device) -> bool:
-    """Whether to compute in bfloat16. `auto`: where the device multiplies in it (GPU, AMX, AVX-512 BF16)."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return any(getattr(torch.cpu, f"_is_{units}_supported", lambda: False)() for units in ("amx_tile", "avx512_bf16"))
-
-
-def autocast(bf16: bool, device: torch.device):
-    return torch.autocast(device.type, torch.bfloat16) if bf16 else contextlib.nullcontext()
-
-
-def memory_format(net: nn.Module, channels_last: bool, device: torch.device) -> torch.memory_format:
-    """The layout to train `net` in: channels-last where that is asked for and safe.
-
-    On the CPU torch 2.13 (oneDNN) writes outside of its buffers, in bfloat16 and channels-last, in the backward
-    pass of a strided 1x1 convolution of fewer than 16 input channels, as networks of width 8 have in their
-    shortcuts. With 16 and more, without stride, or in the contiguous layout it does not.
-    """
-    unsafe = device.type == "cpu" and any(_strided_narrow_1x1(module) for module in net.modules())
-    return torch.channels_last if channels_last and not unsafe else torch.contiguous_format
-
-
-def _strided_narrow_1x1(module: nn.Module) -> bool:
-    return (isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and max(module.stride) > 1
-            and module.in_channels < 16)
 
 
 @dataclass(frozen=True)

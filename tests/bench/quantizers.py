@@ -22,7 +22,7 @@ from svq.hardware import describe
 from svq.nets import num_parameters
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import float_weight, quantizers
-from svq.train.optimizer import use_bf16
+from svq.train.arithmetic import low_precision
 
 CASES = {f"{method}{bits}": QuantConfig(method, bits) for method, bits in [
     ("kmqat", 4), ("kmqat", 2), ("kmqat", 1), ("uniform", 4), ("pot", 4), ("pot", 6), ("apot", 4), ("apot", 3),
@@ -70,7 +70,7 @@ def main():
     if options.quick:
         options.batch, options.width, options.repeats = 2, 4, 1
     torch.set_num_threads(1)
-    bf16 = use_bf16("auto", CPU)
+    bf16 = low_precision("auto", CPU)
     print(f"CPU {describe()}, threads used 1, {clock.__name__}, load {os.getloadavg()[0]:.1f}, "
           f"Python {platform.python_version()}, torch {torch.__version__}")
     large, small = (network(arch, options.width) for arch in ("ResNet101", "ResNet34"))

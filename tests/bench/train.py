@@ -23,7 +23,8 @@ from svq.hardware import describe  # noqa: E402
 from svq.nets import build  # noqa: E402
 from svq.quant import QuantConfig, quantize_  # noqa: E402
 from svq.train.objective import AAMSoftmax, Objective  # noqa: E402
-from svq.train.optimizer import OptimizerConfig, autocast, make_optimizer, set_learning_rate, use_bf16  # noqa: E402
+from svq.train.arithmetic import autocast, low_precision  # noqa: E402
+from svq.train.optimizer import OptimizerConfig, make_optimizer, set_learning_rate  # noqa: E402
 
 CPU = torch.device("cpu")
 CLASSES = 500
@@ -41,7 +42,7 @@ def stepper(net, bf16, channels_last, batch, clock):
 
     def step():
         start = clock()
-        with autocast(bf16, CPU):
+        with autocast(torch.bfloat16 if bf16 else None, CPU):
             loss, _ = objective(feats, labels, 0.2)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -75,7 +76,7 @@ def arithmetic(archs, widths, batch, repeats, clock):
 
 
 def quantization(widths, batches, repeats, clock):
-    bf16 = use_bf16("auto", CPU)
+    bf16 = low_precision("auto", CPU)
     print(f"\nResNet34, {'bf16 channels-last' if bf16 else 'fp32'}, 4-bit QAT (aim: ratio at most 1.15)")
     print(f"{'width':>5} {'batch':>6} {'float samples/s':>16} {'QAT samples/s':>14} {'QAT / float step':>17}")
     for width in widths:

@@ -1,5 +1,6 @@
 """The loop's parts: margin softmax, schedules, optimizer groups, averages, checkpoints, batch norm."""
 
+import copy
 import math
 
 import numpy as np
@@ -16,19 +17,19 @@ from svq.distill.objective import DistillConfig, EmbeddingObjective, Teacher, so
 from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
+from svq.train.arithmetic import low_precision, memory_format
 from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoint
 from svq.train.distributed import GlobalBatchNorm, World, join_world, place, synchronize_batch_norm
-from svq.train.loop import Curves
+from svq.train.curves import Curves
 from svq.train.objective import AAMSoftmax, Objective
 from svq.train.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
     learning_rate,
     make_optimizer,
+    load_optimizer,
     margin,
-    memory_format,
     set_learning_rate,
-    use_bf16,
 )
 
 
@@ -344,8 +345,36 @@ def test_precision(monkeypatch, units):
     for name in ("amx_tile", "avx512_bf16"):
         monkeypatch.setattr(torch.cpu, f"_is_{name}_supported", lambda name=name: name == units)
     cpu = torch.device("cpu")
-    assert use_bf16("bf16", cpu) and not use_bf16("fp32", cpu)
-    assert use_bf16("auto", cpu) is (units is not None)
+    assert low_precision("bf16", cpu) is torch.bfloat16 and low_precision("fp16", cpu) is torch.float16
+    assert low_precision("fp32", cpu) is None
+    assert low_precision("auto", cpu) is (None if units is None else torch.bfloat16)
+    for can in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, can=can: can)
+        assert low_precision("auto", torch.device("cuda")) is (torch.bfloat16 if can else None)
+
+
+def test_an_optimizer_takes_up_what_another_device_left():
+    """Fused, as on a GPU, and not: the next step is the same."""
+    torch.manual_seed(0)
+    net, config = nn.Linear(4, 3), OptimizerConfig(name="adamw")
+    gradient = torch.randn(3, 4)
+
+    def step(optimizer, module):
+        set_learning_rate(optimizer, 0.1)
+        module.weight.grad, module.bias.grad = gradient.clone(), torch.ones(3)
+        optimizer.step()
+
+    first = make_optimizer(config, net)
+    step(first, net)
+    other, state = copy.deepcopy(net), copy.deepcopy(first.state_dict())
+    step(first, net)
+    for group in state["param_groups"]:
+        group["fused"] = True
+    second = make_optimizer(config, other)
+    load_optimizer(second, state)
+    assert not any(group["fused"] for group in second.param_groups)
+    step(second, other)
+    assert torch.equal(net.weight, other.weight)
 
 
 STEP = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_LOCALID": "1"}

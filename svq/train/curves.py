@@ -1,0 +1,74 @@
+"""What a training shows: its curves as CSV, and a bar or plain lines while it runs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+
+from svq.atomic import atomic_write
+
+COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy")
+
+
+class Curves:
+    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows, and no other
+    ones than an undisturbed run does: how fast it was stands in the log."""
+
+    def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
+        self.path, self.every = path, every
+        self.rows = rows or []
+        self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
+
+    def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
+        """Counts one step (numbered from 1); loss is the batch's mean."""
+        self.sums[0] += loss * samples
+        self.sums[1] += correct
+        self.sums[2] += samples
+        if step % self.every:
+            return
+        means = self.sums[0] / self.sums[2], self.sums[1] / self.sums[2]
+        self.rows.append([step, round(epoch, 4), lr, margin, *means])
+        self.sums = [0.0, 0.0, 0]
+
+    def write(self) -> None:
+        with atomic_write(self.path) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in self.rows)
+
+    def state(self) -> dict:
+        return {"rows": self.rows, "sums": self.sums}
+
+
+class Progress:
+    """A tqdm bar on a terminal; in a log a line every `seconds`."""
+
+    def __init__(self, total_steps: int, done: int, batch_size: int, seconds: float = 10.0, silent: bool = False):
+        self.total, self.batch_size, self.seconds = total_steps, batch_size, seconds
+        self.start = self.last = time.monotonic()
+        self.first = done
+        self.bar = None
+        self.silent = silent
+        if sys.stderr.isatty() and not silent:
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True)
+
+    def update(self, step: int, epoch: float, loss: float, accuracy: float, lr: float) -> None:
+        if self.silent:
+            return
+        now = time.monotonic()
+        rate = (step - self.first) * self.batch_size / max(now - self.start, 1e-9)
+        if self.bar is not None:
+            self.bar.update(1)
+            self.bar.set_postfix_str(f"epoch {epoch:.1f} loss {loss:.3f} acc {accuracy:.3f} {rate:.1f} samples/s")
+        elif now - self.last >= self.seconds or step == self.total:
+            self.last = now
+            left = (self.total - step) * self.batch_size / max(rate, 1e-9)
+            print(f"step {step}/{self.total} epoch {epoch:.2f} loss {loss:.4f} accuracy {accuracy:.4f} "
+                  f"lr {lr:.3g} {rate:.1f} samples/s {left:.0f} s left", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
