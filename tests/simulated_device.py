@@ -79,6 +79,10 @@ class _Mode(TorchDispatchMode):
 
 @contextlib.contextmanager
 def simulated_device():
-    """Yields the device; on it only within the block."""
-    with _Mode():
-        yield torch.device("meta")
+    """Yields the device; on it only within the block. There, inference_mode is no_grad: wrapped tensors know no other."""
+    inference_mode, torch.inference_mode = torch.inference_mode, torch.no_grad
+    try:
+        with _Mode():
+            yield torch.device("meta")
+    finally:
+        torch.inference_mode = inference_mode

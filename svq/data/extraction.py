@@ -69,6 +69,7 @@ class Utterances:
         frames = self._frames(folder, keys)
         blocks = _blocks(frames)
         mine = np.flatnonzero(_in_slice(blocks, job_slice(blocks.max() + 1, job, num_jobs)))
+        self.longest = int(frames[mine].max(initial=0))  # frames, about; 0 where nothing tells
         self.keys = [key.decode() for key in keys[mine]]
         self.lines = self._lines(self.table, keys[mine])
         self.block_of = blocks[mine]
@@ -208,11 +209,32 @@ def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserErr
     net = net.to(device, memory_format=torch.channels_last).eval()
     unreadable: list[tuple[str, UserError]] = []
     with parametrize.cached():  # a quantized network computes its weights once, not once a batch
+        if device != "cpu" and isinstance(utterances, Utterances):
+            _try_out(net, utterances, batch_frames)
         for keys, feats in batches(utterances, batch_frames, unreadable):
-            with torch.inference_mode():
-                vectors = net(feats).float().cpu().numpy()
-            yield from _finite(keys, vectors, f"{feats.shape[1]} frames")
+            yield from _finite(keys, _vectors(net, feats, batch_frames), f"{feats.shape[1]} frames")
     yield from unreadable
+
+
+def _try_out(net: nn.Module, utterances: Utterances, batch_frames: int) -> None:
+    """The longest utterance, which would come last, and a full batch: UserError where the memory does not suffice for them."""
+    mels = utterances.front_end.config.num_mels
+    for size, frames in {(1, utterances.longest), (batch_frames // 200, 200)}:
+        if size and frames:
+            _vectors(net, torch.zeros(size, frames, mels, device=utterances.device), batch_frames)
+
+
+def _vectors(net: nn.Module, feats: torch.Tensor, batch_frames: int) -> np.ndarray:
+    """Embeddings (B, D) of features (B, T, F); UserError where the memory does not suffice for them."""
+    try:
+        with torch.inference_mode():
+            return net(feats).float().cpu().numpy()
+    except torch.OutOfMemoryError:
+        size, frames = feats.shape[:2]
+        mend = (f"lower --batch-frames ({batch_frames})" if size > 1 else
+                "read less of it (--max-seconds), take it out of the data directory, or use --device cpu")
+        raise UserError(f"{feats.device}: its memory does not suffice for {size} utterance{'s' * (size > 1)} of {frames} "
+                        f"frames; {mend}") from None
 
 
 def embed_exported(embedder, utterances: Utterances,

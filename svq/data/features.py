@@ -14,7 +14,6 @@ import os
 import re
 
 import numpy as np
-from kaldiio.matio import read_ascii_mat, write_array
 
 from svq.atomic import atomic_path, atomic_write
 from svq.data.rxfilename import parse, start
@@ -101,6 +100,8 @@ class Matrix:
     def _read_text(self, mark: bytes) -> None:
         if not mark.strip(b" [\n0123456789.-+") == b"":
             raise UserError(f"{self.specifier}: not a Kaldi matrix or vector")
+        from kaldiio.matio import read_ascii_mat  # a second to import, and few archives are text
+
         try:
             self.text = np.atleast_2d(read_ascii_mat(_Pushed(mark, self.file)))
         except (ValueError, RuntimeError, AssertionError):
@@ -236,6 +237,8 @@ def ark_writer(ark: str, scp: str, compression: str = "none", by_id: bool = Fals
     Both appear under their names when the block ends without an exception: first the
     archive, then the scp, so that an scp never points into nothing.
     """
+    from kaldiio.matio import write_array
+
     lines = []
 
     def write(key: str, array) -> None:
