@@ -33,6 +33,9 @@ class There(torch.Tensor):
     def __repr__(self):
         return f"There({self.values_here!r})"
 
+    def __reduce_ex__(self, protocol):
+        return self.values_here.__reduce_ex__(protocol)
+
     def tolist(self):
         return self.cpu().tolist()
 
@@ -79,10 +82,16 @@ class _Mode(TorchDispatchMode):
 
 @contextlib.contextmanager
 def simulated_device():
-    """Yields the device; on it only within the block. There, inference_mode is no_grad: wrapped tensors know no other."""
-    inference_mode, torch.inference_mode = torch.inference_mode, torch.no_grad
+    """Yields the device; on it only within the block. There inference_mode is no_grad, for wrapped tensors know no other, and
+    autocast on the device does nothing."""
+    inference_mode, autocast = torch.inference_mode, torch.autocast
+
+    def autocast_here(device, *args, **kwargs):
+        return contextlib.nullcontext() if device == "meta" else autocast(device, *args, **kwargs)
+
+    torch.inference_mode, torch.autocast = torch.no_grad, autocast_here
     try:
         with _Mode():
             yield torch.device("meta")
     finally:
-        torch.inference_mode = inference_mode
+        torch.inference_mode, torch.autocast = inference_mode, autocast

@@ -162,7 +162,7 @@ def sensitivities(size: Size, device) -> str:
         return np.array([row.trace for row in estimator.results()])
 
     found, wanted = traces(device), traces("cpu")
-    return close(found, wanted, 0.05 if device.type == "cuda" else 1e-9, "traces")
+    return close(found, wanted, tolerance(device, 0.05), "traces")
 
 
 def calibration(size: Size, device) -> str:

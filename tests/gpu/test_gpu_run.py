@@ -4,12 +4,15 @@ import os
 import re
 import subprocess
 
+import pytest
 import torch
 
 from tests.conftest import ROOT
 from tests.gpu.check import Output, checked
+from tests.gpu import correctness
 from tests.gpu.correctness import CHECKS
 from tests.gpu.synthetic import TOY
+from tests.simulated_device import simulated_device
 
 
 def run(*arguments):
@@ -30,6 +33,14 @@ def test_all_of_it_at_toy_size(tmp_path):
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert len([row for row in rows if re.search(r"svq, .* \| [\d,.]+ \|", row)]) == 12
     assert sum(check.__doc__.splitlines()[0] in page for check in CHECKS) == len(CHECKS) == 9
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
+@pytest.mark.parametrize("name", ["augmentation", "extraction", "sensitivities", "calibration", "resumption"])
+def test_no_tensor_is_left_on_the_cpu(name):
+    """The checks that need no card, on a simulated one: trainings, extraction, sensitivities, calibration."""
+    with simulated_device() as device:
+        assert getattr(correctness, name)(TOY, device)
 
 
 def test_a_check_that_fails_is_named(capsys):
