@@ -31,11 +31,15 @@ step --dear --in "$1" --config "$2" --speech "${3%/}" --reads settings ${noise:+
 if [[ -n ${SVQ_ANEW-} && $restart == true ]]; then restart=always; fi
 options=(--config "$1" --train "$2" --data "${3%/}" --init "$4" --dev "${5%/}" --out "$dir")
 if [[ $restart == always ]]; then options+=(--restart always --restart-id "$HOSTNAME.$$.$(date +%s)"); fi
-resources=(--mem "$mem" --num-threads "$num_threads")
-if ((num_gpus > 0)); then resources+=(--gpu "$num_gpus"); fi
+launch=(python3) resources=(--mem "$mem" --num-threads "$num_threads")
+if ((num_gpus > 0)); then
+  resources+=(--gpu "$num_gpus")
+else
+  launch=(env CUDA_VISIBLE_DEVICES= python3)      # it would take a card that it sees
+fi
 
 export SVQ_RESUMES=1  # trials go on from their checkpoints: a cluster may end a worker at its time limit and start it again
-$cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" python3 -m svq.bin.search "${to_search[@]}" "${options[@]}"
+$cmd "${resources[@]}" JOB=1:"$nj" "$dir/log/search.JOB.log" "${launch[@]}" -m svq.bin.search "${to_search[@]}" "${options[@]}"
 trials_done=$(($(wc -l < "$dir/trials.tsv") - 1))
 if [[ -e $dir/best ]]; then
   echo "search.sh: the best of $trials_done trials is $dir/$(readlink "$dir/best"), its settings are in $dir/best.yaml"

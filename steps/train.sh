@@ -38,6 +38,8 @@ else
   fi
 fi
 
+if ((num_gpus == 0)); then launch=(env CUDA_VISIBLE_DEVICES= "${launch[@]}"); fi  # it would take a card that it sees
+
 export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" \
   --config "$config" --data "$data" --out "$dir"

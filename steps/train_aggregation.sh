@@ -35,6 +35,8 @@ if ((processes > 1)); then
   launch=(env "OMP_NUM_THREADS=$num_threads" torchrun --standalone --nproc-per-node "$processes")
 fi
 
+if ((num_gpus == 0)); then launch=(env CUDA_VISIBLE_DEVICES= "${launch[@]}"); fi  # it would take a card that it sees
+
 export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation \
   "${to_train_aggregation[@]}" --config "$config" --model "$teacher" --data "$data" --out "$dir"

@@ -216,6 +216,7 @@ def test_what_a_training_asks_for(shell, step, options, asked):
     shell("bash", shell.root / "steps" / step, "--cmd", "show", *options, *arguments, code=1)     # it makes nothing
     assert shell.read("shown").startswith(asked + " out/log/train.log ") and shell.read("shown").endswith(" 1\n")
     assert (" torchrun " in shell.read("shown")) == ("--num-nodes" not in options and bool(options))
+    assert (" env CUDA_VISIBLE_DEVICES= " in shell.read("shown")) == ("--num-gpus" not in options)  # it sees no card
 
 
 def test_one_machine_is_one_node(shell):
