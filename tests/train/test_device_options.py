@@ -108,16 +108,12 @@ def test_float16_resumes(runs):
 
 
 def test_augmentation_on_the_device(runs, surroundings):
-    """The same run up to rounding; killed and resumed, the same bytes.
-
-    The losses are compared with noise alone: a buzz in a room has bands that hold nothing but the rounding of the transform.
-    """
-    noise = {"noise": surroundings["noise"]}
-    common = ("augment.prob=0.9", "epochs=2")
-    read = runs("read", *common, "augment.on_device=false", **noise)
-    assert losses(runs("with noise", *common, "augment.on_device=true", **noise)) == pytest.approx(losses(read), rel=1e-3)
+    """The same run up to rounding, which larger steps would make much of; killed and resumed, the same bytes."""
+    common = ("augment.prob=0.9", "augment.both=true", "epochs=2", "schedule.lr=0.0001", "schedule.final_lr=0.00001")
+    read = runs("read", *common, "augment.on_device=false", **surroundings)
     device = (*common, "augment.on_device=true", "checkpoint_minutes=0")
     left = runs("left", *device, **surroundings)
+    assert losses(left) == pytest.approx(losses(read), rel=1e-4)
     runs.stopped(5, "left stopped", *device, **surroundings)
     assert weights(runs("left stopped", *device, "data.num_workers=2", **surroundings)) == weights(left)
 
