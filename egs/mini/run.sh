@@ -10,7 +10,7 @@
 # A finished piece of work is skipped; a killed run goes on where it was.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-systems="teacher student teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
+systems="teacher student teacher_float teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
