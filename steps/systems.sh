@@ -67,3 +67,11 @@ find_augmentation() {                             # sets the array `augmentation
     if [[ -d $data/$kind ]]; then augmentation+=("--$kind" "$data/$kind"); fi
   done
 }
+
+# Stops where a list of --trials is not there once the data directories are: before anything is trained.
+need_lists() {
+  local list
+  for list in $trials; do
+    need "$data/$list" "stage 1 makes no such list (--trials)"
+  done
+}

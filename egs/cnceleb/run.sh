@@ -10,6 +10,7 @@
 #
 # Works in the folder of the other recipe, with its data and exp, where data/cnceleb and so on are more test sets; what that
 # recipe has made is skipped, given the same --backends, --norms, --cohort-per-spk, --top-n and --lda-dim as there.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 cnceleb1=corpus/CN-Celeb_flac  # CN-Celeb1: data, dev and eval

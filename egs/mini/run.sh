@@ -8,6 +8,7 @@
 #   bash run.sh --debug           a tiny version of it all, in debug/, for a look at the machinery
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 systems="teacher student teacher_float teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
@@ -71,6 +72,7 @@ if stage 1 "data directories"; then
     --out "$data/rir" --stamp "$data/.done.prepare" -- \
     local/prepare_mini.sh --part data --seed "$seed" --corpus "$corpus" --data "$data" ${size[@]+"${size[@]}"}
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/test"
+  need_lists
 fi
 
 if stage 2 "features"; then

@@ -7,6 +7,7 @@
 #   bash run.sh --dry-run                                         what would be done
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 corpus=corpus/speechocean762  # official layout; downloaded to there when it is missing and --download true
@@ -83,6 +84,7 @@ if stage 1 "data directories"; then
   if [[ $speed_perturb == true ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
+  need_lists
 fi
 
 if stage 2 "features"; then

@@ -7,6 +7,7 @@
 #
 # local/table.sh table_1 to table_5 are the paper's tables (RESULTS.md); they take the same options.
 # A finished piece of work is skipped; a killed run goes on where it was. On Slurm: see cmd.sh.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 vox1=corpus/voxceleb1         # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
@@ -72,6 +73,7 @@ if stage 1 "data directories"; then
   if [[ $speed_perturb == true ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
+  need_lists
 fi
 
 if stage 2 "features"; then
