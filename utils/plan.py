@@ -80,8 +80,9 @@ def _answer(answer, calls, plan, requests):
             stage = words[0]
             plan.say("stage %s: %s" % tuple(words))
         elif kind == "need":
-            plan.say("  %s is missing: %s" % tuple(words))
-            plan.add(stage, "", [os.path.dirname(words[0])], True)
+            if not within(words[0], plan.made):
+                plan.say("  %s is missing: %s" % tuple(words))
+                plan.add(stage, "", [os.path.dirname(words[0])], True)
         else:
             try:
                 counts[0 if answer(words, plan, stage) else 1] += 1
