@@ -130,13 +130,14 @@ def _read_npz(path):
     """
     try:
         with open_file(path) as file, np.load(file, allow_pickle=False) as found:
-            ids, matrix = (found[name] for name in _ARRAYS)
+            ours = not set(_ARRAYS).isdisjoint(found.files)
+            ids, matrix = (found[name] for name in _ARRAYS) if ours else _vectors_by_name(found, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, SyntaxError,
             zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not the arrays {' and '.join(_ARRAYS)} of svq.bin.embed ({reason[:120]})") from None
+        raise UserError(f"{path}: not an archive of embeddings ({reason[:120]})") from None
     if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
         raise UserError(f"{path}: ids are {ids.dtype} {ids.shape}, not a list of texts (N,)")
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or len(matrix) != len(ids) or not matrix.shape[1]:
@@ -149,6 +150,20 @@ def _read_npz(path):
         twice = next(word for word in words if words.count(word) > 1)
         raise UserError(f"{path}: the id {twice!r} is there twice")
     return Tokens.of(words), _Held(matrix)
+
+
+def _vectors_by_name(found, path):
+    """The names (N,) and the vectors (N, D) of an archive that holds one array (D,) or (1, D) of floats for each id."""
+    vectors = []
+    for name in found.files:
+        vector = found[name]
+        if vector.dtype.kind != "f" or not vector.size or vector.shape not in ((vector.size,), (1, vector.size)):
+            raise UserError(f"{path}: holds neither {' and '.join(_ARRAYS)}, as svq.bin.embed writes them, nor one vector of "
+                            f"floats for each id: {name[:40]!r} is {vector.dtype} {vector.shape}")
+        if vectors and vector.size != vectors[0].size:
+            raise UserError(f"{path}: {name[:40]!r} has {vector.size} values, {found.files[0][:40]!r} has {vectors[0].size}")
+        vectors.append(vector.reshape(-1))
+    return np.array(found.files), np.array(vectors)
 
 
 class _Plan:
