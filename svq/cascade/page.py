@@ -27,7 +27,7 @@ HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}"
 
 
 class Evaluated(NamedTuple):
-    """A list's results. name: of the list; title: what it holds, in words."""
+    """The results on one trial list. name: the list's. title: how many trials it holds, in words."""
 
     name: str
     title: str
@@ -40,7 +40,7 @@ def heads(names: Sequence[str]) -> list[str]:
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
-    """The table's text, in the order of HEADS."""
+    """Gives the cells of a row of the table as text, in the order of HEADS. names: of the rungs."""
     last = row.name == names[-1] and row.kind not in (CASCADE, RANDOM)
     i = {name: MEASURES.index(name) for name in MEASURES}
     gap = lambda name, digits: "-" if last else f"{row.gap[i[name]]:+.{digits}f}"  # noqa: E731
@@ -68,12 +68,15 @@ def _range(low: float, high: float, form: str) -> str:
 
 
 def _spread(row: Row, low: float, high: float, digits: int) -> str:
-    """The interval; of the control plus and minus its standard deviation over seeds."""
+    """Gives the interval as text; for the random control plus and minus its standard deviation over seeds."""
     return f"± {(high - low) / 2:.{digits}f}" if row.kind == RANDOM else _range(low, high, f".{digits}f")
 
 
 def notes(names: Sequence[str], settings: str) -> list[str]:
-    """How to read the table. settings: what was decided and how the deltas were chosen."""
+    """Gives the notes that explain the table, a sentence or more each.
+
+    names: of the rungs. settings: a sentence on the operating point and the choice of deltas, see `settings_of`.
+    """
     return [
         settings,
         f"95 %: intervals over resampled speakers, differences to {names[-1]} paired; of the random control "
@@ -91,7 +94,7 @@ def notes(names: Sequence[str], settings: str) -> list[str]:
 
 
 def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, runs: Sequence[dict] = ()) -> str:
-    """A table for each list, notes below; then what was measured."""
+    """Gives the results as Markdown: a table for each list, the notes, then the measured runs if there are any."""
     parts = []
     for listed in lists:
         parts += [f"### {listed.title}", markdown_table(heads(names), [cells(row, names) for row in listed.rows], 1)]
@@ -102,7 +105,7 @@ def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, ru
 
 
 def tsv(lists: Sequence[Evaluated]) -> str:
-    """All numbers, a line a list and system."""
+    """Gives all numbers as tab-separated text with a line of heads, then a line for each list and system."""
     heads = ["list", "system", "kind"]
     for name in MEASURES:
         heads += [name, f"{name}_low", f"{name}_high", f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high"]
@@ -123,7 +126,10 @@ _SHOWN = (("eer", "EER (%)"), ("mindcf", "minDCF"), ("actdcf", "actDCF"), ("flip
 
 
 def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
-    """Four measures against the share of trials that leave the first rung; chance beside it, the rungs as lines."""
+    """Draws four measures against the share of trials that leave the first rung.
+
+    The random control is drawn beside the cascade, each rung alone as a line across. names: of the rungs.
+    """
     points, cascade = listed.curve, listed.rows[0]
     with fig.rc():
         figure, axes = fig.panels(2, 2, width=6.4, height=5.6)
@@ -152,7 +158,7 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
 
 def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence[str], settings: str,
            runs: Sequence[dict] = ()) -> str:
-    """The page as HTML text."""
+    """Gives the cascade's page as HTML text: tables, notes, measured runs and figures."""
     parts = [f"<h3>{escape(listed.title)}</h3>" + html_table(heads(names), [cells(row, names) for row in listed.rows], 1)
              for listed in lists]
     parts.append('<ul class="note">' + "".join(f"<li>{escape(n)}</li>" for n in notes(names, settings)) + "</ul>")
@@ -167,7 +173,11 @@ def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence
 
 def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
                    controls: int) -> tuple[list[Evaluated], Ladder]:
-    """Of the ladder in file `path` on each trial list, by replay; and the ladder."""
+    """Evaluates the ladder in the file `path` on each trial list by replay; gives the results and the ladder.
+
+    replicates: of the bootstrap over speakers. controls: random controls to average. UserError for two lists of one
+    name, a ladder that is not finished, and scores or lists that cannot be read.
+    """
     ladder = load_ladder(path)
     maps, deltas, threshold = load_maps(ladder, path), ladder.deltas(path), ladder.threshold(path)
     found: list[Evaluated] = []
@@ -186,7 +196,7 @@ def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
 
 
 def settings_of(ladder: Ladder) -> str:
-    """A sentence on the operating point, the deltas and where they are from."""
+    """Says in words where decisions are made, which deltas the gates have and how these were chosen."""
     gates = ", ".join(f"{rung.name} {rung.delta:.4g}" for rung in ladder.rungs[:-1])
     said = (f"Decisions at {ladder.operating.describe()}: {ladder.threshold():.4g}. Deltas: {gates}. The files of all "
             f"rungs together have {storage(ladder.rungs):,} bytes.")
@@ -197,7 +207,10 @@ def settings_of(ladder: Ladder) -> str:
 
 
 def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
-    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.cascade.live_runs."""
+    """Writes cascade.md, the figures with their numbers, index.html and, last, cascade.tsv into `folder`.
+
+    runs: of svq.cascade.live_runs.read_runs. UserError where they ran another ladder.
+    """
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
     if runs and (runs[0]["rungs"], runs[0]["gates"]) != (ladder.names, ladder.gates()):
