@@ -60,7 +60,7 @@ def require_place(out) -> None:
     ours |= {entry.name for entry in resources.files("svq.demo").joinpath("page").iterdir()}
     strange = sorted(held - ours) if MARK in held else sorted(held)
     if strange:
-        raise UserError(f"{out}: holds more than a page ({some_of(strange)}); give another folder, or empty it")
+        raise UserError(f"{out}: holds files that are not a page's ({some_of(strange)}); give another folder, or empty it")
 
 
 def write(out, files: dict[str, bytes]) -> None:
