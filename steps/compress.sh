@@ -29,7 +29,7 @@ force=false    # redo the chosen stages, finished or not
 _forward_to=("svq.bin.compress check" "svq.bin.compress report only norm bootstrap")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
-. ./cmd.sh
+if [[ -e cmd.sh ]]; then . ./cmd.sh; else . "$SVQ_ROOT/cmd.sh"; fi  # a recipe's own, else that of all
 
 refuse() { echo "compress.sh: $1" >&2; exit 2; }
 (($# == 0)) || refuse "takes options only, not '$1' (--help lists them)"
