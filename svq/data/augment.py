@@ -71,13 +71,13 @@ class SpecAugmentConfig:
 
 
 class Augment:
-    """`augment(wav, rng) -> wav`: noise or reverberation, (T,) float32 to (T,) float32.
+    """Adds noise or reverberation: `augment(wav, rng) -> wav`, (T,) float32 to (T,) float32.
 
     noise_dir, rir_dir: Kaldi data directories; one may be None. A clip's category
     (noise, music, speech) comes from noise_dir/utt2category where it exists, else
     from utt2spk; anything that names neither music nor speech or babble is noise.
-    Further options are those of `AugmentConfig`. UserError when there is neither
-    directory or one holds nothing.
+    Further options are those of `AugmentConfig`. UserError where both directories
+    are None or one is empty.
     """
 
     def __init__(self, noise_dir=None, rir_dir=None, prob: float = 0.6, rate: int = 16000, **options):
@@ -129,9 +129,9 @@ class Augment:
 
 
 def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """`wav` plus `noise` scaled to a signal-to-noise ratio of `snr` dB; both (T,).
+    """Adds `noise` (T,) to `wav` (T,), scaled to a signal-to-noise ratio of `snr` dB.
 
-    Silence on either side has no such ratio: then `wav` comes back as it is.
+    If either is silent there is no such ratio, and `wav` comes back as it is.
     """
     signal, power = _power(wav), _power(noise)
     if signal == 0 or power == 0:
@@ -141,7 +141,7 @@ def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
 
 
 def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarray:
-    """`wav` (T,) in the room of `response`: as long, as loud and as early as before.
+    """Puts `wav` (T,) into the room of impulse response `response`: as long, as loud and as early as before.
 
     The response starts at its direct path (the first sample of at least half the
     peak), so that the speech is not delayed out of the crop, and ends `longest`
@@ -164,7 +164,7 @@ def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarr
 
 def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = SpecAugmentConfig(),
                  rank: int = 0, world_size: int = 1) -> torch.Tensor:
-    """Features (B, T, F) with random bands and spans set to 0, each utterance its own.
+    """Sets random bands and spans of features (B, T, F) to 0, drawn anew for each utterance (SpecAugment).
 
     Mask widths are uniform in 0..max, positions uniform where the mask fits.
     To be used after mean normalization, where 0 is the mean. The draws depend on
@@ -182,7 +182,7 @@ def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = Spe
 
 
 def _masks(batch: int, size: int, count: int, widest: int, generator) -> torch.Tensor:
-    """The union of `count` random intervals in 0..size-1, (batch, size) bool."""
+    """Draws `count` random intervals in 0..size-1 for each of a batch, and gives their union, (batch, size) bool."""
     widths = (torch.rand(batch, count, 1, generator=generator) * (min(widest, size) + 1)).floor()
     starts = (torch.rand(batch, count, 1, generator=generator) * (size - widths + 1)).floor()
     position = torch.arange(size)
@@ -193,10 +193,10 @@ class _Clips:
     """Random access to the recordings of a Kaldi data directory, at `rate`.
 
     The first clips, up to `cache_mb` of int16, are kept once read (as float32
-    where 16 bits do not hold them); which ones depends on the listing alone, so
-    that a crop never depends on what was read before. Later ones are read piece
-    by piece each time. Any scale will do: rooms are scaled by their peak, noise
-    by its power.
+    where 16 bits do not hold them). The listing alone decides which, so a crop
+    never depends on what was read before. Later clips are read piece by piece
+    each time. Any scale will do: rooms are scaled by their peak, noise by its
+    power.
     """
 
     def __init__(self, folder, rate: int, cache_mb: int):
@@ -210,14 +210,14 @@ class _Clips:
         return len(self.wav)
 
     def _durations(self) -> np.ndarray:
-        """Seconds of each recording (N,): from utt2dur, else asked of the recordings."""
+        """Gives the seconds of each recording (N,), from utt2dur or else from the recordings themselves."""
         path = os.path.join(self.folder, "utt2dur")
         if not os.path.exists(path):
             return np.array([audio.duration(value) for value in self.wav.values()])
         return _aligned(Table.read(path), self.wav).float_array()
 
     def whole(self, i: int) -> np.ndarray:
-        """Clip `i`, (T,) float32."""
+        """Gives clip `i`, (T,) float32."""
         if not self.kept[i]:
             return self._load(i)
         if i not in self.cache:
@@ -230,7 +230,7 @@ class _Clips:
         return audio.load(self.wav.value(i), self.rate, start, seconds, any_scale=True)
 
     def crop(self, i: int, samples: int, where: float) -> np.ndarray:
-        """`samples` of clip `i`, (samples,) float32; `where` in [0, 1) places them; short clips repeat."""
+        """Cuts (samples,) float32 from clip `i`; `where` in [0, 1) places the cut; short clips repeat."""
         if self.kept[i]:
             if i not in self.cache:
                 self.whole(i)
@@ -245,7 +245,7 @@ class _Clips:
 
 
 def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
-    """The first `samples` along the first axis of `signal` repeated without end; ValueError if empty."""
+    """Gives the first `samples` items, along the first axis, of `signal` repeated without end; ValueError if empty."""
     if len(signal) == 0:
         raise ValueError("an empty signal cannot be repeated")
     if len(signal) < samples:
@@ -254,7 +254,7 @@ def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _by_category(folder, clips: _Clips) -> dict[str, np.ndarray]:
-    """Indices into `clips` of each category."""
+    """Gives the indices into `clips` for each category."""
     names = [os.path.join(folder, name) for name in ("utt2category", "utt2spk")]
     path = next((name for name in names if os.path.exists(name)), None)
     labels = np.char.lower(_aligned(Table.read(path), clips.wav).value_array() if path else
@@ -266,7 +266,7 @@ def _by_category(folder, clips: _Clips) -> dict[str, np.ndarray]:
 
 
 def _aligned(table: Table, wav: Table) -> Table:
-    """The lines of `table` for the keys of `wav`, in its order; UserError naming a missing key."""
+    """Gives the lines of `table` for the keys of `wav`, in the order of `wav`; UserError naming a missing key."""
     try:
         order = table.indices(wav.key_array)
     except KeyError as error:

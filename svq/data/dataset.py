@@ -1,9 +1,9 @@
 """Training items: random crops of speech with their speakers' labels.
 
-An item is a pure function of (seed, epoch, index) and a batch order one of
-(seed, epoch), so that neither the number of workers nor a resumed run changes
+An item is a pure function of (seed, epoch, index), and the order of batches is one
+of (seed, epoch). So neither the number of workers nor a resumed run changes
 what the network sees. Everything that grows with the corpus lies in arrays:
-3.3 million utterances are shared by forked workers, not copied.
+forked workers share 3.3 million utterances without copying them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ _ITEMS, _ORDER = 1, 2
 
 
 class TrainSet:
-    """Crops of `crop_seconds` from a Kaldi data directory.
+    """Training crops of `crop_seconds` from a Kaldi data directory.
 
     input: "wav" reads only the crop from the recordings of wav.scp (with utt2dur)
     and gives (samples,) float32 in [-1, 1], just enough samples for the frames;
-    "feats" reads only its rows of feats.scp and gives (frames, F) float32.
-    Utterances that are shorter are repeated up to the crop.
-    augment: an `Augment`, or its config, for "wav"; keep_speakers: the speakers to keep, all by default.
+    "feats" reads only the rows of the crop by feats.scp and gives (frames, F) float32.
+    Shorter utterances are repeated up to the crop.
+    augment: an `Augment`, or its config, for "wav". keep_speakers: the speakers to keep, all by default.
     `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
-    `.targets`, None at first: what gives each item a third part, `targets.item(index, first frame, frames)`,
-    such as svq.distill.cache.Targets.
-    UserError naming the file and the id where the directory does not fit together.
+    `.targets`, None at first, gives each item a third part by `targets.item(index, first frame, frames)`;
+    svq.distill.cache.Targets is one.
+    UserError, naming the file and the id, where the directory does not fit together.
     """
 
     def __init__(self, data_dir, input: Literal["wav", "feats"] = "wav", crop_seconds: float = 2.0,
@@ -120,9 +120,9 @@ class TrainSet:
         return self.utterances.key(self.lines[index])
 
     def item(self, epoch: int, index: int) -> tuple:
-        """(samples,) or (frames, F) float32, the speaker's label and, where there are targets, its target, float32.
+        """Reads an item: (samples,) or (frames, F) float32, its speaker's label and, if there are targets, its target.
 
-        UserError naming the utterance.
+        UserError names the utterance.
         """
         rng = np.random.default_rng([_ITEMS, self.seed, epoch, index])
         where = rng.random()
@@ -140,14 +140,14 @@ class TrainSet:
         return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index]), *target
 
     def _wav(self, specifier: str, seconds: float, where: float) -> tuple[np.ndarray, int]:
-        """The crop, and the frame of the whole utterance that its first frame is nearest to."""
+        """Reads a crop, and gives it with the frame of the whole utterance that its first frame is nearest to."""
         start = int(where * (max(0, math.floor(seconds * self.rate) - self.samples) + 1))
         wav = audio.load(specifier, self.rate, start / self.rate, self.samples / self.rate)
-        # utt2dur is rounded: the read may come out short by some samples at the end.
+        # utt2dur is rounded: some samples may be missing at the end.
         return wrap(wav, self.samples), round(start * FRAMES_PER_SECOND / self.rate)
 
     def _feats(self, specifier: str, where: float) -> tuple[np.ndarray, int]:
-        """The crop, and its first frame in the whole utterance."""
+        """Reads a crop, and gives it with the number of its first frame in the whole utterance."""
         with Matrix(specifier) as matrix:
             start = int(where * (max(0, matrix.shape[0] - self.frames) + 1))
             rows = matrix.rows(start, self.frames)
@@ -159,9 +159,9 @@ class TrainSet:
 class EpochBatches:
     """Batches of item indices, int64 arrays, for one epoch: a seeded permutation cut into pieces.
 
-    batch_size is that of all ranks together; rank r of world_size takes the r-th
+    batch_size counts the items of all ranks together; rank r of world_size takes the r-th
     contiguous slice of each batch. The last, incomplete batch is dropped.
-    start_batch: batches already done (a resumed epoch goes on with the next one).
+    start_batch: the number of batches already done (a resumed epoch goes on with the next one).
     """
 
     def __init__(self, num_items: int, batch_size: int, seed: int, epoch: int, start_batch: int = 0,
@@ -186,16 +186,16 @@ class EpochBatches:
 
 
 def make_loader(train_set: TrainSet, batches, epoch: int, num_workers: int) -> "Loader":
-    """An iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers;
-    where the set has targets, they are the third, (B, ...) float32.
+    """Makes an iterable over `batches` of (inputs (B, ...) float32, labels (B,) int64), the same for any num_workers.
 
-    A UserError of an item (an unreadable recording) is raised in the caller's process.
+    If the set has targets, they come third, (B, ...) float32. A UserError of an item (an unreadable recording) is
+    raised in the caller's process.
     """
     return Loader(train_set, batches, epoch, num_workers)
 
 
 class Loader:
-    """See `make_loader`; every iteration starts its own workers."""
+    """The iterable that `make_loader` gives; every iteration starts its own workers."""
 
     def __init__(self, train_set: TrainSet, batches, epoch: int, num_workers: int):
         self.batches = batches
@@ -218,7 +218,7 @@ class Loader:
 
 
     def _started(self):
-        """The DataLoader's iterator; its workers are born with the signals blocked that `_worker_init` makes them ignore."""
+        """Gives the DataLoader's iterator. Its workers are born with ENDING blocked; `_worker_init` has it ignored."""
         before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         try:
             return iter(self.loader)
@@ -227,9 +227,9 @@ class Loader:
 
 
 class _Batches(Dataset):
-    """Whole batches by their indices; an item's UserError comes back as its message.
+    """Whole batches by the indices of their items; where an item raises UserError, its message comes back instead.
 
-    An exception would reach the caller as the worker's traceback pasted into the message.
+    As an exception, it would reach the caller with the worker's traceback pasted into the message.
     """
 
     def __init__(self, train_set: TrainSet, epoch: int):
@@ -245,12 +245,12 @@ class _Batches(Dataset):
                 *(torch.from_numpy(np.stack(target)) for target in targets))
 
 
-# Sent to all processes of a training that is to end; it reads to the end of its step.
+# Signals that all processes of a training get when it is to end; it still finishes its step, so its workers go on.
 ENDING = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def _worker_init(_worker: int) -> None:
-    """A worker whose parent was killed must not live on with its lock and memory (Linux: prctl(2)), nor end before it."""
+    """Makes a worker end when its parent is killed (Linux: prctl(2)), to free its lock and memory, and not before."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)

@@ -1,8 +1,8 @@
 """Kaldi's extended file names, as they stand in wav.scp and feats.scp: a file, `ark:offset`, or `command |`.
 
-Whoever gives you a list with a command gives you a script: commands are off unless allowed. A recipe's run.sh, whose
-stage 1 has written its lists, allows them with SVQ_ALLOW_PIPES=true in the environment; so does whoever has read a list
-of others. Nothing else does.
+A list with a command is a script, so commands are off unless SVQ_ALLOW_PIPES=true in the environment allows them. A
+recipe's run.sh sets it, as its stage 1 has written the lists; users set it once they have read somebody else's list.
+Nothing else does.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ _SHOWN = 60  # characters of a command in a message
 
 @dataclass(frozen=True)
 class Rx:
-    """kind: "file", "offset" or "pipe"; path: file name or command; offset: bytes into the file (kind "offset").
+    """An extended file name, read into its parts.
 
-    channel: the one that is meant where a recording has several, from 0; None: nothing says which.
+    kind: "file", "offset" or "pipe". path: file name or command. offset: bytes into the file (kind "offset"). channel:
+    the one that is meant where a recording has several, from 0; None where nothing says which.
     """
 
     kind: str
@@ -39,7 +40,7 @@ class Rx:
         return name if self.channel is None else f"{name} (channel {self.channel + 1})"
 
     def of_channel(self, channel: int) -> Rx:
-        """The same recording, of which this channel, from 0, is meant."""
+        """Gives the same recording with `channel`, from 0, as the one that is meant."""
         return replace(self, channel=channel)
 
 
@@ -67,16 +68,16 @@ def parse(rxfilename: str | Rx) -> Rx:
 
 
 def quote_path(path: str) -> str:
-    """A file name as one word of a shell command that no tool takes for an option, a pipe or a URL."""
+    """Quotes a file name as one word of a shell command that no tool takes for an option, a pipe or a URL."""
     if path[:1] in "-|" or "://" in path:
         path = "./" + path
     return shlex.quote(path)
 
 
 def speed_command(rxfilename: str, factor: str) -> str:
-    """The `command |` that plays a recording at `factor` times its speed and pitch (SoX's `speed` effect).
+    """Gives the `command |` that plays a recording at `factor` times its speed and pitch (SoX's `speed` effect).
 
-    With -R, without which SoX seeds its dither by the clock and no two runs give the same samples.
+    It has SoX's -R: without it SoX seeds its dither by the clock, and no two runs give the same samples.
     """
     rx = parse(rxfilename)
     effect = f"-t wav - speed {shlex.quote(factor)} |"
@@ -93,7 +94,7 @@ def speed_command(rxfilename: str, factor: str) -> str:
 
 
 def allowed() -> bool:
-    """Whether the environment allows commands; UserError where it says neither true nor false."""
+    """Says whether SVQ_ALLOW_PIPES in the environment allows commands; UserError if it is neither true nor false."""
     value = os.environ.get(VARIABLE) or "false"
     if value not in ("true", "false"):
         raise UserError(f"{VARIABLE} is '{value}'; write true or false")
@@ -101,7 +102,7 @@ def allowed() -> bool:
 
 
 def require_allowed(table) -> None:
-    """UserError naming the first line of the `Table` that runs a command, unless commands are allowed."""
+    """Raises UserError, naming the first line of a `Table` that runs a command, unless commands are allowed."""
     rows = table.rows_ending_in(b"|")
     if len(rows) and not allowed():
         row = int(rows[0])
@@ -109,7 +110,7 @@ def require_allowed(table) -> None:
 
 
 def start(command: str, stderr=None) -> subprocess.Popen:
-    """Starts a shell command whose standard output is wanted, in a session of its own; UserError unless allowed."""
+    """Starts a shell command in its own session, its standard output a pipe; UserError unless commands are allowed."""
     if not allowed():
         raise UserError(_refusal(command))
     return subprocess.Popen(["bash", "-o", "pipefail", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a data directory: every problem with its file and line."""
+"""Checks a data directory and reports every problem with its file and line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ AUDIO_CHECKS = ("none", "header", "decode")
 
 
 class Problems:
-    """Counts problems and keeps the text of the first `limit`; texts of the others are never made."""
+    """A count of problems, and the texts of the first `limit`; the texts of the others are never made."""
 
     def __init__(self, limit: int = 20):
         self.limit, self.total, self.shown = limit, 0, []
@@ -43,7 +43,7 @@ class Problems:
             self.shown.append(f"{path}: {text}" if line is None else located(path, line, text))
 
     def add_lines(self, path, rows: np.ndarray, text) -> None:
-        """One problem for each of the 0-based `rows`; `text(row)` is asked only for those shown."""
+        """Adds a problem for each of `rows`, lines from 0; `text(row)` is called only for those that are shown."""
         for row in islice(map(int, rows), max(self.limit - len(self.shown), 0)):
             self.shown.append(located(path, row + 1, text(row)))
         self.total += len(rows)
@@ -54,11 +54,11 @@ class Problems:
 
 
 def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20, trials: bool = True) -> Problems:
-    """Checks a data directory; the result's `total` is 0 where it is sound.
+    """Checks a data directory; `total` of the Problems that it gives is 0 where the directory is sound.
 
-    check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode"
-    decodes all of it and finds what is silent, too. trials: whether trial lists are checked, too. UserError
-    if the folder itself is missing.
+    check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode" decodes
+    it all, and finds silence, too. threads: of these checks. limit: how many problems get a text. trials: whether trial
+    lists are checked, too. UserError if the folder itself is missing.
     """
     folder = DataDir(path)
     problems = Problems(limit)
@@ -196,7 +196,7 @@ def _check_spk2utt(spk2utt: Table, utt2spk: Table, problems: Problems) -> None:
         at += len(block)
     else:
         if at == spk2utt.size:
-            return  # the very bytes that utt2spk gives
+            return  # the bytes are exactly those that utt2spk gives
     ids, of_utterance = utt2spk.key_array, utt2spk.value_array()
     listed = np.zeros(len(ids), dtype=np.int32)
     for row, (speaker, utterances) in enumerate(spk2utt.items()):
@@ -255,7 +255,7 @@ def _check_trials(folder: DataDir, name: str, tables: dict[str, Table], problems
 
 
 def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table:
-    """enroll.spk2utt, its own problems reported once."""
+    """Reads enroll.spk2utt, and reports its own problems once."""
     seen = "enroll.spk2utt" in folder._tables
     try:
         table = folder.table("enroll.spk2utt")
@@ -273,9 +273,10 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
 
 def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None,
                named: Table | None = None, alike: bool = False):
-    """Yields (line index, why) for each recording of a wav.scp that `audio.check` refuses, in file order.
+    """Yields (line index, reason) for each recording of a wav.scp that `audio.check` refuses, in file order.
 
-    named: the reco2file_and_channel beside it. alike: channels that differ must be named there, as segments need it.
+    rows: the line indices to check, None for all. named: the reco2file_and_channel beside the wav.scp. alike: requires
+    channels that differ to be named there, as directories with segments need it.
     """
     require_allowed(table)
     recordings = table if named is None else Recordings(table, named)
