@@ -64,7 +64,7 @@ class Tokens:
         return Tokens(self.buffer, self.start[rows], self.length[rows])
 
     def matrix(self, width=None):
-        """Gives (n, width) uint8, one word a row, padded with zeros; width: at least that of the longest word, and 1."""
+        """Gives (n, width) uint8, one word a row, padded with zeros; width: at least the longest word's, and 1."""
         if width is None:
             width = max(int(self.length.max(initial=1)), 1)
         rows = gather(self, self.start, width)
