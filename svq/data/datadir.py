@@ -122,7 +122,7 @@ class DataDir:
 
 
 def index_speakers(of_utterance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the speakers of an `S` array (N,) of ids: (distinct ids, sorted; the number of each item, (N,) int32).
+    """Indexes the speakers of an `S` array (N,) of ids: (distinct ids, sorted; the index of each item, (N,) int32).
 
     Only one id per run of equal ids is sorted: utterances of a speaker mostly stand together.
     """

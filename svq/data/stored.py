@@ -69,7 +69,7 @@ def carry_made(sources: Sequence[DataDir], dest: Path) -> bool:
 
 
 def said(settings: dict, names: Sequence[str]) -> str:
-    """Words the settings `names` with their values, for messages: `rate 8000, num_mels 40`."""
+    """Lists the settings `names` with their values, as messages show them: `rate 8000, num_mels 40`."""
     return ", ".join(f"{name} {settings[name]:g}" if isinstance(settings[name], float) else f"{name} {settings[name]}"
                      for name in names)
 
