@@ -28,7 +28,7 @@ def require_file(path):
     except OSError:
         return path
     except ValueError:
-        raise UserError(f"{os.fspath(path)!r}: no name of a file") from None
+        raise UserError(f"{os.fspath(path)!r}: no file can have this name") from None
     if kind:
         raise UserError(f"{path}: {kind}, not a file; write what it holds to a file and give that")
     return path

@@ -200,7 +200,7 @@ def map_from_dict(about, path) -> ScoreMap:
     told = [value for name in ("slope", "offset") if name in about for value in [about[name]]]
     told += [value for name in ("x", "y") if isinstance(about.get(name), list) for value in about[name]]
     if not all(map(is_number, told)):
-        raise UserError(f"{path}: not a score map: what should be finite numbers is none")
+        raise UserError(f"{path}: not a score map: slope, offset, x and y must be finite numbers")
     try:
         out = _KINDS[kind](**about)
     except (TypeError, ValueError) as error:

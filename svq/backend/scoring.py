@@ -115,7 +115,7 @@ class Cosine:
     def process(self, x, ids=None, source="embeddings"):
         """Subtracts the mean from embeddings (N, D) and scales them to length 1, float32."""
         if self.mean is not None and len(self.mean) != x.shape[1]:
-            raise UserError(f"{source}: embeddings of {x.shape[1]} values, a mean of {len(self.mean)}")
+            raise UserError(f"{source}: embeddings of {x.shape[1]} values, but a mean embedding of {len(self.mean)}")
         return unit_length(x if self.mean is None else x - self.mean, ids, source)
 
     def models(self, average, counts):

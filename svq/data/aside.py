@@ -17,7 +17,7 @@ def draw_speakers(cells: Mapping[str, Hashable], count: int, seed: int) -> set[s
     cells: speaker -> its cell. Gives the speakers drawn. UserError unless some are drawn and some are left.
     """
     if not 0 < count < len(cells):
-        raise UserError(f"--dev-speakers is {count}: of {len(cells)} speakers some must be set aside, and some be left")
+        raise UserError(f"--dev-speakers is {count}: some of {len(cells)} speakers must be set aside, and some left")
     groups: dict[Hashable, list[str]] = {}
     for speaker in sorted(cells):
         groups.setdefault(cells[speaker], []).append(speaker)

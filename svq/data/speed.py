@@ -32,7 +32,7 @@ def perturb_speed(source, dest, factors: Sequence[str], keep_original: bool = Fa
         if not _FACTOR.fullmatch(factor) or not 0.1 <= float(factor) <= 10 or float(factor) == 1:
             raise UserError(f"`{factor}` is no speed factor: give numbers such as 0.9 and 1.1")
     if not factors or len({float(f) for f in factors}) < len(factors):
-        raise UserError(f"speed factors `{' '.join(factors)}`: none, or one of them twice")
+        raise UserError(f"speed factors `{' '.join(factors)}`: give at least one, and none twice")
     dest = _not_into_itself(dest, source)
     folder = DataDir(source)
     dest.mkdir(parents=True, exist_ok=True)

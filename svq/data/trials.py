@@ -235,6 +235,7 @@ def _write_models(folder: DataDir, out: Path, names: list[bytes], utterances: di
     text = b"".join(names[s] + b" " + b" ".join(utts) + b"\n" for s, utts in utterances.items())
     others = [n for n in folder.names() if is_trials(n) and n != out.name]
     if path.exists() and others and path.read_bytes() != text:
-        raise UserError(f"{path}: {some_of(others)} may use its models, which are others; make both with one --enroll-utts")
+        raise UserError(f"{path}: {some_of(others)} may use its models, and the new ones differ; make both lists with "
+                        "one --enroll-utts")
     with atomic_write(path, "wb") as file:
         file.write(text)
