@@ -46,7 +46,7 @@ class ModelConfig:
     def build(self, most: int | None = None) -> nn.Module:
         """Builds the float network, initialised from torch's global random state.
 
-        Raises UserError for a network that has far more numbers than `most` (None: svq.nets.MOST_NUMBERS).
+        Raises UserError for a network of unusual sizes that has more numbers than `most` (None: svq.nets.MOST_NUMBERS).
         """
         from svq import nets
         from svq.quant.batchnorm_fold import drop_folded_
