@@ -91,7 +91,7 @@ class Teacher(nn.Module):
         self.net, self.head = net, head
 
     def forward(self, feats: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Computes embeddings (B, D) and logits without margin (B, C), or None, from features (B, T, F), labels (B,)."""
+        """Computes embeddings (B, D) and logits without margin (B, C) or None; feats: (B, T, F), labels: (B,)."""
         embeddings = self.net(feats).float()
         with torch.autocast(feats.device.type, enabled=False):  # in float32, as the student's logits
             return embeddings, None if self.head is None else self.head(embeddings, labels)
