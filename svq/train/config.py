@@ -19,10 +19,11 @@ from svq.train.optimizer import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from.
+    """Settings of the samples that training reads.
 
     input: `wav` reads waveforms (and can augment them), `feats` the features of stage 2.
-    crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any.
+    crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any number.
+    Raises ValueError for values out of range.
     """
 
     input: Literal["wav", "feats"] = "wav"
@@ -39,21 +40,23 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
+    """Settings of one training run.
 
-    batch_size: samples per step over all processes. average: how many last epochs' weights are averaged
-    into the final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware
-    computes in it. num_threads: threads of this process on CPU; part of the result's last bits.
-    freeze_batch_norm: batch norms go on with the means and variances that they have, in place of those of each batch. For
-        finetuning towards a network's own embeddings, of which those of a batch are noisy estimates.
-    checkpoint_minutes: also between epochs, a checkpoint this often.
+    batch_size: samples per step over all processes. average: number of last epochs whose weights are averaged into the
+        final model. precision: `bf16` autocast, `fp32`, or `auto`: bf16 where the hardware computes in it.
+    num_threads: threads of this process on the CPU; the result's last bits depend on them.
+    freeze_batch_norm: batch norms keep the means and variances that they have, in place of those of each batch. This
+        is for finetuning towards a network's own embeddings, where statistics of a batch are only noisy estimates.
+    checkpoint_minutes: a checkpoint is also written between epochs, after so many minutes.
     allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
     select: how svq.bin.select chooses the layers that stay in float.
-    ptq: what svq.bin.quantize does beside quantizing; finetuning (svq.bin.train) does without it.
-    multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
-    section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
-    stage_epochs: a list of the epochs of each stage of multi_stage, from the lowest bits on, or of one number for all
-    stages. A stage has no share of `epochs` then, and they have no effect.
+    ptq: steps of svq.bin.quantize beside quantizing; finetuning (svq.bin.train) ignores them.
+    multi_stage: layers of few bits are quantized and finetuned first, those of more bits in later stages (Liu et al.,
+        "Towards lightweight speaker verification via adaptive neural network quantization", section IV, algorithm 1).
+        `epochs` are shared among the stages, each with its own run of the schedule.
+    stage_epochs: the epochs of each stage of multi_stage, from the lowest bits on, or one number for all stages;
+        `epochs` then has no effect.
+    Raises ValueError for values out of range, and for settings that contradict each other.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -115,10 +118,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class AggregationTrainConfig(TrainConfig):
-    """A training config for svq.bin.train_aggregation; the model is the teacher's, the rest as in TrainConfig.
+    """Settings of svq.bin.train_aggregation; the model is the teacher's, other settings are those of TrainConfig.
 
-    level: whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map brings
-    each frame first. components: of the dictionary. dim: size of the vector.
+    level: the level whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map
+    first brings each frame. components: components of the dictionary. dim: size of the vector.
     """
 
     level: str = "lde_aggr"
@@ -133,7 +136,7 @@ class AggregationTrainConfig(TrainConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def check_keys(self, where) -> None:
-        """UserError for settings of TrainConfig that mean nothing here, where only a dictionary is trained."""
+        """Raises UserError, naming `where`, for settings of TrainConfig that mean nothing for training a dictionary."""
         defaults = TrainConfig()
         for name in ("model", "distill", "quant", "allocate", "multi_stage"):
             if getattr(self, name) != getattr(defaults, name):

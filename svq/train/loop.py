@@ -1,4 +1,4 @@
-"""The one training loop: teacher, student and quantization-aware finetuning all run through it.
+"""The one training loop, for teachers, students and quantization-aware finetuning.
 
 It shows a bar or plain lines, and writes the training curves as CSV.
 """
@@ -50,14 +50,16 @@ class Trainer:
     Args:
         config: the run's settings.
         objective: network, head and losses, on any device; moved to the world's.
-        train_set: what to train on.
-        folder: where `<checkpoints>/last.pt` and `curves.csv` go.
+        train_set: the data to train on.
+        folder: `<checkpoints>/last.pt` and `curves.csv` go here.
         run_id: digest of all that the result depends on; a checkpoint of another run is not resumed.
-        teacher: what the objective learns from beside the labels, or None; it is frozen here.
-        after: the trainer that the same run had in its stage before; steps, epochs and curves go on from there,
-            the schedule begins anew.
-        after_epoch: called with the number of the epoch, from 1, and the network in training once an epoch and its
+        teacher: the teacher that the objective learns from beside the labels, or None; it is frozen here.
+        after: the trainer of the stage before in the same run; steps, epochs and curves go on from there, the schedule
+            begins anew.
+        after_epoch: called with the number of the epoch, from 1, and the network in training, once an epoch and its
             checkpoint are done, and again where a run is resumed there; it must leave the network as it is.
+
+    Raises UserError where the data do not fill one batch, or where stored features do not fit the model's front end.
     """
 
     def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
@@ -97,10 +99,10 @@ class Trainer:
         self.request, self.must_stop = StopRequest(), False
 
     def run(self) -> None:
-        """Trains to the end, from the last checkpoint where there is one of this run.
+        """Trains to the end, from the last checkpoint where this run has one.
 
-        Where SIGTERM or SIGUSR1 asks this process, or one that trains with it, to end, raises svq.train.checkpoint.Stopped
-        once the step is done and a checkpoint of it is written.
+        Raises svq.train.checkpoint.Stopped where SIGTERM or SIGUSR1 asked this process, or one that trains with it, to
+        end, once the step is done and its checkpoint is written. Raises NonFiniteLoss for a loss that is not a number.
         """
         with self.request:
             self._run()
@@ -151,10 +153,10 @@ class Trainer:
         progress.update(self.step, epoch, float(mean_loss), int(all_correct) / samples, lr)
 
     def _over_processes(self, loss: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
-        """The whole batch's mean loss and right answers, each process having those of its slice, and how many processes
-        were asked to end.
+        """Adds up over all processes: gives the batch's mean loss, its right answers, and how many were asked to end.
 
-        So all processes see a loss that is no number at the same step, end after the same one, and none is left waiting.
+        Each process has the loss and right answers of its slice. With the sums all processes see a loss that is no
+        number at the same step and end after the same step, so that none is left waiting.
         """
         found = torch.stack([loss.float() / self.world.size, correct.float(), self.request.flag(correct.float())])
         if self.world.size > 1:
@@ -163,7 +165,7 @@ class Trainer:
 
     @torch.no_grad()
     def _features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
+        """Computes normalised, masked features (B, T, F) from waveforms (B, samples) or log-mels (B, T, F)."""
         if self.config.data.input == "wav":
             feats = self.front_end(inputs)
         else:
@@ -180,12 +182,12 @@ class Trainer:
 
     @torch.no_grad()
     def _teach(self, feats: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None = None) -> tuple:
-        """The teacher's part: its embeddings, or cached `targets` in their place, and logits, where asked for."""
+        """Gives the teacher's part: its embeddings, or cached `targets` in their place, and logits, where asked for."""
         taught = () if self.teacher is None else self.teacher(feats, labels)
         return taught if targets is None else (targets, *taught[1:])
 
     def _check_finite(self, value: torch.Tensor, what: str, step: int | None = None) -> None:
-        """NonFiniteLoss naming the batch of `step` (from 0; the present one by default) unless `value` is finite."""
+        """Raises NonFiniteLoss, naming the batch of `step` (from 0; None: the present), unless `value` is finite."""
         if torch.isfinite(value):
             return
         step = self.step if step is None else step
@@ -210,7 +212,7 @@ class Trainer:
         return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
 
     def _save_if_due(self) -> None:
-        """A checkpoint after every epoch and every `checkpoint_minutes`; averages over the last epochs."""
+        """Writes a checkpoint after every epoch and every `checkpoint_minutes`; averages weights of the last epochs."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         if done == 0 and epoch > self.total_steps // self.steps_per_epoch - self.config.average:
             self.average.add(self.objective.state_dict())
@@ -219,7 +221,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        # The last step may have led out of the numbers; the checkpoint before it is the good one then.
+        # The last step may have made weights infinite or NaN; the checkpoint before it must then stay.
         for name, parameter in self.objective.named_parameters():
             self._check_finite(parameter.detach().abs().amax(), f"largest weight of {name}", self.step - 1)
         save_checkpoint(self.checkpoint_path, self._state())
@@ -227,12 +229,14 @@ class Trainer:
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def _while_wanted(self, loader) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches. A program that a recording is read through may be ended before this process: that is no error
-        of a run that is to end as well."""
+        """Yields the batches, and ends without an error where reading fails in a run that is asked to end.
+
+        A program that recordings are read through may get the signal before this process does.
+        """
         try:
             yield from loader
         except (UserError, OSError):
-            if not self.request.signal or self.world.size > 1:  # other processes would wait for this one's part
+            if not self.request.signal or self.world.size > 1:  # other processes would wait for this one's slice
                 raise
             self.must_stop = True
 
@@ -242,7 +246,7 @@ class Trainer:
         if self.world.is_main and self.saved_step != self.step:
             self._save()
         if self.world.size > 1:
-            dist.barrier()  # who ends first would have torchrun end the one that writes
+            dist.barrier()  # the first process to end would make torchrun end the one that writes
         self.request.stop(self.checkpoint_path)
 
     def _end_epoch(self) -> None:
@@ -284,8 +288,11 @@ COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy")
 
 
 class Curves:
-    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows, and no other
-    ones than an undisturbed run does: how fast it was stands in the log."""
+    """Training curves: rows of means over a few steps each.
+
+    The file is rewritten as a whole, so that a resumed run leaves the same rows as an undisturbed one, and none twice.
+    Speed is therefore not in it, but in the log.
+    """
 
     def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
         self.path, self.every = path, every
@@ -293,7 +300,7 @@ class Curves:
         self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
 
     def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
-        """Counts one step (numbered from 1); loss is the batch's mean."""
+        """Counts one step (numbered from 1); `loss` is the batch's mean, `correct` and `samples` are counts."""
         self.sums[0] += loss * samples
         self.sums[1] += correct
         self.sums[2] += samples
@@ -314,7 +321,7 @@ class Curves:
 
 
 class Progress:
-    """A tqdm bar on a terminal; in a log a line every `seconds`."""
+    """Progress of training: a tqdm bar on a terminal, a line every `seconds` in a log."""
 
     def __init__(self, total_steps: int, done: int, batch_size: int, seconds: float = 10.0, silent: bool = False):
         self.total, self.batch_size, self.seconds = total_steps, batch_size, seconds
