@@ -66,8 +66,8 @@ class AllocateConfig:
 
     def __post_init__(self):
         if not set(self.candidates) <= {*range(1, 9), FLOAT_BITS} or not set(self.candidates) - {FLOAT_BITS}:
-            raise ValueError(f"candidates are {list(self.candidates)}; they must be from 1 to 8, "
-                             f"beside them {FLOAT_BITS} for float")
+            raise ValueError(f"candidates are {list(self.candidates)}; they must be from 1 to 8; "
+                             f"{FLOAT_BITS} for float may stand beside these")
         targets = [name for name in ("average_bits", "bytes", "megabytes") if getattr(self, name) is not None]
         if len(targets) != 1:
             raise ValueError(f"{' and '.join(targets) or 'no target'} given; "

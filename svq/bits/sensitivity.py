@@ -170,7 +170,7 @@ class TraceEstimator:
         for name, value in zip(names, found):
             if not math.isfinite(value):
                 raise UserError(f"layer {name}: the curvature of the loss is {value} in probe {self.probes + 1}; "
-                                "is the training of this network sound, and are its features?")
+                                "look at the training of this network, and at its features")
         for name, value in zip(names, found):
             self.samples[name].append(value)
 

@@ -95,7 +95,7 @@ def find_level(text: str, net: nn.Module) -> Level:
     for layer in layers:
         if layer != EMBEDDING and (not layer or layer not in modules):
             raise UserError(f"level '{text}': {type(net).__name__} has no layer '{layer}'; it has "
-                            f"{', '.join(name for name, _ in net.named_children())} and those within")
+                            f"{', '.join(name for name, _ in net.named_children())} and the layers within these")
     if EMBEDDING in layers and (len(layers) > 1 or pool != "none"):
         raise UserError(f"level '{text}': the embedding is a vector already; it is a level by itself, without pooling")
     return Level(text, layers, pool)
@@ -245,7 +245,7 @@ def _clock(layer: str, short: int, long: int) -> Clock:
     more = long - short
     if more <= 0 or (PROBE[1] - PROBE[0]) % more:
         raise UserError(f"layer '{layer}' gives {short} frames for {PROBE[0]} and {long} for {PROBE[1]}: no "
-                        "frame-level layer; name one that keeps time")
+                        "frame-level layer; name one whose frames grow in step with the input's")
     stride = (PROBE[1] - PROBE[0]) // more
     lost = max(0, PROBE[0] - stride * short)
     return Clock(stride, lost // 2, lost)

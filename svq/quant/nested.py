@@ -144,5 +144,5 @@ def set_precision_(net: nn.Module, precision: int) -> nn.Module:
 def no_such_precision(where, precisions: Sequence[int], precision: int) -> str:
     """Returns the message, in one line, for a precision that `where` lacks; no precisions: it is not a nested model."""
     if not precisions:
-        return f"{where}: not a nested model, which has precisions to choose from; leave precision {precision} out"
+        return f"{where}: not a nested model, so there is no precision to choose; leave precision {precision} out"
     return f"{where}: has the precisions {', '.join(map(str, precisions))}; {precision} is none of them"
