@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq",
            "student_kmqat4-ptq-int8", "teacher_selected8-ptq", "teacher_nested4", "teacher_nested4-2bit")
@@ -82,7 +84,7 @@ def mini(tmp_path_factory) -> tuple[Run, Run]:
     run_recipe("mini", *undisturbed.options, "--nj", 1, "--stop-stage", 3)
     kill_in_training(killed)
     assert not (killed.exp / "teacher" / "model.safetensors").exists(), "it was not killed half-way"
-    run_recipe("mini", *killed.options)
+    run_recipe("mini", *killed.options, **warm.environment())
     return killed, undisturbed
 
 

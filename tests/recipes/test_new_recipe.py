@@ -18,6 +18,7 @@ from svq.data.datadir import DataDir, create
 from svq.errors import UserError
 from svq.recipe import new
 from svq.report.results import read_results
+from tests import warm
 from tests.builders import voice
 from tests.helpers import run_worker
 from tests.recipes.conftest import ROOT, copy_conf
@@ -162,7 +163,9 @@ def corpus(root: Path, first: int, speakers: int) -> list[str]:
 
 
 def shell(*words, status=0) -> str:
-    done = subprocess.run(["bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    environment = {**os.environ, **warm.environment()}
+    done = subprocess.run(["bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env=environment)
     assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
     return done.stdout if status == 0 else done.stderr
 
