@@ -106,7 +106,7 @@ def test_development_data_of_ones_own(given):
     ({"train_data": "gone"}, "gone: no such data directory"), ({"title": "'\""}, "holds an apostrophe and a quotation mark"),
     ({"name": "a/b"}, "`a/b` is no name for a recipe"), ({"name": ".a"}, "`.a` is no name"), ({"name": "a b"}, "no name"),
     ({"dev_trials": "list"}, "--dev-trials is a list of --dev-data"), ({"test_data": "{train}"}, "speakers in two data directories: s00"),
-    ({"dev_data": "{dev}", "dev_speakers": 3}, "--dev-data does without")])
+    ({"dev_data": "{dev}", "dev_speakers": 3}, "--dev-data makes that needless")])
 def test_what_is_refused_leaves_nothing(given, change, words):
     places = {"train": given.folder / "train/data", "dev": given.dev}
     change = {key: str(value).format(**places) for key, value in change.items()}

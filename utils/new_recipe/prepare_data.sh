@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# data/train, data/dev and data/test from the data directories that run.sh names, and data/noise and data/rir from folders of
-# recordings. The directories that are given stay as they are; recordings are not copied.
+# Makes data/train, data/dev and data/test from the data directories that run.sh names, and data/noise and data/rir from
+# folders of recordings. Leaves the given directories as they are, and copies no recordings.
 set -euo pipefail
 
 train_data=       # data directory of the speakers to train on
 test_data=        # data directory of the speakers to test
-dev_data=         # data directory of those that calibrate; empty: of the training ones
+dev_data=         # data directory to calibrate and choose settings on; empty: dev_speakers training speakers
 test_trials=      # trial list of test_data
 dev_trials=       # trial list of dev_data; empty: all target pairs and a draw of others
 dev_speakers=10   # training speakers set aside where there is no dev_data
-dev_utts=20       # utterances of each of them; 0: all
-root=.            # folder that relative paths of wav.scp begin at
+dev_utts=20       # utterances to keep of each speaker set aside; 0: all
+root=.            # folder that relative paths in wav.scp start from
 noise=            # folder of noises for augmentation, or MUSAN; empty: none
 rir=              # folder of room impulse responses, or RIRS_NOISES; empty: none
 data=data         # folder of the data directories
-seed=0            # for the speakers set aside and the trials
+seed=0            # seed of the speakers set aside and the trials
 
 . utils/parse_options.sh
 . ./path.sh
 
-# Nothing is chosen by test speakers, and nothing is trained on them.
+# Test speakers decide no setting, and no network is trained on them.
 python3 -m svq.bin.data_dir disjoint "$train_data" "$test_data" ${dev_data:+"$dev_data"}
 
 utils/copy_data_dir.sh --root "$root" "$test_data" "$data/test"

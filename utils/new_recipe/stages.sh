@@ -17,6 +17,7 @@ if stage 1 "data directories"; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
 fi
-# Copies at another speed are lines that run SoX. Stage 1 has refused lists of yours that run commands, unless you allow them.
+# Copies at another speed are lines of wav.scp that run SoX. Stage 1 has refused your own lists that run commands, unless you
+# allow them by SVQ_ALLOW_PIPES=true.
 export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}
 
