@@ -23,8 +23,9 @@ SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_ada
 # all pages.
 KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/"
                   r"|/levels/[^/]+/parts/")
-# Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
-NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
+# Logs, stamps and locks say when; checkpoints are states in between; an earlier search is set aside in old.1; the rest holds
+# what a clock measured.
+NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/(report|old\.\d+)/|\.tmp(\.|$)|\.tmp\d+$")
 LADDERS = ("teacher_nested4-2bit:teacher_nested4:teacher", "teacher_adaptive:teacher_gone")
 
 
