@@ -278,7 +278,7 @@ if stage 15 "cascades"; then
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$train_cmd" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
-      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+      --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi
 stages_done

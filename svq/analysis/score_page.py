@@ -23,6 +23,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report import findings
 from svq.report.index import finish
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."
@@ -61,7 +62,7 @@ def write(folder, out: Analysis, title: str) -> None:
     finish(folder / "index.html")
 
 
-_WIDE = 8.2  # inches
+_WIDE, _ABREAST = 6.6, 3  # inches, panels
 _SCALES = {"eer": ORDER, "mindcf": ORDER, "cllr": LLR}
 
 
@@ -79,7 +80,10 @@ def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
     columns = ("measure", "system", "bits", "value", "low", "high")
     rows = []
     with fig.rc():
-        figure, axes = fig.panels(1, len(KNEES), width=_WIDE + 1.4, height=2.9)
+        rows_of = -(-len(KNEES) // _ABREAST)
+        figure, axes = fig.panels(rows_of, _ABREAST, width=_WIDE, height=0.5 + 2.3 * rows_of)
+        for axis in axes[len(KNEES):]:
+            axis.set_visible(False)
         for axis, measure in zip(axes, KNEES):
             found = {system: look(name, system, _SCALES.get(measure, out.config.scale), measure)
                      for system in (out.reference, *out.compared)}
@@ -96,7 +100,24 @@ def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
         svg = fig.to_svg(figure, f"bits_{name}", f"Errors over bits on {name}")
     note = (f"Dots with 95 % intervals over speakers; the line across and its band are those of {out.reference}; the "
             "dashes join the systems in which the knee is looked for, the ring is the knee.")
-    return Drawn(f"bits_{name}", f"Over bits: {name}", note, svg, columns, rows)
+    return Drawn(f"bits_{name}", f"Over bits: {name}", note, svg, columns, rows, _said_over_bits(out, look, name))
+
+
+def _said_over_bits(out: Analysis, look: Lookup, name: str) -> str:
+    """Which systems have a higher EER than the reference, and which a lower one, as far as the intervals tell."""
+    rows = {system: look(name, system, ORDER, "eer") for system in out.compared}
+    rows = {system: row for system, row in rows.items() if row is not None and not math.isnan(row.delta)}
+    if not rows:
+        return f"EER against {out.reference}: nothing is known."
+    if any(math.isnan(row.delta_low) for row in rows.values()):
+        return findings.spread(f"EER above that of {out.reference}", [(s, row.delta) for s, row in rows.items()], "+.2f", " %")
+    higher = [system for system, row in rows.items() if row.delta_low > 0]
+    lower = [system for system, row in rows.items() if row.delta_high < 0]
+    said = [f"{findings.names_of(systems)} {'has' if len(systems) == 1 else 'have'} a {what} EER"
+            for systems, what in ((higher, "higher"), (lower, "lower")) if systems]
+    rest = len(rows) - len(higher) - len(lower)
+    said += [f"{rest} of {len(rows)} cannot be told from it"] if rest else []
+    return f"Against {out.reference}: {'; '.join(said)}."
 
 
 def _draw_over_bits(axis, found: dict, out: Analysis) -> None:
@@ -112,9 +133,19 @@ def _draw_over_bits(axis, found: dict, out: Analysis) -> None:
         axis.plot(row.bits, row.value, "o", color=colour, markersize=5, label=system)
     sizes = sorted({found[system].bits for system in out.compared})
     axis.set_xlim(max(sizes) + 0.5, min(sizes) - 0.5)
-    axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+    axis.set_xticks(*_labelled(sizes))
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_locator(nice_ticks(4))
+
+
+def _labelled(sizes: list[float]) -> tuple[list[float], list[str]]:
+    """Where bits are written on an axis, rising: at sizes that are a twelfth of it from the last one written."""
+    room = (sizes[-1] - sizes[0] + 1) / 12
+    kept = sizes[:1]
+    for size in sizes[1:]:
+        if size - kept[-1] >= room:
+            kept.append(size)
+    return kept, [f"{size:.3g}" for size in kept]
 
 
 def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
@@ -143,7 +174,10 @@ def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
         svg = fig.to_svg(figure, f"flips_{name}", f"Decision flips by distance to the threshold on {name}")
     note = (f"Upwards: harmful flips of {scale} scores, downwards: beneficial ones, with 95 % intervals over speakers. "
             "Bins are shares of the development trials, nearest to the threshold first.")
-    return Drawn(f"flips_{name}", f"Flips by distance: {name}", note, svg, columns, rows)
+    nearest = [(system, row.value) for system in out.compared
+               if (row := look(name, system, scale, "harmful_share", "distance", bins[0])) is not None]
+    said = findings.spread(f"Of a system's harmful flips, in the bin nearest to the threshold ({bins[0]})", nearest, ".0f", " %")
+    return Drawn(f"flips_{name}", f"Flips by distance: {name}", note, svg, columns, rows, said)
 
 
 def reliability(out: Analysis, name: str) -> Drawn:
@@ -170,4 +204,14 @@ def reliability(out: Analysis, name: str) -> Drawn:
             for system, bins in found.items() for point in bins]
     note = ("Calibrated on the development list. The diagonal is perfect: trials of a stated log-likelihood ratio have "
             "these odds at equal priors. Half a trial is added to every count; lines are 95 % intervals over speakers.")
-    return Drawn(f"reliability_{name}", f"Reliability: {name}", note, svg, columns, rows)
+    return Drawn(f"reliability_{name}", f"Reliability: {name}", note, svg, columns, rows, _said_of_reliability(found))
+
+
+def _said_of_reliability(found: dict) -> str:
+    """How many points' intervals leave out the diagonal."""
+    points = [(system, point) for system, bins in found.items() for point in bins if not math.isnan(point.low)]
+    if not points:
+        return "No interval is known."
+    off = [system for system, point in points if not point.low <= point.stated <= point.high]
+    said = f"Of {len(points)} points, {len(off)} have an interval that leaves out the diagonal"
+    return f"{said}, of {findings.names_of(list(dict.fromkeys(off)))}." if off else f"{said}."

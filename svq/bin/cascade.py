@@ -61,7 +61,7 @@ def evaluate(options) -> None:
 
     runs = read_runs(options.runs)
     lists, ladder = evaluate_lists(options.ladder, options.trials, options.bootstrap, options.seed, options.controls)
-    write_report(options.out, lists, ladder, runs)
+    write_report(options.out, lists, ladder, runs, options.title)
     for listed in lists:
         row = listed.rows[0]
         print(f"{listed.name}: EER {row.value('eer'):.2f} % ({row.gap[0]:+.2f}), {row.escalation[0]:.1f} % escalated, "
@@ -109,6 +109,7 @@ def parse_options():
     made["evaluate"].add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: none")
     made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of the resamplings and of the random controls")
     made["evaluate"].add_argument("--controls", type=int, default=20, help="random controls to average")
+    made["evaluate"].add_argument("--title", default="Multi-precision cascade", help="title of the page")
     made["evaluate"].add_argument("--runs", nargs="+", default=[], metavar="DIR",
                                   help="folders that `run` wrote, to compare")
     made["run"].add_argument("--input", choices=["auto", "wav", "feats"], default="auto",

@@ -21,6 +21,7 @@ from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
 from svq.report.index import finish
 
+TITLE = "Multi-precision cascade"
 HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",
          "on demand (%)", "whole list (%)")
@@ -153,11 +154,24 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
     rows = [(p.delta, p.escalation, p.cost, *p.measures, *p.random, *p.spread) for p in points]
     note = ("The delta of the first gate runs from 0 to infinity, the other gates' stay as chosen. Grey: as many "
             "trials escalated by chance, mean and standard deviation over seeds.")
-    return Drawn(f"cascade_{listed.name}", f"{listed.title}: what escalation brings", note, svg, columns, rows)
+    return Drawn(f"cascade_{listed.name}", f"{listed.title}: what escalation brings", note, svg, columns, rows,
+                 said(cascade, names))
+
+
+def said(cascade: Row, names: Sequence[str]) -> str:
+    """Says what the cascade costs, and whether its EER is told from the last rung's."""
+    i = MEASURES.index("eer")
+    gap, low, high = cascade.gap[i], cascade.gap_low[i], cascade.gap_high[i]
+    text = (f"The cascade sends {cascade.escalation[0]:.1f} % of the trials on and costs {cascade.cost[0]:.1f} % of the "
+            f"bit-operations of {names[-1]} alone; its EER of {cascade.measures[i]:.2f} % is {gap:+.2f} % from {names[-1]}'s")
+    if math.isnan(low):
+        return f"{text}; no interval is known."
+    told = "higher" if low > 0 else "lower" if high < 0 else "which resampled speakers cannot tell apart"
+    return f"{text} ({low:+.2f} to {high:+.2f}): {told}."
 
 
 def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence[str], settings: str,
-           runs: Sequence[dict] = ()) -> str:
+           runs: Sequence[dict] = (), title: str = TITLE) -> str:
     """Gives the cascade's page as HTML text: tables, notes, measured runs and figures."""
     parts = [f"<h3>{escape(listed.title)}</h3>" + html_table(heads(names), [cells(row, names) for row in listed.rows], 1)
              for listed in lists]
@@ -168,7 +182,7 @@ def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence
         sections.append(("measured", "Measured", f'{text}<p class="note">{escape(live_runs.note(runs))}</p>'))
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"Rungs: {escape(', '.join(names))}. Trial lists: {escape('; '.join(each.title for each in lists))}."
-    return page("Multi-precision cascade", summary, sections, "Made by <code>steps/cascade.sh</code>.")
+    return page(title, summary, sections, "Made by <code>steps/cascade.sh</code>.")
 
 
 def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
@@ -206,10 +220,10 @@ def settings_of(ladder: Ladder) -> str:
     return said
 
 
-def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
+def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = (), title: str = TITLE) -> None:
     """Writes cascade.md, the figures with their numbers, index.html and, last, cascade.tsv into `folder`.
 
-    runs: of svq.cascade.live_runs.read_runs. UserError where they ran another ladder.
+    runs: of svq.cascade.live_runs.read_runs. title: of the page. UserError where the runs are of another ladder.
     """
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
@@ -219,7 +233,7 @@ def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Seque
                         f"{', '.join(ladder.gates())}; run the cascade again")
     write_figures(folder, figures)
     for name, text in (("cascade.md", markdown(lists, ladder.names, settings, runs)),
-                       ("index.html", render(lists, figures, ladder.names, settings, runs)),
+                       ("index.html", render(lists, figures, ladder.names, settings, runs, title)),
                        ("cascade.tsv", tsv(lists))):
         with atomic_write(os.path.join(folder, name)) as file:
             file.write(text)

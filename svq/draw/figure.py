@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -55,6 +56,8 @@ _RC = {
     "ytick.color": GRID,
     "xtick.labelcolor": MUTED,
     "ytick.labelcolor": MUTED,
+    "xtick.major.pad": 5.0,
+    "ytick.major.pad": 5.0,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "xtick.minor.size": 0,
@@ -67,7 +70,8 @@ _RC = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure. name: of its files. note: how to read it. columns, rows: the numbers that it shows."""
+    """A figure. name: of its files. note: how to read it. columns, rows: the numbers that it shows. finding: a sentence on
+    what it shows, computed from these."""
 
     name: str
     title: str
@@ -75,6 +79,7 @@ class Drawn:
     svg: str
     columns: tuple[str, ...]
     rows: list[tuple]
+    finding: str = ""
 
 
 def series(index: int) -> str:
@@ -109,6 +114,45 @@ def legend_below(figure: Figure, axes: Axes) -> None:
                           ncols=columns)
     for text in drawn.get_texts():
         text.set_parse_math(False)
+
+
+_NAME_SIZE, _NAME_STEP = 7.5, 8.8  # points: letters of a name, from one name to the next
+
+
+def height_beside(names: int) -> float:
+    """Gives the height in inches of a figure with room for so many names one above the other (`names_beside`)."""
+    return max(HEIGHT, 0.85 + names * _NAME_STEP / 72)
+
+
+def names_beside(axes: Axes, marks: Sequence[tuple[float, float, str, str]]) -> None:
+    """Writes names in a column to the right of the axes, joined to their marks by lines, so that no two names meet.
+
+    marks: (x, y, name, colour) each, in data coordinates, y on a linear axis. Limits must have been set, and the figure be
+    `height_beside(len(marks))` high.
+    """
+    low, high = axes.get_ylim()
+    step = _NAME_STEP / (72 * (axes.figure.get_figheight() - 0.75))
+    marks = sorted(marks, key=lambda mark: (mark[1], mark[0], mark[2]))
+    places = apart([(y - low) / (high - low) for _, y, _, _ in marks], step)
+    for (x, y, name, colour), place in zip(marks, places):
+        axes.annotate(name, (x, y), (1.03, place), xycoords="data", textcoords="axes fraction", ha="left", va="center",
+                      fontsize=_NAME_SIZE, parse_math=False, annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.55, "shrinkA": 1,
+                                  "shrinkB": 3.5})
+
+
+def apart(wanted: Sequence[float], step: float) -> list[float]:
+    """Gives places as near as can be (least squares) to the rising ones `wanted`, at least `step` apart, and within 0 to 1
+    where there is room for all."""
+    blocks: list[list[float]] = []  # sum of what its members want of the first, how many
+    for index, place in enumerate(wanted):
+        blocks.append([place - index * step, 1])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
+            last = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + last[0], blocks[-1][1] + last[1]]
+    starts = [total / count for total, count in blocks for _ in range(int(count))]
+    room = 1 - (len(wanted) - 1) * step
+    return [min(max(start, 0.0), max(room, 0.0)) + index * step for index, start in enumerate(starts)]
 
 
 def to_svg(figure: Figure, name: str, label: str) -> str:

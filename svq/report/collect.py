@@ -14,13 +14,15 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
-from svq.backend.bootstrap import EerInterval
+from svq.backend.bootstrap import EerInterval, SpeakerSamples, interval
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
 from svq.files import read_json, require_file
 from svq.names import INT8, Names, list_name
 from svq.numbers import printed
+from svq.report.compared import Against, against
+from svq.report.replicates import cllr_samples, min_dcf_samples
 from svq.report.results import Row, parent_of, unique
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
@@ -70,7 +72,9 @@ class Report:
     scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its
     curves.csv, where it has one. layers: quantized system -> up to three layers. provenance:
     system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME. parents: quantized
-    system -> the float one that it was made from, where that is there.
+    system -> the float one that it was made from, where that is there; against: what its change is measured from.
+    samples: row -> measure -> (replicates,) from the same resampled speakers for all systems: the EER of every row, of the
+    plotted ones also minDCF(0.01) and Cllr; nothing where no interval was asked for.
     """
 
     title: str
@@ -83,6 +87,8 @@ class Report:
     provenance: dict[str, dict]
     agreement: dict[str, dict[str, Agreement]] = dataclasses.field(default_factory=dict)
     parents: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    against: dict[str, Against | None] = dataclasses.field(default_factory=dict)
+    samples: dict[Row, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -234,8 +240,8 @@ def read_summary(exp, system: str) -> dict:
     return found
 
 
-def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored]]:
-    """All rows, and the scores of the plotted back end by (system, list).
+def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored], dict[Row, dict[str, np.ndarray]]]:
+    """Gives all rows, the scores of the plotted back end by (system, list), and what rows measure under resampled speakers.
 
     Raises UserError naming the first missing, malformed or stale file and the stage that makes it.
     """
@@ -245,21 +251,32 @@ def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored]]:
     if plan.bootstrap:
         intervals = {name: EerInterval(lists[name], path.parent, plan.bootstrap, plan.seed)
                      for name, path in zip(lists, plan.trials)}
-    rows, scored = [], {}
+    rows, scored, samples = [], {}, {}
     for system in plan.systems:
         size = read_summary(plan.exp, system)
         for name, trials in lists.items():
             for backend in plan.backends:
                 for norm in plan.norms:
                     found = read_scored(plan.exp, system, name, backend, norm, trials)
-                    low = high = np.nan
+                    plotted = (backend, norm) == plan.plot
+                    drawn, low, high = {}, np.nan, np.nan
                     if plan.bootstrap:
-                        low, high = intervals[name](found.target, found.nontarget)
+                        eers = intervals[name].samples(found.target, found.nontarget)
+                        low, high = (100 * bound for bound in interval(eers))
+                        drawn = {"eer": 100 * eers, **(resampled(found, intervals[name].drawn) if plotted else {})}
                     names = dict(system=system, trials=name, backend=backend, norm=norm)
-                    rows.append(Row(**names, **measures(found), **size, eer_low=low, eer_high=high))
-                    if (backend, norm) == plan.plot:
+                    row = Row(**names, **measures(found), **size, eer_low=low, eer_high=high)
+                    rows.append(row)
+                    samples[row] = drawn
+                    if plotted:
                         scored[system, name] = found
-    return rows, scored
+    return rows, scored, samples
+
+
+def resampled(scored: Scored, drawn: SpeakerSamples) -> dict[str, np.ndarray]:
+    """Gives (replicates,) of the measures of the headline beside the EER, by their columns of a Row."""
+    return {"mindcf01": min_dcf_samples(drawn, scored.target, scored.nontarget, 0.01),
+            "cllr": cllr_samples(drawn, scored.llr_target, scored.llr_nontarget)}
 
 
 def read_scored(exp, system: str, name: str, backend: str, norm: str, trials: Trials) -> Scored:
@@ -286,11 +303,13 @@ def measures(scored: Scored) -> dict:
 
 def collect_report(plan: Plan, title: str, names: Names) -> Report:
     """Everything that report.html shows. names: the grammar of the systems' names."""
-    rows, scored = collect(plan)
+    rows, scored, samples = collect(plan)
     bits = {row.system: row.avg_bits for row in rows}
     # An exported system has a file for its runtime, and no weights to look at.
     quantized = [row.system for row in rows
                  if row.avg_bits < 32 and (plan.exp / row.system / "model.safetensors").exists()]
+    provenance = _present(plan, "provenance.yaml", _read_provenance)
+    settings = {system: tree["config"] for system, tree in provenance.items() if isinstance(tree.get("config"), dict)}
     return Report(
         title=title,
         rows=rows,
@@ -299,9 +318,11 @@ def collect_report(plan: Plan, title: str, names: Names) -> Report:
         scored=scored,
         curves=_present(plan, "curves.csv", read_curves),
         layers={system: read_layers(plan.exp / system) for system in dict.fromkeys(quantized)},
-        provenance=_present(plan, "provenance.yaml", _read_provenance),
+        provenance=provenance,
         agreement=int8_agreement(plan.exp, plan.systems),
         parents={system: parent_of(system, bits, names) for system in bits},
+        against={system: against(system, bits, names, settings) for system in bits},
+        samples=samples,
     )
 
 

@@ -16,10 +16,10 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from svq.atomic import atomic_write
-from svq.draw.page import link_back, page
+from svq.draw.page import linked, listing, page
 from svq.files import open_file
 
-REPORT, INDEX = "report.html", "index.html"
+REPORT, INDEX, LISTING = "report.html", "index.html", "pages.js"
 # Where pages are, what kind they are, and what they say.
 PAGES = (
     (REPORT, "Report", "Shows all systems side by side: error rates with intervals, sizes, detection curves, calibration, training."),
@@ -52,16 +52,19 @@ def finish(path) -> None:
     if folder is None:
         return
     text = path.read_text(encoding="utf-8")
+    links = [(_way(path.parent, folder / INDEX), f"All pages of {title_of(folder / REPORT)}")]
+    if path.name != REPORT or path.parent != folder:
+        links.append((_way(path.parent, folder / REPORT), "Report"))
     with atomic_write(path) as file:
-        file.write(link_back(text, _way(path.parent, folder)))
+        file.write(linked(text, links, _way(path.parent, folder / LISTING)))
     write_index(folder)
     above = folder_of(folder)                  # of a table's folder within an experiment's
     if above is not None:
         write_index(above)
 
 
-def _way(start: Path, folder: Path) -> str:
-    return quote(os.path.relpath(folder / INDEX, start))
+def _way(start: Path, file: Path) -> str:
+    return quote(os.path.relpath(file, start))
 
 
 def folder_of(path: Path) -> Path | None:
@@ -70,13 +73,22 @@ def folder_of(path: Path) -> Path | None:
 
 
 def write_index(folder) -> None:
-    """Writes <folder>/index.html of the pages that are there. Two at a time wait for each other."""
+    """Writes <folder>/index.html of the pages that are there, and pages.js, by which each of them shows links to all.
+
+    Two at a time wait for each other.
+    """
     folder = Path(os.path.abspath(folder))
     above = folder_of(folder)
     with _alone(folder):
-        text = render(entries(folder))
+        found = entries(folder)
+        text = render(found)
+        if above:
+            text = linked(text, [(_way(folder, above / INDEX), f"All pages of {title_of(above / REPORT)}")],
+                          _way(folder, above / LISTING))
+        with atomic_write(folder / LISTING) as file:
+            file.write(listing([(INDEX, "All pages"), *((quote(entry.path), _short(entry, found)) for entry in found)]))
         with atomic_write(folder / INDEX) as file:
-            file.write(link_back(text, _way(folder, above)) if above else text)
+            file.write(text)
 
 
 @contextlib.contextmanager
@@ -105,6 +117,16 @@ def _label(entry: Entry, others: list[Entry]) -> str:
     if sum(other.title == entry.title for other in others) == 1:
         return entry.title
     return f"{entry.title} ({entry.path.rpartition('/')[0]})"
+
+
+def _short(entry: Entry, others: list[Entry]) -> str:
+    """Its kind; where there are others of that, also what tells them apart: the folder's parts that differ."""
+    of_kind = [other for other in others if other.kind == entry.kind]
+    if len(of_kind) == 1:
+        return entry.kind
+    parts = [other.path.split("/") for other in of_kind]
+    common = set(parts[0]).intersection(*parts)
+    return f"{entry.kind}: {' '.join(part for part in entry.path.split('/') if part not in common) or entry.path}"
 
 
 def render(found: list[Entry]) -> str:

@@ -10,7 +10,8 @@ from svq.draw.tables import markdown_table
 from svq.errors import UserError, located
 from svq.files import open_file
 from svq.names import STUDENT, Names
-from svq.report.results import Row, best_values, unique
+from svq.report.compared import best_by_interval
+from svq.report.results import Row, unique
 
 _SHOWN = {"eer": ".2f", "mindcf01": ".3f", "mindcf05": ".3f", "cllr": ".3f", "actdcf01": ".3f"}
 _HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01)", "minDCF(0.05)",
@@ -24,7 +25,7 @@ def made_by(command: str, hardware: str) -> list[str]:
 
 
 def markdown(rows: list[Row]) -> str:
-    """A Markdown table per trial list, the best figure of each column in bold."""
+    """Gives a Markdown table for each trial list, with the lowest EER in bold and all whose intervals meet its interval."""
     parts = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
@@ -48,11 +49,14 @@ def _table(rows: list[Row]) -> str:
 
 def _body(rows: list[Row], mark) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; the interval's column is left out when no row has one."""
-    best = best_values(rows, tuple(_SHOWN))
+    best = {rows[i] for i in best_by_interval([(row.eer, row.eer_low, row.eer_high) for row in rows])}
     intervals = any(not math.isnan(row.eer_low) for row in rows)
     lines = []
     for row in rows:
-        cells = {name: _measure(row, name, best, mark) for name in _SHOWN}
+        cells = {name: "-" if math.isnan(getattr(row, name)) else format(getattr(row, name), form)
+                 for name, form in _SHOWN.items()}
+        if row in best:
+            cells["eer"] = mark(cells["eer"])
         line = [row.system, row.backend, row.norm, cells["eer"], _interval(row)]
         line += [cells[name] for name in ("mindcf01", "mindcf05", "cllr", "actdcf01")]
         line += [f"{row.avg_bits:.3g}", f"{row.size_bytes / 1e6:.3f}", f"{row.params / 1e6:.3f}"]
@@ -61,15 +65,6 @@ def _body(rows: list[Row], mark) -> tuple[list[str], list[list[str]]]:
     if not intervals:
         heads, lines = _drop(heads), [_drop(line) for line in lines]
     return heads, lines
-
-
-def _measure(row: Row, name: str, best, mark) -> str:
-    value = getattr(row, name)
-    if math.isnan(value):
-        return "-"
-    text = format(value, _SHOWN[name])
-    least = format(best[row.trials, name], _SHOWN[name])
-    return mark(text) if text == least else text
 
 
 def _interval(row: Row) -> str:

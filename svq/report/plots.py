@@ -194,41 +194,22 @@ def size_plot(points: Sequence[Sized], title: str, name: str) -> str:
     """EER over the size of the model file, a thin line from each float system to its quantized forms."""
     place = {point.system: point for point in points}
     with fig.rc():
-        figure, (axes,) = fig.panels()
+        figure, (axes,) = fig.panels(height=fig.height_beside(len(points)))
         for point in points:
             if point.parent in place:
                 origin = place[point.parent]
                 axes.plot([origin.size_bytes / 1e6, point.size_bytes / 1e6], [origin.eer, point.eer],
-                          color=fig.MUTED, linewidth=0.8, linestyle=dash(True), zorder=1)
+                          color=fig.MUTED, linewidth=0.6, linestyle=dash(True), zorder=1)
         for point in points:
-            _draw_sized(axes, point, below=_crowded(point, points))
+            colour, x = fig.series(point.index), point.size_bytes / 1e6
+            if np.isfinite(point.low) and np.isfinite(point.high):
+                axes.vlines(x, point.low, point.high, color=colour, linewidth=1.2, alpha=0.7)
+            axes.plot(x, point.eer, "o", color=colour, markersize=6.5, markeredgecolor=fig.SURFACE, markeredgewidth=0.8)
         axes.set_xscale("log")
         _pad_size_axes(axes, points)
+        fig.names_beside(axes, [(point.size_bytes / 1e6, point.eer, point.system, fig.series(point.index)) for point in points])
         fig.caption(axes, title, "model file (MB, 10⁶ bytes)", "EER (%)")
         return fig.to_svg(figure, name, f"EER over model size, {title}")
-
-
-def _crowded(point: Sized, points: Sequence[Sized]) -> bool:
-    """Whether a name above this point would run into another point or that point's name."""
-    room = _eer_bounds(points)[1] - _eer_bounds(points)[0] or 1.0
-    for other in points:
-        near = abs(np.log(other.size_bytes / point.size_bytes)) < 1.3
-        rise = (other.eer - point.eer) / room
-        tie = rise == 0 and other.size_bytes > point.size_bytes
-        if near and (tie or 0 < rise < 0.15):
-            return True
-    return False
-
-
-def _draw_sized(axes, point: Sized, below: bool) -> None:
-    colour, x = fig.series(point.index), point.size_bytes / 1e6
-    if np.isfinite(point.low) and np.isfinite(point.high):
-        axes.vlines(x, point.low, point.high, color=colour, linewidth=1.2, alpha=0.7)
-    axes.plot(x, point.eer, "o", color=colour, markersize=6.5,
-              markeredgecolor=fig.SURFACE, markeredgewidth=0.8)
-    axes.annotate(point.system, (x, point.eer), (0, -7 if below else 7), textcoords="offset points",
-                  ha="center", va="top" if below else "bottom", fontsize=8, parse_math=False,
-                  bbox={"facecolor": fig.SURFACE, "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
 
 
 def _eer_bounds(points: Sequence[Sized]) -> tuple[float, float]:
@@ -240,9 +221,9 @@ def _eer_bounds(points: Sequence[Sized]) -> tuple[float, float]:
 def _pad_size_axes(axes, points: Sequence[Sized]) -> None:
     sizes = np.array([point.size_bytes for point in points]) / 1e6
     low, high = _eer_bounds(points)
-    axes.set_xlim(sizes.min() / 1.9, sizes.max() * 1.9)
+    axes.set_xlim(sizes.min() / 1.5, sizes.max() * 1.5)
     room = max(high - low, 0.1 * high, 1e-3)
-    axes.set_ylim(max(0.0, low - 0.3 * room), high + 0.3 * room)
+    axes.set_ylim(max(0.0, low - 0.08 * room), high + 0.08 * room)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -15,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn, draw_histogram, nice_ticks, weight_histogram
+from svq.report import findings
 from svq.report.results import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"
@@ -68,7 +69,8 @@ def frontier(points: Sequence[Point], floats: Sequence[Point], trials: str) -> D
     note += "Hollow: another seed, or a variant of the method. Families of one size are drawn slightly apart."
     rows = [(p.family, p.system, *p[3:]) for p in [*floats, *points]]
     return Drawn(f"frontier_{trials}", f"Error against size: {trials}", note, svg,
-                 ("family", "system", "bits", "megabytes", "eer", "eer_low", "eer_high"), rows)
+                 ("family", "system", "bits", "megabytes", "eer", "eer_low", "eer_high"), rows,
+                 findings.frontier(points, floats))
 
 
 def _draw_family(axes, points: Sequence[Point], index: int, transform) -> None:
@@ -132,7 +134,8 @@ def levels(weights: np.ndarray, methods: Sequence[Levels], bits: int, layer: str
     table = [("histogram", *row) for row in zip(edges[:-1], edges[1:], counts)]
     for method in methods:
         table += [(method.method, level, level, count) for level, count in zip(method.codebook, method.counts)]
-    return Drawn(name, f"Levels of {bits} bits", note, svg, ("series", "low", "high", "weights"), table)
+    said = findings.spread("Error", [(method.method, 100 * method.error) for method in methods], ".2f", " %")
+    return Drawn(name, f"Levels of {bits} bits", note, svg, ("series", "low", "high", "weights"), table, said)
 
 
 class Layer(NamedTuple):
@@ -178,7 +181,7 @@ def bits_by_layer(layers: Sequence[Layer], allocations: Sequence[Allocation]) ->
     columns = ("layer", "shape", "weights", "trace", "trace_std_error", *(a.system for a in allocations))
     rows = [(layer.name, "x".join(map(str, layer.shape)), int(np.prod(layer.shape)), layer.trace, layer.error,
              *(allocation.bits[i] for allocation in allocations)) for i, layer in enumerate(layers)]
-    return Drawn("bits_by_layer", "Bits by layer", note, svg, columns, rows)
+    return Drawn("bits_by_layer", "Bits by layer", note, svg, columns, rows, findings.bits_by_layer(names, allocations))
 
 
 def _draw_traces(axes, layers: Sequence[Layer]) -> None:
@@ -239,7 +242,8 @@ def binarized(panels: Sequence[Sequence[Binarized]]) -> Drawn:
     note = ("Grey, left axis: histogram of the float weights before quantization. Bars, right axis: share of the "
             "weights that take each value once finetuned.")
     columns = ("system", "layer", "series", "low", "high", "weights")
-    return Drawn("binarized", "Binarized weights", note, svg, columns, rows)
+    said = findings.binarized([each for row in panels for each in row])
+    return Drawn("binarized", "Binarized weights", note, svg, columns, rows, said)
 
 
 def _draw_values(axes, each: Binarized, labelled: bool) -> None:
@@ -276,7 +280,8 @@ def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
             text.set_parse_math(False)
         svg = fig.to_svg(figure, "weights", "Densities of the float weights of lower and deeper convolutions")
     note = "The first convolution, and of each width of the network the last one, before quantization."
-    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "weight", "density"), rows)
+    said = findings.spread("Standard deviation", [(name, float(np.std(weights))) for name, weights in layers], ".2g")
+    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "weight", "density"), rows, said)
 
 
 def density(weights: np.ndarray, points: int = 101) -> tuple[np.ndarray, np.ndarray]:

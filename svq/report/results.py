@@ -10,7 +10,6 @@ A report has to know more of each system: the float network it comes from, its m
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import typing
 from collections.abc import Iterable
@@ -142,20 +141,7 @@ def parent_of(system: str, bits: dict[str, float], names: Names) -> str | None:
     return next((name for name in (found.exported_from, found.net) if bits.get(name, 0) >= 32), None)
 
 
-# Smaller is better in each of these; they are the columns in which a table marks the best.
 MEASURES = ("eer", "mindcf01", "mindcf05", "cllr", "mincllr", "actdcf01")
-
-
-def best_values(rows, names=MEASURES) -> dict[tuple[str, str], float]:
-    """(trial list, column) -> the least value. Compare in print, so that all who tie are marked."""
-    best: dict[tuple[str, str], float] = {}
-    for row in rows:
-        for name in names:
-            value = getattr(row, name)
-            if not math.isnan(value):
-                key = (row.trials, name)
-                best[key] = min(best.get(key, math.inf), value)
-    return best
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report import findings
 from svq.report.index import finish
 from svq.search import tradeoff
 from svq.search.storage import latest, quiet_optuna
@@ -126,7 +127,17 @@ def history(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "history", "value of every trial")
     rows = [(str(t.index), t.state, last_value(t), b) for t, b in zip(trials, best)]
     return Drawn("history", "How the search went", "Full: complete. Hollow: pruned, at the last value measured.", svg,
-                 ("trial", "state", "value", "best"), rows)
+                 ("trial", "state", "value", "best"), rows, _said_of_history(trials))
+
+
+def _said_of_history(trials: Sequence[Trial]) -> str:
+    done = [trial for trial in trials if trial.state == "complete"]
+    said = f"Of {len(trials)} trials {len(done)} {'is' if len(done) == 1 else 'are'} complete"
+    if not done:
+        return f"{said}."
+    least = min(done, key=lambda trial: trial.value)
+    ties = sum(trial.value == least.value for trial in done)
+    return f"{said}; the lowest value is {least.value:.3f} %, of trial {least.index}{f' and {ties - 1} more' if ties > 1 else ''}."
 
 
 def importance(found: Sequence[Importance], note: str) -> Drawn:
@@ -144,7 +155,8 @@ def importance(found: Sequence[Importance], note: str) -> Drawn:
         fig.caption(axes, "", "importance", "")
         svg = fig.to_svg(figure, "importance", "importance of every setting")
     return Drawn("importance", "What mattered", note, svg, ("setting", "importance", "rank_correlation"),
-                 [tuple(each) for each in found])
+                 [tuple(each) for each in found],
+                 findings.spread("Importance", [(each.key, each.importance) for each in found], ".2f"))
 
 
 def slices(trials: Sequence[Trial]) -> Drawn:
@@ -165,7 +177,18 @@ def slices(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "slices", "value against every setting")
     values = [(str(t.index), t.state, last_value(t), *(_plain(t.params.get(key)) for key in keys)) for t in trials]
     return Drawn("slices", "Setting by setting", "The other settings differ from mark to mark: what lines up here may "
-                 "be the doing of another one.", svg, ("trial", "state", "value", *keys), values)
+                 "be the doing of another one.", svg, ("trial", "state", "value", *keys), values, _said_of_slices(trials, keys))
+
+
+def _said_of_slices(trials: Sequence[Trial], keys: Sequence[str]) -> str:
+    """The setting that the value goes with most, by rank."""
+    done = [trial for trial in trials if trial.state == "complete"]
+    found = [(key, _correlation(done, key)) for key in keys] if len(done) >= FEWEST else []
+    found = [(key, value) for key, value in found if not math.isnan(value)]
+    if not found:
+        return "Too few complete trials, or none with different numbers, to say which setting the value goes with."
+    key, value = max(found, key=lambda each: abs(each[1]))
+    return f"The value goes most with {key}: rank correlation {value:+.2f} over {len(done)} complete trials."
 
 
 def parallel(trials: Sequence[Trial]) -> Drawn:
@@ -191,8 +214,18 @@ def parallel(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "parallel", "settings of every trial")
     rows = [(str(t.index), str(t.index in best).lower(), *(scales[key].share(t.params[key]) for key in keys))
             for t in trials if all(key in t.params for key in keys)]
+    chosen = [f"{key} {_ends([t.params[key] for t in complete if t.index in best and key in t.params])}" for key in keys]
+    said = f"The best {len(best)} of {len(complete)}: {'; '.join(chosen)}." if best else "No trial is complete."
     return Drawn("parallel", "Settings together", "A line is a trial, low to high of what was tried from bottom to "
-                 "top; coloured: the best third. Dashed: pruned.", svg, ("trial", "best_third", *keys), rows)
+                 "top; coloured: the best third. Dashed: pruned.", svg, ("trial", "best_third", *keys), rows, said)
+
+
+def _ends(values: Sequence) -> str:
+    """The least and the greatest of some numbers, or all different words."""
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        low, high = (f"{end:.3g}" for end in ((min(values), max(values)) if values else (math.nan, math.nan)))
+        return low if low == high else f"{low} to {high}"
+    return " or ".join(sorted({str(value) for value in values}))
 
 
 def intermediate(trials: Sequence[Trial]) -> Drawn:
@@ -211,8 +244,11 @@ def intermediate(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "intermediate", "value after every epoch")
     rows = [(str(t.index), t.state, str(epoch), t.intermediate[epoch])
             for t in trials for epoch in sorted(t.intermediate)]
+    pruned = sum(trial.state == "pruned" for trial in trials)
+    last = max(epoch for trial in trials for epoch in trial.intermediate)
+    said = f"{pruned} of {len(trials)} trials were given up early; the others were measured up to epoch {last}."
     return Drawn("intermediate", "After each epoch", "What the pruner saw; dashed: pruned.", svg,
-                 ("trial", "state", "epoch", "value"), rows)
+                 ("trial", "state", "epoch", "value"), rows, said)
 
 
 def keys_of(trials: Sequence[Trial]) -> list[str]:
