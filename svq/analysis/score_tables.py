@@ -84,7 +84,7 @@ def _main(out: Analysis, look: Lookup) -> Table:
     note = (f"minDCF and actDCF at p_target {config.p_target:g}, c_miss {config.c_miss:g}, c_fa {config.c_fa:g}. Drift "
             f"and flips: {config.scale} scores against those of {out.reference}; raw: no map. Flips in per cent of all "
             f"trials at {_threshold(out)}; net: harmful less beneficial, both classes weighing the same, which is the "
-            "rise of the half total error rate there. In brackets: 95 % intervals over speakers.")
+            "rise of the half total error rate there. Intervals: 95 %, over speakers.")
     return Table("main", "Errors, drift and flips over bits", note, heads, rows, 2)
 
 

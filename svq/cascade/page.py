@@ -22,7 +22,8 @@ from svq.errors import UserError
 from svq.report.index import finish
 
 TITLE = "Multi-precision cascade"
-HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
+HEADS = ("system", "EER (%)", "95 %", "EER to {last}", "95 %", "minDCF", "minDCF to {last}", "actDCF", "actDCF to {last}",
+         "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",
          "on demand (%)", "whole list (%)")
 

@@ -106,7 +106,7 @@ footer{margin-top:2.5rem;border-top:1px solid var(--grid);padding-top:.7rem}
  tbody td,.dense tbody td{display:block;border:0;padding:.05rem .2rem;text-align:left;white-space:normal;overflow-wrap:anywhere;
   position:static}
  tbody td::before{content:attr(data-h);display:block;color:var(--muted);font-size:.7rem;font-weight:400;line-height:1.2}
- tbody td:first-child{grid-column:1/-1;font-weight:600}tbody td:first-child::before{content:none}
+ tbody td.l{grid-column:span 2}tbody td:first-child{grid-column:1/-1;font-weight:600}tbody td:first-child::before{content:none}
  .sortable thead{display:block;padding:.4rem .7rem}.sortable thead::before{content:"sort by";font-size:.76rem;color:var(--muted)}
  .sortable thead tr{display:flex;flex-wrap:wrap;gap:.15rem .7rem}.sortable th.group{display:none}
  .card .sortable thead tr>th{display:block;position:static;border:0;padding:0;font-size:0;text-align:left;background:none}

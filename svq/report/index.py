@@ -86,7 +86,7 @@ def write_index(folder) -> None:
             text = linked(text, [(_way(folder, above / INDEX), f"All pages of {title_of(above / REPORT)}")],
                           _way(folder, above / LISTING))
         with atomic_write(folder / LISTING) as file:
-            file.write(listing([(INDEX, "All pages"), *((quote(entry.path), _short(entry, found)) for entry in found)]))
+            file.write(listing([(INDEX, f"All pages of {title_of(folder / REPORT)}"), *((quote(entry.path), _short(entry, found)) for entry in found)]))
         with atomic_write(folder / INDEX) as file:
             file.write(text)
 
