@@ -66,14 +66,17 @@ def size(report, trials: str) -> str:
     if len(rows) == 1:
         return f"{least.system}: EER {least.eer:.2f} % in {_megabytes(least)}."
     samples = [report.samples.get(row, {}).get("eer") for row in rows]
-    lowest = f"the lowest EER ({least.eer:.2f} %, {least.system}, {_megabytes(least)})"
     if any(each is None or not len(each) for each in samples):
         small = min(rows, key=lambda row: row.size_bytes)
-        return f"The smallest file, {small.system}'s of {_megabytes(small)}, has an EER of {small.eer:.2f} %; without intervals."
+        return (f"The lowest EER is {least.eer:.2f} % ({least.system}, {_megabytes(least)}); the smallest file is {small.system}'s: "
+                f"{small.eer:.2f} %, {_megabytes(small)}.")
     found = best_of([row.eer for row in rows], samples) or range(len(rows))
     small = min((rows[i] for i in found), key=lambda row: row.size_bytes)
     if small.system == least.system:
-        return f"No smaller file than {least.system}'s ({_megabytes(least)}) comes as low as its EER of {least.eer:.2f} %."
+        smaller = any(row.size_bytes < least.size_bytes for row in rows)
+        return (f"{least.system} has the lowest EER, {least.eer:.2f} % in {_megabytes(least)}; "
+                f"{'every smaller file has a higher one, and is told from it' if smaller else 'no file is smaller'}.")
+    lowest = f"the lowest EER ({least.eer:.2f} %, {least.system}, {_megabytes(least)})"
     return f"The smallest file that cannot be told from {lowest} is {small.system}'s: {small.eer:.2f} %, {_megabytes(small)}."
 
 

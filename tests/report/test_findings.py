@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from svq.report import findings
+from svq.report.collect import Report
 from svq.report.plots import Calibrated, Reliability
 from svq.report.quant_plots import Allocation, Point
+from svq.report.results import Row
 
 NAN = float("nan")
 
@@ -54,3 +56,39 @@ def test_frontier():
     assert findings.frontier(points, []) == "Lowest EER: of 3 quantized, 5.00 % (4.00 to 6.00) in 0.1 MB by b."
     assert findings.frontier(points[2:], []) == "No EER is known."
     assert findings.frontier(points[:1], points[1:2]).endswith("of 1 float, 5.00 % (4.00 to 6.00) in 0.1 MB by b.")
+
+
+def report_of(eers, sizes, known=True):
+    """A report of systems a, b, ... on one list, whose EERs vary alike."""
+    rows = [Row(name, "test", "cosine", "none", eer, 0.1, 0.1, 0.1, 4.0, size, 5, 0.1, 0.1, eer - 1 if known else NAN,
+                eer + 1 if known else NAN, 5, 50) for name, eer, size in zip("abcdefgh", eers, sizes)]
+    luck = np.random.default_rng(0).normal(0, 0.4, 200)
+    own = np.random.default_rng(1).normal(0, 0.02, (len(rows), 200))
+    samples = {row: {"eer": row.eer + luck + each} for row, each in zip(rows, own)} if known else {}
+    return Report("t", rows, "cosine", "none", {}, {}, {}, {}, samples=samples)
+
+
+MB = 1_000_000
+
+
+@pytest.mark.parametrize("eers, sizes, known, headline, size", [
+    ([5.0], [MB], True, "test: a has an EER of 5.00 % (4.00 to 6.00).", "a: EER 5.00 % in 1.00 MB."),
+    ([5.0], [MB], False, "test: a has an EER of 5.00 %.", "a: EER 5.00 % in 1.00 MB."),
+    ([5.0, 5.0], [MB, MB // 2], True, "test: a and b have the lowest EER, 5.00 %.",
+     "The smallest file that cannot be told from the lowest EER (5.00 %, a, 1.00 MB) is b's: 5.00 %, 0.50 MB."),
+    ([5.0, 7.0], [MB, MB // 2], True, "test: a has the lowest EER, 5.00 % (4.00 to 6.00); all others are told from it.",
+     "a has the lowest EER, 5.00 % in 1.00 MB; every smaller file has a higher one, and is told from it."),
+    ([5.0, 7.0], [MB, 2 * MB], True, "test: a has the lowest EER, 5.00 % (4.00 to 6.00); all others are told from it.",
+     "a has the lowest EER, 5.00 % in 1.00 MB; no file is smaller."),
+    ([5.0, 5.01, 7.0], [MB, MB // 2, MB // 4], True, "test: a has the lowest EER, 5.00 % (4.00 to 6.00); b cannot be told from it.",
+     "The smallest file that cannot be told from the lowest EER (5.00 %, a, 1.00 MB) is b's: 5.01 %, 0.50 MB."),
+    ([5.0, 5.01], [MB, MB // 2], True, "test: a has the lowest EER, 5.00 % (4.00 to 6.00); no other system can be told from it.",
+     "The smallest file that cannot be told from the lowest EER (5.00 %, a, 1.00 MB) is b's: 5.01 %, 0.50 MB."),
+    ([5.0, 7.0], [MB, MB // 2], False, "test: a has the lowest EER, 5.00 %; without intervals nothing says whether that is more than chance.",
+     "The lowest EER is 5.00 % (a, 1.00 MB); the smallest file is b's: 7.00 %, 0.50 MB."),
+    ([NAN, NAN], [MB, MB], True, "test: no EER is known.", "test: no EER is known."),
+])
+def test_headline_and_size(eers, sizes, known, headline, size):
+    report = report_of(eers, sizes, known)
+    assert findings.headline(report, "test") == headline
+    assert findings.size(report, "test") == size
