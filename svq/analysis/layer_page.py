@@ -41,7 +41,8 @@ _CORRELATION = ("Rank correlation, over the parts, of what is known of them with
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a layer analysis found. title: of the page. said: a line on what was measured; method: on how quantized."""
+    """Findings of a layer analysis. title: of the page. said: a line on what was measured; method: a line on the
+    quantization."""
 
     title: str
     said: str
@@ -57,7 +58,7 @@ class Findings:
 
 
 def write(folder, found: Findings) -> None:
-    """Tables (systems, parts, movements, correlations, each .tsv), figures, layers.md, and index.html last."""
+    """Writes tables (systems, parts, movements, correlations, each .tsv), figures, layers.md, and index.html last."""
     folder = os.fspath(folder)
     for name, kind, rows in (("systems", tables.SystemRow, found.systems), ("parts", tables.PartRow, found.parts),
                              ("movements", tables.MovedRow, found.moved),
@@ -73,7 +74,7 @@ def write(folder, found: Findings) -> None:
 
 
 def figures_of(found: Findings, level: str) -> list[Drawn]:
-    """Those of a level that there is something to show for."""
+    """Draws the figures of a level, those that there is something to show for."""
     rows = tables.of_level(found.parts, level)
     drawn = [distortion(rows, level, found.method)]
     if not math.isnan(rows[0].alone_eer):
@@ -117,7 +118,8 @@ _MARKERS = "osD^vP*X"
 
 
 def distortion(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """SQNR of the weights of each part, and where it was measured the signal to noise of its output alone."""
+    """Plots the SQNR of the weights of each part and, where it was measured, of its output when it alone is
+    quantized."""
     places = np.arange(len(rows))
     outputs = [-10 * math.log10(row.output_mse) if row.output_mse > 0 else math.nan for row in rows]
     with fig.rc():
@@ -138,14 +140,14 @@ def distortion(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
 
 
 def alone(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """What the EER rises by when each part alone is quantized."""
+    """Plots by how much the EER rises when each part alone is quantized."""
     shown = [(row.part, row.alone_eer_delta, row.alone_eer_low, row.alone_eer_high) for row in rows]
     return _whiskers(f"alone_{level}", f"One {level} alone quantized", shown, rows, "EER, rise over float (%)", "Rise of the EER",
                      f"{of}, one {level} at a time, all others in float. Lines: 95 % intervals over speakers.")
 
 
 def kept(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """What the EER falls by when each part alone is left in float."""
+    """Plots by how much the EER falls when each part alone is left in float."""
     shown = [(row.part, row.kept_eer_gain, row.kept_eer_low, row.kept_eer_high) for row in rows]
     return _whiskers(f"kept_{level}", f"All quantized but one {level}", shown, rows,
                      "EER, what keeping it in float gains (%)", "Gain in EER",
@@ -175,7 +177,7 @@ def _said_of(what: str, shown: Sequence[tuple]) -> str:
 
 
 def propagation(rows: Sequence[MovedRow], level: str, of: str) -> Drawn:
-    """How an error goes on through the network: a line for each part that is quantized alone, one for all."""
+    """Plots how an error goes on through the network: a line for each part that is quantized alone, one for all."""
     at = list(dict.fromkeys(row.at for row in rows))
     with fig.rc():
         figure, (axes,) = fig.panels(width=_WIDTH, height=3.4)
@@ -202,7 +204,7 @@ def propagation(rows: Sequence[MovedRow], level: str, of: str) -> Drawn:
 
 
 def against(rows: Sequence[PartRow], correlation: CorrelationRow, of: str) -> Drawn:
-    """The EER's rise against the distortion of the weights; the correlation in the title."""
+    """Plots the EER's rise against the distortion of the weights, with the correlation in the title."""
     level = correlation.level
     title = f"Spearman {correlation.spearman:+.2f}"
     if not math.isnan(correlation.spearman_low):

@@ -88,7 +88,7 @@ class PartRow:
 
 @dataclasses.dataclass(frozen=True)
 class MovedRow:
-    """How far the output of part `at` moves when `part` alone is quantized; `all`: when every part is."""
+    """Move of the output of part `at` when `part` alone is quantized; part `all`: when every part is."""
 
     level: str
     part: str
@@ -99,8 +99,8 @@ class MovedRow:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRow:
-    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_measures.
-    p: two-sided, by permutation."""
+    """Correlation, over the parts of a level, of a predictor (of PREDICTORS) with a loss (of LOSSES):
+    svq.analysis.layer_measures. p: two-sided, by permutation."""
 
     level: str
     predictor: str
@@ -145,7 +145,7 @@ def systems(rows: Sequence[SystemRow]) -> Shown:
 
 
 def distortions(rows: Sequence[PartRow]) -> Shown:
-    """Weights, and what quantizing this part alone does."""
+    """Makes the table of the parts' weights, and of what quantizing each part alone does."""
     heads = ("part", "what it is", "weights", "SQNR (dB)", "relative MSE", "cosine", "output: relative MSE",
              "output: cosine", "drift", "EER (%)", "EER rise", "95 %", "minDCF(0.01)", "minDCF rise", "95 %")
     return Shown(heads, 2, [
@@ -158,7 +158,7 @@ def distortions(rows: Sequence[PartRow]) -> Shown:
 
 
 def retention(rows: Sequence[PartRow]) -> Shown:
-    """All quantized but one part."""
+    """Makes the table of the parts' error rates with all quantized but one part."""
     heads = ("left in float", "what it is", "weights", "EER (%)", "EER gain", "95 %", "share of the EER loss", "95 %",
              "minDCF(0.01)", "minDCF gain", "95 %", "share of the minDCF loss", "95 %", "drift")
     return Shown(heads, 2, [

@@ -30,7 +30,7 @@ MADE = "Made by <code>steps/score_analysis.sh</code>."
 
 
 def summary(out: Analysis) -> str:
-    """One line: how many systems, and what the lists are."""
+    """Says in a line how many systems were compared, and on which lists."""
     lists = "; ".join(f"{name}: {targets:,} target and {others:,} non-target trials of {speakers} speakers"
                       for name, (targets, others, speakers) in out.sizes.items())
     return f"{len(out.compared)} systems against {out.reference}. {lists}. Fitted on {next(iter(out.sizes))} alone."
@@ -42,7 +42,7 @@ def markdown(out: Analysis) -> str:
 
 
 def write(folder, out: Analysis, title: str) -> None:
-    """Everything, the page last: it says that the rest is there."""
+    """Writes maps, tables and figures of a score analysis, and index.html last: it says that the rest is there."""
     folder = Path(folder)
     for system, maps in out.fitted.maps.items():
         if system != out.reference:
@@ -67,7 +67,7 @@ _SCALES = {"eer": ORDER, "mindcf": ORDER, "cllr": LLR}
 
 
 def figures(out: Analysis) -> list[Drawn]:
-    """For each list: errors over bits, flips by distance, reliability."""
+    """Draws for each list errors over bits, flips by distance, and reliability."""
     look = Lookup(out.rows)
     found = []
     for name in out.sizes:
@@ -76,7 +76,8 @@ def figures(out: Analysis) -> list[Drawn]:
 
 
 def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
-    """A panel a measure; the reference is the line across, with its interval; a knee is a ring."""
+    """Plots errors over bits, a panel for each measure; the line across is the reference with its interval, a ring the
+    knee."""
     columns = ("measure", "system", "bits", "value", "low", "high")
     rows = []
     with fig.rc():
@@ -104,7 +105,7 @@ def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
 
 
 def _said_over_bits(out: Analysis, look: Lookup, name: str) -> str:
-    """Which systems have a higher EER than the reference, and which a lower one, as far as the intervals tell."""
+    """Says which systems have a higher EER than the reference, and which a lower one, as far as the intervals tell."""
     rows = {system: look(name, system, ORDER, "eer") for system in out.compared}
     rows = {system: row for system, row in rows.items() if row is not None and not math.isnan(row.delta)}
     if not rows:
@@ -139,7 +140,7 @@ def _draw_over_bits(axis, found: dict, out: Analysis) -> None:
 
 
 def _labelled(sizes: list[float]) -> tuple[list[float], list[str]]:
-    """Where bits are written on an axis, rising: at sizes that are a twelfth of it from the last one written."""
+    """Chooses the bits that are written on an axis, rising: a twelfth of it or more from the last one written."""
     room = (sizes[-1] - sizes[0] + 1) / 12
     kept = sizes[:1]
     for size in sizes[1:]:
@@ -149,7 +150,7 @@ def _labelled(sizes: list[float]) -> tuple[list[float], list[str]]:
 
 
 def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
-    """Harmful flips up, beneficial ones down, in bins of distance to the threshold."""
+    """Draws harmful flips upwards and beneficial ones downwards, in bins of distance to the threshold."""
     bins, scale = distance_names(), out.config.scale
     columns = ("system", "bits", "distance", "flips", "value", "low", "high")
     rows = []
@@ -181,7 +182,7 @@ def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
 
 
 def reliability(out: Analysis, name: str) -> Drawn:
-    """Stated against observed log-odds, and below it how many trials each point has."""
+    """Plots stated against observed log-odds, and below it how many trials each point has."""
     found = out.reliability[name]
     with fig.rc():
         figure, (axis, counts) = fig.panels(2, 1, width=4.6, height=5.4, height_ratios=(3, 1), sharex=True)
@@ -208,7 +209,7 @@ def reliability(out: Analysis, name: str) -> Drawn:
 
 
 def _said_of_reliability(found: dict) -> str:
-    """How many points' intervals leave out the diagonal."""
+    """Says how many points' intervals leave out the diagonal."""
     points = [(system, point) for system, bins in found.items() for point in bins if not math.isnan(point.low)]
     if not points:
         return "No interval is known."

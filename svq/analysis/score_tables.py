@@ -41,7 +41,7 @@ def html(table: Table) -> str:
 
 
 def tables(out: Analysis) -> list[Table]:
-    """Every table that there is something to say in."""
+    """Makes all tables of a score analysis; one without rows is left out."""
     look = Lookup(out.rows)
     found = [_main(out, look), _differences(out, look), _drift(out, look), _knees(out), _distance(out, look)]
     found += [_groups(out, look, kind) for kind in ("duration", "gender", "domain")]
@@ -49,7 +49,7 @@ def tables(out: Analysis) -> list[Table]:
 
 
 def cell(row: ScoreRow | None, digits: int = 3) -> str:
-    """The value with its interval."""
+    """Formats a value with its interval; '-' where there is none."""
     if row is None or math.isnan(row.value):
         return _NONE
     return f"{row.value:.{digits}f}{_interval(row.low, row.high, digits, '')}"
@@ -107,7 +107,7 @@ def _differences(out: Analysis, look: Lookup) -> Table:
 
 
 def _without_control(out: Analysis) -> str:
-    """Which differences also hold what finetuning did, told by the systems' names."""
+    """Says which differences also hold what finetuning did, told by the systems' names."""
     if re.search(rf"_{FLOAT_ROW}(-s\d+)?\Z", out.reference):
         return ""
     trained = [system for system in out.compared if system.startswith(f"{out.reference}_") and not re.search(rf"{PTQ}\b", system)]
