@@ -33,12 +33,12 @@ def _variables(names: dict[str, str], series) -> str:
 
 
 def light() -> dict[str, str]:
-    """Colours of the light theme by the names of their CSS variables."""
+    """Gives the colours of the light theme by the names of their CSS variables."""
     return {**_LIGHT, **{f"s{i}": value for i, value in enumerate(_LIGHT_SERIES)}}
 
 
 def css() -> str:
-    """The whole style sheet."""
+    """Gives the style sheet of a page."""
     light, dark = _variables(_LIGHT, _LIGHT_SERIES), _variables(_DARK, _DARK_SERIES)
     return (
         f":root{{color-scheme:light dark;{light}}}\n"
@@ -150,7 +150,7 @@ document.querySelectorAll("table").forEach((table) => {
 
 
 def page(title: str, summary: str, sections, footer: str) -> str:
-    """An HTML page of (key, title, body) sections, those with an empty body left out.
+    """Gives an HTML page of (key, title, body) sections; those with an empty body are left out.
 
     title and section titles: plain text; summary, bodies, footer: HTML.
     """
@@ -174,8 +174,8 @@ _LINKS = re.compile(r'<div class="pages">.*?</div>\n', re.DOTALL)
 def linked(text: str, links: Sequence[tuple[str, str]], script: str) -> str:
     """Puts links to other pages on top of a page of `page`, in place of those that it has.
 
-    links: (address, words) each, the address relative and quoted; shown where there is no script. script: address of the
-    one that shows all pages instead (`listing`).
+    links: (address, words) each, the address relative and quoted; shown where there is no script. script: address of
+    the one that shows all pages instead (`listing`).
     """
     shown = " ".join(f'<a href="{escape(href)}">{escape(words)}</a>' for href, words in links)
     block = f'<div class="pages">{shown}<script src="{escape(script)}"></script></div>\n'
@@ -183,8 +183,8 @@ def linked(text: str, links: Sequence[tuple[str, str]], script: str) -> str:
 
 
 def listing(pages: Sequence[tuple[str, str]]) -> str:
-    """Gives the script that shows links to all pages, (address from the script's folder, words) each, where `linked` names
-    it. The page that is open is no link."""
+    """Gives the script that shows links to all pages, (address from the script's folder, words) each, where `linked`
+    names it. The page that is open is no link."""
     found = json.dumps([list(each) for each in pages], ensure_ascii=True, indent=1)
     return f"""(() => {{
   const me = document.currentScript, root = me.getAttribute("src").replace(/[^/]*$/, "");
@@ -215,7 +215,8 @@ def section(drawn: Drawn) -> str:
 
 
 def standalone(svg: str) -> str:
-    """What `to_svg` made as a file of its own: in the light theme's colours, its own font, on white."""
+    """Gives the text of an SVG file of its own, from the element that svq.draw.figure.to_svg made: light colours, on
+    white."""
     colours = light()
     text = re.sub(r"var\(--(\w+)\)", lambda match: colours[match.group(1)], svg)
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
@@ -227,7 +228,7 @@ def standalone(svg: str) -> str:
 
 
 def write_figures(folder, figures: Sequence[Drawn]) -> None:
-    """<name>.svg and <name>.tsv of each figure."""
+    """Writes <name>.svg, and its numbers as <name>.tsv, of each figure to `folder`."""
     for drawn in figures:
         with atomic_write(Path(folder) / f"{drawn.name}.svg") as file:
             file.write(standalone(drawn.svg))
@@ -236,7 +237,7 @@ def write_figures(folder, figures: Sequence[Drawn]) -> None:
 
 
 def tsv(drawn: Drawn) -> str:
-    """The numbers of a figure: a header and a line each, tab separated; nan for what is unknown."""
+    """Gives the numbers of a figure as text: a header, then a line a row, parted by tabs; nan for what is unknown."""
     lines = [drawn.columns, *([_field(value) for value in row] for row in drawn.rows)]
     return "".join("\t".join(line) + "\n" for line in lines)
 

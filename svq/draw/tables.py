@@ -12,7 +12,7 @@ from svq.atomic import atomic_write
 
 
 def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int | Collection[int]) -> str:
-    """The lines of a table, without a line break behind.
+    """Gives the lines of a Markdown table, without a line break behind the last one.
 
     left: how many columns hold words, the first ones, or which of them do, counted from 0; the others hold numbers.
     """
@@ -46,8 +46,8 @@ _INTERVAL = re.compile(r"(\S+) \((\S+ to \S+)\)\Z")
 def card(heads: Sequence[Head], rows: Sequence[Sequence[Cell]], breaks: Collection[int] = ()) -> str:
     """Gives the HTML of a table on a card of a page (svq.draw.page).
 
-    rows: as many cells each as there are heads. breaks: rows, counted from 0, that have a strong line above them. A click
-    on a head sorts; on a narrow screen each row is a card, whose cells say what they hold.
+    rows: as many cells each as there are heads. breaks: rows, counted from 0, that have a strong line above them. A
+    click on a head sorts; on a narrow screen each row is a card, whose cells say what they hold.
     """
     edges = {i for i, head in enumerate(heads) if head.group and (i == 0 or heads[i - 1].group != head.group)}
     labels = [escape(f"{head.group}: {head.text}" if head.group else head.text) for head in heads]
@@ -89,8 +89,8 @@ def _classes(edge: bool = False, best: bool = False, left: bool = False) -> str:
 def html_table(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
     """Gives the HTML of the table that `markdown_table` gives the lines of, as a card of a page (svq.draw.page).
 
-    left: how many columns hold words, the first ones. An interval, in brackets behind a figure or in a column "95 %" of its
-    own, stands below the figure.
+    left: how many columns hold words, the first ones. An interval, in brackets behind a figure or in a column "95 %" of
+    its own, stands below the figure.
     """
     own = [i for i, head in enumerate(heads) if head != INTERVAL or i == 0]
     below = {i - 1: i for i, head in enumerate(heads) if head == INTERVAL and i > 0}
@@ -109,9 +109,10 @@ def _with_interval(text: str, interval: str) -> Cell:
 
 
 def write_rows(path, kind: type, rows: Sequence, digits: int = 6, comment: str = "") -> None:
-    """Atomically: by `comment` a line that begins with #, the fields of the dataclass `kind`, a line a row of it.
+    """Writes the rows of a dataclass to a file, whole or not at all, parted by tabs, under a header of its fields.
 
-    digits: of a float.
+    kind: the dataclass. digits: significant ones of a float. comment: goes before the header, in a line that begins
+    with #.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     with atomic_write(path) as file:

@@ -1,6 +1,6 @@
-"""Which figures can be told apart: marks of the best, and changes from the system that another is measured against.
+"""Figures that can be told apart: marks of the best, and changes from the system that another is measured against.
 
-What decides is the 95 % interval of the difference over resampled speakers, the same ones for both systems
+The 95 % interval of the difference over resampled speakers decides, the same speakers for both systems
 (svq.report.replicates). Whether the intervals of two figures overlap says less.
 """
 
@@ -18,10 +18,11 @@ from svq.report.results import FLOAT_BITS, parent_of
 
 
 def best_of(values: Sequence[float], samples: Sequence[np.ndarray | None]) -> set[int]:
-    """Says which of some figures, of which less is better, are to be marked: the least one, and all that cannot be told from it.
+    """Says which of some figures, of which less is better, are to be marked: the least one, and all that cannot be told
+    from it.
 
-    values: a figure each. samples: (replicates,) of each from the same draws, or None. Gives places counted from 0; none
-    where a mark would say nothing: without samples, for one figure only, or where all would have it.
+    values: a figure each. samples: (replicates,) of each from the same draws, or None. Gives places counted from 0;
+    none where a mark would say nothing: without samples, for one figure only, or where all would have it.
     """
     known = [i for i, value in enumerate(values) if not math.isnan(value)]
     if len(known) < 2 or any(samples[i] is None or not len(samples[i]) for i in known):
@@ -46,10 +47,10 @@ def best_by_interval(values: Sequence[tuple[float, float, float]]) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """How a figure differs from another one.
+    """Difference between two figures.
 
-    percent, low, high: of the other one, with the 95 % interval, nan where there is none or the other one is 0. told: "worse",
-    "better", or "same" where the two cannot be told apart or nothing was resampled.
+    percent, low, high: of the other one, with the 95 % interval, nan where there is none or the other one is 0. told:
+    "worse", "better", or "same" where the two cannot be told apart or nothing was resampled.
     """
 
     percent: float
@@ -72,10 +73,10 @@ def change(value: float, samples: np.ndarray | None, other: float, other_samples
 
 @dataclasses.dataclass(frozen=True)
 class Against:
-    """What a quantized system is measured against.
+    """The float system that a quantized one is measured against.
 
-    system: the float control that was finetuned as it was, else the network that it was made from. differs: settings of the
-    finetuning in which the control is another. finetuned: whether finetuning alone may have changed something, too.
+    system: the float control that was finetuned as it was, else the network that it was made from. differs: settings of
+    the finetuning in which the control is another. finetuned: whether finetuning alone may have changed something, too.
     """
 
     system: str
@@ -93,8 +94,8 @@ def against(system: str, bits: Mapping[str, float], names: Names, settings: Mapp
     """Gives what a system of a report is measured against; None for a float one, and where its network is not there.
 
     bits: average bits per weight of every system in the report. settings: the training settings of those that have some
-    (provenance.yaml). NETWORK_float is the control of NETWORK_ROW and its seeds, that of the same seed where it is there;
-    NETWORK_ROW-ptq is not finetuned, and is measured against NETWORK.
+    (provenance.yaml). NETWORK_float is the control of NETWORK_ROW and its seeds, that of the same seed where it is
+    there; NETWORK_ROW-ptq is not finetuned, and is measured against NETWORK.
     """
     parent = parent_of(system, dict(bits), names)
     if parent is None:

@@ -1,4 +1,5 @@
-"""A sentence on what each figure of the report shows, computed from its numbers: true of one system, of ties, of gaps."""
+"""A sentence on what each figure of the report shows, computed from its numbers: true of one system, of ties, of
+gaps."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def names_of(names: Sequence[str], most: int = 3) -> str:
 def spread(what: str, values: Iterable[tuple[str, float]], form: str, unit: str = "") -> str:
     """Says from where to where a figure goes, and whose the ends are.
 
-    values: (name, figure) each; nan is left out. form: how figures are printed; those that look the same are the same here.
+    values: (name, figure) each; nan is left out. form: how figures are printed; those that look the same are the same
+    here.
     """
     known = [(name, format(value, form)) for name, value in sorted(values, key=lambda each: each[1]) if not math.isnan(value)]
     if not known:
@@ -58,7 +60,8 @@ def headline(report, trials: str) -> str:
 
 
 def size(report, trials: str) -> str:
-    """Says which is the smallest file whose EER cannot be told from the lowest; without intervals, the smallest file's EER."""
+    """Says which is the smallest file whose EER cannot be told from the lowest; without intervals, the smallest file's
+    EER."""
     rows = [row for row in report.headline() if row.trials == trials and not math.isnan(row.eer)]
     if not rows:
         return f"{trials}: no EER is known."
@@ -68,8 +71,8 @@ def size(report, trials: str) -> str:
     samples = [report.samples.get(row, {}).get("eer") for row in rows]
     if any(each is None or not len(each) for each in samples):
         small = min(rows, key=lambda row: row.size_bytes)
-        return (f"The lowest EER is {least.eer:.2f} % ({least.system}, {_megabytes(least)}); the smallest file is {small.system}'s: "
-                f"{small.eer:.2f} %, {_megabytes(small)}.")
+        return (f"The lowest EER is {least.eer:.2f} % ({least.system}, {_megabytes(least)}); "
+                f"the smallest file is {small.system}'s: {small.eer:.2f} %, {_megabytes(small)}.")
     found = best_of([row.eer for row in rows], samples) or range(len(rows))
     small = min((rows[i] for i in found), key=lambda row: row.size_bytes)
     if small.system == least.system:
@@ -85,7 +88,8 @@ def _megabytes(row) -> str:
 
 
 def scores(target: np.ndarray, nontarget: np.ndarray, threshold: float) -> str:
-    """Says how far apart the two classes of trials are, in their pooled standard deviation, and where the threshold is."""
+    """Says how far apart the two classes of trials are, in their pooled standard deviation, and where the threshold
+    is."""
     deviation = math.sqrt((np.var(target) + np.var(nontarget)) / 2)
     gap = float(np.mean(target) - np.mean(nontarget))
     apart = f"{gap / deviation:.1f} standard deviations" if deviation > 0 else f"{gap:.3g}"
@@ -141,7 +145,8 @@ def frontier(points: Sequence, floats: Sequence) -> str:
 
 
 def bits_by_layer(names: Sequence[str], allocations: Sequence) -> str:
-    """Says which layers have the fewest and the most bits, of the system of fewest bits. allocations: of quant_plots.Allocation."""
+    """Says which layers have the fewest and the most bits, of the system of fewest bits. allocations: of
+    quant_plots.Allocation."""
     least = min(allocations, key=lambda each: each.average)
     return f"{least.system}, " + spread("bits", zip(names, map(float, least.bits)), "g")
 

@@ -20,7 +20,7 @@ from svq.report.results import MEASURES, Row, format_value, unique
 
 
 def render(report: Report) -> str:
-    """The page as HTML text."""
+    """Gives report.html as text; the same report gives the same bytes."""
     sections = [
         ("headline", "Headline", _headline(report)),
         ("sizes", "Size and error", _sizes(report)),
@@ -74,7 +74,7 @@ def _has_intervals(report: Report) -> bool:
 
 
 def _without_control(report: Report) -> str:
-    """Which changes also hold what finetuning did."""
+    """Says which changes also hold what finetuning did."""
     lost: dict[str, list[str]] = {}
     for system, found in report.against.items():
         if found is not None and found.finetuned:
@@ -230,7 +230,7 @@ def _histograms(report: Report) -> str:
 
 
 def _folded(report: Report, trials: str, body: str) -> str:
-    """What belongs to a list, closed for a development list."""
+    """A part of the page that is about one list; it is closed for a development list."""
     opened = " open" if trials == report.lists[-1] or not _is_dev(trials) else ""
     return f"<details{opened}><summary>{escape(trials)}</summary>{body}</details>"
 

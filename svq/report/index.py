@@ -1,7 +1,7 @@
 """exp/index.html: one page that links all others of an experiment, which link back to it.
 
-The folder of an experiment is the one that holds report.html. The report and every page below it call `finish` once they
-are written, so that the index always names the pages that are there.
+The folder of an experiment is the one that holds report.html. The report and every page below it call `finish` once
+they are written, so that the index always names the pages that are there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _way(start: Path, file: Path) -> str:
 
 
 def folder_of(path: Path) -> Path | None:
-    """The nearest folder above a page that holds report.html, or None."""
+    """Finds the nearest folder above a page that holds report.html; None where there is none."""
     return next((folder for folder in path.parents if (folder / REPORT).is_file()), None)
 
 
@@ -86,7 +86,8 @@ def write_index(folder) -> None:
             text = linked(text, [(_way(folder, above / INDEX), f"All pages of {title_of(above / REPORT)}")],
                           _way(folder, above / LISTING))
         with atomic_write(folder / LISTING) as file:
-            file.write(listing([(INDEX, f"All pages of {title_of(folder / REPORT)}"), *((quote(entry.path), _short(entry, found)) for entry in found)]))
+            others = [(quote(entry.path), _short(entry, found)) for entry in found]
+            file.write(listing([(INDEX, f"All pages of {title_of(folder / REPORT)}"), *others]))
         with atomic_write(folder / INDEX) as file:
             file.write(text)
 
@@ -99,14 +100,14 @@ def _alone(folder: Path):
 
 
 def entries(folder) -> list[Entry]:
-    """The pages of an experiment, in the order of PAGES and then of their names."""
+    """Lists the pages of an experiment, in the order of PAGES and then of their names."""
     folder = Path(folder)
     return [Entry(path.relative_to(folder).as_posix(), kind, title_of(path), sentence)
             for pattern, kind, sentence in PAGES for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def title_of(path: Path) -> str:
-    """The title that a page has; its file's name where it has none."""
+    """Reads the title of a page; gives its file's name where it has none."""
     with open_file(path, "r", encoding="utf-8", errors="replace") as file:
         found = _TITLE.search(file.read(4096))
     return unescape(found[1]) if found else path.name
@@ -130,7 +131,7 @@ def _short(entry: Entry, others: list[Entry]) -> str:
 
 
 def render(found: list[Entry]) -> str:
-    """The index as HTML text; the same entries give the same bytes."""
+    """Gives the index as HTML text; the same entries give the same bytes."""
     sections = []
     for kind in dict.fromkeys(entry.kind for entry in found):
         of_kind = [entry for entry in found if entry.kind == kind]

@@ -19,13 +19,15 @@ _HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01
 
 
 def made_by(command: str, hardware: str) -> list[str]:
-    """Paragraphs on where results are from: what was typed, a line on the machine; either may be empty."""
+    """Gives paragraphs on where results are from: the command that was typed, a line on the machine; either may be
+    empty."""
     parts = [f"Made by\n\n{_fenced(command)}"] if command else []
     return parts + ([f"on {hardware}."] if hardware else [])
 
 
 def markdown(rows: list[Row]) -> str:
-    """Gives a Markdown table for each trial list, with the lowest EER in bold and all whose intervals meet its interval."""
+    """Gives a Markdown table for each trial list, with the lowest EER in bold and all whose intervals meet its
+    interval."""
     parts = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
@@ -76,7 +78,7 @@ def _drop(cells: list[str]) -> list[str]:
 
 
 def latex(rows: list[Row]) -> str:
-    """A booktabs table of all rows, a block per trial list."""
+    """Gives a LaTeX (booktabs) table of all rows, a block for each trial list."""
     blocks = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
@@ -104,7 +106,7 @@ def _escaped(row: Row) -> Row:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The lines that a table stands between."""
+    """Gives the two lines that the table of a Markdown file stands between."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
@@ -112,7 +114,7 @@ BEGIN, END = markers("results")
 
 
 def insert(text: str, table: str, path="RESULTS.md", marker: str = "results") -> str:
-    """`text` with what stands between the two marker lines replaced by `table`; the rest is untouched.
+    """Puts `table` between the two marker lines of `text`, in place of what stands there; the rest stays as it is.
 
     Raises UserError when a marker is missing, doubled or in the wrong order.
     """
@@ -148,7 +150,8 @@ _STUDENT_HEADS = ["System", "Weights (M)", "fewer than teacher", "Bits", "File (
 
 
 def teacher_of(name: str, systems: set[str], names: Names) -> str | None:
-    """What a system is measured against: student-xvector-narrowBN_kmqat2 -> xvector; None where that is not there.
+    """Gives the system that another is measured against: student-xvector-narrowBN_kmqat2 -> xvector; None where it is
+    not there.
 
     A student trained with labels only, which has no teacher, is measured against the first that the others have.
     """
@@ -163,8 +166,8 @@ def teacher_of(name: str, systems: set[str], names: Names) -> str | None:
 
 
 def student_tables(rows: list[Row], names: Names) -> str:
-    """Markdown: a line for each system, with EER, its interval and minDCF for every back end and normalization. names: the
-    grammar of the systems' names."""
+    """Gives Markdown tables, one for each trial list, with a line for each system: EER, its interval and minDCF for
+    every back end and normalization. names: the grammar of the systems' names."""
     systems = {row.system for row in rows}
     parts = []
     for trials in unique(row.trials for row in rows):

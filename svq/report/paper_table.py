@@ -54,14 +54,17 @@ class Table:
         return len(self.heads) - sum(width for _, width in self.groups)
 
     def starts(self) -> list[int]:
-        """The first column of each trial list, counted from 0."""
+        """Gives the first column of each trial list, counted from 0."""
         widths = [self.labels] + [width for _, width in self.groups]
         return list(itertools.accumulate(widths))[:-1]
 
 
 def paper_tables(rows: list[Row], systems: dict[str, System], wanted: list[Row] | None = None) -> list[Table]:
-    """The tables of the `wanted` rows (all by default); `rows` hold their float systems and those before
-    finetuning too. systems: of `read_systems`."""
+    """Makes the tables of the `wanted` rows (all by default), one for each back end and normalization.
+
+    rows: hold also the float systems of these and the systems before finetuning. systems: of
+    svq.report.results.read_systems.
+    """
     wanted = rows if wanted is None else wanted
     places = list(dict.fromkeys((row.backend, row.norm) for row in wanted))
     return [_table(rows, systems, [row for row in wanted if (row.backend, row.norm) == place]) for place in places]
@@ -121,7 +124,8 @@ def _best(rows: list[Row], systems: dict[str, System]) -> set[tuple[str, str]]:
 
 
 def bit_class(avg_bits: float) -> int:
-    """Bits rounded up; a mixed system of the size of a 2-bit one may have a hundredth of a bit more."""
+    """Rounds bits up; a mixed system of the size of a 2-bit one may have a hundredth of a bit more and is of 2 bits
+    still."""
     return math.ceil(avg_bits - 0.05)
 
 
@@ -175,7 +179,7 @@ _LATEX_HEAD = r"""% Compiles alone; \usepackage{standalone,booktabs} lets a pape
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    """A document with a booktabs table for each of `tables`."""
+    """Gives a LaTeX document with a booktabs table for each of `tables`."""
     return _LATEX_HEAD + "\n\\bigskip\n\n".join(_tabular(table) for table in tables) + "\\end{document}\n"
 
 

@@ -31,13 +31,13 @@ class Det(NamedTuple):
 
 
 def operating_point(fpr, fnr, p_target: float) -> tuple[float, float]:
-    """(fpr, fnr) where p_target * fnr + (1 - p_target) * fpr is least: the minDCF point."""
+    """Finds the minDCF point: (fpr, fnr) where p_target * fnr + (1 - p_target) * fpr is least."""
     best = int(np.argmin(p_target * np.asarray(fnr) + (1 - p_target) * np.asarray(fpr)))
     return float(fpr[best]), float(fnr[best])
 
 
 def thin_curve(x, y, points: int = _MAX_DET_POINTS):
-    """At most about `points` of a polyline's vertices, evenly along its length; ends are kept."""
+    """Keeps at most about `points` of the vertices of a polyline x, y (n,), evenly along its length, and both ends."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) <= points:
         return x, y
@@ -48,7 +48,7 @@ def thin_curve(x, y, points: int = _MAX_DET_POINTS):
 
 
 def thin_mean(y, points: int = _MAX_CURVE_POINTS) -> np.ndarray:
-    """Means of at most `points` consecutive stretches of a series (a long training log)."""
+    """Averages a series (n,), such as a long training log, over at most `points` consecutive stretches."""
     y = np.asarray(y, float)
     if len(y) <= points:
         return y
@@ -57,7 +57,7 @@ def thin_mean(y, points: int = _MAX_CURVE_POINTS) -> np.ndarray:
 
 
 def det_plot(curves: Sequence[Det], title: str, name: str) -> str:
-    """DET curves on probit axes: EER as circles, the points of minDCF(0.01) and (0.05) as marks."""
+    """Draws DET curves on probit axes: EER as circles, the points of minDCF(0.01) and (0.05) as marks."""
     low, high = _det_range(curves)
     ticks = [tick for tick in _DET_TICKS if low <= tick <= high]
     with fig.rc():
@@ -101,7 +101,7 @@ def _det_range(curves: Sequence[Det]) -> tuple[float, float]:
 
 
 def score_histogram(target, nontarget, threshold: float, index: int, title: str, name: str) -> str:
-    """Densities of target and non-target scores, and the equal-error threshold."""
+    """Draws densities of target and non-target scores, (n,) and (m,), and the equal-error threshold."""
     target, nontarget = np.asarray(target, float), np.asarray(nontarget, float)
     # The two tails beyond 0.05 % of a list hold nothing to see but stretch the axis.
     both = [np.quantile(part, [0.0005, 0.9995]) for part in (target, nontarget)]
@@ -124,7 +124,8 @@ def score_histogram(target, nontarget, threshold: float, index: int, title: str,
 
 
 def cosine_histogram(counts, edges, index: int, title: str, name: str) -> str:
-    """How many utterances have which cosine between two systems' embeddings of them."""
+    """Draws how many utterances have which cosine between two systems' embeddings. counts: (bins,). edges: (bins +
+    1,)."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=2.0)
         axes.stairs(counts, edges, fill=True, color=fig.series(index), alpha=0.35, linewidth=0)
@@ -140,7 +141,7 @@ def cosine_histogram(counts, edges, index: int, title: str, name: str) -> str:
 
 
 def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name: str) -> str:
-    """Loss, accuracy, learning rate and margin of one run, over its epochs.
+    """Plots loss, accuracy, learning rate and margin of one run over its epochs.
 
     curves: columns of curves.csv: epoch, lr, margin, loss, accuracy (a fraction).
     """
@@ -162,7 +163,7 @@ def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name:
 
 
 def level_plot(weights, levels, bits: int, index: int, title: str, name: str) -> str:
-    """A layer's weight histogram with its quantization levels (levels already scaled by alpha)."""
+    """Draws the histogram of a layer's weights with its quantization levels, which are already scaled by alpha."""
     weights = np.asarray(weights, float).ravel()
     levels = np.unique(np.asarray(levels, float))
     counts, edges = weight_histogram(weights, levels)
@@ -191,7 +192,7 @@ class Sized(NamedTuple):
 
 
 def size_plot(points: Sequence[Sized], title: str, name: str) -> str:
-    """EER over the size of the model file, a thin line from each float system to its quantized forms."""
+    """Plots EER over the size of the model file, with a thin line from each float system to its quantized forms."""
     place = {point.system: point for point in points}
     with fig.rc():
         figure, (axes,) = fig.panels(height=fig.height_beside(len(points)))
@@ -241,7 +242,8 @@ class Calibrated(NamedTuple):
 
 
 def cllr_plot(points: Sequence[Calibrated], title: str, name: str) -> str:
-    """What calibration brought, a line a system: raw (hollow), calibrated (full), minimum (bar)."""
+    """Plots the Cllr before and after calibration, a line for each system: raw (hollow), calibrated (full), minimum
+    (bar)."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=max(1.9, 1.0 + 0.34 * len(points)))
         for row, point in enumerate(points):
@@ -269,7 +271,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(llr_target, llr_nontarget, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Stated against observed probability of a target, at equal priors.
+    """Sets stated against observed probabilities of a target, at equal priors.
 
     llr_*: natural-log likelihood ratios. The two classes are weighted to the same mass, since a
     trial list's own share of targets is arbitrary. Returns the weighted mean of the stated
@@ -293,7 +295,7 @@ def reliability(llr_target, llr_nontarget, bins: int = 10) -> tuple[np.ndarray, 
 
 
 def reliability_plot(curves: Sequence[Reliability], title: str, name: str) -> str:
-    """Reliability diagram: the diagonal is perfect calibration."""
+    """Draws a reliability diagram; its diagonal is perfect calibration."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=fig.WIDTH)
         axes.plot([0, 1], [0, 1], color=fig.MUTED, linewidth=0.8)

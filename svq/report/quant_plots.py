@@ -37,7 +37,7 @@ class Point(NamedTuple):
 
 
 def frontier(points: Sequence[Point], floats: Sequence[Point], trials: str) -> Drawn:
-    """EER against file size, a line for each family, float systems across (fig. 6)."""
+    """Plots EER against file size, a line for each family, float systems across (fig. 6)."""
     families = list(dict.fromkeys(point.family for point in points))
     with fig.rc():
         figure, (axes,) = fig.panels(width=4.8, height=4.4)
@@ -108,7 +108,7 @@ class Levels(NamedTuple):
 
 
 def levels(weights: np.ndarray, methods: Sequence[Levels], bits: int, layer: str) -> Drawn:
-    """A layer's weight histogram with the levels of each method (figs. 2 and 7)."""
+    """Draws the histogram of a layer's weights with the levels of each method (figs. 2 and 7)."""
     weights = np.asarray(weights, float).ravel()
     books = np.concatenate([method.codebook for method in methods])
     counts, edges = weight_histogram(weights, books)
@@ -157,7 +157,7 @@ class Allocation(NamedTuple):
 
 
 def bits_by_layer(layers: Sequence[Layer], allocations: Sequence[Allocation]) -> Drawn:
-    """Bits of every layer of mixed systems beside uniform ones, under the layers' average traces (fig. 8)."""
+    """Draws the bits of every layer of mixed systems beside uniform ones, under the layers' average traces (fig. 8)."""
     traced = any(np.isfinite(layer.trace) for layer in layers)
     heights = [1.1] * traced + [0.75] * len(allocations)
     names = [layer.name for layer in layers]
@@ -223,7 +223,7 @@ class Binarized(NamedTuple):
 
 
 def binarized(panels: Sequence[Sequence[Binarized]]) -> Drawn:
-    """Pre-trained weights and what binary systems make of them, a row for each system (fig. 9)."""
+    """Draws pre-trained weights and their values in binary systems, a row of panels for each system (fig. 9)."""
     rows = []
     with fig.rc():
         figure, axes = fig.panels(len(panels), len(panels[0]), width=5.8, height=0.3 + 2.0 * len(panels))
@@ -262,7 +262,8 @@ def _draw_values(axes, each: Binarized, labelled: bool) -> None:
 
 
 def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
-    """Densities of the float weights of lower and deeper layers (fig. 5)."""
+    """Draws densities of the float weights of lower and deeper layers (fig. 5). layers: (name, weights of any shape)
+    each."""
     rows = []
     with fig.rc():
         figure, (axes,) = fig.panels(width=4.6, height=3.2)
@@ -285,7 +286,10 @@ def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
 
 
 def density(weights: np.ndarray, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
-    """Where, and the density there, of (n,) weights: Gaussian kernels of Scott's width, over nearly all of them."""
+    """Estimates the density of (n,) weights, over nearly all of them, by Gaussian kernels of Scott's width.
+
+    Gives (points,) where, and (points,) the density there.
+    """
     # Of a large layer a few thousand quantiles stand for all its weights.
     sample = np.quantile(weights, (np.arange(count := min(len(weights), 4000)) + 0.5) / count)
     width = 1.06 * sample.std() * count**-0.2 or 1e-6  # constant weights: a spike

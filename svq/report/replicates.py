@@ -15,9 +15,9 @@ from svq.backend.bootstrap import SpeakerSamples
 def min_dcf_samples(drawn: SpeakerSamples, target, nontarget, p_target: float) -> np.ndarray:
     """Gives (replicates,) normalized minimum detection costs at unit costs, to the last bit those of all thresholds.
 
-    target, nontarget: scores of the list's target and non-target trials, in its order. p_target: at most 0.5. A threshold
-    that accepts so many non-target trials that it costs more than to reject all cannot be the best one: only non-target
-    trials of the highest scores are weighed one by one.
+    target, nontarget: scores of the list's target and non-target trials, in its order. p_target: at most 0.5. A
+    threshold that accepts so many non-target trials that it costs more than to reject all cannot be the best one: only
+    non-target trials of the highest scores are weighed one by one.
     """
     tail = _Tail(drawn, target, nontarget, p_target, 4 * p_target)
     whole = cache(lambda: _Tail(drawn, target, nontarget, p_target, 1.0))
@@ -45,7 +45,8 @@ class _Tail:
         self.all_n = np.bincount(pair, minlength=len(drawn.sides[0]))
 
     def cost(self, draw, pairs) -> float | None:
-        """The least cost under these weights of speakers and of pairs; None where it may be at a threshold further down."""
+        """The least cost under these weights of speakers and of pairs; None where it may be at a threshold further
+        down."""
         others = np.bincount(self.bin, pairs[self.pair], self.size)
         targets = np.bincount(self.place, draw[self.owner], self.size + 1)
         all_n, above = self.all_n @ pairs, others.sum()
@@ -57,7 +58,8 @@ class _Tail:
 
 
 def cllr_samples(drawn: SpeakerSamples, llr_target, llr_nontarget) -> np.ndarray:
-    """Gives (replicates,) Cllr in bits. llr_target, llr_nontarget: natural-log likelihood ratios, in the list's order."""
+    """Gives (replicates,) Cllr in bits. llr_target, llr_nontarget: natural-log likelihood ratios, in the list's
+    order."""
     means = []
     for llr, rows in ((-np.asarray(llr_target), drawn.target), (np.asarray(llr_nontarget), ~drawn.target)):
         total, weight = drawn.sums(np.stack([np.logaddexp(0, llr), np.ones(len(llr))], axis=1), rows)[1:].T
