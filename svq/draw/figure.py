@@ -203,8 +203,21 @@ def _attribute(text: str) -> str:
 _BINS = 60
 
 
-def dash(dashed: bool):
-    return (0, (4, 1.6)) if dashed else "solid"
+# The first is of the eight series with colours of their own; where colours come again, dashes tell them apart.
+_DASHED = ((4, 1.6), (1.3, 1.3), (7, 1.6, 1.3, 1.6), (7, 1.3, 1.3, 1.3, 1.3, 1.3))
+_SOLID = ((), (11, 1.2), (11, 1.2, 3, 1.2), (11, 1.2, 3, 1.2, 3, 1.2))
+
+
+def dashes(dashed: bool, index: int = 0) -> tuple[float, ...]:
+    """Gives the lengths of marks and gaps of the index-th series' line, empty for an unbroken one."""
+    chosen = _DASHED if dashed else _SOLID
+    return chosen[index // NUM_SERIES % len(chosen)]
+
+
+def dash(dashed: bool, index: int = 0):
+    """Gives the line style of the index-th series (`dashes`) for matplotlib."""
+    lengths = dashes(dashed, index)
+    return (0, lengths) if lengths else "solid"
 
 
 def nice_ticks(count: int, integer: bool = False) -> MaxNLocator:

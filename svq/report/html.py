@@ -11,6 +11,7 @@ from html import escape
 import yaml
 
 from svq.backend.bootstrap import interval
+from svq.draw.figure import dashes
 from svq.draw.page import page
 from svq.draw.tables import Cell, Head, card
 from svq.report import findings, plots
@@ -173,7 +174,8 @@ def _grid(figures: list[tuple[str, str]]) -> str:
 def _legend(report: Report) -> str:
     items = []
     for index, system in enumerate(report.systems):
-        pattern = ' stroke-dasharray="6 3"' if report.dashed(system) else ""
+        lengths = " ".join(f"{1.5 * length:g}" for length in dashes(report.dashed(system), index))
+        pattern = f' stroke-dasharray="{lengths}"' if lengths else ""
         line = (f'<svg viewBox="0 0 30 10" aria-hidden="true"><path d="M0 5H30" fill="none" '
                 f'stroke="var(--s{index % 8})" stroke-width="3"{pattern}/></svg>')
         items.append(f"<li>{line}{escape(system)}</li>")

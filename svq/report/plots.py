@@ -83,7 +83,7 @@ def _draw_det(axes, curve: Det, low: float, high: float) -> None:
     seen = np.flatnonzero((x >= lowest) & (x <= highest) & (y >= lowest) & (y <= highest))
     if len(seen):
         part = slice(max(seen[0] - 1, 0), seen[-1] + 2)
-        axes.plot(*thin_curve(x[part], y[part]), color=colour, linestyle=dash(curve.dashed))
+        axes.plot(*thin_curve(x[part], y[part]), color=colour, linestyle=dash(curve.dashed, curve.index))
     points = [((curve.eer, curve.eer), "o")]
     points += [(operating_point(curve.fpr, curve.fnr, p), m) for p, m in ((0.01, "v"), (0.05, "s"))]
     for (fpr, fnr), marker in points:
@@ -301,7 +301,7 @@ def reliability_plot(curves: Sequence[Reliability], title: str, name: str) -> st
         axes.plot([0, 1], [0, 1], color=fig.MUTED, linewidth=0.8)
         for curve in curves:
             axes.plot(curve.stated, curve.observed, "o", color=fig.series(curve.index),
-                      linestyle=dash(curve.dashed), markersize=3.5)
+                      linestyle=dash(curve.dashed, curve.index), markersize=3.5)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         fig.caption(axes, title, "stated probability of a target", "observed share of targets")
         return fig.to_svg(figure, name, f"Reliability of calibrated scores, {title}")

@@ -57,3 +57,8 @@ def test_names_beside_marks_do_not_meet(count):
     places = sorted(map(float, lines))
     assert len(places) == count and all(b - a > 7.5 for a, b in itertools.pairwise(places))
     assert places[0] > 5 and places[-1] < height
+
+
+def test_lines_of_one_colour_have_different_dashes():
+    styles = [(fig.series(i), fig.dash(dashed, i)) for i in range(32) for dashed in (False, True)]
+    assert len(set(styles)) == len(styles) and fig.dash(False, 7) == "solid"
