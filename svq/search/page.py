@@ -162,7 +162,7 @@ def importance(found: Sequence[Importance], note: str) -> Drawn:
 def slices(trials: Sequence[Trial]) -> Drawn:
     """Draws the trials' values against each setting alone, a panel for each."""
     keys = keys_of(trials)
-    columns = min(3, len(keys))
+    columns = min(2, len(keys))  # more would be too small on a phone
     with fig.rc():
         rows = -(-len(keys) // columns)
         figure, axes = fig.panels(rows, columns, width=0.6 + 2.3 * columns, height=0.3 + 2.2 * rows)
