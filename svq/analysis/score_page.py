@@ -111,7 +111,7 @@ def _said_over_bits(out: Analysis, look: Lookup, name: str) -> str:
     if not rows:
         return f"EER against {out.reference}: nothing is known."
     if any(math.isnan(row.delta_low) for row in rows.values()):
-        return findings.spread(f"EER above that of {out.reference}", [(s, row.delta) for s, row in rows.items()], "+.2f", " %")
+        return findings.spread(f"EER less {out.reference}'s", [(s, row.delta) for s, row in rows.items()], "+.2f", " %")
     higher = [system for system, row in rows.items() if row.delta_low > 0]
     lower = [system for system, row in rows.items() if row.delta_high < 0]
     said = [f"{findings.names_of(systems)} {'has' if len(systems) == 1 else 'have'} a {what} EER"

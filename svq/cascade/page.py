@@ -164,7 +164,7 @@ def said(cascade: Row, names: Sequence[str]) -> str:
     i = MEASURES.index("eer")
     gap, low, high = cascade.gap[i], cascade.gap_low[i], cascade.gap_high[i]
     text = (f"The cascade sends {cascade.escalation[0]:.1f} % of the trials on and costs {cascade.cost[0]:.1f} % of the "
-            f"bit-operations of {names[-1]} alone; its EER of {cascade.measures[i]:.2f} % is {gap:+.2f} % from {names[-1]}'s")
+            f"bit-operations of {names[-1]} alone; its EER of {cascade.measures[i]:.2f} % is {gap:+.2f} % against {names[-1]}'s")
     if math.isnan(low):
         return f"{text}; no interval is known."
     told = "higher" if low > 0 else "lower" if high < 0 else "which resampled speakers cannot tell apart"

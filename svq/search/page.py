@@ -132,7 +132,7 @@ def history(trials: Sequence[Trial]) -> Drawn:
 
 def _said_of_history(trials: Sequence[Trial]) -> str:
     done = [trial for trial in trials if trial.state == "complete"]
-    said = f"Of {len(trials)} trials {len(done)} {'is' if len(done) == 1 else 'are'} complete"
+    said = f"Complete trials: {len(done)} of {len(trials)}"
     if not done:
         return f"{said}."
     least = min(done, key=lambda trial: trial.value)
@@ -246,7 +246,7 @@ def intermediate(trials: Sequence[Trial]) -> Drawn:
             for t in trials for epoch in sorted(t.intermediate)]
     pruned = sum(trial.state == "pruned" for trial in trials)
     last = max(epoch for trial in trials for epoch in trial.intermediate)
-    said = f"{pruned} of {len(trials)} trials were given up early; the others were measured up to epoch {last}."
+    said = f"Given up early: {pruned} of {len(trials)} trials. The last epoch that was measured: {last}."
     return Drawn("intermediate", "After each epoch", "What the pruner saw; dashed: pruned.", svg,
                  ("trial", "state", "epoch", "value"), rows, said)
 
