@@ -24,7 +24,7 @@ def arguments():
     args.add_argument("--plot-norm", default="", help="score normalization of headline and plots; empty: the last")
     args.add_argument("--bootstrap", type=int, default=200,
                       help="resamplings of the speakers for intervals and differences; 0: none")
-    args.add_argument("--seed", type=int, default=0, help="seed of these")
+    args.add_argument("--seed", type=int, default=0, help="seed of the resamplings")
     args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
                       "it is there, else the repository's rows")
     args.add_argument("--title", default="Speaker verification results", help="title of the page")
