@@ -12,6 +12,7 @@ from svq.data import fix, given, reshape, speed, trials, validate
 from svq.data.aside import set_aside
 from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, write_spk2utt
+from svq.data.shared import require_disjoint
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 from svq.progress import progress
@@ -108,9 +109,7 @@ def do_set_aside(args) -> None:
 
 
 def do_disjoint(args) -> None:
-    shared = reshape.speakers_shared(args.data)
-    if shared:
-        raise UserError(f"speakers in two directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}")
+    require_disjoint(args.data)
 
 
 def build_parser():
@@ -172,7 +171,7 @@ def build_parser():
     add("--speakers", type=int, required=True, help="speakers to draw")
     add("--utts", type=int, default=0, help="utterances to keep of each drawn speaker; 0: all")
     add("--seed", type=int, default=0, help="seed of the draw")
-    verb(do_disjoint, "data+", help="checks that no speaker is in two of the directories; exit status 1 if one is")
+    verb(do_disjoint, "data+", help="checks that no speaker and no recording is in two of the directories; exit status 1 if one is")
     return parser
 
 

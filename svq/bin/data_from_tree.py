@@ -46,6 +46,16 @@ def require_place(path) -> None:
         raise UserError(f"{path}: holds something else than a data directory; name another folder")
 
 
+def say_what_was_there(path, before, keep) -> None:
+    """Prints which files of an earlier data directory are kept, and which are gone with its recordings."""
+    gone = [name for name in before if not os.path.exists(os.path.join(path, name))]
+    if keep:
+        print(f"{path}: kept {some_of(keep)}; utils/validate_data_dir.sh says whether the recordings of now are in them",
+              file=sys.stderr)
+    if gone:
+        print(f"{path}: removed {some_of(gone)}, made of the recordings that were there", file=sys.stderr)
+
+
 def main() -> None:
     arguments = cli.parser(__doc__)
     arguments.add_argument("corpus", help="folder of the tree, or the table")
@@ -67,10 +77,13 @@ def main() -> None:
     if options.check_audio != "none":
         seconds = tree.lengths([one for _, _, one in rows], options.check_audio == "decode", options.threads, options.limit,
                                lambda line: print(line, file=sys.stderr), lambda of: progress(of, len(rows), "opening"))
+    before = new_dir.derived(options.data)
+    keep = [name for name in before if name.startswith(("trials", "enroll.")) or (name == "spk2gender" and not genders)]
     speakers, utterances = new_dir.write_data_dir(
-        options.data, [(utt, speaker, one.path, length) for (utt, speaker, one), length in zip(rows, seconds)], genders)
+        options.data, [(utt, speaker, one.path, length) for (utt, speaker, one), length in zip(rows, seconds)], genders, keep=keep)
     hours = "" if options.check_audio == "none" else f", {sum(seconds) / 3600:.2f} h"
     print(f"{options.data}: {speakers} speakers, {utterances} utterances{hours}")
+    say_what_was_there(options.data, before, keep)
     if genders and not os.path.exists(os.path.join(options.data, "spk2gender")):
         print(f"{options.data}: no spk2gender, as {options.corpus} has no gender of some speakers", file=sys.stderr)
 

@@ -69,13 +69,21 @@ def wav_value(path: str) -> str:
     return path
 
 
-def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None) -> tuple[int, int]:
+def derived(path) -> list[str]:
+    """Lists the files in data directory `path`, sorted, that a new preparation may have to remove: what was made of the
+    recordings that it has, and what is known of them, trial lists too."""
+    path = Path(path)
+    return sorted({name for name in _DERIVED if (path / name).exists()} | {p.name for p in path.glob("trials*")})
+
+
+def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None, keep=()) -> tuple[int, int]:
     """Writes wav.scp, utt2spk, spk2utt and, where known, utt2dur and spk2gender.
 
     rows: (utterance, speaker, wav.scp value, seconds or None), in the byte order of the utterances,
         which must also be the order of the speakers. Read once, so it may be a generator of millions.
     gender: speaker -> m or f; spk2gender is written only when it holds every speaker.
     check: called with (speakers, utterances) before anything is put in place; may raise UserError.
+    keep: names of files that stay, though they are not written here.
 
     Gives (number of speakers, number of utterances). All files or none are replaced. UserError where two utterances
     have one name, rows are out of order, or there are none.
@@ -120,9 +128,9 @@ def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None)
             written.add("spk2gender")
             file = files.enter_context(atomic_write(path / "spk2gender"))
             file.writelines(f"{speaker} {gender[speaker]}\n" for speaker in speakers)
-        for name in [*_DERIVED, *(p.name for p in path.glob("trials*"))]:
-            if name not in written:
-                (path / name).unlink(missing_ok=True)
+        for name in derived(path):
+            if name not in written and name not in keep:
+                (path / name).unlink()
     if "utt2dur" not in written:
         (path / "utt2dur").unlink()
     return len(speakers), count

@@ -303,15 +303,3 @@ def combine(dest, sources: Sequence) -> list[str]:
     write_spk2utt(dest / "spk2utt", Table.read(dest / "utt2spk"))
     _remove_others(dest, {*shared, "spk2utt"})
     return [n for n in names if n not in shared]
-
-
-def speakers_shared(sources: Sequence) -> list[tuple[str, str, str]]:
-    """Lists (speaker, directory, other directory) for each speaker that is in two of the data directories."""
-    seen, shared = {}, []
-    for source in sources:
-        names = index_speakers(DataDir(source).utt2spk.value_array())[0]
-        for name in names.tolist():
-            if name in seen:
-                shared.append((name.decode(), str(seen[name]), str(source)))
-            seen.setdefault(name, source)
-    return shared

@@ -234,7 +234,8 @@ def lengths(found: list[Found], decode: bool, threads: int, limit: int, say, pro
                     say(why)
     if bad:
         raise UserError(f"{len(bad)} of {len(found)} recordings cannot be read ({some_of(bad, 1)}); mend or remove them, or "
-                        "take them with --check-audio none and drop them by utils/fix_data_dir.sh --check-audio header")
+                        "take them with --check-audio none and drop them by utils/fix_data_dir.sh --check-audio "
+                        f"{'decode' if decode else 'header'}")
     return seconds
 
 

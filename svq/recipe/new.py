@@ -16,8 +16,8 @@ from pathlib import Path
 
 from svq.data import given
 from svq.data.datadir import DataDir
-from svq.data.reshape import speakers_shared
-from svq.errors import UserError, some_of
+from svq.data.shared import require_disjoint
+from svq.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "speechocean762"
@@ -86,16 +86,7 @@ def require_usable(what: Given) -> None:
     places = list(what.directories().values())
     for place in places:
         given.require_usable(place)
-    shared = speakers_shared(places)
-    if shared:
-        raise UserError(f"speakers in two data directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}; nobody may be "
-                        "trained on and tested")
-    seen: dict[str, str] = {}
-    for place in places:
-        values = set(DataDir(place).table("wav.scp").values())
-        for value in sorted(values & seen.keys())[:1]:
-            raise UserError(f"{place}/wav.scp and {seen[value]}/wav.scp: both have the recording {value}")
-        seen.update(dict.fromkeys(values, place))
+    require_disjoint(places)
 
 
 def write(folder: Path, name: str, what: Given, title: str) -> None:

@@ -138,7 +138,7 @@ def test_recordings_and_commands_in_the_lists(given, monkeypatch):
     test = given.folder / "test/data/wav.scp"
     lines = test.read_text()
     test.write_text(lines.replace(str(given.folder / "test/wav/s20-0.wav"), str(given.folder / "train/wav/s00-0.wav")))
-    with pytest.raises(UserError, match="both have the recording .*s00-0.wav"):
+    with pytest.raises(UserError, match="the recording .*s00-0.wav is in two of the data directories"):
         given()
     test.write_text(lines.replace(str(given.folder), "cat x |\n"[:-1] + str(given.folder), 1))
     test.write_text("".join(f"{line} |\n" for line in lines.splitlines()))
