@@ -58,8 +58,9 @@ class State:
             self.left = max(0.0, mark.before - self.ran)
 
     def _of(self, logs, call):
-        """Takes from jobs side by side what the slowest says, and how many have ended."""
-        open_ones = [log for log in logs if log.code is None] or logs
+        """Takes from jobs side by side what the slowest says, once none runs what one that failed says, and how many have
+        ended."""
+        open_ones = [log for log in logs if log.code is None] or [log for log in logs if log.code] or logs
         behind = max(open_ones, key=lambda log: (log.left is not None, log.left or 0.0))
         self.text, self.log = behind.progress(), _short(behind.path)
         known = [log.left for log in open_ones if log.left is not None]
