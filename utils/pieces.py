@@ -76,7 +76,8 @@ class Piece:
         if reads == "feats":
             self.paths.append(feats)
         else:
-            self.maybe += [os.path.join(folder, name) for name in ("segments", "reco2file_and_channel")]
+            self.maybe += [os.path.join(folder, name) for name in
+                           ("segments", "reco2file_and_channel", "speeds", "shards.index")]
         path = feats if reads == "feats" else wav
         if there(path, planned):
             self.listed[path] = reads

@@ -59,7 +59,7 @@ def train(options) -> None:
                              config.components, config.dim)
     aggregation = made.build()
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=model.front_end.rate)
+                         rate=model.front_end.rate, speeds=config.data.speeds)
     head = AAMSoftmax(config.dim, train_set.num_speakers, config.scale)
     world = join_world()
     config = dataclasses.replace(config, model=dataclasses.replace(model, quant=None))
@@ -82,7 +82,7 @@ def run_id(config, made, options) -> str:
     defaults = type(config)()
     config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,
                                  data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
-    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
+    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp", "shards.index", "speeds")]
     return run_digest(files, to_dict(config), to_dict(made))
 
 

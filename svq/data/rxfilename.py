@@ -17,7 +17,7 @@ from svq.errors import UserError, located
 
 _OFFSET = re.compile(r"(.+):([0-9]{1,19})", re.DOTALL)
 # Extensions of the formats that SoX 14.4 decodes; everything else is left to ffmpeg.
-_SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "gsm", "nist", "voc", "w64", "caf"}
+SOX_READS = {"wav", "flac", "ogg", "mp3", "sph", "aiff", "aif", "au", "amr", "gsm", "nist", "voc", "w64", "caf"}
 VARIABLE = "SVQ_ALLOW_PIPES"
 _SHOWN = 60  # characters of a command in a message
 
@@ -26,14 +26,16 @@ _SHOWN = 60  # characters of a command in a message
 class Rx:
     """An extended file name, read into its parts.
 
-    kind: "file", "offset" or "pipe". path: file name or command. offset: bytes into the file (kind "offset"). channel:
-    the one that is meant where a recording has several, from 0; None where nothing says which.
+    kind: "file", "offset", "pipe" or "held". path: file name or command. offset: bytes into the file (kind "offset"). held:
+    `data` are the bytes of the recording, read before, and `path` is its name, whose extension counts. channel: the one
+    that is meant where a recording has several, from 0; None where nothing says which.
     """
 
     kind: str
     path: str
     offset: int = 0
     channel: int | None = None
+    data: bytes = b""
 
     def __str__(self) -> str:
         name = {"offset": f"{self.path}:{self.offset}", "pipe": f"{self.path} |"}.get(self.kind, self.path)
@@ -86,7 +88,7 @@ def speed_command(rxfilename: str, factor: str) -> str:
     if rx.kind == "offset":  # a WAV inside an archive says its own length, so SoX stops at its end
         return f"tail -c +{rx.offset + 1} {quote_path(rx.path)} | sox -R -t wav - {effect}"
     extension = rx.path.rpartition(".")[2].lower()
-    if extension not in _SOX_READS:
+    if extension not in SOX_READS:
         return f"ffmpeg -nostdin -v error -i {shlex.quote('file:' + rx.path)} -f wav - | sox -R -t wav - {effect}"
     if set(rx.path) & set("*?[]{}~\\"):  # SoX expands these itself, whatever the shell's quotes say
         return f"sox -R -t {extension} - {effect[:-2]} < {shlex.quote(rx.path)} |"

@@ -22,7 +22,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from svq.data.rxfilename import Rx, parse, start
+from svq.data.rxfilename import SOX_READS, Rx, parse, start
+from svq.data.tarshard import member_at
 from svq.data.wavfile import as_float32, read_header
 from svq.errors import UserError
 from svq.files import open_file
@@ -197,8 +198,8 @@ def _sound(file, stack):
     return _SoundFile(sound)
 
 
-def _from_bytes(data: bytes, stack):
-    """Makes the source for a whole recording that is in memory."""
+def _from_bytes(data: bytes, stack, extension: str | None = None):
+    """Makes the source for a whole recording that is in memory; with its extension, SoX or ffmpeg may read it, too."""
     if not data:
         raise Unreadable("no audio at all")
     source, header = _wav_or_none(io.BytesIO(data), len(data), 0)
@@ -209,7 +210,15 @@ def _from_bytes(data: bytes, stack):
         size = len(data) - header.data_start
         data[4:8] = struct.pack("<I", len(data) - 8)
         data[header.data_start - 4 : header.data_start] = struct.pack("<I", size)
-    return _sound(io.BytesIO(data), stack)
+    try:
+        return _sound(io.BytesIO(data), stack)
+    except Unreadable as error:
+        if extension is None or header is not None:
+            raise
+        with tempfile.NamedTemporaryFile(suffix=f".{extension}") as file:  # ffmpeg has to seek in an m4a
+            file.write(data)
+            file.flush()
+            return _from_bytes(_convert(file.name, str(error)), stack)
 
 
 def _from_offset(rx: Rx, stack):
@@ -228,7 +237,13 @@ def _from_offset(rx: Rx, stack):
     if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
         length = int.from_bytes(file.read(mark[5]), "little")
         return _from_bytes(file.read(length), stack)
-    raise Unreadable("no WAV begins at this offset")
+    member = member_at(file, rx.offset)
+    if member is not None:
+        if member[1] > size - rx.offset:
+            raise Unreadable(f"cut short: the tar promises {member[1]} bytes here, and {size - rx.offset} are left")
+        file.seek(rx.offset)
+        return _from_bytes(file.read(member[1]), stack, member[0])
+    raise Unreadable("no WAV begins at this offset, nor a file of a tar")
 
 
 def _from_file(rx: Rx, stack):
@@ -257,7 +272,8 @@ def _convert(path: str, why: str) -> bytes:
     extension = os.path.splitext(path)[1][1:].lower()
     commands = [["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-c:a", "pcm_s16le", "-f", "wav", "-"]]
     if extension:  # it tells SoX the format; from standard input, as SoX could take a name for a pattern or an option
-        commands.insert(0, ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
+        commands.insert(0 if extension in SOX_READS else 1,
+                        ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
     for command in commands:
         tool = command[0]
         if shutil.which(tool) is None:
@@ -289,6 +305,8 @@ def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
 
 
 def _from_place(rx: Rx, stack):
+    if rx.kind == "held":
+        return _from_bytes(rx.data, stack, rx.path.rpartition(".")[2])
     return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
 
 
@@ -357,6 +375,8 @@ def open_recording(rxfilename: str | Rx, stack, **how) -> Mono:
         source = _from_place(rx, stack)
 
         def share() -> float:
+            if rx.kind == "held":
+                return share_of(_from_place(rx, stack))
             found = os.stat(rx.path)
             return _share_of_file(rx, found.st_size, found.st_mtime_ns)
 

@@ -110,16 +110,9 @@ def join_parts(source, dest, arks: Sequence) -> int:
     """
     folder, dest = DataDir(source), _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
-    carry_made([folder], dest)
     like = folder.path / "utt2spk"
     made = {"wav.scp", "utt2dur", "utt2spk", "spk2utt"}
-    for name in folder.names():
-        keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
-        if keep and name != "segments" and name not in made:
-            made.add(name)
-            with atomic_write(dest / name, "wb") as out, open_file(folder.path / name) as file:
-                while block := file.read(1 << 20):
-                    out.write(block)
+    made |= carry_tables(folder, dest, made)
     stems = [Path(ark).with_suffix("") for ark in arks]
     merge([f"{s}.utt2dur" for s in stems], dest / "utt2dur", like)
     folder.utt2spk.write(dest / "utt2spk")
@@ -127,3 +120,20 @@ def join_parts(source, dest, arks: Sequence) -> int:
     count = merge([f"{s}.scp" for s in stems], dest / "wav.scp", like)
     _remove_others(dest, made)
     return count
+
+
+def carry_tables(folder: DataDir, dest: Path, made: set[str]) -> set[str]:
+    """Copies what stays true of the utterances once their recordings have been cut and stored anew, but for `made`.
+
+    Returns the names of the copies: tables of utterances and speakers, features, trials; no segments.
+    """
+    carry_made([folder], dest)
+    carried = set()
+    for name in folder.names():
+        keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
+        if keep and name != "segments" and name not in made:
+            carried.add(name)
+            with atomic_write(dest / name, "wb") as out, open_file(folder.path / name) as file:
+                while block := file.read(1 << 20):
+                    out.write(block)
+    return carried

@@ -9,6 +9,7 @@ from svq.bits.allocation import AllocateConfig
 from svq.bits.selection import SelectConfig
 from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
+from svq.data.speeds import check_speeds
 from svq.distill.objective import DistillConfig
 from svq.errors import UserError
 from svq.network import ModelConfig
@@ -23,12 +24,15 @@ class DataConfig:
 
     input: `wav` reads waveforms (and can augment them), `feats` the features of stage 2.
     crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any number.
+    speeds: each utterance of `wav` is read at each of these speeds in every epoch; a speed other than 1 makes new speakers.
+        By default those in the data directory's file `speeds`, else 1 alone.
     Raises ValueError for values out of range.
     """
 
     input: Literal["wav", "feats"] = "wav"
     crop_seconds: float = 2.0
     num_workers: int = 1
+    speeds: tuple[float, ...] | None = None
 
     def __post_init__(self):
         check_choices(self)
@@ -36,6 +40,10 @@ class DataConfig:
             raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")
         if self.crop_seconds <= 0:
             raise ValueError(f"crop_seconds is {self.crop_seconds}; it must be positive")
+        if self.speeds is not None:
+            check_speeds(self.speeds)
+        if self.input != "wav" and self.speeds not in (None, (1.0,)):
+            raise ValueError("speeds need waveforms; set data.input to wav or drop speeds")
 
 
 @dataclass(frozen=True)

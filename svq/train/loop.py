@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from svq.atomic import atomic_write, remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
-from svq.data.dataset import EpochBatches, TrainSet, make_loader
+from svq.data.dataset import TrainSet, epoch_batches, make_loader
 from svq.data.frontend import FrontEnd, check_stored
 from svq.distill.objective import Teacher
 from svq.errors import UserError, some_of
@@ -192,7 +192,7 @@ class Trainer:
             return
         step = self.step if step is None else step
         epoch, batch = divmod(step, self.steps_per_epoch)
-        whole = EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=batch)
+        whole = epoch_batches(self.train_set, self.config.batch_size, epoch, start_batch=batch)
         items = next(iter(whole))
         names = some_of([self.train_set.utterance(i) for i in items])
         kept = self.checkpoint_path if os.path.exists(self.checkpoint_path) else "no checkpoint yet"
@@ -200,9 +200,8 @@ class Trainer:
                             f"{batch + 1}: {names}); lower schedule.lr or look at these recordings. "
                             f"Last good state: {kept}")
 
-    def _batches(self, epoch: int, start: int = 0) -> EpochBatches:
-        return EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=start,
-                            rank=self.world.rank, world_size=self.world.size)
+    def _batches(self, epoch: int, start: int = 0):
+        return epoch_batches(self.train_set, self.config.batch_size, epoch, start, self.world.rank, self.world.size)
 
     def _wrap(self, objective: Objective) -> nn.Module:
         if self.world.size == 1:

@@ -58,7 +58,7 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
     torch.manual_seed(config.seed)
     net, config = starting_network(config, options, finetune=True)
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=config.model.front_end.rate)
+                         rate=config.model.front_end.rate, speeds=config.data.speeds)
     head = make_head(config, options, train_set)
     teacher, objective = make_objective(config, net, head, options, train_set)
     world = join_world()
@@ -110,7 +110,7 @@ def run_id(config: TrainConfig, options) -> str:
 
     How a table of bits was made may change in between: its bits are in quant.layers.
     """
-    lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel")
+    lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel", "shards.index", "speeds")
     files = [os.path.join(options.data, name) for name in lists]
     if config.augment is not None:
         files += [os.path.join(folder, "wav.scp") for folder in (config.augment.noise_dir, config.augment.rir_dir) if folder]

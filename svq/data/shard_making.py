@@ -1,0 +1,295 @@
+"""Makes shards of a data directory: seeded order, a job's shards of many, each written, read back and renamed at once.
+
+A shard is the same whatever the number of jobs. What a killed job left whole stays: beside the shards lie their tables,
+`index/NNNNN`, a line for each recording, whose first line says what it was made from.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import sys
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from svq.atomic import atomic_path, atomic_write, remove_leftovers
+from svq.data import audio
+from svq.data.audio import OVERSHOOT, TO_THE_END, require_sound, spans
+from svq.data.datadir import DataDir
+from svq.data.features import job_slice
+from svq.data.rxfilename import Rx, parse
+from svq.data.shard_index import ShardIndex
+from svq.data.tarshard import AUDIO, add, entries
+from svq.data.wavark import wav_bytes
+from svq.data.wavfile import as_int16
+from svq.errors import UserError, some_of
+from svq.files import fingerprint, inputs_digest, open_file
+
+# About how many kB a second of speech at 16 kHz takes: what the number of shards is computed from.
+CODECS = {"flac": 17.5, "vorbis": 6.0, "opus": 4.0, "original": 10.0}
+_ORDER = 3  # keeps this random stream apart from those of svq.data.dataset
+
+
+@dataclass(frozen=True)
+class Making:
+    """How shards are made.
+
+    codec: one of CODECS. rate: samples a second. megabytes: of a shard, about. seed: of the order.
+    quality: of vorbis and opus, from 0 (smallest) to 1 (libsndfile's compression level turned round); None: the encoder's.
+    """
+
+    codec: str = "flac"
+    rate: int = 16000
+    megabytes: float = 256.0
+    quality: float | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.codec not in CODECS:
+            raise UserError(f"codec {self.codec}: give one of {', '.join(CODECS)}")
+        if not self.megabytes > 0:
+            raise UserError(f"{self.megabytes} megabytes a shard: give more than 0")
+        if self.quality is not None and (self.codec not in ("vorbis", "opus") or not 0 <= self.quality <= 1):
+            raise UserError(f"quality {self.quality}: from 0 to 1, of vorbis and opus alone")
+
+
+def plan(folder: DataDir, making: Making) -> list[np.ndarray]:
+    """The lines of utt2spk of each shard: all utterances in a random order, in shards of about as many seconds."""
+    count = len(folder.utt2spk)
+    seconds = folder.utt2dur.float_array().sum() if folder.has("utt2dur") else 8.0 * count
+    shards = round(seconds * CODECS[making.codec] * 1000 * making.rate / 16000 / (making.megabytes * 1e6))
+    order = np.random.default_rng([_ORDER, making.seed]).permutation(count)
+    return np.array_split(order, min(max(shards, 1), count))
+
+
+def write_part(source, stem, making: Making, job: int, num_jobs: int, progress: Callable = iter) -> None:
+    """Writes the job-th (from 1) of num_jobs shares of the shards of the data directory `source`: `<stem>.NNNNN.tar`.
+
+    Those that are there, made from the same, stay. Tries every utterance before it fails. UserError naming those that
+    cannot be read or are silent; their shard is not written.
+    """
+    folder = DataDir(source)
+    parts = plan(folder, making)
+    load = Loads(folder, making.rate)
+    if making.codec == "original":
+        for key in folder.utt2spk:
+            load.own_file(key)
+    failed: list[str] = []
+    if job == 1:
+        _remove_past(stem, len(parts))
+    numbers = range(len(parts))[job_slice(len(parts), job, num_jobs)]
+    for number in progress(numbers):
+        path, index = shard_path(stem, number), index_path(stem, number)
+        keys = [folder.utt2spk.key(line) for line in parts[number]]
+        made_from = fingerprint(vars(making), inputs_digest(), [(key, load.said(key)) for key in keys])
+        if _is_done(path, index, made_from):
+            continue
+        remove_leftovers(path)
+        try:
+            _write_shard(path, index, made_from, folder, parts[number], load, making)
+        except _Failed as error:
+            failed += error.args[0]
+    if failed:
+        raise UserError(f"{source}: {len(failed)} utterances cannot be read or are silent: {some_of(failed)}")
+
+
+def _remove_past(stem, count: int) -> None:
+    """Removes shards of an earlier run that had more of them."""
+    while os.path.exists(index_path(stem, count)):
+        for path in (index_path(stem, count), shard_path(stem, count)):
+            if os.path.exists(path):
+                os.unlink(path)
+        count += 1
+
+
+def shard_path(stem, number: int) -> str:
+    return f"{stem}.{number:05d}.tar"
+
+
+def index_path(stem, number: int) -> str:
+    return os.path.join(os.path.dirname(stem) or ".", "index", f"{os.path.basename(stem)}.{number:05d}")
+
+
+def index_part(shards: Sequence[str], stem, job: int, num_jobs: int, progress: Callable = iter) -> None:
+    """Writes the tables of the job-th of num_jobs shares of shards that are there. UserError naming a shard's fault."""
+    for number in progress(range(len(shards))[job_slice(len(shards), job, num_jobs)]):
+        path = shards[number]
+        made_from = fingerprint(str(path), inputs_digest())
+        if not _is_done(path, index_path(stem, number), made_from):
+            rows = list(index_rows(path))
+            write_index(index_path(stem, number), made_from, os.path.getsize(path), rows)
+
+
+def tables_of(stem, shards: Sequence[str] = (), source=None) -> list[tuple[str, str]]:
+    """(shard, its table) of all shards: those given, or those that were made of the data directory `source`."""
+    if shards:
+        return [(path, index_path(stem, number)) for number, path in enumerate(shards)]
+    folder = os.path.dirname(index_path(stem, 0))
+    name = os.path.basename(stem)
+    numbers = sorted(int(found[-5:]) for found in (os.listdir(folder) if os.path.isdir(folder) else ())
+                     if re.fullmatch(re.escape(name) + r"\.[0-9]{5}", found))
+    if not numbers:
+        raise UserError(f"{folder}: no tables of shards {name}: run the step again")
+    return [(shard_path(stem, number), index_path(stem, number)) for number in range(numbers[-1] + 1)]
+
+
+def check(data_dir, progress: Callable = iter) -> int:
+    """Reads all shards of a data directory; returns how many recordings were compared. UserError naming a shard's fault."""
+    keys = DataDir(data_dir).utt2spk.key_array
+    index = ShardIndex(data_dir, keys)
+    for path, number in progress([(path, number) for number, path in enumerate(index.paths)]):
+        rows = np.flatnonzero(index.shard == number)
+        wanted = dict(zip(index.offset[rows].tolist(), rows.tolist()))
+        for entry in entries(path):
+            row = wanted.pop(entry.offset, None)
+            if row is not None and (entry.crc != index.crc[row] or entry.key != keys[row].decode()):
+                raise UserError(f"{path}: {entry.key}: altered since the shard was made; copy it back or make it again")
+        if wanted:
+            raise UserError(f"{path}: lacks {some_of(keys[row].decode() for row in wanted.values())}; copy it back or make it again")
+    return len(keys)
+
+
+def _is_done(path: str, index: str, made_from: str) -> bool:
+    try:
+        with open_file(index, "r", encoding="utf-8") as file:
+            words = file.readline().split()
+        return words == ["#", made_from, str(os.path.getsize(path))]
+    except OSError:
+        return False
+
+
+class _Failed(Exception):
+    """Utterances that cannot be read: no shard is written of them."""
+
+
+def _write_shard(path, index, made_from, folder: DataDir, lines: np.ndarray, load: "Loads", making: Making) -> None:
+    """Writes one shard and its table. _Failed, once all has been tried, with the utterances that cannot be read."""
+    failed, crcs = [], {}
+    with atomic_path(path) as temporary:
+        with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
+            for line in lines:
+                key, speaker = folder.utt2spk.key(line), folder.utt2spk.value(line)
+                try:
+                    suffix, data = load.encoded(key, making)
+                except UserError as error:
+                    print(f"{key}: {error}", file=sys.stderr)
+                    failed.append(key)
+                    continue
+                add(tar, key, speaker, suffix, data)
+                crcs[key] = zlib.crc32(data)
+        if failed:
+            raise _Failed(failed)
+        rows = list(index_rows(temporary))
+        if {row[0]: row[4] for row in rows} != crcs:
+            raise UserError(f"{path}: what was read back is not what was written; check the disk")
+        size = os.path.getsize(temporary)
+    write_index(index, made_from, size, rows)
+
+
+def index_rows(path) -> Iterator[tuple[str, str, int, int, int, float]]:
+    """(utterance, speaker, offset, bytes, CRC-32, seconds) of each recording of a shard."""
+    for entry in entries(path):
+        rx = Rx("held", f"{path}: {entry.key}.{entry.suffix}", data=entry.data)
+        yield entry.key, entry.speaker, entry.offset, len(entry.data), entry.crc, audio.duration(rx)
+
+
+def write_index(path, made_from: str, size: int, rows: Sequence[tuple]) -> None:
+    """Writes the table of one shard: its digest and bytes on the first line, then a line for each recording."""
+    with atomic_write(path) as file:
+        file.write(f"# {made_from} {size}\n")
+        file.writelines(f"{key} {speaker} {offset} {count} {crc:08x} {seconds:.6g}\n"
+                        for key, speaker, offset, count, crc, seconds in rows)
+
+
+class Loads:
+    """Utterances of a data directory by id, whole or cut from their recordings, encoded for a shard."""
+
+    def __init__(self, folder: DataDir, rate: int):
+        self.recordings, self.rate = folder.recordings, rate
+        self.spans = {utt: span for utt, *span in spans(folder)} if folder.has_segments else None
+
+    def said(self, key: str) -> list:
+        """What the lists say of an utterance: recording, and start and end in it where there are segments."""
+        return [str(self._recording(key)), *(self.spans[key][1:] if self.spans is not None else ())]
+
+    def _recording(self, key: str) -> str | Rx:
+        try:
+            return self.recordings[key if self.spans is None else self.spans[key][0]]
+        except KeyError as error:
+            raise UserError(f"{self.recordings.path}: no line for {error.args[0]}, which is in utt2spk") from None
+
+    def samples(self, key: str) -> np.ndarray:
+        """(T,) float32 at the rate; UserError for what cannot be read or is silent."""
+        recording = self._recording(key)
+        if self.spans is None:
+            found = audio.load(recording, self.rate)
+        else:
+            name, start, end = self.spans[key]
+            found = audio.load(recording, self.rate, start, None if end == TO_THE_END else end - start, alike=True)
+            if end != TO_THE_END and len(found) / self.rate < end - start - OVERSHOOT:
+                raise UserError(f"{start:g} to {end:g} s is no part of `{name}`: it ends at {start + len(found) / self.rate:g} s")
+        require_sound(recording if self.spans is None else f"{start:g} to {end:g} s of `{name}`", found, self.rate)
+        return found
+
+    def encoded(self, key: str, making: Making) -> tuple[str, bytes]:
+        """(suffix, bytes) of an utterance: its very samples with codec flac, its own file with original."""
+        samples = self.samples(key)
+        if making.codec == "original":
+            path, suffix = self.own_file(key)
+            return suffix, Path(path).read_bytes()
+        if making.codec == "flac":
+            return _lossless(samples, making.rate)
+        return _lossy(key, samples, making)
+
+    def own_file(self, key: str) -> tuple[str, str]:
+        """(path, suffix) of an utterance that is a file as it was published; UserError for any other."""
+        rx = parse(self._recording(key))
+        suffix = os.path.splitext(rx.path)[1][1:].lower()
+        if self.spans is not None or rx.kind != "file" or rx.channel is not None or suffix not in AUDIO:
+            raise UserError(f"{self.recordings.path}: {key}: {rx} is no file of its own as it was published; take codec flac")
+        return rx.path, suffix
+
+
+def _lossless(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
+    """FLAC where 16 bits hold the samples; else a WAV of floats, for FLAC holds none."""
+    whole = as_int16(samples)
+    if whole is None:
+        return "wav", wav_bytes(samples, rate)
+    data = _encode(whole, rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    _, back = _decode(data)
+    if not np.array_equal(np.round(back * 32768).astype(np.int16), whole):
+        raise UserError("FLAC gave other samples back than it was given")
+    return "flac", data
+
+
+def _lossy(key: str, samples: np.ndarray, making: Making) -> tuple[str, bytes]:
+    how = {} if making.quality is None else {"compression_level": 1.0 - making.quality}
+    data = _encode(np.clip(samples, -1, 1), making.rate, format="OGG", subtype=making.codec.upper(), **how)
+    rate, back = _decode(data)
+    if rate != making.rate or len(back) != len(samples):
+        raise UserError(f"{key}: {making.codec} gave {len(back)} samples at {rate} Hz back for {len(samples)}; take codec flac")
+    return "ogg", data
+
+
+def _encode(samples: np.ndarray, rate: int, **how) -> bytes:
+    import soundfile
+
+    out = io.BytesIO()
+    try:
+        soundfile.write(out, samples, rate, **how)
+    except (soundfile.LibsndfileError, ValueError, TypeError) as error:
+        raise UserError(f"{how['subtype']} at {rate} Hz cannot be written here ({error}); take codec flac") from None
+    return out.getvalue()
+
+
+def _decode(data: bytes) -> tuple[int, np.ndarray]:
+    import soundfile
+
+    samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    return rate, samples
