@@ -41,8 +41,10 @@ ladders=                      # cascades (stage 15), each a:b:c from the cheapes
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
 cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
-speed_perturb=true            # add copies at 0.9 and 1.1 times the speed, as new speakers (17,982 in all);
-                              # decoded for training, all takes about 0.8 TB, without the copies 0.26 TB
+speed_perturb=true            # train on speech at 0.9 and 1.1 times the speed, too, as that of new speakers (17,982 in all)
+shards=flac                   # what training reads: archives of flac (the very samples, 0.15 TB), vorbis or opus (lossy, 0.04 TB) or
+                              # original (files as published, 0.07 TB, slow), other speeds made as it reads (docs/storage.md);
+                              # empty: decoded copies at every speed (0.8 TB, 0.26 TB without speed_perturb)
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
 cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
@@ -59,6 +61,8 @@ export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose l
 . utils/stages.sh
 . steps/systems.sh
 
+all_speeds=$([[ $speed_perturb == true ]] && echo train_sp || echo train)
+
 if stage 0 "corpora"; then
   once --out "$vox1" --out "$vox2" --out "$lists" --stamp "$exp/.done.corpora" -- \
     local/check_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs"
@@ -70,15 +74,19 @@ if stage 1 "data directories"; then
     local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
     --counts="$counts" --dev-speakers "$dev_speakers" --data "$data"
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/vox1"
-  if [[ $speed_perturb == true ]]; then
+  if [[ $speed_perturb == true && ( -z $shards || -n $level_teachers ) ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
   need_lists
 fi
 
 if stage 2 "features"; then
-  once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
-    "$data/train_wav"
+  if [[ -n $shards ]]; then
+    once steps/make_shards.sh --cmd "$train_cmd" --nj "$nj" --codec "$shards" \
+      --speeds "$([[ $speed_perturb == true ]] && echo 0.9 1 1.1 || echo 1)" "$data/train" "$data/train_wav"
+  else
+    once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$all_speeds" "$data/train_wav"
+  fi
   for set in train dev vox1; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
@@ -106,7 +114,7 @@ if stage 4 "distillation: students of a teacher"; then
   done
   for teacher in $level_teachers; do
     once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --levels "${levels_of[$teacher]}" \
-      --aggregation "${dictionary_of[$teacher]}" "$data/train_wav" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
+      --aggregation "${dictionary_of[$teacher]}" "$data/$all_speeds" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
   done
   at_a_time "$systems_nj"
   for system in $students; do

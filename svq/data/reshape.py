@@ -75,10 +75,15 @@ class _Selector:
         _remove_others(dest, {"utt2spk", "spk2utt", *self.names})
 
 
+OF_TRAINING = ("shards.json", "shards.index", "speeds")  # where and how training reads what wav.scp named before
+
+
 def _remove_others(dest: Path, kept: set[str]) -> None:
     """Removes from `dest` the tables of an earlier run that are not among `kept`: they would not fit the new ones."""
     if "feats.scp" not in kept:
         (dest / stored.NAME).unlink(missing_ok=True)
+    for name in OF_TRAINING:
+        (dest / name).unlink(missing_ok=True)
     for path in dest.iterdir():
         if path.is_file() and keyed_by(path.name) is not None and path.name not in kept:
             path.unlink()

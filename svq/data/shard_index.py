@@ -15,14 +15,13 @@ import numpy as np
 
 from svq.atomic import atomic_write
 from svq.data.datadir import DataDir, write_spk2utt
-from svq.data.reshape import _not_into_itself, _remove_others
-from svq.data.speeds import NAME, write_speeds
+from svq.data.reshape import OF_TRAINING, _not_into_itself, _remove_others
+from svq.data.speeds import write_speeds
 from svq.data.table import Table, write_table
 from svq.data.wavark import carry_tables
 from svq.errors import UserError, located, some_of
 from svq.files import fingerprint, read_json
 
-NAMES = ("shards.json", "shards.index")
 MADE = ("wav.scp", "utt2dur", "utt2spk", "spk2utt")
 
 
@@ -40,7 +39,7 @@ def write_data_dir(dest, shards: Sequence[tuple[str, str]], source=None, speeds:
             raise UserError(f"{tables[number].path}: {key} is also in {tables[seen[key]].path}; leave one of them out")
     dest = Path(dest) if source is None else _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
-    for name in (*NAMES, NAME):  # until all is written the directory is one without shards
+    for name in OF_TRAINING:  # until all is written the directory is one without shards
         (dest / name).unlink(missing_ok=True)
     made = set(MADE)
     if source is not None:

@@ -45,7 +45,9 @@ def test_whole_recipe(tmp_path):
     counts = {name: utterances_of_speakers(tmp_path / "data" / name) for name in ("train", "cohort")}
     assert counts["cohort"] == {speaker: min(4, count) for speaker, count in counts["train"].items()}
     assert len((tmp_path / "data" / "cohort" / "feats.scp").open().readlines()) == sum(counts["cohort"].values())
-    speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
+    assert not (tmp_path / "data" / "train_sp").exists() and list((tmp_path / "data" / "train_wav" / "shards").glob("*.tar"))
+    speakers = (tmp_path / "exp" / "teacher" / "speakers.txt").read_text().split()
+    assert len(speakers) == 3 * len(counts["train"])
     assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
     a_table_of_the_paper(tmp_path / "exp", options, environment)
 
