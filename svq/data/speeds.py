@@ -31,6 +31,8 @@ CUTOFF = 0.956  # of the lower Nyquist frequency: where it has fallen by 6 dB
 SLOWEST, FASTEST = 0.1, 10.0
 MOST_STEPS = 1000  # the larger number of the fraction: 0.9 is 9/10; the filter's table grows with it
 
+_PRODUCTS = 1 << 18  # of one matrix product: so few that OpenBLAS wakes no other thread for it
+
 
 def fraction(factor: float) -> Fraction:
     """The factor as a fraction of small numbers; ValueError for one that is out of range or takes more than 3 decimals."""
@@ -101,7 +103,11 @@ def faster(read: Callable[[int, int], np.ndarray], first: int, count: int, facto
     there = max(begin, 0) + len(held)  # where the recording ends, if it does within what was asked for
     padded = np.zeros(wanted, np.float32)
     padded[max(-begin, 0) : max(-begin, 0) + len(held)] = held
-    out = (sliding_window_view(padded, len(table))[::step] @ table).reshape(-1)
+    windows = sliding_window_view(padded, len(table))[::step]
+    out = np.empty((groups, phases), np.float32)
+    for row in range(0, groups, rows := max(1, _PRODUCTS // table.size)):
+        out[row : row + rows] = windows[row : row + rows] @ table
+    out = out.reshape(-1)
     last = length(there, factor) if len(held) < wanted + min(begin, 0) else first + count
     return out[first - group * phases : max(first, min(first + count, last)) - group * phases]
 
