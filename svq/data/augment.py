@@ -89,7 +89,7 @@ class Augment:
         self.noise = _Clips(noise_dir, rate, self.config.cache_mb) if noise_dir else None
         self.rirs = _Clips(rir_dir, rate, self.config.cache_mb) if rir_dir else None
         if rir_dir:
-            import scipy.signal  # noqa: F401  slow to import, so not by runs without rooms, nor by each loader process
+            import scipy.fft  # noqa: F401  slow to import, so not by runs without rooms, nor by each loader process
         if self.noise:
             self.members = _by_category(noise_dir, self.noise)
             self.categories = [name for name in CATEGORIES if len(self.members[name])]
@@ -152,14 +152,38 @@ def reverberate(wav: np.ndarray, response: np.ndarray, longest: int) -> np.ndarr
     power = _power(wav)
     if peak == 0 or power == 0:
         return wav
-    from scipy.signal import fftconvolve
-
     first = int(np.argmax(size >= 0.5 * peak))
-    wet = fftconvolve(wav, response[first:first + longest] / peak)[:len(wav)]
+    wet = convolved(wav, response[first:first + longest] / peak)
     wet_power = _power(wet)
     if wet_power == 0:
         return wav
     return (wet * np.float32(np.sqrt(power / wet_power))).astype(np.float32, copy=False)
+
+
+_BLOCK = 4096  # samples: transforms of twice as many stay in a processor's cache, and several run side by side
+
+
+def convolved(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """The first T samples of the convolution of `signal` (T,) with `response` (R,), both float32; (T,) float32.
+
+    Both are cut into blocks, whose spectra are multiplied and added up: twice as fast as one long transform.
+    """
+    from scipy.fft import irfft, rfft
+
+    ours, theirs = (-(-len(part) // _BLOCK) for part in (signal, response[:len(signal)]))
+    blocks = np.zeros((ours + theirs, 2 * _BLOCK), np.float32)
+    for rows, part in ((blocks[:ours], signal), (blocks[ours:], response[:len(signal)])):
+        padded = np.zeros(len(rows) * _BLOCK, np.float32)
+        padded[:len(part)] = part
+        rows[:, :_BLOCK] = padded.reshape(-1, _BLOCK)
+    spectra = rfft(blocks, axis=1)
+    products = np.zeros((ours, spectra.shape[1]), np.complex64)
+    for i in range(theirs):
+        products[i:] += spectra[ours + i] * spectra[:ours - i]
+    parts = irfft(products, axis=1)
+    out = parts[:, :_BLOCK].copy()
+    out[1:] += parts[:-1, _BLOCK:]
+    return out.reshape(-1)[:len(signal)]
 
 
 def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = SpecAugmentConfig(),

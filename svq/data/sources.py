@@ -89,18 +89,20 @@ class Samples:
 
 class _SoundFile:
     def __init__(self, sound):
-        self.sound = sound
+        self.sound, self.at = sound, 0
+        sound.seekable = lambda: False  # or soundfile seeks after each read to where it is, which decodes a frame of FLAC again
         self.info = Info(sound.samplerate, sound.channels, sound.frames)
 
     def read(self, start: int, count: int) -> np.ndarray:
         import soundfile
 
         try:
-            if start != self.sound.tell():
+            if start != self.at:
                 self.sound.seek(start)
             samples = self.sound.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise Unreadable(str(error.error_string).strip().rstrip(".")) from None
+        self.at = start + len(samples)
         if len(samples) < count:
             raise Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
         return samples
