@@ -42,8 +42,8 @@ cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first lis
 cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # train on speech at 0.9 and 1.1 times the speed, too, as that of new speakers (17,982 in all)
-shards=flac                   # what training reads: archives of flac (the very samples, 0.15 TB), vorbis or opus (lossy, 0.04 TB) or
-                              # original (files as published, 0.07 TB, slow), other speeds made as it reads (docs/storage.md);
+shards=flac                   # what training reads: archives of flac (the very samples, 0.15 TB), vorbis or opus (lossy, 0.05 to 0.06 TB)
+                              # or original (files as published), other speeds made as it reads (docs/storage.md);
                               # empty: decoded copies at every speed (0.8 TB, 0.26 TB without speed_perturb)
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm

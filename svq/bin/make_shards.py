@@ -44,10 +44,11 @@ def parse_options():
     write.add_argument("data", help="Kaldi data directory")
     write.add_argument("stem", help="the shards' name without .NNNNN.tar")
     write.add_argument("--codec", choices=["flac", "vorbis", "opus", "original"], default="flac",
-                       help="flac: the very samples; vorbis, opus: smaller, and others; original: the files as they are")
+                       help="flac: the very samples of 16-bit recordings; vorbis, opus: smaller, and others; "
+                       "original: the files as they are")
     write.add_argument("--rate", type=int, default=16000, help="samples per second of what is encoded")
     write.add_argument("--megabytes", type=float, default=256.0, help="about how large a shard is")
-    write.add_argument("--quality", type=float, help="of vorbis and opus, 0 (smallest) to 1; default: the encoder's")
+    write.add_argument("--quality", type=float, help="of vorbis and opus, 0 (smallest) to 1; default: 0.6 of vorbis, 0.15 of opus")
     write.add_argument("--seed", type=int, default=0, help="of the utterances' order")
     index = verbs.add_parser("index")
     index.add_argument("stem", help="name of the tables: in the folder index beside it")

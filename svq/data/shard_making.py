@@ -27,12 +27,14 @@ from svq.data.rxfilename import Rx, parse
 from svq.data.shard_index import ShardIndex
 from svq.data.tarshard import AUDIO, add, entries
 from svq.data.wavark import wav_bytes
-from svq.data.wavfile import as_int16
+from svq.data.wavfile import STEPS, as_int16
 from svq.errors import UserError, some_of
 from svq.files import fingerprint, inputs_digest, open_file
 
 # About how many kB a second of speech at 16 kHz takes: what the number of shards is computed from.
-CODECS = {"flac": 17.5, "vorbis": 6.0, "opus": 4.0, "original": 10.0}
+CODECS = {"flac": 17.5, "vorbis": 6.6, "opus": 5.5, "original": 10.0}
+# By default: the best Vorbis by which VoxCeleb2 stays under 60 GB (docs/storage.md); Opus changes embeddings more at any size.
+QUALITY = {"vorbis": 0.6, "opus": 0.15}
 _ORDER = 3  # keeps this random stream apart from those of svq.data.dataset
 
 
@@ -41,7 +43,7 @@ class Making:
     """How shards are made.
 
     codec: one of CODECS. rate: samples a second. megabytes: of a shard, about. seed: of the order.
-    quality: of vorbis and opus, from 0 (smallest) to 1 (libsndfile's compression level turned round); None: the encoder's.
+    quality: of vorbis and opus, from 0 (smallest) to 1 (libsndfile's compression level turned round); None: QUALITY.
     """
 
     codec: str = "flac"
@@ -238,13 +240,13 @@ class Loads:
         return found
 
     def encoded(self, key: str, making: Making) -> tuple[str, bytes]:
-        """(suffix, bytes) of an utterance: its very samples with codec flac, its own file with original."""
+        """(suffix, bytes) of an utterance: with codec flac the very samples of 16-bit recordings, with original its own file."""
         samples = self.samples(key)
         if making.codec == "original":
             path, suffix = self.own_file(key)
             return suffix, Path(path).read_bytes()
         if making.codec == "flac":
-            return _lossless(samples, making.rate)
+            return _flac(samples, making.rate)
         return _lossy(key, samples, making)
 
     def own_file(self, key: str) -> tuple[str, str]:
@@ -256,21 +258,21 @@ class Loads:
         return rx.path, suffix
 
 
-def _lossless(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
-    """FLAC where 16 bits hold the samples; else a WAV of floats, for FLAC holds none."""
-    whole = as_int16(samples)
-    if whole is None:
+def _flac(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
+    """FLAC of 16 bits, to which what is finer (resampled, MP3, Vorbis) is rounded; beyond full scale a WAV of floats."""
+    if np.abs(samples).max(initial=0.0) > 1:
         return "wav", wav_bytes(samples, rate)
+    whole = np.clip(np.round(samples * STEPS), -32768, 32767).astype(np.int16)
     data = _encode(whole, rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
     _, back = _decode(data)
-    if not np.array_equal(np.round(back * 32768).astype(np.int16), whole):
+    if not np.array_equal(as_int16(back), whole):
         raise UserError("FLAC gave other samples back than it was given")
     return "flac", data
 
 
 def _lossy(key: str, samples: np.ndarray, making: Making) -> tuple[str, bytes]:
-    how = {} if making.quality is None else {"compression_level": 1.0 - making.quality}
-    data = _encode(np.clip(samples, -1, 1), making.rate, format="OGG", subtype=making.codec.upper(), **how)
+    quality = QUALITY[making.codec] if making.quality is None else making.quality
+    data = _encode(np.clip(samples, -1, 1), making.rate, format="OGG", subtype=making.codec.upper(), compression_level=1.0 - quality)
     rate, back = _decode(data)
     if rate != making.rate or len(back) != len(samples):
         raise UserError(f"{key}: {making.codec} gave {len(back)} samples at {rate} Hz back for {len(samples)}; take codec flac")

@@ -133,35 +133,42 @@ def main():
     for name in ("speech", "noise", "rooms", "wespeaker"):
         arguments.add_argument(f"--{name}")
     arguments.add_argument("--wespeaker-python", default=sys.executable)
+    arguments.add_argument("--work", help="folder that keeps the files of all forms for another run; default: none is kept")
     arguments.add_argument("--utts", type=int, default=300)
     arguments.add_argument("--batches", type=int, default=10)
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        sizes = write_forms(root, pieces(options.speech, options.utts))
-        for name in ("noise", "rooms"):
-            write_clips(root, name, getattr(options, name))
-        print(f"CPU {describe()}, one thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}; {options.utts} utterances "
-              f"of {SECONDS:g} s, {options.batches} x {BATCH} samples\n")
-        found, others = {}, {}
-        for epoch in range(options.rounds):
-            for form in sizes:
-                batches = max(1, options.batches // 5) if form == "m4a" else options.batches
-                found.setdefault(form, []).append(ours(root / f"data_{form}", root, batches, epoch))
-                kind = "shard" if form in ("shards flac", "shards vorbis") else "raw" if form in ("wav", "flac") else None
-                if options.wespeaker and kind:
-                    others.setdefault(form, []).append(peer(options, root, kind, form, batches, epoch))
-        print("| form | bytes a second of speech | samples/s a processor | WeSpeaker | times |\n|---|--:|--:|--:|--:|")
-        for form, seconds in found.items():
-            rate = 1 / min(seconds)
-            theirs = [value for value in others.get(form, []) if isinstance(value, float)]
-            row = [f"{1 / min(theirs):.0f}", f"{rate * min(theirs):.1f}"] if theirs else [str(others.get(form, ["-"])[0]), "-"]
-            print(f"| {form} | {sizes[form] / options.utts / SECONDS:.0f} | {rate:.0f} | {' | '.join(row)} |")
-        for form in ("wav", "shards flac"):
-            parts = {"all": min(found[form]), "without noise and rooms": ours(root / f"data_{form}", root, options.batches, 0, False)}
-            print(f"\n{form}, ms a sample: " + ", ".join(f"{name} {1000 * value:.2f}" for name, value in parts.items()))
+        root = Path(options.work or folder)
+        sizes = root / "sizes.json"
+        if not sizes.exists():
+            root.mkdir(exist_ok=True)
+            made = write_forms(root, pieces(options.speech, options.utts))
+            for name in ("noise", "rooms"):
+                write_clips(root, name, getattr(options, name))
+            sizes.write_text(json.dumps(made))
+        measure(options, root, json.loads(sizes.read_text()))
+
+
+def measure(options, root, sizes):
+    print(f"CPU {describe()}, one thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}; {options.utts} utterances "
+          f"of {SECONDS:g} s, {options.batches} x {BATCH} samples", flush=True)
+    found, others = {}, {}
+    for epoch in range(options.rounds):
+        for form in sizes:
+            batches = max(1, options.batches // 5) if form == "m4a" else options.batches
+            found.setdefault(form, []).append(ours(root / f"data_{form}", root, batches, epoch))
+            kind = "shard" if form in ("shards flac", "shards vorbis") else "raw" if form in ("wav", "flac") else None
+            if options.wespeaker and kind:
+                others.setdefault(form, []).append(peer(options, root, kind, form, batches, epoch))
+            print(f"round {epoch + 1}, {form}: {1000 * found[form][-1]:.2f} ms a sample; WeSpeaker: {others.get(form, ['-'])[-1]}",
+                  file=sys.stderr, flush=True)
+    print("\n| form | bytes a second of speech | samples/s a processor | WeSpeaker | times |\n|---|--:|--:|--:|--:|")
+    for form, seconds in found.items():
+        theirs = [value for value in others.get(form, []) if isinstance(value, float)]
+        row = [f"{1 / min(theirs):.0f}", f"{min(theirs) / min(seconds):.1f}"] if theirs else [str(others.get(form, ["-"])[0]), "-"]
+        print(f"| {form} | {sizes[form] / options.utts / SECONDS:.0f} | {1 / min(seconds):.0f} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":

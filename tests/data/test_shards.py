@@ -4,7 +4,10 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tarfile
+import time
 
 import numpy as np
 import pytest
@@ -107,6 +110,16 @@ def test_original_files_and_floats(tmp_path):
     assert held == {key: open(path, "rb").read() for key, path in lines.items()}
     flac = made(tmp_path, folder, name="flac")
     assert np.array_equal(audio.load(DataDir(flac).wav["spk00-utt00"]), loud)  # beyond full scale: no FLAC, no clipping
+
+
+def test_finer_samples_are_rounded_to_16_bits(tmp_path):
+    folder = data_dir(tmp_path, speakers=1, utts=1)
+    path = DataDir(folder).wav["spk00-utt00"]
+    fine = np.append(audio.load(path) + np.float32(1e-6), np.float32([1.0, -1.0]))
+    soundfile.write(path, fine, 16000, subtype="FLOAT")
+    out = made(tmp_path, folder)
+    assert next(entries(tars(out)[0])).suffix == "flac"
+    assert np.abs(audio.load(DataDir(out).wav["spk00-utt00"]) - fine).max() <= 2 ** -15
 
 
 def test_segments_are_cut(tmp_path):
@@ -349,3 +362,17 @@ def test_more_workers_than_lanes_divide_evenly(sharded, lanes):
         mine = pieces[batch * lanes : (batch + 1) * lanes]
         assert {found for found, _ in mine} == {batch}
         assert [lane for _, part in mine for lane in part] == list(batches.lanes)
+
+
+def test_a_step_killed_at_any_instant_is_run_again(tmp_path, source, sharded):
+    """Whole shards stay, halves go, and the end is that of an undisturbed run."""
+    stem = tmp_path / "sharded_tars" / "set"
+    command = [sys.executable, "-m", "svq.bin.make_shards", "write", source, stem, "--megabytes", "0.2"]
+    with subprocess.Popen([str(word) for word in command], stderr=subprocess.DEVNULL) as process:
+        while not list(stem.parent.glob("*.tar")) and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+    (stem.parent / ".set.00002.killed.tmp.tar").write_bytes(b"half of one")  # as it may leave one at another instant
+    again = made(tmp_path, source)
+    assert [path.read_bytes() for path in tars(again)] == [path.read_bytes() for path in tars(sharded)]
+    assert sorted(os.listdir(stem.parent)) == ["index", *(path.name for path in tars(sharded))]
