@@ -34,6 +34,7 @@ MOST_STEPS = 1000  # the larger number of the fraction: 0.9 is 9/10; the filter'
 _PRODUCTS = 1 << 18  # of one matrix product: so few that OpenBLAS wakes no other thread for it
 
 
+@lru_cache(maxsize=64)
 def fraction(factor: float) -> Fraction:
     """The factor as a fraction of small numbers; ValueError for one that is out of range or takes more than 3 decimals."""
     found = Fraction(repr(float(factor))) if np.isfinite(factor) else Fraction(0)

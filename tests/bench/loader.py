@@ -134,7 +134,7 @@ def main():
         arguments.add_argument(f"--{name}")
     arguments.add_argument("--wespeaker-python", default=sys.executable)
     arguments.add_argument("--work", help="folder that keeps the files of all forms for another run; default: none is kept")
-    arguments.add_argument("--utts", type=int, default=300)
+    arguments.add_argument("--utts", type=int, default=300, help="at most so many utterances")
     arguments.add_argument("--batches", type=int, default=10)
     arguments.add_argument("--rounds", type=int, default=3)
     options = arguments.parse_args()
@@ -152,8 +152,8 @@ def main():
 
 
 def measure(options, root, sizes):
-    print(f"CPU {describe()}, one thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}; {options.utts} utterances "
-          f"of {SECONDS:g} s, {options.batches} x {BATCH} samples", flush=True)
+    print(f"CPU {describe()}, one thread, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}; utterances of {SECONDS:g} s, "
+          f"{options.batches} x {BATCH} samples", flush=True)
     found, others = {}, {}
     for epoch in range(options.rounds):
         for form in sizes:
@@ -168,7 +168,7 @@ def measure(options, root, sizes):
     for form, seconds in found.items():
         theirs = [value for value in others.get(form, []) if isinstance(value, float)]
         row = [f"{1 / min(theirs):.0f}", f"{min(theirs) / min(seconds):.1f}"] if theirs else [str(others.get(form, ["-"])[0]), "-"]
-        print(f"| {form} | {sizes[form] / options.utts / SECONDS:.0f} | {1 / min(seconds):.0f} | {' | '.join(row)} |")
+        print(f"| {form} | {32000 * sizes[form] / sizes['wav']:.0f} | {1 / min(seconds):.0f} | {' | '.join(row)} |")
 
 
 if __name__ == "__main__":
