@@ -29,7 +29,8 @@ def write_data_dir(dest, shards: Sequence[tuple[str, str]], source=None, speeds:
     """Writes the data directory of shards, pairs (shard, its table as svq.data.shard_making writes it).
 
     source: the data directory that they were made from, whose other files are taken along and whose utterances must all be
-    there; None: the shards say all there is. speeds: at which training reads each utterance. Returns the number of utterances; UserError naming those lost or there twice.
+    there; None: the shards say all there is. speeds: at which training reads each utterance. Returns the number of
+    utterances; UserError naming those lost or there twice.
     """
     tables = [_Part(path, index) for path, index in shards]
     rows = [(key, number, *row) for number, part in enumerate(tables) for key, *row in part.rows()]
