@@ -47,7 +47,7 @@ class TrainSet:
     Shorter utterances are repeated up to the crop.
     augment: an `Augment`, or its config, for "wav". keep_speakers: the speakers to keep, all by default.
     speeds: for "wav", each utterance is an item at each of these, by default at those of the directory's file `speeds`.
-    An utterance at another speed than 1 has a speaker of its own, with the id that utils/perturb_data_dir_speed.sh gives.
+    An utterance at another speed than 1 has a speaker of its own, with the id of utils/perturb_data_dir_speed.sh.
     Utterance i at the s-th speed is item s * (number of utterances) + i.
     `.shards` says where recordings lie in the shards of `data_dir`, or is None.
     `.speakers` are the sorted ids that the labels 0..num_speakers-1 stand for.
@@ -99,7 +99,7 @@ class TrainSet:
         every = [prefix(speed) + name for speed in self.speeds for name in names]
         speakers = sorted(set(every), key=str.encode)
         if len(speakers) < len(every):
-            raise UserError(f"{self.data_dir}/utt2spk: has copies at other speeds already; train on it without `speeds`")
+            raise UserError(f"{self.data_dir}/utt2spk: has copies at other speeds already; train without `speeds`")
         place = {name: i for i, name in enumerate(speakers)}
         return speakers, np.array([place[name] for name in every], np.int32).reshape(len(self.speeds), -1)
 
@@ -169,7 +169,7 @@ class TrainSet:
         return np.ascontiguousarray(crop, dtype=np.float32), int(self.labels[index]), *target
 
     def _wav(self, recording: str | Rx, seconds: float, where: float, speed: float) -> tuple[np.ndarray, int]:
-        """Reads a crop, and gives it with the frame of the whole utterance that its first frame is nearest to, at `speed`."""
+        """Reads a crop at `speed`; gives it and the frame of the utterance, at `speed`, nearest to its first frame."""
         start = int(where * (max(0, math.floor(seconds / speed * self.rate) - self.samples) + 1))
 
         def read(first: int, count: int) -> np.ndarray:
