@@ -22,7 +22,8 @@
 # shellcheck disable=SC2154   # the options come from run.sh
 _svq_refuse() { printf '%s: %s\n' "${0##*/}" "$2" >&2; exit "$1"; }
 
-(($# == 0)) || _svq_refuse 2 "takes options only, not '$1' (--help lists them)"
+(($# == 0)) ||
+  _svq_refuse 2 "takes options only, not '$1': put quotes around values of several words; switches are true or false (--help)"
 for _svq_name in stage stop_stage; do
   [[ ${!_svq_name} =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
     _svq_refuse 2 "--${_svq_name//_/-} takes the number of a stage, not '${!_svq_name}'"
@@ -188,5 +189,6 @@ stages_done() {
     _svq_count "$code"
   else
     printf 'done in %d s: %d made, %d up to date\n' $((SECONDS - _svq_began)) "$_svq_made" "$_svq_skipped"
+    if [[ -e $exp/index.html ]]; then printf 'all reports: %s\n' "$(realpath -- "$exp")/index.html"; fi
   fi
 }

@@ -202,7 +202,7 @@ def parse_options():
         tests = [options.enroll.pop()]
     check_whose(arguments, options)
     if len(tests) != 1:
-        arguments.error("after the enrolment recordings and all options come -- and one test recording")
+        arguments.error("give two recordings, or several of one voice, then -- and one test recording")
     options.test = tests[0]
     check_model_options(arguments, options)
     for name in ("runtime", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
