@@ -27,6 +27,8 @@ def do_validate(args) -> int:
         raise UserError(f"{args.data}: {problems.total} {noun}")
     folder = DataDir(args.data)
     print(f"{args.data}: sound; {len(folder.utt2spk)} utterances of {len(folder.speakers)} speakers")
+    if problems.uneven():
+        print(f"{args.data}: {problems.uneven()}", file=sys.stderr)
 
 
 def do_fix(args) -> None:

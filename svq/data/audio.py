@@ -55,8 +55,10 @@ def duration(rxfilename: str | Rx) -> float:
     return info(rxfilename).seconds
 
 
-def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> None:
+def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> Info | None:
     """Raises UserError unless a recording opens and has a sample; with `decode`, unless it all decodes and has sound.
+
+    Gives what its header says, None for a pipe that is not decoded.
 
     Without `decode`, only the header of a file is read, and a pipe is stopped after its first 64 kB. alike: as in
     `load`.
@@ -65,13 +67,14 @@ def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> No
         rx = parse(rxfilename)
         if rx.kind == "pipe" and not decode:
             probe_pipe(rx.path, stack)
-            return
+            return None
         recording = open_recording(rxfilename, stack, alike=alike)
         if not decode:
             recording.source.read(0, 1)
-            return
+            return recording.info
         samples = recording.read(0, recording.info.frames)
     require_sound(rxfilename, samples, recording.info.rate)
+    return recording.info
 
 
 def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,

@@ -32,10 +32,14 @@ AUDIO_CHECKS = ("none", "header", "decode")
 
 
 class Problems:
-    """A count of problems, and the texts of the first `limit`; the texts of the others are never made."""
+    """A count of problems, and the texts of the first `limit`; the texts of the others are never made.
+
+    rates: samples a second of recordings that were opened -> [how many have it, the key of the first].
+    """
 
     def __init__(self, limit: int = 20):
         self.limit, self.total, self.shown = limit, 0, []
+        self.rates: dict[int, list] = {}
 
     def add(self, path, text: str, line: int | None = None) -> None:
         self.total += 1
@@ -51,6 +55,14 @@ class Problems:
     def lines(self) -> list[str]:
         more = self.total - len(self.shown)
         return self.shown + ([f"... and {more} more"] if more else [])
+
+    def uneven(self) -> str:
+        """Says that recordings have different rates, which is no mistake but lowers scores; empty where they have one."""
+        if len(self.rates) < 2:
+            return ""
+        told = ", ".join(f"{count} of {rate} (first: {key})" for rate, (count, key) in sorted(self.rates.items()))
+        return (f"recordings of different rates, in samples a second: {told}; those of a lower one hold nothing above half of it, "
+                "where other voices go on")
 
 
 def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20, trials: bool = True) -> Problems:
@@ -79,7 +91,8 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
             _check_trials(folder, name, tables, problems)
     if check_audio != "none" and "wav.scp" in tables:
         table, named = tables["wav.scp"], tables.get("reco2file_and_channel")
-        for row, why in unreadable(table, check_audio == "decode", threads, named=named, alike=folder.has_segments):
+        for row, why in unreadable(table, check_audio == "decode", threads, named=named, alike=folder.has_segments,
+                                   rates=problems.rates):
             problems.add(table.path, f"`{table.key(row)}`: {why}", row + 1)
     return problems
 
@@ -272,23 +285,28 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
 
 
 def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None,
-               named: Table | None = None, alike: bool = False):
+               named: Table | None = None, alike: bool = False, rates: dict[int, list] | None = None):
     """Yields (line index, reason) for each recording of a wav.scp that `audio.check` refuses, in file order.
 
     rows: the line indices to check, None for all. named: the reco2file_and_channel beside the wav.scp. alike: requires
-    channels that differ to be named there, as directories with segments need it.
+    channels that differ to be named there, as directories with segments need it. rates: counts the others, as in
+    `Problems`.
     """
     require_allowed(table)
     recordings = table if named is None else Recordings(table, named)
     rows = iter(range(len(table)) if rows is None else rows)
 
-    def why(row: int) -> str | None:
+    def look(row: int) -> str | int:
         try:
-            audio.check(recordings.value(row), decode, alike)
+            found = audio.check(recordings.value(row), decode, alike)
         except UserError as error:
             return str(error)
-        return None
+        return found.rate if found else 0
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         while batch := list(islice(rows, 1024)):
-            yield from ((row, text) for row, text in zip(batch, pool.map(why, batch)) if text)
+            for row, found in zip(batch, pool.map(look, batch)):
+                if isinstance(found, str):
+                    yield row, found
+                elif found and rates is not None:
+                    rates.setdefault(found, [0, table.key(row)])[0] += 1
