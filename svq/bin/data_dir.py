@@ -93,6 +93,9 @@ def do_make_trials(args) -> None:
                               args.once, args.max_tests)
     name = f"trials_{args.name}" if args.name else "trials"
     print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials")
+    lonely = [] if args.once else trials.without_targets(args.data, args.enroll_utts)
+    if lonely:
+        print(f"{args.data}: no target trials of speakers with too few utterances: {some_of(lonely)}", file=sys.stderr)
 
 
 def do_take_trials(args) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
-from svq.data.datadir import DataDir, is_trials
+from svq.data.datadir import DataDir, index_speakers, is_trials
 from svq.errors import UserError, some_of
 
 
@@ -105,6 +105,13 @@ def make_trials(
     if enroll_utts or once:
         return _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once, max_tests)
     return _pair_trials(folder, out, stratum, num_nontarget, seed)
+
+
+def without_targets(path, enroll_utts: int = 0) -> list[str]:
+    """Lists the speakers of a data directory that have too few utterances for a target trial; arguments as of `make_trials`."""
+    names, numbers = index_speakers(DataDir(path).utt2spk.value_array())
+    counts = np.bincount(numbers, minlength=len(names))
+    return [name.decode() for name in names[counts <= max(1, enroll_utts)].tolist()]
 
 
 def _write_rows(out: Path, enroll, test, rows, need=("target", "nontarget")) -> tuple[int, int]:
