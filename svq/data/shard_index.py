@@ -1,7 +1,7 @@
-"""A data directory whose recordings lie in shards: shards.json and shards.index beside its wav.scp.
+"""Data directories whose recordings lie in shards: they have shards.json and shards.index beside wav.scp.
 
-shards.json names the shards, in order, with their bytes, and has a digest of wav.scp, whose lines point into them.
-shards.index has a line for each utterance: number of its shard, offset, bytes, CRC-32.
+The lines of wav.scp point into the shards. shards.json lists the shards in order, each with its size in bytes, and has
+a digest of wav.scp. shards.index has a line for each utterance: number of its shard, offset, bytes, CRC-32.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MADE = ("wav.scp", "utt2dur", "utt2spk", "spk2utt")
 
 
 def write_data_dir(dest, shards: Sequence[tuple[str, str]], source=None, speeds: Sequence[float] = (1.0,)) -> int:
-    """Writes the data directory of shards, pairs (shard, its table as svq.data.shard_making writes it).
+    """Writes the data directory `dest` for `shards`, pairs (shard, its table as svq.data.shard_making writes it).
 
-    source: the data directory that they were made from, whose other files are taken along and whose utterances must all be
-    there; None: the shards say all there is. speeds: at which training reads each utterance. Returns the number of
-    utterances; UserError naming those lost or there twice.
+    source: the data directory that the shards were made from; its other files are copied, and the shards must hold all
+    its utterances. None: the shards are all there is. speeds: factors at which training reads each utterance. Returns
+    the number of utterances. UserError names utterances that are in no shard or in two.
     """
     tables = [_Part(path, index) for path, index in shards]
     rows = [(key, number, *row) for number, part in enumerate(tables) for key, *row in part.rows()]
@@ -40,7 +40,7 @@ def write_data_dir(dest, shards: Sequence[tuple[str, str]], source=None, speeds:
             raise UserError(f"{tables[number].path}: {key} is also in {tables[seen[key]].path}; leave one of them out")
     dest = Path(dest) if source is None else _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
-    for name in OF_TRAINING:  # until all is written the directory is one without shards
+    for name in OF_TRAINING:  # until all is written, the directory counts as one without shards
         (dest / name).unlink(missing_ok=True)
     made = set(MADE)
     if source is not None:
@@ -69,7 +69,7 @@ def _require_all(source, found) -> None:
 
 
 class _Part:
-    """The table of one shard, whose archive must be as large as it says."""
+    """The table of one shard; UserError if the archive has another size than the table says."""
 
     def __init__(self, path: str, index: str):
         self.path, self.index = os.fspath(path), index
@@ -93,7 +93,7 @@ class _Part:
 
 
 def require_size(path: str, size: int) -> None:
-    """UserError unless the shard is there with so many bytes."""
+    """Checks that the shard `path` exists and has `size` bytes; UserError if not."""
     try:
         found = os.path.getsize(path)
     except OSError as error:
@@ -104,10 +104,11 @@ def require_size(path: str, size: int) -> None:
 
 
 class ShardIndex:
-    """Where utterances lie in the shards of a data directory.
+    """Positions of utterances in the shards of a data directory.
 
-    paths: of the shards; shard, offset, size, crc: (N,) arrays for the utterances `keys`, (N,) bytes. UserError where a shard
-    is missing or has other bytes, an utterance is in none, or wav.scp is another one than these files were made for.
+    paths: of the shards. shard, offset, size, crc: an (N,) array each, for the utterances `keys`, (N,) ids as bytes.
+    UserError if a shard is missing or has another size, an utterance is in no shard, or wav.scp has changed since
+    shards.json was written.
     """
 
     def __init__(self, data_dir, keys: np.ndarray):
@@ -146,5 +147,5 @@ def _columns(table: Table, rows: np.ndarray, shards: int) -> tuple[np.ndarray, .
 
 
 def has_shards(data_dir) -> bool:
-    """Whether training can read the recordings of a data directory shard by shard."""
+    """Says whether training can read the recordings of a data directory shard by shard."""
     return os.path.exists(os.path.join(data_dir, "shards.json"))

@@ -1,7 +1,8 @@
-"""Makes shards of a data directory: seeded order, a job's shards of many, each written, read back and renamed at once.
+"""Makes shards of a data directory. Several jobs share the shards; a seed sets the order of the utterances.
 
-A shard is the same whatever the number of jobs. What a killed job left whole stays: beside the shards lie their tables,
-`index/NNNNN`, a line for each recording, whose first line says what it was made from.
+A job writes each shard under a temporary name, reads it back, and renames it. The number of jobs changes no shard.
+The folder `index` beside the shards has a table of each, with a line for each recording. Its first line has a digest of
+what the shard was made from. A job keeps a shard whose table has the right digest, so a killed run resumes.
 """
 
 from __future__ import annotations
@@ -31,19 +32,20 @@ from svq.data.wavfile import STEPS, as_int16
 from svq.errors import UserError, some_of
 from svq.files import fingerprint, inputs_digest, open_file
 
-# About how many kB a second of speech at 16 kHz takes: what the number of shards is computed from.
+# Roughly the kB that a second of speech at 16 kHz takes; the number of shards is computed from it.
 CODECS = {"flac": 17.5, "vorbis": 6.6, "opus": 5.5, "original": 10.0}
-# By default: the best Vorbis by which VoxCeleb2 stays under 60 GB (docs/storage.md); Opus changes embeddings more at any size.
+# Defaults. Vorbis: the best at which VoxCeleb2 stays under 60 GB (docs/storage.md).
+# Opus changes embeddings more than Vorbis of the same size.
 QUALITY = {"vorbis": 0.6, "opus": 0.15}
 _ORDER = 3  # keeps this random stream apart from those of svq.data.dataset
 
 
 @dataclass(frozen=True)
 class Making:
-    """How shards are made.
+    """Settings by which shards are made.
 
-    codec: one of CODECS. rate: samples a second. megabytes: of a shard, about. seed: of the order.
-    quality: of vorbis and opus, from 0 (smallest) to 1 (libsndfile's compression level turned round); None: QUALITY.
+    codec: one of CODECS. rate: samples a second. megabytes: approximate size of a shard. seed: of the random order.
+    quality: for vorbis and opus, 0 (smallest) to 1, which is 1 minus libsndfile's compression level; None: see QUALITY.
     """
 
     codec: str = "flac"
@@ -58,11 +60,11 @@ class Making:
         if not self.megabytes > 0:
             raise UserError(f"{self.megabytes} megabytes a shard: give more than 0")
         if self.quality is not None and (self.codec not in ("vorbis", "opus") or not 0 <= self.quality <= 1):
-            raise UserError(f"quality {self.quality}: from 0 to 1, of vorbis and opus alone")
+            raise UserError(f"quality {self.quality}: give 0 to 1, and only with codec vorbis or opus")
 
 
 def plan(folder: DataDir, making: Making) -> list[np.ndarray]:
-    """The lines of utt2spk of each shard: all utterances in a random order, in shards of about as many seconds."""
+    """Deals all utterances, in a random order, evenly to shards; gives the numbers of each shard's lines in utt2spk."""
     count = len(folder.utt2spk)
     seconds = folder.utt2dur.float_array().sum() if folder.has("utt2dur") else 8.0 * count
     shards = round(seconds * CODECS[making.codec] * 1000 * making.rate / 16000 / (making.megabytes * 1e6))
@@ -71,10 +73,10 @@ def plan(folder: DataDir, making: Making) -> list[np.ndarray]:
 
 
 def write_part(source, stem, making: Making, job: int, num_jobs: int, progress: Callable = iter) -> None:
-    """Writes the job-th (from 1) of num_jobs shares of the shards of the data directory `source`: `<stem>.NNNNN.tar`.
+    """Writes one job's share of the shards of the data directory `source`, `<stem>.NNNNN.tar`.
 
-    Those that are there, made from the same, stay. Tries every utterance before it fails. UserError naming those that
-    cannot be read or are silent; their shard is not written.
+    job: which share, from 1 to num_jobs. A shard that was made from the same before is kept. All utterances are tried
+    before UserError names those that cannot be read or are silent. A shard with such utterances is not written.
     """
     folder = DataDir(source)
     parts = plan(folder, making)
@@ -102,7 +104,7 @@ def write_part(source, stem, making: Making, job: int, num_jobs: int, progress: 
 
 
 def _remove_past(stem, count: int) -> None:
-    """Removes shards of an earlier run that had more of them."""
+    """Removes the shards from number `count` on, which an earlier run with more shards left."""
     while os.path.exists(index_path(stem, count)):
         for path in (index_path(stem, count), shard_path(stem, count)):
             if os.path.exists(path):
@@ -119,7 +121,7 @@ def index_path(stem, number: int) -> str:
 
 
 def index_part(shards: Sequence[str], stem, job: int, num_jobs: int, progress: Callable = iter) -> None:
-    """Writes the tables of the job-th of num_jobs shares of shards that are there. UserError naming a shard's fault."""
+    """Writes the tables of one job's share of existing shards; job: 1 to num_jobs. UserError names a faulty shard."""
     for number in progress(range(len(shards))[job_slice(len(shards), job, num_jobs)]):
         path = shards[number]
         made_from = fingerprint(str(path), inputs_digest())
@@ -129,7 +131,10 @@ def index_part(shards: Sequence[str], stem, job: int, num_jobs: int, progress: C
 
 
 def tables_of(stem, shards: Sequence[str] = (), source=None) -> list[tuple[str, str]]:
-    """(shard, its table) of all shards: those given, or those that were made of the data directory `source`."""
+    """Gives pairs (shard, its table): of the given `shards` or, if none, of all up to the last with a table of `stem`.
+
+    UserError if there is no such table.
+    """
     if shards:
         return [(path, index_path(stem, number)) for number, path in enumerate(shards)]
     folder = os.path.dirname(index_path(stem, 0))
@@ -142,7 +147,7 @@ def tables_of(stem, shards: Sequence[str] = (), source=None) -> list[tuple[str, 
 
 
 def check(data_dir, progress: Callable = iter) -> int:
-    """Reads all shards of a data directory; returns how many recordings were compared. UserError naming a shard's fault."""
+    """Checks all recordings of a data directory of shards; gives how many there are. UserError names a faulty shard."""
     keys = DataDir(data_dir).utt2spk.key_array
     index = ShardIndex(data_dir, keys)
     for path, number in progress([(path, number) for number, path in enumerate(index.paths)]):
@@ -167,11 +172,11 @@ def _is_done(path: str, index: str, made_from: str) -> bool:
 
 
 class _Failed(Exception):
-    """Utterances that cannot be read: no shard is written of them."""
+    """Carries the utterances of a shard that cannot be read; the shard is not written."""
 
 
 def _write_shard(path, index, made_from, folder: DataDir, lines: np.ndarray, load: "Loads", making: Making) -> None:
-    """Writes one shard and its table. _Failed, once all has been tried, with the utterances that cannot be read."""
+    """Writes one shard and its table. Tries all utterances, then raises _Failed if some cannot be read."""
     failed, crcs = [], {}
     with atomic_path(path) as temporary:
         with tarfile.open(temporary, "w", format=tarfile.PAX_FORMAT) as tar:
@@ -195,14 +200,14 @@ def _write_shard(path, index, made_from, folder: DataDir, lines: np.ndarray, loa
 
 
 def index_rows(path) -> Iterator[tuple[str, str, int, int, int, float]]:
-    """(utterance, speaker, offset, bytes, CRC-32, seconds) of each recording of a shard."""
+    """Yields (utterance, speaker, offset, bytes, CRC-32, seconds) for each recording of a shard."""
     for entry in entries(path):
         rx = Rx("held", f"{path}: {entry.key}.{entry.suffix}", data=entry.data)
         yield entry.key, entry.speaker, entry.offset, len(entry.data), entry.crc, audio.duration(rx)
 
 
 def write_index(path, made_from: str, size: int, rows: Sequence[tuple]) -> None:
-    """Writes the table of one shard: its digest and bytes on the first line, then a line for each recording."""
+    """Writes the table of one shard: a line of the digest `made_from` and the shard's size in bytes, then the rows."""
     with atomic_write(path) as file:
         file.write(f"# {made_from} {size}\n")
         file.writelines(f"{key} {speaker} {offset} {count} {crc:08x} {seconds:.6g}\n"
@@ -210,14 +215,14 @@ def write_index(path, made_from: str, size: int, rows: Sequence[tuple]) -> None:
 
 
 class Loads:
-    """Utterances of a data directory by id, whole or cut from their recordings, encoded for a shard."""
+    """Loader of a data directory's utterances: cuts them from recordings where there are segments, and encodes them."""
 
     def __init__(self, folder: DataDir, rate: int):
         self.recordings, self.rate = folder.recordings, rate
         self.spans = {utt: span for utt, *span in spans(folder)} if folder.has_segments else None
 
     def said(self, key: str) -> list:
-        """What the lists say of an utterance: recording, and start and end in it where there are segments."""
+        """Gives the recording of an utterance and, where there are segments, its start and end there in seconds."""
         return [str(self._recording(key)), *(self.spans[key][1:] if self.spans is not None else ())]
 
     def _recording(self, key: str) -> str | Rx:
@@ -227,7 +232,7 @@ class Loads:
             raise UserError(f"{self.recordings.path}: no line for {error.args[0]}, which is in utt2spk") from None
 
     def samples(self, key: str) -> np.ndarray:
-        """(T,) float32 at the rate; UserError for what cannot be read or is silent."""
+        """Gives the samples of an utterance, (T,) float32 at `rate`; UserError if it cannot be read or is silent."""
         recording = self._recording(key)
         if self.spans is None:
             found = audio.load(recording, self.rate)
@@ -240,7 +245,10 @@ class Loads:
         return found
 
     def encoded(self, key: str, making: Making) -> tuple[str, bytes]:
-        """(suffix, bytes) of an utterance: with codec flac the very samples of 16-bit recordings, with original its own file."""
+        """Gives (suffix, bytes) of an utterance as a shard holds it; UserError if it cannot be read or encoded.
+
+        Codec flac keeps the samples of 16-bit recordings exactly; original takes the file as it is.
+        """
         samples = self.samples(key)
         if making.codec == "original":
             path, suffix = self.own_file(key)
@@ -250,23 +258,24 @@ class Loads:
         return _lossy(key, samples, making)
 
     def own_file(self, key: str) -> tuple[str, str]:
-        """(path, suffix) of an utterance that is a file as it was published; UserError for any other."""
+        """Gives (path, suffix) of an utterance that is a whole audio file, as codec original needs; else UserError."""
         rx = parse(self._recording(key))
         suffix = os.path.splitext(rx.path)[1][1:].lower()
         if self.spans is not None or rx.kind != "file" or rx.channel is not None or suffix not in AUDIO:
-            raise UserError(f"{self.recordings.path}: {key}: {rx} is no file of its own as it was published; take codec flac")
+            raise UserError(f"{self.recordings.path}: {key}: {rx} is no file of its own (flac, wav, m4a, ...), "
+                            "as codec original needs; take codec flac")
         return rx.path, suffix
 
 
 def _flac(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
-    """FLAC of 16 bits, to which what is finer (resampled, MP3, Vorbis) is rounded; beyond full scale a WAV of floats."""
+    """Encodes samples as 16-bit FLAC, finer ones (resampled, MP3, Vorbis) rounded; beyond full scale as a float WAV."""
     if np.abs(samples).max(initial=0.0) > 1:
         return "wav", wav_bytes(samples, rate)
     whole = np.clip(np.round(samples * STEPS), -32768, 32767).astype(np.int16)
     data = _encode(whole, rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
     _, back = _decode(data)
     if not np.array_equal(as_int16(back), whole):
-        raise UserError("FLAC gave other samples back than it was given")
+        raise UserError("FLAC did not give back the samples that it was given")
     return "flac", data
 
 
@@ -275,7 +284,7 @@ def _lossy(key: str, samples: np.ndarray, making: Making) -> tuple[str, bytes]:
     data = _encode(np.clip(samples, -1, 1), making.rate, format="OGG", subtype=making.codec.upper(), compression_level=1.0 - quality)
     rate, back = _decode(data)
     if rate != making.rate or len(back) != len(samples):
-        raise UserError(f"{key}: {making.codec} gave {len(back)} samples at {rate} Hz back for {len(samples)}; take codec flac")
+        raise UserError(f"{key}: {making.codec} gave back {len(back)} samples at {rate} Hz for {len(samples)}; take codec flac")
     return "ogg", data
 
 

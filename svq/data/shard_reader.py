@@ -1,4 +1,4 @@
-"""Reads the recordings of an epoch's lanes from their shards: a pool at a time, in the order in which it lies there."""
+"""Reads the recordings of an epoch's lanes (svq.data.shard_order) from the shards, a pool at a time, front to back."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from svq.data.shard_index import ShardIndex
 from svq.data.shard_order import ShardBatches
 from svq.errors import UserError
 
-GAP = 64 << 10  # bytes that nobody needs between two recordings, and that are rather read than skipped
-PIECE = 8 << 20  # bytes that are read at once, but for a longer recording
+GAP = 64 << 10  # bytes; a gap of so many or fewer between two wanted recordings is read, not skipped
+PIECE = 8 << 20  # bytes, the most that are read at once; only a longer recording takes more
 
 
 class LaneReader:
-    """What the lanes of some process give to each batch, in bytes; a lane's batches must be asked for one after the other.
+    """Reader of the recordings, as bytes, that lanes give to each batch.
 
-    It holds a pool of each lane that it is asked for, less what it has given. Asked out of order, as where a loader gives
-    another worker the lane, it reads again, and gives the same.
+    It holds the pools that it has read of each lane, less the recordings that it has given. Ask for a lane's batches
+    one after the other. Asked out of order, as when a loader moves the lane to another worker, it reads again what it
+    lacks, and gives the same.
     """
 
     def __init__(self, index: ShardIndex, batches: ShardBatches):
         self.index, self.batches, self.utterances = index, batches, len(index.shard)
-        self.held: dict[int, tuple[int, dict[int, bytes]]] = {}  # by lane: the last pool that was read, what is left
+        self.held: dict[int, tuple[int, dict[int, bytes]]] = {}  # by lane: the last pool read, and what is left
         self.bytes_read = 0
 
     def take(self, lane: int, batch: int) -> list[tuple[int, bytes]]:
-        """(item, its recording's bytes) of a lane's part of a batch. UserError naming a shard that cannot be read, is cut
-        short or altered."""
+        """Gives (item, its recording's bytes) for each item of a batch that comes from `lane`.
+
+        UserError names a shard that cannot be read, is cut short or altered.
+        """
         found = []
         for pool in self.batches.pools_of(lane, batch):
             if pool not in self._pools(lane):
@@ -52,7 +55,7 @@ class LaneReader:
         self._announce(self.batches.of_pool(lane, pool + 1))
 
     def read(self, items: np.ndarray) -> dict[int, bytes]:
-        """The recordings' bytes by item, each checked by its CRC."""
+        """Reads recordings and gives their bytes by item; UserError if a CRC differs or a shard cannot be read."""
         found = {}
         for shard, begin, end, members in self._pieces(items):
             data = self._bytes(shard, begin, end)
@@ -66,7 +69,7 @@ class LaneReader:
         return found
 
     def _pieces(self, items: np.ndarray):
-        """(shard, begin, end, [(item, utterance)]) of what is read at once, in the order of the shards."""
+        """Yields (shard, begin, end, [(item, utterance)]) of each piece to read at once, in the order of the shards."""
         rows = items % self.utterances
         order = np.lexsort((self.index.offset[rows], self.index.shard[rows]))
         shard, begin, end, members = -1, 0, 0, []
@@ -100,7 +103,7 @@ class LaneReader:
         return b"".join(pieces)
 
     def _announce(self, items: np.ndarray) -> None:
-        """Tells the system what is read next, so that a disk or a server may fetch it meanwhile."""
+        """Tells the system which items are read next, so that a disk or a server can fetch them meanwhile."""
         if not hasattr(os, "posix_fadvise"):
             return
         with contextlib.suppress(OSError):

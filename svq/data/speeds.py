@@ -1,10 +1,10 @@
-"""Speech played faster or slower while it is read: what SoX's `speed` does, without a copy on disk.
+"""Speech played faster or slower while it is read, as SoX's `speed` does, but without a copy on disk.
 
-A recording at factor f of its speed lasts 1/f as long, and its pitch is f times as high: it is resampled by 1/f. Each
-speed makes new speakers of the old ones, as copies of svq.data.speed do, and under the same ids: `sp<factor>-` before
-the utterance's and the speaker's.
+A recording at f times its speed is resampled by 1/f: it lasts 1/f as long, and its pitch is f times as high. Its
+speaker counts as a new one. The ids are those of the copies that svq.data.speed makes: `sp<factor>-` before the id of
+the utterance and before that of the speaker.
 
-A data directory whose training is to have copies says so in a file `speeds`, one line such as `0.9 1 1.1`.
+A data directory names the speeds at which training reads it in the file `speeds`, one line such as `0.9 1 1.1`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from svq.files import open_file
 
 NAME = "speeds"
 
-# The filter, a sinc under a Kaiser window, falls where SoX's does: both are alike within 0.5 dB up to 94 % of the lower of the
-# two Nyquist frequencies.
+# The filter is a sinc under a Kaiser window and falls where SoX's does. The two agree within 0.5 dB up to 94 % of the
+# lower of the two Nyquist frequencies.
 HALF = 64  # zero crossings on either side
 BETA = 6.0
-CUTOFF = 0.956  # of the lower Nyquist frequency: where it has fallen by 6 dB
+CUTOFF = 0.956  # share of the lower Nyquist frequency at which the filter has fallen by 6 dB
 SLOWEST, FASTEST = 0.1, 10.0
-MOST_STEPS = 1000  # the larger number of the fraction: 0.9 is 9/10; the filter's table grows with it
+MOST_STEPS = 1000  # most for numerator and denominator (0.9 is 9/10): the filter's table grows with them
 
-_PRODUCTS = 1 << 18  # of one matrix product: so few that OpenBLAS wakes no other thread for it
+_PRODUCTS = 1 << 18  # multiplications in one matrix product; few enough for OpenBLAS to stay in one thread
 
 
 @lru_cache(maxsize=64)
 def fraction(factor: float) -> Fraction:
-    """The factor as a fraction of small numbers; ValueError for one that is out of range or takes more than 3 decimals."""
+    """Converts a speed factor to a fraction; ValueError if it is outside 0.1 to 10 or needs a number above 1000."""
     found = Fraction(repr(float(factor))) if np.isfinite(factor) else Fraction(0)
     if not SLOWEST <= found <= FASTEST or max(found.numerator, found.denominator) > MOST_STEPS:
         raise ValueError(f"{factor} is no speed factor: give numbers such as 0.9 and 1.1")
@@ -44,13 +44,13 @@ def fraction(factor: float) -> Fraction:
 
 
 def check_speeds(speeds) -> None:
-    """ValueError unless these are different speed factors, one at least."""
+    """Checks that `speeds` are speed factors, at least one and none twice; ValueError if not."""
     if not speeds or len({fraction(speed) for speed in speeds}) < len(speeds):
         raise ValueError(f"speeds is {list(speeds)}: none, or one of them twice; give factors such as 0.9, 1.0, 1.1")
 
 
 def speeds_of(data_dir) -> tuple[float, ...]:
-    """The speeds that a data directory asks for; 1 alone where it says nothing. UserError naming the file."""
+    """Reads the file `speeds` of a data directory; (1.0,) if there is none. UserError if it holds no valid speeds."""
     path = os.path.join(data_dir, NAME)
     if not os.path.exists(path):
         return (1.0,)
@@ -65,7 +65,7 @@ def speeds_of(data_dir) -> tuple[float, ...]:
 
 
 def write_speeds(data_dir, speeds: Sequence[float]) -> None:
-    """Says in a data directory at which speeds its utterances are trained on; UserError for what are none."""
+    """Writes the file `speeds` of a data directory, the factors at which training reads it; UserError if invalid."""
     try:
         check_speeds(speeds)
     except ValueError as error:
@@ -75,33 +75,34 @@ def write_speeds(data_dir, speeds: Sequence[float]) -> None:
 
 
 def prefix(factor: float) -> str:
-    """What stands before the ids of a copy at this speed: `sp0.9-`; nothing at 1."""
+    """Gives the prefix of the ids of utterances and speakers at a speed: `sp0.9-` at 0.9, nothing at 1."""
     return "" if factor == 1 else f"sp{factor:g}-"
 
 
 def length(frames: int, factor: float) -> int:
-    """Samples that so many samples become."""
+    """Computes how many samples `frames` samples become at `factor` times their speed."""
     speed = fraction(factor)
     return -(-frames * speed.denominator // speed.numerator)
 
 
 def faster(read: Callable[[int, int], np.ndarray], first: int, count: int, factor: float) -> np.ndarray:
-    """Samples first .. first + count - 1 of a recording at `factor` times its speed, (count,) float32, or fewer where it ends.
+    """Gives samples first .. first + count - 1 of a recording at `factor` times its speed.
 
-    read: (start, count) -> so many samples of the recording from there, (n,) float32, fewer where it ends; asked once.
-    The recording is silent before its start and after its end.
+    The result is (count,) float32, or shorter where the recording ends. read(start, count) must give that many samples
+    of the recording from `start` on, float32, or fewer where it ends; it is called once. The recording counts as silent
+    before its start and after its end. ValueError if `factor` is no speed factor.
     """
     speed = fraction(factor)
     if speed == 1:
         return read(first, count)
     table, reach = _table(speed)
     step, phases = speed.numerator, speed.denominator
-    group = first // phases  # groups of `phases` outputs lie `step` inputs apart
+    group = first // phases  # each group of `phases` outputs lies `step` inputs after the one before
     groups = -(-(first + count) // phases) - group
     begin = group * step - reach
     wanted = (groups - 1) * step + len(table)
     held = read(max(begin, 0), wanted + min(begin, 0))
-    there = max(begin, 0) + len(held)  # where the recording ends, if it does within what was asked for
+    there = max(begin, 0) + len(held)  # the recording's end, if fewer samples came than were asked for
     padded = np.zeros(wanted, np.float32)
     padded[max(-begin, 0) : max(-begin, 0) + len(held)] = held
     windows = sliding_window_view(padded, len(table))[::step]
@@ -115,7 +116,7 @@ def faster(read: Callable[[int, int], np.ndarray], first: int, count: int, facto
 
 @lru_cache(maxsize=16)
 def _table(speed: Fraction) -> tuple[np.ndarray, int]:
-    """(inputs, phases) float32: by which the inputs from `reach` samples before a group's first are multiplied."""
+    """Computes the filter, (inputs, phases) float32, and how many samples before a group's first it begins."""
     band = CUTOFF * min(1.0, float(1 / speed))  # of the input's Nyquist frequency
     half = HALF / band  # inputs on either side
     reach = int(np.ceil(half))

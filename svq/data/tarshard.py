@@ -1,7 +1,7 @@
-"""Shards: tar archives of recordings, `KEY.spk` (the speaker) followed by `KEY.flac`, `KEY.ogg`, `KEY.wav` and so on.
+"""Shards: tar archives that hold, for each recording, `KEY.spk` (the speaker), then `KEY.flac`, `KEY.ogg` or the like.
 
-That is the layout of WeSpeaker's shards, so either toolkit reads the other's. In a wav.scp a recording of a shard is
-`SHARD.tar:OFFSET`, where its first byte lies; the tar header before it says how many there are.
+WeSpeaker's shards have the same layout, so either toolkit reads the other's. In a wav.scp a recording of a shard is
+`SHARD.tar:OFFSET`. OFFSET is the place of its first byte; the tar header before it says how many bytes it has.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from svq.errors import UserError
 from svq.files import open_file
 
 AUDIO = {"flac", "mp3", "m4a", "aac", "ogg", "opus", "wav", "wma"}
-BLOCK = 512  # of a tar: headers and contents begin at its multiples
+BLOCK = 512  # bytes; headers and contents of a tar begin at multiples of it
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A recording of a shard. data: its bytes; offset: where they begin; suffix: `flac` and so on."""
+    """A recording of a shard. data: its bytes; offset: where they begin in the shard; suffix: such as `flac`."""
 
     key: str
     speaker: str
@@ -36,7 +36,7 @@ class Entry:
 
 
 def add(tar: tarfile.TarFile, key: str, speaker: str, suffix: str, data: bytes) -> None:
-    """Adds a recording to a tar that is open for writing; nothing of this machine or hour goes into it."""
+    """Adds a recording and its speaker to a tar that is open for writing; owner and time are left out."""
     for name, content in ((f"{key}.spk", speaker.encode()), (f"{key}.{suffix}", data)):
         member = tarfile.TarInfo(name)
         member.size = len(content)
@@ -44,9 +44,9 @@ def add(tar: tarfile.TarFile, key: str, speaker: str, suffix: str, data: bytes) 
 
 
 def entries(path) -> Iterator[Entry]:
-    """The recordings of a shard, in the order in which they lie there; the archive is read once, front to back.
+    """Yields the recordings of a shard in the order in which they lie there; reads the archive once, front to back.
 
-    UserError naming the file where it is no tar, cut short, or holds what is no recording with its speaker.
+    UserError names the file if it is no tar, is cut short, or holds anything but recordings with their speakers.
     """
     with open_file(path) as file:
         try:
@@ -97,7 +97,7 @@ def _entry(path, key: str, members: dict[str, tuple]) -> Entry:
 
 
 def member_at(file, offset: int) -> tuple[str, int] | None:
-    """(suffix, bytes) of what begins at `offset` of an open file; None where that is no member of a tar."""
+    """Gives (suffix, bytes) of the tar member whose contents begin at `offset` of an open file; None if none does."""
     if offset < BLOCK or offset % BLOCK:
         return None
     file.seek(offset - BLOCK)
