@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a data directory of shards that are there, such as WeSpeaker's: tar archives that hold KEY.spk and KEY.wav (flac,
-# ogg, m4a, ...) of each utterance. They are read once, front to back, and stay as they are. <list> names them, one a line.
+# Makes a data directory of existing shards, such as WeSpeaker's: tar archives that hold KEY.spk and KEY.wav (flac, ogg,
+# m4a, ...) of each utterance. Each shard is read once, front to back, and not changed. <list> names them, one a line.
 # Usage: utils/data_from_shards.sh [options] <list> <data-dir>
 set -euo pipefail
 cmd=run.py  # dispatcher
@@ -11,7 +11,7 @@ _forward_to=("svq.bin.make_shards join only speeds")
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
 list=$1 data=${2%/}
-[[ -r $list ]] || { echo "data_from_shards.sh: $list: cannot be read; it names the shards, one a line" >&2; exit 1; }
+[[ -r $list ]] || { echo "data_from_shards.sh: $list: not there, or cannot be read; it must name the shards, one a line" >&2; exit 1; }
 mapfile -t shards < <(grep -v '^[[:space:]]*$' -- "$list")
 ((${#shards[@]})) || { echo "data_from_shards.sh: $list names no shard" >&2; exit 1; }
 inputs=()

@@ -1,13 +1,13 @@
 """Makes and checks shards: tar archives of compressed recordings that training reads in long pieces.
 
-  write DATA STEM           one job's shards of a data directory, STEM.NNNNN.tar, with their tables in index/ beside them
-  index STEM SHARD...       tables of one job's part of shards that are there, such as WeSpeaker's
-  join OUT STEM             the data directory of all shards of STEM, made from --data
-  join OUT STEM SHARD...    the data directory of shards that `index` has read
-  check DATA                reads all shards of a data directory, and says which recordings are not as they were made
+  write DATA STEM           writes one job's share of DATA's shards, STEM.NNNNN.tar, with tables in index/ beside them
+  index STEM SHARD...       writes the tables of one job's share of existing shards, such as WeSpeaker's
+  join OUT STEM             writes the data directory OUT of all shards of STEM, which were made from --data
+  join OUT STEM SHARD...    writes the data directory OUT of shards that `index` has read
+  check DATA                reads all shards of a data directory; stops at a recording that is not as it was made
 
-steps/make_shards.sh runs the first and third, utils/data_from_shards.sh the second and fourth. What a killed job left
-whole is not made again. A shard holds KEY.spk and KEY.flac (or .ogg, .wav, .m4a, ...) of each utterance, as WeSpeaker's do.
+steps/make_shards.sh runs the first and third, utils/data_from_shards.sh the second and fourth. Shards that a killed job
+completed are not made again. As in WeSpeaker's, each utterance is KEY.spk and KEY.flac (or .ogg, .wav, .m4a, ...).
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ def parse_options():
     write.add_argument("data", help="Kaldi data directory")
     write.add_argument("stem", help="the shards' name without .NNNNN.tar")
     write.add_argument("--codec", choices=["flac", "vorbis", "opus", "original"], default="flac",
-                       help="flac: the very samples of 16-bit recordings; vorbis, opus: smaller, and others; "
-                       "original: the files as they are")
-    write.add_argument("--rate", type=int, default=16000, help="samples per second of what is encoded")
-    write.add_argument("--megabytes", type=float, default=256.0, help="about how large a shard is")
-    write.add_argument("--quality", type=float, help="of vorbis and opus, 0 (smallest) to 1; default: 0.6 of vorbis, 0.15 of opus")
-    write.add_argument("--seed", type=int, default=0, help="of the utterances' order")
+                       help="flac: keeps the samples of 16-bit recordings exactly; vorbis, opus: smaller, but "
+                       "samples change; original: the files as they are")
+    write.add_argument("--rate", type=int, default=16000, help="sampling rate in Hz; original keeps the files' own")
+    write.add_argument("--megabytes", type=float, default=256.0, help="approximate size of a shard")
+    write.add_argument("--quality", type=float,
+                       help="for vorbis and opus, 0 (smallest) to 1; default: vorbis 0.6, opus 0.15")
+    write.add_argument("--seed", type=int, default=0, help="sets the random order of the utterances")
     index = verbs.add_parser("index")
-    index.add_argument("stem", help="name of the tables: in the folder index beside it")
-    index.add_argument("shards", nargs="+", help="all shards, of every job")
+    index.add_argument("stem", help="name of the tables, which are written to the folder index beside it")
+    index.add_argument("shards", nargs="+", help="all shards, those of other jobs too")
     for verb in (write, index):
         verb.add_argument("--job", type=int, default=1, help="which share to do, from 1")
         verb.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
@@ -62,7 +63,7 @@ def parse_options():
     join.add_argument("shards", nargs="*", help="as for index")
     join.add_argument("--data", help="the data directory that the shards were made from")
     join.add_argument("--speeds", type=float, nargs="+", default=[1.0], metavar="FACTOR",
-                      help="at which training reads each utterance, such as 0.9 1 1.1: other speeds make new speakers")
+                      help="speeds at which training reads utterances, such as 0.9 1 1.1; all but 1 make new speakers")
     check = verbs.add_parser("check")
     check.add_argument("data", help="data directory of shards")
     options = arguments.parse_args()
