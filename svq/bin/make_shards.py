@@ -30,7 +30,7 @@ def main() -> None:
         shard_making.index_part(options.shards, options.stem, options.job, options.num_jobs,
                                 functools.partial(progress, desc="shards"))
     elif options.verb == "join":
-        shards = shard_making.tables_of(options.stem, options.shards, options.data)
+        shards = shard_making.tables_of(options.stem, options.shards)
         count = shard_index.write_data_dir(options.out, shards, options.data, options.speeds)
         print(f"{options.out}: {count} utterances in {len(shards)} shards")
     else:

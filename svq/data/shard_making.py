@@ -130,7 +130,7 @@ def index_part(shards: Sequence[str], stem, job: int, num_jobs: int, progress: C
             write_index(index_path(stem, number), made_from, os.path.getsize(path), rows)
 
 
-def tables_of(stem, shards: Sequence[str] = (), source=None) -> list[tuple[str, str]]:
+def tables_of(stem, shards: Sequence[str] = ()) -> list[tuple[str, str]]:
     """Gives pairs (shard, its table): of the given `shards` or, if none, of all up to the last with a table of `stem`.
 
     UserError if there is no such table.
@@ -247,15 +247,16 @@ class Loads:
     def encoded(self, key: str, making: Making) -> tuple[str, bytes]:
         """Gives (suffix, bytes) of an utterance as a shard holds it; UserError if it cannot be read or encoded.
 
-        Codec flac keeps the samples of 16-bit recordings exactly; original takes the file as it is.
+        Codec flac keeps the samples of 16-bit recordings exactly; original takes the file as it is. Of a recording with
+        samples beyond full scale, which no codec holds, the samples are kept as floats in a WAV.
         """
         samples = self.samples(key)
         if making.codec == "original":
             path, suffix = self.own_file(key)
             return suffix, Path(path).read_bytes()
-        if making.codec == "flac":
-            return _flac(samples, making.rate)
-        return _lossy(key, samples, making)
+        if np.abs(samples).max(initial=0.0) > 1:
+            return "wav", wav_bytes(samples, making.rate)
+        return _flac(samples, making.rate) if making.codec == "flac" else _lossy(samples, making)
 
     def own_file(self, key: str) -> tuple[str, str]:
         """Gives (path, suffix) of an utterance that is a whole audio file, as codec original needs; else UserError."""
@@ -268,9 +269,7 @@ class Loads:
 
 
 def _flac(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
-    """Encodes samples as 16-bit FLAC, finer ones (resampled, MP3, Vorbis) rounded; beyond full scale as a float WAV."""
-    if np.abs(samples).max(initial=0.0) > 1:
-        return "wav", wav_bytes(samples, rate)
+    """Encodes samples as 16-bit FLAC, finer ones (resampled, MP3, Vorbis) rounded."""
     whole = np.clip(np.round(samples * STEPS), -32768, 32767).astype(np.int16)
     data = _encode(whole, rate, format="FLAC", subtype="PCM_16", compression_level=1.0)
     _, back = _decode(data)
@@ -279,12 +278,12 @@ def _flac(samples: np.ndarray, rate: int) -> tuple[str, bytes]:
     return "flac", data
 
 
-def _lossy(key: str, samples: np.ndarray, making: Making) -> tuple[str, bytes]:
+def _lossy(samples: np.ndarray, making: Making) -> tuple[str, bytes]:
     quality = QUALITY[making.codec] if making.quality is None else making.quality
-    data = _encode(np.clip(samples, -1, 1), making.rate, format="OGG", subtype=making.codec.upper(), compression_level=1.0 - quality)
+    data = _encode(samples, making.rate, format="OGG", subtype=making.codec.upper(), compression_level=1.0 - quality)
     rate, back = _decode(data)
     if rate != making.rate or len(back) != len(samples):
-        raise UserError(f"{key}: {making.codec} gave back {len(back)} samples at {rate} Hz for {len(samples)}; take codec flac")
+        raise UserError(f"{making.codec} gave back {len(back)} samples at {rate} Hz for {len(samples)}; take codec flac")
     return "ogg", data
 
 

@@ -108,8 +108,9 @@ def test_original_files_and_floats(tmp_path):
     kept = made(tmp_path, folder, "--codec", "original", name="kept")
     held = {entry.key: entry.data for entry in entries(tars(kept)[0])}
     assert held == {key: open(path, "rb").read() for key, path in lines.items()}
-    flac = made(tmp_path, folder, name="flac")
-    assert np.array_equal(audio.load(DataDir(flac).wav["spk00-utt00"]), loud)  # beyond full scale: no FLAC, no clipping
+    for codec in ("flac", "vorbis", "opus"):  # beyond full scale no codec, and no clipping
+        folder_of = made(tmp_path, folder, "--codec", codec, name=codec)
+        assert np.array_equal(audio.load(DataDir(folder_of).wav["spk00-utt00"]), loud)
 
 
 def test_finer_samples_are_rounded_to_16_bits(tmp_path):
