@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Are the corpora of the VoxCeleb recipe there? Says everything that is missing and where it is published.
+"""Checks that the corpora of the VoxCeleb recipe are there. Says what is missing and where it is published.
 
-Exit status 0 if nothing is missing, 1 otherwise. Looks at folders and at a first recording, lists nothing.
+Exits with 0 if nothing is missing, else with 1. Looks only at folders and at a first recording; lists no corpus.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def check_vox2(root: str, parts: tuple[str, ...]):
 
 
 def first_suffix(folder: str) -> str:
-    """Suffix of some recording under `folder`, "" if there is none."""
+    """Gives the suffix of some recording under `folder`, "" if there is none."""
     for path, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
@@ -52,7 +52,7 @@ def check_trials(folder: str, lists: dict[str, str]):
 
 
 def check_folder(name: str, root: str, parts: tuple[str, ...], site: str):
-    """One line if `root` holds none of the folders `parts`, directly or in a folder called `name`."""
+    """Yields a line if `root` holds none of the folders `parts`, neither directly nor in a folder called `name`."""
     roots = (root, os.path.join(root, name))
     if root and not any(os.path.isdir(os.path.join(r, part)) for r in roots for part in parts):
         yield f"{name}: no {' or '.join(parts)} in {root}; published at {site}"
@@ -66,7 +66,7 @@ def main() -> int:
     options.add_argument("--musan", default="", help="MUSAN; empty: not used")
     options.add_argument("--rirs", default="", help="RIRS_NOISES; empty: not used")
     options.add_argument("--lists", default="O E H", help="Vox1 lists to prepare")
-    options.add_argument("--originals", type=boolean, default=True, help="the original lists beside the cleaned ones")
+    options.add_argument("--originals", type=boolean, default=True, help="also the original lists, besides the cleaned ones")
     options.add_argument("--dev-part", choices=("test", "dev"), default="test", help="part of VoxCeleb2 for dev")
     args = options.parse_args()
     missing = [

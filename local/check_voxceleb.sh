@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Are VoxCeleb1, VoxCeleb2, the trial lists, MUSAN and RIRS_NOISES there? Says all that is missing and where
-# it is published; exit status 1 if anything is.
+# Checks that VoxCeleb1, VoxCeleb2, the trial lists, MUSAN and RIRS_NOISES are there. Says what is missing and where it
+# is published; exits with 1 if anything is missing.
 set -euo pipefail
 
 vox1=             # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
@@ -9,8 +9,8 @@ trials=           # folder of the official trial lists, veri_test2.txt and so on
 musan=            # MUSAN; empty: no noise is added in training
 rirs=             # RIRS_NOISES; empty: no rooms are added in training
 lists="O E H"     # Vox1 lists to prepare
-originals=true    # the original lists beside the cleaned ones
-dev_part="test"   # development speakers: of VoxCeleb2 test, or set aside from dev
+originals=true    # true: also the original lists, besides the cleaned ones
+dev_part="test"   # part of VoxCeleb2 that development speakers come from: test, or dev, which sets them aside
 
 . utils/parse_options.sh
 . ./path.sh

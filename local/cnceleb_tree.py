@@ -1,12 +1,12 @@
-"""The official folders and lists of CN-Celeb1 and CN-Celeb2, as https://www.openslr.org/82/ publishes them.
+"""Reads the official folders and lists of CN-Celeb1 and CN-Celeb2, as https://www.openslr.org/82/ publishes them.
 
 data/<speaker>/<genre>-<session>-<number>.flac    every recording, e.g. data/id00010/singing-01-002.flac
 dev/dev.lst                                       speakers to train on, one a line (CN-Celeb2: spk.lst, all of them)
-eval/lists/trials.lst                             `<model> test/<recording>.wav 1|0`, a model being id00800-enroll
-eval/lists/enroll.map                             `<model> <speaker>/<recording>.wav ...`: what a model is enrolled from
-eval/enroll/<model>.flac                          the same, put together into one recording of about 20 seconds
+eval/lists/trials.lst                             `<model> test/<recording>.wav 1|0`; a model is called id00800-enroll
+eval/lists/enroll.map                             `<model> <speaker>/<recording>.wav ...`: the recordings of a model
+eval/enroll/<model>.flac                          these recordings put together into one of about 20 seconds
 eval/test/<speaker>-<genre>-<session>-<number>.flac
-The lists say .wav, as the first version of the corpus was; the second one is FLAC.
+The lists say .wav, after the first version of the corpus; the second version is FLAC.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LISTS = {name: os.path.join("eval", "lists", name) for name in ("trials.lst", "e
 
 
 def missing(root: str, wanted) -> list[str]:
-    """Those of the files and folders `wanted`, relative to `root`, that are not there."""
+    """Lists those of the files and folders `wanted`, relative to `root`, that are missing."""
     return [name for name in wanted if not os.path.exists(os.path.join(root, name))]
 
 
@@ -43,7 +43,7 @@ def read_lines(path: str):
 
 
 def read_speakers(path: str) -> list[str]:
-    """The speakers of dev.lst or spk.lst, sorted."""
+    """Reads the speakers of dev.lst or spk.lst; gives them sorted."""
     speakers = set()
     for number, fields in read_lines(path):
         if len(fields) != 1 or not SPEAKER.fullmatch(fields[0]):
@@ -53,7 +53,7 @@ def read_speakers(path: str) -> list[str]:
 
 
 def speaker_of(model: str) -> str | None:
-    """The speaker of a model: id00800-enroll (or id00800) -> id00800; None for any other name."""
+    """Gives the speaker of a model: id00800-enroll (or id00800) -> id00800; None for any other name."""
     match = MODEL.fullmatch(model)
     return match and match[1]
 
@@ -61,8 +61,8 @@ def speaker_of(model: str) -> str | None:
 def read_trials(path: str):
     """Yields (line number, target, speaker enrolled, test utterance) of trials.lst.
 
-    UserError naming the line of anything else, and of a label at odds with the speakers: the labels follow from the
-    names, so the file is damaged.
+    UserError names the line of anything else, and of a label that contradicts the speakers: labels follow from the
+    names, so such a file is damaged.
     """
     for number, fields in read_lines(path):
         model = speaker_of(fields[0]) if len(fields) == 3 and fields[2] in ("0", "1") else None
@@ -78,7 +78,7 @@ def read_trials(path: str):
 
 
 def read_models(path: str) -> dict[str, list[str]]:
-    """Speaker -> recordings `<speaker>/<name>`, without suffix, that its model is enrolled from (enroll.map)."""
+    """Reads enroll.map: speaker -> recordings `<speaker>/<name>`, without suffix, that its model is enrolled from."""
     models: dict[str, list[str]] = {}
     for number, fields in read_lines(path):
         speaker = speaker_of(fields[0]) if len(fields) > 1 else None
@@ -92,7 +92,7 @@ def read_models(path: str) -> dict[str, list[str]]:
 
 
 def recordings(folder: str) -> dict[str, str]:
-    """Name without suffix -> path, of the recordings that lie in `folder` itself, sorted."""
+    """Finds the recordings that lie in `folder` itself: name without suffix -> path, sorted."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder; it comes with the corpus, {SITE}")
     found = {}
@@ -105,7 +105,7 @@ def recordings(folder: str) -> dict[str, str]:
 
 
 def recording(stem: str) -> str:
-    """The path of a recording; UserError if it is there with no suffix."""
+    """Finds the path of a recording; UserError if it is there with none of the suffixes."""
     found = add_suffix(stem, SUFFIXES)
     if not found:
         raise UserError(f"{stem}: not there, as {' or '.join(SUFFIXES)}; unpack the corpus again")

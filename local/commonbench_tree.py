@@ -1,7 +1,7 @@
-"""The folders of Common Voice and the comparison list of CommonBench, for prepare_commonbench.py.
+"""Reads the folders of Common Voice and the comparison list of CommonBench, for prepare_commonbench.py.
 
-<corpus>/<language>/clips/common_voice_<language>_<number>.mp3, in <corpus>/<release>/<language>/... as well, and beside
-`clips` the tables validated.tsv, invalidated.tsv, other.tsv, ... with the columns client_id, path and gender.
+Clips are <corpus>/<language>/clips/common_voice_<language>_<number>.mp3, or lie in <corpus>/<release>/<language>/...
+Beside `clips` lie the tables validated.tsv, invalidated.tsv, other.tsv, ... with the columns client_id, path and gender.
 A comparison is two clips and a label, in columns of any order (`columns`).
 """
 
@@ -25,7 +25,7 @@ GENDERS = {"male": "m", "male_masculine": "m", "female": "f", "female_feminine":
 
 
 def clip_of(text: str) -> str | None:
-    """The name of a clip, without folder and suffix; None for anything else."""
+    """Gives the name of a clip, without folder and suffix; None for anything else."""
     stem = os.path.splitext(text.strip('"').replace("\\", "/").rpartition("/")[2])[0]
     return stem if CLIP.fullmatch(stem) else None
 
@@ -35,14 +35,14 @@ def language_of(clip: str) -> str:
 
 
 def fields_of(line: str) -> list[str]:
-    """The fields of a line, split by comma, semicolon or tab, or, where it has none of them, at blanks."""
+    """Splits a line into fields, by comma, semicolon or tab or, where it has none of them, at blanks."""
     line = line.strip("\ufeff\r\n")
     found = next((mark for mark in ",;\t" if mark in line), None)
     return [field.strip().strip('"') for field in line.split(found)]
 
 
 def find_columns(given: str, fields: list[str], path: str, number: int) -> tuple[int, int, int]:
-    """Positions of (enroll, test, label): as --columns says, or where two clips and one label stand in a line."""
+    """Finds the positions of (enroll, test, label): as --columns says, or where two clips and one label stand in a line."""
     if given:
         names = given.split()
         if sorted(name for name in names if name != "-") != sorted(ROLES):
@@ -59,7 +59,7 @@ def find_columns(given: str, fields: list[str], path: str, number: int) -> tuple
 def read_comparisons(path: str, columns: str = ""):
     """Yields (line number, target, enroll, test), the clips by name; the first line may be a header.
 
-    The columns are those of the first comparison throughout. UserError naming a line that is none.
+    All lines have the columns of the first comparison. UserError names a line that is no comparison.
     """
     try:
         file = open(path, encoding="utf-8")
@@ -83,7 +83,7 @@ def read_comparisons(path: str, columns: str = ""):
 
 
 def language_folders(corpus: str) -> dict[str, list[str]]:
-    """Language -> its folders, those that hold `clips`, in `corpus` or one level below."""
+    """Finds the folders of each language, those that hold `clips`, in `corpus` or one level below."""
     found: dict[str, list[str]] = {}
     for root in [corpus, *sorted(entry.path for entry in os.scandir(corpus) if entry.is_dir())]:
         for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
@@ -95,18 +95,18 @@ def language_folders(corpus: str) -> dict[str, list[str]]:
 
 
 def find_clip(folders: list[str], clip: str) -> str | None:
-    """The path of a clip in a language's folders, whatever its suffix; None where it is not there."""
+    """Finds the path of a clip in the folders of a language, whatever its suffix; None where it is not there."""
     found = (add_suffix(os.path.join(folder, "clips", clip), (".mp3", *AUDIO_SUFFIXES)) for folder in folders)
     return next(filter(None, found), None)
 
 
 def read_tables(folders: list[str], clips: set[str]) -> dict[str, tuple[str, str]]:
-    """Clip -> (client_id, m, f or ""), of those of `clips` that a table *.tsv of the folders lists."""
+    """Reads the tables *.tsv of the folders: clip -> (client_id, m, f or ""), for those of `clips` that they list."""
     found: dict[str, tuple[str, str]] = {}
     tables = [os.path.join(folder, name) for folder in folders for name in sorted(os.listdir(folder))]
     for path in (table for table in tables if table.endswith(".tsv")):
         with open(path, encoding="utf-8", newline="") as file:
-            # Sentences hold quotation marks that close nowhere: no quoting.
+            # Sentences hold quotation marks that nothing closes, so there is no quoting.
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             if not {"client_id", "path"} <= set(reader.fieldnames or ()):
                 continue  # reported.tsv, clip_durations.tsv, unvalidated_sentences.tsv

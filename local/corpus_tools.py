@@ -1,6 +1,6 @@
-"""What the preparation scripts share beside svq/data/new_dir.py: names, SoX pipes, disjoint parts, trials.
+"""Helpers that the preparation scripts share, besides svq/data/new_dir.py: names, SoX pipes, disjoint parts, trials.
 
-Imported by the scripts beside it (Python puts a script's own folder first on the path).
+The scripts beside this file import it (Python puts the folder of a script first on the path).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from svq.errors import UserError, some_of
 
 
 def sox_pipe(path: str, *effects: str) -> str:
-    """A wav.scp pipe through SoX: 16-bit WAV, no dither (the same bytes every time)."""
+    """Writes a wav.scp pipe through SoX: 16-bit WAV, no dither (the same bytes every time)."""
     return f"sox -D {shlex.quote(wav_value(path))} -t wav -b 16 - {' '.join(effects)} |"
 
 
 def safe_id(text: str, extra: str = "") -> str:
-    """`text` with everything outside letters, digits, `_`, `.` and `extra` made `_`."""
+    """Replaces everything in `text` but letters, digits, `_`, `.` and `extra` by `_`."""
     return re.sub(rf"[^A-Za-z0-9_.{re.escape(extra)}]", "_", text)
 
 
 def check_disjoint(parts: dict[str, list[str]]) -> None:
-    """UserError naming the speakers that are in two parts, e.g. {"train": ids, "test": ids}."""
+    """Checks that no speaker is in two parts, e.g. {"train": ids, "test": ids}; UserError names those that are."""
     seen: dict[str, str] = {}
     shared = []
     for name, speakers in parts.items():
@@ -37,9 +37,9 @@ def check_disjoint(parts: dict[str, list[str]]) -> None:
 
 
 def draw_trials(path, num_nontarget: int, same_gender: bool, seed: int) -> str:
-    """Writes `trials` of a data directory: all target pairs, `num_nontarget` others or all where there are fewer.
+    """Writes `trials` of a data directory: all target pairs, and `num_nontarget` others, or all where there are fewer.
 
-    Returns a line that says how many.
+    Returns a line that says how many trials there are.
     """
     every = available(path, same_gender)
     targets, nontargets = make_trials(

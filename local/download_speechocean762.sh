@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Downloads and unpacks speechocean762 (https://www.openslr.org/101/, 520 MB), resuming where it was
-# interrupted:  local/download_speechocean762.sh --folder /corpora   makes /corpora/speechocean762
-# No published checksum of the archive was found. What is checked: its size as Kaldi's recipe for the corpus
-# (egs/gop_speechocean762) has it, gzip's own CRC over the whole archive, the number of recordings and of
-# speakers after unpacking, and, given with --sha256, a checksum that you trust. The SHA-256 is printed.
+# Downloads and unpacks speechocean762 (https://www.openslr.org/101/, 520 MB). An interrupted download goes on where
+# it was:  local/download_speechocean762.sh --folder /corpora   makes /corpora/speechocean762
+# There seems to be no published checksum of the archive. This script checks its size against that in Kaldi's recipe for
+# the corpus (egs/gop_speechocean762), gzip's own CRC over the whole archive, the numbers of recordings and speakers
+# after unpacking, and, with --sha256, a checksum that you trust. It prints the SHA-256.
 set -euo pipefail
 
-folder=corpus               # speechocean762 is unpacked here
+folder=corpus               # folder to unpack speechocean762 in
 url=https://www.openslr.org/resources/101/speechocean762.tar.gz   # or a mirror of OpenSLR
-size=520810923              # bytes of the archive; 0: not checked
-sha256=                     # of the archive; empty: not compared
-recordings=5000             # number of them in the complete corpus
-speakers=250                # number of them, half in train, half in test
-keep_archive=false          # leave the archive beside the corpus
+size=520810923              # bytes of the archive; 0: no check
+sha256=                     # SHA-256 of the archive; empty: no check
+recordings=5000             # recordings of the complete corpus
+speakers=250                # speakers of the complete corpus, half in train, half in test
+keep_archive=false          # true: leave the archive beside the corpus
 
 . utils/parse_options.sh
 
 fail() { echo "${0##*/}: $1" >&2; exit 1; }
 
-# What is wrong with the unpacked corpus $1, if anything.
+# complaint CORPUS: prints what is wrong with an unpacked corpus, if anything.
 complaint() {
   local part found
   for part in train test; do
@@ -61,7 +61,7 @@ echo "SHA-256 of $archive: $sum"
 [[ -z $sha256 || $sum == "${sha256,,}" ]] || fail "$archive does not have the SHA-256 $sha256; $again"
 gzip --test "$archive" 2> /dev/null || fail "$archive is damaged; $again"
 
-# Unpacked beside its place and renamed, so that a half-unpacked corpus is never taken for a whole one.
+# Unpack beside the final place and rename, so that nobody takes a half-unpacked corpus for a whole one.
 unpacked=$(mktemp -d "$folder/.unpack.XXXXXX")
 trap 'rm -rf "$unpacked"' EXIT
 tar --extract --gzip --file "$archive" --directory "$unpacked" --no-same-owner ||

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Kaldi data directories from CN-Celeb1, and CN-Celeb2, in their official layouts.
+"""Makes Kaldi data directories of CN-Celeb1, and CN-Celeb2, in their official layouts.
 
-cnceleb        the evaluation: recordings that trials.lst names; `trials`: models idNNNNN-enroll of several
-               recordings each (enroll.map); `trials_concat`: the same trials against models idNNNNN-concat, of one
-               recording each, which is the several put together; enroll.spk2utt: all these models; utt2domain: genres
-cnceleb_dev    speakers set aside from dev.lst, some recordings of each from as many sessions as there are; `trials`:
-               all target pairs and a draw of non-target pairs: for calibration in the domain (--train true)
+cnceleb        the evaluation: the recordings that trials.lst names. `trials`: models idNNNNN-enroll of several
+               recordings each (enroll.map); `trials_concat`: the same trials against models idNNNNN-concat, each of one
+               recording, in which these are put together. enroll.spk2utt: all models; utt2domain: genres
+cnceleb_dev    speakers set aside from dev.lst, with some recordings of each from as many sessions as there are.
+               `trials`: all target pairs and a draw of non-target pairs, to calibrate in the domain (--train true)
 cnceleb_train  the other speakers of dev.lst and those of CN-Celeb2 (--train true)
 """
 
@@ -27,13 +27,13 @@ from svq.data.table import write_table
 from svq.errors import UserError, located, some_of
 from svq.progress import progress
 
-# Ways of enrolment: the trial list, and the ending of its models' names.
+# Ways of enrolment: the trial list, and the ending of the names of its models.
 WAYS = {"several": ("trials", "-enroll"), "concat": ("trials_concat", "-concat")}
 MIXED = "mixed"  # the genre of a recording put together from several genres
 
 
 def genre_of(name: str) -> str:
-    """singing-01-002 -> singing; UserError where a recording is named otherwise."""
+    """Gives the genre of a recording: singing-01-002 -> singing; UserError where a recording is named otherwise."""
     genre, _, rest = name.partition("-")
     if not genre or not rest or name != safe_id(name, "-"):
         raise UserError(f"'{name}' is not named <genre>-<session>-<number> in letters, digits, _ - and .")
@@ -41,7 +41,7 @@ def genre_of(name: str) -> str:
 
 
 def check_corpora(args) -> None:
-    """UserError that names all that is missing and where it is published."""
+    """Checks that the corpora are there; UserError names all that is missing and where it is published."""
     wanted = ["eval/test", *tree.LISTS.values()]
     wanted += ["data"] if "several" in args.enrolment or args.train else []
     wanted += ["eval/enroll"] if "concat" in args.enrolment else []
@@ -58,7 +58,7 @@ def check_corpora(args) -> None:
 
 
 def enrolment_rows(args, root: str, speakers) -> tuple[dict[str, list[str]], dict[str, tuple[str, str, str]]]:
-    """(model -> utterances, utterance -> (speaker, path, genre)) of the speakers that trials.lst enrols."""
+    """Finds model -> utterances and utterance -> (speaker, path, genre) for the speakers that trials.lst enrols."""
     path = os.path.join(root, tree.LISTS["enroll.map"])
     members = tree.read_models(path)
     absent = sorted(set(speakers) - set(members))
@@ -69,7 +69,7 @@ def enrolment_rows(args, root: str, speakers) -> tuple[dict[str, list[str]], dic
         names = [name.partition("/")[2] for name in members[speaker]]
         genres = {genre_of(name) for name in names}
         if "several" in args.enrolment:
-            # A recording can be tested as well, by others' models: as another utterance, under a name of its own.
+            # Models of others can test the same recording: as another utterance, under another name.
             models[f"{speaker}-enroll"] = [f"{speaker}-enroll-{name}" for name in names]
             for name in names:
                 found = tree.recording(os.path.join(root, "data", speaker, name))
@@ -82,7 +82,7 @@ def enrolment_rows(args, root: str, speakers) -> tuple[dict[str, list[str]], dic
 
 
 def write_evaluation(args, counts: dict[str, int]) -> list[str]:
-    """Writes data/cnceleb; returns its speakers. Everything is read before anything is written."""
+    """Writes data/cnceleb; returns its speakers. Reads everything before it writes anything."""
     root = need_folder(args.cnceleb1, "CN-Celeb1")
     path = os.path.join(root, tree.LISTS["trials.lst"])
     tests = tree.recordings(os.path.join(root, "eval", "test"))
@@ -123,7 +123,7 @@ def write_evaluation(args, counts: dict[str, int]) -> list[str]:
 
 
 def rows_of(root: str, speaker: str) -> list[tuple]:
-    """Rows for `write_data_dir` of all of a speaker's recordings, sorted."""
+    """Lists the rows for `write_data_dir` of all recordings of a speaker, sorted."""
     found = tree.recordings(os.path.join(root, "data", speaker))
     for name in found:
         genre_of(name)
@@ -131,7 +131,7 @@ def rows_of(root: str, speaker: str) -> list[tuple]:
 
 
 def some_rows(rows: list[tuple], count: int, rng: np.random.Generator) -> list[tuple]:
-    """`count` rows of a speaker, or all, from as many sessions (<genre>-<session>) as possible; with their seconds."""
+    """Draws `count` rows of a speaker, or all, from as many sessions (<genre>-<session>) as possible; adds their seconds."""
     of_session = {f"{row[0].rpartition('-')[0]}/{row[0]}": row for row in rows}
     drawn = [of_session[name] for name in some_utterances(list(of_session), count, rng)]
     return sorted((utt, speaker, value, duration(value)) for utt, speaker, value, _ in drawn)
@@ -174,14 +174,14 @@ def main() -> None:
     options.add_argument("--cnceleb1", required=True, help="CN-Celeb1: data, dev, eval (CN-Celeb_flac)")
     options.add_argument("--cnceleb2", default="", help="CN-Celeb2: data, spk.lst (CN-Celeb2_flac); empty: none")
     options.add_argument("--data", default="data", help="writes <data>/cnceleb, ...")
-    options.add_argument("--enrolment", default="several concat", help="trials and trials_concat: which of them")
-    options.add_argument("--train", type=boolean, default=False, help="also cnceleb_train and cnceleb_dev")
+    options.add_argument("--enrolment", default="several concat", help="several: write trials; concat: write trials_concat")
+    options.add_argument("--train", type=boolean, default=False, help="also make cnceleb_train and cnceleb_dev")
     options.add_argument("--dev-speakers", type=int, default=60, help="speakers in cnceleb_dev")
     options.add_argument("--dev-utts", type=int, default=20, help="utterances of each of them")
-    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for cnceleb_dev/trials; fewer: all")
-    options.add_argument("--counts", default="", help="numbers to check against, e.g. local/cnceleb.counts")
-    options.add_argument("--check-only", type=boolean, default=False, help="are the corpora there? write nothing")
-    options.add_argument("--seed", type=int, default=0, help="for the development speakers, utterances and trials")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="non-target pairs of cnceleb_dev/trials, at most")
+    options.add_argument("--counts", default="", help="numbers that must be found, e.g. local/cnceleb.counts")
+    options.add_argument("--check-only", type=boolean, default=False, help="check that the corpora are there; write nothing")
+    options.add_argument("--seed", type=int, default=0, help="seed of the development speakers, utterances and trials")
     args = options.parse_args()
     args.enrolment = args.enrolment.split()
     if not args.enrolment or set(args.enrolment) - set(WAYS):

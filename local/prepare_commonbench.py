@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A Kaldi data directory for testing from CommonBench: Common Voice's clips and the benchmark's list of comparisons.
+"""Makes a Kaldi data directory for testing of CommonBench: clips of Common Voice and the list of comparisons.
 
-`trials` are the comparisons in their order, wav.scp holds the clips that they name, utt2domain the language. A speaker
-is a client_id of Common Voice's tables (--speakers tables), or, where only the clips were downloaded, the clips that
-target trials join (--speakers trials). A label that is at odds with the speakers is an error in either case.
+`trials` has the comparisons in their order, wav.scp the clips that they name, utt2domain the languages. A speaker is a
+client_id in the tables of Common Voice (--speakers tables) or, where only the clips were downloaded, all clips that
+target trials join (--speakers trials). In either case a label that contradicts the speakers is an error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ID_LENGTH = 16  # characters of a client_id (of 128) that name its speaker
 
 
 def kept(path: str, columns: str, languages: set[str], gone=frozenset()):
-    """The comparisons within `languages` (empty: all) of which no clip is among `gone`."""
+    """Yields the comparisons within `languages` (empty: all) that have no clip among `gone`."""
     for row in tree.read_comparisons(path, columns):
         clips = row[2:]
         if not gone.intersection(clips) and (not languages or languages.issuperset(map(tree.language_of, clips))):
@@ -32,7 +32,7 @@ def kept(path: str, columns: str, languages: set[str], gone=frozenset()):
 
 
 def joined(comparisons) -> dict[str, str]:
-    """Clip -> its speaker, named by the first of all clips that target trials join to it, directly or not."""
+    """Finds the speaker of each clip, named by the first of all clips that target trials join to it, directly or not."""
     parent: dict[str, str] = {}
 
     def root(clip: str) -> str:
@@ -49,7 +49,7 @@ def joined(comparisons) -> dict[str, str]:
 
 
 def clients(clips: dict[str, int], folders, path: str) -> tuple[dict[str, str], dict[str, str]]:
-    """(clip -> speaker, speaker -> m or f) by Common Voice's tables; `clips`: clip -> the first line that names it."""
+    """Finds (clip -> speaker, speaker -> m or f) in the tables of Common Voice; `clips`: clip -> first line that names it."""
     of_language: dict[str, set[str]] = {}
     for clip in clips:
         of_language.setdefault(tree.language_of(clip), set()).add(clip)
@@ -66,7 +66,7 @@ def clients(clips: dict[str, int], folders, path: str) -> tuple[dict[str, str], 
                 raise UserError(f"two speakers would be called {name}: {whole[name]} and {client}")
             speakers[clip] = name
             told.setdefault(name, set()).add(gender)
-    # Unknown for those who told two, or none.
+    # A gender is unknown for speakers who gave two, or none.
     return speakers, {name: "".join(said - {""}) for name, said in told.items() if len(said - {""}) == 1}
 
 
@@ -79,7 +79,10 @@ def check_labels(comparisons, speakers: dict[str, str], path: str, mend: str) ->
 
 
 def find_clips(comparisons, folders, path: str, drop_missing: bool) -> tuple[dict[str, str], dict[str, int], set[str]]:
-    """(clip -> path, clip -> first line that names it, clips that are not there); UserError on these or if none is."""
+    """Finds the clips of comparisons: (clip -> path, clip -> first line that names it, missing clips).
+
+    UserError where clips are missing, unless `drop_missing`, or where none is found.
+    """
     lines: dict[str, int] = {}
     for number, _, *clips in comparisons:
         for clip in clips:
@@ -104,10 +107,10 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--corpus", required=True, help="folder of <language>/clips")
     options.add_argument("--comparisons", required=True, help="list of comparisons: two clips and a label a line")
-    options.add_argument("--columns", default="", help="what its columns are: enroll, test, label, -; empty: found out")
-    options.add_argument("--speakers", choices=("tables", "trials"), default="tables", help="what tells the speakers")
+    options.add_argument("--columns", default="", help="columns of the list: enroll, test, label, -; empty: found out")
+    options.add_argument("--speakers", choices=("tables", "trials"), default="tables", help="what makes a speaker")
     options.add_argument("--languages", default="", help="languages to keep; empty: all")
-    options.add_argument("--drop-missing", type=boolean, default=False, help="leave out trials of clips not there")
+    options.add_argument("--drop-missing", type=boolean, default=False, help="leave out trials of missing clips")
     options.add_argument("--data", default="data/commonbench", help="data directory to write")
     args = options.parse_args()
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A Kaldi data directory from a folder in LibriSpeech's layout, its long utterances cut into pieces.
+"""Makes a Kaldi data directory of a folder in LibriSpeech's layout, and cuts long utterances into pieces.
 
 The layout is <subset>/<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac (or .ogg, .wav). Genders come
 from the official SPEAKERS.TXT, or from a tab-separated speakers.tsv with columns `speaker` and `gender`.
-A piece is a SoX pipe in wav.scp; the rest of an utterance is kept where it is long enough.
+A piece is a SoX pipe in wav.scp; the rest of an utterance is kept if it is long enough.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from svq.progress import progress
 
 
 def read_genders(root: str) -> dict[str, str]:
-    """speaker -> m or f, from SPEAKERS.TXT or speakers.tsv; empty where neither is there."""
+    """Reads the genders, speaker -> m or f, from SPEAKERS.TXT or speakers.tsv; empty where neither is there."""
     official, table = os.path.join(root, "SPEAKERS.TXT"), os.path.join(root, "speakers.tsv")
     if os.path.exists(official):
         return dict(_official_genders(official))
@@ -54,9 +54,9 @@ def _table_genders(path: str):
 
 
 def cut(seconds: float, piece: float, shortest: float) -> list[tuple[float, float]]:
-    """(start, length) of the pieces of a recording, in seconds; a last piece below `shortest` is dropped.
+    """Cuts a recording into pieces, (start, length) in seconds; drops a last piece shorter than `shortest`.
 
-    A recording no longer than a piece stays whole, however short: else its speaker could be lost.
+    A recording no longer than a piece stays whole, however short it is: else its speaker could be lost.
     """
     if seconds <= piece:
         return [(0.0, seconds)]
@@ -69,7 +69,7 @@ def cut(seconds: float, piece: float, shortest: float) -> list[tuple[float, floa
 
 
 def prepare(root: str, piece: float, shortest: float, prefix: str = "ls-", subsets: tuple[str, ...] = ()):
-    """Rows for `write_data_dir` and genders of the LibriSpeech-layout folder `root`.
+    """Lists the rows for `write_data_dir`, and the genders, of the LibriSpeech-layout folder `root`.
 
     Speakers are called <prefix><id>; a piece <prefix><utterance>-p000 and so on.
     Raises UserError on a file that does not follow the layout.
@@ -111,7 +111,7 @@ def main() -> None:
     options.add_argument("--subsets", default="", help="names such as 'train-clean-100'; empty: all that are there")
     options.add_argument("--piece-seconds", type=float, default=4.0, help="length of a piece")
     options.add_argument("--shortest-seconds", type=float, default=2.0, help="a shorter last piece is dropped")
-    options.add_argument("--prefix", default="ls-", help="put before the speakers' and utterances' names")
+    options.add_argument("--prefix", default="ls-", help="prefix of the names of speakers and utterances")
     args = options.parse_args()
     rows, genders = prepare(
         args.corpus, args.piece_seconds, args.shortest_seconds, args.prefix, tuple(args.subsets.split())

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""The mini corpus: synthetic speech made on the spot with espeak-ng, and its Kaldi data directories.
+"""Makes the mini corpus, synthetic speech made on the spot with espeak-ng, and its Kaldi data directories.
 
---part corpus makes the audio in --corpus (nothing is done if it is there already with the same
-options), --part data writes train, dev, test, noise and rir into --data, --part all does both.
-The speech is synthetic: it exercises every step, and its error rates say nothing about people.
+--part corpus makes the audio in --corpus (unless it is there already with the same options), --part data
+writes train, dev, test, noise and rir into --data, --part all does both.
+The speech is synthetic: it exercises every step, but its error rates say nothing about people.
 """
 
 import os
@@ -29,8 +29,8 @@ HELP = {
     "utts": "utterances of each speaker",
     "noises": "noise clips for augmentation",
     "rirs": "room responses for augmentation",
-    "session_strength": "how far a speaker's recordings differ: 0 is clean, larger is harder",
-    "seed": "same seed, same bytes, whatever --nj",
+    "session_strength": "how far recordings of one speaker differ: 0 is clean, larger is harder",
+    "seed": "the same seed gives the same bytes, whatever --nj is",
 }
 
 
@@ -39,9 +39,9 @@ def parse() -> Namespace:
     options.add_argument("--corpus", default="corpus", help="folder of the audio")
     options.add_argument("--data", default="data", help="folder of the data directories")
     options.add_argument("--part", default="all", choices=["corpus", "data", "all"], help="what to make")
-    options.add_argument("--nj", type=int, default=2, help="processes")
-    options.add_argument("--num-nontarget", type=int, default=20000, help="drawn for each list of trials; fewer: all")
-    options.add_argument("--max-all-nontarget", type=int, default=100000, help="the same for test/trials_all")
+    options.add_argument("--nj", type=int, default=2, help="number of processes")
+    options.add_argument("--num-nontarget", type=int, default=20000, help="non-target pairs of a trial list, at most")
+    options.add_argument("--max-all-nontarget", type=int, default=100000, help="non-target pairs of test/trials_all, at most")
     for field in fields(Options):
         name = "--" + field.name.replace("_", "-")
         options.add_argument(name, type=field.type, default=field.default, help=HELP[field.name])
@@ -49,7 +49,7 @@ def parse() -> Namespace:
 
 
 def checked_options(args: Namespace) -> Options:
-    """The Options of the command line; UserError for those no corpus can be made with."""
+    """Makes the Options from the command line; UserError for those that allow no corpus."""
     least = {"dev_speakers": 4, "test_speakers": 4, "utts": 2}  # two speakers of a gender, a target pair
     most = {"utts": 99, "num_nontarget": 10**9, "max_all_nontarget": 10**9}
     for name in (*(f"{part}_speakers" for part in SETS), "utts", "noises", "rirs", "nj", *most):
@@ -64,14 +64,14 @@ def checked_options(args: Namespace) -> Options:
 
 
 def clip_rows(folder: str) -> Iterator[tuple[str, str, str, float]]:
-    """Rows of the noises or rooms: <kind>-<number>, spoken by <kind>."""
+    """Yields the rows of the noises or rooms: <kind>-<number>, with <kind> as the speaker."""
     for name in list_audio(folder)[0]:
         utterance, path = os.path.splitext(name)[0], os.path.join(folder, name)
         yield utterance, utterance.split("-")[0], wav_value(path), audio.duration(path)
 
 
 def write_data(root: str, data: str, args: Namespace) -> None:
-    """All five data directories of the corpus in `root`, with trials for dev and test."""
+    """Writes all five data directories of the corpus in `root`, with trials for dev and test."""
     speakers = corpus.read_table(os.path.join(root, "speakers.tsv"))
     utterances = corpus.read_table(os.path.join(root, "utterances.tsv"))
     genders = {row["speaker"]: row["gender"] for row in speakers}
@@ -97,7 +97,7 @@ def write_data(root: str, data: str, args: Namespace) -> None:
 
 
 def draw_all(folder: str, most: int, seed: int) -> str:
-    """test/trials_all: every pair, the non-target ones thinned to `most` where there are more."""
+    """Writes test/trials_all: every pair, but at most `most` non-target ones; returns a line that says how many."""
     index = DataDir(folder).speaker_index
     number = min(most, count_pairs(index, index * 0))
     targets, nontargets = make_trials(folder, name="all", num_nontarget=number, seed=seed)

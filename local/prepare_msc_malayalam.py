@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""A Kaldi data directory for testing from the reviewed part of the Malayalam Speech Corpus.
+"""Makes a Kaldi data directory for testing of the reviewed part of the Malayalam Speech Corpus.
 
 The folder holds audio/ and metadata.tsv, whose header names the columns: those of the corpus as published
 (speechid, speechpath, speaker_id, speaker_gender, ...) or of a copy with short names (utterance, speaker, gender,
-path, seconds). Where the file of a path is not there, one with the same name and another suffix is taken.
+path, seconds). If the file of a path is missing, one with the same name and another suffix is taken.
 
 `trials`: all target pairs of the utterances kept and a seeded draw of non-target pairs.
 
-Speakers are accounts of a web page: two of them may be one person, so that some non-target labels are wrong, for all
-systems alike. Most never said a gender; spk2gender is written where all speakers kept have one (--known-gender).
+Speakers are accounts of a web page. Two accounts may be one person, so some non-target labels are wrong, for all
+systems alike. Most speakers never gave a gender; spk2gender is written if all speakers kept did (--known-gender).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from svq.data.new_dir import AUDIO_SUFFIXES, need_folder, wav_value, write_data_
 from svq.errors import UserError, located
 from svq.progress import progress
 
-# What we need -> its column in the corpus as published, or in a copy with short names.
+# Field that is needed -> its column in the corpus as published, or in a copy with short names.
 COLUMNS = {
     "utterance": ("speechid", "utterance"),
     "speaker": ("speaker_id", "speaker"),
@@ -36,7 +36,7 @@ GENDERS = {"male": "m", "female": "f"}  # anything else, `default` for the most 
 
 
 def read_metadata(path: str) -> list[tuple[int, dict[str, str]]]:
-    """(line number, {utterance, speaker, path, gender}) of every recording; UserError naming a malformed line."""
+    """Reads (line number, {utterance, speaker, path, gender}) of every recording; UserError names a malformed line."""
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; --corpus takes the folder that holds metadata.tsv and audio")
     with open(path, encoding="utf-8-sig") as file:
@@ -60,13 +60,13 @@ def read_metadata(path: str) -> list[tuple[int, dict[str, str]]]:
 
 
 def find_audio(corpus: str, relative: str) -> str | None:
-    """The recording's path: as listed, or with the suffix that it has here; None if neither is there."""
+    """Finds the path of a recording: as listed, or with another suffix; None if neither is there."""
     path = os.path.join(corpus, relative)
     return path if os.path.exists(path) else add_suffix(os.path.splitext(path)[0], AUDIO_SUFFIXES)
 
 
 def gender_of_speakers(rows, path: str) -> dict[str, str]:
-    """speaker -> m or f, of those that said it; UserError for one that said both."""
+    """Collects the genders of the speakers that gave one, speaker -> m or f; UserError for a speaker that gave both."""
     genders: dict[str, str] = {}
     for number, row in rows:
         gender = GENDERS.get(row["gender"].lower())
@@ -77,7 +77,7 @@ def gender_of_speakers(rows, path: str) -> dict[str, str]:
 
 
 def choose(rows, min_utts: int, max_utts: int, seed: int) -> list:
-    """Rows of speakers with at least `min_utts`, of each at most `max_utts` (0: all), drawn; sorted by speaker."""
+    """Draws at most `max_utts` rows (0: all) of each speaker that has at least `min_utts`; gives them sorted by speaker."""
     of_speaker: dict[str, list] = {}
     for row in rows:
         of_speaker.setdefault(row[1]["speaker"], []).append(row)
@@ -85,7 +85,7 @@ def choose(rows, min_utts: int, max_utts: int, seed: int) -> list:
     chosen = []
     for speaker in sorted(of_speaker):
         members = sorted(of_speaker[speaker], key=lambda row: row[1]["utterance"])
-        # Drawn for every speaker, so that --min-utts does not change what is drawn of those that stay.
+        # Draw for every speaker, so that --min-utts does not change the draw for those that stay.
         order = rng.permutation(len(members))
         if len(members) >= min_utts:
             chosen += [members[i] for i in (order[:max_utts] if max_utts else order)]
@@ -93,7 +93,7 @@ def choose(rows, min_utts: int, max_utts: int, seed: int) -> list:
 
 
 def rows_of(chosen, corpus: str, path: str) -> list[tuple]:
-    """Rows for `write_data_dir`, sorted; utterances are called <speaker>-<name>."""
+    """Lists the rows for `write_data_dir`, sorted; utterances are called <speaker>-<name>."""
     rows, whole = [], {}
     for number, row in progress(chosen, len(chosen), f"reading {corpus}"):
         speaker, name = safe_id(row["speaker"]), safe_id(row["utterance"], "-")
@@ -114,10 +114,10 @@ def main() -> None:
     options.add_argument("--corpus", required=True, help="folder of metadata.tsv and audio")
     options.add_argument("--data", default="data/msc_malayalam", help="data directory to write")
     options.add_argument("--min-utts", type=int, default=5, help="speakers with fewer utterances are left out")
-    options.add_argument("--max-utts", type=int, default=40, help="utterances drawn of a speaker, at most; 0: all")
-    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for trials; fewer: all")
-    options.add_argument("--known-gender", type=boolean, default=False, help="only speakers whose gender is known")
-    options.add_argument("--seed", type=int, default=0, help="for the utterances and the trials")
+    options.add_argument("--max-utts", type=int, default=40, help="utterances to draw of a speaker, at most; 0: all")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="non-target pairs of trials, at most")
+    options.add_argument("--known-gender", type=boolean, default=False, help="keep only speakers whose gender is known")
+    options.add_argument("--seed", type=int, default=0, help="seed of the utterances and the trials")
     args = options.parse_args()
     if args.min_utts < 2 or (args.max_utts and args.max_utts < 2):
         raise UserError("--min-utts and --max-utts are at least 2: one utterance of a speaker makes no target trial")

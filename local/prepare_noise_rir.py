@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kaldi data directories of noises and of room impulse responses, for augmentation.
+"""Makes Kaldi data directories of noises and of room impulse responses, for augmentation.
 
-Noise: the official MUSAN folder (its parts are chosen by --musan-parts) or any folder of clips.
-Rooms: the official RIRS_NOISES folder (the responses that its rir_list files name; not the noises beside
-them) or any folder of responses. The kind of a noise or room, its first folder, stands in utt2spk.
+Noises come from the official MUSAN folder (--musan-parts chooses its parts) or any folder of clips.
+Rooms come from the official RIRS_NOISES folder (the responses that its rir_list files name, not the noises
+beside them) or any folder of responses. utt2spk gives the kind of a noise or room, which is its first folder.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MUSAN_PARTS = ("music", "noise", "speech")
 
 
 def row(relative: str, kind: str, value: str, seconds: float):
-    """One row for `write_data_dir`: the utterance is called <kind>-<path with - for />."""
+    """Makes a row for `write_data_dir`; the utterance is called <kind>-<path with - for />."""
     stem = os.path.splitext(relative)[0]
     rest = stem[len(kind) + 1 :] if stem.startswith(kind + os.sep) else stem
-    # No `-` in the kind, so that utterances sort in the order of their kinds.
+    # A kind has no `-`, so that utterances sort in the order of their kinds.
     kind = safe_id(kind)
     return f"{kind}-{safe_id(rest.replace(os.sep, '-'), '-')}", kind, value, seconds
 
@@ -41,7 +41,7 @@ def report_others(root: str, other: list[str]) -> None:
 
 
 def noise_rows(root: str, musan_parts: tuple[str, ...]):
-    """Rows of all noises under `root`, with their durations."""
+    """Yields the rows of all noises under `root`, with their durations."""
     root = need_folder(root, "noises")
     if all(os.path.isdir(os.path.join(root, "musan", part)) for part in MUSAN_PARTS):
         root = os.path.join(root, "musan")
@@ -64,13 +64,13 @@ def noise_rows(root: str, musan_parts: tuple[str, ...]):
 
 
 def rir_row(relative: str, kind: str, path: str) -> tuple:
-    """`row` of an impulse response, and whether it has several channels."""
+    """Makes the `row` of an impulse response, and adds whether it has several channels."""
     found = audio.info(wav_value(path))
     return *row(relative, kind, wav_value(path), found.seconds), found.channels > 1
 
 
 def rir_rows(root: str):
-    """`rir_row` of each of the room impulse responses under `root`."""
+    """Yields the `rir_row` of each room impulse response under `root`."""
     root = need_folder(root, "room impulse responses")
     if os.path.isdir(os.path.join(root, "RIRS_NOISES", "simulated_rirs")):
         root = os.path.join(root, "RIRS_NOISES")
@@ -87,7 +87,7 @@ def rir_rows(root: str):
 
 
 def official_rir_rows(root: str):
-    """Rows of RIRS_NOISES: simulated_rirs/<size> (mono) and real_rirs_isotropic_noises (some multi-channel)."""
+    """Yields the rows of RIRS_NOISES: simulated_rirs/<size> (mono), real_rirs_isotropic_noises (some multi-channel)."""
     simulated = os.path.join(root, "simulated_rirs")
     sizes = sorted(entry.name for entry in os.scandir(simulated) if entry.is_dir())
     folders = [(os.path.join("simulated_rirs", size), size) for size in sizes]
@@ -103,7 +103,7 @@ def official_rir_rows(root: str):
 
 
 def read_rir_list(root: str, relative: str):
-    """Paths, relative to `root`, that a rir_list names: `--rir-id 1 --room-id x RIRS_NOISES/folder/file.wav`."""
+    """Yields the paths, relative to `root`, that a rir_list names: `--rir-id 1 --room-id x RIRS_NOISES/folder/file.wav`."""
     path = os.path.join(root, relative)
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; RIRS_NOISES comes with it (https://www.openslr.org/28/)")
@@ -127,7 +127,7 @@ def main() -> None:
     args = options.parse_args()
     if not args.noise and not args.rir:
         raise UserError("neither --noise nor --rir given")
-    # Both are listed before anything is written.
+    # List both before anything is written.
     noise = sorted(noise_rows(args.noise, tuple(args.musan_parts.split()))) if args.noise else None
     rir = sorted(rir_rows(args.rir), key=lambda entry: entry[0]) if args.rir else None
     if noise:
@@ -137,7 +137,7 @@ def main() -> None:
         folder = os.path.join(args.data, "rir")
         kinds, count = write_data_dir(folder, (entry[:4] for entry in rir))
         several = [entry[0] for entry in rir if entry[4]]
-        if several:  # of several microphones the first, since their sum combs
+        if several:  # take the first of several microphones, since their sum would be a comb filter
             write_table(os.path.join(folder, "reco2file_and_channel"), ((utt, f"{utt} 1") for utt in several))
         print(f"{args.data}/rir: {count} room impulse responses of {kinds} kinds")
 

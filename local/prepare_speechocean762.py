@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Kaldi data directories train, dev and test from an official-layout speechocean762 folder.
+"""Makes the Kaldi data directories train, dev and test of a speechocean762 folder in the official layout.
 
-train   the corpus's training speakers but those set aside, and an extra corpus in LibriSpeech's layout
+train   the training speakers of the corpus but those set aside, and an extra corpus in LibriSpeech's layout,
         cut into pieces (--extra-corpus)
-dev     training speakers set aside, balanced over gender and age group: for calibration and for choosing
-test    the corpus's test speakers; `trials`: all target pairs and a fixed draw of non-target pairs of the
+dev     training speakers set aside, balanced over gender and age group, to calibrate and choose settings on
+test    the test speakers of the corpus; `trials`: all target pairs and a fixed draw of non-target pairs of the
         same gender; `trials_all`: every pair of utterances
 
-dev and test also have utt2domain, child or adult, by which scores are broken down.
+dev and test also have utt2domain, child or adult, by which score analyses group trials.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ ADULT = 18  # years; below it: a child, in the corpus's own division
 
 
 def read_part(corpus: str, part: str):
-    """Rows for `write_data_dir`, speaker -> gender, and speaker -> (gender, age group) of `train` or `test`.
+    """Reads `train` or `test`: rows for `write_data_dir`, speaker -> gender, and speaker -> (gender, age group).
 
-    Utterances are called <speaker>-<official name>, so that every speaker's lie together in any sorting.
+    Utterances are called <speaker>-<official name>, so that those of a speaker lie together in any sorting.
     """
     folder = os.path.join(corpus, part)
     if not os.path.exists(os.path.join(folder, "wav.scp")):
@@ -60,7 +60,7 @@ def read_part(corpus: str, part: str):
 
 
 def write_ages(folder: str, rows, cells: dict[str, tuple]) -> None:
-    """utt2domain, unless the corpus says nobody's age."""
+    """Writes utt2domain, unless the corpus gives no ages."""
     ages = {speaker: age or "unknown" for speaker, (_, age) in cells.items()}
     if set(ages.values()) != {"unknown"}:
         write_table(os.path.join(folder, "utt2domain"), ((row[0], ages[row[1]]) for row in rows))
@@ -77,16 +77,16 @@ def main() -> None:
     options.add_argument("--extra-corpus", default="", help="folder in LibriSpeech's layout; empty: none")
     options.add_argument("--data", default="data", help="writes <data>/train, <data>/dev, <data>/test")
     options.add_argument("--dev-speakers", type=int, default=20, help="training speakers set aside")
-    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for each list; fewer: all")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="non-target pairs of a list, at most")
     options.add_argument("--piece-seconds", type=float, default=4.0, help="extra corpus: length of a piece")
     options.add_argument("--shortest-seconds", type=float, default=2.0, help="extra corpus: shortest last piece")
-    options.add_argument("--seed", type=int, default=0, help="for the speakers set aside and the trials")
+    options.add_argument("--seed", type=int, default=0, help="seed of the speakers set aside and the trials")
     args = options.parse_args()
 
     corpus = need_folder(args.corpus, "speechocean762")
     rows, genders, cells = read_part(corpus, "train")
     test, test_genders, test_cells = read_part(corpus, "test")
-    # Looked at before the split as well: a speaker set aside must not be in the test part either.
+    # Check before the split, too: a speaker set aside must not be in the test part either.
     check_disjoint({"train": list(cells), "test": [row[1] for row in test]})
     aside = draw_speakers(cells, args.dev_speakers, args.seed)
     dev = [row for row in rows if row[1] in aside]

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# data/train, data/dev and data/test from speechocean762 (https://www.openslr.org/101/; made ready by
-# local/download_speechocean762.sh), and data/noise and data/rir from any folders of recordings.
+# Makes data/train, data/dev and data/test from speechocean762 (https://www.openslr.org/101/;
+# local/download_speechocean762.sh gets it), and data/noise and data/rir from any folders of recordings.
 set -euo pipefail
 
 corpus=                           # speechocean762 as unpacked: the folder of WAVE, train and test
-extra_corpus=                     # more to train on, in LibriSpeech's layout, cut into pieces; empty: none
+extra_corpus=                     # more speech to train on, in LibriSpeech's layout, cut into pieces; empty: none
 noise=                            # folder of noises for augmentation, or MUSAN; empty: none
 rir=                              # folder of room impulse responses, or RIRS_NOISES; empty: none
 musan_parts="music noise speech"  # parts of MUSAN to use
 data=data                         # folder of the data directories
 dev_speakers=20                   # training speakers set aside for development
-num_nontarget=100000              # non-target pairs drawn for test/trials and dev/trials; fewer: all
+num_nontarget=100000              # non-target pairs to draw for test/trials and dev/trials; all, where there are fewer
 piece_seconds=4.0                 # length of a piece of the extra corpus
 shortest_seconds=2.0              # a last piece shorter than this is dropped
-seed=0                            # for the speakers set aside and the trials
+seed=0                            # seed of the speakers set aside and the trials
 
 . utils/parse_options.sh
 . ./path.sh

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Kaldi data directories train, dev and vox1 from VoxCeleb1 and VoxCeleb2 in their official layouts.
+"""Makes the Kaldi data directories train, dev and vox1 of VoxCeleb1 and VoxCeleb2 in their official layouts.
 
 train   VoxCeleb2 dev (5,994 speakers), less the speakers set aside with --dev-part dev
-dev     speakers of VoxCeleb2 test (--dev-part test), or set aside from VoxCeleb2 dev: for calibration;
-        some recordings of each, from as many videos as there are; `trials`: all target pairs and a draw
-        of non-target pairs, of the same gender where --vox2-meta tells it
+dev     speakers to calibrate on, from VoxCeleb2 test (--dev-part test) or set aside from VoxCeleb2 dev; some
+        recordings of each, from as many videos as there are; `trials`: all target pairs and a draw of
+        non-target pairs, of the same gender if --vox2-meta is given
 vox1    the recordings of VoxCeleb1 that a trial list names, trials_{O,E,H} (cleaned) and _original
 
-Nothing is decoded here: an m4a becomes an ffmpeg pipe in wav.scp.
+Decodes nothing: an m4a becomes an ffmpeg pipe in wav.scp.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from svq.progress import progress
 
 
 def value_of(path: str) -> str:
-    """wav.scp value of a recording: the file, or for m4a a pipe that decodes it at 16 kHz, mono."""
+    """Writes the wav.scp value of a recording: the file or, for m4a, a pipe that decodes it at 16 kHz, mono."""
     if path.lower().endswith(".m4a"):
         return f"ffmpeg -nostdin -v 8 -i {shlex.quote(wav_value(path))} -f wav -ac 1 -ar 16000 - |"
     return wav_value(path)
 
 
 def rows_of(speaker: str, paths: list[str]):
-    """Rows for `write_data_dir` of one speaker, sorted; paths end in <video>/<clip>.<suffix>."""
+    """Lists the rows for `write_data_dir` of one speaker, sorted; paths end in <video>/<clip>.<suffix>."""
     rows = []
     for path in paths:
         _, video, name = path.rsplit("/", 2)
@@ -58,7 +58,7 @@ def list_vox1(root: str, file_list: str):
 
 
 def list_vox2(root: str, file_list: str, part: str):
-    """Of a part, dev or test, of VoxCeleb2: its speakers, and a function that lists chosen ones.
+    """Lists the speakers of a part of VoxCeleb2, dev or test; gives with them a function that lists recordings.
 
     The function takes speakers and yields (speaker, paths) in their order.
     """
@@ -78,7 +78,7 @@ def list_vox2(root: str, file_list: str, part: str):
 
 
 def some_utterances(paths: list[str], count: int, rng: np.random.Generator) -> list[str]:
-    """`count` of a speaker's recordings, or all, from as many videos as possible: sessions must differ."""
+    """Draws `count` recordings of a speaker, or all, from as many videos as possible: sessions must differ."""
     videos: dict[str, list] = {}
     for path in sorted(paths):
         videos.setdefault(path.split("/")[-2], []).append(path)
@@ -89,7 +89,7 @@ def some_utterances(paths: list[str], count: int, rng: np.random.Generator) -> l
 
 
 def write_vox1(args, counts: dict[str, int]) -> list[str]:
-    """Writes data/vox1 and its trial lists; returns its speakers. All lists are read before anything is written."""
+    """Writes data/vox1 and its trial lists; returns its speakers. Reads all lists before it writes anything."""
     lists = tree.trial_files(args.lists, args.originals)
     known: dict[str, tuple] = {}
     for speaker, paths in progress(list_vox1(args.vox1, args.vox1_list), desc="listing VoxCeleb1 (speakers)"):
@@ -135,18 +135,18 @@ def main() -> None:
     options.add_argument("--vox2", required=True, help="VoxCeleb2: dev/aac/idNNNNN and test/aac/idNNNNN")
     options.add_argument("--trials", required=True, help="folder of the official trial lists")
     options.add_argument("--data", default="data", help="writes <data>/train, <data>/dev, <data>/vox1")
-    options.add_argument("--lists", default="O E H", help="which Vox1 lists")
-    options.add_argument("--originals", type=boolean, default=True, help="the original lists beside the cleaned ones")
+    options.add_argument("--lists", default="O E H", help="Vox1 lists to prepare")
+    options.add_argument("--originals", type=boolean, default=True, help="also the original lists, besides the cleaned ones")
     options.add_argument("--dev-part", choices=("test", "dev"), default="test", help="part of VoxCeleb2 for dev")
     options.add_argument("--dev-speakers", type=int, default=100, help="speakers in dev")
     options.add_argument("--dev-utts", type=int, default=20, help="utterances of each of them")
-    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for dev/trials")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="non-target pairs of dev/trials, at most")
     options.add_argument("--vox1-list", default="", help="file of paths, instead of listing VoxCeleb1")
     options.add_argument("--vox2-list", default="", help="file of paths, instead of listing VoxCeleb2")
     options.add_argument("--vox1-meta", default="", help="vox1_meta.csv, for genders")
     options.add_argument("--vox2-meta", default="", help="vox2_meta.csv, for genders")
-    options.add_argument("--counts", default="", help="numbers to check against, e.g. local/voxceleb.counts")
-    options.add_argument("--seed", type=int, default=0, help="for the development speakers, utterances and trials")
+    options.add_argument("--counts", default="", help="numbers that must be found, e.g. local/voxceleb.counts")
+    options.add_argument("--seed", type=int, default=0, help="seed of the development speakers, utterances and trials")
     args = options.parse_args()
     counts = tree.read_counts(args.counts)
 

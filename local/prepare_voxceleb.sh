@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# data/train (VoxCeleb2 dev), data/dev, data/vox1 with its official trial lists, and data/noise and data/rir
-# from MUSAN and RIRS_NOISES. local/check_voxceleb.sh says first whether all of it is there.
+# Makes data/train (VoxCeleb2 dev), data/dev, data/vox1 with its official trial lists, and data/noise and data/rir from
+# MUSAN and RIRS_NOISES. Run local/check_voxceleb.sh first: it says whether all of it is there.
 set -euo pipefail
 
 vox1=                             # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
@@ -11,17 +11,17 @@ rirs=                             # RIRS_NOISES, or any folder of room impulse r
 musan_parts="music noise speech"  # parts of MUSAN to use
 data=data                         # folder of the data directories
 lists="O E H"                     # Vox1 lists to prepare
-originals=true                    # the original lists beside the cleaned ones
-dev_part="test"                   # development speakers: of VoxCeleb2 test, or set aside from dev
-dev_speakers=100                  # how many of them
-dev_utts=20                       # utterances of each, from as many videos as there are
-num_nontarget=100000              # non-target pairs drawn for dev/trials; fewer: all
-vox1_list=                        # file of VoxCeleb1's paths, one a line: spares listing a slow disk
+originals=true                    # true: also the original lists, besides the cleaned ones
+dev_part="test"                   # part of VoxCeleb2 that development speakers come from: test, or dev, which sets them aside
+dev_speakers=100                  # number of development speakers
+dev_utts=20                       # utterances of each of these, from as many videos as there are
+num_nontarget=100000              # non-target pairs to draw for dev/trials; all, where there are fewer
+vox1_list=                        # file of the paths of VoxCeleb1, one a line, where listing a slow disk takes long
 vox2_list=                        # the same for VoxCeleb2
 vox1_meta=                        # the official vox1_meta.csv, for spk2gender; empty: none
-vox2_meta=                        # the official vox2_meta.csv, also for same-gender dev trials
-counts=local/voxceleb.counts      # numbers of speakers, utterances, trials to find; empty: no check
-seed=0                            # for the development speakers, utterances and trials
+vox2_meta=                        # the official vox2_meta.csv, for spk2gender and same-gender dev trials; empty: none
+counts=local/voxceleb.counts      # numbers of speakers, utterances and trials that must be found; empty: no check
+seed=0                            # seed of the development speakers, utterances and trials
 
 . utils/parse_options.sh
 . ./path.sh

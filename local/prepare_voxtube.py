@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""A Kaldi data directory for testing from VoxTube, in the layout in which its own scripts leave it.
+"""Makes a Kaldi data directory for testing of VoxTube, in the layout in which the scripts of the corpus leave it.
 
-<corpus>/<channel>/<video>/segment_<n>.wav (or .flac, .ogg, .mp3): a channel is a speaker, a video a session. --meta is
-the folder `resources` of https://github.com/IDRnD/VoxTube, whose language_gender_meta.csv tells speakers' genders and
-languages; speakers that it does not know are left out then. Written: some utterances of speakers drawn, from as many
-videos as there are; `trials`: all target pairs and a draw of non-target pairs, of the same gender where --meta tells
-it; utt2domain: the language.
+Recordings are <corpus>/<channel>/<video>/segment_<n>.wav (or .flac, .ogg, .mp3): a channel is a speaker, a video a
+session. --meta is the folder `resources` of https://github.com/IDRnD/VoxTube; its language_gender_meta.csv gives genders
+and languages, and speakers that it does not know are left out. Draws speakers, and some utterances of each from as many
+videos as there are. `trials`: all target pairs and a draw of non-target pairs, of the same gender if --meta is given;
+utt2domain: the language.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ GENDERS = {"female": "f", "male": "m"}
 
 
 def read_meta(path: str) -> dict[str, tuple[str, str]]:
-    """speaker -> (m or f, language) from `speaker_id,gender,language`; UserError naming a malformed line."""
+    """Reads speaker -> (m or f, language) from lines `speaker_id,gender,language`; UserError names a malformed line."""
     try:
         file = open(path, encoding="utf-8-sig", newline="")
     except OSError as error:
@@ -51,7 +51,7 @@ def read_meta(path: str) -> dict[str, tuple[str, str]]:
 
 
 def list_channels(root: str) -> list[str]:
-    """The folders of `root` that are named as a channel, sorted; UserError if there is none."""
+    """Lists the folders of `root` that are named like a channel, sorted; UserError if there is none."""
     found = sorted(entry.name for entry in os.scandir(root) if CHANNEL.fullmatch(entry.name) and entry.is_dir())
     if not found:
         text = "no folder named as a channel (UC and 22 more characters); --corpus takes the folder of them"
@@ -60,7 +60,7 @@ def list_channels(root: str) -> list[str]:
 
 
 def draw(root: str, channels: list[str], args, rng: np.random.Generator) -> dict[str, list[str]]:
-    """Speaker -> paths, sorted by speaker: as many speakers as --speakers, drawn of those with --min-videos."""
+    """Draws --speakers speakers from those with --min-videos, and utterances of each: speaker -> paths, sorted."""
     chosen: dict[str, list[str]] = {}
     order = [channels[i] for i in rng.permutation(len(channels))]
     for channel in progress(order, len(order), f"listing {root} (speakers)"):
@@ -76,7 +76,7 @@ def draw(root: str, channels: list[str], args, rng: np.random.Generator) -> dict
 
 
 def rows_of(channel: str, paths: list[str]) -> list[tuple]:
-    """Rows for `write_data_dir` of a speaker, sorted."""
+    """Lists the rows for `write_data_dir` of a speaker, sorted."""
     rows = []
     for path in paths:
         _, video, name = path.rsplit("/", 2)
@@ -89,20 +89,20 @@ def rows_of(channel: str, paths: list[str]) -> list[tuple]:
 
 def main() -> None:
     options = parser(__doc__)
-    options.add_argument("--corpus", required=True, help="folder of the channels' folders")
+    options.add_argument("--corpus", required=True, help="folder that holds the folders of channels")
     options.add_argument("--meta", default="", help=f"folder of {META}; empty: none")
     options.add_argument("--data", default="data/voxtube", help="data directory to write")
     options.add_argument("--languages", default="", help="languages to keep, by --meta; empty: all")
-    options.add_argument("--speakers", type=int, default=400, help="speakers drawn; 0: all")
+    options.add_argument("--speakers", type=int, default=400, help="speakers to draw; 0: all")
     options.add_argument("--utts", type=int, default=8, help="utterances of each")
     options.add_argument("--min-videos", type=int, default=2, help="speakers with fewer are left out")
-    options.add_argument("--num-nontarget", type=int, default=100000, help="drawn for trials; fewer: all")
-    options.add_argument("--seed", type=int, default=0, help="for the speakers, the utterances and the trials")
+    options.add_argument("--num-nontarget", type=int, default=100000, help="non-target pairs of trials, at most")
+    options.add_argument("--seed", type=int, default=0, help="seed of the speakers, the utterances and the trials")
     args = options.parse_args()
     if args.utts < 2:
         raise UserError(f"--utts is {args.utts}: one utterance of a speaker makes no target trial")
     if args.languages and not args.meta:
-        raise UserError("--languages takes --meta, which tells them")
+        raise UserError("--languages needs --meta, which tells the languages")
 
     root = need_folder(args.corpus, "VoxTube")
     meta = read_meta(os.path.join(args.meta, META)) if args.meta else {}

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# A data directory from VoxTube (https://github.com/IDRnD/VoxTube), speakers of many languages from YouTube, as its own
-# scripts download and cut it. No trial list comes with it: this one is drawn, the same for the same seed.
-# local/prepare_voxtube.sh --corpus /corpora/voxtube --meta /corpora/VoxTube/resources
+# Makes a data directory of VoxTube (https://github.com/IDRnD/VoxTube), speakers of many languages from YouTube, as the
+# scripts of the corpus download and cut it. It has no trial list; this script draws one, the same for the same seed:
+#   local/prepare_voxtube.sh --corpus /corpora/voxtube --meta /corpora/VoxTube/resources
 set -euo pipefail
 
 corpus=                 # folder of <channel>/<video>/segment_<n>.wav
 meta=                   # folder of language_gender_meta.csv; empty: no genders and languages
 data=data/voxtube       # data directory to write
-languages=              # "english russian ..." to keep, by --meta; empty: all
-speakers=400            # speakers drawn; 0: all that have --min-videos
-utts=8                  # utterances of each, from as many videos
+languages=              # languages to keep, "english russian ...", by --meta; empty: all
+speakers=400            # speakers to draw; 0: all that have --min-videos
+utts=8                  # utterances of each speaker, from as many videos as there are
 min_videos=2            # speakers with fewer videos are left out: their target trials would all be of one session
-num_nontarget=100000    # non-target pairs drawn for trials, of the same gender with --meta; fewer: all
-seed=0                  # for the speakers, the utterances and the trials
+num_nontarget=100000    # non-target pairs to draw for trials, of the same gender with --meta; all, where there are fewer
+seed=0                  # seed of the speakers, the utterances and the trials
 
 . utils/parse_options.sh
 . ./path.sh

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the systems of a table and puts them side by side: <exp>/<table>_<network>/{results.tsv,report.html}, and table.md
-# and table.tex with the columns of Liu et al., table III. Every row is trained where it is missing.
+# and table.tex with the columns of Liu et al., table III. Trains the systems that are missing.
 #
 # Usage, in a recipe's folder: local/table.sh <table> <network> [options of run.sh]
 #                              local/table.sh <table of a paper> [options of run.sh]
@@ -9,35 +9,35 @@
 #        local/table.sh table_3 --num-gpus 8 --dry-run true
 #        local/table.sh low_bits "teacher teacher_kmqat2 teacher_mixed2" --backends cosine
 #
-# Tables of a paper, with its networks and its rows, for egs/voxceleb. Those of Liu et al. are scored as theirs: cosine and
-# AS-norm with 600 impostors, the training speakers closest to a recording:
+# Tables of a paper, with its networks and its rows, for egs/voxceleb. Those of Liu et al. are scored as in the paper: by
+# cosine and AS-norm with 600 impostors, the training speakers closest to a recording:
 #   table_1       table I: retention ratios of KMQAT at 4 bits, ResNet34
-#   table_2       table II: asymmetric and symmetric rescaling, the same
+#   table_2       table II: asymmetric and symmetric rescaling of KMQAT at 4 bits, ResNet34
 #   table_3       table III: ResNet34 and ResNet101, in float, uniform, KMQAT, mixed and binary
-#   table_4       table IV: the same of DF-ResNet110 and DF-ResNet179
+#   table_4       table IV: the same for DF-ResNet110 and DF-ResNet179
 #   table_5       table V: light systems on Vox1-H
-#   low_bit_errors  arXiv 2606.08078: ResNet-36 and ResNet-200 at 4, 3 and 2 bits, what that does to scores and layers, and
+#   low_bit_errors  arXiv 2606.08078: ResNet-36 and ResNet-200 at 4, 3 and 2 bits, the effect on scores and layers, and
 #                 cascades from 2 bits to float; in egs/cnceleb, after egs/voxceleb, the same systems out of their domain
-#   teachers      arXiv 2303.01125: an x-vector, an E-TDNN, an ECAPA-TDNN and a D-TDNN as teachers of their levels
+#   teachers      arXiv 2303.01125: an x-vector, an E-TDNN, an ECAPA-TDNN and a D-TDNN, each teaching its levels
 #
 # Tables of any network:
 #   quantization  tables III and V of Liu et al.: every quantizer and bit width, mixed precision, the binary quantizers,
-#                 our own; the control finetuned in float, and each method before finetuning
+#                 and our own methods; the control finetuned in float, and each method before finetuning
 #   retention     table I: KMQAT at 4 bits with levels fitted to 100, 90 and 80 % of the weights (step 1 of section III-B
-#                 read as parts of equally many weights), the other reading (equal width) and k-means proper
+#                 read as parts of equally many weights), the other reading (parts of equal width), and plain k-means
 #   rescaling     table II: KMQAT at 4 bits with asymmetric (eq. 6) and symmetric (eq. 7) rescaling
-#   mixed         what mixed precision at 2 bits owes to what: the same bits finetuned all at once in place of algorithm 1,
+#   mixed         what makes mixed precision at 2 bits work: the same bits finetuned all at once in place of algorithm 1,
 #                 and exact bits for every layer in place of bits that fall with the Hessian trace
-#   stages        what each stage of a ResNet18 loses at 2 bits: finetuned with one after the other left in float
-#   ptq           without training (arXiv 2407.08991): integer grids of 8 to 3 bits, 8 bits but for blocks that an EER
-#                 budget leaves in float and, of an ECAPA-TDNN, but for its later SE-Res2Blocks; INT8 arithmetic
+#   stages        what each stage of a ResNet18 loses at 2 bits: finetuned with one stage at a time left in float
+#   ptq           without training (arXiv 2407.08991): integer grids of 8 to 3 bits; 8 bits with the blocks in float that
+#                 an EER budget chooses, or, for an ECAPA-TDNN, its later SE-Res2Blocks; INT8 arithmetic
 #   distillation  several levels of a teacher (arXiv 2303.01125): each alone, concatenations, the same students with
 #                 labels only, and two of them at 2 bits, finetuned with labels and towards their own embeddings
 set -euo pipefail
 if [[ ${1-} == --help ]]; then sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 0; fi
-table=${1-} systems=() options=()                 # options: of run.sh, before those that were given
+table=${1-} systems=() options=()                 # options of run.sh, put before those that were given
 of_liu=(--backends cosine --norms asnorm --top-n 600)
-case $table in                                    # of a paper
+case $table in                                    # tables of a paper
   table_1) systems=(teacher teacher_kmqat4-{r100,count,r80}) options=("${of_liu[@]}") ;;
   table_2) systems=(teacher teacher_kmqat4{-asymmetric,}) options=("${of_liu[@]}") ;;
   table_3 | table_4)
@@ -53,7 +53,7 @@ case $table in                                    # of a paper
   low_bit_errors)
     systems=(resnet{36,200}{,_kmqat{4,3,2}})
     options=(--analysis "resnet36 resnet200" --ladders "resnet36_kmqat2:resnet36 resnet200_kmqat2:resnet200")
-    # egs/cnceleb, which has no settings of networks, looks into scores alone.
+    # egs/cnceleb has no settings of networks, so it analyses scores alone.
     if [[ -d conf ]]; then options+=(--analysis-rows "kmqat4 kmqat3 kmqat2"); fi ;;
   teachers)
     systems=(student-labels)
@@ -72,7 +72,7 @@ if ((${#systems[@]})); then exec bash run.sh --systems "${systems[*]}" --table "
 
 net=$2
 shift 2
-given() {                                         # given NAME DEFAULT: the value of an option of run.sh
+given() {                                         # given NAME DEFAULT: prints the value of an option of run.sh
   local value=$2 word last=
   for word in "${words[@]}"; do
     case $last:$word in *:--"$1"=*) value=${word#*=} ;; --"$1":*) value=$word ;; esac
@@ -81,9 +81,9 @@ given() {                                         # given NAME DEFAULT: the valu
   printf '%s' "$value"
 }
 words=("$@")
-settings=$(given conf conf)/$net.yaml             # of the network; of one that was made elsewhere, its config.yaml
+settings=$(given conf conf)/$net.yaml             # settings of the network, or config.yaml of one made elsewhere
 [[ -e $settings ]] || settings=$(given exp exp)/$net/config.yaml
-before=()                                         # rows that are also wanted without finetuning
+before=()                                         # rows that are also run without finetuning
 case $table in
   quantization)
     before=(uniform{4,3,2,1} kmqat{4,3,2,1} kmqat{4,3,2}-{width,count} mixed{3,2,1.7,1.3,1.1} static adaptive pot4

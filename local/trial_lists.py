@@ -1,4 +1,4 @@
-"""Writing trial lists that come with a corpus, shared by the preparation scripts beside this file."""
+"""Writes trial lists that come with a corpus, for the preparation scripts beside this file."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from svq.errors import UserError
 
 
 def write_trials(path: str, rows) -> str:
-    """Writes (target, enroll, test) in turn as lines of a trial list; returns a line that says how many.
+    """Writes rows (target, enroll, test) as lines of a trial list; returns a line that says how many.
 
-    Read once, so `rows` may be a generator of millions. UserError where there is no target or no non-target trial:
+    Reads `rows` once, so it may be a generator of millions. UserError where there is no target or no non-target trial;
     nothing is written then.
     """
     counts = [0, 0]
@@ -26,5 +26,5 @@ def write_trials(path: str, rows) -> str:
 
 
 def add_suffix(stem: str, suffixes) -> str | None:
-    """`stem` with the first of `suffixes` under which there is a file, or None."""
+    """Adds to `stem` the first of `suffixes` that gives the name of a file; None where none does."""
     return next((stem + suffix for suffix in suffixes if os.path.exists(stem + suffix)), None)

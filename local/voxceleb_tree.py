@@ -1,4 +1,4 @@
-"""The official folders, lists and counts of VoxCeleb, shared by check_voxceleb.py and prepare_voxceleb.py."""
+"""Reads the official folders, lists and counts of VoxCeleb, for check_voxceleb.py and prepare_voxceleb.py."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ SITE = "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/"
 META = "https://mm.kaist.ac.kr/datasets/voxceleb/meta/"
 SPEAKER = re.compile(r"id\d{5}")
 
-# Folders that hold the speakers' folders. VoxCeleb1's two parts are unpacked apart or into one `wav`;
-# its E and H lists need both. In VoxCeleb2 `wav` stands for a copy converted from the published m4a.
+# Folders that hold the folders of speakers. The two parts of VoxCeleb1 are unpacked apart or into one `wav`;
+# its E and H lists need both. In VoxCeleb2, `wav` is a copy converted from the published m4a.
 VOX1_FOLDERS = ("wav", "dev/wav", "test/wav", "vox1_dev_wav/wav", "vox1_test_wav/wav")
 VOX2_FOLDERS = {
     part: (f"{part}/aac", f"vox2_{part}_aac/{part}/aac", f"vox2_{part}_aac/aac", f"{part}/wav")
@@ -21,7 +21,7 @@ VOX2_FOLDERS = {
 }
 VOX1_SUFFIXES, VOX2_SUFFIXES = (".wav", ".flac"), (".m4a", ".wav", ".flac")
 
-# Name of our list -> the published file. The 2 marks the lists from which mistaken labels were removed.
+# Name of a list here -> the published file. The 2 marks the lists that mistaken labels were removed from.
 TRIAL_FILES = {
     "trials_O": "veri_test2.txt",
     "trials_E": "list_test_all2.txt",
@@ -33,7 +33,7 @@ TRIAL_FILES = {
 
 
 def trial_files(lists: str, originals: bool) -> dict[str, str]:
-    """The chosen lists, e.g. "O E H" -> {"trials_O": "veri_test2.txt", ...}; UserError on an unknown one."""
+    """Gives the files of the chosen lists: "O E H" -> {"trials_O": "veri_test2.txt", ...}; UserError on an unknown one."""
     unknown = [name for name in lists.split() if f"trials_{name}" not in TRIAL_FILES or len(name) > 1]
     if unknown or not lists.split():
         raise UserError(f"--lists takes some of O, E, H, not '{lists}'")
@@ -44,13 +44,13 @@ def trial_files(lists: str, originals: bool) -> dict[str, str]:
 
 
 def vox1_folders(root: str) -> list[str]:
-    """The folders of VoxCeleb1 under `root` that hold speakers' folders; `root` itself where it holds them."""
+    """Finds the folders of VoxCeleb1 under `root` that hold folders of speakers; `root` itself where it holds them."""
     found = [os.path.join(root, name) for name in VOX1_FOLDERS if _holds_speakers(os.path.join(root, name))]
     return found or ([root] if _holds_speakers(root) else [])
 
 
 def vox2_folder(root: str, part: str) -> str | None:
-    """Where the speakers of VoxCeleb2 dev or test are: the first layout that is there."""
+    """Finds the folder of the speakers of VoxCeleb2 dev or test: that of the first layout that is there."""
     found = [os.path.join(root, name) for name in VOX2_FOLDERS[part] if _holds_speakers(os.path.join(root, name))]
     return found[0] if found else None
 
@@ -63,7 +63,7 @@ def _holds_speakers(folder: str) -> bool:
 
 
 def speaker_folders(folders: list[str]) -> dict[str, str]:
-    """speaker -> folder, sorted; UserError on a stray folder or a speaker that is in two places."""
+    """Finds the folder of each speaker, sorted; UserError on a stray folder or a speaker that is in two places."""
     found: dict[str, str] = {}
     for folder in folders:
         for entry in os.scandir(folder):
@@ -78,7 +78,7 @@ def speaker_folders(folders: list[str]) -> dict[str, str]:
 
 
 def scan_speaker(folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Paths <folder>/<video>/<clip> of every recording in a speaker's folder, in no order."""
+    """Lists the paths <folder>/<video>/<clip> of every recording in the folder of a speaker, in no order."""
     paths = []
     for video in os.scandir(folder):
         if not video.name.startswith(".") and video.is_dir():
@@ -89,9 +89,9 @@ def scan_speaker(folder: str, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def scan(speakers: dict[str, str], suffixes: tuple[str, ...], threads: int = 8, batch: int = 128):
-    """Yields (speaker, paths) in order. Threads, because a file server answers each listing after a while.
+    """Yields (speaker, paths) in order. Uses threads, because a file server takes a while for each listing.
 
-    A batch of speakers at a time, so that a million paths are never in memory together.
+    Lists a batch of speakers at a time, so that a million paths are never in memory together.
     """
     names = list(speakers)
     with ThreadPoolExecutor(threads) as pool:
@@ -101,10 +101,10 @@ def scan(speakers: dict[str, str], suffixes: tuple[str, ...], threads: int = 8, 
 
 
 def read_file_list(path: str, root: str, suffixes: tuple[str, ...]) -> dict[str, dict[str, list[str]]]:
-    """{"dev" or "test": {speaker: paths}} from a file of paths, one a line.
+    """Reads {"dev" or "test": {speaker: paths}} from a file of paths, one a line.
 
-    Paths end in idNNNNN/video/clip.suffix and are relative to `root`, or absolute. Those with a folder
-    `test` before the speaker's are of the part `test`. Not looked up on disk: that is the list's use.
+    Paths end in idNNNNN/video/clip.suffix and are relative to `root`, or absolute. A path with a folder
+    `test` before that of the speaker is in the part `test`. Looks up nothing on disk: the list saves that.
     """
     parts: dict[str, dict[str, list[str]]] = {"dev": {}, "test": {}}
     try:
@@ -124,7 +124,7 @@ def read_file_list(path: str, root: str, suffixes: tuple[str, ...]) -> dict[str,
 
 
 def read_counts(path: str) -> dict[str, int]:
-    """What --counts names: `name number` lines; nothing is checked for an empty path."""
+    """Reads the file of --counts, with lines `name number`; an empty path gives no counts, so nothing is checked."""
     if not path:
         return {}
     counts = {}
@@ -140,7 +140,7 @@ def read_counts(path: str) -> dict[str, int]:
 
 
 def check_count(counts: dict[str, int], name: str, found: int, where: str) -> None:
-    """UserError when `counts` holds another number for `name`."""
+    """Checks a number that was found; UserError when `counts` holds another number for `name`."""
     if counts.get(name, found) != found:
         raise UserError(
             f"{where}: {found} {name.rpartition('.')[2].partition('_')[0]}, not the {counts[name]} of the complete "
@@ -149,7 +149,7 @@ def check_count(counts: dict[str, int], name: str, found: int, where: str) -> No
 
 
 def read_genders(path: str) -> dict[str, str]:
-    """speaker -> m or f, from the official vox1_meta.csv (tabs) or vox2_meta.csv (commas)."""
+    """Reads speaker -> m or f from the official vox1_meta.csv (tabs) or vox2_meta.csv (commas)."""
     genders = {}
     with open(path, encoding="utf-8-sig") as file:
         header = [name.strip() for name in re.split(r"[\t,]", file.readline())]
@@ -167,8 +167,8 @@ def read_genders(path: str) -> dict[str, str]:
 def read_trials(path: str):
     """Yields (line number, target, enroll, test) of an official list: `1 id10270/video/00001.wav id.../....wav`.
 
-    The recordings come as utterances, idNNNNN-video-NNNNN. UserError naming the line of anything else, and of
-    a label at odds with the speakers: the labels follow from the names, so the file is damaged.
+    Gives the recordings as utterances, idNNNNN-video-NNNNN. UserError names the line of anything else, and of
+    a label that contradicts the speakers: labels follow from the names, so such a file is damaged.
     """
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Allocates bits to the layers of a float model, from their sensitivities (steps/sensitivity.sh) and
-# for the size that `allocate` in the config asks for; its `quant` says how weights will be quantized.
-# Writes <bits.tsv>, which training takes, and frontier.tsv beside it: the best sensitivity at every size.
+# Allocates bits to the layers of a float model, by their sensitivities (steps/sensitivity.sh). In the config, `allocate`
+# says for which size, and `quant` says how weights will be quantized.
+# Writes <bits.tsv>, which training takes, and beside it frontier.tsv: the least total sensitivity at each size.
 #
 # Usage: steps/allocate.sh [options] <config.yaml> <model-dir> <bits.tsv>
 set -euo pipefail

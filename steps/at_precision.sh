@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a plain model folder of each precision of a nested one, <model-dir>-<bits>bit, with which all other steps work
-# as with any model. Each member packs to a file of its own; the nested folder packs to one file that holds them all.
+# Takes precisions out of a nested model: writes each as an ordinary model folder, <model-dir>-<bits>bit, which all other
+# steps take. Each of these folders packs to a file of its own; the nested folder packs to one file that holds them all.
 #
 # Usage: steps/at_precision.sh [options] <model-dir> <bits> [<bits> ...]
 set -euo pipefail

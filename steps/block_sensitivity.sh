@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Measures what quantizing each block of a float model costs, one block at a time and without training: EER, minDCF and
-# drift of the embeddings on a development list. Writes <out-dir>/blocks.{tsv,md,svg}; steps/select.sh goes by them.
+# drift of the embeddings on a development list. Writes <out-dir>/blocks.{tsv,md,svg}, by which steps/select.sh chooses.
 #
 # Usage: steps/block_sensitivity.sh [options] <config.yaml> <data-dir> <model-dir> <out-dir>
 #   e.g. steps/block_sensitivity.sh conf/finetune.yaml:uniform4 data/dev exp/teacher exp/teacher/blocks_uniform4
 #
-# `quant` of the config says how blocks are quantized. A run that was killed goes on where it was.
+# `quant` in the config says how blocks are quantized. A run that was killed goes on where it was.
 set -euo pipefail
 cmd=run.py  # dispatcher
 mem=4G      # memory the dispatcher reserves

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Calibrates scores to log-likelihood ratios. For every <scores>/<dev>/NAME.score, fits slope and
-# offset on the development list into <scores>/<dev>/NAME.calibration.json, and writes NAME.llr
-# beside NAME.score in all lists under <scores>.
-# With --mean a calibration of cosine scores says what it belongs to, and svq.bin.verify can use it.
+# Calibrates scores to log-likelihood ratios. For each <scores>/<dev>/NAME.score, fits slope and offset on the
+# development list, writes them to <scores>/<dev>/NAME.calibration.json, and writes NAME.llr beside NAME.score in all
+# lists under <scores>.
+# With --mean, the calibration of cosine scores names the mean embedding that it belongs to; svq.bin.verify needs that.
 #
-# The plain cosine scores, whose calibration goes into the packed file, are calibrated in any case.
+# Plain cosine scores are always calibrated: their calibration goes into the packed file.
 #
 # Usage: steps/calibrate.sh [options] <dev-trials> <scores>
 #   e.g. steps/calibrate.sh data/dev/trials exp/teacher/scores
 set -euo pipefail
 cmd=run.py  # dispatcher
-dev=dev     # name of the development list's folder under <scores>
+dev=dev     # folder of the development list under <scores>
 lists=      # trial lists whose scores are calibrated, such as "dev/trials test/trials"; empty: all under <scores>
 backends=   # back ends of the scores; empty: all that the development list has
-norms=      # their score normalizations
+norms=      # score normalizations of these back ends
 _forward_to=("svq.bin.calibrate but names")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
@@ -22,7 +22,7 @@ _forward_to=("svq.bin.calibrate but names")
 (($# == 2)) || { echo "calibrate.sh: needs <dev-trials> <scores> (--help says more)" >&2; exit 2; }
 trials=$1 scores=${2%/}
 
-# What is calibrated: BACKEND_NORM of every back end and norm, or what is there.
+# The scores to calibrate: BACKEND_NORM of every back end and norm, or all that are there.
 names=()
 for backend in $backends; do
   if [[ $backend == cosine && " $norms " != *" none "* ]]; then names+=(cosine_none); fi

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# A cascade of systems of rising precision: most trials are settled by the cheapest, unsure ones go on to the next.
-# Chooses every rung's delta on a development list, and evaluates the cascade on test lists by replay of the rungs'
-# scores. Writes <out-dir>/ladder.yaml, <rung>.map.json, and to <out-dir>/report cascade.{tsv,md}, index.html, figures.
-# With --run true also what ran: <out-dir>/run, of the cascade, and <out-dir>/run_alone/<rung>.
+# Builds a cascade of systems of rising precision: the cheapest settles most trials, unsure ones go on to the next.
+# Chooses the delta of each rung on a development list, and evaluates the cascade on test lists by replaying the scores
+# of the rungs. Writes <out-dir>/ladder.yaml and <rung>.map.json, and to <out-dir>/report cascade.{tsv,md}, index.html
+# and figures. With --run true also runs the cascade (<out-dir>/run) and each rung alone (<out-dir>/run_alone/<rung>).
 #
 # Usage: steps/cascade.sh [options] <ladder.yaml> <dev-trials> <out-dir> <test-trials> ...
 #   e.g. steps/cascade.sh --limits "eer_loss=0.05 escalation=0.2" exp/2-4-32.yaml data/dev/trials \
 #          exp/cascade/2-4-32 data/test/trials
 #
-# A trial list lies in its data directory. `python3 -m svq.bin.cascade --help` says what the limits are, and
-# svq/cascade/ladder.py what a ladder's file holds. <out-dir>/ladder.yaml is what svq.bin.verify --cascade takes.
+# A trial list lies in its data directory. `python3 -m svq.bin.cascade --help` explains the limits; svq/cascade/ladder.py
+# says what the file of a ladder holds. svq.bin.verify --cascade takes <out-dir>/ladder.yaml.
 set -euo pipefail
 cmd=run.py              # dispatcher
-limits="eer_loss=0.05"  # of the choice on the development list, name=number each
+limits="eer_loss=0.05"  # limits of the choice on the development list, each name=number
 run=false               # true: also run the cascade, and each rung alone, one trial at a time, and measure seconds
-run_trials=             # list that they are run over (utils/make_trials.sh --once true); empty: the first test list
+run_trials=             # trial list for --run (utils/make_trials.sh --once true); empty: the first test list
 _forward_to=("svq.bin.cascade choose but ladder trials out limit"
              "svq.bin.cascade run but ladder trials out only"
              "svq.bin.cascade evaluate but ladder trials out runs")

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# Compresses a trained network to so many megabytes, in one command: a published checkpoint of another toolkit, or a
-# model folder made here. Import, sensitivity of every layer, bits of every layer for the size of the packed file, and
-# then step by step
+# Compresses a trained network to a given number of megabytes, in one command: a published checkpoint of another toolkit,
+# or a model folder made here. Imports the network, measures the sensitivity of each layer, allocates bits to the layers
+# so that the packed file has the size, and then quantizes step by step:
 #
-#   rounded     every layer rounded to its bits
-#   calibrated  codes and levels chosen for the least error of the layers' outputs on some speech
-#   finetuned   the quantized network learns the float network's embeddings of the recordings of --data, whose speakers
-#               need not be known
+#   rounded     every layer is rounded to its bits
+#   calibrated  codes and levels are chosen for the least error of the outputs of layers, on some speech
+#   finetuned   the quantized network learns the embeddings that the float network gives for the recordings of --data;
+#               their speakers need not be known
 #
-# Each is packed, and the trials are scored with it, so that the report says what each step bought.
+# Each result is packed and scored on the trials, so the report says what each step gains.
 #
 #   bash steps/compress.sh --model embedding_model.ckpt --from speechbrain --target-mb 2 \
 #     --data data/train --trials data/test/trials
 #
 # Makes <out>/quantized/model.svq, the file of the last step, <out>/report.md and report.json, and a folder for each
 # step; <out>/float is the imported network. A finished piece of work is skipped; a killed run goes on where it was. Run
-# it at the top or in a recipe's folder.
+# it at the top of the checkout or in the folder of a recipe.
 set -euo pipefail
 out=           # folder for everything that is made; empty: exp/compressed/<name of the model>
-max_probes=40  # probes of a layer's sensitivity, at most
+max_probes=40  # probes of the sensitivity of a layer, at most
 top_n=300      # cohort speakers that asnorm keeps for each embedding
-num_gpus=0     # GPUs to finetune on; above 0 one is used for sensitivities and embeddings, too; 0: the CPU
+num_gpus=0     # GPUs to finetune on; sensitivities and embeddings use one of them; 0: the CPU
 nj=2           # parallel jobs of embedding extraction
 stage=1        # first stage to run
 stop_stage=8   # last stage to run
@@ -29,7 +29,7 @@ force=false    # redo the chosen stages, finished or not
 _forward_to=("svq.bin.compress check" "svq.bin.compress report only norm bootstrap")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
-. ./cmd.sh
+if [[ -e cmd.sh ]]; then . ./cmd.sh; else . "$SVQ_ROOT/cmd.sh"; fi  # a recipe's own, else that of all
 
 refuse() { echo "compress.sh: $1" >&2; exit 2; }
 (($# == 0)) || refuse "takes options only, not '$1' (--help lists them)"
@@ -43,13 +43,13 @@ if [[ -z $out ]]; then out=${model##*/} out=exp/compressed/${out%.*}; fi
 device=cpu
 if ((num_gpus)); then device=cuda; fi
 
-# With their defaults: the words of a command are what a stamp knows of it.
+# Defaults are written out here, because a stamp knows of a command only the words on it.
 source_is=(--model "$model" --from "$from")
 amount=(--data "$data" --steps "$steps" --epochs "$epochs" --batch-size "$batch_size")
 choices=("${amount[@]}" --target-mb "$target_mb" --calibrate "$calibrate" --calibration-utts "$calibration_utts"
   --method "$method" --candidates "$candidates" --lr "$lr" --crop-seconds "$crop_seconds" --margin "$margin"
   --seed "$seed" --num-threads "$num_threads")
-# All that is given is looked at before anything is made.
+# Everything that is given is checked before anything is made.
 plan=$(python3 -m svq.bin.compress check "${to_check[@]}")
 read -r finetune objective head models per_channel <<< "$plan"
 
@@ -168,7 +168,7 @@ if stage 8 "what each step bought"; then
 fi
 stages_done
 
-took() {                                          # <name> <file>: how long the file took to make, by its stamp
+took() {                                          # <name> <file>: prints the seconds that the file took, by its stamp
   local key value start=0 end=0 stamp=${2%/*}/.done.${2##*/}
   [[ -e $stamp ]] || return 0
   while IFS=$'\t' read -r key value _; do

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A model as a file for ONNX Runtime (.onnx) or OpenVINO (.xml and .bin), in float or INT8. The suffix of
-# <out> says which. steps/extract.sh takes it like any other model.
+# Exports a model to a file for ONNX Runtime (.onnx) or OpenVINO (.xml and .bin), in float or INT8. The suffix of <out>
+# says for which. steps/extract.sh takes the file like any other model.
 #
 # Usage: steps/export.sh [options] <model-dir-or-file> <out>
 #   e.g. steps/export.sh --int8 true --range-data data/train exp/teacher_kmqat4 exp/teacher_kmqat4/int8.xml

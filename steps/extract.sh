@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Speaker embeddings of data directories: <out-dir>/embedding.{ark,scp}, one vector an utterance,
+# Computes the speaker embeddings of data directories: <out-dir>/embedding.{ark,scp}, one vector for each utterance,
 # sorted by utterance. The result does not depend on --nj.
 #
 # Usage: steps/extract.sh [options] <data-dir> <model-dir-or-file> <out-dir>
 #        steps/extract.sh --sets "<set> ..." [options] <data> <model-dir-or-file> <embeddings>
 #   e.g. steps/extract.sh --nj 8 --cmd "$extract_cmd" data/test exp/teacher exp/teacher/embeddings/test
 #        steps/extract.sh --sets "dev test" data exp/teacher exp/teacher/embeddings
-# With --sets each job does its share of all of them, <data>/dev into <embeddings>/dev and so on, with one start.
-# The features are feats.scp where the data directory has one, else computed from wav.scp.
-# Files of steps/export.sh are models too: .onnx runs in ONNX Runtime, .xml in OpenVINO.
+# With --sets each job starts once and does its share of all sets: <data>/dev into <embeddings>/dev, and so on.
+# Features come from feats.scp where the data directory has one; else they are computed from wav.scp.
+# Files that steps/export.sh made are models too: .onnx runs in ONNX Runtime, .xml in OpenVINO.
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
 cmd=run.py  # dispatcher
 nj=2        # number of jobs
-sets=       # data directories under <data>; empty: one
+sets=       # data directories under <data>, such as "dev test"; empty: <data-dir> alone
 _forward_to=("svq.bin.extract but job num-jobs sets")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"

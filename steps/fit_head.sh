@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Gives a network that was trained elsewhere a classifier for the speakers of a data directory, without
-# training: each class weight is the mean direction of its speaker's embeddings. Writes
-# <model-dir>/head.safetensors and speakers.txt, which finetuning and sensitivities by labels take.
+# Gives a network that was trained elsewhere a classifier for the speakers of a data directory, without training: each
+# class weight is the mean direction of the embeddings of its speaker. Writes <model-dir>/head.safetensors and
+# speakers.txt, which finetuning with labels and sensitivities with labels need.
 #
 # Usage: steps/fit_head.sh [options] <data-dir> <model-dir>
 #   e.g. steps/fit_head.sh data/train exp/imported

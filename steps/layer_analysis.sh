@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Measures what quantizing does to each stage and layer of a network, without training: distortion of the weights, drift
-# of activations and embeddings, EER and minDCF with a part alone quantized and with all but a part quantized, and how
-# well distortion explains the losses. Writes <out-dir>/index.html, layers.md, *.tsv and *.svg.
+# of activations and embeddings, EER and minDCF where only that part is quantized and where all others are, and how well
+# distortion explains the losses. Writes <out-dir>/index.html, layers.md, *.tsv and *.svg.
 #
 # Usage: steps/layer_analysis.sh [options] <data-dir> <out-dir>
 #   e.g. steps/layer_analysis.sh --model exp/teacher --config conf/finetune.yaml:kmqat2 data/dev exp/analysis/layers_ptq
 #        steps/layer_analysis.sh --model exp/teacher --quantized exp/teacher_kmqat2 data/dev exp/analysis/layers_kmqat2
 #
-# With --config the float model is quantized here; with --quantized the parts of that finetuned model go back to their
+# With --config, this step quantizes the float model. With --quantized, parts of that finetuned model go back to their
 # float weights, and losses are counted from --model where it is given. A run that was killed goes on where it was.
 set -euo pipefail
 cmd=run.py  # dispatcher

@@ -1,15 +1,15 @@
 # shellcheck shell=bash disable=SC2154  # the variables are options of the step
-# Sourced by the steps that read embeddings and score trial lists: what they read and make, list by list.
+# Sourced by the steps that read embeddings and score trial lists: says what they read and make, list by list.
 
-# name_list dev/trials: sets `name` to the list's name in scores and results (svq/names.py): dev; test/trials_all is
-# test_all, of far/test/trials it is test.
+# name_list LIST: sets `name` to the name of a list in scores and results (svq/names.py): dev for dev/trials, test_all for
+# test/trials_all, test for far/test/trials.
 name_list() {
   local file=${1##*/} folder=${1%/*}
   name=${folder##*/}${file#trials}
 }
 
-# or_xvectors FOLDER NAME: where a folder has Kaldi's xvector.scp and no embedding.scp (spk_embedding: spk_xvector), sets `vectors`,
-# options of utils/step.sh, to it and the archives beside it; else leaves them as they are.
+# or_xvectors FOLDER NAME: where a folder has Kaldi's xvector.scp and no embedding.scp (or spk_xvector.scp and no
+# spk_embedding.scp), sets `vectors`, options of utils/step.sh, to it and the archives beside it; else leaves them as they are.
 or_xvectors() {
   local kaldi=$1/${2/embedding/xvector} ark
   [[ ! -e $1/$2.scp && -e $kaldi.scp ]] || return 0
@@ -17,8 +17,8 @@ or_xvectors() {
   for ark in "$kaldi"*.ark; do vectors+=(--maybe "$ark"); done
 }
 
-# find_lists NORMS: sets `parts`, options of utils/step.sh, for every list, back end and norm that is to be scored: those
-# of $lists, as pieces LIST:BACKEND:NORM, or the one list of the arguments. A norm other than none starts from none.
+# find_lists NORMS: sets `parts`, options of utils/step.sh, for every list, back end and norm to be scored: those of $lists,
+# as pieces LIST:BACKEND:NORM, or the one list of the arguments. A norm other than none reads the scores of none.
 find_lists() {
   local list name backend norm ins vectors
   parts=()
@@ -54,8 +54,8 @@ find_lists() {
   done
 }
 
-# find_rungs LADDER TRIALS...: sets `parts`, options of utils/step.sh, for the models and the scores of the lists that a
-# ladder's file names, as far as it is there: `- {name: ..., model: ..., scores: ..., ...}`.
+# find_rungs LADDER TRIALS...: sets `parts`, options of utils/step.sh, for the models that the file of a ladder names and
+# for their scores of these lists, if the file is there: `- {name: ..., model: ..., scores: ..., ...}`.
 find_rungs() {
   local line list folder file
   parts=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A page that verifies voices in the browser: a folder of static files with an .onnx model that takes waveforms. Open its
-# index.html, or put the folder on any web server; it makes no connection.
+# Makes a page that verifies voices in the browser: a folder of static files with an .onnx model that takes waveforms.
+# Open its index.html, or put the folder on any web server. The page makes no connection.
 #
 # Usage: steps/make_demo.sh [options] <model.onnx> <demo-dir>
 #   e.g. steps/export.sh --front-end true exp/teacher_kmqat4/model.svq exp/teacher_kmqat4/model.onnx
@@ -17,7 +17,7 @@ _forward_to=("svq.bin.make_demo but model out")
 model=$1 out=${2%/}
 inputs=(--in "$model" --in "$SVQ_ROOT/svq/demo/page" --in "$SVQ_ROOT/svq/demo/worker")
 if [[ -n $mean && $mean != none ]]; then inputs+=(--in "$mean"); fi
-# The runtime's digest is in the code: where it comes from is of no account.
+# The code holds the digest of the runtime, so it does not matter where the runtime comes from.
 step "${inputs[@]}" ${calibration:+--in "$calibration"} --out "$out" --neutral ort-web
 
 $cmd "$(dirname "$out")/log/make_demo_$(basename "$out").log" \

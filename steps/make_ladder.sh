@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The ladder of a cascade from systems of a recipe, the cheapest first: what steps/cascade.sh takes.
+# Writes the ladder of a cascade from systems of a recipe, the cheapest first. steps/cascade.sh takes it.
 #
 # Usage: steps/make_ladder.sh [options] <ladder.yaml> <system> <system> ...
 #   e.g. steps/make_ladder.sh exp/cascade/2-4-32.yaml small_kmqat2 small_kmqat4 small_float
 set -euo pipefail
 exp=exp             # folder of the systems
-cohort=cohort       # set whose mean embedding was subtracted before scoring
-score=cosine_none   # which of their scores
-operating=eer       # where decisions are made: eer (the last system's on the development list) or a prior, such as 0.01
-map=logistic        # how scores are brought onto one scale: logistic, affine or isotonic
+cohort=cohort       # data set whose mean embedding was subtracted before scoring
+score=cosine_none   # BACKEND_NORM of the scores to use
+operating=eer       # threshold: eer (that of the last system on the development list), or for a prior, such as 0.01
+map=logistic        # how the scores of all systems get one scale: logistic, affine or isotonic
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
@@ -18,14 +18,14 @@ out=$1
 shift
 ins=()
 for system; do
-  # The summary stands for the packed file: the ladder names that one where it is there.
+  # A summary is written with the packed file; the ladder names the packed file where it is there.
   ins+=(--in "$exp/$system/summary.json" --in "$exp/$system/embeddings/$cohort/mean.vec")
 done
 step "${ins[@]}" --out "$out"
 
 quoted() { printf "'%s'" "${1//\'/\'\'}"; }  # as YAML quotes
 
-# One line of the ladder. What runs is the file: packed, exported, or of a nested system the one of all its precisions.
+# Prints one line of the ladder. It names the file that runs: packed, exported, or the nested file of all precisions.
 rung() {                                          # <system>
   local model=$exp/$1 more='' file
   for file in model.svq model.xml model.onnx; do

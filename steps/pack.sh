@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Packs a quantized model folder into model.svq, checks it against the network it comes from, and
-# writes summary.json (parameters, bits, bytes). A float model only gets its summary.
+# Packs a quantized model folder into model.svq, checks it against the network that it comes from, and writes
+# summary.json (parameters, bits, bytes). A float model only gets its summary.
 #
 # Usage: steps/pack.sh [options] <model-dir>
 set -euo pipefail
 cmd=run.py   # dispatcher
-packed=auto  # whether there is a model.svq to make: true, false, or auto: as config.yaml says, where it is there
+packed=auto  # whether the model packs to a model.svq: true, false, or auto: look into config.yaml, where there is one
 _forward_to=("svq.bin.pack only calibration entropy")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Figures and tables on quantization: <exp>/quantization/<parent>/index.html, and each figure as SVG with its numbers as TSV.
+# Writes figures and tables on quantization: <exp>/quantization/<parent>/index.html, and each figure as SVG with its
+# numbers as TSV.
 #
 # Usage: steps/quant_report.sh [options] <exp> <parent>
 #   e.g. steps/quant_report.sh --trials "test" exp teacher
-# Reads results.tsv (steps/report.sh makes it), the models of <parent>, a float system, and of those made from
-# it, and <exp>/<parent>/sensitivity.tsv where it is there.
+# <parent> is a float system. Reads results.tsv (steps/report.sh makes it), the models of <parent> and of the systems made
+# from it, and <exp>/<parent>/sensitivity.tsv where it is there.
 set -euo pipefail
 cmd=run.py  # dispatcher
 _forward_to=("svq.bin.quant_report but exp parent")

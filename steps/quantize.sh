@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Quantizes a trained network as it is, without finetuning, by the `quant` part of a training config; its `ptq` part
-# says whether batch norms are folded into convolutions before, and biases corrected after, which needs --data.
+# Quantizes a trained network as it is, without finetuning. The `quant` part of the training config says how. Its `ptq`
+# part says whether batch norms are folded into convolutions before, and biases corrected after; the latter needs --data.
 #
 # Usage: steps/quantize.sh [options] <config.yaml> <float-model-dir> <model-dir>
 set -euo pipefail

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Tables and plots, results.tsv and report.html, from the score files of all systems.
+# Writes the tables and plots of all systems, results.tsv and report.html, from their score files.
 #
 # Usage: steps/report.sh [options] <data> <exp>
 #   e.g. steps/report.sh --systems "teacher teacher_kmqat4" --trials "data/test/trials" data exp
 # Reads <exp>/<system>/{scores,summary.json,curves.csv,provenance.yaml} and the quantized models.
-# A file that is missing is named together with the stage that makes it.
+# Names a missing file together with the stage that makes it.
 set -euo pipefail
 cmd=run.py    # dispatcher
-paper_table=  # title of table.md and table.tex, in the columns of Liu et al., table III; empty: neither
+paper_table=  # title of table.md and table.tex, with the columns of table III of Liu et al.; empty: write neither
 out=          # folder of results.tsv and report.html; empty: <exp>
 _forward_to=("svq.bin.report but exp data results html" "svq.bin.results_md only conf")
 . "${0%"${0##*/}"}../utils/parse_options.sh"

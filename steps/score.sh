@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Scores trial lists: <scores>/<backend>_none.score, and with --norm the normalised scores beside
-# it (what steps/score_norm.sh does in a step of its own).
+# Scores trial lists: writes <scores>/<backend>_none.score and, with --norm, the normalised scores beside it
+# (steps/score_norm.sh does the same as a step of its own).
 #
 # Usage: steps/score.sh [options] <trials> <embeddings> <scores>
 #        steps/score.sh --lists "<list> ..." [options] <data> <embeddings> <scores>
@@ -8,13 +8,13 @@
 #          exp/teacher/embeddings/test exp/teacher/scores/test
 #        steps/score.sh --lists "dev/trials test/trials" --backends "cosine plda" --plda exp/teacher/plda.safetensors \
 #          --cohort exp/teacher/embeddings/train data exp/teacher/embeddings exp/teacher/scores
-# With --lists one process scores them all: <data>/dev/trials with <embeddings>/dev into <scores>/dev, <data>/test/trials_x
-# with <embeddings>/test into <scores>/test_x, and so on; models of several utterances are <data>/<set>/enroll.spk2utt.
+# With --lists one process scores all lists: <data>/dev/trials with <embeddings>/dev into <scores>/dev, <data>/test/trials_x
+# with <embeddings>/test into <scores>/test_x, and so on. <data>/<set>/enroll.spk2utt has models of several utterances.
 set -euo pipefail
 cmd=run.py       # dispatcher
 lists=           # trial lists under <data>; empty: one list
 backends=cosine  # back end: cosine or plda; with --lists also both
-threads=2        # at most this many processors
+threads=2        # threads that score, at most
 _forward_to=("svq.bin.score but backend lists threads")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
@@ -22,7 +22,7 @@ _forward_to=("svq.bin.score but backend lists threads")
 
 (($# == 3)) || { echo "score.sh: needs <trials> <embeddings> <scores> (--help says more)" >&2; exit 2; }
 [[ -z $lists || $norm == none ]] || {
-  echo "score.sh: --norm is of one list; of many steps/score_norm.sh makes them" >&2
+  echo "score.sh: --norm goes with one list; with --lists, steps/score_norm.sh normalises" >&2
   exit 2
 }
 trials=${1%/} embeddings=${2%/} scores=${3%/}
@@ -31,7 +31,7 @@ trials=${1%/} embeddings=${2%/} scores=${3%/}
 if [[ -n $lists ]]; then
   find_lists none
 else
-  find_lists "$norm"                            # a norm comes with the plain scores that it is made of
+  find_lists "$norm"                            # a norm brings the plain scores that it is made from
 fi
 step --neutral lists --neutral backends "${parts[@]}"
 

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What quantization did to scores: errors, drift and decision flips of systems set against a float one, with 95 %
-# intervals over speakers: <out>/index.html, scores.{tsv,md}, figures, and maps of low-bit to float scores.
+# Analyses what quantization did to scores: errors, drift and decision flips of systems against a float one, with 95 %
+# intervals over speakers. Writes <out>/index.html, scores.{tsv,md}, figures, and maps of low-bit to float scores.
 #
 # Usage: steps/score_analysis.sh [options] <trials-lists> <out> <float-system> <system[:bits]> [<system[:bits]> ...]
 #   e.g. steps/score_analysis.sh "data/dev/trials data/test/trials" exp/score_analysis \
 #          small_float small_kmqat4 small_kmqat3 small_kmqat2 small_kmqat1
-# The first trial list is the development list: all that is fitted is fitted there. Systems are folders under <exp>,
-# their scores those of steps/score.sh; bits are those of summary.json where they are not given.
+# The first trial list is the development list: whatever is fitted is fitted on it. Systems are folders under <exp> with
+# scores of steps/score.sh; bits that are not given come from summary.json.
 set -euo pipefail
 cmd=run.py  # dispatcher
-data=       # folder that the trial lists lie under; empty: their paths are whole
+data=       # folder that the paths of the trial lists start from; empty: the current one
 _forward_to=("svq.bin.score_analysis but trials out")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Normalises the scores of steps/score.sh: <scores>/<backend>_none.score to
-# <scores>/<backend>_<norm>.score. The back end's options must be those of the scoring.
+# Normalises scores that steps/score.sh made: reads <scores>/<backend>_none.score, writes <scores>/<backend>_<norm>.score.
+# The options of the back end must be those of the scoring.
 #
 # Usage: steps/score_norm.sh [options] --cohort <embeddings> <trials> <embeddings> <scores>
 #        steps/score_norm.sh --lists "<list> ..." [options] --cohort <embeddings> <data> <embeddings> <scores>
 #   e.g. steps/score_norm.sh --norms asnorm --cohort exp/teacher/embeddings/train data/test/trials \
 #          exp/teacher/embeddings/test exp/teacher/scores/test
-# With --lists one process normalises the scores of them all, as steps/score.sh has made them.
+# With --lists one process normalises the scores of all lists that steps/score.sh --lists scored.
 set -euo pipefail
 cmd=run.py       # dispatcher
 lists=           # trial lists under <data>; empty: one list
 backends=cosine  # back end: cosine or plda; with --lists also both
-norms=asnorm     # snorm or asnorm; with --lists also both (and none, which is passed over)
-threads=2        # at most this many processors
+norms=asnorm     # snorm or asnorm; with --lists also both (none is ignored)
+threads=2        # threads that score, at most
 _forward_to=("svq.bin.score_norm but backend lists norm threads")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Searches the settings of quantization-aware finetuning with Optuna: <dir>/best (the best trial's folder, an ordinary
-# system), <dir>/best.yaml (its settings, to train by), <dir>/trials.tsv, <dir>/study.db.
+# Searches settings of quantization-aware finetuning with Optuna. Writes <dir>/best (the folder of the best trial, an
+# ordinary system), <dir>/best.yaml (its settings, to train by), <dir>/trials.tsv and <dir>/study.db.
 #
 # Usage: steps/search.sh [options] <search.yaml> <train.yaml> <data-dir> <float-model-dir> <dev-dir> <dir>
 #   e.g. steps/search.sh --nj 4 conf/search.yaml conf/finetune.yaml:kmqat4 data/train_wav exp/teacher data/dev exp/search
-# Workers share one study and do `trials` of <search.yaml> in all, however many they are. A search that was killed, or
-# of which workers were, goes on with the same command; trials at work go on from their last checkpoints.
-# The file system of <dir> needs locks that work between the machines of the workers (SQLite needs them too).
+# Workers share one study; together they do as many trials as `trials` in <search.yaml> says. Where the search or some of
+# its workers were killed, the same command goes on; unfinished trials go on from their last checkpoints.
+# The file system of <dir> needs locks that work across the machines of the workers (SQLite needs them too).
 # shellcheck disable=SC2154,SC2086
 set -euo pipefail
 cmd=run.py     # dispatcher
-nj=1           # workers
+nj=1           # number of workers
 num_gpus=0     # GPUs of a worker, 1 at most; 0: the CPU
 num_threads=1  # CPU threads the dispatcher reserves for a worker
 mem=8G         # memory the dispatcher reserves

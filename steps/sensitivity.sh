@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Measures how sensitive each layer of a trained float model is to quantization: the average trace of
-# the Hessian of its training loss. Writes <model-dir>/sensitivity.tsv, which steps/allocate.sh takes.
+# Measures how sensitive each layer of a trained float model is to quantization: the average trace of the Hessian of its
+# training loss. Writes <model-dir>/sensitivity.tsv, which steps/allocate.sh takes.
 #
 # Usage: steps/sensitivity.sh [options] <data-dir> <model-dir>
 #   e.g. steps/sensitivity.sh data/train exp/teacher
 #
-# <data-dir> is what the model was trained on; with --objective embedding the loss is the distance to the model's own
-# embeddings instead, on any speech. A run that was killed goes on where it was.
+# <data-dir> is what the model was trained on. With --objective embedding it may be any speech: the loss is then the
+# distance to the embeddings of the model itself. A run that was killed goes on where it was.
 set -euo pipefail
 cmd=run.py  # dispatcher
 mem=8G      # memory the dispatcher reserves

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Averages embeddings by speaker: <embeddings>/spk_embedding.{ark,scp}, the cohort of score
-# normalisation, and mean.vec, subtracted before cosine scoring.
+# Averages embeddings by speaker: writes <embeddings>/spk_embedding.{ark,scp}, the cohort of score normalisation, and
+# mean.vec, the mean that is subtracted before cosine scoring.
 #
 # Usage: steps/speaker_means.sh [options] <data-dir> <embeddings>
 #   e.g. steps/speaker_means.sh data/train exp/teacher/embeddings/train

@@ -1,21 +1,21 @@
 # shellcheck shell=bash disable=SC2034,SC2154  # variables of run.sh, and for it
-# Sourced by run.sh after utils/stages.sh: what the names in --systems mean (svq/names.py), and whether all options make
-# sense, before anything is done. Sets lists of systems by what is to be done with them ($teachers, $students,
-# $allocated, $rounded, $finetuned, $members, $exported, ...), and of each system
+# Sourced by run.sh after utils/stages.sh. Finds out what the names in --systems mean (svq/names.py), and checks all
+# options before anything is done. Sets lists of systems by what is to be done with them ($teachers, $students,
+# $allocated, $rounded, $finetuned, $members, $exported, ...), and for each system
 #
 #   ${config_of[$system]}       its settings, such as conf/finetune.yaml:kmqat4
-#   ${finetuning_of[$net]}      what systems of a float network are finetuned by, such as conf/finetune.yaml
+#   ${finetuning_of[$net]}      the config that systems of a float network are finetuned by, such as conf/finetune.yaml
 #   ${net_of[$system]}          the float network that it is quantized from
-#   ${start_of[$system]}        what its finetuning starts from: that network, or the same quantized on speech
-#   ${teacher_of[$system]}      what it is distilled from; empty: nothing
+#   ${start_of[$system]}        the network that its finetuning starts from: that one, or the same quantized on speech
+#   ${teacher_of[$system]}      the network that it is distilled from; empty: none
 #   ${seed_of[$system]}         the seed that its name gives; empty: that of its settings
 #   ${bits_of[$system]}         its table of bits by layer; empty: the bits of its settings for all
 #   ${speech_of[$system]}       the data directory that it is quantized on; empty: none
-#   ${model_of[$system]}        what computes its embeddings: a folder, or the file of an exported system
-#   ${device_of[$system]}       cpu or cuda: where
+#   ${model_of[$system]}        the model that computes its embeddings: a folder, or the file of an exported system
+#   ${device_of[$system]}       where it computes them: cpu or cuda
 #   ${calibration_of[$system]}  the calibration that goes into its packed file; empty: none
 #
-# svq.bin.systems says what else there is. The lists of trials: $dev_list, the first, and $test_list, the second.
+# svq.bin.systems says what else there is. Of the trial lists, $dev_list is the first and $test_list the second.
 
 declare -A kind_of=() net_of=() row_of=() start_of=() teacher_of=() levels_of=() config_of=() input_of=() seed_of=() \
   bits_of=() blocks_of=() speech_of=() whole_of=() member_bits_of=() exported_of=() model_of=() model_file_of=() \
@@ -48,7 +48,7 @@ done
 for _svq_name in $systems; do
   device_of[$_svq_name]=$device calibration_of[$_svq_name]=
   case ${kind_of[$_svq_name]} in
-    exported) device_of[$_svq_name]=cpu ;;          # their runtimes have no other
+    exported) device_of[$_svq_name]=cpu ;;          # their runtimes have no other device
     rounded | finetuned | member)
       if [[ " $backends " == *" cosine "* && ${row_of[$_svq_name]} != float ]]; then
         calibration_of[$_svq_name]=$exp/$_svq_name/scores/${list_name_of[$dev_list]}/cosine_none.calibration.json
@@ -59,11 +59,19 @@ for _svq_name in $level_teachers; do dictionary_of[$_svq_name]=; done
 for _svq_name in $dictionaries; do dictionary_of[$_svq_name]=$exp/$_svq_name/aggregation; done
 unset _svq_words _svq_table _svq_what _svq_name _svq_key _svq_value
 
-# Noise and rooms for trainings, where stage 1 has made their directories, as options of steps/train.sh.
+# Finds noise and rooms for trainings, if stage 1 has made their directories: options of steps/train.sh.
 find_augmentation() {                             # sets the array `augmentation`
   local kind
   augmentation=()
   for kind in noise rir; do
     if [[ -d $data/$kind ]]; then augmentation+=("--$kind" "$data/$kind"); fi
+  done
+}
+
+# Stops where a list of --trials is not there once the data directories are: before anything is trained.
+need_lists() {
+  local list
+  for list in $trials; do
+    need "$data/$list" "stage 1 makes no such list (--trials)"
   done
 }

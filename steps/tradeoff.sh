@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The final table of a search: systems side by side, with what was counted, assumed and measured in separate
-# columns, and the search's figures: <out>/index.html, tradeoff.md, tradeoff.tsv, *.svg.
+# Writes the final table of a search, with systems side by side, and the figures of the search: <out>/index.html,
+# tradeoff.md, tradeoff.tsv, *.svg. Numbers that were counted, assumed and measured stand in separate columns.
 #
 # Usage: steps/tradeoff.sh [options] <data-dir> <out> <name>=<model> [<name>=<model> ...]
 #   e.g. steps/tradeoff.sh --study exp/search/study.db data/dev exp/search/report \
 #          float=exp/small ptq=exp/small_kmqat4-ptq qat=exp/search/best int8=exp/search/int8.xml
-# The first system is the one that the others are compared with.
+# The others are compared with the first system.
 set -euo pipefail
 cmd=run.py  # dispatcher
 _forward_to=("svq.bin.tradeoff but data out")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains a network: a teacher; with --teacher, a student of it; with --init, from a trained
-# network (quantization-aware finetuning, where the config has a `quant` part).
+# Trains a network: a teacher; with --teacher, a student of that teacher; with --init, a network that starts from a
+# trained one (quantization-aware finetuning, where the config has a `quant` part).
 #
 # Usage: steps/train.sh [options] <config.yaml> <data-dir> <model-dir>
 #
@@ -8,9 +8,9 @@
 set -euo pipefail
 cmd=run.py     # dispatcher
 num_gpus=0     # GPUs to train on, one process each; 0: the CPU
-num_nodes=1    # machines of a cluster to train on (slurm.py), each with so many GPUs or processes
+num_nodes=1    # machines of a cluster to train on (slurm.py); --num-gpus or --num-procs counts for each
 num_procs=1    # processes on the CPU (where num_gpus is 0)
-num_threads=2  # CPU threads the dispatcher reserves for each process, beside one for each that reads for it
+num_threads=2  # CPU threads the dispatcher reserves for each process, besides one for each of its data-loading workers
 mem=8G         # memory the dispatcher reserves
 _forward_to=("svq.bin.train but config data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
@@ -40,6 +40,6 @@ fi
 
 if ((num_gpus == 0)); then launch=(env CUDA_VISIBLE_DEVICES= "${launch[@]}"); fi  # it would take a card that it sees
 
-export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
+export SVQ_RESUMES=1  # training goes on from its checkpoint: a cluster may end it at the time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" \
   --config "$config" --data "$data" --out "$dir"

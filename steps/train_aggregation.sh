@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains the dictionary that makes one vector of the frames of several of a teacher's layers (LDE
-# aggregation), for steps/teacher_embeddings.sh --levels lde_aggr --aggregation <out-dir>.
+# Trains a dictionary that turns the frames of several layers of a teacher into one vector (LDE aggregation), for
+# steps/teacher_embeddings.sh --levels lde_aggr --aggregation <out-dir>.
 #
 # Usage: steps/train_aggregation.sh [options] <config.yaml> <data-dir> <teacher-dir> <out-dir>
 #   e.g. steps/train_aggregation.sh conf/aggregation.yaml data/train_wav exp/xvector exp/xvector/aggregation
@@ -9,7 +9,7 @@
 set -euo pipefail
 cmd=run.py     # dispatcher
 num_gpus=0     # GPUs to train on, one process each; 0: the CPU
-num_threads=2  # CPU threads the dispatcher reserves for each process, beside one for each that reads for it
+num_threads=2  # CPU threads the dispatcher reserves for each process, besides one for each of its data-loading workers
 mem=8G         # memory the dispatcher reserves
 _forward_to=("svq.bin.train_aggregation but config model data out set")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
@@ -37,6 +37,6 @@ fi
 
 if ((num_gpus == 0)); then launch=(env CUDA_VISIBLE_DEVICES= "${launch[@]}"); fi  # it would take a card that it sees
 
-export SVQ_RESUMES=1  # it goes on from its checkpoint: a cluster may end it at its time limit and start it again
+export SVQ_RESUMES=1  # training goes on from its checkpoint: a cluster may end it at the time limit and start it again
 $cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train_aggregation \
   "${to_train_aggregation[@]}" --config "$config" --model "$teacher" --data "$data" --out "$dir"

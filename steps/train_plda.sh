@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains a two-covariance PLDA with LDA and length normalisation on the embeddings of a data
-# directory's speakers. With fewer than ten speakers, or further utterances of them, for each value of
-# an embedding, shrunk covariances take the place of EM.
+# Trains a two-covariance PLDA with LDA and length normalisation on the embeddings of the speakers of a data directory.
+# Where data are few, shrunk covariances take the place of EM: with fewer than ten speakers, or fewer than ten utterances
+# beyond the first of each speaker, for each dimension of the embedding.
 #
 # Usage: steps/train_plda.sh [options] <data-dir> <embeddings> <plda-model>
 #   e.g. steps/train_plda.sh data/train exp/teacher/embeddings/train exp/teacher/plda.safetensors

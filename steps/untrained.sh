@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Measures a float network quantized without training in many ways, on a trial list: <out-dir>/untrained.{tsv,md}.
+# Measures a float network, quantized in many ways without training, on a trial list: <out-dir>/untrained.{tsv,md}.
 #
 # Usage: steps/untrained.sh [options] <data-dir> <model-dir> <out-dir>
 #   e.g. steps/untrained.sh --calibration-data data/train data/test exp/teacher exp/teacher/untrained

@@ -6,8 +6,8 @@ Commands, each with its own --help:
 
 {commands}
 
-`svq verify` is `python3 -m svq.bin.verify`, and so are the others what svq.bin has; svq.bin has more, for recipes.
-Exit status: 0, 1 with one line for input that cannot be used, 2 for a wrong command or option.
+`svq verify` runs `python3 -m svq.bin.verify`, and the others likewise; svq.bin has more, for recipes.
+Exit status: 0; 1 with one line for input that cannot be used; 2 for a wrong command or option.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import difflib
 import importlib
 import sys
 
-COMMANDS = {  # as it is typed: module of svq.bin, what it does
-    "verify": ("verify", "is the speaker of one recording the one of others?"),
-    "embed": ("embed", "speaker embeddings of recordings"),
+COMMANDS = {  # the command as typed: its module of svq.bin, and what it does
+    "verify": ("verify", "says whether a recording is of the same speaker as others"),
+    "embed": ("embed", "computes speaker embeddings of recordings"),
     "enroll": ("enroll", "keeps voices by name in a store"),
-    "identify": ("identify", "which voice of a store is it?"),
-    "inspect": ("inspect", "what a packed model holds"),
-    "export": ("export", "a model as a file for ONNX Runtime or OpenVINO"),
-    "import": ("import_checkpoint", "a network that another toolkit trained"),
-    "compress": ("compress", "the parts of steps/compress.sh: a checkpoint to so many megabytes"),
+    "identify": ("identify", "says which voice of a store a recording is"),
+    "inspect": ("inspect", "shows what a packed model holds"),
+    "export": ("export", "writes a model as a file for ONNX Runtime or OpenVINO"),
+    "import": ("import_checkpoint", "imports a network that another toolkit trained"),
+    "compress": ("compress", "does the parts of steps/compress.sh, which compresses a model to so many megabytes"),
 }
 
 
 def main() -> None:
-    """Runs the command that stands first on the command line, and exits."""
+    """Runs the command that stands first on the command line. Exits with 2 and one line for an unknown one."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help"):
         print(told(), end="", file=sys.stdout if words else sys.stderr)
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def run(words: list[str]) -> None:
-    """Runs the worker of `words`, a command and what follows it, as one types it."""
+    """Runs the worker of a command line. words: a command and its arguments, as typed."""
     from svq import cli
 
     sys.argv = [f"svq {words[0]}", *words[1:]]
@@ -57,7 +57,7 @@ def run(words: list[str]) -> None:
 
 
 def told() -> str:
-    """The help: a line for each command."""
+    """Writes the text of `svq --help`, with a line for each command."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:{width}}  {line}" for name, (_, line) in COMMANDS.items())
     return "usage: svq COMMAND ... | --help | --version\n\n" + __doc__.format(commands=lines)

@@ -17,10 +17,10 @@ _LIBRARIES = re.compile(r"inline_container|iostream error|Error while serializin
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yields a temporary name in the folder of `path`; renames it to `path` on success.
+    """Yields a temporary name in the folder of `path`, and renames that file to `path` on success.
 
-    On an exception the temporary file is removed and `path` is left as it was. After a power cut or
-    `kill -9` the old file, or none, is there, never half of the new one. The new one has the old one's permissions.
+    On an exception the temporary file is removed and `path` is left as it was. After a power cut or `kill -9`
+    the old file is there, or none, but never half of the new one. The new file gets the old one's permissions.
     """
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
@@ -45,7 +45,7 @@ def atomic_path(path):
 
 
 def _mode_of(path: str) -> int:
-    """Permissions of the file, or those of a new one where there is none."""
+    """Gives the permissions of file `path`, or those of a new file where there is none."""
     try:
         return stat.S_IMODE(os.stat(path).st_mode)
     except FileNotFoundError:
@@ -55,9 +55,9 @@ def _mode_of(path: str) -> int:
 
 
 def _of_writing(error: BaseException, path: str, temporary: str, folder: str) -> BaseException:
-    """The error as one that names `path`: of a disk that is full, of the temporary file, or a library's own.
+    """Turns an error of writing (a full disk, the temporary file, a library) into an OSError that names `path`.
 
-    torch, safetensors and numpy say in words of their own that they could not write.
+    torch, safetensors and numpy say in words of their own that they could not write. Other errors come back unchanged.
     """
     if isinstance(error, OSError) and (error.errno in _FULL or (error.errno and error.filename == temporary)):
         return OSError(error.errno, os.strerror(error.errno), path)
@@ -69,7 +69,7 @@ def _of_writing(error: BaseException, path: str, temporary: str, folder: str) ->
 
 
 def remove_leftovers(path) -> None:
-    """Removes what writers of `path` that were killed left beside it; no other may be at work on it."""
+    """Removes the temporary files that killed writers of `path` left beside it; no writer may be at work on it now."""
     folder, name = os.path.split(os.fspath(path))
     stem, suffix = os.path.splitext(name)
     for leftover in glob.glob(os.path.join(glob.escape(folder), f".{glob.escape(stem)}.*.tmp{glob.escape(suffix)}")):
@@ -78,12 +78,12 @@ def remove_leftovers(path) -> None:
 
 @contextlib.contextmanager
 def locked(path):
-    """Holds the lock of `path`, so that of several who read a file, change it and write it again none undoes what
-    another wrote. Waits for whoever holds it, a thread or a process, here or on another machine of the file system.
+    """Holds the lock of `path` while the block runs: nobody who reads, changes and rewrites it undoes another's change.
 
-    A lock ends with its process, however that ends. The lock's file, `.NAME.lock` beside `path`, is removed at the end.
+    Waits for the holder: a thread or a process, on this machine or another one that shares the file system. A lock
+    ends with its process, however that ends. Its file, `.NAME.lock` beside `path`, is removed at the end.
     """
-    import fcntl  # which not every system has
+    import fcntl  # not every system has it
 
     folder, name = os.path.split(os.fspath(path))
     os.makedirs(folder or ".", exist_ok=True)
@@ -97,7 +97,7 @@ def locked(path):
         except OSError as error:
             os.close(handle)
             raise OSError(error.errno, os.strerror(error.errno), lock) from None
-        os.close(handle)  # who held it before has removed the file: another may have made a new one
+        os.close(handle)  # the last holder has removed this file, and another may have made a new one
     try:
         yield
     finally:
@@ -107,7 +107,7 @@ def locked(path):
 
 
 def _is_still(handle: int, path: str) -> bool:
-    """Whether `path` names the open file."""
+    """Says whether `path` still names the open file `handle`."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def atomic_write(path, mode: str = "w"):
 
 
 def write_json(path, obj) -> None:
-    """Writes `obj` as readable JSON with sorted keys."""
+    """Writes `obj` to file `path` as readable JSON with sorted keys, atomically."""
     with atomic_write(path) as file:
         json.dump(obj, file, indent=1, sort_keys=True)
         file.write("\n")

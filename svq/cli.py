@@ -1,4 +1,4 @@
-"""What every worker in `svq.bin` shares: argument parsing, one-line errors."""
+"""Argument parsing and one-line errors, shared by all workers in `svq.bin`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from svq import numbers
 from svq.errors import one_line
 
 
-typed: str | None = None  # how the worker that runs was called, where not by `python3 -m`: svq verify
+typed: str | None = None  # the command that called this worker, such as `svq verify`; None: `python3 -m`
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -18,15 +18,15 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 class _Parser(argparse.ArgumentParser):
-    renamed: dict[str, str] = {}  # options by the names that they had
+    renamed: dict[str, str] = {}  # old name of an option -> its name today
 
     def __init__(self, *arguments, **more):
         super().__init__(*arguments, **more)
-        self.register("type", int, numbers.integer)  # as bash reads them, not as Python does
+        self.register("type", int, numbers.integer)  # reads numbers as bash does, not as Python does
         self.register("type", float, _number)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; a negative --seed, which no generator takes, exits with 2 and one line in every worker."""
+        """Parses as argparse does. A negative --seed, which no generator takes, exits with 2 in every worker."""
         args = [self._today(word) for word in sys.argv[1:]] if args is None else args
         options = super().parse_args(args, namespace)
         if isinstance(getattr(options, "seed", None), int) and options.seed < 0:
@@ -34,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
         return options
 
     def _today(self, word: str) -> str:
-        """The word of a command line, an option that was renamed by its name of today; says so."""
+        """Gives a word of the command line back, a renamed option by its name today, with a warning."""
         name, equals, value = word.partition("=")
         if name not in self.renamed:
             return word
@@ -43,10 +43,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(doc: str, renamed: dict[str, str] | None = None) -> argparse.ArgumentParser:
-    """Makes an ArgumentParser whose help shows `doc` as written and every option's default, and whose usage names the
-    worker that calls this as it was typed: python3 -m svq.bin.verify, or svq verify.
+    """Makes the ArgumentParser of the worker that calls this.
 
-    renamed: options by the names that they had, which are taken with a warning.
+    Its help shows `doc` as written and every option's default. Its usage names the worker as it was typed: python3 -m
+    svq.bin.verify, or svq verify. renamed: old name of an option -> its name today; old names are taken with a warning.
     """
     spec = sys._getframe(1).f_globals.get("__spec__")
     if typed and spec:
@@ -58,14 +58,14 @@ def parser(doc: str, renamed: dict[str, str] | None = None) -> argparse.Argument
 
 
 def _number(text: str) -> float:
-    """As utils/parse_options.sh, which knows no leading plus."""
+    """Reads a number as utils/parse_options.sh does, without a leading plus; ValueError for any other text."""
     if text.startswith("+"):
         raise ValueError(text)
     return numbers.number(text)
 
 
 def probability(text: str) -> float:
-    """argparse type for what lies between 0 and 1, such as the prior of a target trial."""
+    """Parses a number between 0 and 1, both excluded, such as the prior of a target trial; a type for argparse."""
     try:
         value = _number(text)
     except ValueError:
@@ -76,14 +76,14 @@ def probability(text: str) -> float:
 
 
 def boolean(text: str) -> bool:
-    """argparse type for options that shell recipes pass on as `true` or `false`."""
+    """Parses `true` or `false`, as shell recipes pass them on; a type for argparse."""
     if text in ("true", "false"):
         return text == "true"
     raise argparse.ArgumentTypeError(f"'{text}' is neither true nor false")
 
 
 def add_network_options(arguments: argparse.ArgumentParser) -> None:
-    """Options of workers that run a network over a data directory."""
+    """Adds the options of workers that run a network over a data directory."""
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                            help="what to read, wav.scp or feats.scp; auto: feats.scp where it is there and the model "
                            "takes such features")
@@ -94,24 +94,24 @@ def add_network_options(arguments: argparse.ArgumentParser) -> None:
 
 
 def add_device_option(arguments: argparse.ArgumentParser) -> None:
-    """Where a worker computes networks."""
+    """Adds the option that says where a worker computes networks."""
     arguments.add_argument("--device", default="cpu", help="cpu or cuda (one GPU)")
 
 
 def check_network_options(arguments: argparse.ArgumentParser, options) -> None:
-    """Exits with 2 and one line where these are out of range."""
+    """Checks the options of `add_network_options`; exits with 2 and one line where one is out of range."""
     for name in ("batch_frames", "num_threads"):
         if getattr(options, name) < 1:
             arguments.error(f"--{name.replace('_', '-')} must be at least 1")
 
 
 def trials_of(options) -> str:
-    """The trial list of a worker that reads --data: --trials, else that of the data directory."""
+    """Gives the trial list of a worker that reads --data: that of --trials, else that of the data directory."""
     return options.trials or os.path.join(options.data, "trials")
 
 
 def add_part_options(arguments: argparse.ArgumentParser) -> None:
-    """Options of workers that quantize parts of a network one at a time and score a development list with each."""
+    """Adds the options of workers that quantize one part of a network at a time and score a development list."""
     arguments.add_argument("--config", help="YAML whose `quant` says how to quantize, such as conf/finetune.yaml:ROW")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.bits=2")
@@ -124,14 +124,17 @@ def add_part_options(arguments: argparse.ArgumentParser) -> None:
                            help="so many utterances of the list, spread over its speakers; 0: all")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
     arguments.add_argument("--center", type=boolean, default=True, metavar="true|false",
-                           help="take the mean embedding of the list off before scoring")
+                           help="subtract the mean embedding of the list before scoring")
     arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--seed", type=int, default=0, help="seed of all choices and resamplings")
     add_network_options(arguments)
 
 
 def check_part_options(arguments: argparse.ArgumentParser, options) -> None:
-    """Exits with 2 and one line where these are out of range, and fills in what follows from others."""
+    """Checks the options of `add_part_options`, and fills in those that follow from others.
+
+    Exits with 2 and one line where one is out of range.
+    """
     check_network_options(arguments, options)
     options.trials = trials_of(options)
     if options.bits is not None:
@@ -139,14 +142,14 @@ def check_part_options(arguments: argparse.ArgumentParser, options) -> None:
 
 
 def add_extraction_options(arguments: argparse.ArgumentParser) -> None:
-    """Options of workers that do so for one job's share of it."""
+    """Adds the options of workers that run a network over one job's share of a data directory."""
     arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
     arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
     add_network_options(arguments)
 
 
 def check_extraction_options(arguments: argparse.ArgumentParser, options) -> None:
-    """Exits with 2 and one line where these are out of range."""
+    """Checks the options of `add_extraction_options`; exits with 2 and one line where one is out of range."""
     if not 1 <= options.job <= options.num_jobs:
         arguments.error(f"--job {options.job} is not between 1 and --num-jobs {options.num_jobs}")
     check_network_options(arguments, options)
@@ -160,13 +163,14 @@ def _program_name() -> str:
 
 
 def run_main(main) -> None:
-    """Runs `main()` and exits: 0, or 1 with one line on stderr for what `svq.errors.one_line` has a line for.
+    """Runs `main()` and exits: with its status or 0, or with 1 and one line on stderr for a known error.
 
-    SVQ_TRACEBACK=1 in the environment shows the traceback of such an error, too.
+    `svq.errors.one_line` writes the line and says which errors are known. SVQ_TRACEBACK=1 in the environment shows the
+    traceback of such an error, too.
     """
     try:
         status = main()
-        sys.stdout.flush()  # while a full disk is still an error like others
+        sys.stdout.flush()  # here, so that a full disk is an error like others
     except BrokenPipeError:  # the reader of our output left (`... | head`)
         _drop_output()
         sys.exit(1)
@@ -184,7 +188,7 @@ def run_main(main) -> None:
 
 
 def _drop_output() -> None:
-    """Sends what is still to be printed nowhere, if it cannot be printed: Python would complain of it at exit."""
+    """Discards output that can no longer be printed; else Python would complain at exit."""
     try:
         sys.stdout.flush()
     except OSError:

@@ -4,7 +4,7 @@ A worker declares its schema as dataclasses whose fields have annotations and de
 fills it from a YAML file and `key.sub=value` overrides. An unknown key or a wrong type is an error that
 names the file and the dotted key. No torch here: configs load in milliseconds.
 
-svq.config_files says how files build on one another (`base: other.yaml`), and svq.rows what FILE.yaml:ROW is.
+svq.config_files describes how files build on one another (`base: other.yaml`), svq.rows what FILE.yaml:ROW means.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from svq.errors import UserError
 
 
 def load_config(path, schema: type, overrides: typing.Sequence[str] = ()):
-    """Reads YAML `path` (None: an empty one), or row ROW of it, `FILE.yaml:ROW`, into an instance of dataclass `schema`.
+    """Reads the config file `path`, or a row of it, `FILE.yaml:ROW`, into an instance of dataclass `schema`.
 
-    `overrides`: strings `dotted.key=value`, the value in YAML, applied last.
-    Raises UserError for a file that is missing or not YAML, for a base that is missing or leads back to
-    the file, a row that its tables do not have, an unknown key, a missing one, a wrong type.
+    path: None for an empty file. overrides: strings `dotted.key=value`, the value in YAML, applied last.
+    Raises UserError for a file or base that is missing or not YAML, a base that leads back to the file, a row that
+    its tables do not have, an unknown key, a missing one, a value of the wrong type or out of range.
     """
     where = "defaults"
     if path is not None:
@@ -40,7 +40,10 @@ def load_config(path, schema: type, overrides: typing.Sequence[str] = ()):
 
 
 def from_dict(tree, schema: type, where="config", prefix: str = ""):
-    """An instance of dataclass `schema` from nested dict `tree`; errors name `where` and the key."""
+    """Builds an instance of dataclass `schema` from nested dict `tree`; UserError names `where` and the dotted key.
+
+    prefix: the keys above `tree`, with a dot at the end, as errors show them.
+    """
     if not isinstance(tree, dict):
         raise UserError(f"{where}: '{prefix.rstrip('.')}' must be a mapping of keys to values")
     hints = typing.get_type_hints(schema)
@@ -63,7 +66,7 @@ def from_dict(tree, schema: type, where="config", prefix: str = ""):
 
 
 def _check(value, hint, where, key, infinite=False):
-    """`value`, of the type that `hint` says; infinite: whether infinity is a number there."""
+    """Gives `value` as the type `hint`, or raises UserError. infinite: whether infinity counts as a number."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
@@ -101,9 +104,9 @@ def _check(value, hint, where, key, infinite=False):
 
 
 def check_choices(config) -> None:
-    """Raises ValueError where a field of dataclass instance `config` holds a value that its Literal annotation has not.
+    """Raises ValueError where a field of dataclass instance `config` has a value that its Literal does not list.
 
-    One line of a class's __post_init__, its first, so that what is made in Python is held to what YAML is.
+    To be called first in a class's __post_init__: instances made in Python are then checked as those from YAML are.
     """
     for name, allowed in _choices(type(config)).items():
         value = getattr(config, name)
@@ -113,7 +116,7 @@ def check_choices(config) -> None:
 
 @functools.cache
 def _choices(schema: type) -> dict[str, tuple]:
-    """Field name -> the values allowed, for each field of dataclass `schema` that is a Literal, or one or None."""
+    """Gives the allowed values of each field of dataclass `schema` that is a Literal, or a Literal or None, by name."""
     hints = typing.get_type_hints(schema)
     found = {}
     for field in dataclasses.fields(schema):
@@ -127,15 +130,15 @@ def _choices(schema: type) -> dict[str, tuple]:
 
 
 def _is_one_of(value, allowed: tuple) -> bool:
-    """Whether `value` is among `allowed`, and of the same type: True is not 1."""
+    """Says whether `value` is among `allowed` with the same type: True is not 1."""
     return any(type(value) is type(choice) and value == choice for choice in allowed)
 
 
 def to_dict(config) -> dict:
-    """A dataclass instance as plain nested dicts and lists, ready for YAML or JSON.
+    """Turns a dataclass instance into plain nested dicts and lists, ready for YAML or JSON.
 
-    A field with metadata {"left_out": True} is missing where it is None: so a schema gets a new setting without a
-    change of what is written, or of any digest taken, where nobody uses it.
+    A field with metadata {"left_out": True} is left out where it is None. So a schema can get a new setting, and the
+    files and digests of whoever does not use it stay the same.
     """
     if dataclasses.is_dataclass(config):
         values = {f.name: (getattr(config, f.name), f.metadata.get("left_out")) for f in dataclasses.fields(config)}
@@ -148,7 +151,7 @@ def to_dict(config) -> dict:
 
 
 def dump_config(config, path) -> None:
-    """Writes the resolved config: every key (but those that `to_dict` leaves out), the defaults too."""
+    """Writes the resolved config to YAML file `path`: every key that `to_dict` gives, defaults too."""
     from svq.atomic import atomic_write
 
     with atomic_write(path) as file:
@@ -156,7 +159,7 @@ def dump_config(config, path) -> None:
 
 
 def write_provenance(folder, config, seed: int) -> None:
-    """Writes `folder/provenance.yaml`: config, seed, package versions, git commit of the code."""
+    """Writes `folder/provenance.yaml`: config, seed, package versions and the git commit of the code."""
     from svq.atomic import atomic_write
 
     tree = {"seed": seed, "git": _git_commit(), "versions": _versions(), "config": to_dict(config)}

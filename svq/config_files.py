@@ -1,9 +1,11 @@
-"""Which files and rows a config is made of, and what they give when they are merged. No schema: see svq.config.
+"""Finds the files and rows that a config is made of, and merges them. svq.config checks the result against a schema.
 
-`base: other.yaml` in a file takes over all that the other one says (its path counts from the folder of the file that
-names it; a base may have a base). Mappings are merged key by key, and where both files give a value, the file that names
-the base wins: `null` there drops a whole part, a list replaces a list. `FILE.yaml:ROW` is FILE with row ROW of the tables
-that it names with `rows: [...]` laid over it (svq.rows); it may be a base, too.
+`base: other.yaml` in a file takes over all settings of other.yaml. The path counts from the folder of the file that
+names it, and a base may have a base. Mappings are merged key by key. Where both files give a value, the file that names
+the base wins: `null` there drops a whole part, a list replaces a list.
+
+`FILE.yaml:ROW` is FILE with row ROW laid over it, from the tables that FILE names with `rows: [...]` (svq.rows). It may
+be a base, too.
 """
 
 from __future__ import annotations
@@ -20,7 +22,11 @@ from svq.yaml_file import load, parse_mapping, read_text, require_small
 
 
 def read_tree(path, overrides: Sequence[str] = ()) -> dict:
-    """What the files, the row and overrides give, not checked against any schema: a key that is absent was not given."""
+    """Reads config `path` (None: an empty one) and merges its bases, its row and `overrides` into one nested dict.
+
+    No schema is checked and no defaults are filled in: a key that is absent was not given. overrides: strings
+    `dotted.key=value`, applied last. UserError for what is missing or malformed.
+    """
     tree: dict = {}
     for layer in reversed(layers_of(path) if path is not None else []):
         tree = _merged(tree, layer.settings)
@@ -30,18 +36,21 @@ def read_tree(path, overrides: Sequence[str] = ()) -> dict:
 
 
 def config_files(path) -> list[str]:
-    """The file `path`, its base, the base of that, and so on, and tables of rows: all that the config depends on."""
+    """Lists the files that config `path` depends on: its own, its chain of bases and, for a row, the tables of rows."""
     return list(dict.fromkeys(file for layer in layers_of(path) for file in layer.files))
 
 
 def row_tables(path) -> list[str]:
-    """The tables of rows that config file `path`, or the nearest of its bases that names any, names; [] for none."""
+    """Lists the tables of rows that config `path` names, else those of its nearest base that names any; [] for none."""
     return next((layer.tables for layer in layers_of(path) if layer.tables), [])
 
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """What one file, or one row of a table, gives. where: as errors name it. tables: what its `rows` names."""
+    """The settings that one file, or one row of a table, gives to a config.
+
+    where: its name in errors. files: the files it was read from. tables: the paths that its `rows` names.
+    """
 
     where: str
     files: tuple[str, ...]
@@ -50,9 +59,10 @@ class Layer:
 
 
 def layers_of(path, named_by: str = "", seen: tuple[str, ...] = ()) -> list[Layer]:
-    """The layers of `path`, the nearest first: a row's before its file's, a file's before its base's.
+    """Reads the layers of config `path`, nearest first: a row before its file, a file before its base.
 
-    named_by: the file that names it as its base. seen: the real paths on the way to it.
+    named_by: the file that names `path` as its base. seen: real paths of the files on the way to it. UserError for a
+    file or row that is missing or malformed, and for a chain of bases that does not end.
     """
     file, row = split_path(path)
     if row is None:
@@ -60,7 +70,7 @@ def layers_of(path, named_by: str = "", seen: tuple[str, ...] = ()) -> list[Laye
     layers = _file_layers(file, named_by, seen)
     tables = next((layer.tables for layer in layers if layer.tables), [])
     if not tables:
-        raise UserError(f"{file} names no tables of rows: '{row}' is looked up where it says `rows: [quant.yaml]`")
+        raise UserError(f"{file} names no tables of rows, so it has no row '{row}'; name some: `rows: [quant.yaml]`")
     return [Layer(found.where, tuple(tables), found.settings) for found in row_layers(file, tables, row)] + layers
 
 
@@ -85,7 +95,7 @@ def _file_layers(path: str, named_by: str, seen: tuple[str, ...]) -> list[Layer]
 
 
 def _require_line(path: str, text: str, key: str, value) -> None:
-    """UserError unless what `key` says is on one line from the first column: tools find it there without reading YAML."""
+    """Raises UserError unless `key: value` is one line from the first column: tools look there without reading YAML."""
     if value is None:
         return
     lines = [line for line in text.splitlines() if line.startswith(f"{key}:")]
@@ -98,7 +108,7 @@ def _require_line(path: str, text: str, key: str, value) -> None:
 
 
 def _tables(path: str, rows) -> list[str]:
-    """The files that `rows`, of config file `path`, names."""
+    """Gives the paths of the tables that `rows`, a value in config file `path`, names; UserError unless all exist."""
     names = [rows] if isinstance(rows, str) else [] if rows is None else rows
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UserError(f"{path}: 'rows' names files of rows, such as [quant.yaml]; not {rows!r}")
@@ -110,13 +120,13 @@ def _tables(path: str, rows) -> list[str]:
 
 
 def _short(path: str) -> str:
-    """`path` without `folder/..`, unless a link makes that another file."""
+    """Takes `folder/..` out of `path`, unless a link makes the result another file."""
     short = os.path.normpath(path)
     return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def _merged(base: dict, nearer: dict) -> dict:
-    """`base` with all that `nearer` gives, mappings key by key."""
+    """Lays `nearer` over `base`, mappings key by key."""
     merged = dict(base)
     for key, value in nearer.items():
         both = isinstance(value, dict) and isinstance(base.get(key), dict)

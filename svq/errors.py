@@ -1,6 +1,6 @@
-"""What users see of an error: a single clear line, no traceback.
+"""Turns errors into what users see: a single clear line, no traceback.
 
-So too where a package is missing that only some of the work needs: `require` brings one in, or says how to install it.
+`require` imports a package that only some of the work needs, or says in one line how to install it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ _MENDS = {
     errno.EPERM: "change its permissions, or work elsewhere", errno.ENOENT: "check the name",
     errno.EISDIR: "give a file", errno.ENOTDIR: "give a folder", errno.ENAMETOOLONG: "give a shorter one",
     errno.EMFILE: "raise the limit of open files (ulimit -n)", errno.ENFILE: "close other programs",
-    errno.ENOMEM: "fewer jobs at once, or smaller batches, take less", errno.EIO: "check the disk and the space on it", errno.EFBIG: "write to a disk that takes larger files",
+    errno.ENOMEM: "fewer jobs at once, or smaller batches, take less", errno.EIO: "check the disk and the space on it",
+    errno.EFBIG: "write to a disk that takes larger files",
 }
 _NO_MEMORY = ("can't allocate memory", "CUDA out of memory", "CUDNN_STATUS_ALLOC_FAILED", "unable to mmap")
 
@@ -32,22 +33,22 @@ class UserError(Exception):
 
 
 def located(path, line: int, text: str) -> str:
-    """`path:line: text`, the form that editors and compilers understand. Lines count from 1."""
+    """Gives `path:line: text`, the form that editors and compilers understand. Lines count from 1."""
     return f"{path}:{line}: {text}"
 
 
 def some_of(ids, shown: int = 5) -> str:
-    """The first few of many ids and how many more there are: for messages that must stay one line."""
+    """Lists the first `shown` of `ids` and says how many more there are, for messages that must stay one line."""
     ids = list(ids)
     more = f" and {len(ids) - shown} more" if len(ids) > shown else ""
     return ", ".join(str(i) for i in ids[:shown]) + more
 
 
 def one_line(error: BaseException) -> str | None:
-    """Says in one line what went wrong, where and what mends it; None for what must be a fault of the program.
+    """Says in one line what went wrong, where, and what mends it; None for what must be a fault of the program.
 
-    Covers UserError, packages that are not installed, what the machine refuses (space, permissions, memory) and what a
-    file's content does to Python's own limits: text that is not UTF-8, numbers out of range, nesting without end.
+    Covers UserError, packages that are not installed, what the machine refuses (space, permissions, memory), and file
+    contents beyond Python's limits: text that is not UTF-8, numbers out of range, nesting without end.
     """
     if isinstance(error, UserError):
         return " ".join(str(error).splitlines())
@@ -72,21 +73,20 @@ def one_line(error: BaseException) -> str | None:
 
 
 def _asked_for(error: BaseException) -> str:
-    """What the first line of the error says of it."""
+    """Gives the first line of the error's own text, in brackets."""
     text = str(error).strip().splitlines()
     return f" ({text[0][:200]})" if text else ""
 
 
 def _place(error: BaseException) -> str:
-    """Where in the program: what a report of the error needs, as nothing else names the input."""
+    """Names the function and line of svq that raised the error: a report needs it where no input is named."""
     import traceback
 
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"{os.sep}svq{os.sep}" in frame.filename]
     return f" ({frames[-1].name}, {os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
 
 
-# The extra that brings a package: of the recipes' set-up, "" being what it always installs, and of the svq that pip
-# installs.
+# package: (extra of utils/setup.sh, extra of `pip install svq`) that installs it; "" is what is always installed.
 _EXTRAS = {
     "torch": ("", "train"), "scipy": ("", "train"), "matplotlib": ("", "train"), "safetensors": ("", "train"),
     "kaldiio": ("", ""), "soundfile": ("", ""), "onnxruntime": ("", ""), "onnx": ("deploy", "export"),
@@ -96,9 +96,9 @@ _EXTRAS = {
 
 
 def require(name: str) -> types.ModuleType:
-    """The module `name` (`onnxruntime`, `onnxruntime.quantization`, ...) of a package that is not installed by default.
+    """Imports module `name` (`onnxruntime`, `onnxruntime.quantization`, ...) of a package that may not be installed.
 
-    Raises UserError, one line with the command that installs it, where it or something it needs is missing.
+    Gives the module. UserError with the command that installs the package, where it or something it needs is missing.
     """
     try:
         return importlib.import_module(name)
@@ -107,14 +107,14 @@ def require(name: str) -> types.ModuleType:
 
 
 def _said_of(package: str, error: ImportError) -> str:
-    """What is missing, why, and the command that installs it."""
+    """Says what is missing, why, and which command installs it."""
     missing = error.name or package
     reason = "" if missing.partition(".")[0] == package else f" ({error})"
     return f"this needs {package}, which is not installed{reason}: {_install_line(package)}"
 
 
 def _install_line(package: str) -> str:
-    """The command that installs a package: the recipes' where this is a checkout in its own .venv, else pip's."""
+    """Gives the command that installs a package: utils/setup.sh in a checkout with its own .venv, else pip."""
     if package not in _EXTRAS:
         return f"pip install {package}"
     of_recipes, of_pip = _EXTRAS[package]
@@ -124,7 +124,7 @@ def _install_line(package: str) -> str:
 
 
 def _in_recipes(root: str = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) -> bool:
-    """Whether the svq in folder `root` is that of a checkout, run in the environment that utils/setup.sh makes there."""
+    """Says whether folder `root` is a checkout and this process runs in the .venv that utils/setup.sh makes there."""
     made = os.path.join(root, ".venv")
     return (os.path.isfile(os.path.join(root, "utils", "setup.sh")) and os.path.isdir(made)
             and os.path.samefile(made, sys.prefix))

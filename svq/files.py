@@ -1,5 +1,8 @@
-"""Opens files that users name, and nothing else: what waits for a writer, or never ends, is refused in one line. And
-digests of files and settings, which say whether a result was made from these: the same digest, the same work."""
+"""Opens files that users name, and takes digests of files and settings.
+
+A pipe that waits for a writer, or a device that never ends, is refused in one line. A digest says whether a result was
+made from given files and settings: the same digest, the same work.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,10 @@ _KINDS = {stat.S_IFIFO: "a pipe (FIFO)", stat.S_IFSOCK: "a socket", stat.S_IFCHR
 
 
 def require_file(path):
-    """Gives `path` back; UserError where a pipe, a socket or a device is there, or a name that no file can have.
+    """Gives `path` back; UserError where it is a pipe, a socket, a device, or a name that no file can have.
 
-    Opening one may wait for ever, and it can be read once at most. /dev/null is an empty file. What is missing, or a
-    folder, is for who opens it.
+    To open a pipe may wait for ever, and it can be read only once. /dev/null counts as an empty file. A missing file
+    or a folder passes here: whoever opens it says so.
     """
     try:
         found = os.stat(path)
@@ -25,21 +28,21 @@ def require_file(path):
     except OSError:
         return path
     except ValueError:
-        raise UserError(f"{os.fspath(path)!r}: no name of a file") from None
+        raise UserError(f"{os.fspath(path)!r}: no file can have this name") from None
     if kind:
         raise UserError(f"{path}: {kind}, not a file; write what it holds to a file and give that")
     return path
 
 
 def open_file(path, mode: str = "rb", **how):
-    """Opens for reading, as `open` does, what `require_file` lets pass."""
+    """Opens `path` for reading, as `open` does, if `require_file` lets it pass."""
     return open(require_file(path), mode, **how)
 
 
 def read_json(path):
-    """What the JSON file `path` says; ValueError where it is none, cut short, nested too deeply or gives a key twice.
+    """Reads JSON file `path`; ValueError where it is not JSON, is cut short or nested too deeply, or gives a key twice.
 
-    Errors of the file itself as `open_file`.
+    Raises UserError or OSError where `open_file` does.
     """
     with open_file(path, "r", encoding="utf-8") as file:
         try:
@@ -49,7 +52,7 @@ def read_json(path):
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict:
-    """The object of these pairs: of a key that is given twice, json would keep the last without a word."""
+    """Makes the object of these pairs; ValueError for a key given twice: json would keep the last without a word."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -58,7 +61,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict:
 
 
 def fingerprint(*parts) -> str:
-    """A digest of what a run depends on. `parts`: anything that JSON holds, or ("file", path) pairs."""
+    """Takes the digest (hex) of what a run depends on. parts: values that JSON holds, or ("file", path) pairs."""
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, tuple) and part[0] == "file":
@@ -71,7 +74,7 @@ def fingerprint(*parts) -> str:
 
 
 def inputs_digest() -> str:
-    """What utils/once.py says of all that goes into this work and that no list tells: recordings, archives, code.
+    """Gives the digest that utils/once.py took of inputs that no list shows: recordings, archives, code.
 
     Empty where a worker is started by hand.
     """
@@ -79,9 +82,9 @@ def inputs_digest() -> str:
 
 
 def run_digest(paths, *settings) -> str:
-    """The digest of a run: of those files `paths` that exist, of `settings`, anything that JSON holds, and of what is
-    behind the lists (`inputs_digest`).
+    """Takes the digest of a run: of the files among `paths` that exist, of `settings` (values that JSON holds) and of
+    the inputs behind the lists (`inputs_digest`).
 
-    What a run left behind is taken up only where this agrees.
+    What an earlier run left behind is taken up only where its digest is the same.
     """
     return fingerprint(*settings, inputs_digest(), *(("file", path) for path in paths if os.path.exists(path)))

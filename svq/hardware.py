@@ -1,4 +1,4 @@
-"""The machine at hand: its processor, what that has for INT8, and the memory this process has taken."""
+"""The machine at hand: its processor, its instructions for INT8, and the memory that this process has taken."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 
 def describe(cpuinfo: str = "/proc/cpuinfo") -> str:
-    """Processor and the threads this process may use, as in 'AMD EPYC 7763 (2 threads)'."""
+    """Names the processor and the threads that this process may use, as in 'AMD EPYC 7763 (2 threads)'."""
     threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_model(cpuinfo)} ({threads} thread{'s' * (threads != 1)})"
 
@@ -26,10 +26,10 @@ def _model(cpuinfo: str) -> str:
 
 
 def peak_bytes() -> int:
-    """The largest resident set of this process so far, in bytes.
+    """Gives the largest resident set of this process so far, in bytes.
 
-    Linux says so of the program that runs (VmHWM); getrusage counts there also what the process held before it
-    became this program, such as a large parent's copy, and is asked elsewhere only.
+    Linux tells it for the program that runs (VmHWM). There getrusage would also count what the process held before it
+    became this program, such as the copy of a large parent, so it is asked on other systems only.
     """
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -43,7 +43,7 @@ MACHINES = ("x86_64", "AMD64")
 
 
 def has_vnni(path: str = "/proc/cpuinfo") -> bool | None:
-    """Whether an x86 processor has one of FLAGS; None where that cannot be seen."""
+    """Says whether this x86 processor has one of FLAGS; None for other processors and where that cannot be seen."""
     import platform
 
     if platform.machine() not in MACHINES:
@@ -57,7 +57,7 @@ def has_vnni(path: str = "/proc/cpuinfo") -> bool | None:
 
 
 def warn_without_vnni(tell: Callable[[str], None], path: str = "/proc/cpuinfo") -> None:
-    """Calls `tell` with a line where this processor is known to have no instructions for INT8."""
+    """Calls `tell` with a warning, one line, where this processor is known to have no instructions for INT8."""
     if has_vnni(path) is False:
         tell(f"warning: this processor has none of {', '.join(FLAGS)}: INT8 models take about twice as long "
              "as with them")

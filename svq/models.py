@@ -17,7 +17,8 @@ from svq.pack.nested import at_precision_, member_config
 from svq.quant import quantize_
 from svq.quant.api import quantizers
 
-_MANY = 10**6  # numbers that a config may ask for, and as many again as the tensors beside it have: no more memory
+# A config may ask for _MANY numbers plus twice as many as the tensors beside it have. This bounds the memory.
+_MANY = 10**6
 
 
 def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
@@ -27,14 +28,14 @@ def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
 
 
 def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
-    """The network at `path`, in eval mode, and its config.
+    """Loads the network at `path`; returns it, in eval mode, and its config.
 
     `path`: a folder with config.yaml and model.safetensors (float or quantization-aware), or a packed
     `.svq` file. The network maps features (B, T, F) to embeddings (B, D).
-    precision: of a nested model, the bits wanted; network and config are then those of that precision alone. Without it
-        a folder gives the nested network, set to its highest precision, and a packed file the highest one alone.
-    Raises UserError for a missing or damaged file, for tensors that do not fit the config, for a precision that the
-    model has not.
+    precision: the bits wanted of a nested model; network and config are then those of this precision alone. Without it
+        a folder gives the nested network, set to its highest precision, and a packed file gives the highest one alone.
+    Raises UserError for a missing or damaged file, for tensors that do not fit the config, and for a precision that the
+    model does not have.
     """
     path = os.fspath(path)
     if path.endswith(".svq"):
@@ -57,14 +58,15 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
 
 
 def network_digest(net: nn.Module, config: ModelConfig) -> str:
-    """SHA-256, in hexadecimal digits, of a network as `load_model` gives it: front end, architecture and weights.
+    """Computes the SHA-256, in hexadecimal digits, of a network as `load_model` gives it.
 
-    A packed file has one digest however its codes are packed and whatever calibration it carries; an export of it says
-    the same one (svq.deploy.runtimes.Metadata). That of the model folder that it was packed from is another, because
-    the file keeps batch norms in float16. Stores of voices hold such digests for years: nothing goes in that a new
-    setting of training or quantization would change.
+    The digest covers front end, architecture and weights. A packed file has the same digest however its codes are
+    packed and whatever calibration it carries; an export of the file states the same one
+    (svq.deploy.runtimes.Metadata). The model folder that the file was packed from has another, because the file keeps
+    batch norms in float16. Stores of voices hold these digests for years: nothing goes in that a new setting of
+    training or quantization would change.
     """
     about = {name: value for name, value in model_dict(config).items() if name in ("arch", "net", "front_end")}
-    if any(True for _ in quantizers(net)):  # the weights below are float ones, which quantizers are yet to round
+    if any(True for _ in quantizers(net)):  # the weights below are then the float ones that the quantizers round
         about["quant"] = {**model_dict(config)["quant"], "layers": config.quant.layers}
     return digest(about, net.state_dict())

@@ -1,4 +1,4 @@
-"""The one grammar of names: of systems, and of trial lists in the results. Recipe and report both go by it.
+"""Reads and makes the names of systems and of trial lists. Recipe and report share this one grammar.
 
 ==================== =======================================================================================
 name                 what the system is
@@ -7,7 +7,7 @@ NET                  a float network: trained from scratch as conf/NET.yaml says
                      folder exp/NET that was made elsewhere
 student              distilled from `teacher` as conf/student.yaml says
 student-TEACHER-ROW  distilled from TEACHER as row ROW says of the tables that conf/students.yaml names
-student-ROW          the same of a row without a teacher, such as student-labels (`distill: null`)
+student-ROW          trained as row ROW says, a row without a teacher, such as student-labels (`distill: null`)
 NET_ROW              NET quantized and finetuned as row ROW says of the tables that conf/finetune.yaml names;
                      NET_float: finetuned in float
 ==================== =======================================================================================
@@ -17,7 +17,7 @@ Any of them may end in these, in this order:
 ======  ====================================================================================================
 -sN     trained with seed N; NET-sN and NET_ROW-sN have the settings of NET and NET_ROW
 -ptq    NET_ROW quantized without finetuning
--Nbit   the member of N bits of NET_ROW, whose file holds several precisions (method nested)
+-Nbit   the N-bit member of NET_ROW, whose file holds several precisions (method nested)
 -int8   the same system in INT8 arithmetic, weights and activations
 ======  ====================================================================================================
 
@@ -25,11 +25,11 @@ The last underscore splits a name, and only where a row follows it: speechbrain_
 from my_net, teacher-s2_kmqat4-s3 from teacher-s2. A student's row is what follows a hyphen and is a row; its teacher is
 what stands before. Names are letters, digits and . _ + -, and begin with a letter or a digit.
 
-A trial list SET/trials in the data folder is called SET in the results, SET/trials_NAME is SET_NAME. Of a set in a folder
-of its own, such as far/test, that is the last part, test: no two lists of a run may come to the same name.
+In the results, trial list SET/trials of the data folder is called SET, and SET/trials_NAME is called SET_NAME. A set in
+a folder of its own, such as far/test, goes by its last part, test. No two lists of a run may get the same name.
 
-The levels at which a network is cut into parts, which are quantized together or left in float, stand here too, apart
-from what cuts (svq.nets.blocks, svq.analysis.layer_subjects): who only names them needs no torch.
+The levels at which a network is cut into parts, to be quantized together or left in float, stand here too. The code
+that cuts is in svq.nets.blocks and svq.analysis.layer_subjects; whoever only names a level needs no torch.
 """
 
 from __future__ import annotations
@@ -55,12 +55,13 @@ _LIST = re.compile(r"trials(?:_[^./]+)?\Z")
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """What a system's name says.
+    """The parts of a system's name.
 
-    name: as written. stem: without the ends. net: the float network that it comes from, with its own seed; for a float
-    network and what it was exported to, itself. row: of the quantization tables; None for a float network. seed, bits
-    (of a member), ptq, int8: the ends. student: whether it is a student, not one quantized. teacher, level_row: what a
-    student is distilled from and the row of the distillation tables that says how; None where the name does not say.
+    name: as written. stem: the name without its ends. net: the float network that the system comes from, with its own
+    seed; a float network, or its INT8 export, comes from itself. row: the row of the quantization tables; None for a
+    float network. seed, ptq, bits (of a member), int8: the ends. student: whether it is a student in float. teacher:
+    the network that the student is distilled from. level_row: the row of the distillation tables that says how. Both
+    are None where the name does not say.
     """
 
     name: str
@@ -92,7 +93,7 @@ class System:
 
 
 def compose(stem: str, seed: int | None = None, ptq: bool = False, bits: int | None = None, int8: bool = False) -> str:
-    """A system's name from its parts, the ends in their order."""
+    """Makes a system's name from its stem and its ends, which follow in their order: STEM-sN-ptq-Nbit-int8."""
     ends = ["" if seed is None else f"-s{seed}", PTQ * ptq, "" if bits is None else f"-{bits}bit", INT8 * int8]
     return stem + "".join(ends)
 
@@ -105,8 +106,8 @@ def _nothing(name: str) -> bool:
 class Names:
     """The rows that names can end in, and which names are networks'.
 
-    quant, distill: names of the rows of the two kinds of tables. is_network: whether a float network is called so; asked
-    only where a student's name can be read in several ways.
+    quant, distill: names of the rows of the quantization and the distillation tables. is_network: says whether a float
+    network has this name; it is asked only where a student's name can be read in several ways.
     """
 
     quant: frozenset[str]
@@ -114,7 +115,7 @@ class Names:
     is_network: Callable[[str], bool] = _nothing
 
     def parse(self, name: str) -> System:
-        """What `name` says. UserError for one that can be read in several ways; any other is at least a network's."""
+        """Reads `name` into its parts; a name without a known row is a network's. UserError: empty or ambiguous."""
         found = _ENDS.match(name)
         if found is None:
             raise UserError("the name of a system is empty")
@@ -131,7 +132,7 @@ class Names:
         return System(name, stem, net, **ends, student=True, teacher=teacher, level_row=level_row)
 
     def _student(self, stem: str) -> tuple[str | None, str | None]:
-        """(teacher, row) of a student's name without its ends."""
+        """Gives (teacher, row) of a student's name without its ends; None for what the name does not say."""
         if stem == STUDENT:
             return "teacher", None
         rest = stem.removeprefix(f"{STUDENT}-")
@@ -151,7 +152,7 @@ class Names:
         return (known or teachers[:1])[-1], None
 
     def ancestry(self, name: str) -> list[str]:
-        """The networks that a system comes from, the nearest first: small_float_kmqat4 -> small_float, small."""
+        """Lists the networks that system `name` comes from, nearest first: small_float_kmqat4 -> small_float, small."""
         found: list[str] = []
         while True:
             net = self.parse(name).net
@@ -162,10 +163,10 @@ class Names:
 
 
 def names_in_conf(conf: str | None = None, systems: Iterable[str] = ()) -> Names:
-    """The grammar for the `systems` of some results, which have no settings with them.
+    """Makes the grammar for the names `systems` of some results, which have no settings with them.
 
-    Rows are those of the tables that finetune.yaml and students.yaml in folder `conf` name, None: in the folder `conf` here;
-    where there is no such file, those of the repository's own tables. Networks are the systems themselves.
+    The rows are those of the tables that finetune.yaml and students.yaml in folder `conf` name (None: in ./conf). Where
+    such a file is missing, they are those of the repository's own tables. The networks are the systems themselves.
     """
     from svq.config_files import row_tables
     from svq.rows import row_names
@@ -181,12 +182,15 @@ def names_in_conf(conf: str | None = None, systems: Iterable[str] = ()) -> Names
 
 
 def before_finetuning(name: str, names: Iterable[str]) -> bool:
-    """Whether `name` is NAME-ptq of a NAME among `names`."""
+    """Says whether `name` is NAME-ptq for a NAME among `names`."""
     return name.endswith(PTQ) and name.removesuffix(PTQ) in names
 
 
 def list_name(path) -> str:
-    """A trial list's name in the results, of its path: data/test/trials -> test, data/test/trials_all -> test_all."""
+    """Gives a trial list's name in the results: data/test/trials -> test, data/test/trials_all -> test_all.
+
+    UserError for a file that is not called as a trial list is.
+    """
     folder, file = os.path.split(os.fspath(path))
     if not _LIST.match(file):
         raise UserError(f"{path}: a trial list is called 'trials' or 'trials_<name>'")

@@ -1,7 +1,6 @@
-"""A network by its config: architecture, options, front end, quantization; and its tensors by name.
+"""The config of a network (architecture, options, front end, quantization), and its tensors in safetensors files.
 
-Tensors are written to safetensors files, read from them, and put into a network. torch is brought in where a network or
-tensors are made: a config alone needs none.
+torch is imported only where a network or tensors are made: a config alone does not need it.
 """
 
 from __future__ import annotations
@@ -24,9 +23,10 @@ _SAID_ELSEWHERE = ("arch", "feat_dim", "embed_dim", "most")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """All that is needed to build a network and feed it. `net` holds the options of `arch`.
+    """All that is needed to build a network and to feed it. `net` holds the options of `arch`.
 
-    folded: batch norms that were folded into the layer before them: name of the norm -> name of the layer.
+    folded: the batch norms that were folded into the layer before them: name of the norm -> name of the layer.
+    Raises ValueError for an embedding size out of range, and for options that no network has.
     """
 
     arch: str = "ResNet34"
@@ -44,8 +44,10 @@ class ModelConfig:
                 raise ValueError(f"net: {name!r} is no option of a network")
 
     def build(self, most: int | None = None) -> nn.Module:
-        """The float network, initialised from torch's global random state. UserError for one far larger than `most`, by
-        default svq.nets.MOST_NUMBERS."""
+        """Builds the float network, initialised from torch's global random state.
+
+        Raises UserError for a network of unusual sizes that has more numbers than `most` (None: svq.nets.MOST_NUMBERS).
+        """
         from svq import nets
         from svq.quant.batchnorm_fold import drop_folded_
 
@@ -54,7 +56,7 @@ class ModelConfig:
 
 
 def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file atomically."""
+    """Writes tensors, by name, to the safetensors file `path`, atomically; `metadata` goes into its header."""
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -63,7 +65,7 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
 
 
 def load_tensors(path) -> dict[str, torch.Tensor]:
-    """Reads a safetensors file; UserError when it is missing or damaged."""
+    """Reads all tensors of a safetensors file, by name. Raises UserError when it is missing or damaged."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -76,9 +78,10 @@ def load_tensors(path) -> dict[str, torch.Tensor]:
 
 
 def load_state(net: nn.Module, state: dict[str, torch.Tensor], where, assign: bool = False) -> None:
-    """`net.load_state_dict(state)`, every tensor accounted for; UserError naming what does not fit.
+    """Loads the tensors of `state`, by name, into `net`, which must have exactly these names and shapes.
 
-    assign: the tensors themselves become those of `net`, which may be on the meta device, instead of copies.
+    where: the file or folder, for messages. assign: `net`, which may be on the meta device, takes the tensors
+    themselves instead of copies. Raises UserError that names what does not fit.
     """
     expected = net.state_dict()
     missing = sorted(expected.keys() - state.keys())

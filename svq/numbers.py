@@ -1,7 +1,7 @@
-"""Numbers as text, the same on every road: options of scripts and workers, tables, names of files, configs.
+"""Reads numbers from text by one rule everywhere: options of scripts and workers, tables, names of files, configs.
 
-Python alone reads more than anybody means: digits of other scripts, 1_000, blanks around it, nan. bash, Kaldi and YAML
-read other numbers there, or none.
+Python's own int() and float() accept more than anybody means: digits of other scripts, 1_000, blanks around a number,
+nan. bash, Kaldi and YAML read other numbers from such text, or none.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ _CHARACTERS = b"0123456789+-.eE\0"
 
 
 def integer(text: str) -> int:
-    """The integer that `text` is, of up to 18 digits 0 to 9; ValueError for any other text."""
+    """Reads `text`, up to 18 digits 0 to 9 after an optional minus, as an integer; ValueError for any other text."""
     if not _INTEGER.fullmatch(text):
         raise ValueError(f"`{text}` is not an integer")
     return int(text)
 
 
 def number(text: str, infinite: bool = False) -> float:
-    """The finite decimal number that `text` is, in digits 0 to 9; ValueError for any other text, too large ones too.
+    """Reads `text`, a decimal number in digits 0 to 9, as a finite float; ValueError for other text or one too large.
 
-    infinite: whether `inf` and `-inf` are numbers there.
+    infinite: whether `inf` and `-inf` are accepted, too.
     """
     if _NUMBER.fullmatch(text) and math.isfinite(value := float(text)):
         return value
@@ -35,7 +35,7 @@ def number(text: str, infinite: bool = False) -> float:
 
 
 def is_number(value) -> bool:
-    """Whether what JSON or YAML gave is a finite number, and neither a text nor a bool."""
+    """Says whether `value`, from JSON or YAML, is a finite number, and neither a text nor a bool."""
     try:
         return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # an integer beyond all floats
@@ -43,13 +43,15 @@ def is_number(value) -> bool:
 
 
 def printed(text: str) -> float:
-    """The number that a program has printed: `number`, infinities, and `nan`; ValueError for any other text."""
+    """Reads a number as programs print it: as `number` does, or an infinity or `nan`; ValueError for other text."""
     return math.nan if text == "nan" else number(text, infinite=True)
 
 
 def numbers(words):
-    """What `number` gives of each of `words` (N,), an `S` array: (N,) float64; ValueError that names the first wrong one
-    and holds its position as second argument."""
+    """Reads each of `words`, an `S` array (N,), as `number` does, and gives (N,) float64.
+
+    ValueError names the first wrong word and has its position as second argument.
+    """
     import numpy as np
 
     if not len(words):

@@ -1,4 +1,4 @@
-"""How far a long loop has come: a bar on a terminal, plain lines in a log."""
+"""Shows how far a long loop has come: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 
 
 def progress(iterable, total: int | None = None, desc: str = "", seconds: float = 10.0):
-    """Iterates with a tqdm bar on a terminal, or with a plain line every `seconds` in a log."""
+    """Iterates over `iterable` with a tqdm bar on a terminal, or with a plain line every `seconds` in a log."""
     if total is None and hasattr(iterable, "__len__"):
         total = len(iterable)
     if sys.stderr.isatty():

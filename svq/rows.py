@@ -1,12 +1,12 @@
-"""Tables of rows: settings that many systems share, a named row for each way to quantize or to distil.
+"""Tables of rows: settings that many systems share, one named row for each way to quantize or to distil.
 
-A config names its tables, `rows: [quant.yaml, ../../../conf/quant.yaml]`, and `FILE.yaml:ROW` is that config with what
-the row says laid over it. The first table that has the row wins, so a recipe's own table overrides the shared one.
+A config names its tables, `rows: [quant.yaml, ../../../conf/quant.yaml]`. `FILE.yaml:ROW` is that config with the row's
+settings laid over it. The first table that has the row wins, so a recipe's own table overrides the shared one.
 
-A table is a YAML mapping from a row's name to its settings, nothing for "as FILE says". `base: OTHER` in a row takes over
-what row OTHER says; `base: SAME_NAME` is the row of that name in the tables that follow. Tools digest one row without
-reading YAML, so a table is written so that its text shows the rows: a row begins with `name:` in the first column and
-all of it is on that line or on indented ones below; no anchors, aliases or `<<`.
+A table is a YAML mapping from a row's name to its settings; no settings mean "as FILE says". `base: OTHER` in a row
+takes over the settings of row OTHER; `base: SAME_NAME` is the row of that name in the tables that follow. Tools digest
+one row without reading YAML, so the text of a table must show its rows: a row begins with `name:` in the first column,
+and all of it is on that line or on indented lines below. Anchors, aliases and `<<` are refused.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from svq.errors import UserError, located
 from svq.yaml_file import PARSER, parse_mapping, read_text
 
 ROW_NAME = re.compile(r"[A-Za-z0-9.+-]+\Z")
-# What ends a system's name, such as teacher_kmqat4-s2 or teacher_nested4-2bit, and so no row's.
+# The ends of systems' names, such as teacher_kmqat4-s2 or teacher_nested4-2bit: no row's name may end so.
 SUFFIX = re.compile(r"-(ptq|int8|s\d+|\d+bit)\Z")
 _KEY = re.compile(r"([^\s:#{}\[\]&*!|>'\"%@`,][^\s:]*):(?=\s|\Z)")
 _BASE = re.compile(r"(?:^|[\s{,])base:[ \t]+([^\s,}]+)")
@@ -32,7 +32,7 @@ _COMMENT = re.compile(r"(^|\s)#.*")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Settings of one row. where: `table:line`. base: the row that it builds on."""
+    """The settings of one row. where: `table:line`. base: the name of the row that it builds on, None for none."""
 
     name: str
     where: str
@@ -49,7 +49,7 @@ class Table:
 
 
 def split_path(path) -> tuple[str, str | None]:
-    """(file, row) of `FILE.yaml:ROW`; the row is None for a path that names a file alone."""
+    """Splits `FILE.yaml:ROW` into (file, row); the row is None for a path that names a file alone."""
     path = os.fspath(path)
     file, colon, row = path.rpartition(":")
     if not colon or not file or "/" in row or os.path.exists(path):
@@ -58,10 +58,10 @@ def split_path(path) -> tuple[str, str | None]:
 
 
 def row_layers(file: str, tables: list[str], name: str) -> list[Row]:
-    """Row `name` and what it builds on, the nearest first, from `tables`, which config `file` names.
+    """Gives row `name` of `tables`, which config `file` names, and the rows that it builds on, nearest first.
 
-    Settings are the caller's own to change. Raises UserError for a row that no table has, a chain of bases without an
-    end, a table that is missing or written otherwise than the module says.
+    The settings are copies that the caller may change. UserError for a row that no table has, a chain of bases that
+    does not end, and a table that is missing or breaks the rules of this module.
     """
     read = [read_table(path) for path in tables]
     layers: list[Row] = []
@@ -83,12 +83,12 @@ def row_layers(file: str, tables: list[str], name: str) -> list[Row]:
 
 
 def row_names(tables: list[str]) -> list[str]:
-    """The names of all rows in `tables`, in the order of the files, each once."""
+    """Lists the names of all rows in `tables`, in the order of the files, each once."""
     return list(dict.fromkeys(name for path in tables for name in read_table(path).rows))
 
 
 def unknown_row(file: str, tables: list[str], name: str) -> str:
-    """The line that says that config `file` has no row `name`, with the rows that are nearly called so."""
+    """Gives the message that config `file` has no row `name`, with the rows of similar names in its `tables`."""
     return _unknown(file, [read_table(path) for path in tables], name, [])
 
 
@@ -104,7 +104,7 @@ def _unknown(file: str, tables: list[Table], name: str, layers: list[Row]) -> st
 
 
 def read_table(path: str) -> Table:
-    """The table in file `path`. Raises UserError, in one line, for one that is not written as the module says."""
+    """Reads the table of rows in file `path`. UserError where it is missing or breaks the rules of this module."""
     try:
         about = os.stat(path)
     except OSError:
@@ -115,7 +115,7 @@ def read_table(path: str) -> Table:
 
 @functools.lru_cache(maxsize=32)
 def _read_table(path: str, state: tuple) -> Table:
-    """state: tells a file from what it was, so that one table is read once for many rows."""
+    """Reads a table once for many rows. state: time, size and inode, so that a changed file is read again."""
     text = read_text(path)
     tree = parse_mapping(text, path)
     lines = _key_lines(path, text)
@@ -130,7 +130,7 @@ def _read_table(path: str, state: tuple) -> Table:
 
 
 def _key_lines(path: str, text: str) -> dict[str, int]:
-    """Row -> its line, from the text alone. UserError for what the text of a table must not hold."""
+    """Finds the line of each row, by name, in the text alone. UserError for text that a table must not hold."""
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line[0] in "# \t":
@@ -145,7 +145,7 @@ def _key_lines(path: str, text: str) -> dict[str, int]:
 
 
 def _refuse_references(path: str, text: str) -> None:
-    """UserError for what makes the meaning of one row depend on text elsewhere."""
+    """Raises UserError for anchors, aliases and `<<`: with them, one row's meaning depends on text elsewhere."""
     for event in yaml.parse(text, PARSER):
         line = event.start_mark.line + 1
         if getattr(event, "anchor", None) is not None:
@@ -156,7 +156,7 @@ def _refuse_references(path: str, text: str) -> None:
 
 
 def _spans(text: str, starts: list[int]) -> list[str]:
-    """The text of each row without its comments: from its line, counted from 1, to the next row's."""
+    """Cuts out the text of each row, without comments, from its line in `starts` (counted from 1) to the next row's."""
     lines = [_COMMENT.sub(" ", line) for line in text.splitlines()]
     return ["\n".join(lines[a - 1:b - 1]) for a, b in zip(starts, [*starts[1:], len(lines) + 1], strict=True)]
 

@@ -1,4 +1,4 @@
-"""Two recordings in, one answer out: is it the same speaker?
+"""Compares recordings: is it the same speaker?
 
     >>> from svq import Verifier
     >>> verifier = Verifier.load("model.svq")                    # or model.onnx, model.xml, a model folder
@@ -18,9 +18,9 @@
     (16,)
 
 The score is the cosine of the two embeddings, less the mean embedding that the model's calibration carries. The
-calibration (slope and offset, fitted on a development list: svq.bin.calibrate) makes a log-likelihood ratio of it,
-which is compared with Bayes' threshold for the prior probability and the costs that the user states. AS-norm and
-PLDA need a cohort or a second model: svq.bin.score has them.
+calibration (slope and offset, fitted on a development list: svq.bin.calibrate) turns the score into a log-likelihood
+ratio. The decision compares that with Bayes' threshold for the prior probability and the costs that the user states.
+AS-norm and PLDA need a cohort or a second model: svq.bin.score has them.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from svq.data.rxfilename import Rx
 from svq.errors import UserError
 from svq.voices import Enrollment, Origin, Voices
 
-SHORTEST_WINDOW = 1.0  # of windows, in seconds
-LITTLE_SECONDS = 1.0  # under this much sound an embedding says little, and a warning says so
-_AT_LENGTH_1 = 1e-6  # so near to 1 is the length of a float32 vector that was scaled to it
+SHORTEST_WINDOW = 1.0  # seconds
+LITTLE_SECONDS = 1.0  # with less sound an embedding says little, and a warning says so
+_AT_LENGTH_1 = 1e-6  # rounding of the length of a float32 vector that was scaled to length 1
 
 
 class Verifier:
-    """A network, its calibration, and what makes decisions of them. `Verifier.load` is the way to one.
+    """A network and its calibration, which compare recordings and decide. Make one by `Verifier.load`.
 
-    embedder: of svq.deploy.runtimes. calibration: a Calibration of its cosine scores, or None. mean: (D,) what is
-    subtracted from embeddings, or None. why_uncalibrated: said where a log-likelihood ratio is asked for in vain.
-    min_seconds: recordings with less sound are an error. window_seconds: longer recordings are cut into equal
-    windows of at most so much, and their embeddings averaged by their seconds of sound, so that an hour
-    takes no more memory than a minute; 0: never, else SHORTEST_WINDOW at least. warn: called with one line where a
-    recording is short, or has fewer samples a second than the network was trained on.
+    embedder: of svq.deploy.runtimes. calibration: a Calibration of its cosine scores, or None. mean: (D,), subtracted
+    from embeddings, or None. why_uncalibrated: the message where a log-likelihood ratio is asked for and there is none.
+    min_seconds: recordings with less sound are an error. window_seconds: longer recordings are cut into equal windows
+    of at most this length, and the embeddings averaged, weighted by seconds of sound, so that an hour takes no more
+    memory than a minute; 0: never cut, else at least SHORTEST_WINDOW. warn: called with one line where a recording is
+    short, or has fewer samples a second than the network was trained on.
     """
 
     def __init__(self, embedder, calibration: Calibration | None = None, mean: np.ndarray | None = None,
@@ -78,14 +78,14 @@ class Verifier:
     @classmethod
     def load(cls, path=None, backend: str | None = None, num_threads: int = 1, calibration=None, mean=None,
              **options) -> Verifier:
-        """The verifier of a model folder, a .svq, .onnx or .xml file; None: of the model in the box (svq.ready).
+        """Loads the verifier of a model folder, a .svq, .onnx or .xml file; None: of the model in the box (svq.ready).
 
-        backend: torch, onnxruntime or openvino; None: what the file is for. calibration: a Calibration, or the JSON
-        of svq.bin.calibrate; None: the one in the file. mean: a mean embedding (D,), or the file of one, that is
-        subtracted before the cosine where the calibration does not say so itself; "none": nothing is.
-        options: `min_seconds`, `window_seconds` and `warn` as above.
-        Raises UserError for what cannot be read, and for a calibration that is given and belongs to another score. One
-        in the model file that does is left alone: `why_uncalibrated` says why, and scores are plain.
+        backend: torch, onnxruntime or openvino; None: the one that the file is for. calibration: a Calibration, or the
+        JSON file of svq.bin.calibrate; None: the one in the model. mean: the mean embedding that is subtracted before
+        the cosine, (D,) or a file, where the calibration does not hold it; "none": none is. options: `min_seconds`,
+        `window_seconds` and `warn`, see the class.
+        UserError for a file that cannot be read, and where `calibration` belongs to another score. A calibration in the
+        model that belongs to another score is not used: scores are plain, and `why_uncalibrated` says why.
         """
         from svq import ready
         from svq.deploy.runtimes import load_embedder
@@ -119,18 +119,18 @@ class Verifier:
         return self.embedder.config.front_end.rate
 
     def embed(self, recording, rate: int | None = None) -> np.ndarray:
-        """The embedding (D,) float32 of a recording, as svq.bin.extract writes it for one of `window_seconds` or less.
+        """Embeds a recording; gives (D,) float32, as svq.bin.extract does for one of `window_seconds` or less.
 
         recording: a file name, an `Rx` of svq.data.rxfilename (a line of wav.scp), or samples (T,) or (T, channels),
         floats in [-1, 1] or signed integers of any width. rate: of the samples, in Hz; None: the model's own.
-        Raises UserError that names the recording: unreadable, silent (svq.data.audio), too short.
+        UserError, naming the recording, where it is unreadable, silent (svq.data.audio) or too short.
         """
         return self._embed(recording, rate)[0]
 
     def _embed(self, recording, rate: int | None = None) -> tuple[np.ndarray, float]:
-        """Its embedding, and how many seconds of sound it has."""
+        """Embeds a recording; gives the embedding and the seconds of sound."""
         if isinstance(recording, Enrollment):
-            raise UserError("a voice that is enrolled already, where a recording must stand; score() compares voices")
+            raise UserError("a recording is needed, not a voice that is enrolled already; score() compares voices")
         name, shortest = name_of(recording), self.embedder.front_end.bank.shortest
         if rate is not None and not (0 < rate < np.inf and rate == int(rate)):
             raise UserError(f"{name}: a rate of {rate} Hz; give the whole number of the samples', such as "
@@ -151,13 +151,13 @@ class Verifier:
         return vector.astype(np.float32), heard
 
     def _look_at(self, name: str, rate: int) -> None:
-        """A warning where a recording lacks frequencies that the network listens to."""
+        """Warns where a recording lacks frequencies that the network listens to."""
         if rate < self.rate:
             self.warn(f"{name}: {rate} samples a second, the model takes {self.rate}: it hears nothing above {rate / 2:g} Hz, "
                       f"where other voices go on, and scores are lower; record at {self.rate} or take a model of {rate}")
 
     def _check(self, name: str, seconds: float, heard: float, frame: float) -> None:
-        """UserError where there is nothing to embed, a warning where there is little."""
+        """Checks the seconds of sound: UserError where they are too few to embed, a warning where they are few."""
         if not heard:
             raise UserError(f"{name}: {silence(seconds)}")
         if heard < self.min_seconds or seconds < frame:
@@ -168,11 +168,12 @@ class Verifier:
                       "many times as frequent")
 
     def enroll(self, recordings: Iterable) -> Enrollment:
-        """One voice of recordings (or their embeddings, (D,) each) of one person: embeddings less the mean, each scaled
-        to length 1, averaged, and scaled again, as svq.bin.score does with --enroll-spk2utt.
+        """Makes one voice from recordings of one person, or from their embeddings, (D,) each.
 
-        A file name may stand for a list of one. UserError for samples outside a list: their rows would be recordings.
-        UserError too for an array of length 1 where a mean is subtracted: see `score`.
+        The mean is subtracted from each embedding, each is scaled to length 1, they are averaged, and the average is
+        scaled again, as svq.bin.score does with --enroll-spk2utt. recordings: as `embed` takes them; a file name counts
+        as a list of one. UserError for samples outside a list, whose rows would count as recordings, and for an array
+        of length 1 where a mean is subtracted, see `score`.
         """
         dim = self.embedder.config.embed_dim
         if isinstance(recordings, (str, os.PathLike, Rx, Enrollment)):
@@ -192,20 +193,20 @@ class Verifier:
         return Enrollment(self.origin, models[0], len(found), known)
 
     def score(self, a, b) -> float:
-        """The cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine gives it.
+        """Computes the cosine of two Enrollments or embeddings (D,), in [-1, 1], as svq.bin.score --backend cosine.
 
-        An embedding is what `embed` of this model returns; an array does not tell whose it is. The mean is subtracted
-        here. UserError for an Enrollment of another model, arithmetic or mean. UserError too, where a mean is subtracted,
-        for an array of length 1: such are vectors that were centred and scaled already, from which the mean would be
-        subtracted twice. Embeddings have other lengths, unless the network itself scales them to 1; then they are taken.
+        Give embeddings as `embed` of this model returns them (an array does not tell whose it is): the mean is
+        subtracted here. UserError for an Enrollment of another model, arithmetic or mean. UserError too, where a mean
+        is subtracted, for an array of length 1: it was centred and scaled already, and the mean would be subtracted
+        twice. Embeddings have other lengths, unless the network itself scales them to 1; then they are accepted.
         """
         return self._voice(a).cosine(self._voice(b))
 
     def rank(self, voices: Voices, test) -> list[tuple[str, float]]:
-        """Names of a store with their cosines to a recording, an embedding (D,) or a voice, the best first; equal ones
-        by name.
+        """Ranks the voices of a store by their cosines to a recording, an embedding (D,) or a voice.
 
-        UserError for a store of another origin, and as `embed`.
+        Gives (name, cosine) pairs, the highest first, equal ones by name. UserError for a store of another origin, and
+        as `embed`.
         """
         voices.origin.check(self.origin, voices.path)
         voice = test if isinstance(test, Enrollment) else self.enroll([test])
@@ -213,7 +214,8 @@ class Verifier:
         return sorted(found, key=lambda row: (-row[1], row[0]))
 
     def _voice(self, x) -> Enrollment:
-        """An Enrollment, or the one of an embedding (D,); UserError for anything else, another model's too."""
+        """Gives an Enrollment as it is, or makes one of an embedding (D,); UserError for anything else, and for an
+        Enrollment of another model."""
         if isinstance(x, Enrollment):
             x.origin.check(self.origin, f"a voice of {x.origin.file}")
             return x
@@ -228,7 +230,7 @@ class Verifier:
         return self.enroll([vector])
 
     def _raw(self, vector: np.ndarray) -> np.ndarray:
-        """The embedding back; UserError for what was centred already, as `score` says."""
+        """Gives an embedding back as it is; UserError where it was centred already, see `score`."""
         length = np.linalg.norm(vector.astype(np.float64))
         if self.mean is not None and abs(length - 1) <= _AT_LENGTH_1 and not self._gives_length_1:
             raise UserError("an array of length 1 to compare: it was centred and scaled already, and the mean would be "
@@ -237,31 +239,34 @@ class Verifier:
 
     @cached_property
     def _gives_length_1(self) -> bool:
-        """Whether the network itself scales embeddings: seen in that of a second of noise."""
+        """Whether the network itself scales embeddings to length 1, as the embedding of a second of noise shows."""
         noise = 0.1 * np.random.default_rng(0).standard_normal((1, self.rate), dtype=np.float32)
         try:
             return bool(abs(np.linalg.norm(self.embedder.waveforms(noise).astype(np.float64)) - 1) <= _AT_LENGTH_1)
-        except UserError:  # it takes one duration only, and another
+        except UserError:  # the network takes another duration only
             return False
 
     def llr(self, score: float) -> float:
-        """The log-likelihood ratio (natural logarithm) of a score; UserError without a calibration of it."""
+        """Converts a score to a log-likelihood ratio (natural logarithm); UserError without a calibration of it."""
         if self.calibration is None:
             raise UserError(self.why_uncalibrated)
         return float(self.calibration(score))
 
     def decide(self, score: float, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0,
                threshold: float | None = None) -> Verification:
-        """Accepted or rejected by Bayes' threshold on the log-likelihood ratio, see `bayes_threshold`.
+        """Decides by Bayes' threshold on the log-likelihood ratio, see svq.backend.metrics.bayes_threshold.
 
-        p_target: how probable a target trial is beforehand. c_miss, c_fa: what it costs to reject the right
-        speaker, to accept a wrong one. threshold: compare with this instead: the log-likelihood ratio, or the
-        score where there is no calibration; there nothing is decided without it.
+        p_target: prior probability of a target trial. c_miss, c_fa: costs of rejecting the right speaker and of
+        accepting a wrong one. threshold: used in place of Bayes': of the log-likelihood ratio, or of the score where
+        there is no calibration. Without a calibration and a threshold nothing is decided.
         """
         return decide(score, self.calibration, p_target, c_miss, c_fa, threshold)
 
     def verify(self, enroll: Iterable, test, **costs) -> Verification:
-        """`enroll`, `embed`, `score` and `decide` in one: recordings of one person, and one to compare with them."""
+        """Compares a recording with recordings of one person and decides: `enroll`, `embed`, `score`, `decide` in one.
+
+        costs: the options of `decide`.
+        """
         return self.decide(self.score(self.enroll(enroll), self.embed(test)), **costs)
 
 

@@ -1,8 +1,8 @@
-"""Voices that are kept: what `Verifier.enroll` makes of a speaker's recordings, alone and in a store (.svs).
+"""Enrolled voices, as `Verifier.enroll` makes them of a speaker's recordings, and stores of them (.svs).
 
-A voice is no array. What a Verifier compares is an embedding less a mean embedding, scaled to length 1; were that taken
-for an embedding, the mean would be subtracted twice, and the score would be another without a word. So an Enrollment
-keeps it to itself, with its `Origin`: the network, the back end and the mean that it belongs to.
+A voice is no array. A Verifier compares embeddings less a mean embedding, scaled to length 1. If such a vector were
+taken for an embedding, the mean would be subtracted twice, and nobody would notice the other score. So an Enrollment
+hides its vector and carries its `Origin`: the network, the arithmetic and the mean that it belongs to.
 
 A store is one JSON file (UTF-8):
 
@@ -12,8 +12,8 @@ A store is one JSON file (UTF-8):
      "digest": ...}
 
 `mean` and each `vector` are little-endian float32 numbers in base64; `mean` is "none" where none was subtracted.
-`seconds` is null where it is not known. `digest` is the SHA-256 of all else, as JSON with sorted keys and without
-spaces. The same voices give the same bytes.
+`seconds` is null where it is not known. `digest` is the SHA-256 of all other content, as JSON with sorted keys and
+without spaces. The same voices give the same bytes.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from svq.numbers import is_number
 FORMAT_VERSION = 1
 BACKEND = "cosine"
 _MAKE = "svq.bin.enroll makes one"
-# Control characters, those that make a name look like another (of no width, turning the direction), halves of characters,
-# ends of lines; joiners are part of how Malayalam, Persian and others write.
+# Refused in names: control characters, characters that make a name look like another (of no width, turning the
+# direction), halves of characters, ends of lines. Joiners are allowed: Malayalam, Persian and others write with them.
 _UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 _JOINERS = set("\u200c\u200d")
 _LARGEST_ERROR = 1e-5  # of a vector's length, 1
@@ -49,11 +49,12 @@ _LARGEST_ERROR = 1e-5  # of a vector's length, 1
 
 @dataclass(frozen=True)
 class Origin:
-    """What a voice belongs to. Voices are compared where theirs are equal.
+    """The origin of a voice. Voices can be compared where their origins are equal.
 
-    file: name of the model's file, for messages; no part of the comparison. network: a digest of the network, which a
-    packed file and its exports share. arithmetic: `float32`, or what tells an INT8 file from others. dim: values of an
-    embedding. mean: the mean embedding that was subtracted, as svq.backend.calibration.mean_text writes it.
+    file: name of the model's file, for messages; it plays no part in equality. network: a digest of the network, the
+    same for a packed file and its exports. arithmetic: `float32`, or a text that tells an INT8 file from others. dim:
+    number of values of an embedding. mean: the mean embedding that was subtracted, as
+    svq.backend.calibration.mean_text writes it.
     """
 
     file: str = field(compare=False)
@@ -63,8 +64,10 @@ class Origin:
     mean: str
 
     def check(self, verifier: Origin, name: str, mend: str = "enrol again with it") -> None:
-        """UserError that begins with `name`, that of a voice or a store of this origin, where a verifier of another
-        one is to use it."""
+        """Checks that a verifier of the origin `verifier` can use voices of this origin; UserError where it cannot.
+
+        name: of the voice or the store, for the message. mend: how to mend it, for the message.
+        """
         why = self._difference(verifier)
         if why is not None:
             raise UserError(f"{name}: {why}; {mend}, or use the model that it was made with")
@@ -96,7 +99,7 @@ class Enrollment:
     """A voice, made by `Verifier.enroll` and compared by `Verifier.score`; `save` keeps it and `load` brings it back.
 
     origin: network and mean that it belongs to. recordings: how many it was made of. seconds: of sound in them; None
-    where it was made of embeddings. Its numbers are not for use elsewhere; `embedding` is.
+    where it was made of embeddings. For use elsewhere take `embedding`; the vector itself is private.
     """
 
     origin: Origin
@@ -106,42 +109,43 @@ class Enrollment:
 
     @property
     def embedding(self) -> np.ndarray:
-        """An embedding (D,) float32 of this voice, such as `Verifier.embed` gives one: with the mean in it.
+        """An embedding (D,) float32 of this voice, as `Verifier.embed` gives one: the mean is not subtracted.
 
-        `Verifier.score` says the same of it as of the voice, within float rounding. Its distance from the mean embedding
-        says nothing.
+        `Verifier.score` gives the same for it as for the voice, within float rounding. Its distance from the mean
+        embedding has no meaning.
         """
         mean = mean_of(self.origin.mean)
         if mean is None:
             return self._unit.copy()
         mean = mean.astype(np.float64)
-        # As far from the mean as the mean is from 0: there rounding takes least of either.
+        # Put as far from the mean as the mean is from 0: there rounding does least harm.
         return (mean + (np.linalg.norm(mean) or 1.0) * self._unit).astype(np.float32)
 
     def cosine(self, other: Enrollment) -> float:
-        """The cosine of two voices of one origin, in [-1, 1]. UserError where they are of two."""
+        """Computes the cosine of this voice and another, in [-1, 1]. UserError where their origins differ."""
         other.origin.check(self.origin, f"a voice of {other.origin.file}")
         return float(np.clip(self._unit.astype(np.float64) @ other._unit.astype(np.float64), -1, 1))
 
     def save(self, path, name: str, replace: bool = False) -> None:
         """Puts the voice into the store `path` (.svs) under `name`; makes the store where there is none.
 
-        replace: whether it may take the place of a voice of that name. UserError where it may not, for a name that
-        `checked_name` refuses, and for a store of another origin. Two who save at once wait for each other.
+        replace: whether it may replace a voice of that name. UserError where it may not and the name is taken, for a
+        name that `checked_name` refuses, and for a store of another origin. Processes that save at once wait for each
+        other.
         """
         with changed(path, self.origin) as voices:
             voices.add(name, self, replace)
 
     @classmethod
     def load(cls, path, name: str) -> Enrollment:
-        """The voice of that name in the store `path`. UserError where there is none, and as `Voices.load`."""
+        """Loads the voice of that name from the store `path`. UserError where there is none, and as `Voices.load`."""
         return Voices.load(path)[name]
 
 
 def checked_name(name: str) -> str:
-    """The name of a voice in Unicode's form NFC, in which accents typed in two ways are one.
+    """Checks the name of a voice; gives it in Unicode's form NFC, in which accents typed in two ways are the same.
 
-    UserError for one that is empty, begins or ends with a blank, holds a newline or another character that is not seen, or
+    UserError for a name that is empty, begins or ends with a blank, holds a newline or another invisible character, or
     has more than 255 bytes.
     """
     if not isinstance(name, str):
@@ -159,7 +163,7 @@ def checked_name(name: str) -> str:
 
 
 class Voices:
-    """Voices of one origin by name, in the order of their names: what a store holds. path: for messages."""
+    """The voices of a store: of one origin, by name, in the order of their names. path: of the store, for messages."""
 
     def __init__(self, origin: Origin, path="voices"):
         self.origin, self.path = origin, os.fspath(path)
@@ -175,7 +179,7 @@ class Voices:
         return unicodedata.normalize("NFC", name) in self._held
 
     def __getitem__(self, name: str) -> Enrollment:
-        """The voice of that name; UserError where there is none."""
+        """Finds the voice of that name; UserError where there is none."""
         found = checked_name(name)
         if found not in self._held:
             there = f"it has {some_of(self)}" if self._held else "it has no voices"
@@ -183,7 +187,7 @@ class Voices:
         return self._held[found]
 
     def add(self, name: str, voice: Enrollment, replace: bool = False) -> None:
-        """Takes a voice in. UserError where it is of another origin, and where the name is taken and not to be replaced."""
+        """Adds a voice under `name`. UserError for another origin, and for a name that is taken unless `replace`."""
         name = checked_name(name)
         self.origin.check(voice.origin, self.path, "name another store")
         if not replace:
@@ -191,18 +195,21 @@ class Voices:
         self._held[name] = voice
 
     def require_free(self, name: str) -> None:
-        """UserError where there is a voice of that name."""
+        """Checks that no voice has that name; UserError where one has."""
         if name in self:
             raise UserError(f"{self.path}: a voice is named {checked_name(name)!r} already; --replace true (replace=True) "
                             "puts the new one in its place, another name keeps both")
 
     def remove(self, name: str) -> None:
-        """Takes a voice out; UserError where there is none of that name."""
+        """Removes the voice of that name; UserError where there is none."""
         self[name]
         del self._held[checked_name(name)]
 
     def save(self, path) -> None:
-        """Writes the store, whole or not at all. What others wrote to it meanwhile is lost: `changed` loses nothing."""
+        """Writes the store to `path`, whole or not at all.
+
+        Changes that others made since it was loaded are lost; `changed` loses none.
+        """
         origin = self.origin
         about = {
             "format": FORMAT_VERSION, "backend": BACKEND, "dim": origin.dim, "mean": origin.mean,
@@ -214,7 +221,7 @@ class Voices:
 
     @classmethod
     def load(cls, path) -> Voices:
-        """The voices of a store. UserError where it is missing, damaged, altered, cut short or of a newer version."""
+        """Loads a store. UserError where it is missing, damaged, altered, cut short or of a newer version."""
         about = _read(path)
         try:
             model = about["model"]
@@ -237,9 +244,9 @@ class Voices:
 
 @contextlib.contextmanager
 def changed(path, origin: Origin | None = None) -> Iterator[Voices]:
-    """Yields the voices of the store `path` to be changed and writes them when the block ends without an exception.
+    """Opens the store `path` to be changed: yields its voices, writes them if the block ends without an exception.
 
-    origin: of a store that is made where there is none; None: UserError then. Others who change it wait.
+    origin: of the store that is made where there is none; None: UserError then. Others who change the store wait.
     """
     behind = os.path.realpath(path)  # a link stays one
     with locked(behind):
@@ -250,7 +257,7 @@ def changed(path, origin: Origin | None = None) -> Iterator[Voices]:
 
 
 def _read(path) -> dict:
-    """What stands in the file, with a digest that is right."""
+    """Reads the content of a store's file and checks its version and its digest; UserError where one is wrong."""
     try:
         about = read_json(path)
     except FileNotFoundError:
@@ -284,7 +291,7 @@ def _word(value) -> str:
 
 
 def _voice(row: dict, origin: Origin, name: str) -> Enrollment:
-    """The voice of a row of the file; KeyError, TypeError and ValueError where it is none."""
+    """Makes a voice from its entry in the file; KeyError, TypeError or ValueError where the entry is not valid."""
     vector = np.frombuffer(base64.b64decode(row["vector"], validate=True), dtype="<f4").astype(np.float32)
     if len(vector) != origin.dim or not np.isfinite(vector).all():
         raise ValueError(f"the vector of {name!r} is not {origin.dim} finite numbers")

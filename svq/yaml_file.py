@@ -1,4 +1,4 @@
-"""Reads one YAML file as a mapping, safely: what is wrong with it is one line that names file and line."""
+"""Reads one YAML file as a mapping, safely. Each error is one line that names the file and the line."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import yaml
 from svq.errors import UserError
 from svq.files import open_file
 
-MOST_VALUES = 100_000  # of a config with its aliases written out; large search spaces have hundreds
+MOST_VALUES = 100_000  # in one config, aliases written out; large search spaces have hundreds
 # libyaml reads a table of rows in a tenth of the time.
 PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Loader(PARSER):
-    """Safe YAML whose numbers are those of svq.numbers, as in YAML 1.2, and which refuses a key that is given twice, of
-    which YAML keeps the last without a word.
+    """A safe YAML loader that reads numbers as svq.numbers and YAML 1.2 do, and refuses a key that is given twice.
 
-    YAML 1.1 takes 1e-4 for a text, and 010, 1_000, 0x10 and 1:30 for the numbers 8, 1000, 16 and 90.
+    PyYAML's own loader keeps the last of two equal keys without a word. By YAML 1.1, it takes 1e-4 for a text, and 010,
+    1_000, 0x10 and 1:30 for the numbers 8, 1000, 16 and 90.
     """
 
     yaml_implicit_resolvers = {
@@ -44,7 +44,7 @@ Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(
 
 
 def read_text(path) -> str:
-    """The text of a config file. UserError for one that is missing or cannot be read."""
+    """Reads the text of config file `path`. UserError where it is missing, cannot be read or is not UTF-8."""
     try:
         with open_file(path, "r", encoding="utf-8") as file:
             return file.read()
@@ -57,7 +57,7 @@ def read_text(path) -> str:
 
 
 def load(text: str):
-    """What YAML `text` says; yaml.YAMLError where it says nothing, for values that Python cannot hold, too."""
+    """Reads the value of YAML `text`; yaml.YAMLError for text that is not YAML and values that Python cannot hold."""
     try:
         return yaml.load(text, Loader)
     except ValueError as error:  # a date of month 13, an integer of thousands of digits
@@ -65,7 +65,7 @@ def load(text: str):
 
 
 def parse_mapping(text: str, path) -> dict:
-    """The mapping that is the YAML `text` of file `path`, {} for an empty one. UserError for what is not one."""
+    """Reads `text`, the YAML of file `path`, as a mapping, {} where it is empty. UserError for anything else."""
     try:
         tree = load(text)
     except yaml.YAMLError as error:
@@ -79,7 +79,7 @@ def parse_mapping(text: str, path) -> dict:
 
 
 def _explained(text: str, error: yaml.YAMLError) -> yaml.YAMLError:
-    """What PyYAML's own parser says of the error: it knows the line better than libyaml does."""
+    """Gives the error of PyYAML's own parser, which knows the line better than libyaml, or else `error`."""
     try:
         yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as better:
@@ -90,7 +90,7 @@ def _explained(text: str, error: yaml.YAMLError) -> yaml.YAMLError:
 
 
 def not_yaml(path, error: Exception) -> UserError:
-    """The line that says what is wrong with YAML file `path`, from what the parser raised."""
+    """Makes the UserError for YAML file `path` from the parser's own error: file, line and reason."""
     mark = getattr(error, "problem_mark", None)
     line = f":{mark.line + 1}" if mark else ""
     reason = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -98,7 +98,10 @@ def not_yaml(path, error: Exception) -> UserError:
 
 
 def require_small(tree, where) -> None:
-    """UserError for YAML whose aliases, written out, have no end or are more than a machine can hold."""
+    """Raises UserError for a YAML tree whose aliases, written out, never end or give more than MOST_VALUES values.
+
+    where: the name of the file in messages.
+    """
     sizes: dict[int, int | None] = {}
 
     def size(node) -> int:

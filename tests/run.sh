@@ -5,6 +5,7 @@
 #   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
 #   bash tests/run.sh --torture         one recipe killed, starved of disk and robbed of files: a quarter of an hour or more
 #   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 if [[ ${1-} == --help ]]; then
   sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "${BASH_SOURCE[0]}"

@@ -52,7 +52,7 @@ def split_line(line: str) -> list[list[str]]:
     lexer.whitespace_split, lexer.commenters = True, "#"
     commands: list[list[str]] = [[]]
     for word in lexer:
-        if set(word) <= set(";&|"):
+        if word and set(word) <= set(";&|"):
             commands.append([])
         else:
             commands[-1].append(word)

@@ -152,7 +152,7 @@ def test_seconds_are_of_sound_and_unknown_of_embeddings(place, verifier, tmp_pat
 def test_a_voice_is_no_recording(verifier, store):
     kept = Enrollment.load(store, "ann")
     for use in (lambda: verifier.enroll(kept), lambda: verifier.enroll([kept]), lambda: verifier.embed(kept)):
-        with pytest.raises(UserError, match="a voice that is enrolled already, where a recording must stand"):
+        with pytest.raises(UserError, match="a recording is needed, not a voice that is enrolled already"):
             use()
 
 

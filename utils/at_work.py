@@ -1,14 +1,14 @@
-"""Marks of the work that a run of run.sh has begun: small files in the folder .at_work of the experiment.
+"""Marks the work that a run of run.sh has begun, by small files in the folder .at_work of the experiment.
 
-once.py leaves one for each command that it starts and removes it when the work is done, so one that stays tells of work
-that failed or was cut off. run.py and slurm.py add where the logs are, slurm.py the jobs. progress.py shows them while
-the run goes on, status.py afterwards. A mark that cannot be written is no reason to stop the work.
+once.py writes a mark for each command that it starts and removes it when the work is done, so a mark that stays tells
+of work that failed or was cut off. run.py and slurm.py add where the logs are, slurm.py also the jobs. progress.py shows
+the marks while the run goes on, status.py afterwards. If a mark cannot be written, the work goes on without it.
 
 A mark is lines of fields between tabs, appended one at a time:
 
   svq work 1
   started TIME | host NAME | pid PID TICKS RUN | command WORDS | before SECONDS  of the work; RUN: pid of run.sh;
-                                                                                before: what it took last
+                                                                                before: seconds that it took last
   piece TITLE STAMP                                                             for each part of it
   log NS NAME VARIABLE FIRST LAST                                               JOB=FIRST:LAST NAME; for each call
   job ID                                                                        of Slurm
@@ -21,11 +21,11 @@ import time
 from stamps import blake2b, escape, unescape
 
 FOLDER, HEADER = ".at_work", "svq work 1"
-MOST = 10_000        # bytes that are read of a mark's end, and jobs that are looked at
+MOST = 10_000        # jobs of a call that are looked at
 
 
 def path_of(owner, stamp):
-    """The mark of the work whose first piece has this stamp; empty without an experiment that it is for."""
+    """Gives the path of the mark of the work whose first piece has this stamp; "" without an experiment."""
     name = blake2b(os.fsencode(os.path.abspath(stamp)), digest_size=8).hexdigest()
     return os.path.join(owner, FOLDER, name) if owner else ""
 
@@ -43,7 +43,7 @@ def _append(path, text, how="a"):
 
 
 def begin(path, command, pieces, before):
-    """Say that work begins. pieces: (title, stamp) each; before: seconds that it took the last time, or None."""
+    """Marks that work begins. pieces: (title, stamp) each; before: seconds that it took the last time, or None."""
     if not path:
         return
     text = HEADER + "\n" + _line("started", time.strftime("%Y-%m-%dT%H:%M:%S")) + _line("host", os.uname().nodename)
@@ -63,7 +63,7 @@ def fail(path, why):
 
 
 def end(path):
-    """The work is done: nothing is to be told of it any more."""
+    """Removes the mark, because the work is done."""
     if path:
         for remove, what in ((os.unlink, path), (os.rmdir, os.path.dirname(path))):
             try:
@@ -73,7 +73,7 @@ def end(path):
 
 
 def note_logs(request):
-    """Where the logs of a dispatcher's call are, for the work that it belongs to (dispatch.Request)."""
+    """Notes where the logs of a dispatcher's call (dispatch.Request) are, in the mark of the work that it belongs to."""
     first, last = request.jobs[0], request.jobs[-1]
     _note("log", time.time_ns(), os.path.abspath(request.log), request.variable or "", first or 0, last or 0)
 
@@ -89,8 +89,8 @@ def _note(*fields):
 
 
 class Mark:
-    """What a mark says. started, host, command; before: seconds or None; pieces: [(title, stamp)]; calls: Call each;
-    jobs: ids; failed: (when, why) or None."""
+    """The contents of a mark. started, host, command; before: seconds or None; pieces: [(title, stamp)]; calls: Call
+    each; jobs: ids; failed: (when, why) or None."""
 
     def __init__(self, path):
         self.path, self.started, self.host, self.command, self.before = path, "", "", "", None
@@ -113,14 +113,14 @@ class Mark:
             self.failed = (fields[0], fields[1])
 
     def lives(self):
-        """Whether its process is there; None for one of another machine."""
+        """Says whether the process of the work is there; None for one on another machine."""
         if self.host != os.uname().nodename:
             return None
         return bool(self.ticks) and _ticks(self.pid) == self.ticks
 
 
 class Call:
-    """A dispatcher's call: when in ns, and the names of its jobs' logs."""
+    """A call of a dispatcher: its time in ns, and the names of the logs of its jobs."""
 
     def __init__(self, at, name, variable, first, last):
         self.at, self.name, self.variable, self.first, self.last = at, name, variable, first, last
@@ -133,7 +133,7 @@ class Call:
 
 
 def read(path):
-    """The mark, or None where there is none. Lines that are cut or not understood are passed over."""
+    """Reads a mark, None where there is none. Passes over lines that are cut or unknown."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = file.read().split("\n")
@@ -152,7 +152,7 @@ def read(path):
 
 
 def read_all(owner):
-    """All marks of an experiment, oldest first."""
+    """Reads all marks of an experiment, oldest first."""
     try:
         names = sorted(os.listdir(os.path.join(owner, FOLDER)))
     except OSError:
@@ -162,7 +162,7 @@ def read_all(owner):
 
 
 def where(path):
-    """What a stamp says of where the work was done: host, log of the last dispatcher's call, jobs of Slurm."""
+    """Tells where work was done, for its stamp: host, log of the last dispatcher's call, jobs of Slurm."""
     mark = read(path) if path else None
     if mark is None:
         return {"host": os.uname().nodename}
@@ -170,7 +170,7 @@ def where(path):
 
 
 def _ticks(pid):
-    """When a process began, in the kernel's ticks: what tells it from a later one of that number. Empty: not there."""
+    """Gives the start of a process in the kernel's ticks, which tells it from a later one with its id; "" if it is gone."""
     try:
         with open("/proc/%d/stat" % pid, "rb") as file:
             fields = file.read().rpartition(b")")[2].split()

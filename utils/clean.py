@@ -1,14 +1,14 @@
-"""What utils/clean.sh does: list what can be made again below an experiment's folder, and remove it.
+"""Lists what can be made again below the folder of an experiment, and removes it; utils/clean.sh calls this.
 
   clean.py --data FOLDERS --yes true|false EXP
 
-Removed are, of work that is done and whole (its stamp says so):
+Removes, of work whose stamp says that it is done and whole,
 
   archives      .ark files that it made: embeddings, means, features, levels of a teacher
-  checkpoints   of a training, beside its model
+  checkpoints   those of a training, beside its model
   caches        embeddings/ and probes/ of an analysis of layers or blocks
 
-and nothing else, ever. Archives are noted in their folder (cleaned.py) before they go.
+and never anything else. Archives are noted in their folder (cleaned.py) before they go.
 """
 
 import os
@@ -35,7 +35,7 @@ class Wrong(Exception):
 
 
 class Part:
-    """What is removed together. kind; folder: shown; files: paths; bytes."""
+    """Files that are removed together. kind; folder: as shown; files: paths; bytes."""
 
     def __init__(self, kind, folder, files):
         self.kind, self.folder, self.files = kind, folder, files
@@ -54,13 +54,13 @@ def _real_folder(path):
 
 
 def compared(top, path):
-    """Whether the report reads these embeddings beside those of the same system in INT8 (NAME-int8)."""
+    """Says whether the report reads these embeddings together with those of the same system in INT8 (NAME-int8)."""
     name, _, rest = os.path.relpath(path, top).partition(os.sep)
     return rest.startswith("embeddings") and (name.endswith("-int8") or os.path.isdir(os.path.join(top, name + "-int8")))
 
 
 def can_be_made(stamp, base):
-    """Whether what it was made from is still there: inputs, and recordings (some of a long list)."""
+    """Says whether the work can be done again: whether its inputs and recordings (some of a long list) are there."""
     for name, (state, digest) in stamp["in"].items():
         if state != NO_FILE:
             path = os.path.join(base, name)
@@ -77,7 +77,7 @@ def can_be_made(stamp, base):
 
 
 def parts_of(top):
-    """(parts that can go, archives that stay for the report)."""
+    """Finds the parts that can go, and the archives that stay for the report."""
     archives, kept, parts = {}, set(), []
     for path in Found(top).stamps:
         stamp, folder = read_stamp(path), os.path.dirname(path)
@@ -106,7 +106,7 @@ def parts_of(top):
 
 
 def take_lock(exp):
-    """The experiment's lock; Wrong where a run has it. Held to the end of this process."""
+    """Takes the lock of the experiment and holds it to the end of this process; Wrong where a run has it."""
     import fcntl
 
     try:
@@ -152,7 +152,7 @@ def main(data, yes, exp):
     lock = None
     if yes and parts:
         lock = take_lock(exp)
-        parts, kept = find_parts(tops)         # as they are now that no run changes them
+        parts, kept = find_parts(tops)         # again, now that no run can change them
     total = 0
     for part in parts:
         if yes:

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# Lists what can be made again in an experiment's folder, with sizes, and removes it with --yes true: archives of
+# Lists the files of an experiment that can be made again, with their sizes, and removes them with --yes true: archives of
 # embeddings and of teachers' levels, checkpoints of finished trainings, caches of analyses; with --data also features.
 # Usage: utils/clean.sh [options] [exp]
 #   e.g. utils/clean.sh exp
 #        utils/clean.sh --data data --yes true exp
 #
-# Models, heads, settings, packed files, scores and reports stay. So do work that is not finished and files that no
-# stamp tells of. After it run.sh finds all up to date, and makes an archive again where something reads it that is not.
-# It is refused while a run has the folder. Data directories may be shared: let no other experiment run that reads them.
+# Models, heads, settings, packed files, scores and reports stay. So do unfinished work and files that no stamp tells of.
+# Afterwards run.sh still finds all work up to date; it makes an archive again when work that is not up to date reads it.
+# The script refuses to work while a run uses the folder. Data directories may be shared: with --data, let no other
+# experiment run that reads them.
 set -euo pipefail
-yes=false  # remove what is listed
+yes=false  # true: remove what is listed
 data=      # folders of data directories whose features are removed, too; empty: none
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 

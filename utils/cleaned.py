@@ -1,8 +1,8 @@
-"""Notes of the files that clean.py has removed: what reads such a file is up to date as if it were there, and the file
-is made again when something needs it that is not.
+"""Keeps notes of the files that clean.py has removed. Work that read such a file stays up to date, as if the file were
+there. The file is made again when work that is not up to date needs it.
 
-A folder that has lost files holds `.cleaned`: of each the name, size, times, inode, digest, and whether it is needed
-again. A note counts only where its file is not there, and goes when the file is made again (once.py).
+A folder that has lost files holds `.cleaned`, with the name, size, times, inode and digest of each file, and whether it
+is needed again. A note counts only while its file is missing, and goes when the file is made again (once.py).
 """
 
 import os
@@ -54,7 +54,7 @@ def _write(folder, table):
 
 
 def find(path):
-    """(state, digest, needed) of a file that has been cleaned away, or None: it is there, or was never cleaned."""
+    """Gives (state, digest, needed) of a file that was cleaned away; None if it is there, or was never cleaned."""
     folder, name = os.path.split(path)
     entry = _table(folder).get(name)
     if entry is None or os.path.lexists(path):
@@ -63,19 +63,19 @@ def find(path):
 
 
 def note(paths):
-    """Note files of one folder, which are about to be removed."""
+    """Notes files of one folder that are about to be removed."""
     folder = os.path.dirname(paths[0])
     _write(folder, {**_table(folder), **{os.path.basename(path): (state_of(path), content_digest(path), False) for path in paths}})
 
 
 def index(top):
-    """Note in the folder of an experiment that something was cleaned below: stages.sh looks there."""
+    """Notes in the folder of an experiment that something below was cleaned: stages.sh looks there."""
     if not os.path.exists(os.path.join(top, NAME)):
         _write(top, {})
 
 
 def want(paths, keep=False):
-    """These are to be made again. keep: write it down, for the runs to come, too."""
+    """Marks files that are to be made again. keep: writes it down for later runs, too."""
     _wanted.update(map(os.path.realpath, paths))
     for path in paths if keep else ():
         folder, name = os.path.split(path)
@@ -85,7 +85,7 @@ def want(paths, keep=False):
 
 
 def restore_times(paths):
-    """Give files that were made again, with the same content, the times that they had: lists are told by them."""
+    """Gives files that were made again with the same content the times that they had: digests of lists hold the times."""
     for path in paths:
         folder, name = os.path.split(path)
         entry = _table(folder).get(name)
@@ -94,7 +94,7 @@ def restore_times(paths):
 
 
 def drop(paths):
-    """Forget notes of files that are there again."""
+    """Forgets the notes of files that are there again."""
     for folder in dict.fromkeys(map(os.path.dirname, paths)):
         names = {os.path.basename(path) for path in paths if os.path.dirname(path) == folder}
         table = _table(folder)

@@ -1,12 +1,12 @@
-"""Digest the code that a command runs, found without running it: what the stamps of once.py say of it.
+"""Digests the code that a command runs, without running it, for the stamps of once.py.
 
-That is a script of steps/, utils/ or local/, or `python3 -m MODULE`; the scripts and the modules of svq that it names;
-the modules that these import, at their top or in a function. Of Python the syntax tree counts, without docstrings; of
-bash the lines without comments and without the options at the top, whose values a stamp holds anyway. Dispatchers and
-what reads options and stamps say how work is done, not what, and do not count.
+That code is a script of steps/, utils/ or local/, or `python3 -m MODULE`; the scripts and modules of svq that it names;
+and the modules that these import, at their top or in a function. Of a Python file the syntax tree counts, without
+docstrings. Of a bash script the lines count, without comments and without the options at the top, whose values a stamp
+holds anyway. Dispatchers, and the scripts that read options and stamps, do not count: they say how work is done, not what.
 
-What a file comes to is kept in utils/__pycache__, or for one run of run.sh where that cannot be written, and taken
-from there as long as the file's size and times are the same.
+The digest of a file is kept in utils/__pycache__ (for one run of run.sh, where that cannot be written), and used as long
+as the size and times of the file are the same.
 """
 
 import os
@@ -32,14 +32,14 @@ class Code:
         self.kept_in = [os.path.join(root, "utils", "__pycache__", "svq.code")]
         if os.environ.get("SVQ_MISSING"):
             self.kept_in.append(os.path.join(os.path.dirname(os.environ["SVQ_MISSING"]), "code"))
-        # What a module's name leads to depends on the files that there are.
+        # Which file a module's name means depends on the files that exist.
         names = "\n".join(sorted(self.states)).encode("utf-8", "surrogateescape")
         reader = self.states.get("utils/code_text.py", ())
         self.header = "%s, %s, %s" % (_HEADER, blake2b(names, digest_size=8).hexdigest(), _words(reader))
         self._take_kept()
 
     def digest(self, command):
-        """Digest of what the command runs; empty where it is no code of ours."""
+        """Digests the code that a command runs; "" where it runs none of this repository."""
         files = self._reached(self._first(command))
         if not files:
             return ""
@@ -47,7 +47,7 @@ class Code:
         return blake2b(text.encode(), digest_size=16).hexdigest()
 
     def keep(self):
-        """Keep what has been found out, where there is anything new."""
+        """Keeps the digests of files, if any is new."""
         lines = [self.header] + ["\t".join((name, state, digest, *refers)) for name, (state, digest, refers)
                              in self.known.items() if name in self.states]
         for path in self.kept_in if self.new else []:
@@ -89,14 +89,14 @@ class Code:
             return
 
     def _first(self, command):
-        """The files that a command line names: what the search begins with."""
+        """Finds the files that a command line names; the search begins with them."""
         if command[:2] == ["python3", "-m"]:
             return self._files_of(command[2], "")
         words = command[1:2] if command[0] in ("bash", "python3") else command[:1]
         return [name for word in words if (name := self._name_of(word)) in self.states]
 
     def _name_of(self, path):
-        """A script's path from the root; a recipe's steps/ is a link to it."""
+        """Gives the path of a script from the root; steps/ of a recipe is a link."""
         real = os.path.realpath(path)
         return real[len(self.root) + 1:] if real.startswith(self.root + "/") else ""
 
@@ -113,8 +113,7 @@ class Code:
         return found
 
     def _files_of(self, module, importer):
-        """The files that importing a module of that name runs: of svq, or beside the script that imports it, or
-        above it."""
+        """Finds the files that an import of a module runs: files of svq, or in the folder of the importing script, or above."""
         parts, files = module.split("."), []
         below = [""]
         if importer.startswith(("local/", "utils/")):
@@ -142,7 +141,7 @@ def _words(state):
 
 
 def _of_python(content, name):
-    """(what counts of the module in the file `name`, names of what it may import)."""
+    """Gives the text that counts of the Python file `name`, and the names of modules that it may import."""
     import ast
     try:
         tree = ast.parse(content)
@@ -164,8 +163,8 @@ def _of_python(content, name):
 
 
 def _nodes(ast, tree):
-    """All nodes but those of a module's __getattr__, which brings in by a name what has a module of its own, and of an
-    `if TYPE_CHECKING:`, which is never run."""
+    """Yields all nodes but those of a module's __getattr__, which imports a module only when its name is asked for, and
+    those of an `if TYPE_CHECKING:`, which never runs."""
     for node in tree.body:
         never = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
         if not never and not (isinstance(node, ast.FunctionDef) and node.name == "__getattr__"):
@@ -173,7 +172,7 @@ def _nodes(ast, tree):
 
 
 def _of_bash(content):
-    """(what counts of a script, the scripts and modules that it names)."""
+    """Gives the text that counts of a script, and the scripts and modules that it names."""
     import re
     lines = [line.rstrip() for line in content.decode("utf-8", "replace").split("\n")]
     top = next((i for i, line in enumerate(lines) if line.startswith(". ") and "parse_options.sh" in line), 0)

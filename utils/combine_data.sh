@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Writes the union of data directories. An utterance that is in two of them is an error; tables that not all
-# of them have are left out, and named; trial lists are not combined.
+# Makes one data directory of several. An utterance that is in two of them is an error. Tables that some of them lack are
+# left out and named. Trial lists are not combined.
 # Usage: utils/combine_data.sh <dest-dir> <src-dir1> <src-dir2> ...
 set -euo pipefail
 . "${0%"${0##*/}"}../utils/parse_options.sh"

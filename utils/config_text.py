@@ -1,8 +1,8 @@
-"""Find the lines of settings that a system depends on, without reading YAML: what once.py digests.
+"""Finds the lines of settings that a system depends on, without a YAML reader; once.py digests them.
 
-`FILE.yaml:ROW` is FILE with the files that it builds on (`base: other.yaml`), and of the tables that one of them
-names (`rows: [quant.yaml, ../conf/quant.yaml]`) the lines of ROW and of the rows that it builds on. svq.config reads
-the same and refuses a table that is written so that its rows could not be told apart by line.
+`FILE.yaml:ROW` means FILE, the files that it builds on (`base: other.yaml`), and the lines of ROW and of the rows that
+ROW builds on, in the tables that one of these files names (`rows: [quant.yaml, ../conf/quant.yaml]`). svq.config reads
+the same, and refuses a table whose rows cannot be told apart by line.
 """
 
 import os
@@ -15,42 +15,42 @@ _BASE_OF_ROW = re.compile(r"(?:^|[\s{,])base: *[\"']?([^\"'#\s,}]+)")
 
 
 def split(text):
-    """(file, row or None): conf/finetune.yaml:kmqat4. A file of that very name is a file."""
+    """Splits conf/finetune.yaml:kmqat4 into (file, row); row is None for a plain file, or if a file has the whole name."""
     file, colon, row = text.rpartition(":")
     return (file, row) if colon and file.endswith((".yaml", ".yml")) and not os.path.exists(text) else (text, None)
 
 
 def parts(text):
-    """(files, {name: lines}): the files that the settings `text` are made of, and the rows taken of tables."""
+    """Gives the files that the settings `text` are made of, and the lines of the rows that they take, {name: lines}."""
     layers, _ = _layers(text)
     return [name for name, _, of_table in layers if not of_table], {
         name: lines for name, lines, of_table in layers if of_table}
 
 
 def reads_features(text):
-    """Whether the settings say `input: feats`: the nearest of them that speaks of `input`."""
+    """Says whether the settings have `input: feats`; the nearest file or row with an `input` decides."""
     found = _nearest(r"^[^#\n]*\binput: *(\w+)", text)
     return found == "feats"
 
 
 def augments(text):
-    """Whether the settings add noise and rooms: the nearest of them that speaks of `augment` has something there."""
+    """Says whether the settings add noise and rooms; the nearest file or row with an `augment` decides."""
     return _nearest(r"^[^#\n]*\baugment: *([^\s,}]*)", text) not in (None, "null", "~")
 
 
 def levels(text):
-    """The teacher's cached levels that the settings name, nearest first: `levels: [utterance, narrowBN]`."""
+    """Lists the teacher's cached levels that the settings name; the nearest `levels: [utterance, narrowBN]` decides."""
     found = _nearest(r"\blevels: *\[([^\]]*)\]", text) or ""
     return [level.strip(" \"'\n") for level in found.split(",") if level.strip()]
 
 
 def number(name, text, default):
-    """The whole number that the nearest of the settings that speaks of `name` gives it, else the default."""
+    """Gives the whole number that the nearest file or row with a `name` gives it, else the default."""
     return int(_nearest(r"^[^#\n]*\b%s: *(\d+)" % re.escape(name), text) or default)
 
 
 def _nearest(pattern, text):
-    """What the pattern's group is in the nearest of the settings that has it; None where none has."""
+    """Finds the group of the pattern in the nearest file or row that matches it; None where none does."""
     for _, lines, _ in _layers(text)[0]:
         found = re.search(pattern, lines, re.MULTILINE)
         if found:
@@ -67,9 +67,9 @@ def _read(path):
 
 
 def _layers(text, seen=()):
-    """([(file or table:row, its lines, whether of a table), the nearest first], tables of the nearest that names some)."""
+    """Gives ([(file or table:row, its lines, whether from a table), the nearest first], tables that the nearest file names)."""
     file, row = split(text)
-    if file in seen:                         # a chain that leads back is the worker's to name
+    if file in seen:                         # the worker will report this circle
         return [], []
     lines, folder = _read(file), os.path.dirname(file)
     base, tables = _BASE.search(lines), _ROWS.search(lines)
@@ -82,7 +82,7 @@ def _layers(text, seen=()):
 
 
 def _rows(row, tables):
-    """{table:row: its lines} of a row and of those that it builds on."""
+    """Gives {table:row: its lines} of a row and of the rows that it builds on."""
     found, first = {}, 0
     while row is not None:
         for i in range(first, len(tables)):
@@ -90,7 +90,7 @@ def _rows(row, tables):
             if lines is not None:
                 break
         else:
-            return found                     # no such row: the worker says so
+            return found                     # no such row: the worker will report it
         name = "%s:%s" % (tables[i], row)
         if name in found:
             return found
@@ -102,8 +102,8 @@ def _rows(row, tables):
 
 
 def _lines_of(row, table):
-    """The lines of a table from the one that begins with the row's name to the next that begins at its margin, without
-    comments between rows; None where there is none."""
+    """Cuts a row out of a table: the lines from the one that begins with its name to the next that is not indented, without
+    comments between rows; None where there is no such row."""
     found = None
     for line in _read(table).split("\n"):
         if found is not None:

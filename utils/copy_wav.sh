@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of mono WAVs,
-# so that training reads a part of one with a seek, and writes a data directory that points there. A copy has the very
-# samples of its recording: 16-bit integers where these hold them, else (resampled, averaged, 24 bits) floats.
+# Decodes every recording of a data directory once (pipes, Ogg, m4a, any rate, segments) to archives of mono WAVs, and
+# writes a data directory that points there. Training can then read a part of a recording with a seek. A copy has exactly
+# the samples of its recording: as 16-bit integers where these hold them, else (resampled, averaged, 24 bits) as floats.
 # Usage: utils/copy_wav.sh [options] <data-in> <data-out> [<ark-dir>]
 # The default of <ark-dir> is <data-out>/data.
 set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's
 nj=4        # number of jobs
-rate=16000  # samples per second of what is written
+rate=16000  # samples per second of the WAVs
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 (($# == 2 || $# == 3)) || { echo "usage: ${0##*/} [options] <data-in> <data-out> <ark-dir> (--help says more)" >&2; exit 2; }
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
 data=${1%/} out=${2%/}
 ark_dir=${3:-$out/data}
-# Where archives lie is no matter of what they hold.
+# What the archives hold does not depend on where they lie.
 svq_arguments=("$data" "$out")
 step --dear --in "$data/utt2spk" --in "$data/wav.scp" --recordings "$data/wav.scp" --maybe "$data/segments" \
   --maybe "$data/reco2file_and_channel" --out "$out/wav.scp" --out "$out/utt2spk"

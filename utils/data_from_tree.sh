@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Makes a Kaldi data directory from a tree with a folder for each speaker, such as LibriSpeech's
-# (84/121123/84-121123-0001.flac) and VoxCeleb's (id10001/1zcIwhmdeo4/00001.wav), or from a table, a .csv or .tsv with the
-# columns path, speaker and, where known, gender. Utterances are called SPEAKER-FOLDERS-NAME. Nothing is copied or
-# decoded; recordings that cannot be read are named, and then nothing is written.
+# (84/121123/84-121123-0001.flac) and VoxCeleb's (id10001/1zcIwhmdeo4/00001.wav), or from a table: a .csv or .tsv with the
+# columns path, speaker and, where known, gender. Utterances are called SPEAKER-FOLDERS-NAME. Copies and decodes nothing.
+# Names the recordings that cannot be read; if there are any, it writes nothing.
 # Usage: utils/data_from_tree.sh [options] <folder-or-table> <data-dir>
 set -euo pipefail
-speaker_level=0     # which folder below <folder> is the speaker; 0: the first, unless names tell otherwise
-root=               # folder that a table's relative paths begin at; empty: the table's own
-check_audio=header  # header: open every recording, which gives utt2dur; decode: find silence, too; none: leave it
+speaker_level=0     # level of the folders below <folder> that are speakers, from 1; 0: the first, unless names tell otherwise
+root=               # folder that relative paths in a table start from; empty: the table's own
+check_audio=header  # header: open every recording, which gives utt2dur; decode: also look for silence; none: open none
 nj=4                # recordings opened at once
 limit=20            # unreadable recordings shown
 . "${0%"${0##*/}"}../utils/parse_options.sh"

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Tell the scripts of a folder which options of Python workers they forward (utils/forward.sh asks).
+"""Tells the scripts of a folder which options of Python workers they forward (utils/forward.sh asks).
 
   declared.py SCRIPT
 
-A script names its workers above parse_options.sh, each with what it gives the worker itself:
+A script names its workers above parse_options.sh, each with the options that it gives the worker itself:
 
   _forward_to=("svq.bin.train but config data out set" "svq.bin.pack only calibration" "svq.bin.cascade choose but out")
 
-The options are asked of the workers' argparse, which is where they are declared, with kind, default and help. Prints
-those of SCRIPT, and keeps those of all scripts of the folder in __pycache__/options beside them, so that a script
-starts without starting Python. With them it keeps, for every file that the options come from, an empty file of the same
-time of change: as long as the times are the same, so are the options.
+The options, with kind, default and help, come from the argparse of the workers, where they are declared. Prints those of
+SCRIPT, and keeps those of all scripts of the folder in __pycache__/options beside them, so that a script starts without
+starting Python. Beside them it keeps an empty file for every file that the options depend on, with the same time of
+change: as long as the times agree, the options are the same.
 """
 
 import argparse
@@ -33,7 +33,7 @@ NUMBER = r"-?([0-9]+([.][0-9]*)?|[.][0-9]+)([eE][-+]?[0-9]+)?"
 
 
 class Wrong(Exception):
-    """Carries what is said in one line."""
+    """Carries a message of one line."""
 
 
 class Asked(Exception):
@@ -43,7 +43,7 @@ class Asked(Exception):
 # --- what a script says ---
 
 def forwards(script):
-    """[(module, verb or "", `but` or `only`, names), ...] of a script."""
+    """Reads the _forward_to of a script: [(module, verb or "", `but` or `only`, names), ...]."""
     with open(script, encoding="utf-8") as file:
         found = re.search(r"^_forward_to=\((.*?)\)", file.read(), re.MULTILINE | re.DOTALL)
     return [forward(text.split(), script) for text in shlex.split(found[1], comments=True)] if found else []
@@ -65,7 +65,7 @@ def forward(words, script):
 
 @contextlib.contextmanager
 def asking():
-    """Parsers raise Asked in place of parsing, meanwhile."""
+    """Makes parsers raise Asked in place of parsing, within the block."""
     parse_args, argv = argparse.ArgumentParser.parse_args, sys.argv
 
     def asked(self, args=None, namespace=None):
@@ -79,7 +79,7 @@ def asking():
 
 
 def parser_of(module, verb=""):
-    """The ArgumentParser of a worker, or of a verb of it."""
+    """Gets the ArgumentParser of a worker, or of one of its verbs."""
     with asking():
         sys.argv = [module]
         try:
@@ -102,9 +102,9 @@ def parser_of(module, verb=""):
 
 
 def options_of(parser):
-    """name -> fields of the options of a parser, as they are declared: kind, shape, needed, default, choices, help.
+    """Lists the options of a parser, name -> fields as declared: kind, shape, needed, default, choices, help.
 
-    shape: `one` value, `many` (several words, of which the shell has one text with blanks), `some` (the same, but at
+    shape: `one` value, `many` (several words, which the shell holds as one text with blanks), `some` (the same, but at
     least one), `flag` (no value) or `repeated`, which no script can forward."""
     found = {}
     for action in parser._actions:
@@ -133,7 +133,7 @@ def fields_of(action):
 
 
 def as_text(default):
-    """A default as one types it in a shell."""
+    """Writes a default as one types it in a shell."""
     if default is None or isinstance(default, bool):
         return "" if default is None else str(default).lower()
     return " ".join(map(as_text, default)) if isinstance(default, (list, tuple)) else str(default)
@@ -142,7 +142,7 @@ def as_text(default):
 # --- what both say together ---
 
 def declared(script, parsers):
-    """[(array, worker, {name: fields}), ...]: what a script forwards to each worker. ``parsers`` keeps the answers."""
+    """Finds what a script forwards to each worker: [(array, worker, {name: fields}), ...]. ``parsers`` keeps the answers."""
     found, known = [], {}
     for module, verb, how, names in forwards(script):
         if (module, verb) not in parsers:
@@ -165,7 +165,7 @@ def declared(script, parsers):
 
 
 def of_folder(folder):
-    """script -> what is `declared`, or what is wrong with it; only of scripts that forward options."""
+    """Gives `declared` for each script of a folder that forwards options, or Wrong where it has a mistake."""
     made, parsers = {}, {}
     for name in sorted(os.listdir(folder)):
         script = os.path.join(folder, name)
@@ -180,9 +180,9 @@ def of_folder(folder):
 # --- what is kept ---
 
 def sources(script):
-    """The files that the options of a script come from: it, this one, its workers and what these import."""
+    """Lists the files that the options of a script depend on: the script, this file, its workers and what they import."""
     found, todo = {os.path.abspath(script), os.path.abspath(__file__)}, [module for module, *_ in forwards(script)]
-    for name in todo:                             # which grows
+    for name in todo:                             # todo grows meanwhile
         file = getattr(sys.modules.get(name), "__file__", None) or ""
         if file not in found and file.endswith(".py") and "site-packages" not in file and not file.startswith(STANDARD):
             found.add(file)
@@ -192,7 +192,7 @@ def sources(script):
 
 @functools.lru_cache(maxsize=None)
 def imported(file):
-    """The modules that a file may import, and the packages that they are in."""
+    """Lists the modules that a file may import, and the packages that they are in."""
     names = set()
     with open(file, encoding="utf-8") as source:
         tree = ast.parse(source.read())
@@ -205,15 +205,15 @@ def imported(file):
 
 
 def times_of(script):
-    """path from the script's folder -> time of change, of its sources."""
+    """Gives the time of change of each source of a script, by its path from the folder of the script."""
     folder = os.path.dirname(os.path.realpath(script))
     return {os.path.relpath(os.path.realpath(file), folder): os.stat(file).st_mtime_ns for file in sources(script)}
 
 
 def keep(folder, made, began):
-    """Write the options of the scripts beside them, and of every file that they come from its time of change.
+    """Writes the options of the scripts beside them, and the time of change of every file that they depend on.
 
-    Nothing is kept where one of them has changed since ``began``: what was read may have been the file before."""
+    Keeps nothing if one of these files has changed since ``began``: its earlier version may have been read."""
     listed = {script: times_of(script) for script, found in made.items() if not isinstance(found, Wrong)}
     changed = {source: time_ns for times in listed.values() for source, time_ns in times.items()}
     if max(changed.values()) >= began - RECENT_NS:
@@ -228,7 +228,7 @@ def keep(folder, made, began):
                 os.unlink(os.path.join(place, name))
         for name, text in texts.items():
             replace(os.path.join(place, name), text)
-        for source, time_ns in changed.items():      # last: they say that the rest is there
+        for source, time_ns in changed.items():      # last: these files say that the rest is there
             replace(os.path.join(place, source.replace("/", "+")), "", time_ns)
 
 
@@ -242,7 +242,8 @@ def replace(path, text, time_ns=None):
 
 
 def lines_of(listed, workers):
-    """The files that the options come from; of each worker a line, and two of each option: what it is, and its help."""
+    """Writes a line of the files that the options depend on, then a line for each worker and two for each of its options:
+    its facts, and its help."""
     rows = [listed]
     for array, worker, options in workers:
         rows.append((array, worker))
@@ -257,7 +258,7 @@ def main(script):
     made = of_folder(os.path.dirname(script))
     if isinstance(made[script], Wrong):
         raise made[script]
-    with contextlib.suppress(OSError):            # a folder that is not ours: the options are asked for each time
+    with contextlib.suppress(OSError):            # in a folder that cannot be written, ask each time
         keep(os.path.dirname(script), made, began)
     sys.stdout.write(lines_of((), made[script]))
 

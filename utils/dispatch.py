@@ -1,4 +1,4 @@
-"""What run.py and slurm.py have in common: their command line, and the report on failed jobs."""
+"""Parses the command line of run.py and slurm.py, and reports failed jobs for both."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import shlex
 import shutil
 import sys
 
-# Words that a shell has to understand. They count only as whole arguments: a data value such as
+# Words that only a shell understands. They count only as whole arguments: a data value such as
 # "<unk>" or "a|b" is passed on as it is.
 OPERATORS = {"|", "||", "&&", ";", "<", ">", ">>", "2>", "2>>", "2>&1", "&>"}
 
@@ -23,7 +23,7 @@ class Request:
     """A command line taken apart.
 
     options: {"mem": "4G", "num-threads": 2, ...}, only those given
-    said: names of the options that the user said, in cmd.sh or by hand; a step proposed the others
+    said: names of the options that the user gave, in cmd.sh or by hand; a step proposed the others
     variable: "JOB" or None; jobs: the numbers, [None] where there is no variable
     log, command: before the variable is replaced
     """
@@ -39,7 +39,7 @@ class Request:
         return self.substitute(self.log, job)
 
     def argv_of(self, job):
-        """The argument list to run; through bash only where the command holds shell syntax."""
+        """Gives the argument list to run; bash comes in only where the command holds shell syntax."""
         words = [self.substitute(w, job) for w in self.command]
         if len(words) == 1 and re.search(r"\s", words[0]) and not shutil.which(words[0]):
             return ["bash", "-o", "pipefail", "-c", words[0]]
@@ -50,14 +50,15 @@ class Request:
 
 
 def words_of_user(argv):
-    """How many of the words the user said: those of the dispatcher as cmd.sh has it. The step that runs proposes the
-    others (utils/step.sh tells its --cmd); without a step they are all the user's."""
+    """Counts the words that come from the user: those that cmd.sh writes after the dispatcher. The running step proposes
+    the others (utils/step.sh passes on its --cmd). Without a step all words are the user's."""
     words = os.environ.get("SVQ_STEP_CMD", "").split()[1:]
     return len(words) if os.environ.get("SVQ_STEP_CMD") and argv[:len(words)] == words else len(argv)
 
 
 def parse_options(argv, doc):
-    """(options, those said by the user, what follows them). What the user said wins over what a step proposes."""
+    """Parses the options: gives them, the names of those that the user gave, and the words that follow. Options of the
+    user win over those that a step proposes."""
     said, proposed, rest, of_user = {}, {}, list(argv), words_of_user(argv)
     while rest and rest[0].startswith("-"):
         options = said if len(argv) - len(rest) < of_user else proposed
@@ -83,7 +84,7 @@ def parse_options(argv, doc):
 
 
 def parse(argv, doc):
-    """Request from a command line; UsageError where it is wrong. ``--help`` prints ``doc``."""
+    """Makes a Request of a command line; UsageError where it is wrong. ``--help`` prints ``doc``."""
     options, said, rest = parse_options(argv, doc)
     variable, jobs = None, [None]
     if rest and (match := re.fullmatch(r"([A-Za-z_]\w*)=(\d{1,9})(?::(\d{1,9}))?", rest[0])):
@@ -102,14 +103,15 @@ def parse(argv, doc):
 
 
 def queue_folders(request):
-    """(folder of this work's folders on a cluster, prefix of their names): q/x.JOB.* beside the logs x.JOB.log."""
+    """Gives the folder that holds the folders of this work on a cluster, and the prefix of their names: q/x.JOB.* beside
+    the logs x.JOB.log."""
     first = os.path.abspath(request.log_of(request.jobs[0]))
     name = os.path.basename(request.log).removesuffix(".log") or "job"
     return os.path.join(os.path.dirname(first), "q"), name + "."
 
 
 def end_orphans(program, request):
-    """Cancel what an earlier start of the same work has left running on a cluster, and forget that start."""
+    """Cancels the jobs that an earlier start of the same work has left on a cluster, and removes their folders."""
     parent, prefix = queue_folders(request)
     if not os.path.isdir(parent):
         return
@@ -126,7 +128,7 @@ def end_orphans(program, request):
 
 
 def last_lines(path, count=10):
-    """The last lines of a log, as a list; empty where it cannot be read."""
+    """Reads the last lines of a log, as a list; empty where it cannot be read."""
     try:
         with open(path, "rb") as f:
             f.seek(max(0, os.path.getsize(path) - 16384))
@@ -136,14 +138,14 @@ def last_lines(path, count=10):
 
 
 def report_os_error(program, error):
-    """Say in one line what could not be done to which file, and what mends it."""
+    """Says in one line which file failed, why, and what mends it."""
     name = "" if error.filename is None else "%s: " % error.filename
     mend = "; free some space or write elsewhere, then run it again" if error.errno == errno.ENOSPC else ""
     print("%s: %s%s%s" % (program, name, error.strerror or error, mend), file=sys.stderr)
 
 
 def report_failures(program, request, failed, not_started=0):
-    """Name each failed job, its log and the log's last lines. ``failed``: {job: why}."""
+    """Names each failed job, its log and the last lines of that. ``failed``: {job: why}."""
     total = len(request.jobs)
     for job, why in sorted(failed.items(), key=lambda item: item[0] or 0):
         log = request.log_of(job)

@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Mends a Kaldi data directory: sorts every table, drops lines that are malformed or twice and utterances
-# that are not in all files, rewrites spk2utt, and says what it dropped. The files as they were stay in
-# <data-dir>/.backup. Trial lists are not touched.
+# Mends a Kaldi data directory: sorts every table, drops malformed and repeated lines and utterances that some file lacks,
+# rewrites spk2utt, and says what it dropped. The original files stay in <data-dir>/.backup. Trial lists stay untouched.
 # Usage: utils/fix_data_dir.sh [options] <data-dir>
 set -euo pipefail
-check_audio=none  # header or decode: drop utterances whose recording does not open, or decode, too
+check_audio=none  # header, decode: also drop utterances whose recording does not open, or does not decode
 nj=4              # recordings opened at once
 limit=20          # dropped lines shown; all of them are in .backup/dropped
 . "${0%"${0##*/}"}../utils/parse_options.sh"

@@ -1,20 +1,20 @@
 # shellcheck shell=bash
-# Sourced by parse_options.sh where a script names the Python workers that take all other options:
+# Sourced by parse_options.sh in a script that names the Python workers that take its other options:
 #
 #   nj=4                                            # an option of the script's own
 #   _forward_to=("svq.bin.extract but data job")     # python3 -m svq.bin.extract takes the rest
 #   . utils/parse_options.sh
 #   python3 -m svq.bin.extract "${to_extract[@]}" --data data --job 1
 #
-# MODULE, or MODULE VERB, then `but` and the options that the script gives itself, or `only` and those that it forwards.
-# The options, their kinds, defaults and help are those of the worker's argparse (utils/declared.py asks it, and keeps
-# the answer beside the script until a file that it comes from changes). They are options of the script like its own:
-# variables with the worker's defaults, listed by --help, checked before anything is done. Those that were given stand
-# in the array to_NAME, NAME being the verb or the last word of the module. Of an option that takes several words the
-# script takes one text with blanks; one without a default may be given empty, which is as if it were not given.
-# svq_forwarded has --NAME=VALUE of each, whether given or not (utils/step.sh).
+# Each entry is MODULE, or MODULE VERB, then `but` and the options that the script gives itself, or `only` and those that
+# it forwards. The options, their kinds, defaults and help come from the argparse of the worker: utils/declared.py asks
+# it, and keeps the answer beside the script until a file that it depends on changes. They become options of the script
+# like its own: variables with the worker's defaults, listed by --help, checked before anything is done. The array to_NAME
+# holds those that were given; NAME is the verb, or the last word of the module. For an option of several words the
+# script takes one text with blanks. An option without a default may be given empty, as if it were not given.
+# svq_forwarded holds --NAME=VALUE of every option, given or not (utils/step.sh).
 
-# Reads what the workers declare, into the tables of parse_options.sh.
+# Reads the options that the workers declare into the tables of parse_options.sh.
 __po_read_workers() {                             # <word given to the script>...
   local folder=. utils=${BASH_SOURCE[0]%/*} lines=()
   if [[ $__po_script == */* ]]; then folder=${__po_script%/*}; fi
@@ -29,7 +29,7 @@ __po_read_workers() {                             # <word given to the script>..
   fi
 }
 
-# Fills `lines` with what is kept, if the files that it comes from are as they were. Starts no program.
+# Fills `lines` from the kept answer, if the files that it depends on have not changed. Starts no program.
 __po_kept() {                                     # <file>
   local source IFS=$'\x1f'
   { mapfile -t lines < "$1"; } 2> /dev/null || return 1
@@ -38,10 +38,10 @@ __po_kept() {                                     # <file>
   done
 }
 
-# Of each worker a line with its array and its name, then two of each option: what it is, and its help.
+# Takes for each worker a line with its array and its name, then two lines for each option: its facts, and its help.
 __po_take() {                                     # <line of declared.py>...
   local __po_field __po_name __po_worker __po_array IFS=$'\x1f'
-  set -f                                          # the fields of a line are words, and no patterns
+  set -f                                          # the fields of a line are words, not patterns
   while (($#)); do
     # shellcheck disable=SC2206
     __po_field=($1)
@@ -52,7 +52,7 @@ __po_take() {                                     # <line of declared.py>...
       declare -ga "$__po_array=()"
       continue
     fi
-    __po_name=${__po_field[0]}                    # then kind, shape, whether it is needed, default, choices
+    __po_name=${__po_field[0]}                    # then come kind, shape, whether it is needed, default, choices
     if [[ -z ${__po_shape[$__po_name]+x} ]]; then
       [[ -z ${__po_known[$__po_name]+x} ]] ||
         __po_fail "--${__po_name//_/-} is declared here and by $__po_worker: name it after \`but\` in _forward_to"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Writes <data-dir>/utt2dur, the seconds of every utterance: from segments, from headers, or by decoding pipes.
+# Writes <data-dir>/utt2dur, the seconds of every utterance. They come from segments, from headers, or, for pipes, from
+# decoding.
 # Usage: utils/get_utt2dur.sh [options] <data-dir>
 set -euo pipefail
 cmd=run.py  # dispatcher: run.py, slurm.py, or Kaldi's

@@ -1,19 +1,19 @@
-"""Start a command so that nothing of it outlives the process that started it.
+"""Starts a command so that nothing of it outlives the process that started it.
 
     caller -- guard (own process group) -- command -- whatever it starts
 
-The guard is a fork of the caller. It dies with the caller (Linux: PR_SET_PDEATHSIG, which works for
-kill -9 too), is the one to which orphans of the command are handed (PR_SET_CHILD_SUBREAPER), and
-kills all of them before it ends. Where the guard itself is killed (kill -9), the caller, to which the orphans go then,
-kills them (`sweep`). So the lock that run.sh holds, which its children inherit, is free
-as soon as run.sh is dead, and no forgotten training process writes into a folder that is being
-written again. Linux only, as the signal is.
+The guard is a fork of the caller. It dies with the caller (Linux: PR_SET_PDEATHSIG, which works for kill -9, too). The
+kernel hands it the orphans of the command (PR_SET_CHILD_SUBREAPER), and it kills all of them before it ends. If the guard
+itself is killed (kill -9), the orphans go to the caller, which kills them (`sweep`). So the lock that run.sh holds, which
+its children inherit, is free as soon as run.sh is dead, and no forgotten training writes into a folder that is being
+written again. This works on Linux only, because the signal does.
 
-Standard library only, and nothing slow to import: once.py and run.py start in milliseconds.
-A guard must be started from the main thread: the death signal follows the starting thread.
+Uses only the standard library, and imports nothing slow: once.py and run.py start in milliseconds.
+Start a guard from the main thread: the death signal follows the starting thread.
 
-SVQ_GRACE is the number of seconds (default 30) between asking a command to end (SIGTERM) and killing it: a training
-writes a checkpoint in it. The wait ends when all has ended, which is at once for what does not handle the signal.
+SVQ_GRACE is the number of seconds (default 30) between asking a command to end (SIGTERM) and killing it. A training
+writes a checkpoint in that time. The wait ends when everything has ended, at once for commands that do not handle the
+signal.
 """
 
 import errno
@@ -27,7 +27,7 @@ _SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def grace():
-    """Seconds between asking a command to end and killing it."""
+    """Gives the seconds between asking a command to end and killing it."""
     value = os.environ.get("SVQ_GRACE", "30")
     try:
         return max(0.0, float(value))
@@ -44,14 +44,14 @@ def _prctl(option, value):
 
 
 def die_with_parent(parent=None):
-    """Get SIGTERM when the parent process dies; ``parent``: its pid, to notice that it already has."""
+    """Makes this process get SIGTERM when its parent dies; ``parent``: its pid, to notice that it is dead already."""
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if parent is not None and os.getppid() != parent:
         os._exit(143)
 
 
 def _families():
-    """{process id: those of its children}, without the dead ones; needs /proc, else empty."""
+    """Gives {process id: ids of its living children}; needs /proc, else empty."""
     children = {}
     try:
         names = os.listdir("/proc")
@@ -71,12 +71,12 @@ def _families():
 
 
 def children(root):
-    """Process ids of the living children of process ``root``."""
+    """Lists the process ids of the living children of process ``root``."""
     return _families().get(root, [])
 
 
 def descendants(root):
-    """Process ids of all living descendants of process ``root``."""
+    """Lists the process ids of all living descendants of process ``root``."""
     families = _families()
     found, queue = [], [root]
     while queue:
@@ -94,7 +94,7 @@ def _signal_all(pids, number):
 
 
 def _reap():
-    """Collect the dead children; False when there is no child left, dead or alive."""
+    """Collects the dead children; False when there is no child left, dead or alive."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -104,10 +104,10 @@ def _reap():
 
 
 def _ask_orphans(asked):
-    """SIGTERM, once each, to the children of this process: orphans of the command, which nobody else asks to end.
+    """Sends SIGTERM, once each, to the children of this process: orphans of the command, which nobody else asks to end.
 
-    What was started after the others were asked is among them as soon as its parent is gone. Not their children, which
-    may be at work on a clean end (slurm.py calls scancel).
+    A process that was started after the others were asked is among them as soon as its parent is gone. The children of
+    these processes are not asked: they may be at work on a clean end (slurm.py calls scancel).
     """
     new = [pid for pid in children(os.getpid()) if pid not in asked]
     asked.update(new)
@@ -115,7 +115,7 @@ def _ask_orphans(asked):
 
 
 def _kill_descendants(deadline, asked):
-    """Kill what is left of the command, once the time to end by itself (slurm.py cancels) is over."""
+    """Kills what is left of the command, once its time to end by itself (slurm.py cancels) is over."""
     # Orphans of the command have become children of this process: without children there are none.
     pause = 0.005
     while _reap():
@@ -128,8 +128,8 @@ def _kill_descendants(deadline, asked):
 
 
 def _exec(argv, environ, stdout):
-    """Become the command; returns never."""
-    # Python ignores SIGPIPE; a command that inherited that would not end with its reader.
+    """Becomes the command; never returns."""
+    # Python ignores SIGPIPE; a command that inherited this would not end with its reader.
     for number in (signal.SIGPIPE, *_SIGNALS):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -145,7 +145,7 @@ def _exec(argv, environ, stdout):
 
 
 def _guard(argv, environ, stdout, parent):
-    """The guard's life, in the fork, with _SIGNALS blocked; returns its exit status."""
+    """Lives as the guard, in the fork, with _SIGNALS blocked; returns its exit status."""
     os.setpgid(0, 0)
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_DFL)     # an ignored signal would not be waited for
@@ -161,8 +161,8 @@ def _guard(argv, environ, stdout, parent):
 
     deadline, status, asked = None, None, set()
     while status is None:
-        # The signals are blocked, so that one which comes between two waits is still there. Not
-        # sigtimedwait: suspended beyond its time limit, it reports a signal that never came.
+        # The signals are blocked, so a signal that comes between two waits is still there. sigtimedwait
+        # would not do: suspended beyond its time limit, it reports a signal that never came.
         if deadline is not None:
             time.sleep(0.02)
         elif signal.sigwait(_SIGNALS) != signal.SIGCHLD:
@@ -182,16 +182,16 @@ def _guard(argv, environ, stdout, parent):
 
 
 def start(argv, environ=None, stdout=None):
-    """Start ``argv`` under a guard; returns the guard's process id, which is also its group's.
+    """Starts ``argv`` under a guard; returns the process id of the guard, which is also the id of its group.
 
-    environ: the command's environment, by default this process's.
-    stdout: file descriptor for its output and error output, by default this process's.
-    The guard's exit status is the command's, 128 + n where signal n killed it, 127 where it could
-    not be found. Standard input is empty: jobs of a recipe do not ask questions.
+    environ: environment of the command, by default that of this process.
+    stdout: file descriptor for its output and error output, by default those of this process.
+    The guard exits with the status of the command, with 128 + n where signal n killed it, with 127 where it
+    could not be found. Standard input is empty: jobs of a recipe do not ask questions.
     """
     environ = os.environ if environ is None else environ
-    grace()                                   # a wrong value is said now
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)        # for what a killed guard leaves: see sweep
+    grace()                                   # reports a wrong value now
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)        # takes the orphans of a killed guard: see sweep
     parent = os.getpid()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -210,12 +210,12 @@ def start(argv, environ=None, stdout=None):
 
 
 def ask(pid):
-    """Ask the guard ``pid`` to end what it guards: SIGTERM, then SVQ_GRACE seconds."""
+    """Asks the guard ``pid`` to end what it guards: SIGTERM, then SVQ_GRACE seconds."""
     _signal_all([pid], signal.SIGTERM)
 
 
 def sweep(guards=()):
-    """Kill what a guard that was killed has left to this process; ``guards``: those that live. Returns when it is gone."""
+    """Kills the orphans of a killed guard, and returns when they are gone; ``guards``: the guards that live."""
     while True:
         left = [pid for pid in children(os.getpid()) if pid not in guards]
         if not left:
@@ -223,15 +223,15 @@ def sweep(guards=()):
         for pid in left:
             _signal_all([*descendants(pid), pid], signal.SIGKILL)
             try:
-                os.waitpid(pid, 0)            # its own children are this process's from here on
+                os.waitpid(pid, 0)            # its own children now belong to this process
             except ChildProcessError:
                 pass
 
 
 def stop(pids):
-    """End the guards ``pids`` and all that they guard; returns when they are gone."""
+    """Ends the guards ``pids`` and all that they guard; returns when they are gone."""
     _signal_all(pids, signal.SIGTERM)
-    deadline = time.monotonic() + grace() + 2     # a guard that lives kills at its own
+    deadline = time.monotonic() + grace() + 2     # a living guard kills at its own deadline, before this
     for pid in pids:
         while True:
             try:

@@ -1,11 +1,11 @@
-"""What Kaldi's lists point to: the recordings of a wav.scp, the archives of a feats.scp."""
+"""Finds the files that Kaldi's lists point to: the recordings of a wav.scp, the archives of a feats.scp."""
 
 import os
 
 import cleaned
 from stamps import blake2b
 
-# Of a list of more bytes so many lines are looked at, spread evenly.
+# Of a list longer than LONG bytes only LINES lines are read, evenly spread.
 LONG, LINES = 2_000_000, 20_000
 
 
@@ -14,7 +14,7 @@ class Gone(Exception):
 
 
 def _some_lines(path):
-    """All lines of a list as bytes; of a long one LINES of them, evenly spread."""
+    """Reads all lines of a list as bytes; of a long one LINES of them, evenly spread."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         if size <= LONG:
@@ -29,7 +29,7 @@ def _some_lines(path):
 
 
 def files_behind(path):
-    """The files that a list names (`id file`, `id file:offset[range]`, `id command with a file |`), each once."""
+    """Lists the files that a list names (`id file`, `id file:offset[range]`, `id command with a file |`), each once."""
     found = {}
     for line in _some_lines(path):
         words = line.split(None, 1)
@@ -51,7 +51,7 @@ _digests = {}
 
 
 def digest_of_files(path):
-    """Digest of names, sizes and times of what a list points to; Gone where one is missing."""
+    """Digests names, sizes and times of the files that a list points to; Gone where one is missing."""
     if path not in _digests:
         digest = blake2b(digest_size=16)
         for name in files_behind(path):
@@ -69,5 +69,5 @@ def digest_of_files(path):
 
 
 def forget():
-    """Look at all files again, the next time."""
+    """Forgets all digests: the next time, all files are looked at again."""
     _digests.clear()

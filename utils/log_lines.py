@@ -1,7 +1,7 @@
-"""What the log of a job says: how far it has come, its last line, how it ended.
+"""Reads the log of a job: how far the job has come, its last line, how it ended.
 
-Understood are the lines of trainings (`step 40/310 epoch 1.52 loss 4.1969 ... 57 s left`), of all other loops
-(`extract: 313/440 (71 %) in 4.6 s, 68.7/s, 2 s left`, svq/progress.py), tqdm's, and what run.py writes at both ends.
+Understands the lines of trainings (`step 40/310 epoch 1.52 loss 4.1969 ... 57 s left`), of all other loops
+(`extract: 313/440 (71 %) in 4.6 s, 68.7/s, 2 s left`, svq/progress.py), of tqdm, and those that run.py writes at both ends.
 """
 
 import os
@@ -18,8 +18,8 @@ _ENDED = re.compile(r"# Ended \(code (\d+)\) at (.*)")
 
 
 class Log:
-    """A log. text: its last line that the command wrote; what, done, total: of the loop that it is in, total 0 where
-    none is known; loss: text or empty; left: seconds from now on, or None; code: exit status or None; changed: ns."""
+    """A log. text: the last line that the command wrote; what, done, total: name and count of its loop, total 0 where none
+    is known; loss: text or empty; left: seconds from now on, or None; code: exit status or None; changed: ns."""
 
     def __init__(self, path):
         self.path, self.text, self.what, self.loss = path, "", "", ""
@@ -29,7 +29,7 @@ class Log:
         self.changed = self.size = 0
 
     def progress(self):
-        """`step 47/310, loss 4.1969`, `extract 313/440`, or the last line."""
+        """Says how far the job has come: `step 47/310, loss 4.1969`, `extract 313/440`, or the last line."""
         if not self.total:
             return self.text if len(self.text) <= 80 else self.text[:77] + "..."
         text = "%s %d/%d" % (self.what, self.done, self.total) if self.what else "%d/%d" % (self.done, self.total)
@@ -37,7 +37,7 @@ class Log:
 
 
 def read(path, head=False):
-    """The log, or None where it cannot be read. head: also when it began and on which host."""
+    """Reads a log; None where it cannot be read. head: also when it began and on which host."""
     log = Log(path)
     try:
         with open(path, "rb") as file:
@@ -90,7 +90,7 @@ def _take(log, line):
 
 
 def duration(seconds):
-    """`40 s`, `12 min`, `3 h 20 min`, `2 days 5 h`."""
+    """Writes seconds as `40 s`, `12 min`, `3 h 20 min` or `2 days 5 h`."""
     seconds = int(seconds)
     if seconds < 100:
         return "%d s" % seconds
@@ -104,7 +104,7 @@ def duration(seconds):
 
 
 def size(count):
-    """Bytes as text: `1.2 GB`."""
+    """Writes bytes as text: `1.2 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             break

@@ -1,57 +1,56 @@
 #!/usr/bin/env python3
-"""Run a command unless what it makes is there, made by this very command from these very inputs.
+"""Runs a command, unless its outputs are there already, made by this very command from these very inputs.
 
   once.py [--in PATH ...] [--maybe PATH ...] [--config FILE[:ROW] ...] --out PATH ... [--neutral OPTION ...]
           [--said WORD ...] [--dear] [--dry-run] [--force] -- command arguments...
   once.py [inputs of all] --piece NAME [inputs] --out PATH ... --piece NAME ... -- command arguments...
 
-A stamp, written only after the command has exited with 0 and all outputs exist, holds the command
-line, a digest of every input, the size of every output and a digest of the code that the command runs (code_text.py).
-When they are the same the next time the command is skipped; when
-not, one line says what has changed and it is run again. The stamp is removed before the command
-starts, so a command killed at any instant is run again.
+A stamp holds the command line, a digest of every input, the size of every output and a digest of the code that the
+command runs (code_text.py). It is written only after the command has exited with 0 and all outputs exist. If all this is
+the same the next time, the command is skipped; if not, one line says what has changed, and the command runs again. The
+stamp is removed before the command starts, so a command killed at any instant runs again.
 
   --in PATH           file, or Kaldi data directory (its files at the top, no hidden ones, none of the outputs);
                       a missing one is an error
-  --maybe PATH        the same, where it is there
-  --config FILE[:ROW] settings: a YAML with the files that it builds on and, of the tables of rows that it names,
-                      the lines of ROW alone (config_text.py)
-  --levels DIR        of a teacher's cached levels those that these settings name (`levels: [...]`)
-  --speech DIR        data directory whose utterances are read: utt2spk, wav.scp where it is there, and feats.scp with
-                      its archives or segments, channels and the recordings that wav.scp names
-  --reads WHAT        which of both: auto (features where there are some), feats, wav, or settings (features where the
+  --maybe PATH        the same, if it is there
+  --config FILE[:ROW] settings: a YAML file, the files that it builds on and, of the tables of rows that it names, only
+                      the lines of ROW (config_text.py)
+  --levels DIR        cached levels of a teacher; those count that the settings name (`levels: [...]`)
+  --speech DIR        data directory whose utterances are read: utt2spk, wav.scp if it is there, and either feats.scp with
+                      its archives, or segments, channels and the recordings that wav.scp names
+  --reads WHAT        which of the two: auto (features if there are some), feats, wav, or settings (features if the
                       settings say `input: feats`); default: auto
   --recordings FILE   wav.scp whose recordings are read
-  --noise DIR         data directory of noise or rooms, read where the settings have `augment`
+  --noise DIR         data directory of noise or rooms, read if the settings have `augment`
   --out PATH          file or directory that the command makes
-  --also PATH         file that it may make besides, which must stay as it was afterwards; or folder, whose files at the
-                      top, such as the figures of a page, must still be there
-  --title TEXT        what the work is called; default: the first output
+  --also PATH         file that the command may also make, which must then stay as it is; or folder whose files at the
+                      top, such as the figures of a page, must then stay there
+  --title TEXT        name of the work; default: the first output
   --stamp FILE        default: .done.NAME beside the first output
-  --neutral OPTION    an option of the command that says how, not what: its value may change without
-                      anything being redone. Always so: --cmd --nj --num-threads --num-workers
+  --neutral OPTION    an option of the command that says how, not what: if its value changes, nothing
+                      is redone. Always neutral are --cmd --nj --num-threads --num-workers
                       --max-jobs-run --mem --threads
-  --said WORD         what the stamp says in place of the command line (utils/step.sh: script, options, arguments)
-  --piece NAME        begins a part of the work with inputs, outputs and a stamp of its own; the command is run for
-                      the pieces that are not up to date, whose names are in its environment as SVQ_PIECES
-  --dear              work of hours or days, or what such work is made from: where nothing but its code has changed it is
-                      kept, and its line says so; other work is done again
+  --said WORD         a word for the stamp, in place of the command line (utils/step.sh: script, options, arguments)
+  --piece NAME        begins a part of the work with its own inputs, outputs and stamp. The command runs for the
+                      pieces that are not up to date; its environment names them in SVQ_PIECES
+  --dear              work of hours or days, or an input of such work: if only its code has changed it is
+                      kept, and its line says so; other work is then done again
   --dry-run           say what would be done; touch nothing
-  --force             run it in any case
-Contents are read again only where size or times differ from those in the stamp. Of recordings and archives the names,
+  --force             run the command in any case
+Contents are read again only if size or times differ from those in the stamp. Of recordings and archives only names,
 sizes and times count; of a list of more than 2 MB, 20,000 lines evenly spread.
-Exit status: 0, 1 when the command failed, or an input is missing, 2 for a wrong command line.
+Exit status: 0; 1 if the command failed or an input is missing; 2 for a wrong command line.
 
-What run.sh tells by the environment (utils/stages.sh): SVQ_TELL=1 (exit status 10 where something was made, 3 where an input is
-missing),
-SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_MISSING (file that takes the path of a missing
-input), SVQ_OWNER (folder of the experiment: what lies outside of it is shared, and another experiment whose settings
-are others is refused). What the command is told: SVQ_PIECES, SVQ_INPUTS (digest of the recordings and archives, and of
-the code but of dear work: what a killed run left is taken up where it is the same), SVQ_ANEW=1 where
-nothing is to be taken up: with --force, when they have changed, or after clean.sh. A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
+run.sh sets these variables (utils/stages.sh): SVQ_TELL=1 (exit with 10 if something was made, with 3 if an input is
+missing), SVQ_DRY_RUN=1, SVQ_FORCE=1, SVQ_PARENT_PID, SVQ_MISSING (file for the path of a missing input), SVQ_OWNER
+(folder of the experiment; work outside of it is shared, and another experiment with other settings is refused).
+The command gets these: SVQ_PIECES; SVQ_INPUTS, a digest of the recordings and archives and, unless the work is dear, of
+the code (if it is the same, the command goes on from what a killed run left); SVQ_ANEW=1 if the command must begin anew:
+with --force, if recordings or archives have changed, or after clean.sh.
+A dry run of run.sh collects its calls in a file, and `once.py --plan FILE` answers them all.
 """
 # run.sh calls this for every piece of work, so it must start in milliseconds: no argparse, no json,
-# and nothing that only a command which is really run needs.
+# and no imports that only a real run of a command needs.
 
 import os
 import sys
@@ -80,7 +79,7 @@ def say(text, fd=1):
 # --- running ---
 
 def run(command):
-    """Run the command, which dies with this process and this with its parent; its exit status."""
+    """Runs the command and gives its exit status. The command dies with this process, and this process with its parent."""
     import signal
     import guard
     parent = os.environ.pop("SVQ_PARENT_PID", "")
@@ -107,7 +106,7 @@ def run(command):
 
 
 def require_inputs(piece, planned, script):
-    """The inputs that a dry run would make before; Stop where another one is missing."""
+    """Lists the inputs that a dry run would make before this piece; Stop where any other is missing."""
     awaited = [p for p in piece.paths if within(p, planned)]
     for path in piece.paths:
         if not os.path.exists(path) and path not in awaited and not cleaned.find(path):
@@ -116,7 +115,7 @@ def require_inputs(piece, planned, script):
 
 
 def missing_input(script, path, named_by="", why="is missing"):
-    """A Stop that says which input is missing, after noting for run.sh what has to be made: ``path``, or the list
+    """Makes a Stop that says which input is missing; notes for run.sh what has to be made: ``path``, or the list
     ``named_by`` that points into that archive."""
     made = named_by or path
     tell = os.environ.get("SVQ_TELL") and (not named_by or path.endswith(".ark"))
@@ -127,8 +126,8 @@ def missing_input(script, path, named_by="", why="is missing"):
 
 
 def consider(piece, args, opts, planned, script):
-    """Why the piece is to be made, or None; its inputs' digests are kept in it. Stop where it reads what clean.py has
-    removed and is to be made now."""
+    """Says why the piece is to be made, or None; keeps the digests of its inputs in it. Stop where it is to be made now and
+    reads a file that clean.py has removed."""
     why = reason_to_make(piece, args, opts, planned, script)
     if why is not None and not opts["dry-run"]:
         for path in piece.cleaned_inputs():
@@ -148,7 +147,7 @@ def reason_to_make(piece, args, opts, planned, script):
         raise missing_input(script, gone.args[0], gone.args[1]) from None
     if opts["force"]:
         return "forced"
-    # Who calls a step by hand wants what it makes; a run makes what was cleaned again only where it is needed.
+    # A user who calls a step wants its outputs; a run makes cleaned files again only where work needs them.
     why = reason(piece.stamp, args, piece.digests, piece.outputs, cleaned.find if opts["tell"] else None)
     if why is None and piece.stamp["code"] != opts["code"]:
         if not opts["dear"]:
@@ -156,7 +155,7 @@ def reason_to_make(piece, args, opts, planned, script):
         piece.note = "made by other code than now; --force redoes it"
     if why is None and any(cleaned.find(path) for path in piece.stamp["out"]):
         piece.note = "up to date, though cleaned: made again when it is needed"
-    if why is None and piece.digests != piece.stamp["in"] and not opts["dry-run"]:   # read again and found the same
+    if why is None and piece.digests != piece.stamp["in"] and not opts["dry-run"]:   # contents were read again and are the same
         write_stamp(piece.stamp_path, args, piece.digests, piece.stamp["out"], piece.stamp, piece.read_at)
     if why is not None:
         refuse_to_overwrite(piece, script)
@@ -164,7 +163,7 @@ def reason_to_make(piece, args, opts, planned, script):
 
 
 def refuse_to_overwrite(piece, script):
-    """Stop where the piece is shared and there, made for another experiment with other settings than this one's."""
+    """Refuses, by Stop, to make a shared piece that is there, made for another experiment with other settings."""
     owner = os.environ.get("SVQ_OWNER", "")
     if not piece.shared(owner) or not piece.stamp or piece.stamp["arg"] == piece.args or piece.damaged():
         return
@@ -176,7 +175,7 @@ def refuse_to_overwrite(piece, script):
 
 
 def make(pieces, command, script, opts):
-    """Run the command for these pieces, and leave their stamps."""
+    """Runs the command for these pieces and writes their stamps; Stop where it fails or an output is missing."""
     started = time.strftime("%Y-%m-%dT%H:%M:%S")
     mark = opts["mark"]
     at_work.begin(mark, " ".join(shown(command)[:1]), [(piece.title, piece.stamp_path) for piece in pieces], took(pieces))
@@ -211,14 +210,14 @@ def make(pieces, command, script, opts):
 
 
 def took(pieces):
-    """Seconds that the pieces took the last time, as far as their stamps tell; None where none does."""
+    """Adds up the seconds that the pieces took the last time, as far as their stamps tell; None where none does."""
     spans = {(piece.stamp["started"], piece.stamp["ended"]): seconds_of(piece.stamp) for piece in pieces if piece.stamp}
     known = [seconds for seconds in spans.values() if seconds is not None]
     return sum(known) if known else None
 
 
 def spent(piece):
-    """What it took the last time, where that is a minute or more."""
+    """Says how long a piece took the last time, if that was a minute or more; else ""."""
     seconds = took([piece]) or 0
     if seconds < 60:
         return ""
@@ -227,7 +226,7 @@ def spent(piece):
 
 
 def answer(argv, plan, stage=""):
-    """Say what a call would make, and note it in the plan; returns whether there is anything."""
+    """Says what a call would make, and notes it in the plan; returns whether there is anything to make."""
     opts, pieces, command, script, args = understood(argv, plan.made)
     stale = []
     for piece in pieces:
@@ -248,7 +247,7 @@ _codes = []
 
 
 def code_of(command):
-    """Digest of the code that a command runs; what it takes to find out is kept for the next one."""
+    """Digests the code that a command runs; keeps the digests of files for the next command."""
     if not _codes:
         _codes.append(Code(os.path.dirname(HERE)))
     digest = _codes[0].digest(command)
@@ -257,7 +256,7 @@ def code_of(command):
 
 
 def understood(argv, planned=()):
-    """Options, pieces with all their inputs, the command, its name, and what the stamp says of it."""
+    """Parses a call: options, pieces with all their inputs, the command, its name, and the words for its stamp."""
     opts, pieces, command = parse(argv)
     script = opts["said"][0] if opts["said"] else shown(command)[0]
     if command[:2] == ["python3", "-m"]:
@@ -270,7 +269,7 @@ def understood(argv, planned=()):
 
 
 def consider_all(pieces, args, opts, script):
-    """[(piece, why)] of those that are to be made; says which are not."""
+    """Lists (piece, why) for the pieces that are to be made; prints a line for each that is not."""
     stale = []
     for piece in pieces:
         why = consider(piece, args + ([piece.name] if piece.name else []), opts, (), script)
@@ -282,14 +281,14 @@ def consider_all(pieces, args, opts, script):
 
 
 def wait_for_others(pieces):
-    """Takes the locks of shared pieces, which the command's processes hold on to; whether another run had one."""
+    """Takes the locks of shared pieces, which the processes of the command inherit; says whether another run had one."""
     owner, waited = os.environ.get("SVQ_OWNER", ""), False
     for path in {piece.lock_path: None for piece in pieces if piece.shared(owner)}:
         import fcntl
         try:
             os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError:               # a folder that nobody writes into, such as that of a corpus that is only checked
+        except OSError:               # a folder that cannot be written, such as that of a corpus that is only checked
             continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -321,7 +320,7 @@ def main(argv):
     if stale and wait_for_others([piece for piece, _ in stale]):
         stale = consider_all([piece for piece, _ in stale], args, opts, script)
     if not stale:
-        at_work.end(opts["mark"])              # of one that was killed when all but this was done
+        at_work.end(opts["mark"])              # remains if a run was killed when only this was left to do
     else:
         for piece, why in stale:
             say("  make %s (%s%s)" % (piece.title, why, spent(piece)))
@@ -333,7 +332,7 @@ def main(argv):
 
 
 def shown(command):
-    """The command as it is typed: `bash steps/x.sh` is steps/x.sh."""
+    """Gives the words of a command as one types it: steps/x.sh for `bash steps/x.sh`."""
     script = command[0] == "bash" and command[1:2] and command[1].endswith(".sh")
     return [word or "''" for word in (command[1:] if script else command)]
 

@@ -14,17 +14,17 @@
 # `--nj 8` and `--nj=8`; `--augment` alone means true. The kind follows the default: integer,
 # number, true or false, else text. A list is one quoted text: --systems "teacher student".
 # A text that starts with two dashes needs the form --option=TEXT.
-# What is wrong is said in one line, exit status 2. Values are never evaluated.
-# What Python workers declare is not declared again: utils/forward.sh says how a script takes their options, too.
-# svq_script is the whole path of the script; svq_argv keeps the words as they were given, svq_options the names of the
-# script's own options, svq_forwarded those of its workers as --NAME=VALUE, svq_arguments what follows (utils/step.sh,
-# utils/stages.sh).
-# Options end at -- or at the first argument that is none; the rest stay in "$@".
+# A mistake ends the script with one line and exit status 2. Values are never evaluated.
+# A script does not repeat the options of its Python workers: utils/forward.sh says how it takes them, too.
+# For utils/step.sh and utils/stages.sh: svq_script is the absolute path of the script, svq_argv holds the words as they
+# were given, svq_options the names of the script's own options, svq_forwarded the options of its workers as
+# --NAME=VALUE, svq_arguments the words after the options.
+# Options end at -- or at the first word that is no option; the rest stay in "$@".
 
 # shellcheck shell=bash
 __po_fail() { printf '%s: %s\n' "${__po_script##*/}" "$1" >&2; exit 2; }
 
-# The text of the calling script: its name may be relative to a folder it has left with cd.
+# Finds the file of the calling script: its name may be relative to a folder that the script has left with cd.
 __po_find_script() {
   local candidate line
   for candidate in "$1" "${OLDPWD:-.}/$1" "${1##*/}" "$0"; do
@@ -41,7 +41,7 @@ __po_read_script() {
   local line lines name rest above="" in_header=1 last="" text
   # The value with its quotes, then a comment; a # inside quotes belongs to the value.
   local with_comment='^("[^"]*"|'\''[^'\'']*'\''|[^[:space:]"'\''#]*)[[:space:]]+#[[:space:]]?(.*)$'
-  (($1 > 1)) || return 0                          # -n 0 would be all lines
+  (($1 > 1)) || return 0                          # -n 0 would read all lines
   mapfile -t -n $(($1 - 1)) lines < "$__po_script"
   for line in ${lines[@]+"${lines[@]}"}; do
     if [[ $line =~ ^([a-z][a-z0-9_]*)=(.*)$ ]]; then
@@ -69,7 +69,7 @@ __po_read_script() {
   done
 }
 
-# The kind of an option: as its worker declares it, or as its default is.
+# Gives the kind of an option: the one that its worker declares, or that of its default.
 __po_kind_of() {                                  # <option> <variable>
   if [[ -n ${__po_kinds[$1]-} ]]; then printf -v "$2" %s "${__po_kinds[$1]}"
   else __po_kind "${__po_default[$1]}" "$2"; fi
@@ -137,7 +137,7 @@ __po_parse() {
       --) shift; break ;;
       -h | --help) __po_help "$__po_line" ;;
       --*) ;;
-      - | -[0-9]* | -.[0-9]*) break ;;                 # standard input, a negative number
+      - | -[0-9]* | -.[0-9]*) break ;;                 # means standard input, or is a negative number
       -*) __po_fail "unknown option $1 (--help lists them)" ;;
       *) break ;;
     esac
@@ -178,7 +178,7 @@ if [[ -n ${_forward_to+x} ]]; then
   . "${BASH_SOURCE[0]%/*}/forward.sh"
   __po_read_workers "$@"
 fi
-# shellcheck disable=SC2034  # for those who source this
+# shellcheck disable=SC2034  # for the scripts that source this
 if [[ $__po_script == /* ]]; then svq_script=$__po_script; else svq_script=$PWD/$__po_script; fi
 svq_argv=("$@") svq_options=(${__po_names[@]+"${__po_names[@]}"})
 __po_parse "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Copies a data directory at another speed, through SoX pipes in wav.scp. Utterances and speakers of a copy
-# are new ones: their ids begin with sp<factor>-. Features are left out.
+# Copies a data directory at other speeds, through SoX pipes in wav.scp. Utterances and speakers of a copy count as new
+# ones: their ids begin with sp<factor>-. Features are left out.
 # Usage: utils/perturb_data_dir_speed.sh [options] <factor>[,<factor>...] <src-dir> <dest-dir>
 # e.g.:  utils/perturb_data_dir_speed.sh --keep-original true 0.9,1.1 data/train data/train_sp
 set -euo pipefail

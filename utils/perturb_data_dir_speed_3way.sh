@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The unchanged data directory and its copies at 0.9 and 1.1 times the speed, in one.
+# Makes one data directory of another and its copies at 0.9 and 1.1 times the speed.
 # Usage: utils/perturb_data_dir_speed_3way.sh <src-dir> <dest-dir>
 set -euo pipefail
 . "${0%"${0##*/}"}../utils/parse_options.sh"

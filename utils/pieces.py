@@ -1,4 +1,4 @@
-"""Pieces of work as the command line of once.py tells of them: what one reads and makes, and its stamp."""
+"""Reads the command line of once.py into pieces of work: what each reads and makes, and its stamp."""
 
 import os
 
@@ -35,14 +35,14 @@ class Piece:
             setattr(self, "stamp_path" if option == "stamp" else option, value)
 
     def inherit(self, common):
-        """Take what stands before the first --piece, too."""
+        """Adds the inputs that stand before the first --piece, which belong to all pieces."""
         for attribute in self.lists.values():
             if attribute not in ("outputs", "also"):
                 getattr(self, attribute)[:0] = getattr(common, attribute)
         self.reads = self.reads or common.reads
 
     def resolve(self, planned):
-        """Name work and stamp, and find all inputs that are there, or will be: `planned` are outputs of work before."""
+        """Names work and stamp, and finds all inputs that are there, or will be: `planned` are outputs of earlier work."""
         self.title = self.title or self.outputs[0]
         for config in self.configs:
             files, rows = config_text().parts(config)
@@ -76,13 +76,14 @@ class Piece:
         if reads == "feats":
             self.paths.append(feats)
         else:
-            self.maybe += [os.path.join(folder, name) for name in ("segments", "reco2file_and_channel")]
+            self.maybe += [os.path.join(folder, name) for name in
+                           ("segments", "reco2file_and_channel", "speeds", "shards.index")]
         path = feats if reads == "feats" else wav
         if there(path, planned):
             self.listed[path] = reads
 
     def digest(self):
-        """What goes in, path -> (state, digest), and the stamp; raises Gone where a list names a file that is missing."""
+        """Reads the stamp and digests the inputs, path -> (state, digest); Gone where a list names a missing file."""
         self.stamp = read_stamp(self.stamp_path)
         known = self.stamp["in"] if self.stamp else {}
         made = [os.path.realpath(path) for path in self.outputs]
@@ -92,8 +93,8 @@ class Piece:
         self.digests = digest_inputs(input_files(self.paths, self.outputs), known, self.texts, cleaned.find)
 
     def cleaned_inputs(self, planned=()):
-        """What it reads of the files that clean.py has removed and that none of `planned` makes before: inputs, and
-        archives that lists among them point into. Of a teacher's levels the list lies beside their .json."""
+        """Lists the inputs that clean.py has removed and that no earlier work in `planned` makes again, and the archives
+        that lists among the inputs point into. For a teacher's levels the list lies beside their .json."""
         found = [path for path in self.paths if cleaned.find(path)]
         for path in self.paths:
             path = path[:-len(".json")] + ".scp" if path.endswith(".json") else path
@@ -102,16 +103,16 @@ class Piece:
         return [path for path in dict.fromkeys(found) if not within(path, planned)]
 
     def behind_lists(self):
-        """Digests of the recordings and archives that go in."""
+        """Lists the digests of the recordings and archives that are read."""
         return [self.texts[name] for name in self._names_behind()]
 
     def changed_behind_lists(self):
-        """Whether they are others than those that a finished run was made from."""
+        """Says whether recordings or archives have changed since the last finished run."""
         known = self.stamp["in"] if self.stamp else {}
         return any(name in known and known[name][1] != self.texts[name] for name in self._names_behind())
 
     def begins_anew(self):
-        """Whether nothing of what is there is to be taken up: it is of other recordings, or its archives were cleaned."""
+        """Says whether the work must begin anew: its recordings have changed, or its own archives were cleaned."""
         return self.changed_behind_lists() or any(cleaned.find(path) for path in (self.stamp or {"out": ()})["out"])
 
     def _names_behind(self):
@@ -119,7 +120,7 @@ class Piece:
         return [name for name in names if name in self.texts]
 
     def made(self):
-        """The outputs that are there, with the archives that those which are lists point into."""
+        """Lists the outputs that are there, and the archives that lists among them point into."""
         paths = self.outputs + [path for path in self.also if os.path.exists(path)]
         for path in self.outputs:
             if path.endswith(".scp") and os.path.isfile(path):
@@ -127,7 +128,7 @@ class Piece:
         return list(dict.fromkeys(paths))
 
     def clear(self):
-        """Remove the stamp and the half-written files that a killed command left beside the outputs (svq/atomic.py)."""
+        """Removes the stamp and the half-written files that a killed command left beside the outputs (svq/atomic.py)."""
         if os.path.exists(self.stamp_path):
             os.unlink(self.stamp_path)
         for path in [self.stamp_path, *self.outputs, *self.also]:
@@ -140,7 +141,7 @@ class Piece:
                     os.unlink(os.path.join(folder, other))
 
     def damaged(self):
-        """Which output is not as it was left, in a few words, or None."""
+        """Says in a few words which output is not as the command left it; None if all are."""
         return damaged_output(self.stamp, self.outputs, cleaned.find)
 
     @property
@@ -149,29 +150,29 @@ class Piece:
         return os.path.join(folder, ".lock." + name)
 
     def shared(self, owner):
-        """Whether an output lies outside of the experiment's folder."""
+        """Says whether an output lies outside of the folder of the experiment."""
         return bool(owner) and not all(os.path.abspath(path).startswith(owner + "/") for path in self.outputs)
 
 
 def config_text():
-    """The reader of settings, brought in where there are any: starting must not take the time."""
+    """Imports the reader of settings only when there are settings: a start must not wait for it."""
     import config_text
     return config_text
 
 
 def within(path, planned):
-    """True where path, a folder of it, or something inside it is among the planned outputs."""
+    """Says whether path, a folder above it, or something inside it is among the planned outputs."""
     path = os.path.abspath(path)
     return any(p == path or path.startswith(p + "/") or p.startswith(path + "/") for p in planned)
 
 
 def there(path, planned):
-    """True where the path exists, is going to, or has only been cleaned away."""
+    """Says whether the path exists, will exist, or has only been cleaned away."""
     return os.path.exists(path) or within(path, planned) or cleaned.find(path) is not None
 
 
 def parse(argv):
-    """Options of the whole, the pieces of work, the command."""
+    """Parses a command line: options of the whole, the pieces of work, the command. Stop where it is wrong."""
     opts = {"neutral": [], "said": [], "dear": False, "dry-run": bool(os.environ.get("SVQ_DRY_RUN")),
             "force": bool(os.environ.get("SVQ_FORCE")), "tell": bool(os.environ.get("SVQ_TELL"))}
     common = Piece()
@@ -212,7 +213,7 @@ def parse(argv):
 
 
 def essential(command, neutral):
-    """The command line without its neutral options and their values."""
+    """Drops the neutral options and their values from a command line."""
     kept, skip = command[:1], False
     for word in command[1:]:
         if skip:

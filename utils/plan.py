@@ -1,4 +1,4 @@
-"""What a dry run of run.sh would make: the answer to its calls of once.py, which it has collected in a file."""
+"""Says what a dry run of run.sh would make: answers its calls of once.py, which it has collected in a file."""
 
 import os
 
@@ -8,8 +8,8 @@ from pieces import Stop, within
 
 
 class Plan:
-    """What a dry run would make, in order: (stage, script, absolute path), and what is made anew. wanted: files that
-    clean.py has removed and that are needed; seconds: what the work took that was done before; lines: to be said."""
+    """The plan of a dry run. rows: what it would make, in order, (stage, script, absolute path); made: paths that are made
+    anew; wanted: needed files that clean.py has removed; seconds: time that this work took before; lines: lines to print."""
 
     def __init__(self):
         self.rows, self.made, self.wanted, self.seconds, self.lines = [], [], [], 0.0, []
@@ -28,7 +28,7 @@ class Plan:
             self.made += paths
 
     def maker_of(self, missing):
-        """Which stage makes a path, as a line; None where none does."""
+        """Says in a line which stage makes a path; None where none does."""
         for stage, script, path in self.rows:
             if script and within(missing, [path]):
                 return "stage %s makes it (%s): go on with --stage %s" % (stage, script, stage)
@@ -36,9 +36,10 @@ class Plan:
 
 
 def answer_all(answer, requests, *what):
-    """Answer the collected calls of a dry run by ``answer`` of once.py: what would be made, stage by stage. ``what``: a
-    path, to say only which stage makes it; or --needed, to note which files that were cleaned are needed again. Where an
-    input is missing, its stage is noted beside the file."""
+    """Answers the collected calls of a dry run by ``answer`` of once.py: says what would be made, stage by stage.
+
+    ``what``: a path, to say only which stage makes it; or --needed, to note which cleaned files are needed again. If an
+    input is missing, notes its stage beside the file of requests."""
     with open(requests, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         calls = [call.split("\0") for call in file.read().split("\0\x1e\0")[:-1]]
     wanted = []
@@ -51,7 +52,7 @@ def answer_all(answer, requests, *what):
             raise
         if not set(plan.wanted) - set(wanted):
             break
-        wanted += plan.wanted                 # what makes them comes before: begin again
+        wanted += plan.wanted                 # earlier calls make them: begin again
         cleaned.want(plan.wanted)
     if what == ("--needed",):
         cleaned.want(dict.fromkeys(wanted), keep=True)
@@ -73,15 +74,16 @@ def _say_maker(plan, missing):
 
 
 def _answer(answer, calls, plan, requests):
-    """[to make, up to date]"""
+    """Answers all calls; gives the counts [to make, up to date]."""
     stage, counts = "", [0, 0]
     for kind, *words in calls:
         if kind == "stage":
             stage = words[0]
             plan.say("stage %s: %s" % tuple(words))
         elif kind == "need":
-            plan.say("  %s is missing: %s" % tuple(words))
-            plan.add(stage, "", [os.path.dirname(words[0])], True)
+            if not within(words[0], plan.made):
+                plan.say("  %s is missing: %s" % tuple(words))
+                plan.add(stage, "", [os.path.dirname(words[0])], True)
         else:
             try:
                 counts[0 if answer(words, plan, stage) else 1] += 1

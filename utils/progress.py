@@ -1,13 +1,14 @@
-"""Show what a run of run.sh has at work, while it runs: utils/stages.sh starts this.
+"""Shows the work of a run of run.sh while it runs; utils/stages.sh starts this.
 
   progress.py EXP PID
 
-Of every piece of work that the run with process id PID has begun: how far it has come, its loss, the time left and its
-log. On a terminal in lines at the bottom, refreshed every second, above which all other output goes on; without one
-a single line a minute. It reads marks (at_work.py) and the ends of logs, so the work is not slowed; it dies with its parent.
+Shows every piece of work that the run with process id PID has begun: how far it has come, its loss, the time left and
+its log. A terminal gets lines at the bottom, refreshed every second, while all other output goes on above them; without
+a terminal there is one line a minute. It reads marks (at_work.py) and the ends of logs, so it does not slow the work. It
+dies with its parent.
 
-The lines at the bottom are kept free by the terminal's scrolling region, which is set back at the end. SVQ_PROGRESS is
-the number of seconds between two lines where there is no terminal (default 60; 0: none, nor on a terminal).
+The scrolling region of the terminal keeps the lines at the bottom free; it is set back at the end. SVQ_PROGRESS is the
+number of seconds between two lines without a terminal (default 60); 0 turns both forms off.
 """
 
 import os
@@ -35,7 +36,7 @@ def _short(path):
 
 
 class State:
-    """How far a piece of work has come. text: in words; left: seconds, or None; log: path or empty."""
+    """The progress of a piece of work. text: in words; left: seconds, or None; log: path or empty."""
 
     def __init__(self, mark, now):
         import log_lines
@@ -57,8 +58,9 @@ class State:
             self.left = max(0.0, mark.before - self.ran)
 
     def _of(self, logs, call):
-        """Of jobs side by side: what the slowest says, and how many have ended."""
-        open_ones = [log for log in logs if log.code is None] or logs
+        """Takes from jobs side by side what the slowest says, once none runs what one that failed says, and how many have
+        ended."""
+        open_ones = [log for log in logs if log.code is None] or [log for log in logs if log.code] or logs
         behind = max(open_ones, key=lambda log: (log.left is not None, log.left or 0.0))
         self.text, self.log = behind.progress(), _short(behind.path)
         known = [log.left for log in open_ones if log.left is not None]
@@ -69,7 +71,7 @@ class State:
             self.text += " (%s)" % ended if self.text else ended
 
     def line(self, width=0):
-        """One line; with a width in at most so many columns, the log's name cut first."""
+        """Writes one line; with a width, in at most that many columns, leaving out the name of the log first."""
         from log_lines import duration
 
         text = _plain(self.name) + (": " + self.text if self.text else "")
@@ -82,7 +84,7 @@ class State:
 
 
 class Terminal:
-    """The lines at the bottom of a terminal. `draw` is one write, so that no other output falls into it."""
+    """The lines at the bottom of a terminal. `draw` writes once, so that no other output falls between."""
 
     def __init__(self):
         self.kept = 0
@@ -91,7 +93,7 @@ class Terminal:
         columns, rows = os.get_terminal_size(1)
         lines = [line(columns - 1) for line in lines[:min(MOST, max(0, rows // 3))]]
         more = max(0, len(lines) - self.kept)
-        text = "\n" * more + "\0337"           # what stands there scrolls up
+        text = "\n" * more + "\0337"           # the lines there scroll up
         for row in range(rows - max(self.kept, len(lines)) + 1, rows + 1):
             text += "\033[%d;1H\033[2K" % row
         text += "\033[1;%dr" % (rows - len(lines)) if lines else "\033[r"
@@ -107,7 +109,7 @@ class Terminal:
 
 
 def states(owner, run):
-    """Of the work that the run has begun and that goes on."""
+    """Gives the State of each piece of work that the run has begun and that goes on."""
     import at_work
 
     now = time.time()
@@ -123,7 +125,7 @@ def main(owner, run):
             os._exit(0)
 
     terminal = Terminal()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)         # the run's end is this one's end
+    signal.signal(signal.SIGINT, signal.SIG_IGN)         # this process ends with the run
     signal.signal(signal.SIGTERM, stop)
     guard.die_with_parent(run)
     pause = float(os.environ.get("SVQ_PROGRESS") or 60)

@@ -1,27 +1,26 @@
 #!/usr/bin/env python3
-"""Run jobs on this machine, each with its log (the work of Kaldi's run.pl).
+"""Runs jobs on this machine, each with its log, as Kaldi's run.pl does.
 
   run.py [options] [JOB=1:4] LOG COMMAND ARGUMENTS...
 
   run.py JOB=1:4 exp/log/extract.JOB.log python3 -m svq.bin.extract data/split4/JOB/wav.scp x.JOB.ark
 
-JOB, in the log's name and in the arguments, is replaced by the job's number. Returns when all jobs
-have ended: 0 when all went well, 1 when one failed, after naming it, its log and the log's last
-lines. When one has failed no further ones are started. A killed run.py takes its jobs with it.
+The number of a job replaces JOB in the name of the log and in the arguments. run.py returns when all jobs have
+ended: with 0 if all went well; with 1 if one failed, after it has named that job, its log and the last lines of the
+log. After a failure it starts no further jobs. A killed run.py takes its jobs with it.
 
-  --max-jobs-run N   jobs at once; default: the cores (over --num-threads), or the GPUs over --gpu
-  --num-threads N    threads of a job: OMP_NUM_THREADS is set to it. Not given, it is set to 1 when
-                     several jobs run at once
-  --gpu N            GPUs of a job: jobs that run at once get different ones (CUDA_VISIBLE_DEVICES), those of other
-                     calls of run.py too; where all are taken a job waits. Chosen from CUDA_VISIBLE_DEVICES where it is
-                     set, else from all of this machine
-  --num-nodes N      is refused but for 1
+  --max-jobs-run N   jobs at once; default: the cores divided by --num-threads, or the GPUs by --gpu
+  --num-threads N    threads of a job: sets OMP_NUM_THREADS. If it is not given and several jobs run at
+                     once, that is 1
+  --gpu N            GPUs of a job: jobs that run at once get different ones (CUDA_VISIBLE_DEVICES)
+  --num-nodes N      only 1 is allowed
   --mem, --time, --partition, --account, --qos, --sbatch-options
                      are for a cluster (slurm.py) and change nothing here
 
-The arguments are run as they are, without a shell. Only where one of them is, as a whole, one of
+The arguments run as they are, without a shell. Bash runs the command (with pipefail) only if one of the arguments is,
+as a whole, one of
   |  ||  &&  ;  <  >  >>  2>  2>>  2>&1  &>
-or the command is one argument with spaces, bash runs it (with pipefail); all else stays quoted.
+or if the command is one argument with spaces; all other words stay quoted.
 """
 
 import os
@@ -42,9 +41,9 @@ def stamp():
 
 
 class Job:
-    """One running job: ``pid`` of its guard, ``log``, ``devices`` it holds.
+    """One running job: ``pid`` of its guard, ``log``, ``devices`` that it holds.
 
-    before: words in front of the command (srun). append: the log of an earlier attempt is kept.
+    before: words in front of the command (srun). append: keeps the log of an earlier attempt.
     """
 
     def __init__(self, request, number, devices, threads, before=(), append=False):
@@ -71,7 +70,7 @@ class Job:
             raise OSError(e.errno, e.strerror, self.log.name) from None
 
     def end(self, code, peak_kb=None):
-        with open(self.log.name, "rb") as f:          # the command's last line may be an open one
+        with open(self.log.name, "rb") as f:          # the last line of the command may lack its line break
             f.seek(-1, os.SEEK_END)
             if f.read(1) != b"\n":
                 self.write("\n")
@@ -96,7 +95,7 @@ LOOK = 0.2           # seconds between two looks for a free GPU
 
 
 def limits(request):
-    """(jobs at once, threads of a job or None, the machine's Cards or None)."""
+    """Gives the number of jobs at once, the threads of a job or None, and the Cards of the machine or None."""
     options = request.options
     if options.get("num-nodes", 1) > 1:
         raise dispatch.UsageError("--num-nodes %d: this is one machine; slurm.py has others" % options["num-nodes"])
@@ -116,7 +115,7 @@ def limits(request):
 
 
 def run(request):
-    """Run all jobs; {number: why} of those that failed, and how many were not started."""
+    """Runs all jobs; gives {number: why} of those that failed, and how many were not started."""
     at_once, threads, pool = limits(request)
     wanted = request.options.get("gpu", 0)
     waiting, running, failed, told = list(reversed(request.jobs)), {}, {}, False

@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# Make .venv with the pinned packages of utils/requirements.txt, and see that SoX is there.
-# path.sh calls this the first time and when the list has changed. A set-up that was killed is made
-# good by the next one, which keeps all that was whole; of two at once one waits for the other.
+# Makes .venv with the pinned packages of utils/requirements.txt, and checks that SoX is there.
+# path.sh calls this the first time, and again when the list has changed. After a set-up that was
+# killed, the next one keeps every complete package and installs the rest. Of two set-ups at once,
+# one waits for the other.
 #
 # Usage: utils/setup.sh [--extras "test deploy"] [--with "ffmpeg npm chromium"]
 #
-# SVQ_PYTHON names the Python to use, else the first of python3, python3.14 ... python3.10 that is
-# 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). System programs are
-# installed by the system's package manager where this runs as root, else a line says what to type.
+# SVQ_PYTHON names the Python to use. Without it, that is the first of python3, python3.14 ... python3.10
+# with a version from 3.10 to 3.14. pip takes its settings as always (pip.conf, PIP_... variables). As root
+# this installs system programs by the package manager of the system; else it says what to type.
 #
-# PyPI's torch for Linux brings CUDA along. Where the machine has neither an NVIDIA card nor Slurm, and pip
-# no index of its own in its settings, the CPU build is taken. SVQ_TORCH=cuda takes PyPI's all the same, and
-# SVQ_TORCH=cpu the CPU build everywhere.
+# PyPI's torch for Linux brings CUDA along. If the machine has neither an NVIDIA card nor Slurm, and the
+# settings of pip name no index, the CPU build is installed instead. SVQ_TORCH=cuda always installs the
+# build of PyPI, SVQ_TORCH=cpu always the CPU build.
 set -euo pipefail
-extras=     # more packages: test (what tests/run.sh needs), deploy (ONNX, OpenVINO, Optuna)
-with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a), npm (which brings what steps/make_demo.sh needs),
-            # chromium (tests of the page that it makes)
+extras=     # more packages: test (for tests/run.sh), deploy (ONNX, OpenVINO, Optuna)
+with=       # more system programs: ffmpeg (VoxCeleb2 is published as m4a), npm (steps/make_demo.sh gets its runtime by it),
+            # chromium (to test the page of steps/make_demo.sh)
 ROOT=$(readlink -f -- "${BASH_SOURCE[0]}")
 ROOT=${ROOT%/utils/*}
 . "$ROOT/utils/parse_options.sh"
@@ -23,7 +24,7 @@ ROOT=${ROOT%/utils/*}
 say() { printf 'setup.sh: %s\n' "$1" >&2; }
 fail() { say "$1"; exit 1; }
 
-# System packages that bring a program: manager, program -> packages, on standard output.
+# packages_of MANAGER PROGRAM: prints the system packages that bring a program.
 packages_of() {
   case $1:$2 in
     apt-get:sox) echo sox libsox-fmt-base ;;
@@ -37,7 +38,7 @@ packages_of() {
   esac
 }
 
-# install_program NAME: by the package manager; where that cannot be, says what to type; status 1.
+# install_program NAME: installs it by the package manager; where it cannot, says what to type and returns 1.
 install_program() {
   local manager line=() packages
   for manager in apt-get dnf apk pacman; do
@@ -73,7 +74,7 @@ is_usable() {
 }
 can_make_venv() { "$1" -c 'import ensurepip, venv' 2> /dev/null; }
 
-# Sets PYTHON to one that can make a virtual environment; 1: there is none, 2: one without venv.
+# Sets PYTHON to one that can make a virtual environment. Returns 1 where there is no Python, 2 where none has venv.
 find_python() {
   local candidate found=1
   PYTHON=
@@ -105,13 +106,13 @@ choose_python() {
     fail "the system's Python is not one from 3.10 to 3.14 with venv: name another one with SVQ_PYTHON"
 }
 
-# The index of torch's CPU builds, and how long it may take to answer; one that does not is passed over.
+# The index of torch's CPU builds, and the seconds that it may take to answer; an index that does not is not used.
 CPU_BUILDS=https://download.pytorch.org/whl/cpu
 ANSWER_SECONDS=5
 
 has_nvidia_card() { [[ -e /dev/nvidiactl || -e /dev/dxg ]] || command -v nvidia-smi > /dev/null; }
 
-# Whether pip's settings name an index: then they say where packages come from, and nothing is added to them.
+# Says whether pip's settings name an index: if so, packages come from there, and no other index is added.
 pip_names_an_index() {
   local settings
   settings=$("$VENV/bin/python3" -m pip config list 2> /dev/null) || return 1
@@ -131,7 +132,7 @@ signal.alarm(int(sys.argv[2]))
 urllib.request.urlopen(sys.argv[1], timeout=int(sys.argv[2]))' "$1/torch/" "$ANSWER_SECONDS" 2> /dev/null
 }
 
-# Sets INDEX to pip's option that brings torch for the CPU, or to nothing, and says what comes.
+# Sets INDEX to the option of pip that brings torch for the CPU, or to nothing; says what will be downloaded.
 choose_torch() {
   INDEX=()
   if torch_is_there; then return; fi
@@ -143,7 +144,7 @@ choose_torch() {
         say "packages come from where pip's settings say: 0.3 GB to download if torch is a CPU build there, with CUDA 3 GB"
         return
       fi
-      # A cluster's login node has no card where its other nodes have.
+      # The login node of a cluster may have no card although other nodes have one.
       if ! has_nvidia_card && ! command -v sbatch > /dev/null; then
         if answers "$CPU_BUILDS"; then INDEX=(--extra-index-url "$CPU_BUILDS"); else say "$CPU_BUILDS does not answer"; fi
       fi ;;
@@ -156,8 +157,8 @@ choose_torch() {
   fi
 }
 
-# pip writes INSTALLER when all files of a package are there: those without it were cut short, and pip would take them
-# for whole.
+# pip writes INSTALLER when all files of a package are there. A package without it was cut short, but pip would take it
+# for complete.
 forget_half_packages() {
   local folder
   for folder in "$VENV"/lib/python3*/site-packages/*.dist-info; do
@@ -165,7 +166,7 @@ forget_half_packages() {
   done
 }
 
-# install NAME FILE [PIP-OPTION...]: what the list FILE names, unless the copy in .venv says that it is there.
+# install NAME FILE [PIP-OPTION...]: installs what the list FILE names, and leaves a copy of the list in .venv.
 install() {
   local done_list=$VENV/.svq-$1 quiet=(--quiet)
   [[ ! -t 2 ]] || quiet=()
@@ -187,11 +188,11 @@ for _name in $with; do
 done
 
 VENV=$ROOT/.venv
-PATH=${PATH//"$VENV/bin:"/}      # a Python is not to be made from itself
+PATH=${PATH//"$VENV/bin:"/}      # .venv must not be made from its own Python
 unset PYTHONPATH PYTHONHOME
 
-# One set-up at a time. The lock needs a file that is always there and that making .venv anew does
-# not remove; it is opened for reading and writing, and not written.
+# One set-up at a time. The lock needs a file that is always there and that stays when .venv is made anew.
+# The file is opened for reading and writing, but not written.
 command -v flock > /dev/null || fail "needs the program flock (package util-linux)"
 exec {LOCK}<> "$ROOT/utils/requirements.txt" || fail "cannot write in $ROOT"
 if ! flock -n "$LOCK"; then
@@ -228,7 +229,7 @@ for _name in $extras; do
     install "requirements-$_name" "$ROOT/utils/requirements-$_name.txt"
 done
 
-# Without SoX most of the work can go on, so its absence is said and no more.
+# Most of the work can go on without SoX, so a missing one is only reported.
 command -v sox > /dev/null || install_program sox || true
 for _name in $with; do
   command -v "$_name" > /dev/null || install_program "$_name" || exit 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run jobs on a Slurm cluster as one job array; the same command line and logs as run.py.
+"""Runs jobs on a Slurm cluster as one job array, with the command line and logs of run.py.
 
   slurm.py [options] [JOB=1:4] LOG COMMAND ARGUMENTS...
 
@@ -7,21 +7,21 @@
   --num-threads N    --cpus-per-task, and OMP_NUM_THREADS in the job
   --gpu N            --gres=gpu:N
   --num-nodes N, --num-tasks M
-                     the command runs in M processes on each of N nodes, started by srun, which ends all when one fails;
-                     threads are those of a process, GPUs those of a node
+                     run the command in M processes on each of N nodes; srun starts them, and ends all when one fails.
+                     --num-threads then counts for a process, --gpu for a node
   --mem 4G, --time 12:00:00, --partition P, --account A, --qos Q
-                     the options of sbatch of that name
+                     options of sbatch with the same name
   --sbatch-options "--constraint=a100 --nice=100"
-                     any others
+                     any other options of sbatch
 Options of sbatch for all jobs can stand in conf/slurm.conf, also as Kaldi writes them, and in SVQ_SLURM_OPTIONS.
-What the user says in cmd.sh, there or here wins over what a step proposes (slurm_options.py says how).
+Options that the user gives in cmd.sh, there or here win over those that a step proposes (see slurm_options.py).
 
-Every task runs slurm_task.py on its node, which writes the command's exit code to a file beside the log, in q/. Why a
-task has none is asked of squeue, and said at once. When a task fails those that wait are cancelled, and those that run
-go on to their end. Files that the command names are waited for on either side, SVQ_SLURM_GRACE seconds (default 60: a
-network disk shows new files late); SVQ_SLURM_POLL (default 5) is the time between two looks at the queue.
-When slurm.py is stopped or killed its jobs are cancelled; where even that failed (the machine was lost) the next start
-of the same work cancels them, and waits for their end. A job whose step has SVQ_RESUMES=1 goes back into the queue shortly
+Every task runs slurm_task.py on its node, which writes the exit code of the command to a file beside the log, in q/. If
+a task has no code, slurm.py asks squeue why, and says so at once. When a task fails, waiting tasks are cancelled, and
+running ones go on to their end. Both sides wait for files that the command names, SVQ_SLURM_GRACE seconds (default 60: a
+network disk shows new files late). SVQ_SLURM_POLL (default 5) is the number of seconds between two looks at the queue.
+When slurm.py is stopped or killed, its jobs are cancelled. Where even that failed (the machine was lost), the next start
+of the same work cancels them and waits for their end. A job whose step has SVQ_RESUMES=1 goes back into the queue shortly
 before its time limit, at most SVQ_SLURM_REQUEUES times (default 100).
 """
 
@@ -42,7 +42,7 @@ import slurm_options
 import slurm_queue
 from slurm_queue import SlurmError
 
-# What a job needs of this environment at sites whose jobs begin with an empty one (--export=NONE).
+# The variables that a job needs at sites where jobs begin with an empty environment (--export=NONE).
 CARRIED = re.compile(r"(PATH|PYTHONPATH|LD_LIBRARY_PATH|LC_ALL|LANG|TZ|KALDI_ROOT|VIRTUAL_ENV|CUDA_HOME)$"
                      r"|(SVQ|MALLOC|OMP|MKL|OPENBLAS|TORCH|NCCL|GLOO)_\w+$")
 USUAL = ("None", "Resources", "Priority", "Dependency", "BeginTime", "JobArrayTaskLimit", "Licenses", "Cleaning")
@@ -57,7 +57,7 @@ def seconds(name, default):
 
 
 def job_script(request, folder, threads):
-    """What a task does. Its argument is what is added to the array's index: indices have a largest one."""
+    """Writes the script that a task runs. Its argument is added to the index in the array, because indices have a limit."""
     here = os.path.dirname(os.path.abspath(__file__))
     exports = ["export %s=%s" % (name, shlex.quote(value)) for name, value in sorted(os.environ.items())
                if CARRIED.match(name) and name not in ("SVQ_STEP_CMD", "SVQ_AT_WORK", "SVQ_GPU_HOLDER")]
@@ -71,7 +71,7 @@ def job_script(request, folder, threads):
 
 
 def write_inputs(request, folder):
-    """Notes the files that the command names as they are now: a task waits until its node shows them so."""
+    """Notes the files that the command names as they are now; a task waits until its node shows them like that."""
     common = [word for word in request.command if request.substitute(word, 1) == word]
     lines = [slurm_files.lines_of(sum(slurm_files.named_by(common), []), "-")]
     for job in request.jobs:
@@ -82,7 +82,7 @@ def write_inputs(request, folder):
 
 
 class Job:
-    """The work in the queue. ``tasks``: {number: (job id, index in the array)}, number and index 0 without JOB."""
+    """The work in the queue. ``tasks``: {number: (job id, index in the array)}; number and index are 0 without JOB."""
 
     def __init__(self, request, folder):
         self.request, self.folder, self.tasks, self.ids = request, folder, {}, []
@@ -104,7 +104,7 @@ class Job:
             if jobs[-1] > size:
                 offset = part[0] - 1
             array = "--array=%d-%d%s" % (part[0] - offset, part[-1] - offset, "%%%d" % limit if limit else "")
-            # With a limit the parts run one after the other, else they would share it.
+            # With a limit on jobs at once, the parts run one after another, else together they would exceed it.
             after = ["--dependency=afterany:" + self.ids[-1]] if limit and self.ids else []
             output = "--output=%s/out.%s%%a" % (self.folder, "%d+" % offset if offset else "")
             job_id = self._sbatch(output, array, *after, script, str(offset))
@@ -119,7 +119,7 @@ class Job:
         return job_id
 
     def output(self, number):
-        """The lines that Slurm and the script wrote about a task, outside the command's log; None: it never started."""
+        """Reads the lines that Slurm and the script wrote about a task, outside the log; None if it never started."""
         job_id, index = self.tasks[number]
         offset = number - index
         path = os.path.join(self.folder, "out.%s%d" % ("%d+" % offset if offset else "", index))
@@ -131,7 +131,7 @@ class Job:
 
 
 def read_codes(folder):
-    """{task number: (exit code, files that it made, what it made in directories)} of the tasks that have ended."""
+    """Reads {task number: (exit code, files that it made, files that it made in directories)} of the ended tasks."""
     codes = {}
     for name in os.listdir(folder):
         if re.fullmatch(r"code\.\d+", name):
@@ -149,12 +149,12 @@ WHY = {"TIMEOUT": "the time limit of %s is over: give it more --time",
 
 
 def by_slurm(lines):
-    """Of the output of a task's script the lines that Slurm itself wrote."""
+    """Picks out of the output of a task's script the lines that Slurm itself wrote."""
     return [line for line in lines or () if line.startswith("slurmstepd")]
 
 
 def fate(state, lines):
-    """Why a task ended without a code of its own, from its state and what Slurm wrote into its output."""
+    """Says why a task ended without its own exit code, from its state and what Slurm wrote into its output."""
     text = WHY.get(state.state, "ended as %s without an exit code (%s)" % (state.state, state.reason))
     if "%s" in text:
         text %= state.nodes if state.state == "NODE_FAIL" else state.limit
@@ -213,11 +213,11 @@ class Watch:
                 self.failed[number] = "%s, which it wrote, is not visible here after %g s, %s" % (
                     late[0], self.grace, self.job.name(number))
             else:
-                slurm_files.wait_for(within, self.grace)      # one may be gone again: what needs it will say so
+                slurm_files.wait_for(within, self.grace)      # one may be gone again; work that needs it will say so
                 self.done.add(number)
 
     def _explain(self, number, code):
-        """A command killed by SIGKILL may have been out of memory: Slurm knows in a moment."""
+        """Explains an exit code. A command killed by SIGKILL may have run out of memory: Slurm soon knows."""
         deadline = time.monotonic() + 5
         while code == 137 and time.monotonic() < deadline:
             state = (slurm_queue.states(self.job.ids) or {}).get(self.job.tasks[number])
@@ -239,7 +239,7 @@ class Watch:
         if self.cancelled and lines is None and (state is None or state.state == "CANCELLED"):
             self.not_started.add(number)
             return
-        # The code of a command that ended by itself may be on its way; where Slurm ended it there is none.
+        # If the command ended by itself, its code may be on its way; if Slurm ended it, there is none.
         own = state is None or state.state in ("COMPLETED", "FAILED")
         waited = time.monotonic() - self.since.setdefault(number, time.monotonic())
         told = state is not None and state.state == "FAILED" and by_slurm(lines)
@@ -251,9 +251,9 @@ class Watch:
 
 
 def cancel_on_death(job):
-    """A process that cancels the jobs unless told not to; returns the pipe to tell it.
+    """Starts a process that cancels the jobs unless it is told not to; returns the pipe to tell it.
 
-    It sees the pipe close when this process dies, kill -9 included.
+    The process sees the pipe close when this one dies, even by kill -9.
     """
     reader, writer = os.pipe()
     if os.fork() == 0:
@@ -272,7 +272,7 @@ def cancel_on_death(job):
 
 
 def remove_logs(request):
-    """Logs of an earlier run must not explain this one; a task that is queued again appends to its own."""
+    """Removes the logs of an earlier run, which must not explain this one; a requeued task appends to its own log."""
     for job in request.jobs:
         path = request.log_of(job)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -281,7 +281,7 @@ def remove_logs(request):
 
 
 def report(request, job, watch):
-    """Say what failed; where a command never began, what Slurm and the script wrote."""
+    """Says which tasks failed and, where a command never began, what Slurm and the script wrote."""
     names = dict.fromkeys(request.jobs) if request.variable else {None: None}
     failed = {number: watch.failed[number or 0] for number in names if (number or 0) in watch.failed}
     dispatch.report_failures("slurm.py", request, failed, len(watch.not_started))
@@ -292,7 +292,7 @@ def report(request, job, watch):
 
 
 def run(request):
-    """Submit, wait, report; the exit status."""
+    """Submits the jobs, waits for them and reports failures; gives the exit status."""
     dispatch.end_orphans("slurm.py", request)
     parent, prefix = dispatch.queue_folders(request)
     os.makedirs(parent, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Wait for files that another machine has written: a network disk shows them late, up to a minute.
+"""Waits for files that another machine has written: a network disk shows them late, up to a minute.
 
-The files are those that a command names: arguments that are files, and what lies in arguments that are directories.
+The files are those that a command names: arguments that are files, and files in arguments that are directories.
 """
 
 import os
@@ -8,15 +8,15 @@ import re
 import time
 
 
-# Files that are there for a moment: what is being written, SQLite's.
+# Files that exist for a moment only: half-written ones, and those of SQLite.
 PASSING = re.compile(r"\.|.*(\.tmp|-journal$|-wal$|-shm$|~$)")
-MANY = 1000          # a directory of more entries is not looked through
+MANY = 1000          # a directory of more entries is not searched
 
 
 def named_by(words, since_ns=0):
-    """Files that the words name, and files in directories that they name: two lists of (last change in ns, path).
+    """Finds the files that the words name, and those in directories that they name: two lists of (last change in ns, path).
 
-    since_ns: only those changed since.
+    since_ns: only files that have changed since then.
     """
     files, contents = {}, {}
     for word in words:
@@ -37,18 +37,18 @@ def named_by(words, since_ns=0):
 
 
 def lines_of(files, whose):
-    """Lines to write them down by; ``whose``: a word without blanks that says for whom they are."""
+    """Writes files as lines; ``whose``: a word without blanks that says for whom they are."""
     return "".join("%s %d %s\n" % (whose, *pair) for pair in files)
 
 
 def parse(lines, *whose):
-    """The files of lines_of that are for one of these."""
+    """Reads from lines of `lines_of` the files that are for one of ``whose``."""
     fields = (line.split(" ", 2) for line in lines)
     return [(int(f[1]), f[2]) for f in fields if len(f) == 3 and f[0] in whose]
 
 
 def _late(changed, path):
-    """Whether the file is not here yet, or as it was before. Opening its folder asks the server anew."""
+    """Says whether the file is not here yet, or is still an old one. Opens its folder, which asks the server anew."""
     try:
         os.scandir(os.path.dirname(path)).close()
         return os.stat(path).st_mtime_ns < changed
@@ -57,7 +57,7 @@ def _late(changed, path):
 
 
 def wait_for(files, patience):
-    """Wait until the files are here as they were written; paths of those that are not after ``patience`` seconds."""
+    """Waits until the files are here as they were written; gives the paths of those that are not after ``patience`` s."""
     deadline, pause = time.monotonic() + patience, 0.05
     while True:
         files = [pair for pair in files if _late(*pair)]

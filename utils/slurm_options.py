@@ -1,21 +1,21 @@
-"""Make the options of sbatch out of what a step proposes and what the user has said.
+"""Makes the options of sbatch out of those that a step proposes and those that the user gives.
 
-Of two that say the same the later one here counts:
+Of two options about the same thing, the one later in this list counts:
 
   1. options of sbatch in conf/slurm.conf that ask for no resource (partition, account ...)
-  2. what a step proposes: --mem 8G, --num-threads 2, --gpu 1
+  2. options that a step proposes: --mem 8G, --num-threads 2, --gpu 1
   3. conf/slurm.conf: memory, CPUs, GPUs
   4. SVQ_SLURM_OPTIONS
-  5. the command in cmd.sh, or the command line typed by hand, and in the end its --sbatch-options
+  5. the command in cmd.sh, or the command line typed by hand, and last its --sbatch-options
 
-So sbatch is given each option once. conf/slurm.conf takes two kinds of lines; # begins a comment.
+So sbatch gets each option once. conf/slurm.conf takes two kinds of lines; # begins a comment.
 
   --partition=cpu --account=us       options of sbatch for all jobs
   option gpu=* --gres=gpu:a100:$0 --partition=gpu
-                                     as in Kaldi: what stands for the dispatcher's --gpu 2 ($0 is the 2); names are mem,
-                                     num_threads, gpu, max_jobs_run, time ...; `option gpu=0` is for that value alone;
-                                     `command sbatch ...` has options for all jobs, `default gpu=0` what is so unless
-                                     said
+                                     as in Kaldi: the options that replace --gpu 2 of the dispatcher ($0 is the 2). Names
+                                     are mem, num_threads, gpu, max_jobs_run, time ...; `option gpu=0` is for that value
+                                     alone. `command sbatch ...` gives options for all jobs, `default gpu=0` a value for
+                                     when none is given
 """
 
 import os
@@ -27,27 +27,27 @@ SHORT = {"A": "account", "C": "constraint", "D": "chdir", "G": "gpus", "J": "job
          "a": "array", "c": "cpus-per-task", "d": "dependency", "e": "error", "i": "input", "m": "distribution",
          "n": "ntasks", "o": "output", "p": "partition", "q": "qos", "t": "time", "w": "nodelist", "x": "exclude", "L": "licenses",
          "b": "begin", "F": "nodefile", "S": "core-spec", "B": "extra-node-info"}
-# What only slurm.py can know: where it looks for its jobs, and what they are called.
+# Options that only slurm.py may set: they say where it looks for its jobs, and how these are named.
 RESERVED = ("array", "output", "error", "job-name", "parsable", "wrap", "wait", "chdir", "input", "test-only",
             "clusters")
 SUBJECTS = {"mem-per-cpu": "mem", "mem-per-gpu": "mem", "no-requeue": "requeue"}
-WARNING = 120        # seconds before its time limit that a job is told
+WARNING = 120        # seconds before its time limit at which a job is told
 RESOURCES = ("mem", "cpus-per-task", "gpu")
 
 
 class OptionError(Exception):
-    """Options that cannot be meant; the message says where they stand."""
+    """Carries a message about wrong options, which says where they stand."""
 
 
 def subject(name, value):
-    """What an option of sbatch is about: those about the same exclude each other."""
+    """Names the subject of an option of sbatch: options with the same subject exclude each other."""
     if name.startswith("gpus") or name == "gres" and re.match(r"gpu\b", value or ""):
         return "gpu"
     return SUBJECTS.get(name, name)
 
 
 def pairs(words, where):
-    """[(option, value or None)] of words such as -p cpu --mem=4G --exclusive; OptionError naming `where` they stand."""
+    """Parses words such as -p cpu --mem=4G --exclusive: [(option, value or None)]; OptionError names `where` they stand."""
     found, words = [], list(words)
     while words:
         word = words.pop(0)
@@ -67,7 +67,8 @@ def pairs(words, where):
 
 
 class Conf:
-    """conf/slurm.conf: ``plain`` options of sbatch, ``options`` {name: {value or *: its options}}, ``defaults``."""
+    """The contents of conf/slurm.conf: ``plain`` options of sbatch, ``options`` {name: {value or *: its options}},
+    ``defaults``."""
 
     def __init__(self, path=CONF):
         self.plain, self.command, self.options, self.defaults = [], [], {}, {}
@@ -103,7 +104,7 @@ class Conf:
                               "`command`, `option name=value` or `default name=value`; not '%s'" % (where, words[0]))
 
     def translate(self, name, value):
-        """Options of sbatch for the dispatcher's --name value."""
+        """Translates --name value of the dispatcher into options of sbatch."""
         table = self.options.get(name, {})
         if str(value) in table or "*" in table:
             words, where = table.get(str(value)) or table["*"]
@@ -120,7 +121,7 @@ class Conf:
 
 
 def layers(request, conf):
-    """Lists of (option, value), the weakest first."""
+    """Gives lists of (option, value), the weakest list first."""
     options = {**conf.defaults, **request.options}
     resources = [pair for pair in conf.plain if subject(*pair) in RESOURCES]
     try:
@@ -135,7 +136,7 @@ def layers(request, conf):
 
 
 def merge(stack):
-    """One list out of layers: of options about the same the last one stays. What --gres asks for beside GPUs stays."""
+    """Merges layers into one list: of options with the same subject the last one stays. --gres keeps what is no GPU."""
     merged, gres = {}, {}
     for layer in stack:
         new = {}
@@ -150,7 +151,7 @@ def merge(stack):
 
 
 def seconds_of(limit):
-    """A time limit of sbatch in seconds: 90 (minutes), 90:30, 1:30:00, 2-12, 2-12:30, 2-12:30:00; None for others."""
+    """Converts a time limit of sbatch to seconds: 90 (minutes), 90:30, 1:30:00, 2-12, 2-12:30, 2-12:30:00; else None."""
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", limit or "")
     if not match:
         return None
@@ -162,7 +163,8 @@ def seconds_of(limit):
 
 
 def resolve(request, resumes):
-    """(words for sbatch, CPUs of a task). ``resumes``: the work goes on where it was and is told in time of its end."""
+    """Gives the words for sbatch and the CPUs of a task. ``resumes``: the work can be interrupted, so it gets a signal
+    before its time limit."""
     stack = layers(request, Conf())
     merged = dict(merge(stack))
     if resumes:

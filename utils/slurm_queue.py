@@ -1,4 +1,4 @@
-"""Ask and tell a Slurm cluster: sbatch, squeue, scancel, scontrol, sacct. What they cannot say is None, not a guess."""
+"""Talks to a Slurm cluster: sbatch, squeue, scancel, scontrol, sacct. What these cannot say is None, not a guess."""
 
 import os
 import re
@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-# Of a job that runs this, run.sh in a batch job for example: they describe that one and would mislead its jobs' sbatch.
+# Where this runs inside a job of Slurm, such as run.sh in a batch job, the other variables of Slurm describe that job, and
+# would mislead sbatch for the jobs that it starts.
 KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT", "SLURM_EXIT_ERROR")
 DEVICES = ("CUDA_VISIBLE_DEVICES", "GPU_DEVICE_ORDINAL", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
 # States of a job that will not run again.
@@ -20,7 +21,7 @@ class SlurmError(Exception):
 
 
 def environment():
-    """This process's environment without what an enclosing job of Slurm has put there."""
+    """Gives the environment of this process without the variables that an enclosing job of Slurm has set."""
     inside = "SLURM_JOB_ID" in os.environ
     return {name: value for name, value in os.environ.items()
             if not (name.startswith(("SLURM_", "SLURMD_", "SQUEUE_", "SACCT_")) and name not in KEPT)
@@ -28,7 +29,7 @@ def environment():
 
 
 def command_output(line):
-    """(exit status, standard output, error output) of a Slurm command; status None: not there."""
+    """Runs a Slurm command: gives (exit status, standard output, error output); status None if there is no such program."""
     try:
         done = subprocess.run(line, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
                               timeout=120, env=environment())
@@ -40,7 +41,7 @@ def command_output(line):
 
 
 def submit(line):
-    """Hand a job to Slurm; its id."""
+    """Submits a job to Slurm and gives its id; SlurmError where sbatch is missing or refuses it."""
     status, out, err = command_output(line)
     if status is None:
         raise SlurmError("sbatch is not on PATH: is this a Slurm cluster? (run.py runs jobs here)")
@@ -51,7 +52,7 @@ def submit(line):
 
 
 class State:
-    """What squeue says of a task: ``state`` (RUNNING), ``reason``, ``nodes``, ``limit`` (time)."""
+    """The state of a task as squeue tells it: ``state`` (RUNNING), ``reason``, ``nodes``, ``limit`` (time)."""
 
     def __init__(self, state, reason, nodes, limit):
         self.state, self.reason, self.nodes, self.limit = state, reason, nodes, limit
@@ -62,7 +63,7 @@ class State:
 
 
 def states(job_ids):
-    """{(job id, index in the array or 0): State} of the tasks that Slurm remembers; None where it does not answer."""
+    """Asks for {(job id, index in the array or 0): State} of the tasks that Slurm remembers; None if it does not answer."""
     status, out, err = command_output(["squeue", "--noheader", "--array", "--states=all", "--jobs", ",".join(job_ids),
                                        "--format", "%F|%K|%T|%r|%N|%l"])
     if status != 0:
@@ -76,7 +77,7 @@ def states(job_ids):
 
 
 def accounting(job_id, index, is_array):
-    """What accounting knows of a task that squeue has forgotten (TIMEOUT, OUT_OF_MEMORY ...), or ''."""
+    """Asks accounting for the state of a task that squeue has forgotten (TIMEOUT, OUT_OF_MEMORY ...); '' if unknown."""
     name = "%s_%d" % (job_id, index) if is_array else job_id
     status, out, _ = command_output(["sacct", "--noheader", "--allocations", "--parsable2", "--jobs", name,
                                      "--format", "State"])
@@ -84,31 +85,31 @@ def accounting(job_id, index, is_array):
 
 
 def max_array_size():
-    """One more than the largest index of an array here; Slurm's own default where it does not say."""
+    """Asks for the size limit of an array, one more than its largest index; the default of Slurm if it does not say."""
     status, out, _ = command_output(["scontrol", "show", "config"])
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", out, re.MULTILINE) if status == 0 else None
     return int(match[1]) if match else 1001
 
 
 def name_of(folder):
-    """The name of the jobs that have this folder, whose own name is like no other."""
+    """Gives the name of the jobs of this folder; no other folder has that name."""
     return re.sub(r"[^\w.+-]", "_", os.path.basename(folder))
 
 
 def living(name):
-    """Ids of the jobs of this name that are queued, run or end just now; None where Slurm does not answer."""
+    """Lists the ids of the jobs of this name that are queued, running or just ending; None if Slurm does not answer."""
     status, out, _ = command_output(["squeue", "--noheader", "--name", name, "--format", "%A"])
     return None if status != 0 else sorted(set(out.split()))
 
 
 def cancel(job_ids, *options):
-    """Cancel jobs; what scancel had to say against it, or ''."""
+    """Cancels jobs; gives the objection of scancel, or ''."""
     status, _, err = command_output(["scancel", *options, *job_ids])
     return "" if status == 0 else err or "scancel failed"
 
 
 def end_orphan(folder, program, pause=0.5):
-    """Cancel the jobs that an earlier start has left with this folder, whose name is theirs; wait for their end."""
+    """Cancels the jobs that an earlier start has left, which have the name of this folder, and waits for their end."""
     if shutil.which("squeue") is None:
         raise SlurmError("%s: an earlier start may have left a Slurm job that still runs, and squeue is not on PATH: "
                          "see that it is gone, then remove that folder" % folder)

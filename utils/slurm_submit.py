@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Submit a job to a Slurm cluster and do not wait for it; utils/submit.sh calls this for run.sh.
+"""Submits a job to a Slurm cluster and does not wait for it; utils/submit.sh calls this for run.sh.
 
   slurm_submit.py [options of slurm.py] LOG COMMAND ARGUMENTS...
 
-The job runs as slurm.py's do (slurm_task.py). While one with the same log is in the queue no other is submitted.
+The job runs like those of slurm.py (slurm_task.py). It refuses a second job while one with the same log is in the queue.
 """
 
 import os
@@ -18,7 +18,7 @@ import slurm_queue
 
 
 def refuse_second(parent, prefix):
-    """SlurmError while an earlier job is in the queue; the folders of those that have ended are removed."""
+    """Refuses, by SlurmError, while an earlier job is in the queue; removes the folders of jobs that have ended."""
     for name in sorted(os.listdir(parent)):
         if not name.startswith(prefix):
             continue

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Run one task of a job on its node; slurm.py writes the job that calls this.
+"""Runs one task of a job on its node; slurm.py writes the job that calls this.
 
   slurm_task.py FOLDER [options] [JOB=N] LOG COMMAND ARGUMENTS...
 
-Waits for the files that the command names and slurm.py saw, runs the command with its log as run.py does, and writes
-its exit code to FOLDER/code.N, whole or not at all, with the files that it made. Where Slurm ends the task (time limit,
-preemption, scancel) the command gets SIGTERM and SVQ_GRACE seconds to write a checkpoint, and there is no code: the
-task goes back into the queue, by Slurm or by this program, or Slurm knows why not. --num-nodes and --num-tasks run the
-command in so many processes by srun, which ends all of them when one fails.
+Waits for the files that the command names and that slurm.py saw, runs the command with its log as run.py does, and
+writes its exit code to FOLDER/code.N, whole or not at all, with the files that it made. If Slurm ends the task (time
+limit, preemption, scancel), the command gets SIGTERM and SVQ_GRACE seconds to write a checkpoint, and there is no code:
+Slurm or this program puts the task back into the queue, or Slurm knows why not. With --num-nodes and --num-tasks, srun
+runs the command in that many processes, and ends all of them when one fails.
 """
 
 import os
@@ -29,7 +29,7 @@ def patience():
 
 
 def first_address(nodes):
-    """Address of the first of Slurm's nodes, as Slurm itself reaches it, and a port that is free there now: here."""
+    """Gives the address of the first node, as Slurm itself reaches it, and a port that is free now; this runs on it."""
     _, names, _ = slurm_queue.command_output(["scontrol", "show", "hostnames", nodes])
     name = names.split()[0] if names else socket.gethostname()
     _, text, _ = slurm_queue.command_output(["scontrol", "--oneliner", "show", "node", name])
@@ -40,7 +40,7 @@ def first_address(nodes):
 
 
 def srun(options, threads):
-    """The words in front of a command that runs in several processes; tells them where they meet."""
+    """Gives the words in front of a command that runs in several processes, and tells these where they meet."""
     nodes, tasks = options.get("num-nodes", 1), options.get("num-tasks", 1)
     if nodes * tasks == 1:
         return []
@@ -52,7 +52,7 @@ def srun(options, threads):
 
 
 def inputs(folder, number):
-    """The files that slurm.py saw for this job. Its list may be late itself."""
+    """Reads the files that slurm.py saw for this job; waits for that list, which may be late itself."""
     deadline = time.monotonic() + patience()
     while True:
         try:
@@ -80,21 +80,21 @@ class Task:
 
     def __init__(self):
         self.job, self.asked = None, []
-        self.resumes = bool(os.environ.pop("SVQ_RESUMES", None))      # this work does, not all that it may start
+        self.resumes = bool(os.environ.pop("SVQ_RESUMES", None))      # for this work, not for all that it may start
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
     def _note(self, number, frame):
         if number == signal.SIGUSR1 and not self.resumes:
-            return                              # it could only begin anew: it is let run to the time limit
+            return                              # the work could only begin anew, so it may run to its time limit
         self.asked.append(number)
         self.asked_at = time.monotonic()
         if self.job is not None:
             guard.ask(self.job.pid)
 
     def run(self, request, number, folder):
-        """The command's exit code."""
+        """Runs the command and gives its exit code."""
         late = slurm_files.wait_for(inputs(folder, number), patience())
         if late:
             print("not here after %g s: %s" % (patience(), " ".join(late)), flush=True)
@@ -110,18 +110,18 @@ class Task:
         code = os.waitstatus_to_exitcode(status)
         code = code if code >= 0 else 128 - code
         self.job.end(code, usage.ru_maxrss)
-        # Slurm signals one process after the other: the command may have ended of what is still to come to this one.
+        # Slurm signals one process after another: a signal that this process has yet to get may have ended the command.
         deadline = time.monotonic() + 1
         while code and not self.asked and time.monotonic() < deadline:
             time.sleep(0.05)
         return code
 
     def goes_back(self):
-        """Puts the task back into the queue where Slurm has not ended it itself; whether it is without a code."""
+        """Puts the task back into the queue, unless Slurm does; says whether the task ends without a code."""
         state = slurm_queue.states([own_id()])
         state = next(iter(state.values())).state if state else ""
         if signal.SIGUSR1 not in self.asked and state != "RUNNING":
-            return True                         # cancelled, at its time limit, or preempted: Slurm goes on
+            return True                         # cancelled, at its time limit, or preempted: Slurm does the rest
         limit, count = int(os.environ.get("SVQ_SLURM_REQUEUES", "100")), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if count >= limit:
             self.say("queued again %d times and still not done: give it more --time, or raise SVQ_SLURM_REQUEUES" % count)
@@ -156,7 +156,7 @@ def main():
     request = dispatch.parse(sys.argv[2:], __doc__)
     number = request.jobs[0]
     path = os.path.join(folder, "code.%d" % (number or 0))
-    if os.path.exists(path):                    # of an attempt before, when Slurm has queued the task again
+    if os.path.exists(path):                    # from an earlier attempt, if Slurm has queued the task again
         os.unlink(path)
     began = time.time_ns()
     code = task.run(request, number, folder)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Splits a data directory for jobs: <data-dir>/split<N>/1 ... <N>, whole speakers to a part, and with
-# --per-utt <data-dir>/split<N>utt/1 ... <N>.
+# Splits a data directory for jobs into <data-dir>/split<N>/1 ... <N>, each with whole speakers, or with --per-utt into
+# <data-dir>/split<N>utt/1 ... <N>.
 # Usage: utils/split_data.sh [options] <data-dir> <num-jobs>
 set -euo pipefail
 per_utt=false  # split by utterance, not by speaker

@@ -15,14 +15,15 @@
 #   ...
 #   stages_done
 #
-# The body of a stage holds nothing but `once` commands (and loops and conditions around them): with --dry-run they
-# say what they would do. `once SCRIPT ...` is for a script that says itself what it reads and makes (utils/step.sh),
-# `once --in ... --out ... -- COMMAND ...` for any command (utils/once.py).
+# The body of a stage holds only `once` commands, and loops and conditions around them. With --dry-run they say what they
+# would do. `once SCRIPT ...` runs a script that itself says what it reads and makes (utils/step.sh);
+# `once --in ... --out ... -- COMMAND ...` runs any command (utils/once.py).
 
 # shellcheck disable=SC2154   # the options come from run.sh
 _svq_refuse() { printf '%s: %s\n' "${0##*/}" "$2" >&2; exit "$1"; }
 
-(($# == 0)) || _svq_refuse 2 "takes options only, not '$1' (--help lists them)"
+(($# == 0)) ||
+  _svq_refuse 2 "takes options only, not '$1': put quotes around values of several words; switches are true or false (--help)"
 for _svq_name in stage stop_stage; do
   [[ ${!_svq_name} =~ ^(0|[1-9][0-9]{0,8})$ ]] ||
     _svq_refuse 2 "--${_svq_name//_/-} takes the number of a stage, not '${!_svq_name}'"
@@ -30,7 +31,7 @@ done
 ((stage <= stop_stage)) ||
   _svq_refuse 2 "--stage $stage is after --stop-stage $stop_stage: nothing to do"
 
-# Where the run that had the lock is dead, waits for what it has started: it may take SVQ_GRACE seconds to end.
+# If the run that had the lock is dead, waits for the processes that it started: they may take SVQ_GRACE seconds to end.
 _svq_wait_for_remains() {
   [[ $_svq_holder =~ ^pid\ ([0-9]+)\ on\ (.*)\ since\  ]] || return 1
   [[ ${BASH_REMATCH[2]} == "$HOSTNAME" && ! -e /proc/${BASH_REMATCH[1]} ]] || return 1
@@ -38,9 +39,9 @@ _svq_wait_for_remains() {
   flock -w "${SVQ_GRACE:-30}" "$_svq_lock"
 }
 
-# The lock is the kernel's, on a file descriptor that all commands started from here inherit: it is
+# The kernel holds the lock, on a file descriptor that all commands started from here inherit: it is
 # free when the last of them is gone, however they ended. They end soon after this script does
-# (utils/guard.py), a training once its checkpoint is written: hence the waits.
+# (utils/guard.py), but a training writes its checkpoint first. That is why there are waits.
 if [[ $dry_run != true ]]; then
   mkdir -p -- "$exp" || exit 1
   exec {_svq_lock}<>"$exp/.lock" || exit 1
@@ -56,7 +57,7 @@ if [[ $dry_run != true ]]; then
 fi
 
 _svq_current="" _svq_made=0 _svq_skipped=0 _svq_began=$SECONDS _svq_at_a_time=1 _svq_running=0
-_svq_notes=$(mktemp -d) || exit 1      # what a dry run plans, an input that is missing
+_svq_notes=$(mktemp -d) || exit 1      # holds what a dry run plans, or the name of a missing input
 _svq_watcher=
 trap '_svq_end_watcher; rm -rf -- "$_svq_notes"' EXIT
 export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing SVQ_OWNER=${exp%/} SVQ_RUN=$$
@@ -64,19 +65,19 @@ export SVQ_TELL=1 SVQ_MISSING=$_svq_notes/missing SVQ_OWNER=${exp%/} SVQ_RUN=$$
 [[ $force != true ]] || export SVQ_FORCE=1
 [[ $dry_run != true ]] || export SVQ_REQUESTS=${SVQ_REQUESTS:-$_svq_notes/requests}
 
-# _svq_plan FILE OPTION...: leaves there what a dry run of this very command asks, with these options besides.
+# _svq_plan FILE OPTION...: writes to FILE what a dry run of this very command, with these options added, asks for.
 _svq_plan() {
   SVQ_REQUESTS=$1 SVQ_ASK_ONLY=1 bash "$svq_script" ${svq_argv[@]+"${svq_argv[@]}"} "${@:2}" --dry-run > /dev/null 2>&1
 }
 
-# Of what utils/clean.sh has removed is made again what a piece of work reads that is not up to date.
+# Of the files that utils/clean.sh removed, make those again that work which is not up to date reads.
 if [[ $dry_run != true && ( -e $exp/.cleaned || -e ${data-}/.cleaned ) ]]; then
   ! _svq_plan "$_svq_notes/all_requests" || python3 -I -S "$SVQ_ROOT/utils/once.py" --plan "$_svq_notes/all_requests" --needed
   rm -f -- "$_svq_notes/all_requests"
 fi
 
-# Shows what is at work while this script runs (utils/progress.py). It holds no lock, dies with this shell, and is no
-# job that `wait -n` would see.
+# Shows the running pieces of work while this script runs (utils/progress.py). The watcher holds no lock, dies with this
+# shell, and is no job that `wait -n` would see.
 if [[ $dry_run != true ]]; then
   python3 -I -S "$SVQ_ROOT/utils/progress.py" "$exp" $$ {_svq_lock}>&- 2> /dev/null &
   _svq_watcher=$!
@@ -93,7 +94,7 @@ _svq_end_watcher() {
   while [[ -t 1 && -e /proc/$_svq_watcher/fd/1 ]]; do read -rt 0.01 <> <(:) || true; done
 }
 
-# stage NUMBER TITLE: true where the stage is among those to run.
+# stage NUMBER TITLE: succeeds if the stage is among those to run.
 stage() {
   _svq_current=$1
   (($1 >= stage && $1 <= stop_stage)) || return 1
@@ -103,10 +104,10 @@ stage() {
   printf '[%s] stage %s: %s\n' "$now" "$1" "$2"
 }
 
-# A dry run collects what it would do, and utils/once.py answers it all at the end.
+# A dry run collects what it would do; utils/once.py answers everything at the end.
 _svq_ask() { printf '%s\0' "$@" $'\x1e' >> "$SVQ_REQUESTS"; }
 
-# once SCRIPT ..., or once OPTIONS -- COMMAND ...: does a piece of work, where it is not up to date.
+# once SCRIPT ..., or once OPTIONS -- COMMAND ...: does a piece of work, unless it is up to date.
 once() {
   local code=0 command=(bash "$@")
   if [[ $dry_run == true ]]; then
@@ -115,10 +116,10 @@ once() {
   fi
   # -I -S: start without site-packages, in 10 ms.
   if [[ $1 == --* ]]; then command=(python3 -I -S "$SVQ_ROOT/utils/once.py" "$@"); fi
-  export SVQ_PARENT_PID=$BASHPID         # for once.py to notice that this shell has just died
+  export SVQ_PARENT_PID=$BASHPID         # lets once.py notice that this shell has died
   if ((_svq_at_a_time > 1)); then
     ((_svq_running < _svq_at_a_time)) || _svq_wait_for_one || { code=$?; all_done || true; return "$code"; }
-    # A simple command in the background is a child of this shell itself, so it dies with it.
+    # A simple command in the background is a child of this shell itself, so it dies with the shell.
     "${command[@]}" &
     _svq_running=$((_svq_running + 1))
     return
@@ -127,17 +128,17 @@ once() {
   _svq_count "$code"
 }
 
-# need FILE WHERE: stops where a file that nobody here makes is missing, and says where it comes from. A dry run goes on.
+# need FILE WHERE: if a file that no stage makes is missing, says where to get it and stops. A dry run goes on.
 need() {
   [[ ! -e $1 ]] || return 0
   if [[ $dry_run == true ]]; then _svq_ask need "$1" "$2"; return; fi
   _svq_refuse 1 "$1 is missing: $2"
 }
 
-# at_a_time N: the `once` commands up to all_done run N at a time; none may need what another makes.
+# at_a_time N: runs the `once` commands up to all_done N at a time; none of them may need what another makes.
 at_a_time() { _svq_at_a_time=$1; }
 
-# Waits for what at_a_time has started. Where a command fails no new one starts and the others finish.
+# Waits for the commands that at_a_time has started. After one fails, no new one starts and the others finish.
 all_done() {
   local failed=0 code
   while ((_svq_running)); do
@@ -154,7 +155,7 @@ _svq_wait_for_one() {
   _svq_count "$code"
 }
 
-# _svq_count CODE: counts a finished `once` by its exit status, or says that the stage failed.
+# _svq_count CODE: counts a finished `once` by its exit status; if it failed, says that the stage failed.
 _svq_count() {
   case $1 in
     0) _svq_skipped=$((_svq_skipped + 1)) ;;
@@ -168,7 +169,7 @@ _svq_count() {
   esac
 }
 
-# Says which stage makes the input that is missing, as a dry run from the first stage finds it.
+# Says which stage makes the missing input; a dry run from the first stage finds out.
 _svq_say_maker() {
   local missing maker requests=$_svq_notes/all_requests
   missing=$(< "$SVQ_MISSING") 2> /dev/null || return 1
@@ -188,5 +189,6 @@ stages_done() {
     _svq_count "$code"
   else
     printf 'done in %d s: %d made, %d up to date\n' $((SECONDS - _svq_began)) "$_svq_made" "$_svq_skipped"
+    if [[ -e $exp/index.html ]]; then printf 'all reports: %s\n' "$(realpath -- "$exp")/index.html"; fi
   fi
 }

@@ -1,7 +1,7 @@
-"""The stamps of once.py: what is written of a finished piece of work, and why one has to be done again.
+"""Reads and writes the stamps of once.py, which describe a finished piece of work, and says why work must be done again.
 
-A stamp is lines of fields between tabs: the command line, every input with its state and digest, every output with
-its size, the digest of the code, the experiment that made it, when.
+A stamp has lines of fields between tabs: the command line, every input with its state and digest, every output with
+its size, the digest of the code, the experiment that made it, and the time.
 """
 
 import os
@@ -14,8 +14,8 @@ except ImportError:
 
 HEADER = "svq stamp 2"
 NOTES = ("started", "ended", "code", "owner", "host", "job", "log")
-# A file changed again within the clock's grain keeps its time and perhaps its size: times this
-# recent are not trusted and the content is read once more the next time (as git does).
+# A file that changes again within the clock's grain keeps its time and perhaps its size. So times
+# this recent are not trusted, and the content is read once more the next time (as git does).
 RACY_NS = 2_000_000_000
 NO_FILE = (0, 0, 0, 0)
 NEEDED = "was cleaned and is needed again"     # why a file that clean.py has removed is made again
@@ -41,7 +41,7 @@ def text_digest(text):
 
 
 def input_files(paths, outputs):
-    """The files that are read, each once, in a fixed order."""
+    """Lists the files that are read, each once, in a fixed order."""
     made = {os.path.abspath(p) for p in outputs}
     files = {}
     for path in paths:
@@ -57,8 +57,8 @@ def input_files(paths, outputs):
 
 
 def digest_inputs(files, known, texts={}, removed=None):
-    """path -> (state, digest); ``known``, the stamp's, spares reading what has not been touched. ``texts``: name ->
-    digest of what else goes in, such as a row of a table. ``removed``: cleaned.find."""
+    """Digests inputs: path -> (state, digest). ``known``, from the stamp, saves reading untouched files. ``texts``: name ->
+    digest of other inputs, such as a row of a table. ``removed``: cleaned.find."""
     result = {name: (NO_FILE, digest) for name, digest in texts.items()}
     for path in files:
         entry = removed and removed(path)
@@ -72,7 +72,7 @@ def digest_inputs(files, known, texts={}, removed=None):
 
 
 def changed_while(inputs):
-    """Names of the inputs that are no longer what ``digest_inputs`` found."""
+    """Yields the names of the inputs that have changed since ``digest_inputs``."""
     for path, (state, digest) in inputs.items():
         if state != NO_FILE:
             there = os.path.exists(path)
@@ -81,8 +81,8 @@ def changed_while(inputs):
 
 
 def sizes_of(outputs):
-    """path -> bytes of the outputs that are files; -1 for the files at the top of those that are folders, which users may
-    change (fix_data_dir.sh) but not lose."""
+    """Gives path -> bytes for outputs that are files, and path -> -1 for the files at the top of outputs that are folders:
+    users may change these files (fix_data_dir.sh), but must not lose them."""
     inside = {p: -1 for p in input_files([p for p in outputs if os.path.isdir(p)], ())}
     return {**inside, **{p: os.path.getsize(p) for p in outputs if os.path.isfile(p)}}
 
@@ -103,7 +103,7 @@ def unescape(text):
 
 
 def read_stamp(path):
-    """{"arg": [...], "in": {path: (state, digest)}, ...}, or None where there is no whole stamp."""
+    """Reads a stamp: {"arg": [...], "in": {path: (state, digest)}, ...}; None where there is no whole one."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as f:
             lines = f.read().split("\n")
@@ -129,7 +129,7 @@ def read_stamp(path):
 
 
 def write_stamp(path, args, inputs, sizes, notes, read_at):
-    """Writes a stamp, whole or not at all. ``inputs``: of digest_inputs, called at ``read_at``; ``sizes``: of sizes_of;
+    """Writes a stamp, whole or not at all. ``inputs``: from digest_inputs, called at ``read_at``; ``sizes``: from sizes_of;
     ``notes``: values of NOTES."""
     lines = [HEADER] + ["%s\t%s" % (name, escape(notes[name])) for name in NOTES if notes.get(name)]
     lines += ["arg\t" + escape(a) for a in args]
@@ -137,7 +137,7 @@ def write_stamp(path, args, inputs, sizes, notes, read_at):
     for name, (state, digest) in inputs.items():
         size, mtime, ctime, inode = state
         if any(state) and max(mtime, ctime) > read_at - RACY_NS:
-            inode = -1                                # matches no file: to be read again
+            inode = -1                                # matches no file, so that it is read again
         lines.append("in\t%s\t%d\t%d\t%d\t%d\t%s" % (escape(name), size, mtime, ctime, inode, digest))
     temporary = "%s.tmp%d" % (path, os.getpid())
     try:
@@ -172,7 +172,7 @@ def changed_words(old, new):
 
 
 def changed_inputs(old, new):
-    """Which inputs differ, in a few words; empty where none does."""
+    """Says in a few words which inputs differ; "" where none does."""
     changed = [p + " changed" for p in new if p in old and old[p][1] != new[p][1]]
     changed += [p + " is new" for p in new if p not in old]
     changed += [p + " is gone" for p in old if p not in new]
@@ -180,8 +180,8 @@ def changed_inputs(old, new):
 
 
 def damaged_output(stamp, outputs, removed=None):
-    """The output that is not as the command left it, in a few words; None where all are. ``removed``: cleaned.find,
-    which tells of files that may be missing."""
+    """Says in a few words which output is not as the command left it; None where all are. ``removed``: cleaned.find,
+    which knows the files that may be missing."""
     for path in outputs:
         if not os.path.exists(path):
             entry = removed and removed(path)
@@ -202,7 +202,7 @@ def damaged_output(stamp, outputs, removed=None):
 
 
 def reason(stamp, args, inputs, outputs, removed=None):
-    """Why the command must be run, in a few words; None where all is up to date."""
+    """Says in a few words why the command must run; None where all is up to date."""
     damaged = damaged_output(stamp, outputs, removed)
     if damaged:
         return damaged
@@ -214,7 +214,7 @@ def reason(stamp, args, inputs, outputs, removed=None):
 
 
 def moment(text):
-    """Seconds since 1970 of a time that a stamp holds; None where it is none. By hand: strptime is slow to import."""
+    """Converts a time in a stamp to seconds since 1970; None where it is no time. Without strptime, whose import is slow."""
     try:
         return time.mktime((*map(int, text[:10].split("-")), *map(int, text[11:].split(":")), 0, 0, -1))
     except (TypeError, ValueError, OverflowError):
@@ -222,6 +222,6 @@ def moment(text):
 
 
 def seconds_of(stamp):
-    """How long the work took that left the stamp; None where it does not tell."""
+    """Gives the seconds that the work of a stamp took; None where the stamp does not tell."""
     began, ended = moment(stamp["started"]), moment(stamp["ended"])
     return None if began is None or ended is None else max(0.0, ended - began)

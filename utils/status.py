@@ -1,8 +1,8 @@
-"""What utils/status.sh prints: how every piece of work of a recipe stands. Reads only, and starts in milliseconds.
+"""Prints how every piece of work of a recipe stands, for utils/status.sh. Only reads, and starts in milliseconds.
 
   status.py [--all true] FOLDER ...
 
-Read are the stamps below the folders (stamps.py), the marks of work that was begun (at_work.py), the logs, the lock.
+Reads the stamps below the folders (stamps.py), the marks of work that was begun (at_work.py), the logs and the lock.
 """
 
 import os
@@ -19,12 +19,12 @@ import log_lines
 from stamps import NO_FILE, content_digest, damaged_output, moment, read_stamp, state_of
 
 ORDER = ("running", "failed", "interrupted", "stale", "done")
-READ_AGAIN = 32_000_000      # bytes of inputs with other times that are read, to see whether they are the same
+READ_AGAIN = 32_000_000      # bytes to read, at most, of inputs with new times, to see whether they have changed
 NO_STAMP = "the stamp is not whole: it will be made again"
 
 
 class Found:
-    """What lies below a folder. stamps: paths; logs: paths; disk: bytes by the folders right below, "" for its files."""
+    """The files below a folder. stamps: paths; logs: paths; disk: bytes for each folder right below, "" for its files."""
 
     def __init__(self, top):
         self.top, self.stamps, self.logs, self.disk, self.closed = top, [], [], {}, []
@@ -51,7 +51,7 @@ class Found:
 
 
 class Work:
-    """A piece of work. state: of ORDER; since: text; where: host or job; note: why, or how far; log: path; disk: bytes."""
+    """A piece of work. state: one of ORDER; since: text; where: host or job; note: why, or how far; log: path; disk: bytes."""
 
     def __init__(self, title, state, since="", where="", note="", log="", disk=0):
         self.title, self.state, self.since, self.where = title, state, since, where
@@ -59,13 +59,13 @@ class Work:
 
 
 def base_of(stamp_path, stamp):
-    """The folder that the relative names in a stamp count from: the stamp lies beside the first output, or in it."""
+    """Finds the folder that relative names in a stamp start from; the stamp lies beside the first output, or in it."""
     folder = os.path.dirname(os.path.abspath(stamp_path))
     first = os.path.normpath(next(iter(stamp["out"]), ""))
     if os.path.isabs(first):
         return "/"
     place = folder
-    while True:                             # the nearest folder above from which the output is there
+    while True:                             # find the nearest folder above where the output is there
         if os.path.lexists(os.path.join(place, first)):
             return place
         if place == "/":
@@ -76,13 +76,13 @@ def base_of(stamp_path, stamp):
 
 
 class Inputs:
-    """Whether inputs are as they were: each file is looked at once."""
+    """Checks whether inputs have changed; looks at each file once."""
 
     def __init__(self):
         self.states, self.digests, self.budget = {}, {}, READ_AGAIN
 
     def changed(self, base, stamp):
-        """(what has changed since, what was not read for its size), a path or None each."""
+        """Finds an input that has changed, and one that was too large to read; each a path, or None."""
         unread = None
         for name, (state, digest) in stamp["in"].items():
             if state == NO_FILE:            # lists of recordings, rows of settings: run.sh looks into them
@@ -93,7 +93,7 @@ class Inputs:
                 return name + " is gone", None
             if now[0] == state or now[1] is not None and now[1] == digest:
                 continue
-            if state[3] == -1 and now[0][:3] == state[:3]:     # written right before: run.sh reads it once more
+            if state[3] == -1 and now[0][:3] == state[:3]:     # written just before the stamp: run.sh reads it once more
                 continue
             if now[0][0] != state[0]:
                 return name + " changed", None
@@ -126,7 +126,7 @@ class Inputs:
 
 
 def of_stamp(path, top, inputs):
-    """What a stamp tells; None for a file that is no stamp of once.py."""
+    """Gives the Work that a stamp tells of; None for a file that is no stamp of once.py."""
     stamp = read_stamp(path)
     if stamp is None:
         name = os.path.basename(path)[len(".done"):].lstrip(".") or os.path.basename(os.path.dirname(path))
@@ -155,7 +155,7 @@ def of_stamp(path, top, inputs):
 
 
 def of_mark(mark, held, stamps):
-    """What a mark tells of its pieces that have no newer stamp. held: whether the run's lock is held, None: unknown."""
+    """Yields the Work of the pieces of a mark that have no newer stamp. held: whether a run has the lock; None: unknown."""
     from progress import State
 
     state = State(mark, time.time())
@@ -172,13 +172,13 @@ def of_mark(mark, held, stamps):
         elif running:
             left = ", %s left" % log_lines.duration(state.left) if state.left else ""
             yield Work(title, "running", mark.started.replace("T", " "), where, (state.text + left).lstrip(", "), state.log), stamp
-        elif os.path.isdir(os.path.dirname(stamp)):        # else its folder was removed, and nobody waits for it
+        elif os.path.isdir(os.path.dirname(stamp)):        # else its folder was removed, and nobody needs it
             yield Work(title, "interrupted", mark.started.replace("T", " "), where, "begun and not ended", state.log), stamp
 
 
 def of_log(path, later):
-    """What a log tells that no mark and no stamp knows: of a step that was called by hand. None where it ended well, and
-    where the work was done since with fewer jobs. later: folder -> when the last work below it was done."""
+    """Gives the Work of a log that no mark and no stamp knows: of a step that was called by hand. None where it ended well,
+    or where the work was done later with fewer jobs. later: folder -> time when the last work below it was done."""
     log = log_lines.read(path, head=True)
     if log is None or not log.host or log.code == 0:
         return None
@@ -197,7 +197,7 @@ def of_log(path, later):
 
 
 def open_logs():
-    """Real paths of the logs that processes of this machine write to."""
+    """Finds the real paths of the logs that processes of this machine write to."""
     if not hasattr(open_logs, "found"):
         open_logs.found = set()
         for pid in os.listdir("/proc") if os.path.isdir("/proc") else ():
@@ -212,7 +212,7 @@ def open_logs():
 
 
 def lock_held(top):
-    """Whether a run has the folder, and what it says of itself; (None, "") where that cannot be seen."""
+    """Says whether a run has the folder, and what that run says of itself; (None, "") where that cannot be seen."""
     import fcntl
 
     path = os.path.join(top, ".lock")
@@ -220,7 +220,7 @@ def lock_held(top):
         with open(path, encoding="utf-8", errors="replace") as file:
             holder = file.read(1000).strip()
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)       # let go at once, with the file
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)       # released at once, when the file closes
             except BlockingIOError:
                 return True, holder
             return False, holder
@@ -231,7 +231,7 @@ def lock_held(top):
 
 
 def survey(top):
-    """(works, bytes by folder, folders that cannot be read, the lock)."""
+    """Surveys a folder: works, bytes of each folder, folders that cannot be read, whether a run has the lock, and which."""
     found, inputs = Found(top), Inputs()
     held, holder = lock_held(top)
     works = [work for path in found.stamps if (work := of_stamp(path, top, inputs))]
@@ -259,7 +259,8 @@ def survey(top):
 # --- printing ---
 
 def lines_of(work, above=""):
-    """What is not done has its log's last line below, but where the piece above has that log."""
+    """Writes the lines of a piece; below one that is not done stands the last line of its log, unless the piece above has
+    the same log."""
     size = log_lines.size(work.disk) if work.disk else ""
     head = "%-11s  %-19s  %s" % (work.state, work.since, work.title)
     more = [part for part in (work.where, size, work.note) if part]
@@ -272,7 +273,7 @@ def lines_of(work, above=""):
 
 
 def done_lines(top, works):
-    """Of what is done a line for each folder right below."""
+    """Yields a line for each folder right below, with the work there that is done."""
     groups = {}
     for work in works:
         inside = os.path.relpath(os.path.abspath(work.title), os.path.abspath(top))

@@ -1,22 +1,22 @@
 # shellcheck shell=bash
-# Sourced by a script after parse_options.sh and path.sh: says once what the script reads and makes, so that it is
-# skipped where that is up to date, from run.sh as well as by hand.
+# Sourced by a script after parse_options.sh and path.sh. The script says in one place what it reads and makes, and is
+# skipped if that is up to date, whether run.sh or a user starts it.
 #
 #   (($# == 2)) || { echo "count.sh: needs <data-dir> <out>" >&2; exit 2; }
 #   step --in "$1/utt2spk" --out "$2"
 #   wc -l < "$1/utt2spk" > "$2"                 # only where $2 is not up to date
 #
-# Names of pieces hold no blanks. The options are those of utils/once.py: --in, --maybe, --config, --speech, --out,
-# --stamp, --neutral, --dear, and --piece for work in parts, whose names that are not up to date stand in the array `pieces`.
-# What goes into the stamp is the script's name, the values of all its options and its workers' but the neutral ones
-# and, without pieces, its arguments. (An option that lists the pieces is neutral: a further piece redoes no other.)
+# The options are those of utils/once.py: --in, --maybe, --config, --speech, --out, --stamp, --neutral, --dear, and
+# --piece for work in parts. The array `pieces` then names the parts that are not up to date; names hold no blanks.
+# The stamp holds the name of the script, the values of all options of the script and its workers but the neutral ones
+# and, without pieces, its arguments. (An option that lists the pieces is neutral: adding a piece redoes no other.)
 # SVQ_FORCE=1 does the work in any case, SVQ_DRY_RUN=1 only says what would be done.
 
-# step OPTIONS: returns where the work is to be done.
+# step OPTIONS: returns if the work is to be done, else ends the script.
 step() {
-  if [[ -n ${SVQ_IN_STEP-} ]]; then             # started by once.py, below
+  if [[ -n ${SVQ_IN_STEP-} ]]; then             # once.py started this, see below
     unset SVQ_IN_STEP
-    export SVQ_STEP_CMD=${cmd-}                 # what the user says to the dispatcher; the step only proposes the rest
+    export SVQ_STEP_CMD=${cmd-}                 # the dispatcher's options from the user, which win over the step's
     # shellcheck disable=SC2034                   # for the script
     read -ra pieces <<< "${SVQ_PIECES-}"
     unset SVQ_PIECES
@@ -28,7 +28,7 @@ step() {
   if [[ " $* " != *" --piece "* ]]; then
     for name in ${svq_arguments[@]+"${svq_arguments[@]}"}; do said+=(--said "$name"); done
   fi
-  if [[ -n ${SVQ_REQUESTS-} ]]; then           # a dry run of run.sh: answered at its end
+  if [[ -n ${SVQ_REQUESTS-} ]]; then           # a dry run of run.sh, which answers at its end
     printf '%s\0' once "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"} $'\x1e' >> "$SVQ_REQUESTS"
     exit 0
   fi
@@ -36,8 +36,8 @@ step() {
   SVQ_IN_STEP=1 exec python3 -I -S "$SVQ_ROOT/utils/once.py" "${said[@]}" "$@" -- bash "$0" ${svq_argv[@]+"${svq_argv[@]}"}
 }
 
-# fresh FOLDER: what a run of this work left there that was killed is taken up, unless other recordings, archives or code
-# have gone into it since (utils/once.py says so), or all is to be done anew: then the folder is removed.
+# fresh FOLDER: keeps what a killed run of this work left in FOLDER, so that the work goes on from there. Removes the folder
+# if recordings, archives or code have changed since (utils/once.py tells), or if all is to be done anew.
 fresh() {
   local folder=. note
   if [[ $1 == */* ]]; then folder=${1%/*}; fi

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Submits a recipe's run.sh itself as a job of a Slurm cluster, so that nothing runs on the login node.
+# Submits the run.sh of a recipe itself as a job of a Slurm cluster, so that nothing runs on the login node.
 # Usage: utils/submit.sh [options] <recipe-folder> [options of its run.sh]
 #   e.g. utils/submit.sh --time 2-00:00:00 egs/voxceleb --stage 3
 #
-# Every option is checked here first, by a dry run. Two minutes before the job's time is over, or when a job of higher
-# priority takes its place, run.sh ends: trainings write their checkpoints, jobs that it has submitted are cancelled.
-# The job goes back into the queue, and run.sh goes on where it was. cmd.sh says whether the steps' jobs run inside
+# A dry run checks every option here first. Two minutes before the time of the job is over, or when a job of higher
+# priority takes its place, run.sh ends: trainings write their checkpoints, and jobs that it has submitted are cancelled.
+# The job goes back into the queue, and run.sh goes on where it was. cmd.sh says whether the jobs of the steps run inside
 # this one (run.py: then give it the CPUs, memory and GPUs of the largest) or are jobs of their own (slurm.py).
-# What run.sh says is in <recipe-folder>/exp/log/run.log, in the folder of its --exp where that is given.
+# The output of run.sh goes to <recipe-folder>/exp/log/run.log, or to the folder of its --exp.
 set -euo pipefail
-time=            # time limit of one go: hours:minutes:seconds, days-hours; empty: the partition's
-partition=       # partition; empty: conf/slurm.conf's, or the cluster's default
-account=         # account; empty: likewise
-qos=             # quality of service; empty: likewise
-mem=             # memory; empty: conf/slurm.conf's, or the cluster's default
+time=            # time limit of one go: hours:minutes:seconds, days-hours; empty: that of the partition
+partition=       # partition; empty: that of conf/slurm.conf, or the default of the cluster
+account=         # account; empty: as for partition
+qos=             # quality of service; empty: as for partition
+mem=             # memory; empty: as for partition
 num_threads=     # CPUs; empty: 1
 gpu=             # GPUs; empty: none
 sbatch_options=  # other options of sbatch
@@ -28,7 +28,7 @@ exp=exp previous=
 for word; do
   case $word in
     --force | --force=true)
-      echo "submit.sh: --force would begin anew each time that the job is queued again; remove what is to be redone" >&2
+      echo "submit.sh: --force would begin anew each time the job is queued again; remove what is to be redone instead" >&2
       exit 2 ;;
     --exp=*) exp=${word#*=} ;;
     *) if [[ $previous == --exp ]]; then exp=$word; fi ;;

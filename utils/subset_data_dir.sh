@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Takes some utterances of a data directory. Trial lists are left out.
+# Makes a data directory of some utterances of another. Trial lists are left out.
 # Usage: utils/subset_data_dir.sh [--first|--last|--shortest|--per-spk|--speakers] <src-dir> <count> <dest-dir>
 #        utils/subset_data_dir.sh --utt-list <file> | --spk-list <file> <src-dir> <dest-dir>
-# Without an option, <count> utterances spread evenly over the list are taken.
+# Without an option, it takes <count> utterances spread evenly over the list.
 set -euo pipefail
-first=false     # the first <count>
-last=false      # the last <count>
-shortest=false  # the shortest <count> (by utt2dur)
-per_spk=false   # <count> of each speaker (all of a speaker that has fewer)
-speakers=false  # whole speakers until <count> utterances are there
+first=false     # take the first <count>
+last=false      # take the last <count>
+shortest=false  # take the shortest <count> (by utt2dur)
+per_spk=false   # take <count> of each speaker (all of a speaker that has fewer)
+speakers=false  # take whole speakers until there are <count> utterances
 utt_list=       # file whose first column names the utterances
 spk_list=       # file whose first column names the speakers
 . "${0%"${0##*/}"}../utils/parse_options.sh"

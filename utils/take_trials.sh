@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Takes over a trial list: writes it as <data-dir>/trials (or trials_<name>) with the ids of that directory and the labels
-# target and nontarget. The list may have the lines `enroll test target|nontarget`, `enroll test 1|0`, or
-# `1|0 enroll test` as VoxCeleb's do, and paths in place of ids: a path means the utterance whose file ends in it
-# (id10001/1zcIwhmdeo4/00001.wav: the one of /corpora/voxceleb1/wav/id10001/1zcIwhmdeo4/00001.wav). An id or path
-# that is not there, or a label that the speakers contradict, is named with its line, and nothing is written.
+# target and nontarget. The lines of the list may be `enroll test target|nontarget`, `enroll test 1|0`, or, as in VoxCeleb,
+# `1|0 enroll test`. Paths may stand in place of ids: a path means the utterance whose file ends in it, so that
+# id10001/1zcIwhmdeo4/00001.wav means that of /corpora/voxceleb1/wav/id10001/1zcIwhmdeo4/00001.wav. An unknown id or path,
+# or a label that contradicts the speakers, is an error that names its line, and nothing is written.
 # Usage: utils/take_trials.sh [options] <list> <data-dir>
 set -euo pipefail
 name=  # writes trials_<name>; empty: trials

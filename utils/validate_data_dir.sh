@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Checks Kaldi data directories: says file, line and what is wrong, and exits 1 if anything is.
+# Checks Kaldi data directories: names the file and the line of each mistake, and exits with 1 if there is any.
 # Usage: utils/validate_data_dir.sh [options] <data-dir> ...
 set -euo pipefail
-check_audio=header  # header: open every recording; decode: decode it whole, find silence, too; none: leave it
+check_audio=header  # header: open every recording; decode: also decode it whole and look for silence; none: open none
 nj=4                # recordings opened at once
 limit=20            # problems shown; the others are counted
 remember=false      # true: a directory that has passed is not checked again until its lists change

@@ -1,50 +1,51 @@
 #!/usr/bin/env bash
-# CN-Celeb: the systems of another recipe, tested out of its domain: Mandarin, eleven genres from singing to drama,
-# models of several recordings each. Nothing is trained here: networks, cohort, mean and calibration are those of $from.
-# CommonBench and VoxTube, many languages each, may be tested beside it.
+# CN-Celeb: tests the systems of another recipe out of their domain, on Mandarin in eleven genres from singing to drama,
+# with models of several recordings each. Trains nothing: networks, cohort, mean and calibration are those of $from.
+# Can also test on CommonBench and VoxTube, each with many languages.
 #
 #   bash ../voxceleb/run.sh ...      # first
 #   bash run.sh --cnceleb1 /corpora/CN-Celeb_flac
 #   bash run.sh --cnceleb1 /corpora/CN-Celeb_flac --commonbench /corpora/cv-corpus-16.1 --comparisons /corpora/commonbench.csv \
 #     --voxtube /corpora/voxtube --trials "dev/trials cnceleb/trials commonbench/trials voxtube/trials"
 #
-# Works in the folder of the other recipe, with its data and exp, where data/cnceleb and so on are more test sets; what that
-# recipe has made is skipped, given the same --backends, --norms, --cohort-per-spk, --top-n and --lda-dim as there.
+# Works in the folder of the other recipe, with its data and exp, and adds data/cnceleb and so on as test sets. Skips what
+# that recipe has made, if --backends, --norms, --cohort-per-spk, --top-n and --lda-dim are the same as there.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 cnceleb1=corpus/CN-Celeb_flac  # CN-Celeb1: data, dev and eval
-counts=local/cnceleb.counts    # how many models, recordings and trials to find; empty: no check
-commonbench=                   # Common Voice, with the recordings of CommonBench: commonbench/trials for --trials; empty: none
-comparisons=                   # the list of CommonBench
-voxtube=                       # VoxTube: voxtube/trials for --trials; empty: none
-voxtube_meta=                  # folder of its language_gender_meta.csv; empty: no genders and languages
-voxtube_speakers=400           # speakers drawn of it; 0: all
+counts=local/cnceleb.counts    # numbers of models, recordings and trials that must be found; empty: no check
+commonbench=                   # Common Voice, with the recordings of CommonBench: commonbench/trials in --trials; empty: none
+comparisons=                   # list of comparisons of CommonBench
+voxtube=                       # VoxTube: voxtube/trials in --trials; empty: none
+voxtube_meta=                  # folder of language_gender_meta.csv of VoxTube; empty: no genders and languages
+voxtube_speakers=400           # speakers to draw from VoxTube; 0: all
 from=../voxceleb               # recipe whose systems are tested
-systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # its systems
-trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # its first list calibrates
+systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems of $from to test
+trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # trial lists; the first one calibrates
 backends="cosine plda"         # scoring back ends
 norms="none asnorm"            # score normalizations
-stage=0                        # first stage to run; numbered as in every recipe: 3 to 5, 10, 12, 13 are not here
+stage=0                        # first stage to run; numbered as in every recipe, but there is no 3 to 5, 10, 12 and 13
 stop_stage=15                  # last stage to run
 dry_run=false                  # say what would be done, touch nothing
 force=false                    # redo the chosen stages, finished or not
 nj=16                          # parallel jobs of features
 extract_nj=8                   # parallel jobs of embedding extraction
 num_gpus=0                     # above 0: embeddings and cascades are computed on GPUs, one a job; 0: the CPU
-systems_nj=1                   # systems worked on at a time
-int8_runtime=openvino          # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
-analysis=teacher               # float systems whose quantized ones' scores are looked into (stage 14); empty: none
-ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+systems_nj=1                   # systems to work on at a time
+int8_runtime=openvino          # runtime of systems NAME-int8: openvino or onnxruntime (utils/setup.sh --extras deploy)
+analysis=teacher               # float systems to analyse (stage 14): what quantizing does to their scores; empty: none
+ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15), each a:b:c from the cheapest system on; empty: none
 cascade_limits=eer_loss=0.05   # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false              # also run cascades, and each rung alone, one trial at a time, and measure seconds
+cascade_run=false              # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 lda_dim=256                    # dimensions kept before PLDA
 top_n=300                      # cohort speakers in AS-norm
 cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
-data=data                      # data directories of $from; relative to its folder
-exp=exp                        # its systems; relative to its folder
-table=                         # a table of its own (local/table.sh): report, table.md and table.tex go to $report/$table; empty: none
-report=exp                     # folder of results.tsv and report.html, here
-title="CN-Celeb"               # the report's title
+data=data                      # data directories of $from; relative to the folder of $from
+exp=exp                        # systems of $from; relative to the folder of $from
+table=                         # name of a table (local/table.sh): report, table.md and table.tex go to $report/$table; empty: none
+report=exp                     # folder of results.tsv and report.html; relative to this folder
+title="CN-Celeb"               # title of the report
 . utils/parse_options.sh
 . ./path.sh
 from_elsewhere=true             # networks need no settings here
@@ -61,7 +62,7 @@ far_sets="cnceleb${commonbench:+ commonbench}${voxtube:+ voxtube}"
 
 if stage 0 "corpora"; then
   if [[ -n $commonbench ]]; then need "${comparisons:-the list of CommonBench}" "--comparisons names it"; fi
-  if [[ -n $voxtube ]]; then need "$voxtube" "VoxTube is to lie there (--voxtube)"; fi
+  if [[ -n $voxtube ]]; then need "$voxtube" "--voxtube takes the folder of VoxTube"; fi
   once --out "$cnceleb1" --stamp "$exp/.done.corpus_cnceleb" -- \
     local/prepare_cnceleb.sh --cnceleb1 "$cnceleb1" --counts="$counts" --check-only true
 fi
@@ -163,7 +164,7 @@ fi
 
 if stage 15 "cascades"; then
   live=
-  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service is used: every utterance in one trial
     live=$data/$test_set/trials_live same_gender=false
     if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
     once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
@@ -174,7 +175,7 @@ if stage 15 "cascades"; then
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
-      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+      --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi
 stages_done

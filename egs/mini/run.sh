@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# mini: synthetic speech, made on the spot; all stages in eight minutes on two cores. The
-# figures show that the recipe works and how systems compare, not how they would do on people's voices.
+# mini: synthetic speech, made on the spot. All stages take eight minutes on two cores. The figures show that the
+# recipe works and how systems compare, not how well they would do on the voices of people.
 #
 #   bash run.sh                   everything
 #   bash run.sh --stage 5         stage 5 and what follows
 #   bash run.sh --dry-run         what would be done
-#   bash run.sh --debug           a tiny version of it all, in debug/, for a look at the machinery
+#   bash run.sh --debug           a tiny version of everything, in debug/, to see the recipe work
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-systems="teacher student teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
+systems="teacher student teacher_float teacher_kmqat4 teacher_best2 teacher_adaptive student_kmqat4"  # systems to train, score and report
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -18,34 +19,34 @@ stage=0                       # first stage to run
 stop_stage=15                 # last stage to run
 dry_run=false                 # say what would be done, touch nothing
 force=false                   # redo the chosen stages, finished or not
-debug=false                   # a few speakers and tiny networks; results without meaning
+debug=false                   # true: a few speakers and tiny networks; the results mean nothing
 nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; above 0 all else that computes networks takes one a job; 0: the CPU
-systems_nj=2                  # systems worked on at a time, in stages 3 to 10 and 14
-int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
-search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
-search_row=kmqat4             # the row of quant.yaml that the search starts from
+systems_nj=2                  # systems to work on at a time, in stages 3 to 10 and 14
+int8_runtime=openvino         # runtime of systems NAME-int8: openvino or onnxruntime (utils/setup.sh --extras deploy)
+search=                       # float systems to search finetuning settings for (stage 13); empty: none
+search_row=kmqat4             # row of quant.yaml that the search starts from
 search_nj=1                   # workers that share a search
-analysis=teacher              # float systems of which is asked why bits cost what they cost (stage 14); empty: none
-analysis_rows=kmqat4          # rows of quant.yaml whose layers are looked into there
-analysis_utts=60              # utterances of the first list that they are looked into with; 0: all
-ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+analysis=teacher              # float systems to analyse (stage 14): what quantizing does to their scores and layers; empty: none
+analysis_rows=kmqat4          # rows of quant.yaml whose layers are analysed in stage 14
+analysis_utts=60              # utterances of the first list to analyse layers with; 0: all
+ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15), each a:b:c from the cheapest system on; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
-num_mels=40                   # log-mel channels; as in the settings of the networks (front_end)
+cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
+num_mels=40                   # log-mel channels; must be as in the settings of the networks (front_end)
 max_probes=20                 # probes of a Hessian trace, at most (stage 5)
 lda_dim=64                    # dimensions kept before PLDA
 top_n=40                      # cohort speakers in AS-norm
 cohort_per_spk=6              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
-seed=0                        # of voices, texts, sessions and trials
-conf=conf                     # folder of the systems' settings
-corpus=corpus                 # where the synthetic recordings go
+seed=0                        # seed of voices, texts, sessions and trials
+conf=conf                     # folder of the settings of systems
+corpus=corpus                 # folder for the synthetic recordings
 data=data                     # data directories
 exp=exp                       # everything that is computed
-table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+table=                        # name of a table (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
 report=                       # folder of results.tsv and report.html; empty: $exp/$table
-title="mini (synthetic speech)"  # the report's title
+title="mini (synthetic speech)"  # title of the report
 . utils/parse_options.sh
 size=()
 if [[ $debug == true ]]; then
@@ -71,6 +72,7 @@ if stage 1 "data directories"; then
     --out "$data/rir" --stamp "$data/.done.prepare" -- \
     local/prepare_mini.sh --part data --seed "$seed" --corpus "$corpus" --data "$data" ${size[@]+"${size[@]}"}
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/test"
+  need_lists
 fi
 
 if stage 2 "features"; then
@@ -265,7 +267,7 @@ fi
 
 if stage 15 "cascades"; then
   live=
-  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service is used: every utterance in one trial
     live=$data/$test_set/trials_live same_gender=false
     if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
     once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
@@ -276,7 +278,7 @@ if stage 15 "cascades"; then
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
-      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+      --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi
 stages_done

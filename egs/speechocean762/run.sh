@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
-# speechocean762 (OpenSLR 101): real read speech of Mandarin speakers of English, half of them children.
-# From recordings to a teacher, a distilled student and their quantized versions of 4 bits to 1, with a report.
+# speechocean762 (OpenSLR 101): English read by Mandarin speakers, half of them children.
+# Takes recordings to a teacher, a distilled student and their quantized versions of 4 bits to 1, with a report.
 #
 #   bash run.sh --corpus /corpora/speechocean762                  everything
 #   bash run.sh --corpus /corpora/speechocean762 --stage 5        stage 5 and what follows
 #   bash run.sh --dry-run                                         what would be done
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-corpus=corpus/speechocean762  # official layout; downloaded to there when it is missing and --download true
+corpus=corpus/speechocean762  # folder of the corpus, official layout; with --download true a missing one is put there
 download=false                # whether stage 0 may download the corpus (520 MB)
 extra_corpus=                 # LibriSpeech-layout folder: more training speakers, cut into 4 s pieces
 noise=                        # folder of noise recordings for augmentation
 rir=                          # folder of room impulse responses for augmentation
-malayalam=                    # Malayalam Speech Corpus: an out-of-domain test, malayalam/trials for --trials
-systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
+malayalam=                    # folder of the Malayalam Speech Corpus: a test out of domain, malayalam/trials in --trials
+systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems to train, score and report
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -26,32 +27,32 @@ force=false                   # redo the chosen stages, finished or not
 nj=2                          # parallel jobs of data preparation and features
 extract_nj=2                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; above 0 all else that computes networks takes one a job; 0: the CPU
-systems_nj=2                  # systems worked on at a time, in stages 3 to 10 and 14
-int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
-search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
-search_row=kmqat4             # the row of quant.yaml that the search starts from
+systems_nj=2                  # systems to work on at a time, in stages 3 to 10 and 14
+int8_runtime=openvino         # runtime of systems NAME-int8: openvino or onnxruntime (utils/setup.sh --extras deploy)
+search=                       # float systems to search finetuning settings for (stage 13); empty: none
+search_row=kmqat4             # row of quant.yaml that the search starts from
 search_nj=1                   # workers that share a search
-analysis=teacher              # float systems of which is asked why bits cost what they cost (stage 14); empty: none
-analysis_rows=kmqat4          # rows of quant.yaml whose layers are looked into there
-analysis_utts=0               # utterances of the first list that they are looked into with; 0: all
-ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+analysis=teacher              # float systems to analyse (stage 14): what quantizing does to their scores and layers; empty: none
+analysis_rows=kmqat4          # rows of quant.yaml whose layers are analysed in stage 14
+analysis_utts=0               # utterances of the first list to analyse layers with; 0: all
+ladders=teacher_adaptive:teacher_kmqat4:teacher  # cascades (stage 15), each a:b:c from the cheapest system on; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
+cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
-speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers
+speed_perturb=true            # add copies at 0.9 and 1.1 times the speed, as new speakers
 lda_dim=128                   # dimensions kept before PLDA
 top_n=100                     # cohort speakers in AS-norm
 cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
-conf=conf                     # folder of the systems' settings
+conf=conf                     # folder of the settings of systems
 data=data                     # data directories
 exp=exp                       # everything that is computed
-table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+table=                        # name of a table (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
 report=                       # folder of results.tsv and report.html; empty: $exp/$table
-title="speechocean762"        # the report's title
+title="speechocean762"        # title of the report
 . utils/parse_options.sh
 . ./path.sh
 . ./cmd.sh
-export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; no others are read
+export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; only those are read
 . utils/stages.sh
 . steps/systems.sh
 
@@ -67,7 +68,7 @@ if stage 0 "corpora"; then
   for part in train test; do
     need "$corpus/$part/wav.scp" "get https://www.openslr.org/101/ and name its folder by --corpus, or say --download true"
   done
-  if [[ -n $malayalam ]]; then need "$malayalam/metadata.tsv" "the Malayalam Speech Corpus is to lie there (--malayalam)"; fi
+  if [[ -n $malayalam ]]; then need "$malayalam/metadata.tsv" "--malayalam takes the folder of the Malayalam Speech Corpus"; fi
 fi
 
 if stage 1 "data directories"; then
@@ -83,6 +84,7 @@ if stage 1 "data directories"; then
   if [[ $speed_perturb == true ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
+  need_lists
 fi
 
 if stage 2 "features"; then
@@ -279,7 +281,7 @@ fi
 
 if stage 15 "cascades"; then
   live=
-  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service is used: every utterance in one trial
     live=$data/$test_set/trials_live same_gender=false
     if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
     once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
@@ -290,7 +292,7 @@ if stage 15 "cascades"; then
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
-      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+      --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi
 stages_done

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# VoxCeleb: trained on VoxCeleb2 dev, tested on Vox1-O, Vox1-E and Vox1-H, as in Liu et al., "Towards
+# VoxCeleb: trains on VoxCeleb2 dev and tests on Vox1-O, Vox1-E and Vox1-H, as Liu et al. do in "Towards
 # lightweight speaker verification via adaptive neural network quantization".
 #
 #   bash run.sh --vox1 /corpora/voxceleb1 --vox2 /corpora/voxceleb2 --lists /corpora/voxceleb1/lists \
 #     --musan /corpora/musan --rirs /corpora/RIRS_NOISES --num-gpus 4
 #
-# local/table.sh table_1 to table_5 are the paper's tables (RESULTS.md); they take the same options.
+# local/table.sh table_1 to table_5 make the tables of the paper (RESULTS.md); they take the same options.
 # A finished piece of work is skipped; a killed run goes on where it was. On Slurm: see cmd.sh.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 vox1=corpus/voxceleb1         # VoxCeleb1: wav/idNNNNN, or dev/wav and test/wav
@@ -14,9 +15,9 @@ vox2=corpus/voxceleb2         # VoxCeleb2: dev/aac/idNNNNN and test/aac/idNNNNN
 lists=corpus/voxceleb1        # folder of the official trial lists, veri_test2.txt and so on
 musan=corpus/musan            # MUSAN; empty: no noise is added in training
 rirs=corpus/RIRS_NOISES       # RIRS_NOISES; empty: no rooms are added in training
-counts=local/voxceleb.counts  # how many speakers, utterances and trials to find; empty: no check
-dev_speakers=100              # of VoxCeleb2's test part, for calibration
-systems="teacher student teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # what is trained, scored and reported
+counts=local/voxceleb.counts  # numbers of speakers, utterances and trials that must be found; empty: no check
+dev_speakers=100              # speakers of the test part of VoxCeleb2 that scores are calibrated on
+systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems to train, score and report
 trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -27,36 +28,40 @@ force=false                   # redo the chosen stages, finished or not
 nj=16                         # parallel jobs of data preparation and features
 extract_nj=8                  # parallel jobs of embedding extraction
 num_gpus=0                    # GPUs to train on; above 0 all else that computes networks takes one a job; 0: the CPU
-num_nodes=1                   # machines of a cluster to train one network on, each with so many GPUs (slurm.py)
-systems_nj=1                  # systems worked on at a time, in stages 3 to 10 and 14
-int8_runtime=openvino         # what runs NAME-int8 systems: openvino or onnxruntime (utils/setup.sh --extras deploy)
-search=                       # float systems whose settings of finetuning are searched (stage 13); empty: none
-search_row=kmqat4             # the row of quant.yaml that the search starts from
+num_nodes=1                   # machines of a cluster to train one network on, each with --num-gpus GPUs (slurm.py)
+systems_nj=1                  # systems to work on at a time, in stages 3 to 10 and 14
+int8_runtime=openvino         # runtime of systems NAME-int8: openvino or onnxruntime (utils/setup.sh --extras deploy)
+search=                       # float systems to search finetuning settings for (stage 13); empty: none
+search_row=kmqat4             # row of quant.yaml that the search starts from
 search_nj=1                   # workers that share a search
-analysis=                     # float systems of which is asked why bits cost what they cost (stage 14); empty: none
-analysis_rows=kmqat4          # rows of quant.yaml whose layers are looked into there
-analysis_utts=1000            # utterances of the first list that they are looked into with; 0: all
-ladders=                      # cascades (stage 15): systems from the cheapest on, a:b:c; empty: none
+analysis=                     # float systems to analyse (stage 14): what quantizing does to their scores and layers; empty: none
+analysis_rows=kmqat4          # rows of quant.yaml whose layers are analysed in stage 14
+analysis_utts=1000            # utterances of the first list to analyse layers with; 0: all
+ladders=                      # cascades (stage 15), each a:b:c from the cheapest system on; empty: none
 cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first list (steps/cascade.sh)
-cascade_run=false             # also run cascades, and each rung alone, one trial at a time, and measure seconds
+cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
-speed_perturb=true            # copies at 0.9 and 1.1 of the speed as new speakers (17,982 in all);
-                              # decoded for training they take about 0.8 TB, 0.26 TB without
+speed_perturb=true            # train on speech at 0.9 and 1.1 times the speed, too, as that of new speakers (17,982 in all)
+shards=flac                   # what training reads: archives of flac (the very samples, 0.15 TB), vorbis or opus (lossy, 0.05 to 0.06 TB)
+                              # or original (files as published), other speeds made as it reads (docs/storage.md);
+                              # empty: decoded copies at every speed (0.8 TB, 0.26 TB without speed_perturb)
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
 cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
-conf=conf                     # folder of the systems' settings
+conf=conf                     # folder of the settings of systems
 data=data                     # data directories
 exp=exp                       # everything that is computed
-table=                        # a table of its own (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
+table=                        # name of a table (local/table.sh): report, table.md and table.tex go to $exp/$table; empty: none
 report=                       # folder of results.tsv and report.html; empty: $exp/$table
-title="VoxCeleb"              # the report's title
+title="VoxCeleb"              # title of the report
 . utils/parse_options.sh
 . ./path.sh
 . ./cmd.sh
-export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; no others are read
+export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; only those are read
 . utils/stages.sh
 . steps/systems.sh
+
+all_speeds=$([[ $speed_perturb == true ]] && echo train_sp || echo train)
 
 if stage 0 "corpora"; then
   once --out "$vox1" --out "$vox2" --out "$lists" --stamp "$exp/.done.corpora" -- \
@@ -69,14 +74,19 @@ if stage 1 "data directories"; then
     local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
     --counts="$counts" --dev-speakers "$dev_speakers" --data "$data"
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/vox1"
-  if [[ $speed_perturb == true ]]; then
+  if [[ $speed_perturb == true && ( -z $shards || -n $level_teachers ) ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
+  need_lists
 fi
 
 if stage 2 "features"; then
-  once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$([[ $speed_perturb == true ]] && echo train_sp || echo train)" \
-    "$data/train_wav"
+  if [[ -n $shards ]]; then
+    once steps/make_shards.sh --cmd "$train_cmd" --nj "$nj" --codec "$shards" \
+      --speeds "$([[ $speed_perturb == true ]] && echo 0.9 1 1.1 || echo 1)" "$data/train" "$data/train_wav"
+  else
+    once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$all_speeds" "$data/train_wav"
+  fi
   for set in train dev vox1; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
@@ -104,7 +114,7 @@ if stage 4 "distillation: students of a teacher"; then
   done
   for teacher in $level_teachers; do
     once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "$device" --levels "${levels_of[$teacher]}" \
-      --aggregation "${dictionary_of[$teacher]}" "$data/train_wav" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
+      --aggregation "${dictionary_of[$teacher]}" "$data/$all_speeds" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
   done
   at_a_time "$systems_nj"
   for system in $students; do
@@ -268,7 +278,7 @@ fi
 
 if stage 15 "cascades"; then
   live=
-  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service has them: every utterance in one trial
+  if [[ $cascade_run == true && -n $ladders ]]; then  # as a service is used: every utterance in one trial
     live=$data/$test_set/trials_live same_gender=false
     if [[ -e $data/$test_set/spk2gender ]]; then same_gender=true; fi
     once --in "$data/$test_set/utt2spk" --maybe "$data/$test_set/spk2gender" --out "$live" -- \
@@ -279,7 +289,7 @@ if stage 15 "cascades"; then
     read -ra rungs <<< "${rungs_of[$ladder]}"
     once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
-      "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
+      --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done
 fi
 stages_done

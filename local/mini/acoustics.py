@@ -1,4 +1,4 @@
-"""Filters, rooms and noises for 16 kHz signals: float64 arrays (T,)."""
+"""Makes filters, rooms and noises for 16 kHz signals, float64 arrays (T,)."""
 
 import numpy as np
 from scipy import fft, signal
@@ -9,12 +9,12 @@ _SLOPES = {"white": 0.0, "pink": -3.0, "brown": -6.0}  # dB per octave
 
 
 def tilt_response(frequencies: np.ndarray, db_per_octave: float) -> np.ndarray:
-    """dB at each frequency: a straight line over log-frequency, 0 below 500 Hz."""
+    """Gives the dB at each frequency of a straight line over log-frequency, 0 below 500 Hz."""
     return db_per_octave * np.log2(np.maximum(frequencies, 500.0) / 500.0)
 
 
 def bump_response(frequencies: np.ndarray, bumps) -> np.ndarray:
-    """dB at each frequency of resonances (centre Hz, gain dB, width in octaves)."""
+    """Gives the dB at each frequency of resonances (centre Hz, gain dB, width in octaves)."""
     octaves = np.log2(np.maximum(frequencies, 20.0))
     out = np.zeros_like(frequencies)
     for centre, gain, width in bumps:
@@ -23,7 +23,7 @@ def bump_response(frequencies: np.ndarray, bumps) -> np.ndarray:
 
 
 def band_response(frequencies: np.ndarray, low: float, high: float) -> np.ndarray:
-    """dB at each frequency of a pass-band low..high Hz with 24 dB per octave beyond it."""
+    """Gives the dB at each frequency of a pass-band low..high Hz: -24 dB per octave below it, -48 above it."""
     octaves = np.log2(np.maximum(frequencies, 1.0))
     below = np.maximum(np.log2(max(low, 1.0)) - octaves, 0.0)
     above = np.maximum(octaves - np.log2(high), 0.0)
@@ -31,17 +31,17 @@ def band_response(frequencies: np.ndarray, low: float, high: float) -> np.ndarra
 
 
 def filtered(wave: np.ndarray, response) -> np.ndarray:
-    """Zero-phase filter: response maps frequencies (Hz) to dB."""
+    """Filters a wave with zero phase; response maps frequencies (Hz) to dB."""
     size = fft.next_fast_len(len(wave) + RATE // 10, real=True)
     gains = 10 ** (response(np.arange(size // 2 + 1) * (RATE / size)) / 20)
     return fft.irfft(fft.rfft(wave, size) * gains, size)[: len(wave)]
 
 
 def room_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np.ndarray:
-    """A room impulse response of unit energy, (T,): direct sound and a diffuse tail.
+    """Draws a room impulse response of unit energy, (T,): direct sound and a diffuse tail.
 
-    The tail is Gaussian noise that decays by 60 dB in rt60 seconds, the part above
-    2 kHz half as long again faster; direct_db is the direct-to-reverberant ratio.
+    The tail is Gaussian noise that decays by 60 dB in rt60 seconds; the part above 2 kHz decays
+    1.5 times as fast. direct_db is the direct-to-reverberant ratio.
     """
     length = int(RATE * min(rt60, 1.2))
     time = np.arange(length) / RATE
@@ -57,12 +57,12 @@ def room_response(rng: np.random.Generator, rt60: float, direct_db: float) -> np
 
 
 def reverberated(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """wave through the room, cut to its own length."""
+    """Sends the wave through the room; cuts the result to the length of the wave."""
     return signal.fftconvolve(wave, response)[: len(wave)]
 
 
 def noise(rng: np.random.Generator, kind: str, samples: int, babble: np.ndarray) -> np.ndarray:
-    """A noise (samples,) of one of NOISES; `babble` (T,) is the murmur to cut from."""
+    """Draws a noise (samples,) of a kind of NOISES; `babble` (T,) is the murmur to cut from."""
     if kind == "babble":
         return np.roll(babble, -int(rng.integers(len(babble))))[:samples]
     if kind == "hum":
@@ -78,13 +78,13 @@ def noise(rng: np.random.Generator, kind: str, samples: int, babble: np.ndarray)
 
 
 def mixed(wave: np.ndarray, disturbance: np.ndarray, snr: float) -> np.ndarray:
-    """wave plus the disturbance, scaled to `snr` dB below it."""
+    """Adds the disturbance to the wave, scaled to `snr` dB below it."""
     power, other = np.mean(wave**2), np.mean(disturbance**2)
     return wave + disturbance * np.sqrt(power / max(other, 1e-12)) * 10 ** (-snr / 20)
 
 
 def to_pcm16(wave: np.ndarray, level: float) -> np.ndarray:
-    """int16 at `level` dBFS (RMS); turned down where the peak would clip."""
+    """Converts to int16 at `level` dBFS (RMS); turns the wave down where the peak would clip."""
     wave = wave * (10 ** (level / 20) / max(np.sqrt(np.mean(wave**2)), 1e-9))
     wave = wave / max(1.0, np.max(np.abs(wave)) / 0.99)
     return np.round(wave * 32767).astype(np.int16)

@@ -1,4 +1,4 @@
-"""The corpus folder: speakers, noises and rooms, made in parallel, there whole or not at all.
+"""Makes the corpus folder, speakers, noises and rooms, in parallel; it is there whole or not at all.
 
     corpus.json       the options it was made with
     speakers.tsv      speaker, set, gender and the main numbers of the voice
@@ -38,7 +38,7 @@ SPEAKER_COLUMNS = "speaker set gender accent pitch rate warp".split()
 
 @dataclass(frozen=True)
 class Options:
-    """What the bytes of a corpus depend on."""
+    """The options that the bytes of a corpus depend on."""
 
     train_speakers: int = 84
     dev_speakers: int = 16
@@ -50,21 +50,20 @@ class Options:
     seed: int = 0
 
     def speakers(self, name: str) -> list[str]:
-        """The speakers of one of SETS: ids that no other set has."""
+        """Lists the speakers of one of SETS: ids that no other set has."""
         return [f"{name}{i:03d}" for i in range(1, getattr(self, f"{name}_speakers") + 1)]
 
 
 def gender(speaker: str) -> str:
-    """'f' for odd numbers, 'm' for even ones: balanced in every set of an even size."""
+    """Gives 'f' for odd numbers, 'm' for even ones: balanced in every set of an even size."""
     return "mf"[int(speaker[-3:]) % 2]
 
 
 def make(folder: str, options: Options, nj: int) -> bool:
     """Makes the corpus in `folder` unless it is there already with these options.
 
-    Returns whether anything was made. The corpus grows under a temporary name beside
-    `folder`, which a killed run leaves and the next one removes. UserError if `folder` holds
-    something that is not a corpus of ours.
+    Returns whether anything was made. The corpus grows under a temporary name beside `folder`; a killed
+    run leaves that folder, and the next run removes it. UserError if `folder` holds anything but a mini corpus.
     """
     folder = os.path.normpath(folder)
     if is_made(folder, options):
@@ -86,7 +85,7 @@ def make(folder: str, options: Options, nj: int) -> bool:
 
 
 def is_made(folder: str, options: Options) -> bool:
-    """Whether `folder` holds the corpus of these options."""
+    """Says whether `folder` holds the corpus of these options."""
     try:
         with open(os.path.join(folder, MARK), encoding="utf-8") as file:
             return json.load(file) == _description(options)
@@ -95,7 +94,7 @@ def is_made(folder: str, options: Options) -> bool:
 
 
 def read_table(path: str) -> list[dict[str, str]]:
-    """The rows of speakers.tsv or utterances.tsv; UserError when it is missing."""
+    """Reads the rows of speakers.tsv or utterances.tsv; UserError when it is missing."""
     if not os.path.exists(path):
         raise UserError(f"{path} is missing: make the corpus first (--part corpus)")
     with open(path, encoding="utf-8") as file:
@@ -108,7 +107,7 @@ def _description(options: Options) -> dict:
 
 
 def _fill(partial: str, options: Options, nj: int) -> None:
-    """All audio and both tables; the babble comes first, the recordings cut from it."""
+    """Makes all audio and both tables. The babble comes first, because the recordings are mixed with pieces of it."""
     murmurs = [(f"babble-{name}", partial, options) for name in (*SETS, "noise")]
     for _ in run_each(_make_babble, murmurs, nj):
         pass
@@ -126,12 +125,12 @@ def _fill(partial: str, options: Options, nj: int) -> None:
 
 
 def _generator(options: Options, purpose: str) -> np.random.Generator:
-    """A random stream that depends on the seed and its purpose, not on any other stream."""
+    """Gives a random stream that depends only on the seed and on its purpose, not on any other stream."""
     return np.random.default_rng([options.seed, zlib.crc32(purpose.encode())])
 
 
 def _make_speaker(speaker: str, partial: str, options: Options) -> None:
-    """One speaker's recordings, and work/SPEAKER.json with the rows of both tables."""
+    """Makes the recordings of one speaker, and work/SPEAKER.json with the rows of both tables."""
     name = speaker[:-3]
     voice = draw_voice(_generator(options, f"{speaker} voice"), gender(speaker))
     synthesizer, used, rows = Synthesizer(), set(), []
@@ -161,7 +160,7 @@ def _speaker_row(speaker: str, name: str, voice: Voice) -> dict[str, str]:
 
 
 def _make_babble(name: str, partial: str, options: Options) -> None:
-    """A murmur of several voices that are nobody's in the corpus: work/NAME.npy."""
+    """Makes a murmur of several voices that no speaker of the corpus has: work/NAME.npy."""
     samples = int(BABBLE_SECONDS * RATE)
     murmur, synthesizer = np.zeros(samples), Synthesizer()
     for i in range(BABBLE_VOICES):
@@ -175,7 +174,7 @@ def _make_babble(name: str, partial: str, options: Options) -> None:
 
 
 def _make_clips(kind: str, partial: str, options: Options) -> None:
-    """The noises or the room responses for online augmentation."""
+    """Makes the noises, or the room responses, for online augmentation."""
     os.makedirs(os.path.join(partial, kind))
     babble = np.load(os.path.join(partial, "work", "babble-noise.npy"))
     for i in range(1, (options.noises if kind == "noise" else options.rirs) + 1):

@@ -1,4 +1,4 @@
-"""The espeak-ng library of the espeakng-loader wheel, through ctypes."""
+"""Calls the espeak-ng library of the espeakng-loader wheel through ctypes."""
 
 import ctypes
 import os
@@ -23,9 +23,9 @@ _CALLBACK = ctypes.CFUNCTYPE(
 class Synthesizer:
     """Speaks texts with voices given as the text of an espeak-ng voice file.
 
-    The library keeps hidden state from one utterance to the next, so the samples
-    depend on everything the process said before: whoever wants the same bytes
-    whatever the order makes a fresh process per speaker, with one Synthesizer in it.
+    The library keeps hidden state from one utterance to the next, so the samples depend on
+    everything that the process said before. For the same bytes in any order, make a fresh
+    process for each speaker, with one Synthesizer in it.
 
     Raises UserError when the wheel is missing or the library does not start.
     """
@@ -49,12 +49,12 @@ class Synthesizer:
                 f"(rate {rate}); a TMPDIR with a shorter path may help"
             )
         self._chunks: list[bytes] = []
-        # Kept as an attribute: the library holds a bare pointer to it.
+        # Keep it as an attribute: the library holds only a bare pointer to it.
         self._callback = _CALLBACK(self._receive)
         self._library.espeak_SetSynthCallback(self._callback)
 
     def _link_data(self, source: str) -> None:
-        """A data folder of links, whose voices/ is ours to write into."""
+        """Makes a data folder of links, with a voices/ that can be written to."""
         for name in _DATA_FILES:
             os.symlink(os.path.join(source, name), os.path.join(self._folder.name, name))
         os.mkdir(os.path.join(self._folder.name, "voices"))
@@ -65,9 +65,9 @@ class Synthesizer:
         return 0
 
     def speak(self, voice: str, text: str, words_per_minute: int, seed: int) -> np.ndarray:
-        """Samples float64 (T,) in [-1, 1] at 22050 Hz; UserError if nothing comes.
+        """Speaks a text: samples float64 (T,) in [-1, 1] at 22050 Hz; UserError if nothing comes.
 
-        seed: of the library's breath and roughness, which it else seeds with the clock.
+        seed: seed of breath and roughness, which the library would seed with the clock.
         """
         self._library.espeak_ng_SetRandSeed(ctypes.c_long(seed))
         with open(os.path.join(self._folder.name, "voices", "own"), "w") as file:

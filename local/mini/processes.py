@@ -1,4 +1,4 @@
-"""A fresh process for every task, so that no task sees what another left in a library."""
+"""Runs every task in a fresh process, so that no task sees what another left in a library."""
 
 import ctypes
 import multiprocessing
@@ -17,8 +17,8 @@ def run_each(function, tasks, nj: int):
     """Calls function(*task) for each of the tasks, every call in a process of its own.
 
     At most nj run at a time. Yields once per finished task. The results are files that the
-    function writes. When a task fails the rest are stopped and UserError names it; when the
-    parent dies, by whatever signal, its children die with it.
+    function writes. When a task fails, the rest are stopped and UserError names the failed one. When
+    the parent dies, by whatever signal, its children die with it.
     """
     context = multiprocessing.get_context("fork")
     waiting, running = list(reversed(tasks)), {}
@@ -56,4 +56,4 @@ def _child(parent: int, function, task) -> None:
     else:
         status = 0
     sys.stderr.flush()
-    os._exit(status)  # nothing of the parent's to flush or clean up here
+    os._exit(status)  # flushes and cleans up nothing of the parent's

@@ -16,10 +16,9 @@ from .voice import NUM_FORMANTS, Voice, voice_file
 MIN_SECONDS, MAX_SECONDS = 2.0, 4.0
 MAX_TRIES = 1000
 
-# How far one recording goes from the next at --session-strength 1: so far that the teacher of
+# How far one recording differs from the next at --session-strength 1: so far that the teacher of
 # egs/mini is wrong on some per cent of the same-gender pairs of the test set. Jitter of pitch
-# and formants makes speakers overlap; noise and rooms mostly make training slower, which is why
-# they are mild.
+# and formants makes speakers overlap. Noise and rooms mostly make training slower, so they are mild.
 PITCH_JITTER = 0.062  # standard deviation of log pitch
 RATE_JITTER = 0.09  # of log speaking rate
 FORMANT_JITTER = 0.016  # of log frequency, each formant on its own
@@ -38,7 +37,7 @@ BANDS = (  # low Hz, high Hz, probability
 
 @dataclass(frozen=True)
 class Session:
-    """The circumstances of one recording; factors multiply the speaker's own habits."""
+    """The circumstances of one recording; factors multiply the habits of the speaker."""
 
     pitch: float
     rate: float
@@ -55,7 +54,7 @@ class Session:
 
 
 def draw_session(rng: np.random.Generator, strength: float) -> Session:
-    """Draw a recording's circumstances; strength 0 leaves only text, level and prosody."""
+    """Draws the circumstances of a recording; at strength 0 only text, level and prosody vary."""
     spread = np.array([probability for _, _, probability in BANDS])
     low, high, _ = BANDS[0 if strength == 0 else rng.choice(len(BANDS), p=spread)]
     room = rng.random() < ROOM_PROBABILITY and strength > 0
@@ -87,7 +86,7 @@ def record(
     babble: np.ndarray,
     used: set[str],
 ) -> tuple[np.ndarray, str]:
-    """One utterance: int16 samples (T,) at 16 kHz, 2-4 s, and its text, which joins `used`."""
+    """Makes one utterance: int16 samples (T,) at 16 kHz, 2-4 s, and its text, which joins `used`."""
     clean, words = spoken(rng, synthesizer, voice, session, used)
     return _recorded(rng, clean, voice, session, babble), words
 
@@ -99,7 +98,7 @@ def spoken(
     session: Session,
     used: set[str],
 ) -> tuple[np.ndarray, str]:
-    """Clean speech between two short pauses, from the first new text of a fitting length."""
+    """Speaks the first new text of a fitting length, without noise, between two short pauses."""
     pauses = rng.uniform(0.05, 0.2, 2)
     target = rng.uniform(MIN_SECONDS + 0.3, MAX_SECONDS - 0.2) - pauses.sum()
     rate = int(np.clip(voice.rate * session.rate / voice.warp, 85, 400))
@@ -121,18 +120,18 @@ def spoken(
 
 
 def _resampled(wave: np.ndarray, warp: float) -> np.ndarray:
-    """To 16 kHz, all frequencies multiplied by warp on the way."""
+    """Resamples to 16 kHz and multiplies all frequencies by warp on the way."""
     return signal.resample_poly(wave, 320, round(441 * warp))
 
 
 def _trimmed(wave: np.ndarray) -> np.ndarray:
-    """Without the synthesizer's own silence (50 dB below the peak) at both ends."""
+    """Cuts off the silence of the synthesizer (50 dB below the peak) at both ends."""
     loud = np.flatnonzero(np.abs(wave) > 0.003 * np.max(np.abs(wave)))
     return wave[loud[0] : loud[-1] + 1]
 
 
 def _recorded(rng, wave, voice, session, babble) -> np.ndarray:
-    """The speech as the session's microphone delivers it."""
+    """Gives the speech as the microphone of the session delivers it."""
     wave = acoustics.filtered(
         wave,
         lambda f: acoustics.tilt_response(f, voice.tilt)

@@ -1,4 +1,4 @@
-"""Seeded English sentences from a small grammar; nothing is copied from a text corpus."""
+"""Draws English sentences from a small grammar, by a seed; copies nothing from a text corpus."""
 
 import numpy as np
 
@@ -26,10 +26,10 @@ DIGITS = "zero one two three four five six seven eight nine".split()
 
 
 def sentence(rng: np.random.Generator, words: int) -> str:
-    """Draw one sentence of exactly `words` words (at least 3).
+    """Draws one sentence of exactly `words` words (at least 3).
 
-    One in five is a run of digits, as in a text-prompted system; the rest are
-    adverb, noun phrase, verb, noun phrase, prepositional phrases, cut to length.
+    One in five is a run of digits, as in a text-prompted system. The others are adverb,
+    noun phrase, verb, noun phrase and prepositional phrases, cut to length.
     """
     words = max(3, words)
     if rng.random() < 0.2:

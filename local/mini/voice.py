@@ -1,4 +1,4 @@
-"""Speakers: each a voice of its own, as an espeak-ng voice file and a timbre filter."""
+"""Draws speakers: each has its own voice, an espeak-ng voice file and a timbre filter."""
 
 from dataclasses import dataclass
 
@@ -15,10 +15,10 @@ ACCENTS = {
 }
 NUM_FORMANTS = 9
 
-# How far speakers of a gender lie from one another: standard deviations of logarithms.
-# Wide, so that a network can learn them from a thousand utterances in a few minutes.
+# How far speakers of a gender lie from one another: standard deviations of logarithms. They are
+# wide, so that a network can learn to tell speakers apart from a thousand utterances in a few minutes.
 TRACT_SPREAD = 0.09  # all formants together
-FORMANT_SPREAD = 0.08  # every formant on its own
+FORMANT_SPREAD = 0.08  # each formant by itself
 WARP_SPREAD = 0.04  # the whole spectrum, fricatives included
 PITCH_SPREAD = 0.22
 TILT_SPREAD = 2.0  # dB per octave
@@ -27,10 +27,10 @@ TIMBRE_SPREAD = 6.0  # dB
 
 @dataclass(frozen=True)
 class Voice:
-    """What stays with a speaker from one recording to the next.
+    """The traits of a speaker, the same in every recording.
 
     pitch: mean fundamental frequency, Hz.  pitch_range: highest over lowest pitch.
-    warp: factor on the whole spectrum, by resampling; below 1 as from a longer vocal tract.
+    warp: factor on the whole spectrum, by resampling; below 1, as if from a longer vocal tract.
     formants: frequency, strength and width of each formant, per cent of espeak's own (9, 3).
     stress: amplitudes of espeak's eight stress levels.
     tilt: dB per octave above 500 Hz.  timbre: resonances (centre Hz, gain dB, octaves wide).
@@ -52,10 +52,10 @@ class Voice:
 
 
 def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
-    """Draw a speaker of the given gender, 'm' or 'f'."""
+    """Draws a speaker of the given gender, 'm' or 'f'."""
     male = gender == "m"
     formants = np.empty((NUM_FORMANTS, 3))
-    # One factor for the whole tract, and one of its own for every formant.
+    # One factor for the whole tract, and one for each formant.
     tract = (1.0 if male else 1.15) * np.exp(rng.normal(0, TRACT_SPREAD))
     formants[:, 0] = 100 * tract * np.exp(rng.normal(0, FORMANT_SPREAD, NUM_FORMANTS))
     formants[:, 1] = rng.uniform(40, 160, NUM_FORMANTS)
@@ -81,10 +81,10 @@ def draw_voice(rng: np.random.Generator, gender: str) -> Voice:
 
 
 def voice_file(voice: Voice, pitch_factor: float, formant_factors: np.ndarray) -> str:
-    """The espeak-ng voice file of a speaker on one day.
+    """Writes the espeak-ng voice file of a speaker on one day.
 
     pitch_factor multiplies the pitch, formant_factors (9,) the formant frequencies.
-    The pitch is divided by the warp that resampling puts back.
+    Divides the pitch by the warp, because resampling multiplies it again.
     """
     low = voice.pitch * pitch_factor / np.sqrt(voice.pitch_range) / voice.warp
     lines = [

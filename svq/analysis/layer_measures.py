@@ -1,12 +1,13 @@
-"""What quantizing parts of a network does to it, and what correlates with that.
+"""Measures of quantizing parts of a network: what it does to weights, outputs and error rates, and what goes along with
+that.
 
 Weights: relative error, signal to noise, cosine. Outputs of parts: how far they move when other weights are quantized.
 Error rates: what a part costs when it alone is quantized, and what it saves when it alone is left in float.
 
-Rank correlation, of what is known of parts with what they cost: Spearman's and Kendall's coefficients are both cosines
-between features of the two variables (Daniels, "The relation between measures of correlation in the universe of sample
-permutations", Biometrika 1944): centred ranks for the one, signs of all pairwise differences for the other (tau-b where
-values are tied).
+Rank correlation sets what is known of parts against what they cost. Spearman's and Kendall's coefficients are both
+cosines between features of the two variables (Daniels, "The relation between measures of correlation in the universe of
+sample permutations", Biometrika 1944): centred ranks for the one, signs of all pairwise differences for the other
+(tau-b where values are tied).
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from svq.evaluation.development import Measured, drifts
 
 @dataclasses.dataclass(frozen=True)
 class Distortion:
-    """Of weights w that became q. weights: their number. error: sum of (q - w)^2. energy: sum of w^2, quantized: of
-    q^2, product: of w q."""
+    """Distortion of weights w that became q. weights: their number. error: sum of (q - w)^2. energy: sum of w^2.
+    quantized: sum of q^2. product: sum of w q."""
 
     weights: int = 0
     error: float = 0.0
@@ -38,7 +39,7 @@ class Distortion:
     product: float = 0.0
 
     def __add__(self, other: Distortion) -> Distortion:
-        """That of the weights of both together."""
+        """Gives the distortion of the weights of both together."""
         return Distortion(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other))))
 
     @property
@@ -61,13 +62,13 @@ class Distortion:
 
 
 def distortion(weight: torch.Tensor, quantized: torch.Tensor) -> Distortion:
-    """That of one tensor, with sums in float64."""
+    """Measures the distortion of one weight tensor, of any shape, with sums in float64."""
     w, q = weight.detach().double(), quantized.detach().double()
     return Distortion(w.numel(), *(float(x.sum()) for x in ((q - w).square(), w.square(), q.square(), w * q)))
 
 
 def pooled(parts: Iterable[Distortion]) -> Distortion:
-    """That of the weights of all of them."""
+    """Gives the distortion of the weights of all parts together."""
     return sum(parts, Distortion())
 
 
@@ -76,7 +77,7 @@ _BATCH = 8  # utterances held at a time: a deep network's outputs are large
 
 @dataclasses.dataclass(frozen=True)
 class Moved:
-    """How far an output y moved to y', means over utterances. relative_mse: ||y' - y||^2 / ||y||^2. cosine: of both."""
+    """Move of an output from y to y', means over utterances. relative_mse: ||y' - y||^2 / ||y||^2. cosine: of both."""
 
     relative_mse: float
     cosine: float
@@ -107,7 +108,7 @@ def recorded(net: nn.Module, names: Sequence[str]):
 
 @torch.inference_mode()
 def movements(before: nn.Module, after: nn.Module, feats: torch.Tensor, names: Sequence[str]) -> dict[str, Moved]:
-    """How far the output of each module in `names` is in network `after` from what it is in `before`.
+    """Measures how far the output of each module in `names` is in network `after` from its output in `before`.
 
     feats: (B, T, F). An output that is zero throughout in `before`, as of a dead layer, counts in no mean.
     """
@@ -148,7 +149,7 @@ _LEAST = 0.975  # of the resamplings must show a loss before a share of it is to
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """Of an error rate, with its 95 % interval over resampled speakers; samples (replicates,)."""
+    """Change of an error rate, with its 95 % interval over resampled speakers. samples: (replicates,)."""
 
     value: float
     low: float
@@ -157,13 +158,13 @@ class Change:
 
 
 def change(after: float, before: float, after_samples: np.ndarray, before_samples: np.ndarray) -> Change:
-    """after - before, the two resampled alike."""
+    """Gives after - before with its interval. after_samples, before_samples: (replicates,), resampled alike."""
     samples = after_samples - before_samples
     return Change(after - before, *interval(samples), samples)
 
 
 def eer_change(after: Measured, before: Measured) -> Change:
-    """In per cent, absolute."""
+    """Gives the change of the EER, in per cent, absolute."""
     return change(after.eer, before.eer, after.eers, before.eers)
 
 
@@ -172,7 +173,7 @@ def mindcf_change(after: Measured, before: Measured) -> Change:
 
 
 def share(gain: Change, loss: Change) -> Change:
-    """How much of a loss a gain takes back: gain / loss, 1 where all of it.
+    """Gives the share of a loss that a gain takes back: gain / loss, 1 where it is all.
 
     A ratio says nothing where the loss might as well be none. So it is nan unless the loss is above 0 on all trials
     and in 97.5 % of the resamplings; those few where it is not are left out of the interval. Without resamplings the
@@ -187,7 +188,7 @@ def share(gain: Change, loss: Change) -> Change:
 
 
 def drift(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
-    """Mean and 95th percentile of 1 - cosine between embeddings (N, D) of the same utterances."""
+    """Gives mean and 95th percentile of 1 - cosine between embeddings (N, D) of the same utterances."""
     moved = drifts(before, after)
     return float(moved.mean()), float(np.quantile(moved, 0.95))
 
@@ -227,19 +228,21 @@ class Correlation:
 
 
 def rank_features(x: np.ndarray) -> np.ndarray:
-    """(..., n) -> (..., n): ranks less their mean."""
+    """Gives the ranks (..., n) of values (..., n), less their mean: Spearman's coefficient is the cosine of two of
+    these."""
     ranks = rankdata(x, axis=-1)
     return ranks - ranks.mean(axis=-1, keepdims=True)
 
 
 def pair_features(x: np.ndarray) -> np.ndarray:
-    """(..., n) -> (..., n (n - 1) / 2): signs of the differences."""
+    """Gives the signs (..., n (n - 1) / 2) of the differences of values (..., n): Kendall's is the cosine of two of
+    these."""
     first, second = np.triu_indices(x.shape[-1], 1)
     return np.sign(x[..., first] - x[..., second])
 
 
 def coefficients(features: Callable, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of x (n,) with each row of y (r, n) or (n,): (r,) or (); nan where either is constant."""
+    """Correlates x (n,) with each row of y, (r, n) or (n,): gives (r,) or (); nan where either is constant."""
     a, b = features(x), features(y)
     size = np.sqrt(np.square(a).sum() * np.square(b).sum(axis=-1))
     with np.errstate(invalid="ignore"):
@@ -247,10 +250,12 @@ def coefficients(features: Callable, x: np.ndarray, y: np.ndarray) -> np.ndarray
 
 
 def permutation_p(features: Callable, x: np.ndarray, y: np.ndarray, permutations: int, seed: int = 0) -> float:
-    """The share of pairings of x (n,) with y (n,) whose coefficient is at least as far from zero as the one found.
+    """Gives the share of pairings of x (n,) with y (n,) whose coefficient is at least as far from zero as the one
+    found.
 
-    Of all n! pairings where these are no more than `permutations`, else of so many drawn at random, to which the one
-    found is added (Phipson and Smyth, "Permutation p-values should never be zero", 2010). nan for a constant x or y.
+    It is the share of all n! pairings where these are no more than `permutations`, else of so many drawn at random, to
+    which the one found is added (Phipson and Smyth, "Permutation p-values should never be zero", 2010). nan for a
+    constant x or y.
     """
     found = float(coefficients(features, x, y))
     if math.isnan(found):
@@ -270,8 +275,11 @@ def permutation_p(features: Callable, x: np.ndarray, y: np.ndarray, permutations
 
 
 def correlate(x: np.ndarray, loss: np.ndarray, samples: np.ndarray, permutations: int, seed: int = 0) -> Correlation:
-    """x: the predictor (n,). loss: (n,) on all trials. samples: (n, replicates), of resampled speakers, replicate by
-    replicate the same ones for all parts."""
+    """Correlates a predictor x (n,) of parts with their losses, by rank, with intervals and a p-value.
+
+    loss: (n,) on all trials. samples: (n, replicates), of resampled speakers, the same ones for all parts in a
+    replicate.
+    """
     spearman, kendall = (_coefficient(features, x, loss, samples, permutations, seed)
                          for features in (rank_features, pair_features))
     left = 1 - np.square(_of_samples(rank_features, x, samples))
@@ -279,7 +287,7 @@ def correlate(x: np.ndarray, loss: np.ndarray, samples: np.ndarray, permutations
 
 
 def repeatability(samples: np.ndarray) -> float:
-    """Mean Spearman between columns of (n, replicates) that follow each other, drawn as they were independently."""
+    """Gives the mean Spearman between neighbouring columns of (n, replicates); they were drawn independently."""
     found = _known(np.array([coefficients(rank_features, one, other)
                              for one, other in zip(samples.T[::2], samples.T[1::2])]))
     return float(found.mean()) if len(found) else math.nan

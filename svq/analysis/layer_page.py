@@ -21,6 +21,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import NUM_SERIES, Drawn
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report import findings
 from svq.report.index import finish
 
 _SYSTEMS = ("Loss: above the first network, with intervals over speakers that are the same resampled ones everywhere. "
@@ -40,7 +41,8 @@ _CORRELATION = ("Rank correlation, over the parts, of what is known of them with
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
-    """What a layer analysis found. title: of the page. said: a line on what was measured; method: on how quantized."""
+    """Findings of a layer analysis. title: of the page. said: a line on what was measured; method: a line on the
+    quantization."""
 
     title: str
     said: str
@@ -56,7 +58,7 @@ class Findings:
 
 
 def write(folder, found: Findings) -> None:
-    """Tables (systems, parts, movements, correlations, each .tsv), figures, layers.md, and index.html last."""
+    """Writes tables (systems, parts, movements, correlations, each .tsv), figures, layers.md, and index.html last."""
     folder = os.fspath(folder)
     for name, kind, rows in (("systems", tables.SystemRow, found.systems), ("parts", tables.PartRow, found.parts),
                              ("movements", tables.MovedRow, found.moved),
@@ -72,7 +74,7 @@ def write(folder, found: Findings) -> None:
 
 
 def figures_of(found: Findings, level: str) -> list[Drawn]:
-    """Those of a level that there is something to show for."""
+    """Draws the figures of a level, those that there is something to show for."""
     rows = tables.of_level(found.parts, level)
     drawn = [distortion(rows, level, found.method)]
     if not math.isnan(rows[0].alone_eer):
@@ -116,7 +118,8 @@ _MARKERS = "osD^vP*X"
 
 
 def distortion(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """SQNR of the weights of each part, and where it was measured the signal to noise of its output alone."""
+    """Plots the SQNR of the weights of each part and, where it was measured, of its output when it alone is
+    quantized."""
     places = np.arange(len(rows))
     outputs = [-10 * math.log10(row.output_mse) if row.output_mse > 0 else math.nan for row in rows]
     with fig.rc():
@@ -132,25 +135,26 @@ def distortion(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
     columns = ("part", "sqnr_db", "output_sqnr_db")
     return Drawn(f"distortion_{level}", f"Distortion by {level}",
                  f"{of}. To the right is better: 10 dB less are ten times the error. From top to bottom in the order "
-                 "of the network.", svg, columns, [(r.part, r.sqnr, out) for r, out in zip(rows, outputs)])
+                 "of the network.", svg, columns, [(r.part, r.sqnr, out) for r, out in zip(rows, outputs)],
+                 findings.spread("SQNR of the weights", [(r.part, r.sqnr) for r in rows], ".1f", " dB"))
 
 
 def alone(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """What the EER rises by when each part alone is quantized."""
+    """Plots by how much the EER rises when each part alone is quantized."""
     shown = [(row.part, row.alone_eer_delta, row.alone_eer_low, row.alone_eer_high) for row in rows]
-    return _whiskers(f"alone_{level}", f"One {level} alone quantized", shown, rows, "EER, rise over float (%)",
+    return _whiskers(f"alone_{level}", f"One {level} alone quantized", shown, rows, "EER, rise over float (%)", "Rise of the EER",
                      f"{of}, one {level} at a time, all others in float. Lines: 95 % intervals over speakers.")
 
 
 def kept(rows: Sequence[PartRow], level: str, of: str) -> Drawn:
-    """What the EER falls by when each part alone is left in float."""
+    """Plots by how much the EER falls when each part alone is left in float."""
     shown = [(row.part, row.kept_eer_gain, row.kept_eer_low, row.kept_eer_high) for row in rows]
     return _whiskers(f"kept_{level}", f"All quantized but one {level}", shown, rows,
-                     "EER, what keeping it in float gains (%)",
+                     "EER, what keeping it in float gains (%)", "Gain in EER",
                      f"{of}, all but one {level}. Lines: 95 % intervals over speakers.")
 
 
-def _whiskers(name, title, shown, rows, label, note) -> Drawn:
+def _whiskers(name, title, shown, rows, label, what, note) -> Drawn:
     with fig.rc():
         figure, (axes,) = fig.panels(width=_WIDTH - 1.4, height=0.9 + _ROW_HEIGHT * len(rows))
         for place, (_, value, low, high) in enumerate(shown):
@@ -160,11 +164,20 @@ def _whiskers(name, title, shown, rows, label, note) -> Drawn:
         _parts_axis(axes, rows)
         fig.caption(axes, "", label)
         svg = fig.to_svg(figure, name, title)
-    return Drawn(name, title, note, svg, ("part", "eer", "low", "high"), shown)
+    return Drawn(name, title, note, svg, ("part", "eer", "low", "high"), shown, _said_of(what, shown))
+
+
+def _said_of(what: str, shown: Sequence[tuple]) -> str:
+    """Ends of some differences, and how many of them are told from 0."""
+    said = findings.spread(what, [(part, value) for part, value, _, _ in shown], "+.2f", " %")
+    known = [(low, high) for _, value, low, high in shown if not any(map(math.isnan, (value, low, high)))]
+    if not known:
+        return said
+    return f"{said} Of {len(known)} intervals, {sum(low > 0 or high < 0 for low, high in known)} leave out 0."
 
 
 def propagation(rows: Sequence[MovedRow], level: str, of: str) -> Drawn:
-    """How an error goes on through the network: a line for each part that is quantized alone, one for all."""
+    """Plots how an error goes on through the network: a line for each part that is quantized alone, one for all."""
     at = list(dict.fromkeys(row.at for row in rows))
     with fig.rc():
         figure, (axes,) = fig.panels(width=_WIDTH, height=3.4)
@@ -185,31 +198,47 @@ def propagation(rows: Sequence[MovedRow], level: str, of: str) -> Drawn:
     return Drawn(f"propagation_{level}", f"How far outputs move, by {level}",
                  f"{of}. Squared difference to the output with nothing quantized, over that output's square, mean over "
                  f"utterances. Each line begins at the {level} that alone is quantized.", svg,
-                 ("part", "at", "relative_mse", "cosine"), [(r.part, r.at, r.relative_mse, r.cosine) for r in rows])
+                 ("part", "at", "relative_mse", "cosine"), [(r.part, r.at, r.relative_mse, r.cosine) for r in rows],
+                 findings.spread(f"Relative squared error at the output of {at[-1]}, by what is quantized",
+                                 [(r.part, r.relative_mse) for r in rows if r.at == at[-1]], ".2g"))
 
 
 def against(rows: Sequence[PartRow], correlation: CorrelationRow, of: str) -> Drawn:
-    """The EER's rise against the distortion of the weights; the correlation in the title."""
+    """Plots the EER's rise against the distortion of the weights, with the correlation in the title."""
     level = correlation.level
     title = f"Spearman {correlation.spearman:+.2f}"
     if not math.isnan(correlation.spearman_low):
         title += f" ({correlation.spearman_low:+.2f} to {correlation.spearman_high:+.2f})"
     with fig.rc():
-        figure, (axes,) = fig.panels(width=5.2, height=3.6)
+        figure, (axes,) = fig.panels(width=5.2, height=max(3.6, fig.height_beside(len(rows))))
         for row in rows:
             axes.plot([row.relative_mse] * 2, [row.alone_eer_low, row.alone_eer_high], color=fig.series(0),
                       linewidth=1.2, alpha=0.6)
             axes.plot(row.relative_mse, row.alone_eer_delta, "o", color=fig.series(0), markersize=4.5)
-            axes.annotate(row.part, (row.relative_mse, row.alone_eer_delta), xytext=(3, 3), parse_math=False,
-                          textcoords="offset points", fontsize=6.5, color=fig.MUTED)
         axes.axhline(0, color=fig.INK, linewidth=0.8)
+        axes.set_ylim(*axes.get_ylim())
+        fig.names_beside(axes, [(row.relative_mse, row.alone_eer_delta, row.part, fig.MUTED) for row in rows])
         fig.caption(axes, title, "relative squared error of the weights", "EER, rise over float (%)")
         svg = fig.to_svg(figure, f"against_{level}", f"Distortion of weights and loss, by {level}")
     columns = ("part", "relative_mse", "eer", "low", "high")
     return Drawn(f"against_{level}", f"Distortion of weights and loss, by {level}",
                  f"{of}, one {level} at a time. Were the loss explained by the distortion, dots would rise from left "
                  "to right without a step back.", svg, columns,
-                 [(r.part, r.relative_mse, r.alone_eer_delta, r.alone_eer_low, r.alone_eer_high) for r in rows])
+                 [(r.part, r.relative_mse, r.alone_eer_delta, r.alone_eer_low, r.alone_eer_high) for r in rows],
+                 _said_of_correlation(correlation))
+
+
+def _said_of_correlation(found: CorrelationRow) -> str:
+    """Whether distortion and loss are shown to go together."""
+    said = f"Spearman {found.spearman:+.2f} over {found.parts} parts"
+    if math.isnan(found.spearman_low):
+        return f"{said}; no interval is known."
+    said += f" ({found.spearman_low:+.2f} to {found.spearman_high:+.2f})"
+    if found.spearman_low > 0:
+        return f"{said}: the more distorted parts cost more."
+    if found.spearman_high < 0:
+        return f"{said}: the more distorted parts cost less."
+    return f"{said}: nothing is shown, for the interval holds 0."
 
 
 def _parts_axis(axes, rows: Sequence[PartRow]) -> None:

@@ -56,13 +56,13 @@ class LayerStudy:
         self._measured: dict[tuple[str, ...], Measured] = {}
 
     def _quantized_parts(self, level: str) -> list[Part]:
-        """Those with layers that are quantized, and only these layers of them."""
+        """Parts with layers that are quantized, and only these layers of them."""
         kept = [dataclasses.replace(part, layers=tuple(name for name in part.layers if name in self.subject.weights))
                 for part in parts_of(self.subject.net, level)]
         return [part for part in kept if part.layers]
 
     def measured(self, layers: list[str], title: str) -> Measured:
-        """Error rates with these layers quantized."""
+        """Measures the error rates with these layers quantized. title: of the work, for its progress."""
         key = tuple(layers)
         if key not in self._measured:
             self._measured[key] = self._measure(self.subject.embeddings(layers, title))
@@ -74,7 +74,7 @@ class LayerStudy:
 
     @functools.cached_property
     def origin(self) -> Measured:
-        """What losses are counted from: the float network."""
+        """Measures the float network, which losses are counted from."""
         return self.measured([], "float") if self.reference is None else self._measure(self.reference.embeddings)
 
     @functools.cached_property
@@ -84,8 +84,8 @@ class LayerStudy:
         return eer_change(whole, self.origin), mindcf_change(whole, self.origin)
 
     def systems(self) -> list[SystemRow]:
-        """The float network; of a finetuned one that with its float weights, and the quantized one with batch norms
-        measured anew as those of its parts are; the quantized one."""
+        """Gives a row for the float network and one for the quantized one. A finetuned one has two rows more: with its
+        float weights, and quantized with batch norms measured anew, as those of its parts are."""
         rows = []
         if self.reference is not None:
             rows.append(self._system("float", self.origin, np.nan))
@@ -105,7 +105,7 @@ class LayerStudy:
         return SystemRow(name, *(value for each in found for value in (each.value, each.low, each.high)), moved)
 
     def rows(self) -> list[PartRow]:
-        """Every part of every level, in the order of the network."""
+        """Gives a row for every part of every level, in the order of the network."""
         return [self._row(level, part) for level, parts in self.parts.items() for part in parts]
 
     def _row(self, level: str, part: Part) -> PartRow:
@@ -119,7 +119,7 @@ class LayerStudy:
                        found.cosine, found.error, **values)
 
     def _alone(self, level: str, part: Part) -> dict[str, float]:
-        """With this part alone quantized."""
+        """Measures of the network with this part alone quantized."""
         layers, title = list(part.layers), f"{part.name} quantized"
         here, origin = self.measured(layers, title), self.measured([], "float")
         at_output = self.moved(layers, level)[part.end]
@@ -133,7 +133,7 @@ class LayerStudy:
         return values
 
     def _kept(self, level: str, part: Part) -> dict[str, float]:
-        """With all quantized but this part."""
+        """Measures of the network with all quantized but this part."""
         layers, title = [name for name in self.all if name not in part.layers], f"all but {part.name} quantized"
         here, whole = self.measured(layers, title), self.measured(self.all, ALL)
         moved = drift(self.subject.embeddings([], "float"), self.subject.embeddings(layers, title))
@@ -148,7 +148,8 @@ class LayerStudy:
         return values
 
     def moved(self, layers: list[str], level: str) -> dict[str, Moved]:
-        """Module at which a part of the level ends -> how far its output moves when these layers are quantized."""
+        """Measures how far outputs move when these layers are quantized: module at which a part of the level ends ->
+        its move."""
         names = list(dict.fromkeys(part.end for part in self.parts[level]))
         key = fingerprint(self.subject.digest, self.subject.variant(layers), names, self.probes[1], self.config.device)
         path = os.path.join(self.folder, "probes", f"{key}.safetensors")
@@ -171,7 +172,7 @@ class LayerStudy:
         return feats, digest_of(feats)
 
     def movements(self) -> list[MovedRow]:
-        """Each part quantized alone and all of them, at the output of every part that lies behind, in order."""
+        """Gives the moves at the outputs of all parts, in order, for each part quantized alone and for all of them."""
         rows = []
         for level in (level for level in self.parts if level in self.config.alone):
             sources = [(part.name, list(part.layers)) for part in self.parts[level]] + [(ALL, self.all)]
@@ -182,7 +183,8 @@ class LayerStudy:
         return rows
 
     def correlations(self, rows: list[PartRow]) -> list[CorrelationRow]:
-        """Of what is known of the parts with what they cost; `rows` of `rows()`, of which there must be three."""
+        """Correlates what is known of the parts with what they cost. rows: of `rows()`; a level of fewer than three
+        gives none."""
         found = []
         for (level, loss), changes in self._losses.items():
             here = [row for row in rows if row.level == level]

@@ -1,10 +1,11 @@
-"""How layers are analysed, in which parts, and on what: networks of which any layers can be quantized, with trials.
+"""Subjects of a layer analysis: networks of which any layers can be quantized, their parts, trials, and settings.
 
 Settings are checked, and written beside the results. Parts are quantized together or left in float: stages, blocks or
 single layers.
 
 Networks are of two kinds: a float one that is quantized without training, and a finetuned quantized one whose layers go
-back to the float weights that training kept behind the quantized ones. Batch norms can be measured anew for the mixtures.
+back to the float weights that training kept behind the quantized ones. Batch norms can be measured anew for the
+mixtures.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Part:
 
 
 def parts_of(net: nn.Module, level: str) -> list[Part]:
-    """The parts of `net`, in its order; every layer that can be quantized lies in just one.
+    """Lists the parts of `net`, in its order; every layer that can be quantized lies in just one.
 
     level `layer` and `block`: those of svq.nets.blocks. `stage`: neighbouring blocks of one list that are of the same
     class and as wide make one stage, as the four of a ResNet; every other block is a stage by itself (the stem,
@@ -67,7 +68,7 @@ def parts_of(net: nn.Module, level: str) -> list[Part]:
 
 
 def _stage_of(net: nn.Module, block: str, layers: list[str]) -> tuple:
-    """What blocks of one stage share."""
+    """A key that blocks of one stage share."""
     parent = block.rpartition(".")[0]
     if not parent or type(net.get_submodule(parent)) not in LISTS:
         return (block,)
@@ -85,7 +86,7 @@ def _kind(net: nn.Module, names: list[str], titles: dict[str, str]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class LayerAnalysisConfig(MeasuringConfig):
-    """What is analysed, on which trials, and how.
+    """Settings of a layer analysis.
 
     model: folder of a float network. It is quantized here, without training, as `quant` (and `ptq`) say; or, where
         `quantized` is given, losses are counted from it.
@@ -93,8 +94,8 @@ class LayerAnalysisConfig(MeasuringConfig):
         ones.
     alone: levels (stage, block, layer) at which each part alone is quantized. kept: levels at which each part alone is
         left in float while all others are quantized.
-    permutations: for the p-values.
-    probes, probe_seconds: so many utterances of `data`, so much of each, for the drift of activations.
+    permutations: how many are drawn for a p-value.
+    probes, probe_seconds: how many utterances of `data`, and how much of each, show the drift of activations.
     norms_data: data directory, of training speakers, on 64 stretches of which batch norms are measured anew for every
         network but the quantized one as it was finetuned: its own do not fit other weights. None: they stay.
     ptq_data: what biases are corrected on, chosen by ptq_seed.
@@ -144,11 +145,12 @@ class LayerAnalysisConfig(MeasuringConfig):
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """Those asked for, from the coarsest on."""
+        """Gives the levels asked for, from the coarsest on."""
         return tuple(level for level in PART_LEVELS if level in self.alone + self.kept)
 
     def of_blocks(self) -> BlockSensitivityConfig:
-        """The same for svq.bits.block_run; ValueError for a quant that gives single layers their bits."""
+        """Gives these settings for svq.bits.block_run. Raises ValueError for a quant that gives single layers their
+        bits."""
         shared = {field.name: getattr(self, field.name) for field in dataclasses.fields(BlockSensitivityConfig)
                   if field.name not in ("level", "model_digest")}
         return BlockSensitivityConfig(level="layer", **shared)
@@ -156,10 +158,9 @@ class LayerAnalysisConfig(MeasuringConfig):
 
 @torch.no_grad()
 def measure_norms_(net: nn.Module, feats: torch.Tensor) -> nn.Module:
-    """Means and variances of every batch norm of `net` become those of features (B, T, F), in place; returns `net`, in
-    eval mode. Over several batches, as equal as can be, they are the mean of each batch's. Scales and shifts stay as
-    they were learned. At least two utterances: norms behind the pooling see one value of each.
-    """
+    """Sets means and variances of every batch norm of `net` to those of features (B, T, F), in place; gives `net`, in
+    eval mode. Several batches, as equal as can be, give the mean over the batches. Scales and shifts stay as they were
+    learned. B must be 2 or more: norms behind the pooling see one value of each utterance."""
     norms = [module for module in net.eval().modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -191,18 +192,18 @@ class FloatSubject:
                         for name, layer in quantizable(self.net)}
 
     def variant(self, layers: list[str]):
-        """What tells the network with these layers quantized from others; anything that JSON holds."""
+        """Gives what tells the network with these layers quantized from others; anything that JSON holds."""
         return self.run.variant(layers)
 
     def network(self, layers: list[str]) -> nn.Module:
-        """For inference, with these layers quantized. Batch norms are folded without any, too, so that its parts can be
-        set against those of the others."""
+        """Makes the network for inference, with these layers quantized. Batch norms are folded even if none is
+        quantized, so that its parts can be set against those of the others."""
         if self.ptq is None or not layers:
             return _with_weights(self.net, self.weights, layers)
         return self.run.network(layers)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
-        """(N, D) of the list's utterances, with these layers quantized."""
+        """Gives the embeddings (N, D) of the list's utterances, with these layers quantized."""
         return self.run.embeddings(layers, title)
 
 
@@ -244,12 +245,12 @@ class FinetunedSubject:
             self.method += ", batch norms measured anew where a part is in float"
 
     def variant(self, layers: list[str]):
-        """What tells the network with these layers quantized from others; anything that JSON holds."""
+        """Gives what tells the network with these layers quantized from others; anything that JSON holds."""
         norms = digest_of(self.norms_feats) if self._changes(layers) else ""
         return ["quantized", layers, norms]
 
     def network(self, layers: list[str]) -> nn.Module:
-        """For inference, with these layers quantized."""
+        """Makes the network for inference, with these layers quantized."""
         made = _with_weights(self.net, self.weights, layers)
         return measure_norms_(made, self.norms_feats) if self._changes(layers) else made
 
@@ -261,7 +262,8 @@ class FinetunedSubject:
         return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
     def renormed_embeddings(self, title: str) -> np.ndarray:
-        """(N, D) with all layers quantized, as it was finetuned, but batch norms measured anew: what that alone does."""
+        """Gives (N, D) of the network as it was finetuned, all quantized, but with batch norms measured anew: what that
+        alone does."""
         layers = list(self.weights)
         return self.store.get(["renormed", layers, digest_of(self.norms_feats)], lambda: measure_norms_(
             _with_weights(self.net, self.weights, layers), self.norms_feats), title)

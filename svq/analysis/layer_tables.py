@@ -88,7 +88,7 @@ class PartRow:
 
 @dataclasses.dataclass(frozen=True)
 class MovedRow:
-    """How far the output of part `at` moves when `part` alone is quantized; `all`: when every part is."""
+    """Move of the output of part `at` when `part` alone is quantized; part `all`: when every part is."""
 
     level: str
     part: str
@@ -99,8 +99,8 @@ class MovedRow:
 
 @dataclasses.dataclass(frozen=True)
 class CorrelationRow:
-    """Over the parts of a level, a predictor (of PREDICTORS) with a loss (of LOSSES): svq.analysis.layer_measures.
-    p: two-sided, by permutation."""
+    """Correlation, over the parts of a level, of a predictor (of PREDICTORS) with a loss (of LOSSES):
+    svq.analysis.layer_measures. p: two-sided, by permutation."""
 
     level: str
     predictor: str
@@ -136,7 +136,7 @@ class Shown:
 
 
 def systems(rows: Sequence[SystemRow]) -> Shown:
-    heads = ("network", "EER (%)", "95 %", "loss", "95 %", "minDCF(0.01)", "95 %", "loss", "95 %", "drift")
+    heads = ("network", "EER (%)", "95 %", "EER loss", "95 %", "minDCF(0.01)", "95 %", "minDCF loss", "95 %", "drift")
     return Shown(heads, 1, [
         (row.system, _n(row.eer, ".2f"), _span(row.eer_low, row.eer_high, ".2f"), _n(row.eer_loss, "+.2f"),
          _span(row.eer_loss_low, row.eer_loss_high, "+.2f"), _n(row.mindcf, ".3f"),
@@ -145,9 +145,9 @@ def systems(rows: Sequence[SystemRow]) -> Shown:
 
 
 def distortions(rows: Sequence[PartRow]) -> Shown:
-    """Weights, and what quantizing this part alone does."""
-    heads = ("part", "what it is", "weights", "SQNR (dB)", "relative MSE", "cosine", "its output: relative MSE",
-             "cosine", "drift", "EER (%)", "rise", "95 %", "minDCF(0.01)", "rise", "95 %")
+    """Makes the table of the parts' weights, and of what quantizing each part alone does."""
+    heads = ("part", "what it is", "weights", "SQNR (dB)", "relative MSE", "cosine", "output: relative MSE",
+             "output: cosine", "drift", "EER (%)", "EER rise", "95 %", "minDCF(0.01)", "minDCF rise", "95 %")
     return Shown(heads, 2, [
         (row.part, row.kind, f"{row.weights:,}", _n(row.sqnr, ".1f"), _n(row.relative_mse, ".3g"),
          _n(row.cosine, ".4f"), _n(row.output_mse, ".2g"), _n(row.output_cosine, ".4f"), _n(row.drift, ".2g"),
@@ -158,9 +158,9 @@ def distortions(rows: Sequence[PartRow]) -> Shown:
 
 
 def retention(rows: Sequence[PartRow]) -> Shown:
-    """All quantized but one part."""
-    heads = ("left in float", "what it is", "weights", "EER (%)", "gain", "95 %", "share of the loss", "95 %",
-             "minDCF(0.01)", "gain", "95 %", "share of the loss", "95 %", "drift")
+    """Makes the table of the parts' error rates with all quantized but one part."""
+    heads = ("left in float", "what it is", "weights", "EER (%)", "EER gain", "95 %", "share of the EER loss", "95 %",
+             "minDCF(0.01)", "minDCF gain", "95 %", "share of the minDCF loss", "95 %", "drift")
     return Shown(heads, 2, [
         (row.part, row.kind, f"{row.weights:,}", _n(row.kept_eer, ".2f"), _n(row.kept_eer_gain, "+.2f"),
          _span(row.kept_eer_low, row.kept_eer_high, "+.2f"), _n(row.kept_eer_share, ".0%"),
@@ -171,7 +171,7 @@ def retention(rows: Sequence[PartRow]) -> Shown:
 
 
 def correlations(rows: Sequence[CorrelationRow]) -> Shown:
-    heads = ("parts", "what is known", "loss", "number", "Spearman", "95 %", "p", "Kendall", "95 %", "p",
+    heads = ("parts", "what is known", "loss", "number", "Spearman", "95 %", "Spearman p", "Kendall", "95 %", "Kendall p",
              "unexplained", "95 %", "repeatable")
     return Shown(heads, 3, [
         (f"{row.level}s", PREDICTORS[row.predictor], LOSSES[row.loss], str(row.parts), _n(row.spearman, "+.2f"),

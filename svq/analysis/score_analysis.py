@@ -1,4 +1,4 @@
-"""What quantization did to the scores of several systems on several trial lists, with intervals over speakers.
+"""Score analysis: what quantization did to the scores of several systems on several trial lists, with intervals.
 
 Maps to float scores, calibrations, the threshold and the bins of distance are fitted on the development list alone.
 After "On Low-Bit Quantization Errors in Speaker Verification: Diagnostic and Mitigation", section 5.
@@ -34,7 +34,7 @@ from svq.report.collect import read_summary
 
 @dataclass
 class Fitted:
-    """What the development list gave.
+    """Results of the fits on the development list.
 
     calibrations: system -> Calibration. maps: system -> scale -> map to the reference's scores. threshold: a score of
     the reference. edges: distances from it, see distance_edges. notes: warnings of the fits.
@@ -47,13 +47,17 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
     def scale(self, system: str, name: str, score) -> np.ndarray:
-        """(n,) scores of a system on a scale, to be set against the reference's."""
+        """Gives scores (n,) of a system on a scale, to be set against the reference's."""
         return score if name == RAW else self.maps[system][name](score)
 
 
 def fit(dev: ScoredList, config: ScoreAnalysisConfig) -> Fitted:
-    """Calibrations, maps and the threshold, from the development list. They say of which score they are, and where
-    steps/calibrate.sh has written which mean embedding was subtracted, that too."""
+    """Fits calibrations, maps and the threshold on the development list. Raises UserError naming scores that cannot be
+    fitted.
+
+    Calibrations and maps say of which score they are and, where steps/calibrate.sh has written it, which mean embedding
+    was subtracted.
+    """
     reference = config.parsed[0].name
     target = dev.samples.target
     weights = class_weights(target, config.prior)
@@ -79,7 +83,7 @@ def fit(dev: ScoredList, config: ScoreAnalysisConfig) -> Fitted:
 
 
 def by_calibrations(low: calibration.Calibration, reference: calibration.Calibration) -> AffineMap:
-    """The score of the reference that has the log-likelihood ratio of a low-bit score."""
+    """Makes the map from a low-bit score to the score of the reference that has the same log-likelihood ratio."""
     shift = (low.offset - reference.offset) / reference.slope
     return AffineMap(low.slope / reference.slope, shift, low.score, low.mean)
 
@@ -96,9 +100,9 @@ KNEES = ("eer", "mindcf", "cllr", "rms", "harmful")
 
 @dataclass
 class Analysis:
-    """rows: every measure. knees: list -> measure -> Knee, empty without a sweep. reliability: list -> system ->
-    points. sizes: list -> targets, non-targets, speakers. group_sizes: (list, kind, group) -> targets, non-targets.
-    bits: system -> bits."""
+    """Results of a score analysis. rows: every measure. knees: list -> measure -> Knee, empty without a sweep.
+    reliability: list -> system -> points. sizes: list -> targets, non-targets, speakers. group_sizes: (list, kind,
+    group) -> targets, non-targets. bits: system -> bits."""
 
     config: ScoreAnalysisConfig
     fitted: Fitted
@@ -120,7 +124,7 @@ class Analysis:
 
 
 def analyse(config: ScoreAnalysisConfig) -> Analysis:
-    """UserError for whatever cannot be read or fitted."""
+    """Analyses all lists. Raises UserError for scores that cannot be read or fitted, and for two lists of one name."""
     _check_names(config.trials)
     bits = {system.name: float(system.bits or read_summary(config.exp, system.name)["avg_bits"])
             for system in config.parsed}
@@ -142,7 +146,7 @@ def _check_names(trials: Sequence[str]) -> None:
 
 
 def swept(out: Analysis) -> tuple[list[str], str]:
-    """The systems that the knee is looked for in, and a note where there is none."""
+    """Gives the systems in which the knee is looked for, and a note where there are none."""
     names = list(out.config.sweep) or out.compared
     bits = [out.bits[name] for name in names]
     if len(set(bits)) < len(bits):

@@ -1,4 +1,4 @@
-"""How scores are analysed, and trial lists with every system's scores: whose speakers these are, groups of trials.
+"""Settings of a score analysis, and trial lists with every system's scores, speakers and groups of trials.
 
 The settings are checked, and written beside the results.
 """
@@ -46,7 +46,7 @@ class System:
 
     @classmethod
     def parse(cls, text: str) -> System:
-        """'name' or 'name:bits'; ValueError for anything else."""
+        """Parses 'name' or 'name:bits'. Raises ValueError for anything else."""
         name, colon, bits = text.partition(":")
         try:
             width = number(bits) if colon else None
@@ -59,13 +59,13 @@ class System:
 
 @dataclasses.dataclass(frozen=True)
 class ScoreAnalysisConfig:
-    """Which systems are set against which, on which trials, and how.
+    """Settings of a score analysis.
 
     systems: `name` or `name:bits`; the first is the float system, the reference of all. trials: trial lists in their
         data directories; the first is the development list, and maps, calibrations, the threshold and the bins are
         from it alone. exp: folder of the systems. scores: BACKEND_NORM of the score files.
     scale: the scale of the break-downs, one of SCALES. sweep: the systems in which the knee over bits is looked for;
-        empty: all but the reference, where no two of them have the same bits.
+        empty: all but the reference, if no two of them have the same bits.
     operating_point: `eer`, the reference's EER threshold on the development list, or `bayes`, the threshold on its
         calibrated scores that p_target, c_miss and c_fa give. These also say what minDCF and actDCF are of.
     prior: weight of the target trials together in the fits of calibrations and maps.
@@ -143,8 +143,11 @@ class ScoredList:
 
 
 def read_list(path, config: ScoreAnalysisConfig) -> ScoredList:
-    """UserError for scores that are missing or not those of the list, and for a data directory that does not know an
-    utterance of it."""
+    """Reads a trial list, every system's scores of it, its speakers and groups.
+
+    Raises UserError for scores that are missing or not those of the list, and for a data directory that does not know
+    an utterance of it.
+    """
     name, folder = list_name(path), Path(path).parent
     trials = read_trials(path)
     scores = {system.name: _scores(config, system.name, name, trials) for system in config.parsed}
@@ -184,7 +187,8 @@ def _groups(trials: Trials, folder: Path, speakers, config) -> tuple[list[Group]
 
 
 def trial_seconds(trials: Trials, folder: Path, which: str) -> np.ndarray:
-    """(n,) seconds of each trial's test utterance, or of its shorter side; a model has the sum of its utterances."""
+    """Gives (n,) the seconds of each trial's test utterance, or of its shorter side; a model has the sum of its
+    utterances."""
     path = folder / "utt2dur"
     utterances, text = read_columns(path, (2,))
     seconds, index = parse_floats(text, path), IdIndex(utterances, path)
@@ -203,7 +207,8 @@ def trial_seconds(trials: Trials, folder: Path, which: str) -> np.ndarray:
 
 
 def duration_groups(seconds: np.ndarray, edges=()) -> list[Group]:
-    """Trials below the first edge, between each and the next, and from the last on; empty groups are left out.
+    """Sorts trials into groups by duration: below the first edge, between neighbouring edges, from the last on; empty
+    groups are left out.
 
     edges: seconds, rising; empty: the quartiles of `seconds`, to a tenth of a second.
     """
@@ -214,7 +219,7 @@ def duration_groups(seconds: np.ndarray, edges=()) -> list[Group]:
 
 
 def paired_groups(kind: str, enroll, test) -> list[Group]:
-    """A group for each label that both sides of a trial have, and ACROSS for trials whose sides differ.
+    """Sorts trials into groups by the label that both sides have, and as ACROSS those whose sides differ.
 
     enroll, test: (n,) labels."""
     same = enroll == test
@@ -251,12 +256,13 @@ def distance_edges(reference: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def distance_groups(reference: np.ndarray, threshold: float, edges: np.ndarray) -> list[Group]:
-    """Trials by how far from the threshold the reference's score is; a bin may be empty."""
+    """Sorts trials into groups by how far the reference's score is from the threshold; a bin may be empty."""
     which = np.searchsorted(edges, np.abs(reference - threshold))
     return [Group("distance", name, which == i) for i, name in enumerate(distance_names())]
 
 
 def distance_names() -> list[str]:
-    """'nearest 1 %', '1 to 2 %', ..., 'farthest 50 %': shares of the development trials."""
+    """Names the bins of distance by shares of the development trials: 'nearest 1 %', '1 to 2 %', ..., 'farthest 50
+    %'."""
     middle = [f"{low} to {high} %" for low, high in zip(SHARES, SHARES[1:])]
     return [f"nearest {SHARES[0]} %", *middle, f"farthest {100 - SHARES[-1]} %"]

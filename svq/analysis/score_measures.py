@@ -1,4 +1,4 @@
-"""What quantization did to scores, each measure for a list and all its resampled speakers, and the rows of scores.tsv.
+"""Measures of what quantization did to scores, each for a list and all its resampled speakers; rows of scores.tsv.
 
 Means over trials take a SpeakerSamples and `rows`, a bool (n,) that says which trials count, and give dicts of
 (1 + replicates,) arrays: the value, then that of each draw. Where a draw leaves nothing to average, it is nan.
@@ -52,7 +52,8 @@ ALL = "all"
 
 
 def make_row(names: dict, measure: str, values: np.ndarray, reference: np.ndarray | None = None) -> ScoreRow:
-    """names: the fields up to `group`. values, reference: (1 + replicates,), the value and then the resampled ones."""
+    """Makes a row of scores.tsv. names: the fields up to `group`. values, reference: (1 + replicates,), the resampled
+    ones last."""
     delta = np.full(3, np.nan) if reference is None else _with_interval(values - reference)
     return ScoreRow(**names, measure=measure, **dict(zip(COLUMNS[7:], (*_with_interval(values), *delta))))
 
@@ -80,7 +81,7 @@ _ROUNDING = 1e-12  # a variance that is a smaller share of the mean square is no
 
 
 def by_class(samples: SpeakerSamples, rows):
-    """(class, bool (n,)) of the trials that count."""
+    """Gives (class, bool (n,)) of the trials that count, for targets and for non-targets."""
     return [(name, rows & (samples.target if name == "target" else ~samples.target)) for name in CLASSES]
 
 
@@ -90,7 +91,7 @@ def _ratio(numerator, denominator) -> np.ndarray:
 
 
 def drift(samples: SpeakerSamples, score, reference, rows) -> dict[str, np.ndarray]:
-    """How `score` (n,) has moved from `reference` (n,), for targets and for non-targets.
+    """Measures how `score` (n,) has moved from `reference` (n,), for targets and for non-targets.
 
     bias: mean of the difference. spread: its standard deviation. rms: root of its mean square. slope: of the
     least-squares line of the score over the reference; 1 where it only shifted, nan where the reference is constant.
@@ -114,7 +115,8 @@ def drift(samples: SpeakerSamples, score, reference, rows) -> dict[str, np.ndarr
 
 
 def flipped(target, score, reference, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) bool twice: harmful flips, where the reference decides rightly and the score does not, and beneficial ones.
+    """Finds flips, (n,) bool twice: harmful ones, where the reference is right and the score is not, and beneficial
+    ones.
 
     A trial is accepted at or above the threshold."""
     right, was_right = (score >= threshold) == target, (reference >= threshold) == target
@@ -140,7 +142,7 @@ def flips(samples: SpeakerSamples, score, reference, threshold: float, rows) -> 
 
 
 def flip_shares(samples: SpeakerSamples, score, reference, threshold: float, rows) -> dict[str, np.ndarray]:
-    """Per cent of all the list's harmful (and of all beneficial) flips that are among `rows`."""
+    """Gives the per cent of all the list's harmful (and of all its beneficial) flips that are among `rows`."""
     kinds = np.stack(flipped(samples.target, score, reference, threshold), axis=1).astype(float)
     inside, all_of_them = samples.sums(kinds[rows], rows), samples.sums(kinds)
     return {f"{name}_share": 100 * _ratio(inside[:, i], all_of_them[:, i])
@@ -148,7 +150,7 @@ def flip_shares(samples: SpeakerSamples, score, reference, threshold: float, row
 
 
 def costs(samples: SpeakerSamples, llr, p_target: float, c_miss: float, c_fa: float, rows) -> dict[str, np.ndarray]:
-    """cllr and actdcf of log-likelihood ratios (n,), as svq.backend.metrics defines them."""
+    """Measures cllr and actdcf of log-likelihood ratios (n,), as svq.backend.metrics defines them."""
     threshold = bayes_threshold(p_target, c_miss, c_fa)
     means = []
     for (name, kept), sign in zip(by_class(samples, rows), (-1, 1)):
@@ -181,7 +183,7 @@ class Bin:
 
 
 def reliability_bins(samples: SpeakerSamples, llr, edges=LLR_EDGES) -> list[Bin]:
-    """The non-empty bins of log-likelihood ratios (n,), rising.
+    """Bins log-likelihood ratios (n,); gives the bins that are not empty, rising.
 
     Observed: log of (share of the targets that are in the bin) over (share of the non-targets), half a trial added to
     each count, so that a bin with one class alone has a place (Haldane, Ann. Hum. Genet. 20, 1956).
@@ -219,8 +221,11 @@ class Knee:
 
 
 def knee_index(bits, values) -> int | None:
-    """Which of `bits` (k,), rising, is the knee of `values` (k,); None for fewer than three, and where the error does
-    not fall from the fewest bits to the most, or lies nowhere below the line between these."""
+    """Finds which of `bits` (k,), rising, is the knee of `values` (k,).
+
+    Gives None for fewer than three, and where the error does not fall from the fewest bits to the most, or lies nowhere
+    below the line between these.
+    """
     bits, values = np.asarray(bits, float), np.asarray(values, float)
     drop = values[0] - values[-1] if len(values) else 0.0
     if len(bits) < 3 or not drop > 0:
@@ -232,7 +237,8 @@ def knee_index(bits, values) -> int | None:
 
 
 def find_knee(curves: dict[float, np.ndarray]) -> Knee:
-    """curves: bits -> (1 + replicates,), the error on all trials, then on resampled ones (the same for all bits)."""
+    """Finds the knee of an error over bits. curves: bits -> (1 + replicates,), on all trials, then on the same
+    resampled ones."""
     bits = sorted(curves)
     values = np.stack([curves[each] for each in bits]) if bits else np.zeros((0, 1))
     found = [knee_index(bits, column) for column in values.T]

@@ -23,13 +23,14 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report import findings
 from svq.report.index import finish
 
 MADE = "Made by <code>steps/score_analysis.sh</code>."
 
 
 def summary(out: Analysis) -> str:
-    """One line: how many systems, and what the lists are."""
+    """Says in a line how many systems were compared, and on which lists."""
     lists = "; ".join(f"{name}: {targets:,} target and {others:,} non-target trials of {speakers} speakers"
                       for name, (targets, others, speakers) in out.sizes.items())
     return f"{len(out.compared)} systems against {out.reference}. {lists}. Fitted on {next(iter(out.sizes))} alone."
@@ -41,7 +42,7 @@ def markdown(out: Analysis) -> str:
 
 
 def write(folder, out: Analysis, title: str) -> None:
-    """Everything, the page last: it says that the rest is there."""
+    """Writes maps, tables and figures of a score analysis, and index.html last: it says that the rest is there."""
     folder = Path(folder)
     for system, maps in out.fitted.maps.items():
         if system != out.reference:
@@ -61,12 +62,12 @@ def write(folder, out: Analysis, title: str) -> None:
     finish(folder / "index.html")
 
 
-_WIDE = 8.2  # inches
+_WIDE, _ABREAST = 6.6, 3  # inches, panels
 _SCALES = {"eer": ORDER, "mindcf": ORDER, "cllr": LLR}
 
 
 def figures(out: Analysis) -> list[Drawn]:
-    """For each list: errors over bits, flips by distance, reliability."""
+    """Draws for each list errors over bits, flips by distance, and reliability."""
     look = Lookup(out.rows)
     found = []
     for name in out.sizes:
@@ -75,11 +76,15 @@ def figures(out: Analysis) -> list[Drawn]:
 
 
 def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
-    """A panel a measure; the reference is the line across, with its interval; a knee is a ring."""
+    """Plots errors over bits, a panel for each measure; the line across is the reference with its interval, a ring the
+    knee."""
     columns = ("measure", "system", "bits", "value", "low", "high")
     rows = []
     with fig.rc():
-        figure, axes = fig.panels(1, len(KNEES), width=_WIDE + 1.4, height=2.9)
+        rows_of = -(-len(KNEES) // _ABREAST)
+        figure, axes = fig.panels(rows_of, _ABREAST, width=_WIDE, height=0.5 + 2.3 * rows_of)
+        for axis in axes[len(KNEES):]:
+            axis.set_visible(False)
         for axis, measure in zip(axes, KNEES):
             found = {system: look(name, system, _SCALES.get(measure, out.config.scale), measure)
                      for system in (out.reference, *out.compared)}
@@ -96,7 +101,24 @@ def over_bits(out: Analysis, look: Lookup, name: str) -> Drawn:
         svg = fig.to_svg(figure, f"bits_{name}", f"Errors over bits on {name}")
     note = (f"Dots with 95 % intervals over speakers; the line across and its band are those of {out.reference}; the "
             "dashes join the systems in which the knee is looked for, the ring is the knee.")
-    return Drawn(f"bits_{name}", f"Over bits: {name}", note, svg, columns, rows)
+    return Drawn(f"bits_{name}", f"Over bits: {name}", note, svg, columns, rows, _said_over_bits(out, look, name))
+
+
+def _said_over_bits(out: Analysis, look: Lookup, name: str) -> str:
+    """Says which systems have a higher EER than the reference, and which a lower one, as far as the intervals tell."""
+    rows = {system: look(name, system, ORDER, "eer") for system in out.compared}
+    rows = {system: row for system, row in rows.items() if row is not None and not math.isnan(row.delta)}
+    if not rows:
+        return f"EER against {out.reference}: nothing is known."
+    if any(math.isnan(row.delta_low) for row in rows.values()):
+        return findings.spread(f"EER less {out.reference}'s", [(s, row.delta) for s, row in rows.items()], "+.2f", " %")
+    higher = [system for system, row in rows.items() if row.delta_low > 0]
+    lower = [system for system, row in rows.items() if row.delta_high < 0]
+    said = [f"{findings.names_of(systems)} {'has' if len(systems) == 1 else 'have'} a {what} EER"
+            for systems, what in ((higher, "higher"), (lower, "lower")) if systems]
+    rest = len(rows) - len(higher) - len(lower)
+    said += [f"{rest} of {len(rows)} cannot be told from it"] if rest else []
+    return f"Against {out.reference}: {'; '.join(said)}."
 
 
 def _draw_over_bits(axis, found: dict, out: Analysis) -> None:
@@ -112,13 +134,23 @@ def _draw_over_bits(axis, found: dict, out: Analysis) -> None:
         axis.plot(row.bits, row.value, "o", color=colour, markersize=5, label=system)
     sizes = sorted({found[system].bits for system in out.compared})
     axis.set_xlim(max(sizes) + 0.5, min(sizes) - 0.5)
-    axis.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+    axis.set_xticks(*_labelled(sizes))
     axis.set_ylim(bottom=0)
     axis.yaxis.set_major_locator(nice_ticks(4))
 
 
+def _labelled(sizes: list[float]) -> tuple[list[float], list[str]]:
+    """Chooses the bits that are written on an axis, rising: a twelfth of it or more from the last one written."""
+    room = (sizes[-1] - sizes[0] + 1) / 12
+    kept = sizes[:1]
+    for size in sizes[1:]:
+        if size - kept[-1] >= room:
+            kept.append(size)
+    return kept, [f"{size:.3g}" for size in kept]
+
+
 def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
-    """Harmful flips up, beneficial ones down, in bins of distance to the threshold."""
+    """Draws harmful flips upwards and beneficial ones downwards, in bins of distance to the threshold."""
     bins, scale = distance_names(), out.config.scale
     columns = ("system", "bits", "distance", "flips", "value", "low", "high")
     rows = []
@@ -143,11 +175,14 @@ def by_distance(out: Analysis, look: Lookup, name: str) -> Drawn:
         svg = fig.to_svg(figure, f"flips_{name}", f"Decision flips by distance to the threshold on {name}")
     note = (f"Upwards: harmful flips of {scale} scores, downwards: beneficial ones, with 95 % intervals over speakers. "
             "Bins are shares of the development trials, nearest to the threshold first.")
-    return Drawn(f"flips_{name}", f"Flips by distance: {name}", note, svg, columns, rows)
+    nearest = [(system, row.value) for system in out.compared
+               if (row := look(name, system, scale, "harmful_share", "distance", bins[0])) is not None]
+    said = findings.spread(f"Of a system's harmful flips, in the bin nearest to the threshold ({bins[0]})", nearest, ".0f", " %")
+    return Drawn(f"flips_{name}", f"Flips by distance: {name}", note, svg, columns, rows, said)
 
 
 def reliability(out: Analysis, name: str) -> Drawn:
-    """Stated against observed log-odds, and below it how many trials each point has."""
+    """Plots stated against observed log-odds, and below it how many trials each point has."""
     found = out.reliability[name]
     with fig.rc():
         figure, (axis, counts) = fig.panels(2, 1, width=4.6, height=5.4, height_ratios=(3, 1), sharex=True)
@@ -170,4 +205,14 @@ def reliability(out: Analysis, name: str) -> Drawn:
             for system, bins in found.items() for point in bins]
     note = ("Calibrated on the development list. The diagonal is perfect: trials of a stated log-likelihood ratio have "
             "these odds at equal priors. Half a trial is added to every count; lines are 95 % intervals over speakers.")
-    return Drawn(f"reliability_{name}", f"Reliability: {name}", note, svg, columns, rows)
+    return Drawn(f"reliability_{name}", f"Reliability: {name}", note, svg, columns, rows, _said_of_reliability(found))
+
+
+def _said_of_reliability(found: dict) -> str:
+    """Says how many points' intervals leave out the diagonal."""
+    points = [(system, point) for system, bins in found.items() for point in bins if not math.isnan(point.low)]
+    if not points:
+        return "No interval is known."
+    off = [system for system, point in points if not point.low <= point.stated <= point.high]
+    said = f"Of {len(points)} points, {len(off)} have an interval that leaves out the diagonal"
+    return f"{said}, of {findings.names_of(list(dict.fromkeys(off)))}." if off else f"{said}."

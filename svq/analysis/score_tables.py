@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from html import escape
 
@@ -10,6 +11,7 @@ from svq.analysis.score_analysis import KNEES, LLR, ORDER, Analysis
 from svq.analysis.score_lists import RAW, SCALES, distance_names
 from svq.analysis.score_measures import Knee, Lookup, ScoreRow
 from svq.draw.tables import html_table, markdown_table
+from svq.names import FLOAT_ROW, PTQ
 
 MEASURES = {"eer": "EER (%)", "mindcf": "minDCF", "cllr": "Cllr", "rms": "drift (rms)", "harmful": "harmful flips (%)"}
 DIGITS = {"eer": 2, "mindcf": 3, "actdcf": 3, "cllr": 3, "min_cllr": 3}  # others: 3
@@ -39,7 +41,7 @@ def html(table: Table) -> str:
 
 
 def tables(out: Analysis) -> list[Table]:
-    """Every table that there is something to say in."""
+    """Makes all tables of a score analysis; one without rows is left out."""
     look = Lookup(out.rows)
     found = [_main(out, look), _differences(out, look), _drift(out, look), _knees(out), _distance(out, look)]
     found += [_groups(out, look, kind) for kind in ("duration", "gender", "domain")]
@@ -47,7 +49,7 @@ def tables(out: Analysis) -> list[Table]:
 
 
 def cell(row: ScoreRow | None, digits: int = 3) -> str:
-    """The value with its interval."""
+    """Formats a value with its interval; '-' where there is none."""
     if row is None or math.isnan(row.value):
         return _NONE
     return f"{row.value:.{digits}f}{_interval(row.low, row.high, digits, '')}"
@@ -82,7 +84,7 @@ def _main(out: Analysis, look: Lookup) -> Table:
     note = (f"minDCF and actDCF at p_target {config.p_target:g}, c_miss {config.c_miss:g}, c_fa {config.c_fa:g}. Drift "
             f"and flips: {config.scale} scores against those of {out.reference}; raw: no map. Flips in per cent of all "
             f"trials at {_threshold(out)}; net: harmful less beneficial, both classes weighing the same, which is the "
-            "rise of the half total error rate there. In brackets: 95 % intervals over speakers.")
+            "rise of the half total error rate there. Intervals: 95 %, over speakers.")
     return Table("main", "Errors, drift and flips over bits", note, heads, rows, 2)
 
 
@@ -100,8 +102,19 @@ def _differences(out: Analysis, look: Lookup) -> Table:
         for system in out.compared:
             cells = (_difference(look(name, system, *each), DIGITS[each[1]]) for each in asked)
             rows.append((name, system, _bits(out, system), *cells))
-    return Table("differences", f"Differences to {out.reference}",
-                 "The same resampled speakers for both systems, so that their luck cancels.", heads, rows, 2)
+    note = "The same resampled speakers for both systems, so that their luck cancels." + _without_control(out)
+    return Table("differences", f"Differences to {out.reference}", note, heads, rows, 2)
+
+
+def _without_control(out: Analysis) -> str:
+    """Says which differences also hold what finetuning did, told by the systems' names."""
+    if re.search(rf"_{FLOAT_ROW}(-s\d+)?\Z", out.reference):
+        return ""
+    trained = [system for system in out.compared if system.startswith(f"{out.reference}_") and not re.search(rf"{PTQ}\b", system)]
+    if not trained:
+        return ""
+    return (f" {out.reference} is not finetuned: what finetuning brought is also in the differences of {', '.join(trained)} "
+            f"({out.reference}_{FLOAT_ROW} would be a control).")
 
 
 def _drift(out: Analysis, look: Lookup) -> Table:

@@ -1,6 +1,6 @@
-"""Back end: embeddings to scores, normalised, calibrated and measured, with intervals over speakers.
+"""Back end: turns embeddings into scores, normalises, calibrates and measures them, with intervals over speakers.
 
-numpy and scipy only: what needs torch or a network is in svq/evaluation.
+numpy and scipy only: code that needs torch or a network is in svq/evaluation.
 """
 
 BACKENDS = ("cosine", "plda")

@@ -1,14 +1,14 @@
 """Confidence intervals by resampling speakers, not trials: one draw of speakers for many measures of many systems.
 
-Trials that share a speaker are not independent, and a list has many trials of few speakers: resampling trials gives
+Trials that share a speaker are not independent, and a list has many trials of few speakers. So resampling trials gives
 intervals that are far too narrow.
 
-Each replicate draws as many speakers as there are, with replacement; a target trial weighs as often as its speaker was
-drawn, a non-target trial the product of its two speakers' draws. Whoever asks is given the same draws, so that
-differences between systems, and between a system and itself elsewhere, pair. Draw 0 is the list as it is.
+Each replicate draws as many speakers as there are, with replacement. A target trial weighs as often as its speaker was
+drawn, a non-target trial the product of its two speakers' draws. All that is measured gets the same draws, so
+differences between systems, or of one system between parts of the list, are paired. Draw 0 is the list as it is.
 
-A mean over trials needs only its sums over each speaker's target trials and each pair of speakers' non-target trials:
-these are taken once, and all replicates are then one product of matrices.
+A mean over trials needs only its sums over each speaker's target trials and each pair of speakers' non-target trials.
+These are taken once, and all replicates are then one product of matrices.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class SpeakerSamples:
     """Weights of one list's trials under resampled speakers.
 
     target: (n,) bool. enroll_speaker, test_speaker: (n,) ids or numbers of the same kind. replicates: 0 leaves only
-    the list as it is. The same seed gives the same draws; one without a target or a non-target trial is
-    drawn again. UserError where the list has only one class, or where hardly any draw has both.
+    the list as it is. The same seed gives the same draws. A draw without a target or a non-target trial is repeated.
+    UserError where the list has only one class, or where hardly any draw has both.
 
-    draws: (1 + replicates, speakers) int64, the first all 1. cell: (n,) which weight a trial has.
+    draws: (1 + replicates, speakers) int64, the first all 1. cell: (n,) the number of each trial's weight.
     """
 
     def __init__(self, target, enroll_speaker, test_speaker, replicates: int, seed: int = 0):
@@ -46,7 +46,7 @@ class SpeakerSamples:
         enroll, test = number[:len(self.target)], number[len(self.target):]
         count = len(names)
         pairs, place = np.unique(np.where(self.target, -1, np.minimum(enroll, test) * count + np.maximum(enroll, test)),
-                                 return_inverse=True)  # the first is that of the target trials
+                                 return_inverse=True)  # the first stands for the target trials
         self.sides = pairs[1:] // count, pairs[1:] % count
         self.cell = np.where(self.target, enroll, count + place - 1)
         self.owners = np.unique(enroll[self.target])
@@ -69,7 +69,7 @@ class SpeakerSamples:
         return self.draws.shape[1] + len(self.sides[0])
 
     def weights(self) -> Iterator[np.ndarray]:
-        """(b, cells) float64, whole numbers, for block after block of the draws."""
+        """Yields the weights of all cells, (b, cells) float64 whole numbers, for block after block of the draws."""
         step = max(1, _HELD // self.cells)
         if step >= len(self.draws):
             yield self._all_weights
@@ -85,19 +85,20 @@ class SpeakerSamples:
         return np.concatenate([draws, draws[:, self.sides[0]] * draws[:, self.sides[1]]], axis=1).astype(np.float64)
 
     def sums(self, values, rows=slice(None)) -> np.ndarray:
-        """(1 + replicates, k) weighted sums over the trials of the columns of `values` (m, k).
+        """Sums the columns of `values` (m, k) over the trials, weighted by each draw: (1 + replicates, k).
 
-        rows: which trials these are, a bool (n,) or positions (m,); all by default.
+        rows: the trials that `values` belong to, a bool (n,) or positions (m,); all by default.
         """
         cell = self.cell[rows]
         held = np.stack([np.bincount(cell, column, self.cells) for column in np.asarray(values, np.float64).T], axis=1)
         return np.concatenate([block @ held for block in self.weights()])
 
     def ranked(self, score, measures, rows=slice(None)) -> np.ndarray:
-        """(1 + replicates, m) of measures that go by the order of the scores, on all trials or those of `rows`.
+        """Takes m measures that depend on the order of the scores, for each draw: (1 + replicates, m).
 
-        score: (n,), of all trials. measures: callables of the counts of targets and of non-targets (k,) at rising
-        scores, that give a float. nan where a draw leaves one class of `rows` empty.
+        score: (n,), of all trials. measures: callables of the counts of targets and of non-targets, (k,) at rising
+        scores, that give a float. rows: the trials to measure, all by default. nan where a draw leaves one class of
+        `rows` empty.
         """
         score, target, cell = np.asarray(score, np.float64)[rows], self.target[rows], self.cell[rows]
         order = np.argsort(score, kind="stable")
@@ -119,7 +120,7 @@ class SpeakerSamples:
 
 
 def interval(samples, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap samples; nan where there are none."""
+    """Gives the percentile interval (low, high) of bootstrap samples; nan where there are none."""
     if not len(samples):
         return np.nan, np.nan
     tail = (1 - level) / 2
@@ -128,12 +129,12 @@ def interval(samples, level: float = 0.95) -> tuple[float, float]:
 
 
 def eer_measure(targets, nontargets) -> float:
-    """EER, from 0 to 1, of counts at rising scores."""
+    """Computes the EER, from 0 to 1, from counts of targets and non-targets (k,) at rising scores."""
     return eer_of(*error_rates(targets, nontargets))
 
 
 def min_dcf_measure(p_target: float, c_miss: float = 1.0, c_fa: float = 1.0):
-    """The least normalised detection cost at these, as a measure of counts."""
+    """Makes a measure of counts, (targets, nontargets) -> least normalised detection cost at this prior and costs."""
     return lambda targets, nontargets: min_dcf_of(*error_rates(targets, nontargets), p_target, c_miss, c_fa)
 
 
@@ -142,7 +143,7 @@ min_cllr_measure = min_cllr_of
 
 @dataclass(frozen=True)
 class Interval:
-    """value: on all trials; low, high: bounds of the interval; samples: (replicates,)."""
+    """A measure with its interval. value: on all trials. low, high: bounds. samples: (replicates,) resampled values."""
 
     value: float
     low: float
@@ -152,14 +153,14 @@ class Interval:
 
 def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=eer_of,
                       replicates=1000, level=0.95, seed=0):
-    """Percentile interval of a measure of the error rates.
+    """Computes a measure of the error rates with its percentile interval from resampled speakers: an Interval.
 
     score (n,) floats; is_target (n,) bool; enroll_speaker, test_speaker (n,) ids or
     numbers of the same kind.  Each replicate draws as many speakers as there are, with
     replacement; a non-target trial counts (draws of one speaker) x (draws of the
     other), a target trial (draws of its speaker).
     measure: a function of p_miss, p_fa (k,) at rising thresholds, such as eer_of.
-    A replicate that draws no target or no non-target trial is drawn again.
+    A replicate without a target or a non-target trial is drawn again.
     UserError where a class is empty.
     """
     score, is_target = np.asarray(score, dtype=np.float64), np.asarray(is_target, dtype=bool)
@@ -174,11 +175,11 @@ def speaker_bootstrap(score, is_target, enroll_speaker, test_speaker, measure=ee
 class EerInterval:
     """95 % interval of the EER, in percent, from resampled speakers of one trial list.
 
-    The numbers are those of `speaker_bootstrap` to the last bit, some ten times sooner: the EER of a replicate lies
+    The numbers are those of `speaker_bootstrap` to the last bit, some ten times sooner. The EER of a replicate lies
     near that of all trials, so only trials scored in a window round it are weighted one by one; the others are counted
-    once per pair of speakers. A replicate whose EER falls outside the window is weighed as a whole.
+    once per pair of speakers. Where the EER of a replicate falls outside the window, all its trials are weighted.
 
-    count: of the speakers.
+    count: the number of speakers.
     """
 
     def __init__(self, trials: Trials, data_dir, replicates: int, seed: int = 0):
@@ -186,14 +187,14 @@ class EerInterval:
         self.count = self.drawn.draws.shape[1]
 
     def __call__(self, target, nontarget) -> tuple[float, float]:
-        """(low, high) for the scores of this list's target and non-target trials."""
+        """Gives the interval (low, high), in percent, for the scores of this list's target and non-target trials."""
         low, high = interval(self.samples(target, nontarget))
         return 100 * low, 100 * high
 
     def samples(self, target, nontarget) -> np.ndarray:
-        """(replicates,) EERs, from 0 to 1, of the same resampled speakers for every system."""
+        """Gives the EER of each replicate, (replicates,) from 0 to 1; every system gets the same resampled speakers."""
         part = _Counts(self.drawn, target, nontarget, *_window(target, nontarget))
-        # Sorting all trials costs more than all replicates within the window: only if need be.
+        # To sort all trials costs more than all replicates within the window: it is done only if it must be.
         whole = cache(lambda: _Counts(self.drawn, target, nontarget, -np.inf, np.inf))
         first, second = self.drawn.sides
         found = []
@@ -205,13 +206,13 @@ class EerInterval:
 
 
 def _window(target, nontarget) -> tuple[float, float]:
-    """Scores between which false acceptances and rejections are both under twice the EER and a bit."""
+    """Gives the scores (low, high) between which both error rates are under twice the EER plus half a per cent."""
     rate = min(1.0, 2 * eer(target, nontarget) + 0.005)
     return float(np.quantile(nontarget, 1 - rate)), float(np.quantile(target, rate))
 
 
 class _Counts:
-    """Trials by speaker: those below a window, all, and one by one those in the window."""
+    """Counts of trials by speaker or pair, all and those below a window, and the trials in the window one by one."""
 
     def __init__(self, drawn: SpeakerSamples, target, nontarget, low: float, high: float):
         targets = (target >= low) & (target <= high)
@@ -223,7 +224,7 @@ class _Counts:
         self.is_target = order < np.count_nonzero(targets)
         count, size = drawn.draws.shape[1], len(drawn.sides[0])
         owner, pair = drawn.cell[drawn.target], drawn.cell[~drawn.target] - count
-        # Where a trial finds its weight: draws of its speaker, or behind these those of its pair.
+        # The place of each trial's weight: among the speakers' draws, or behind these among the pairs'.
         self.place = np.concatenate([owner[targets], count + pair[nontargets]])[order]
         self.all_t = np.bincount(owner, minlength=count)
         self.all_n = np.bincount(pair, minlength=size)
@@ -231,7 +232,7 @@ class _Counts:
         self.below_n = np.bincount(pair[nontarget < low], minlength=size)
 
     def eer(self, drawn, pairs) -> float | None:
-        """EER under these weights of speakers and of pairs; None if it is not in the window."""
+        """Computes the EER under these weights of speakers and of pairs; None if it is not in the window."""
         if not len(self.place):
             return None
         weight = np.concatenate([drawn, pairs])[self.place]

@@ -1,10 +1,10 @@
-"""Scores to log-likelihood ratios, llr = slope x score + offset, by logistic regression; and to decisions.
+"""Turns scores into log-likelihood ratios, llr = slope x score + offset, by logistic regression; and into decisions.
 
-Prior-weighted, as in Bruemmer and Doddington, "Likelihood-ratio calibration using
+The regression is prior-weighted, as in Bruemmer and Doddington, "Likelihood-ratio calibration using
 prior-weighted proper scoring rules" (Interspeech 2013).
 
-A calibration belongs to one score. A cosine of embeddings less a mean embedding is another score than a
-plain cosine, one after AS-norm yet another: so it says whose it is, and carries the mean along.
+A calibration belongs to one score. A plain cosine, a cosine after a mean embedding is subtracted, and one after
+AS-norm are three scores. So a calibration names its score, and carries the mean embedding along.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from svq.numbers import is_number
 _LEAST_SLOPE = 1e-3
 
 
-PLAIN = "none"  # `mean` of scores of embeddings as they are
+PLAIN = "none"  # value of `mean` where nothing is subtracted from embeddings
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """llr = slope x score + offset, natural logarithm; prior: for which it was fitted.
+    """A calibration: llr = slope x score + offset, natural logarithm. prior: the one that it was fitted for.
 
-    score: which score, named as its file is, `cosine_none` (back end, normalization); None: not known.
+    score: the name of its score, as in the score's file, `cosine_none` (back end, normalization); None: not known.
     mean: the embedding that was subtracted before that score was taken, as `mean_text` writes it; PLAIN: none
         was; None: not known, or PLDA, which has its own.
     """
@@ -44,21 +44,21 @@ class Calibration:
     mean: str | None = None
 
     def __call__(self, score):
-        """(n,) log-likelihood ratios."""
+        """Gives the log-likelihood ratios (natural logarithm) of scores, (n,) float64."""
         return self.slope * np.asarray(score, dtype=np.float64) + self.offset
 
     def of(self, score, mean=None):
-        """This calibration, of the score of that name, taken after subtracting `mean` (as `mean_text` writes it)."""
+        """Gives this calibration as one of score `score`, taken after subtracting `mean` (as `mean_text` writes it)."""
         return replace(self, score=score, mean=mean)
 
     def mean_vector(self):
-        """(D,) float32, what is subtracted from embeddings; None where nothing is.
+        """Gives the mean embedding (D,) float32 that is subtracted from embeddings; None where nothing is.
 
         ValueError where that is not known or not readable."""
         return mean_of(self.mean)
 
     def as_dict(self):
-        """What goes into a file: all that is known."""
+        """Gives the fields that are known, as they go into a file."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def save(self, path):
@@ -66,7 +66,7 @@ class Calibration:
 
     @classmethod
     def load(cls, path):
-        """UserError where the file is not a calibration."""
+        """Reads a calibration from JSON file `path`. UserError where the file is missing or not a calibration."""
         try:
             about = read_json(path)
         except FileNotFoundError:
@@ -77,7 +77,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, about, path):
-        """From what `as_dict` gave. path: the file that holds it, for the message of the UserError."""
+        """Makes a calibration from what `as_dict` gave; UserError, which names file `path`, where it is not one."""
         try:
             out = cls(**about)
         except TypeError as error:
@@ -91,15 +91,15 @@ class Calibration:
 
 
 def mean_text(vector):
-    """A mean embedding (D,) as text for JSON: PLAIN for None, else its float32 bytes (little-endian) in base64.
+    """Writes a mean embedding (D,) as text for JSON: PLAIN for None, else its float32 bytes (little-endian) in base64.
 
-    All of its digits: where an embedding is near the mean, what is left after the subtraction needs them.
+    The text keeps all digits: an embedding near the mean needs them after the subtraction.
     """
     return PLAIN if vector is None else base64.b64encode(np.asarray(vector, dtype="<f4").tobytes()).decode()
 
 
 def mean_of(text):
-    """(D,) float32 of what `mean_text` wrote, None for PLAIN; ValueError for anything else."""
+    """Reads a mean embedding, (D,) float32, from the text of `mean_text`, None for PLAIN; ValueError for other text."""
     if text == PLAIN:
         return None
     try:
@@ -112,19 +112,20 @@ def mean_of(text):
 
 
 def objective(slope, offset, target, nontarget, prior):
-    """The prior-weighted cross-entropy in nats: what `fit` minimises, less the penalty."""
+    """Computes the prior-weighted cross-entropy in nats of scores, (n,) each; `fit` minimises this plus a penalty."""
     shift = offset + math.log(prior) - math.log1p(-prior)
     return (prior * np.mean(np.logaddexp(0, -(slope * target + shift)))
             + (1 - prior) * np.mean(np.logaddexp(0, slope * nontarget + shift)))
 
 
 def fit(target, nontarget, prior=0.5, penalty=1e-4, warn=lambda line: None):
-    """Fit a Calibration on the scores of development trials.
+    """Fits a Calibration to the scores of development trials, target (n,) and nontarget (m,).
 
-    prior: weight of the target class.  penalty: of half the squared slope per standard
-    deviation of the scores; it moves an ordinary fit by a fraction of a per cent and
-    bounds it where the classes do not overlap.  warn: called with a line where the
-    scores speak against the labels.  UserError for an empty class or infinite scores.
+    prior: weight of the target class.  penalty: weight of half the squared slope, the
+    scores being standardised; it moves an ordinary fit by a fraction of a per cent, and
+    bounds the slope where the classes do not overlap.  warn: called with a line where
+    the scores speak against the labels.  UserError for an empty class, and for scores
+    that are infinite or all equal.
     """
     from scipy.optimize import minimize
     if not 0 < prior < 1:
@@ -164,12 +165,12 @@ SCORE = "cosine_none"  # the only score that needs neither a cohort nor a second
 
 
 class Mismatch(ValueError):
-    """A calibration that does not belong to the score; the text is what to say after the name of its file."""
+    """The error that a calibration does not belong to the score; its text follows the name of the file in messages."""
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What came out for one pair.
+    """The outcome for one pair of voices.
 
     score: the cosine, in [-1, 1]. llr: the log-likelihood ratio (natural logarithm) that the two voices are one
     person's; None without a calibration. threshold: what `llr`, or without one `score`, was compared with; None where
@@ -188,10 +189,10 @@ class Verification:
 
 
 def scoring_of(calibration: Calibration | None, mean: np.ndarray | str | None) -> np.ndarray | None:
-    """The mean embedding (D,) to subtract before the cosine, None for none.
+    """Chooses the mean embedding (D,) to subtract before the cosine; None for none.
 
-    mean: what the user says: a vector, "none" (nothing is subtracted), or None where nothing is said.
-    Raises Mismatch where `calibration` is one of another score, or where neither it nor the user says of which.
+    mean: the user's choice: a vector, "none" (nothing is subtracted), or None for no choice. Raises Mismatch where
+    `calibration` is one of another score, and where neither it nor the user tells which mean was subtracted.
     """
     said = None if mean is None else mean_text(None if isinstance(mean, str) else mean)
     if calibration is not None:
@@ -212,8 +213,11 @@ def scoring_of(calibration: Calibration | None, mean: np.ndarray | str | None) -
 
 def decide(score: float, calibration: Calibration | None, p_target: float, c_miss: float, c_fa: float,
            threshold: float | None) -> Verification:
-    """Compares the log-likelihood ratio with `threshold`, or with Bayes' for that prior and those costs where it is
-    None; without a calibration the score itself, and with nothing where `threshold` is None."""
+    """Decides on one pair from its score: compares the log-likelihood ratio with a threshold.
+
+    threshold: None takes Bayes' threshold for prior `p_target` and costs `c_miss`, `c_fa`. Without a calibration, the
+    score itself is compared with `threshold`; if that is None, too, there is no decision.
+    """
     llr = None if calibration is None else float(calibration(score))
     if threshold is None and llr is not None:
         threshold = bayes_threshold(p_target, c_miss, c_fa)

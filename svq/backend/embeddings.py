@@ -1,8 +1,8 @@
-"""Embeddings in Kaldi float-vector archives, through scp files, or in one .npz file.
+"""Reads and writes embeddings in Kaldi float-vector archives, through scp files; reads them from an .npz file, too.
 
 A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
-read by whole arrays through a memory map; anything else that `svq.data.features` understands
-(text, matrices of one row, pipes) is read one by one.
+read by whole arrays through a memory map. Anything else that `svq.data.features` understands
+(text, matrices of one row, pipes) is read one embedding at a time.
 """
 
 import mmap
@@ -20,7 +20,7 @@ from svq.errors import UserError, located
 from svq.files import open_file, require_file
 
 _BLOCK = 1 << 13            # embeddings read together: bounds the float64 temporaries
-_LONGEST_PATH = 4096        # of a file's name; what is longer is no file, and the one-by-one reader says so
+_LONGEST_PATH = 4096        # of a file's name; a longer one is no file, and the one-by-one reader says so
 _HEADER = 10                # "\0B" "FV " "\4" int32
 _KINDS = {b"\0BFV \4": np.dtype("<f4"), b"\0BDV \4": np.dtype("<f8")}
 
@@ -28,9 +28,9 @@ _ARRAYS = ("ids", "embeddings")
 
 
 def scp_in(folder, name="embedding"):
-    """The scp of a folder: `<name>.scp`, or where that is missing Kaldi's, with xvector in place of embedding.
+    """Finds the scp of a folder: `<name>.scp`, or where that is missing Kaldi's, with xvector in place of embedding.
 
-    Says on stderr where both are there.
+    If both are there, it says so on stderr.
     """
     ours, theirs = (os.path.join(folder, f"{word}.scp") for word in (name, name.replace("embedding", "xvector")))
     if ours == theirs or not os.path.exists(theirs):
@@ -70,16 +70,16 @@ class EmbeddingReader:
         return self._index
 
     def rows(self, *wanted):
-        """int32 positions of several sequences of ids (Tokens), a list of arrays.
+        """Finds the positions, int32, of several sequences of ids (Tokens): a list of arrays.
 
-        UserError that lists the ids without an embedding.
+        UserError lists the ids without an embedding.
         """
         return self.index.require("embedding", self.path, *wanted)
 
     def read(self, rows=None):
-        """(n, dim) float32: the embeddings at these positions, or all.
+        """Reads the embeddings at positions `rows`, or all: (n, dim) float32.
 
-        UserError that lists the ids of embeddings that are not finite.
+        UserError lists the ids of embeddings that are not finite.
         """
         rows = np.arange(len(self)) if rows is None else np.asarray(rows)
         out = np.empty((len(rows), self.dim), dtype=np.float32)
@@ -113,30 +113,31 @@ class EmbeddingReader:
 
 
 class _Held:
-    """Embeddings in memory, read as those of an archive: dim values each."""
+    """Embeddings in memory, of dim values each, that are read as those of an archive are."""
 
     def __init__(self, matrix):
         self.matrix, self.dim = matrix, matrix.shape[1]
 
     def read(self, rows, out):
-        """Copies those at the positions `rows` into `out` (n, dim)."""
+        """Copies the embeddings at positions `rows` into `out` (n, dim)."""
         out[:] = self.matrix[rows]
 
 
 def _read_npz(path):
-    """The ids (Tokens) and the embeddings (what reads them) of an .npz file; UserError where it holds anything else.
+    """Reads the ids (Tokens) and the embeddings (_Held) of an .npz file; UserError where it holds anything else.
 
     Nothing in it is unpickled.
     """
     try:
         with open_file(path) as file, np.load(file, allow_pickle=False) as found:
-            ids, matrix = (found[name] for name in _ARRAYS)
+            ours = not set(_ARRAYS).isdisjoint(found.files)
+            ids, matrix = (found[name] for name in _ARRAYS) if ours else _vectors_by_name(found, path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, SyntaxError,
             zipfile.BadZipFile, zlib.error) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: not the arrays {' and '.join(_ARRAYS)} of svq.bin.embed ({reason[:120]})") from None
+        raise UserError(f"{path}: not an archive of embeddings ({reason[:120]})") from None
     if ids.ndim != 1 or ids.dtype.kind != "U" or not len(ids):
         raise UserError(f"{path}: ids are {ids.dtype} {ids.shape}, not a list of texts (N,)")
     if matrix.ndim != 2 or matrix.dtype.kind != "f" or len(matrix) != len(ids) or not matrix.shape[1]:
@@ -151,8 +152,22 @@ def _read_npz(path):
     return Tokens.of(words), _Held(matrix)
 
 
+def _vectors_by_name(found, path):
+    """The names (N,) and the vectors (N, D) of an archive that holds one array (D,) or (1, D) of floats for each id."""
+    vectors = []
+    for name in found.files:
+        vector = found[name]
+        if vector.dtype.kind != "f" or not vector.size or vector.shape not in ((vector.size,), (1, vector.size)):
+            raise UserError(f"{path}: holds neither {' and '.join(_ARRAYS)}, as svq.bin.embed writes them, nor one vector of "
+                            f"floats for each id: {name[:40]!r} is {vector.dtype} {vector.shape}")
+        if vectors and vector.size != vectors[0].size:
+            raise UserError(f"{path}: {name[:40]!r} has {vector.size} values, {found.files[0][:40]!r} has {vectors[0].size}")
+        vectors.append(vector.reshape(-1))
+    return np.array(found.files), np.array(vectors)
+
+
 class _Plan:
-    """Where regular records lie: archive number and byte offset of each."""
+    """The places of regular records: archive number and byte offset of each."""
 
     def __init__(self, arks, ark, offset, dim, dtype):
         self.arks, self.ark, self.offset, self.dim, self.dtype = arks, ark, offset, dim, dtype
@@ -167,15 +182,15 @@ class _Plan:
 
 
 def _let_go(ark):
-    """Gives the pages of a memory map back to the system's cache: else all that was read counts as ours."""
+    """Gives the pages of a memory map back to the system's cache: else all that was read counts as this process's."""
     if hasattr(mmap, "MADV_DONTNEED"):
         ark._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _plan(where, source):
-    """A _Plan where every record is a binary vector of one and the same layout, else None.
+    """Makes a _Plan if every record is a binary vector of one and the same layout, else gives None.
 
-    UserError naming the line where an archive is cut short."""
+    UserError names the line where an archive is cut short."""
     parts = _split_offsets(where)
     if parts is None:
         return None
@@ -191,7 +206,7 @@ def _plan(where, source):
         try:
             data = np.memmap(require_file(paths[i]), dtype=np.uint8, mode="r")
         except (OSError, ValueError, UserError):
-            return None             # the one-by-one reader says which line, and why
+            return None             # the one-by-one reader names the line and the reason
         mine = ark == number
         if offset[mine].max() + _HEADER > len(data):
             return None
@@ -213,7 +228,7 @@ def _plan(where, source):
 
 
 def _split_offsets(where):
-    """`path:offset` of every line as paths (Tokens) and offsets (N,) int64; None if one is otherwise."""
+    """Splits `path:offset` of every line into paths (Tokens) and offsets (N,) int64; None if a line is otherwise."""
     end = where.start + where.length
     number = np.zeros(len(where), dtype=np.int64)
     digits = np.zeros(len(where), dtype=np.int64)
@@ -233,13 +248,13 @@ def _split_offsets(where):
 
 
 def read_embeddings(path, name="embedding"):
-    """All embeddings of an scp file or folder: ids (Tokens), (N, D) float32."""
+    """Reads all embeddings of an scp file, a folder or an .npz file: ids (Tokens), (N, D) float32."""
     reader = EmbeddingReader(path, name)
     return reader.ids, reader.read()
 
 
 def write_embeddings(folder, ids, matrix, name="embedding"):
-    """Write `<name>.ark` and `<name>.scp` into a folder, sorted by id under LC_ALL=C.
+    """Writes `<name>.ark` and `<name>.scp` into a folder, sorted by id under LC_ALL=C.
 
     ids: list of str or Tokens (N,); matrix: (N, D) floats, written as float32.
     Both files appear whole; the scp last, so that it never points into another archive.
@@ -262,14 +277,14 @@ def write_embeddings(folder, ids, matrix, name="embedding"):
 
 
 def write_vector(path, vector):
-    """Write one Kaldi binary float vector (such as mean.vec), atomically."""
+    """Writes one Kaldi binary float vector (such as mean.vec), atomically."""
     vector = np.ascontiguousarray(vector, dtype="<f4")
     with atomic_path(path) as temporary, open(temporary, "wb") as stream:
         stream.write(b"\0BFV \4" + np.array(vector.size, "<i4").tobytes() + vector.tobytes())
 
 
 def read_vector(path):
-    """(D,) float32 from a Kaldi vector file, binary or text."""
+    """Reads (D,) float32 from a Kaldi vector file, binary or text; UserError where it is missing or not finite."""
     if not os.path.exists(path):
         raise UserError(f"{path} is missing; steps/speaker_means.sh makes it")
     from svq.data import features
@@ -281,7 +296,10 @@ def read_vector(path):
 
 
 def unit_length(matrix, ids=None, source="embeddings"):
-    """Rows scaled to length 1, same dtype.  UserError that lists the ids of zero rows."""
+    """Scales the rows of a matrix (N, D) to length 1, same dtype.  UserError lists the ids of zero rows.
+
+    source: the file that the message names.
+    """
     norm = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
     if matrix.size and not norm.min() > 0:
         zero = np.flatnonzero(~(norm > 0))
@@ -291,7 +309,7 @@ def unit_length(matrix, ids=None, source="embeddings"):
 
 
 class Groups:
-    """Utterances by speaker or model: spk2utt, enroll.spk2utt.
+    """Utterances grouped by speaker or model: a spk2utt or enroll.spk2utt.
 
     names: Tokens (g,); members: Tokens (n,); group: (n,) int64, non-decreasing; counts: (g,).
     """
@@ -311,17 +329,16 @@ class Groups:
 
 
 def add_by_group(sums, values, group):
-    """sums[g] += the values of group g; group (b,) must be non-decreasing."""
+    """Adds to sums[g] the values (b, ...) of group g, in place; group (b,) must be non-decreasing."""
     first = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
     sums[group[first]] += np.add.reduceat(values, first, axis=0, dtype=sums.dtype)
 
 
 def speaker_means(groups, reader, length_normalize=False):
-    """Mean embedding of each group, and the mean of all utterances.
+    """Computes the mean embedding of each group, (g, D) float32, and the mean of all utterances, (D,) float32.
 
-    groups: Groups; reader: EmbeddingReader.  length_normalize: scale each utterance to
-    length 1 first.  Returns (g, D) float32 and (D,) float32.
-    UserError that lists utterances without an embedding.
+    groups: Groups; reader: EmbeddingReader.  length_normalize: scales each utterance to
+    length 1 first.  UserError lists utterances without an embedding.
     """
     sums = np.zeros((len(groups.names), reader.dim))
     for block, group in groups.blocks(reader):

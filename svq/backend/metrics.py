@@ -1,8 +1,8 @@
 """Error rates and costs of verification scores.
 
-All take two 1-D arrays, the scores of target and of non-target trials, where a
-higher score speaks for the target; plus and minus infinity are scores like any
-other, NaN is an error.  All cost one sort, O(n log n).  A trial is accepted when
+All functions take two 1-D arrays, the scores of target and of non-target trials; a
+higher score speaks for the target.  Plus and minus infinity are scores like any
+other, NaN is an error.  Each costs one sort, O(n log n).  A trial is accepted when
 its score is at or above the threshold.  Tied scores are never told apart: an
 operating point exists between distinct scores only.
 """
@@ -13,7 +13,7 @@ from svq.errors import UserError
 
 
 def checked(target, nontarget):
-    """Both classes as float64 1-D arrays; UserError where one is empty or holds NaN."""
+    """Gives the scores of both classes as float64 1-D arrays; UserError where one is empty or holds NaN."""
     out = []
     for name, values in (("target", target), ("non-target", nontarget)):
         values = np.asarray(values, dtype=np.float64).ravel()
@@ -26,9 +26,9 @@ def checked(target, nontarget):
 
 
 def tied_counts(target, nontarget):
-    """Distinct scores, rising, with the number of target and non-target trials at each.
+    """Counts the target and non-target trials at each distinct score.
 
-    Returns thresholds (k,) float64, targets (k,) int64, nontargets (k,) int64.
+    Gives the scores, rising, (k,) float64, targets (k,) int64, nontargets (k,) int64.
     """
     target, nontarget = checked(target, nontarget)
     scores = np.concatenate([target, nontarget])
@@ -42,10 +42,10 @@ def tied_counts(target, nontarget):
 
 
 def operating_points(target, nontarget):
-    """All distinct operating points, from accepting every trial to rejecting every trial.
+    """Finds all distinct operating points, from accepting every trial to rejecting every trial.
 
-    Returns thresholds (k+1,), p_miss (k+1,), p_fa (k+1,): with threshold i, p_miss
-    of the targets lie below it and p_fa of the non-targets at or above.  The last
+    Gives thresholds (k+1,), p_miss (k+1,), p_fa (k+1,): at threshold i, the share p_miss[i]
+    of the targets lies below it, and p_fa[i] of the non-targets at or above.  The last
     threshold, +inf, stands for "reject all" even where a score is +inf.
     """
     thresholds, targets, nontargets = tied_counts(target, nontarget)
@@ -54,14 +54,14 @@ def operating_points(target, nontarget):
 
 
 def error_rates(targets, nontargets):
-    """p_miss and p_fa (k+1,) from counts or weights (k,) at rising scores."""
+    """Computes p_miss and p_fa, (k+1,) each, from counts or weights (k,) of both classes at rising scores."""
     below_t = np.concatenate([[0], np.cumsum(targets)])
     below_n = np.concatenate([[0], np.cumsum(nontargets)])
     return below_t / below_t[-1], (below_n[-1] - below_n) / below_n[-1]
 
 
 def eer(target, nontarget):
-    """Equal error rate, a fraction in [0, 1].
+    """Computes the equal error rate of scores, a fraction in [0, 1].
 
     The ROC is the line through the distinct operating points (no convex hull is
     taken); the EER is where that line meets p_miss = p_fa, by linear interpolation
@@ -71,7 +71,7 @@ def eer(target, nontarget):
 
 
 def eer_of(p_miss, p_fa):
-    """EER of operating points in order of rising threshold (see `eer`)."""
+    """Computes the EER, in [0, 1], of operating points in order of rising threshold, as `eer` does of scores."""
     # The difference rises from -1 (accept all) to 1 (reject all).
     difference = p_miss - p_fa
     right = int(np.argmax(difference >= 0))
@@ -81,7 +81,7 @@ def eer_of(p_miss, p_fa):
 
 
 def eer_threshold(target, nontarget):
-    """The score at which p_miss and p_fa cross: lowest threshold with p_miss >= p_fa."""
+    """Finds the score at which p_miss and p_fa cross: the lowest threshold with p_miss >= p_fa."""
     thresholds, p_miss, p_fa = operating_points(target, nontarget)
     return float(thresholds[np.argmax(p_miss >= p_fa)])
 
@@ -92,24 +92,25 @@ def _check_prior(p_target):
 
 
 def min_dcf(target, nontarget, p_target, c_miss=1.0, c_fa=1.0):
-    """Least normalised detection cost over all thresholds (NIST SRE evaluation plans).
+    """Computes the least normalised detection cost over all thresholds (NIST SRE evaluation plans), at most 1.
 
-    C(t) = c_miss p_target p_miss(t) + c_fa (1 - p_target) p_fa(t), divided by the
-    cost of the better blind decision, min(c_miss p_target, c_fa (1 - p_target)): so at most 1.
+    C(t) = c_miss p_target p_miss(t) + c_fa (1 - p_target) p_fa(t) is divided by the cost of
+    the better blind decision, min(c_miss p_target, c_fa (1 - p_target)).
     """
     _check_prior(p_target)
     return min_dcf_of(*operating_points(target, nontarget)[1:], p_target, c_miss, c_fa)
 
 
 def min_dcf_of(p_miss, p_fa, p_target, c_miss=1.0, c_fa=1.0):
-    """`min_dcf` of operating points."""
+    """Computes the least normalised detection cost of operating points, (k,) each, as `min_dcf` does of scores."""
     cost = c_miss * p_target * p_miss + c_fa * (1 - p_target) * p_fa
     return float(cost.min() / min(c_miss * p_target, c_fa * (1 - p_target)))
 
 
 def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
-    """The log-likelihood ratio (natural log) from which on accepting costs less than rejecting:
-    log(c_fa (1 - p_target) / (c_miss p_target)).  UserError for a prior or a cost out of range."""
+    """Gives Bayes' threshold: the log-likelihood ratio (natural log) from which on accepting costs less than rejecting.
+
+    It is log(c_fa (1 - p_target) / (c_miss p_target)).  UserError for a prior or a cost out of range."""
     _check_prior(p_target)
     if not (0 < c_miss < np.inf and 0 < c_fa < np.inf):
         raise UserError(f"costs of a miss and a false alarm are {c_miss} and {c_fa}; both must be above 0")
@@ -117,8 +118,9 @@ def bayes_threshold(p_target, c_miss=1.0, c_fa=1.0):
 
 
 def act_dcf(llr_target, llr_nontarget, p_target, c_miss=1.0, c_fa=1.0):
-    """Normalised detection cost when log-likelihood ratios (natural log) are thresholded
-    at Bayes' threshold log(c_fa (1 - p_target) / (c_miss p_target))."""
+    """Computes the normalised detection cost of log-likelihood ratios (natural log) at Bayes' threshold.
+
+    See `bayes_threshold` and, for the normalisation, `min_dcf`."""
     threshold = bayes_threshold(p_target, c_miss, c_fa)
     target, nontarget = checked(llr_target, llr_nontarget)
     miss, false_alarm = c_miss * p_target, c_fa * (1 - p_target)
@@ -127,11 +129,11 @@ def act_dcf(llr_target, llr_nontarget, p_target, c_miss=1.0, c_fa=1.0):
 
 
 def cllr(llr_target, llr_nontarget):
-    """Cost of log-likelihood ratios (natural log), in bits.
+    """Computes Cllr, the cost of log-likelihood ratios (natural log), in bits.
 
     Bruemmer and du Preez, "Application-independent evaluation of speaker detection",
-    Computer Speech and Language 20 (2006).  0 is perfect, 1 knows nothing; infinite
-    where a trial is given infinite odds for the wrong side.
+    Computer Speech and Language 20 (2006).  0 is perfect, and 1 is worth no more than
+    the prior.  It is infinite where a trial has infinite odds for the wrong side.
     """
     target, nontarget = checked(llr_target, llr_nontarget)
     cost = np.mean(np.logaddexp(0, -target)) + np.mean(np.logaddexp(0, nontarget))
@@ -139,15 +141,16 @@ def cllr(llr_target, llr_nontarget):
 
 
 def min_cllr(target, nontarget):
-    """Cllr after the best monotone mapping of the scores to log-likelihood ratios (PAV).
+    """Computes Cllr, in bits, after the best monotone mapping of the scores to log-likelihood ratios (PAV).
 
-    What a perfect calibration could reach; needs no calibrated scores (ibid., section 5).
+    A perfect calibration could reach it; the scores need not be calibrated (Bruemmer and
+    du Preez 2006, section 5).
     """
     return min_cllr_of(*tied_counts(target, nontarget)[1:])
 
 
 def min_cllr_of(targets, nontargets):
-    """`min_cllr` of counts or whole-number weights (k,) at rising scores."""
+    """Computes the least Cllr of counts or whole-number weights (k,) at rising scores, as `min_cllr` does of scores."""
     llr, targets, nontargets = pav_llr_of(targets, nontargets)
     miss, alarm = targets > 0, nontargets > 0
     cost_t = np.sum(targets[miss] * np.logaddexp(0, -llr[miss])) / targets.sum()
@@ -156,16 +159,16 @@ def min_cllr_of(targets, nontargets):
 
 
 def pav_llr(target, nontarget):
-    """Optimal monotone log-likelihood ratios by pool-adjacent-violators.
+    """Computes the optimal monotone log-likelihood ratios of scores by pool-adjacent-violators.
 
-    Returns llr (b,), targets (b,), nontargets (b,): one entry per pooled block of
+    Gives llr (b,), targets (b,), nontargets (b,): one entry per pooled block of
     neighbouring scores, rising.
     """
     return pav_llr_of(*tied_counts(target, nontarget)[1:])
 
 
 def pav_llr_of(targets, nontargets):
-    """`pav_llr` of counts or whole-number weights (k,) at rising scores; where both are 0 there is no score."""
+    """Computes `pav_llr` from counts or whole-number weights (k,) at rising scores; entries of 0 and 0 are left out."""
     from scipy.optimize import isotonic_regression     # here: scoring starts without scipy
     sizes = targets + nontargets
     if not sizes.all():
@@ -181,9 +184,9 @@ def pav_llr_of(targets, nontargets):
 
 
 def det_curve(target, nontarget, corners_only=True):
-    """Points of the detection error trade-off curve, in order of rising threshold.
+    """Computes the points of the detection error trade-off curve, in order of rising threshold.
 
-    Returns p_fa (k,), p_miss (k,), thresholds (k,).  corners_only drops the points
+    Gives p_fa (k,), p_miss (k,), thresholds (k,).  corners_only drops the points
     inside horizontal and vertical runs: the drawn line stays the same, on linear and
     on probit axes, with a fraction of the points.
     """
@@ -197,8 +200,9 @@ def det_curve(target, nontarget, corners_only=True):
 
 
 def summary(target, nontarget, llr_target=None, llr_nontarget=None):
-    """The row of a results table: eer, mindcf01, mindcf05, min_cllr, and with
-    log-likelihood ratios actdcf01, actdcf05, cllr.  Floats by name."""
+    """Computes the row of a results table, floats by name: eer, mindcf01, mindcf05, min_cllr.
+
+    With log-likelihood ratios also actdcf01, actdcf05, cllr."""
     row = {"eer": eer(target, nontarget),
            "mindcf01": min_dcf(target, nontarget, 0.01),
            "mindcf05": min_dcf(target, nontarget, 0.05),

@@ -2,8 +2,8 @@
 
 Bruemmer and de Villiers, "The speaker partitioning problem" (Odyssey 2010), section 4;
 length normalisation: Garcia-Romero and Espy-Wilson (Interspeech 2011).  Training is
-exact EM on the means and scatters of the speakers, in float64; where they are few for
-the size of the embeddings, shrunk moments in its place (`from_few`).
+exact EM on the means and scatters of the speakers, in float64. Where speakers are few
+for the size of the embeddings, shrunk moments take the place of EM (`from_few`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from svq.files import require_file
 
 
 def oas_intensity(covariance, degrees):
-    """Estimate how far a sample covariance should go towards equal variances: 0 not at all, 1 all the way.
+    """Estimates how far a sample covariance should go towards equal variances: 0 not at all, 1 all the way.
 
-    covariance: (d, d), symmetric; degrees: its degrees of freedom. The fixed point of the oracle's iteration for
-    Gaussian vectors (Chen, Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE
-    Transactions on Signal Processing 2010, equation 23), which needs no more than the covariance itself.
+    covariance: (d, d), symmetric. degrees: its degrees of freedom. The estimate is the fixed point of the oracle's
+    iteration for Gaussian vectors, which needs no more than the covariance itself (Chen, Wiesel, Eldar and Hero,
+    "Shrinkage algorithms for MMSE covariance estimation", IEEE Transactions on Signal Processing 2010, equation 23).
     """
     dim, trace, square = len(covariance), np.trace(covariance), np.sum(covariance ** 2)
     spread = (degrees + 1 - 2 / dim) * (square - trace ** 2 / dim)
@@ -33,22 +33,24 @@ def oas_intensity(covariance, degrees):
 
 
 def shrink(covariance, intensity):
-    """Draw a covariance (d, d) towards the identity times its mean variance, by `intensity` from 0 to 1."""
+    """Draws a covariance (d, d) towards the identity times its mean variance, by `intensity` from 0 to 1."""
     dim = len(covariance)
     return (1 - intensity) * covariance + intensity * np.trace(covariance) / dim * np.eye(dim)
 
 
 FORMAT = "svq-plda-1"
-# EM from here on: so many speakers, and further utterances of them, for each value of an embedding. With fewer,
+# EM takes at least so many speakers, and further utterances of them, for each value of an embedding. With fewer,
 # simulated and real embeddings alike had a higher EER by EM than by shrunk moments, and often than by the cosine.
 PLENTY = 10
-# Of the squares of embeddings, what rounding leaves of the differences between copies.
+# Rounding leaves differences between copies: their squares are at most this share of the squares of embeddings.
 COPIES = 1e-10
 
 
 @dataclass
 class SpeakerStatistics:
-    """counts: (K,) utterances per speaker; means: (K, d); within: (d, d), the sum over all
+    """The moments of training embeddings by speaker.
+
+    counts: (K,) utterances per speaker; means: (K, d); within: (d, d), the sum over all
     utterances of the outer product of the deviation from the speaker's mean."""
 
     counts: np.ndarray
@@ -57,7 +59,7 @@ class SpeakerStatistics:
 
     @classmethod
     def collect(cls, blocks, speakers):
-        """From blocks of ((b, d) vectors, (b,) non-decreasing speaker numbers) covering all speakers."""
+        """Collects the moments of `speakers` speakers from blocks of ((b, d) vectors, (b,) non-decreasing numbers)."""
         sums = counts = scatter = None
         for x, group in blocks:
             x = np.asarray(x, dtype=np.float64)
@@ -81,11 +83,11 @@ class SpeakerStatistics:
         return self.total - len(self.counts)
 
     def few(self):
-        """Whether EM has too few speakers or utterances for vectors of so many values."""
+        """Says whether there are too few speakers or utterances for EM on vectors of so many values."""
         return min(len(self.counts) - 1, self.degrees) < PLENTY * self.means.shape[1]
 
     def check(self):
-        """UserError where no PLDA can be trained, however regularised."""
+        """Raises UserError where no PLDA can be trained, however regularised."""
         if self.degrees < 1 or len(self.counts) < 2:
             raise UserError("PLDA needs at least 2 speakers, and speakers with more than one utterance: "
                             f"{len(self.counts)} speakers with {self.total} utterances given")
@@ -96,14 +98,17 @@ class SpeakerStatistics:
 
 
 def eigen_floor(matrix, floor):
-    """Eigenvalues, none below floor x their mean, and eigenvectors (columns) of a symmetric matrix."""
+    """Computes eigenvalues, raised to floor x their mean at least, and eigenvectors (columns) of a symmetric matrix."""
     values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
     least = floor * max(values.mean(), np.finfo(np.float64).tiny)
     return np.maximum(values, least), vectors
 
 
 def joint_diagonalize(between, within, floor):
-    """transform (d, d) and psi (d,), falling, with T W T' = I and T B T' = diag(psi), psi >= 0."""
+    """Finds a transform T (d, d) and psi (d,), falling, psi >= 0, with T W T' = I and T B T' = diag(psi).
+
+    B, W: `between` and `within`, (d, d). floor: least eigenvalue of `within`, relative to the mean one.
+    """
     values, vectors = eigen_floor(within, floor)
     whiten = vectors.T / np.sqrt(values)[:, None]
     psi, rotation = np.linalg.eigh(whiten @ between @ whiten.T)
@@ -111,9 +116,9 @@ def joint_diagonalize(between, within, floor):
 
 
 def lda(statistics, dim, floor=1e-6):
-    """Linear discriminant analysis: (D, dim) projection, within-class covariance made white.
+    """Computes the projection (D, dim) of linear discriminant analysis; it makes the within-speaker covariance white.
 
-    The directions of largest between- over within-speaker variance; floor: least
+    It keeps the directions of largest between- over within-speaker variance. floor: least
     eigenvalue of the within-speaker covariance, relative to the mean one.
     """
     mean = statistics.counts @ statistics.means / statistics.total
@@ -126,8 +131,8 @@ def lda(statistics, dim, floor=1e-6):
 class Plda:
     """A trained back end, from raw embeddings (D values) to log-likelihood ratios.
 
-    centre (D,), lda (D, d): raw embedding to `process`ed vector of length sqrt(d);
-    mean (d,), transform (d, d), psi (d,): the model, within-speaker covariance I and
+    centre (D,), lda (D, d): turn a raw embedding into a `process`ed vector of length sqrt(d).
+    mean (d,), transform (d, d), psi (d,): the model, with within-speaker covariance I and
     between-speaker covariance diag(psi) after the transform.  All float64.
     """
 
@@ -136,25 +141,25 @@ class Plda:
             np.asarray(a, dtype=np.float64) for a in (centre, lda, mean, transform, psi))
 
     def process(self, x, ids=None, source="embeddings"):
-        """(N, D) raw embeddings to (N, d): centred, LDA, length sqrt(d)."""
+        """Processes raw embeddings (N, D) into (N, d): subtracts the centre, applies LDA, scales to length sqrt(d)."""
         if x.shape[1] != len(self.centre):
             raise UserError(f"{source}: embeddings of {x.shape[1]} values for a PLDA of {len(self.centre)}")
         return self.unit((x.astype(np.float64) - self.centre) @ self.lda, ids, source)
 
     def unit(self, x, ids=None, source="embeddings"):
-        """Rows scaled to length sqrt(d)."""
+        """Scales the rows of (N, d) to length sqrt(d)."""
         return unit_length(x, ids, source) * np.sqrt(x.shape[1])
 
     def project(self, x):
-        """(N, d) processed vectors into the space where both covariances are diagonal."""
+        """Maps processed vectors (N, d) into the space where both covariances are diagonal."""
         return (x - self.mean) @ self.transform.T
 
     def enroll_side(self, x, counts=1):
-        """(N, 2d + 1) rows whose dot product with `test_side` rows is the log-likelihood ratio.
+        """Gives rows (N, 2d + 1) whose dot product with rows of `test_side` is the log-likelihood ratio.
 
         x: (N, d) processed vectors, each the average of `counts` ((N,) or 1) utterances.
-        log p(t | e) - log p(t): with m the posterior mean of the speaker and v the
-        predictive variance, per dimension; the squares are written out so that the
+        The ratio is log p(t | e) - log p(t), from the posterior mean of the speaker and
+        the predictive variance, per dimension. The squares are written out so that the
         terms of t, t^2 and 1 stand apart.
         """
         e = self.project(x)
@@ -165,22 +170,22 @@ class Plda:
         return np.concatenate([gain * e / variance, 0.5 / (1 + self.psi) - 0.5 / variance, constant[:, None]], axis=1)
 
     def test_side(self, x):
-        """(N, 2d + 1) rows of processed test vectors; see `enroll_side`."""
+        """Gives the rows (N, 2d + 1) of processed test vectors (N, d); see `enroll_side`."""
         t = self.project(x)
         return np.concatenate([t, t * t, np.ones((len(t), 1))], axis=1)
 
     def save(self, path):
-        """Write as safetensors, atomically."""
+        """Writes the model as safetensors to `path`, atomically."""
         from safetensors.numpy import save_file
         arrays = {name: np.ascontiguousarray(getattr(self, name))
                   for name in ("centre", "lda", "mean", "transform", "psi")}
         with atomic_path(path) as temporary:
-            # One metadata key: the order of several is not defined, and bytes must repeat.
+            # Only one metadata key: the order of several is not defined, and every run must give the same bytes.
             save_file(arrays, temporary, metadata={"svq": json.dumps({"format": FORMAT})})
 
     @classmethod
     def load(cls, path):
-        """UserError where the file is no PLDA model."""
+        """Reads a model from safetensors file `path`. UserError where it is missing or no PLDA model."""
         from safetensors import SafetensorError, safe_open
         try:
             with safe_open(str(require_file(path)), framework="numpy") as stream:
@@ -206,26 +211,26 @@ class Plda:
 
 
 class TwoCovariance:
-    """The generative model and its EM.  mean (d,), between (d, d), within (d, d)."""
+    """The generative model and its EM.  mean (d,); between, within: covariances (d, d)."""
 
     def __init__(self, mean, between, within, floor=1e-6):
         self.mean, self.between, self.within, self.floor = mean, between, within, floor
 
     @classmethod
     def start(cls, statistics, floor=1e-6):
-        """From the moments: the pooled within-speaker covariance, and that of the speaker means."""
+        """Makes a model from the moments: the pooled within-speaker covariance, and that of the speaker means."""
         statistics.check()
         mean = statistics.counts @ statistics.means / statistics.total
         centred = statistics.means - mean
         return cls(mean, centred.T @ centred / len(centred), statistics.within / statistics.degrees, floor)
 
     def log_likelihood(self, statistics):
-        """Log-likelihood of all utterances, in nats."""
+        """Computes the log-likelihood of all utterances, in nats."""
         return self._expect(statistics)[0]
 
     def _expect(self, statistics):
-        """Log-likelihood; posterior means (K, d) of the speakers; transform and its
-        inverse; posterior variances (K, d) in the transformed space."""
+        """Computes the E step: log-likelihood, posterior means (K, d) of the speakers, the inverse of the transform,
+        and posterior variances (K, d) in the transformed space."""
         n = statistics.counts[:, None].astype(np.float64)
         transform, psi = joint_diagonalize(self.between, self.within, self.floor)
         inverse = np.linalg.inv(transform)
@@ -241,7 +246,7 @@ class TwoCovariance:
         return likelihood, speakers, inverse, variance
 
     def step(self, statistics):
-        """One EM iteration in place.  Returns the log-likelihood before it."""
+        """Makes one EM iteration in place, and gives the log-likelihood before it, in nats."""
         likelihood, speakers, inverse, variance = self._expect(statistics)
         n = statistics.counts[:, None].astype(np.float64)
         total = statistics.total
@@ -254,9 +259,10 @@ class TwoCovariance:
 
 
 def dimensions(statistics, lda_dim, report):
-    """How many dimensions LDA keeps; `report` gets a line where they are not `lda_dim`.
+    """Gives the number of dimensions that LDA keeps; `report` is called with a line where it is not `lda_dim`.
 
-    K speakers tell K - 1 directions apart. Where more are asked for, the data do not say which, and all are kept.
+    K speakers tell K - 1 directions apart. Where more are asked for, the data do not tell which, and all are kept.
+    lda_dim: 0 keeps all. UserError for one dimension.
     """
     speakers, values = statistics.means.shape
     if min(values, lda_dim or values) < 2:
@@ -269,18 +275,18 @@ def dimensions(statistics, lda_dim, report):
 
 
 def from_few(raw, dim, floor=1e-6, report=lambda line: None):
-    """Make a Plda of fewer utterances than EM needs: it nears the cosine as they grow fewer.
+    """Makes a Plda of fewer utterances than EM needs; the fewer they are, the nearer it comes to the cosine.
 
-    raw: SpeakerStatistics of raw embeddings; dim: dimensions kept; floor: as in `train`. The covariances, within
-    speakers and of the speakers' means, are drawn towards equal variances by intensities that follow from the data
-    (`svq.backend.plda`), before and, the latter, after they have been made diagonal together. Raises UserError
-    where speakers differ no more than their utterances do.
+    raw: SpeakerStatistics of raw embeddings. dim: dimensions kept. floor, report: as in `train`. The covariances within
+    speakers and of the speakers' means are drawn towards equal variances, by intensities that follow from the data
+    (`oas_intensity`), and made diagonal together. The variances of the means are then drawn once more. UserError where
+    speakers differ no more than their utterances do.
     """
     means = raw.means - raw.means.mean(axis=0)
     within, spread = raw.within / raw.degrees, means.T @ means / (len(means) - 1)
-    # Embeddings of speech have heavier tails than Gaussians, for which the intensity is made. Its square root did
-    # better on real ones at nearly every size of the training set; on Gaussians it costs something only where a
-    # few directions have most of the variance within speakers.
+    # The intensity is derived for Gaussians, and embeddings of speech have heavier tails. Its square root did better
+    # on real ones at nearly every size of the training set. On Gaussians it costs something only where a few
+    # directions have most of the variance within speakers.
     in_speakers = oas_intensity(within, raw.degrees) ** 0.5
     of_means = oas_intensity(spread, len(means) - 1)
     transform, variances = joint_diagonalize(shrink(spread, of_means), shrink(within, in_speakers), floor)
@@ -301,15 +307,15 @@ def from_few(raw, dim, floor=1e-6, report=lambda line: None):
 
 
 def train(blocks, speakers, lda_dim=0, iterations=10, floor=1e-6, report=lambda line: None):
-    """Train a Plda.
+    """Trains a Plda on raw embeddings of D values.
 
     blocks: a function returning an iterator over ((b, D) raw embeddings, (b,) speaker
-    numbers, non-decreasing), called twice; speakers: how many.  lda_dim: dimensions kept;
-    0, or more than D or speakers - 1, keeps all D.  floor: least eigenvalue of the
+    numbers, non-decreasing), called twice.  speakers: their number.  lda_dim: dimensions
+    kept; 0, or more than D or speakers - 1, keeps all D.  floor: least eigenvalue of the
     within-speaker covariances relative to the mean one.  report: called with a line
     per iteration.  With fewer than PLENTY speakers, or further utterances of them, for
-    each of the D values there are no iterations: `from_few`.  Raises UserError where
-    the data cannot make a model: one speaker, one utterance of each, copies.
+    each of the D values, `from_few` takes the place of EM.  UserError where the data
+    cannot make a model: one speaker, one utterance of each, copies.
     """
     raw = SpeakerStatistics.collect(blocks(), speakers)
     raw.check()

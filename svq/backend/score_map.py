@@ -1,13 +1,13 @@
-"""Maps of one system's scores onto another's: what a low-bit system's score would have been in float.
+"""Maps one system's scores onto another's: a low-bit system's score onto the score it would have had in float.
 
-Quantization moves scores as a whole (a bias, another spread) and one by one. A map fitted on development trials, scored
-by both systems, takes off the first part; what is left is the error of single trials. Either map rises, so the order of
-the scores stays (an isotonic map has flat pieces, where scores become equal).
+Quantization moves scores as a whole (a bias, another spread) and one by one. A map, fitted on development trials that
+both systems scored, removes the first part; the error of single trials is left. Every map rises, so the order of the
+scores stays (an isotonic map has flat pieces, where scores become equal).
 
 A map is a call: map(scores) -> float64 array. It is fitted by least squares of the reference score given the low-bit
-one: of two systems that agree but for noise, the slope is below 1, and scores far from the mean come out nearer to it.
-A list has many times more non-target trials; `class_weights` lets targets count as much, so that neither side is drawn
-to the other more.
+one. So for two systems that agree but for noise, the slope is below 1, and scores far from the mean come out nearer to
+it. A list has many times more non-target trials; with `class_weights` targets count as much, so that neither side is
+drawn to the other more.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ LOGISTIC = "logistic"  # kind of a calibration of svq.backend.calibration
 
 
 class _OfScore:
-    """Whose score a map takes, as svq.backend.calibration.Calibration says it."""
+    """The fields that name the score that a map takes, as in svq.backend.calibration.Calibration."""
 
     def of(self, score, mean=None):
-        """This map, of the score of that name, taken after subtracting `mean` (as `mean_text` writes it)."""
+        """Gives this map as one of score `score`, taken after subtracting `mean` (as `mean_text` writes it)."""
         return replace(self, score=score, mean=mean)
 
     def mean_vector(self):
-        """(D,) float32, what is subtracted from embeddings; None where nothing is.
+        """Gives the mean embedding (D,) float32 that is subtracted from embeddings; None where nothing is.
 
         ValueError where that is not known or not readable."""
         return mean_of(self.mean)
 
     def as_dict(self) -> dict:
-        """What goes into a file: the kind and all that is known."""
+        """Gives the kind and the fields that are known, as they go into a file."""
         return {"kind": self.kind} | {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class AffineMap(_OfScore):
-    """slope x score + offset, the slope above 0. score, mean: of which score (see Calibration); None: not known."""
+    """The map slope x score + offset, with a slope above 0. score, mean: as in Calibration; None: not known."""
 
     slope: float
     offset: float
@@ -67,10 +67,10 @@ class AffineMap(_OfScore):
 
 @dataclass(frozen=True)
 class IsotonicMap(_OfScore):
-    """Straight lines between knots, constant beyond the first and the last.
+    """A map of straight lines between knots, constant beyond the first and the last.
 
-    x: (k,) scores, strictly rising; y: (k,) what they become, never falling; k at least 1, both kept as tuples.
-    score, mean: of which score (see Calibration); None: not known.
+    x: (k,) scores, strictly rising; y: (k,) the values that they become, never falling; k at least 1, both kept as
+    tuples. score, mean: as in Calibration; None: not known.
     """
 
     x: tuple[float, ...]
@@ -98,12 +98,12 @@ _KINDS = {cls.kind: cls for cls in (AffineMap, IsotonicMap)}
 
 
 def kind_of(score_map: ScoreMap) -> str:
-    """`affine`, `isotonic` or `logistic`."""
+    """Names the kind of a score map: `affine`, `isotonic` or `logistic` (a Calibration)."""
     return getattr(score_map, "kind", LOGISTIC)
 
 
 def class_weights(target, prior: float = 0.5) -> np.ndarray:
-    """(n,) weights of trials, target (n,) bool, in which the targets together have the share `prior`, and all 1.
+    """Gives weights (n,) of trials that sum to 1, the targets' to `prior`; target (n,) bool.
 
     UserError where a class is empty."""
     target = np.asarray(target, dtype=bool)
@@ -114,10 +114,10 @@ def class_weights(target, prior: float = 0.5) -> np.ndarray:
 
 
 def fit_affine(low, reference, weights=None) -> AffineMap:
-    """The AffineMap with the least mean square of reference - map(low).
+    """Fits the AffineMap with the least mean square of reference - map(low).
 
     low, reference: (n,) scores of the same trials by the two systems. weights: (n,) of the trials, above 0; None: all
-    the same. UserError where scores are not finite, the low ones all equal, or the two do not rise together.
+    the same. UserError where scores are not finite, the low ones are all equal, or the two do not rise together.
     """
     low, reference, weights = _paired(low, reference, weights)
     centre, level = np.average(low, weights=weights), np.average(reference, weights=weights)
@@ -132,10 +132,11 @@ def fit_affine(low, reference, weights=None) -> AffineMap:
 
 
 def fit_isotonic(low, reference, weights=None) -> IsotonicMap:
-    """The map that never falls with the least mean square of reference - map(low), by pool-adjacent-violators.
+    """Fits the IsotonicMap with the least mean square of reference - map(low), by pool-adjacent-violators.
 
-    Trials of equal `low` count as one with their mean. Inside a pool the map is flat; between the last score of one and
-    the first of the next it is a straight line. Arguments and errors: `fit_affine`.
+    Trials of equal `low` count as one with their mean. Inside a pool the map is flat; between the last score of a pool
+    and the first of the next it is a straight line. Arguments as in `fit_affine`. UserError where scores are not
+    finite.
     """
     from scipy.optimize import isotonic_regression  # here: most workers start without scipy
 
@@ -144,7 +145,7 @@ def fit_isotonic(low, reference, weights=None) -> IsotonicMap:
     mass = np.bincount(where, weights)
     y = isotonic_regression(np.bincount(where, weights * reference) / mass, weights=mass).x
     y = np.maximum.accumulate(y)  # rounding must not let it fall
-    # Ends of the pools say all: what is between two equal neighbours lies on their line.
+    # The ends of the pools are enough: a knot between two equal neighbours lies on their line.
     inner = np.zeros(len(x), dtype=bool)
     inner[1:-1] = (y[1:-1] == y[:-2]) & (y[1:-1] == y[2:])
     return IsotonicMap(x[~inner], y[~inner])
@@ -167,12 +168,15 @@ def _paired(low, reference, weights) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def save_map(score_map: ScoreMap, path) -> None:
-    """Writes JSON: `kind` and the numbers; a Calibration as it saves itself, for all that reads calibrations."""
+    """Writes a score map to JSON file `path`: `kind` and its fields; a Calibration as `Calibration.save` does."""
     write_json(path, score_map.as_dict())
 
 
 def load_map(path) -> ScoreMap:
-    """What `save_map` or `Calibration.save` wrote. UserError where the file is none of these."""
+    """Reads the score map that `save_map` or `Calibration.save` wrote.
+
+    UserError where the file is missing or neither.
+    """
     try:
         about = read_json(path)
     except FileNotFoundError:
@@ -184,7 +188,7 @@ def load_map(path) -> ScoreMap:
 
 
 def map_from_dict(about, path) -> ScoreMap:
-    """From what `as_dict` gave. path: the file that holds it, for the message of the UserError."""
+    """Makes a score map from what `as_dict` gave; UserError, which names file `path`, where it is not one."""
     if not isinstance(about, dict):
         raise UserError(f"{path}: not a score map: no mapping in it")
     about = dict(about)
@@ -196,7 +200,7 @@ def map_from_dict(about, path) -> ScoreMap:
     told = [value for name in ("slope", "offset") if name in about for value in [about[name]]]
     told += [value for name in ("x", "y") if isinstance(about.get(name), list) for value in about[name]]
     if not all(map(is_number, told)):
-        raise UserError(f"{path}: not a score map: what should be finite numbers is none")
+        raise UserError(f"{path}: not a score map: slope, offset, x and y must be finite numbers")
     try:
         out = _KINDS[kind](**about)
     except (TypeError, ValueError) as error:

@@ -1,8 +1,9 @@
-"""Trial lists and score files, read and written by whole arrays; and who is compared with whom.
+"""Reads and writes trial lists and score files, whole arrays at a time, and finds the speakers of trials.
 
 trials: `enroll test target|nontarget`, or another form of svq/data/trial_list.py.
 scores: `enroll test score`, in the order of the trial list.
-A side of a trial is an utterance, or on the enrolment side a model of several: enroll.spk2utt of the data directory.
+Each side of a trial is an utterance; the enrolment side may be a model of several, from enroll.spk2utt of the data
+directory.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _ROWS = 1 << 15
 
 @dataclass
 class Trials:
-    """enroll, test: Tokens (n,); target: (n,) bool, or None where the list has no labels."""
+    """A trial list. enroll, test: Tokens (n,); target: (n,) bool, or None where the list has no labels."""
 
     enroll: Tokens
     test: Tokens
@@ -40,7 +41,7 @@ class Trials:
 
 @dataclass
 class Scores:
-    """enroll, test: Tokens (n,); score: (n,) float64."""
+    """A score file. enroll, test: Tokens (n,); score: (n,) float64."""
 
     enroll: Tokens
     test: Tokens
@@ -52,23 +53,23 @@ class Scores:
 
 
 def read_trials(path, labels=True):
-    """Read a trial list in any of its forms (svq/data/trial_list.py).  labels: whether they must be there.
+    """Reads a trial list in any of its forms (svq/data/trial_list.py).  labels: whether there must be labels.
 
-    Raises UserError naming file and line for a malformed line, or for a list of two forms.
+    UserError, naming file and line, for a malformed line and for a list that two forms fit.
     """
     return Trials(*read_list(path, labels), str(path))
 
 
 def read_scores(path):
-    """Read a score file.  Raises UserError naming file and line for a malformed line or a NaN."""
+    """Reads a score file.  UserError, naming file and line, for a malformed line or a NaN."""
     enroll, test, text = read_columns(path, (3,))
     return Scores(enroll, test, parse_floats(text, path), str(path))
 
 
 def split(scores, trials):
-    """Scores of target trials and of non-target trials, each float64.
+    """Splits scores into those of target trials and of non-target trials, each float64.
 
-    Raises UserError where the score file's trials are not the trial list's, in its order.
+    UserError where the trials of the score file are not those of the trial list, in its order, or have no labels.
     """
     check_same_trials(scores, trials)
     if trials.target is None:
@@ -77,7 +78,7 @@ def split(scores, trials):
 
 
 def check_same_trials(scores, trials):
-    """UserError naming the first line at which a score file leaves its trial list."""
+    """Raises UserError, naming the first line that differs, where a score file's trials are not those of a list."""
     if len(scores) != len(trials):
         raise UserError(f"{scores.path}: {len(scores)} scores for the {len(trials)} trials of {trials.path}")
     wrong = ~(scores.enroll.equal(trials.enroll) & scores.test.equal(trials.test))
@@ -89,10 +90,10 @@ def check_same_trials(scores, trials):
 
 
 def write_scores(path, trials, score, decimals=DECIMALS):
-    """Write `enroll test score` for each trial, atomically.
+    """Writes `enroll test score` for each trial, atomically.
 
-    trials: Trials or Scores (n); score: (n,) finite floats, written with fixed decimals.
-    Raises UserError naming the trial of a score that is not finite.
+    trials: Trials or Scores (n); score: (n,) finite floats; decimals: digits written after the point.
+    UserError names the trial of a score that is not finite.
     """
     score = np.asarray(score, dtype=np.float64)
     if len(score) != len(trials):
@@ -108,13 +109,13 @@ def write_scores(path, trials, score, decimals=DECIMALS):
 
 
 def rounded(score, decimals=DECIMALS):
-    """What reading a written score gives: so that one process and two agree to the byte."""
+    """Rounds scores to the values that one reads after writing them, so that one process and two agree to the byte."""
     scaled = np.rint(np.asarray(score, dtype=np.float64) * 10.0 ** decimals)
     return scaled / 10.0 ** decimals + 0.0      # + 0.0: no negative zero
 
 
 def _lines(enroll, test, score, decimals):
-    """The bytes of a block of lines: columns side by side, the padding then dropped."""
+    """Makes the bytes of a block of lines: columns side by side, the padding then dropped."""
     text, text_length = format_fixed(score, decimals)
     columns, lengths = [], []
     for tokens in (enroll, test):
@@ -132,9 +133,9 @@ def _lines(enroll, test, score, decimals):
 
 
 def format_fixed(score, decimals):
-    """Fixed-point text of finite floats, each closed by a newline.
+    """Formats finite floats (n,) as fixed-point text, each closed by a newline.
 
-    Returns (n, width) uint8, left-aligned, and (n,) lengths.
+    Gives the text, (n, width) uint8, left-aligned, and its lengths (n,).
     """
     scaled = np.rint(np.abs(score) * 10.0 ** decimals)
     if scaled.size and scaled.max() >= 2.0 ** 53:
@@ -177,7 +178,10 @@ def _format_slowly(score, decimals):
 
 
 def parse_floats(tokens, path="scores"):
-    """(n,) float64 from words.  Equal to Python's float() of each; UserError at what is no number."""
+    """Parses words as numbers, (n,) float64, equal to Python's float() of each.
+
+    UserError, naming line and file `path`, for a word that is not a number.
+    """
     out = np.empty(len(tokens), dtype=np.float64)
     for first in range(0, len(tokens), _ROWS):
         part = tokens.take(slice(first, first + _ROWS))
@@ -186,7 +190,7 @@ def parse_floats(tokens, path="scores"):
 
 
 def _parse_block(tokens, path, first_line):
-    """Plain decimals of up to 15 digits exactly by integers; anything else by float()."""
+    """Parses plain decimals of up to 15 digits exactly, by integers, and anything else by float()."""
     width = min(int(tokens.length.max(initial=1)), 24)
     plain = tokens.length <= width
     text = gather(tokens, tokens.start, width)
@@ -202,7 +206,7 @@ def _parse_block(tokens, path, first_line):
         is_point = inside & (digit == -2)
         is_sign = negative if column == 0 else False
         plain &= is_digit | is_point | is_sign | ~inside
-        # Past 15 digits the row goes to float(): stop before int64 could wrap.
+        # Past 15 digits float() parses the word: stop before int64 could wrap.
         is_digit &= digits < 16
         number = np.where(is_digit, number * 10 + digit, number)
         digits += is_digit
@@ -224,9 +228,9 @@ def _slow_float(word, path, line):
 
 
 def models_of(enroll: Tokens, data_dir) -> tuple[Groups | None, np.ndarray]:
-    """The models of data_dir/enroll.spk2utt, and which of them each of `enroll` is: (n,) int64, -1 for an utterance.
+    """Reads the models of data_dir/enroll.spk2utt, and finds the model of each of `enroll`: (n,) int64, -1 for none.
 
-    None where there is no such file.
+    Gives (Groups, places); in place of Groups None where there is no such file.
     """
     path = Path(data_dir) / MODELS
     if not path.is_file():
@@ -236,9 +240,9 @@ def models_of(enroll: Tokens, data_dir) -> tuple[Groups | None, np.ndarray]:
 
 
 def trial_sides(trials: Trials, data_dir, index: IdIndex, what: str, path) -> tuple[np.ndarray, np.ndarray]:
-    """The utterance on either side of each trial, (n,) positions in `index`; of a model its first utterance.
+    """Finds the utterance on either side of each trial, a model's being its first: (n,) positions in `index`, twice.
 
-    UserError that lists the ids without `what` in the file `path`.
+    UserError lists the ids that have no `what` in the file `path`.
     """
     models, place = models_of(trials.enroll, data_dir)
     enroll = np.empty(len(trials), dtype=np.int64)
@@ -251,11 +255,11 @@ def trial_sides(trials: Trials, data_dir, index: IdIndex, what: str, path) -> tu
 
 
 def trial_speakers(trials: Trials, data_dir) -> tuple[np.ndarray, np.ndarray]:
-    """Speaker numbers of the enrolment and the test side, each (n,) int64.
+    """Finds the speakers of trials: numbers of the enrolment and of the test side, each (n,) int64.
 
     An id is an utterance of data_dir/utt2spk or, on the enrolment side, a model of
     data_dir/enroll.spk2utt, whose speaker is that of its first utterance.
-    Raises UserError for a missing utt2spk, and one that lists the ids it lacks.
+    UserError where utt2spk is missing, or lacks ids, which it lists.
     """
     path = Path(data_dir) / "utt2spk"
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""From a trial list and embeddings to scores, for every back end alike, normalised against a cohort where asked.
+"""Scores trial lists by embeddings, for every back end alike, and normalises scores against a cohort where asked.
 
 A back end turns embeddings into rows for the enrolment and the test side whose dot
 product is the score, so that trials and cohort scores are plain matrix products.
@@ -6,8 +6,8 @@ product is the score, so that trials and cohort scores are plain matrix products
 S-norm: Kenny, "Bayesian speaker verification with heavy-tailed priors" (Odyssey 2010).
 AS-norm: each side keeps the scores of its own N closest cohort speakers; Matejka et
 al., "Analysis of score normalization in multilingual speaker recognition" (Interspeech
-2017), there S-norm1 adaptive.  The standard deviation is the population's (divided by
-N, not N - 1), as in WeSpeaker.
+2017), who call it adaptive S-norm1.  The standard deviation is the population's (divided
+by N, not N - 1), as in WeSpeaker.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ import numpy as np
 from svq.backend.embeddings import add_by_group, unit_length
 from svq.errors import UserError
 
-# Fixed, whatever the number of threads: the same blocks give the same bits.
+# Sizes of blocks do not depend on the number of threads: the same blocks give the same bits.
 _ROWS = 256
 _READ = 1 << 13  # embeddings processed together
 _TRIALS = 1024
 
 
 def available_threads():
-    """Processors this process may run on."""
+    """Counts the processors that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_blocks(work, count, size, threads):
-    """work(first) for each block start.  BLAS, partition and gathers release the interpreter's lock."""
+    """Calls work(first) for the start of each block.  BLAS, partition and gathers release the interpreter's lock."""
     starts = range(0, count, size)
     if threads == 1:
         for first in starts:
@@ -45,9 +45,9 @@ def _in_blocks(work, count, size, threads):
 
 
 def pair_scores(enroll, test, enroll_row, test_row, threads=1):
-    """Dot products of enroll[enroll_row[i]] and test[test_row[i]]: (n,) float64.
+    """Computes the dot products of enroll[enroll_row[i]] and test[test_row[i]]: (n,) float64.
 
-    enroll: (E, F); test: (T, F), of one dtype; rows: (n,) ints.
+    enroll: (E, F); test: (T, F), of one dtype; enroll_row, test_row: (n,) ints.
     """
     out = np.empty(len(enroll_row))
 
@@ -60,11 +60,11 @@ def pair_scores(enroll, test, enroll_row, test_row, threads=1):
 
 
 def cohort_statistics(vectors, cohort, top_n=None, threads=1):
-    """Mean and population standard deviation of each vector's scores against the cohort.
+    """Computes mean and population standard deviation of each vector's scores against the cohort: two (N,) float64.
 
     vectors: (N, F); cohort: (C, F); the score is their dot product.  top_n: only the
-    highest top_n scores of each vector count; None or at least C: all of them.
-    Returns two (N,) float64.  Exact: the top scores are selected, not estimated.
+    highest top_n scores of each vector count; None, or C and more, takes all of them.
+    The result is exact: the top scores are selected, not estimated.
     Memory: one block of 256 x C scores per thread.
     UserError where a deviation is zero or fewer than two scores count.
     """
@@ -96,9 +96,9 @@ def cohort_statistics(vectors, cohort, top_n=None, threads=1):
 
 
 def normalize(score, enroll_row, test_row, enroll_statistics, test_statistics):
-    """Symmetric normalisation: the mean of the score standardised from either side.
+    """Normalises scores (n,) symmetrically: each becomes the mean of itself standardised from either side.
 
-    score: (n,); rows: (n,) into the statistics, pairs (mean, deviation) from cohort_statistics.
+    enroll_row, test_row: (n,) into the statistics, pairs (mean, deviation) from cohort_statistics.
     """
     enroll_mean, enroll_deviation = enroll_statistics
     test_mean, test_deviation = test_statistics
@@ -113,13 +113,13 @@ class Cosine:
         self.mean = mean
 
     def process(self, x, ids=None, source="embeddings"):
-        """(N, D) float32: centred, scaled to length 1."""
+        """Subtracts the mean from embeddings (N, D) and scales them to length 1, float32."""
         if self.mean is not None and len(self.mean) != x.shape[1]:
-            raise UserError(f"{source}: embeddings of {x.shape[1]} values, a mean of {len(self.mean)}")
+            raise UserError(f"{source}: embeddings of {x.shape[1]} values, but a mean embedding of {len(self.mean)}")
         return unit_length(x if self.mean is None else x - self.mean, ids, source)
 
     def models(self, average, counts):
-        """Averages of processed embeddings as enrolment vectors, each with its count."""
+        """Turns averages of processed embeddings (M, D) into enrolment vectors of length 1; each counts as one."""
         return unit_length(average.astype(np.float32)), np.ones(len(average))
 
     def enroll_side(self, x, counts=1):
@@ -130,8 +130,10 @@ class Cosine:
 
 
 class PldaScores:
-    """PLDA log-likelihood ratios.  by_the_book: a model of n utterances keeps its n in the
-    closed form; otherwise its average is scaled back to full length and counts as one."""
+    """PLDA log-likelihood ratios.
+
+    by_the_book: True keeps a model's number of utterances in the closed form; otherwise the
+    model's average is scaled back to full length and counts as one."""
 
     def __init__(self, plda, by_the_book=False):
         self.plda, self.by_the_book = plda, by_the_book
@@ -145,8 +147,10 @@ class PldaScores:
 
 @dataclass
 class Prepared:
-    """Rows of a trial list's two sides.  enroll, test: (E, F) and (T, F), the same array
-    where `shared`; enroll_row, test_row: (n,) into them."""
+    """Rows of a trial list's two sides.
+
+    enroll, test: (E, F) and (T, F); enroll_row, test_row: (n,) into them.  test_as_enroll:
+    the test side's embeddings as enrolment rows.  shared: it is the same array as enroll."""
 
     enroll: np.ndarray
     test: np.ndarray
@@ -157,7 +161,7 @@ class Prepared:
 
 
 def _used(rows, count):
-    """The distinct rows in rising order, and each row's place among them."""
+    """Gives the distinct rows in rising order, and each row's place among them."""
     mark = np.zeros(count, dtype=bool)
     mark[rows] = True
     place = np.cumsum(mark, dtype=np.int32) - 1
@@ -165,10 +169,10 @@ def _used(rows, count):
 
 
 def prepare(trials, reader, backend, groups=None):
-    """Read what the trials need, once each, and turn it into rows.
+    """Reads the embeddings that the trials need, each once, and turns them into rows: a Prepared.
 
     trials: scores.Trials; reader: EmbeddingReader; groups: Groups of enroll.spk2utt, or
-    None where the enrolment ids are utterances.  UserError that lists missing ids.
+    None where the enrolment ids are utterances.  UserError lists missing ids.
     """
     if groups is None:
         used, row = _used(np.concatenate(reader.rows(trials.enroll, trials.test)), len(reader))
@@ -188,7 +192,7 @@ def prepare(trials, reader, backend, groups=None):
 
 
 def _processed(reader, rows, backend):
-    """(n, F) processed embeddings of these rows, read a block at a time: of a million of them there is one copy."""
+    """Reads and processes the embeddings of these rows, (n, F), a block at a time, so that there is only one copy."""
     out = None
     for first in range(0, max(len(rows), 1), _READ):
         part = rows[first:first + _READ]
@@ -199,7 +203,7 @@ def _processed(reader, rows, backend):
 
 
 def _averages(groups, reader, backend):
-    """(g, F) float64 means of processed embeddings by model, and (g,) counts."""
+    """Computes the means of processed embeddings by model, (g, F) float64, and gives them with the counts (g,)."""
     sums = None
     for block, group in groups.blocks(reader):
         x = backend.process(block, source=reader.path)
@@ -210,12 +214,12 @@ def _averages(groups, reader, backend):
 
 
 def raw_scores(prepared, threads=1):
-    """(n,) float64, in the order of the trials."""
+    """Computes the scores of prepared trials, in their order: (n,) float64."""
     return pair_scores(prepared.enroll, prepared.test, prepared.enroll_row, prepared.test_row, threads)
 
 
 def normalized_scores(score, prepared, backend, cohort, top_n=None, threads=1):
-    """Scores after S-norm (top_n None) or AS-norm.
+    """Normalises the scores of prepared trials by S-norm (top_n None) or AS-norm: (n,) float64.
 
     score: (n,) raw scores; cohort: (C, D) raw embeddings of cohort speakers (their means).
     Only embeddings that occur in trials are compared with the cohort.

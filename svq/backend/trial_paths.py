@@ -1,8 +1,9 @@
 """Turns trial lists whose sides are paths of recordings, as VoxCeleb's are, into lists of a data directory's utterances.
 
-A side of a trial is an utterance, on the enrolment side also a model of enroll.spk2utt, or else a path: a word that holds
-a `/` or ends as audio files do. A path means the utterance whose file in wav.scp is that path or ends in it, folder by
-folder. Suffixes of audio do not count: a list says .wav where the files are .m4a. Exactly one utterance must fit.
+A side of a trial is an utterance, on the enrolment side also a model of enroll.spk2utt, or else a path. A path is a
+word that holds a `/` or ends as audio files do. It means the utterance whose file in wav.scp is that path or ends in
+it, folder by folder. Suffixes of audio do not count: a list may say .wav where the files are .m4a. Exactly one
+utterance must fit.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from svq.errors import UserError, located
 def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
     """Writes a list as `trials` (or `trials_<name>`) of a data directory, with its ids and `target|nontarget` labels.
 
-    Gives the numbers of target and non-target trials. UserError naming file and line for a side that is no utterance, a
-    path that fits none or several, and a label that the speakers contradict; and where all trials have one label.
+    Gives the numbers of target and non-target trials. UserError, naming file and line, for a side that is no utterance,
+    a path that fits none or several, and a label that contradicts the speakers; also where all trials have one label.
     """
     out = Path(data_dir) / (f"trials_{name}" if name else "trials")
     if not is_trials(out.name) or len(out.name.split()) != 1 or "/" in name:
@@ -56,7 +57,7 @@ def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
 
 
 def _ids(side: Tokens, is_id: np.ndarray, paths: Paths) -> tuple[Tokens, tuple[int, str] | None]:
-    """A side (n,) with utterances in place of paths, and the first row, from 0, that has neither, and why."""
+    """Puts utterances in place of the paths of one side (n,): (side, None), or (side, (first row that fails, why))."""
     rows = np.flatnonzero(~is_id)
     words, found = list(side) if len(rows) else [], {}
     for row in rows.tolist():
@@ -84,7 +85,7 @@ def _check_labels(trials: Trials, data_dir) -> None:
 class Paths:
     """The utterances of a data directory by the files that wav.scp names for them.
 
-    utterances: its ids, Tokens. wav.scp is read when the first path is asked for.
+    utterances: the directory's ids, Tokens. wav.scp is read when the first path is looked up.
     """
 
     def __init__(self, data_dir, utterances: Tokens):
@@ -93,7 +94,7 @@ class Paths:
         self._by_tail: dict[int, dict[tuple[str, ...], list[str]]] = {}
 
     def utterance(self, word: str) -> str:
-        """The utterance that a word of a list means as a path; UserError where it is no path, or means none or several."""
+        """Finds the utterance that `word` means as a path; UserError if it is no path, or fits none or several."""
         utt2spk = self.folder.path / "utt2spk"
         if "/" not in word and not word.lower().endswith(AUDIO_SUFFIXES):
             raise UserError(f"`{word}` is not in {utt2spk}")
@@ -109,7 +110,7 @@ class Paths:
         return found[0]
 
     def _tails(self, count: int) -> dict[tuple[str, ...], list[str]]:
-        """Of the last `count` parts of every path the utterances that have them, two at most."""
+        """Maps the last `count` parts of every path to the utterances that have them, two at most."""
         if self._files is None:
             self._files = [(utt, _parts(file)) for utt, value in self.folder.table("wav.scp").items()
                            if (file := _file_of(value))]
@@ -123,7 +124,10 @@ class Paths:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """Folders and name of a path, the name without a suffix of audio; of an absolute one first `/`, which ends no other."""
+    """Splits a path into folders and name, without a suffix of audio.
+
+    An absolute path begins with the part `/`, so that no other path ends in it.
+    """
     stem, suffix = posixpath.splitext(posixpath.normpath(path))
     path = stem if suffix.lower() in AUDIO_SUFFIXES else stem + suffix
     parts = tuple(path.strip("/").split("/"))
@@ -131,7 +135,7 @@ def _parts(path: str) -> tuple[str, ...]:
 
 
 def _file_of(value: str) -> str:
-    """The audio file that a value of wav.scp names, also within a command; empty: none, as in an archive."""
+    """Finds the audio file that a value of wav.scp names, also within a command; empty for none, as in an archive."""
     try:
         rx = parse(value)
         if rx.kind != "pipe":

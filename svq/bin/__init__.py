@@ -1,4 +1,5 @@
-"""Workers of the command line, one a verb: each parses its options, calls the library, and writes whole files or none.
+"""Workers of the command line, one for each verb: a worker parses its options, calls the library, and writes whole files
+or none.
 
-What two workers share belongs to a folder below; nothing but the command line imports from here.
+Code that two workers share belongs to a folder below; nothing but the command line imports from here.
 """

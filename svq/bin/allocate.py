@@ -1,8 +1,8 @@
 """Allocates bits to the layers of a float model: the least total sensitivity that fits a size.
 
-Reads the sensitivities that svq.bin.sensitivity wrote, and from the config how the weights will be quantized
-(`quant`) and to which size (`allocate`; the options here go before it). Writes the table of bits, which
-training takes as --bits, and with --frontier the best sensitivity at every size.
+Reads the sensitivities that svq.bin.sensitivity wrote. The config says how the weights will be quantized (`quant`)
+and to which size (`allocate`; options given here override it). Writes the table of bits, which training takes as
+--bits, and with --frontier a table of the least total sensitivity at each size.
 """
 
 from __future__ import annotations
@@ -49,19 +49,20 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
     arguments.add_argument("--sensitivity",
-                           help="table of its layers' average Hessian traces; default: MODEL/sensitivity.tsv")
+                           help="table of the average Hessian traces of its layers; default: MODEL/sensitivity.tsv")
     arguments.add_argument("--config", required=True, help="YAML of the training with these bits")
     arguments.add_argument("--out", required=True, help="table of bits to write")
     arguments.add_argument("--frontier", help="table of bytes, average bits and objective to write")
     arguments.add_argument("--frontier-points", type=int, default=100,
-                           help="sizes that --frontier tries; 0: no such table")
+                           help="how many sizes the table of --frontier has; 0: no such table")
     arguments.add_argument("--candidates", help="bits to choose from, e.g. 2,3,4")
     arguments.add_argument("--bytes", type=int, help="size of the packed file, at most")
-    arguments.add_argument("--megabytes", type=float, help="the same in 10^6 bytes")
+    arguments.add_argument("--megabytes", type=float, help="size of the packed file, at most, in 10^6 bytes")
     arguments.add_argument("--average-bits", type=float, help="bits per weight, at most")
     arguments.add_argument("--reserve", type=int, help="bytes kept free for the calibration in the packed file")
-    arguments.add_argument("--sections", type=int, help="cut layers sorted by trace into so many; 0: none")
-    arguments.add_argument("--ordered", type=boolean, help="true: a layer of a smaller trace never gets more bits")
+    arguments.add_argument("--sections", type=int,
+                           help="sort layers by trace and cut them into so many sections, each of one bit width; 0: none")
+    arguments.add_argument("--ordered", type=boolean, help="true: a layer never gets more bits than one with a larger trace")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. quant.retention=0.8")
     options = arguments.parse_args()
@@ -72,7 +73,7 @@ def parse_options():
 
 
 def allocate_config(config, options):
-    """`allocate` of the training's config, with what the command line says in its place."""
+    """Gives the AllocateConfig of the training's config, with the options of the command line in place of its values."""
     from svq.bits.allocation import AllocateConfig
     from svq.config import from_dict, to_dict
 
@@ -99,7 +100,7 @@ def warn_of_negative(problem, path) -> None:
 
 
 def rows_of(problem, choice) -> list:
-    """Rows of the table of bits: a LayerBits for every layer."""
+    """Makes the rows of the table of bits: a LayerBits for each layer."""
     from svq.bits.table import LayerBits
 
     columns = zip(problem.layers, problem.shapes, map(float, problem.traces), problem.bits(choice))
@@ -107,7 +108,8 @@ def rows_of(problem, choice) -> list:
 
 
 def describe(problem, choice) -> str:
-    """One line: bytes, average bits, objective, and the same of uniform bits of about that size."""
+    """Describes a choice in one line: bytes, average bits and total sensitivity, beside those of equal bits for all layers
+    at about that size."""
     from svq.bits.allocation import uniform_choice
 
     uniform = uniform_choice(problem, problem.size(choice))

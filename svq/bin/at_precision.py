@@ -1,10 +1,10 @@
-"""Makes a plain model of one precision of a nested one, for all that knows nothing of precisions.
+"""Takes one precision out of a nested model and writes it as an ordinary model, which every other tool can read.
 
-Of a model folder (--out: another folder): model.safetensors, config.yaml and, where the model has them,
-head.safetensors, speakers.txt and provenance.yaml (that of the nested one). It is a model of method kmqat at so many
-bits, with the batch norms of that precision.
-Of a packed .svq file (--out: another one): what svq.bin.pack makes of that folder, byte for byte; the calibration
-in it is that of the highest precision, and goes along with that alone.
+From a model folder it makes another folder, --out: model.safetensors, config.yaml and, where the nested model has them,
+head.safetensors, speakers.txt and provenance.yaml (a copy). The result is a model of method kmqat with --precision bits
+and the batch norms of that precision.
+From a packed .svq file it makes another .svq file, --out: byte for byte the one that svq.bin.pack makes from that folder.
+The calibration of a nested file belongs to its highest precision, so only that precision keeps it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from svq.errors import UserError
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of a nested model, or its packed .svq file")
-    arguments.add_argument("--precision", type=int, required=True, help="bits, one of the model's precisions")
+    arguments.add_argument("--precision", type=int, required=True, help="bits; one of the precisions of the model")
     arguments.add_argument("--out", required=True, help="folder, or .svq file, to write")
     options = arguments.parse_args()
     packed = options.model.endswith(".svq")
     if packed != options.out.endswith(".svq"):
-        raise UserError(f"{options.out}: a {'packed .svq file' if packed else 'folder'} is made of {options.model}; "
+        raise UserError(f"{options.out}: {options.model} gives a {'packed .svq file' if packed else 'folder'}; "
                         "name one as --out")
     if os.path.realpath(options.out) == os.path.realpath(options.model):
         raise UserError(f"{options.out}: is --model itself; name another place as --out")

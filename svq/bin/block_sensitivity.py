@@ -1,15 +1,16 @@
 """Measures what quantizing each block of a float model costs, by experiment and without training.
 
-One block (or layer) at a time is quantized, the others stay in float; the utterances of a development list are
-embedded anew and its trials scored (cosine). Writes to OUT:
+Quantizes one block (or layer) at a time and leaves the others in float, embeds the utterances of a development list
+anew, and scores its trials by the cosine. Writes to OUT:
 
-    blocks.tsv    for the float network, every block, and all of them: weights, bytes saved, EER and minDCF(0.01) with
-                  their differences to float and 95 % intervals over speakers, drift of the embeddings
-    blocks.md     the same to read; blocks.svg, the same to see
-    measured.yaml what was measured and how; svq.bin.select goes by it
-    embeddings/   of every network, so that a run that was killed goes on, and ends with the same bytes
+    blocks.tsv    a row for the float network, for each block, and for all blocks quantized at once: weights, bytes
+                  saved, EER and minDCF(0.01) with their differences to float and 95 % intervals over speakers, drift
+                  of the embeddings
+    blocks.md     the table to read, and blocks.svg, its plot
+    measured.yaml what was measured and how; svq.bin.select reads it
+    embeddings/   those of every network: a run that was killed goes on from them and ends with the same bytes
 
-`--set quant.bits=8` and the like change the config, which is that of svq.bin.quantize; a `ptq` part is followed, too.
+The config is that of svq.bin.quantize, its `ptq` part included; `--set quant.bits=8` and the like change it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def settings_of(options):
-    """What the command line and the config ask for, as BlockSensitivityConfig."""
+    """Gives the BlockSensitivityConfig that the command line and the config ask for; UserError where it cannot be."""
     from svq.bits.block_sensitivity import BlockSensitivityConfig
     from svq.config import from_dict, load_config, to_dict
     from svq.train.config import TrainConfig
@@ -78,7 +79,7 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of the float model")
     arguments.add_argument("--level", choices=BLOCK_LEVELS, default="block",
-                           help="what is quantized at a time; layer: every convolution and linear layer by itself")
+                           help="what is quantized at a time: a block, or a single layer (convolution or linear)")
     add_part_options(arguments)
     options = arguments.parse_args()
     check_part_options(arguments, options)

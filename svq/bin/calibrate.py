@@ -1,13 +1,14 @@
 """Calibrates scores to log-likelihood ratios (natural log): llr = slope x score + offset.
 
-Fits by prior-weighted logistic regression on the scores of a development list, writes
-slope and offset to CALIBRATION (JSON), and for every SCORE file x.score writes x.llr beside it.
+Fits slope and offset by prior-weighted logistic regression on the scores of a development list, and writes them to
+CALIBRATION (JSON). For each SCORE file x.score it writes x.llr beside it.
 
-A calibration is right for one score only. With --mean CALIBRATION says which: the name of the development
-score file (cosine_none, cosine_asnorm, plda_none, ...) and, for cosine scores, the mean embedding that was
-subtracted. svq.bin.verify, which scores by the cosine, needs both, and uses no calibration that lacks them.
+A calibration is right for one kind of score only. With --mean, CALIBRATION says for which: it holds the name of the
+development score file (cosine_none, cosine_asnorm, plda_none, ...) and, for cosine scores, the mean embedding that was
+subtracted. svq.bin.verify, which scores by the cosine, uses no calibration that lacks either of them.
 
-With --names the word NAME in the names of the files stands for each of them in turn: scores/dev/NAME.score and so on.
+With --names several scores are calibrated, one after another: each name replaces the word NAME in the names of the
+files, as in scores/dev/NAME.score.
 """
 
 import os
@@ -24,13 +25,14 @@ def main():
     options = parser(__doc__)
     options.add_argument("--prior", type=probability, default=0.5, help="weight of the target trials in the fit")
     options.add_argument("--penalty", type=float, default=1e-4,
-                         help="of half the squared slope per standard deviation: bounds the slope "
+                         help="weight, in the fit, of half the squared slope per standard deviation; it bounds the slope "
                               "where the development scores do not overlap")
     options.add_argument("--mean", metavar="FILE", help="the mean.vec that svq.bin.score --cohort subtracted before "
-                         f"cosine scores, kept in CALIBRATION; `{PLAIN}` where nothing was; not used for other scores")
-    options.add_argument("--names", nargs="+", metavar="NAME", default=[], help="what NAME in the names of files stands for in turn")
+                         f"the cosine, to keep in CALIBRATION; `{PLAIN}` where none was; not used for other scores")
+    options.add_argument("--names", nargs="+", metavar="NAME", default=[],
+                         help="words that replace NAME in the names of files, one after another")
     options.add_argument("dev_trials", help="development list with labels")
-    options.add_argument("dev_scores", help="its scores, of the same back end and normalisation")
+    options.add_argument("dev_scores", help="scores of that list, by the same back end and normalisation as SCORE")
     options.add_argument("calibration", help="JSON file to write")
     options.add_argument("scores", nargs="*", metavar="SCORE", help="score files to calibrate")
     options = options.parse_args()
@@ -46,13 +48,13 @@ def main():
 
 
 def named(path: str, name: str) -> str:
-    """The path with `name` in the place of NAME in its last part."""
+    """Replaces NAME by `name` in the last part of a path."""
     folder, last = os.path.split(path)
     return os.path.join(folder, last.replace("NAME", name))
 
 
 def calibrate(options, trials, dev_scores: str, path: str, *score_files: str) -> None:
-    """Fits on one file of development scores, keeps the calibration at `path`, and applies it to the score files."""
+    """Fits a calibration on one file of development scores, saves it to `path`, and applies it to the score files."""
     target, nontarget = split(read_scores(dev_scores), trials)
     calibration = fit(target, nontarget, options.prior, options.penalty,
                       lambda line: print(f"warning: {dev_scores}: {line}", file=sys.stderr))
@@ -65,7 +67,8 @@ def calibrate(options, trials, dev_scores: str, path: str, *score_files: str) ->
 
 
 def scored_as(dev_scores: str, mean: str | None):
-    """The name of the development scores, and the mean embedding behind them; None where it is not told."""
+    """Gives the name of the development scores (cosine_none, ...) and, for cosine scores, the mean embedding that was
+    subtracted, as text; None where --mean does not tell."""
     if mean is None:
         return None, None
     name = os.path.splitext(os.path.basename(dev_scores))[0]

@@ -1,23 +1,26 @@
-"""A cascade of systems: most trials are settled by the cheapest one, unsure ones go on to the next.
+"""Chooses, evaluates and runs a cascade of systems: the cheapest one settles most trials, unsure ones go to the next.
 
   python -m svq.bin.cascade choose --ladder exp/2-4-32.yaml --trials data/dev/trials --limit eer_loss=0.05 \
     --out exp/cascade
   python -m svq.bin.cascade evaluate --ladder exp/cascade/ladder.yaml --trials data/test/trials --out exp/cascade/report
   python -m svq.bin.cascade run --ladder exp/cascade/ladder.yaml --trials data/test/trials --out exp/cascade/run
 
-choose: fits the rungs' score maps on a development list, fixes the threshold, and chooses every rung's delta within the
-limits. Writes OUT/ladder.yaml and OUT/<rung>.map.json. Limits: flip_rate, harmful_rate (decisions other than the last
-rung's, those where it was right; shares of the trials), eer_loss (per cent, absolute), cost (bit-operations, streaming,
-share of the last rung's), escalation (share of trials that leave the first rung). Where errors are limited the cheapest
-setting is taken, else the one with the fewest flips; --goal says otherwise.
-evaluate: replays the cascade from score files, `scores` of each rung. Writes OUT/cascade.tsv, cascade.md, index.html
-and, for each list, cascade_<list>.{svg,tsv}: errors against escalation. --runs: folders of `run`, of the cascade and of
-its rungs alone, whose seconds are put into a table.
-run: computes the embeddings that are needed, when they are needed. Writes OUT/trials.tsv, OUT/embeddings.tsv (see
-svq.cascade.live_runs) and OUT/summary.json: costs counted from them, and seconds.
+choose: fits the score map of each rung on a development list, fixes the threshold, and chooses the delta of each rung
+within the limits. Writes OUT/ladder.yaml and OUT/<rung>.map.json. These limits exist:
+  flip_rate     decisions that differ from the last rung's, a share of the trials
+  harmful_rate  those of them where the last rung was right, a share of the trials
+  eer_loss      rise of the EER, per cent, absolute
+  cost          bit-operations where each trial brings a new test recording, a share of the last rung's
+  escalation    trials that leave the first rung, a share of the trials
+Where a limit is one of errors, the cheapest setting is taken, else the one with the fewest flips; --goal says otherwise.
+evaluate: replays the cascade from score files (`scores` of each rung in the ladder's file). Writes OUT/cascade.tsv,
+cascade.md, index.html and, for each list, cascade_<list>.{svg,tsv}: errors against escalation. --runs names folders
+that `run` wrote, for the cascade and for single rungs; their seconds go into a table.
+run: computes each embedding when a trial first needs it. Writes OUT/trials.tsv, OUT/embeddings.tsv (see
+svq.cascade.live_runs) and OUT/summary.json: the costs that they add up to, and the seconds.
 
-A trial list's data directory is the folder it lies in; its name is that of svq.bin.report. svq.cascade.ladder says what
-a ladder's file holds.
+The data directory of a trial list is the folder that it lies in; lists are named as in svq.bin.report.
+svq.cascade.ladder says what the file of a ladder holds.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ def evaluate(options) -> None:
 
     runs = read_runs(options.runs)
     lists, ladder = evaluate_lists(options.ladder, options.trials, options.bootstrap, options.seed, options.controls)
-    write_report(options.out, lists, ladder, runs)
+    write_report(options.out, lists, ladder, runs, options.title)
     for listed in lists:
         row = listed.rows[0]
         print(f"{listed.name}: EER {row.value('eer'):.2f} % ({row.gap[0]:+.2f}), {row.escalation[0]:.1f} % escalated, "
@@ -78,7 +81,7 @@ def run(options) -> None:
 
 
 def limit(text: str) -> tuple[str, float]:
-    """argparse type of NAME=NUMBER."""
+    """Reads NAME=NUMBER, a limit; argparse.ArgumentTypeError for other text and for numbers below 0."""
     name, equals, value = text.partition("=")
     try:
         most = number(value)
@@ -104,18 +107,19 @@ def parse_options():
     made["choose"].add_argument("--limit", type=limit, action="append", required=True, metavar="NAME=NUMBER",
                                 help="may be given several times")
     made["choose"].add_argument("--goal", choices=("cost", "flips"),
-                                help="what is made least within the limits; default: cost where errors are limited, "
+                                help="what to keep lowest within the limits; default: cost where errors are limited, "
                                      "else flips")
     made["evaluate"].add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: none")
-    made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of these and of the random control")
+    made["evaluate"].add_argument("--seed", type=int, default=0, help="seed of the resamplings and of the random controls")
     made["evaluate"].add_argument("--controls", type=int, default=20, help="random controls to average")
+    made["evaluate"].add_argument("--title", default="Multi-precision cascade", help="title of the page")
     made["evaluate"].add_argument("--runs", nargs="+", default=[], metavar="DIR",
-                                  help="what `run` wrote, to be compared")
+                                  help="folders that `run` wrote, to compare")
     made["run"].add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
                              help="what to read; auto: feats.scp where it is there and the model takes such features")
     made["run"].add_argument("--num-threads", type=int, default=1, help="CPU threads")
     add_device_option(made["run"])
-    made["run"].add_argument("--only", metavar="RUNG", help="this rung settles every trial: for comparison")
+    made["run"].add_argument("--only", metavar="RUNG", help="let this rung settle every trial, for comparison")
     options = arguments.parse_args()
     if options.verb == "run" and options.num_threads < 1:
         arguments.error("--num-threads must be at least 1")

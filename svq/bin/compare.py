@@ -1,8 +1,8 @@
-"""Differences of EER between systems, with 95 % intervals from the same resampled speakers for both.
+"""Compares the EERs of systems: prints their differences, with 95 % intervals from the same resampled speakers for both.
 
-Two systems scored on one list share its speakers, so their EERs rise and fall together: whether one is
-better shows in the interval of the difference, not in whether the intervals of the two overlap. A side of
-a comparison may be several systems, such as seeds of one: their EERs are averaged, replicate by replicate.
+Two systems scored on one list share its speakers, so their EERs rise and fall together. Whether one system is better
+shows in the interval of the difference, not in whether the two intervals overlap. A side of a comparison may be
+several systems, such as several seeds of one: their EERs are averaged within each resampling.
 
     python -m svq.bin.compare --trials data/test/trials --scores cosine_asnorm \\
         small_kmqat2:small_uniform2 small_mixed2,small_mixed2-s2:small_kmqat2,small_kmqat2-s2
@@ -28,7 +28,7 @@ def main() -> None:
     arguments.add_argument("--trials", type=Path, default=Path("data/test/trials"), help="trial list in its data directory")
     arguments.add_argument("--scores", default="cosine_asnorm", help="BACKEND_NORM of the score files")
     arguments.add_argument("--replicates", type=int, default=1000, help="resamplings of the speakers")
-    arguments.add_argument("--seed", type=int, default=0, help="seed of these")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of the resamplings")
     arguments.add_argument("--out", help="table to write as well (tab-separated)")
     options = arguments.parse_args()
     pairs = [sides(text) for text in options.pairs]
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def sides(text: str) -> tuple[list[str], list[str]]:
-    """'a,a2:b' -> (['a', 'a2'], ['b'])"""
+    """Splits a comparison into the systems of its two sides: 'a,a2:b' -> (['a', 'a2'], ['b']). UserError for other text."""
     first, colon, second = text.partition(":")
     if not (colon and all(first.split(",")) and all(second.split(","))):
         raise UserError(f"'{text}': write a comparison as SYSTEM:SYSTEM, with commas between several on a side")
@@ -52,7 +52,10 @@ def sides(text: str) -> tuple[list[str], list[str]]:
 
 
 def resampled_eers(systems, options) -> dict[str, np.ndarray]:
-    """Of each system (1 + replicates,) EERs in percent: of all trials, then of each resampling."""
+    """Gives each system's EERs in per cent, (1 + replicates,): first that of all trials, then one of each resampling.
+
+    UserError where a score file is missing.
+    """
     from svq.backend.bootstrap import EerInterval
     from svq.backend.metrics import eer
     from svq.backend.scores import read_scores, read_trials, split
@@ -71,7 +74,7 @@ def resampled_eers(systems, options) -> dict[str, np.ndarray]:
 
 
 def compared(first: list[str], second: list[str], eers: dict[str, np.ndarray]) -> str:
-    """One line of the table; `first_lower` is the share of resamplings in which the first side's EER is lower."""
+    """Writes one line of the table; `first_lower` is the share of resamplings in which the first side's EER is lower."""
     from svq.backend.bootstrap import interval
 
     a, b = (np.mean([eers[name] for name in side], axis=0) for side in (first, second))

@@ -1,4 +1,4 @@
-"""What steps/compress.sh does besides the steps that it shares with the recipes.
+"""Does the work of steps/compress.sh for which recipes have no step: checks, data directories, configs and the report.
 
 `python -m svq.bin.compress VERB --help` says what a verb takes.
 """
@@ -21,8 +21,8 @@ FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 def do_check(args) -> None:
     """Prints one line for steps/compress.sh: how to finetune (none, embedding, labels), the objective of the
-    sensitivities, where the classifier is from (own, fitted, none), whether the trials are of models, and whether each
-    channel has a codebook."""
+    sensitivities, where the classifier comes from (own, fitted, none), whether the trial list enrolls models of several
+    recordings, and whether each output channel has its own codebook."""
     from svq.compression.plan import finetuning, make_plan
     from svq.importing import Options
 
@@ -70,7 +70,7 @@ def do_tested(args) -> None:
 
 
 def do_speech(args) -> None:
-    """Makes a data directory to measure, calibrate and finetune on, or of a cohort, with all that the steps need."""
+    """Makes a data directory with all that the steps need: one to measure, calibrate and finetune on, or a cohort."""
     most = None if args.cohort else most_utterances(args.steps, args.epochs, args.batch_size)
     count = inputs.write_speech(args.data, args.out, most, args.speakers, not args.cohort)
     print(f"{args.out}: {count} utterances")
@@ -131,10 +131,10 @@ def build_parser():
         add("--data", required=True,
             help="Kaldi data directory to measure, calibrate and finetune on: wav.scp, utt2spk")
         add("--steps", type=int, default=Settings.steps,
-            help="steps of finetuning, about: whole epochs, as many as come nearest; of more recordings than these "
-                 "steps take, so many are used, spread over the list")
+            help="about how many steps to finetune: the nearest number of whole epochs; where --data has more recordings "
+                 "than these steps take, only as many are used, spread over the list")
         add("--epochs", type=int, default=0,
-            help="epochs of finetuning on all recordings, in place of --steps; 0: by --steps")
+            help="epochs of finetuning on all recordings, in place of --steps; 0: go by --steps")
         add("--batch-size", type=int, default=Settings.batch_size, help="crops in a step of the finetuning")
 
     def choices(add):
@@ -150,14 +150,14 @@ def build_parser():
         add("--method", choices=METHODS, default=Settings.method,
             help="quantizer; kmqat: k-means levels, integer: a grid with a zero point")
         add("--per-channel", choices=["auto", "true", "false"], default="auto",
-            help="a codebook for each output channel, or for each layer; auto: for each layer, of weights that are "
-                 "only rounded for each channel where that leaves room")
+            help="true: a codebook for each output channel; false: one for each layer; auto: one for each layer, but for "
+                 "each channel where weights are only rounded and the size leaves room")
         add("--candidates", default="",
-            help="bits to choose from, such as '2 3 4'; empty: 1 2 3 4 5 6 8, without 1 where weights are just rounded "
-                 "and for integer")
+            help="bits to choose from, such as '2 3 4'; empty: 1 2 3 4 5 6 8, but no 1 where weights are only rounded or "
+                 "the method is integer")
         add("--lr", type=float, default=Settings.lr, help="highest learning rate of the finetuning")
         add("--crop-seconds", type=float, default=Settings.crop_seconds,
-            help="length of the random crops, for sensitivities and finetuning")
+            help="length of the random crops that sensitivities and finetuning use")
         add("--margin", type=float, default=Settings.margin, help="margin of the classification loss")
         add("--seed", type=int, default=Settings.seed, help="seed of crops, probes, calibration and finetuning")
         add("--num-threads", type=int, default=Settings.num_threads, help="CPU threads of a job")
@@ -166,40 +166,42 @@ def build_parser():
     source(add)
     choices(add)
     add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
-    add("--num-mels", type=int, default=0, help="mel channels, where shapes leave them open and they are asked for")
+    add("--num-mels", type=int, default=0,
+        help="mel channels of the checkpoint; needed only where its tensors do not tell and an error asks for it")
     add("--trials", required=True, help="trial list: enroll test [target|nontarget]")
     add("--trials-data", default="", help="data directory of its recordings; empty: the folder of --trials")
     add("--cohort", default="",
-        help="data directory whose mean embedding is taken off before cosine, the cohort of --norm")
+        help="data directory whose mean embedding is subtracted before the cosine; also the cohort of --norm")
     add("--objective", choices=["auto", "labels", "embedding"], default="auto",
-        help="of the sensitivities: labels, or the distance to the float embeddings; auto: as finetuned")
+        help="loss that sensitivities are measured by: that of the labels, or the distance to the float embeddings; auto: "
+             "as the finetuning")
     add = verb(do_take, "copies a float model folder")
     add("--model", required=True)
     add("--out", required=True)
     add("--head", choices=["own", "fitted", "none"], default="none")
-    add = verb(do_tested, "the data directory of a trial list")
+    add = verb(do_tested, "makes the data directory of a trial list")
     add("--trials", required=True)
     add("--data", required=True)
     add("--out", required=True)
-    add = verb(do_speech, "a data directory with all that the steps need")
+    add = verb(do_speech, "makes a data directory with all that the steps need")
     amount(add)
     add("--out", required=True)
     add("--speakers", type=cli.boolean, default=True, help="false: each utterance has a speaker of its own")
     add("--cohort", type=cli.boolean, default=False, help="true: all utterances, without durations")
-    add = verb(do_settings, "the configs of the steps")
+    add = verb(do_settings, "writes the configs of the steps")
     choices(add)
     add("--out", required=True, help="folder of the compression")
-    add = verb(do_finish, "the packed file of the last step")
+    add = verb(do_finish, "copies the packed file of the last step")
     add("--step", required=True, help="folder of the last step")
     add("--out", required=True)
     add("--target-mb", required=True)
-    add = verb(do_report, "what each step did")
+    add = verb(do_report, "reports what each step did")
     source(add)
     add("--folder", required=True, help="folder of the compression")
-    add("--steps", required=True, help="names of the steps, those of their folders")
+    add("--steps", required=True, help="names of the steps, which are also the names of their folders")
     add("--trials", required=True)
     add("--data", required=True, help="data directory with the trials' utt2spk")
-    add("--speech", required=True, help="data directory that was calibrated and finetuned on, for the report to name")
+    add("--speech", required=True, help="data directory of the calibration and finetuning, which the report names")
     add("--norm", choices=["none", "snorm", "asnorm"], default="none",
         help="score normalization; the last two need a cohort")
     add("--target-mb", required=True)

@@ -12,6 +12,7 @@ from svq.data import fix, given, reshape, speed, trials, validate
 from svq.data.aside import set_aside
 from svq.data.audio import write_utt2dur
 from svq.data.datadir import DataDir, write_spk2utt
+from svq.data.shared import require_disjoint
 from svq.data.table import Table
 from svq.errors import UserError, some_of
 from svq.progress import progress
@@ -26,6 +27,8 @@ def do_validate(args) -> int:
         raise UserError(f"{args.data}: {problems.total} {noun}")
     folder = DataDir(args.data)
     print(f"{args.data}: sound; {len(folder.utt2spk)} utterances of {len(folder.speakers)} speakers")
+    if problems.uneven():
+        print(f"{args.data}: {problems.uneven()}", file=sys.stderr)
 
 
 def do_fix(args) -> None:
@@ -90,6 +93,9 @@ def do_make_trials(args) -> None:
                               args.once, args.max_tests)
     name = f"trials_{args.name}" if args.name else "trials"
     print(f"{os.path.join(args.data, name)}: {made[0]} target and {made[1]} non-target trials")
+    lonely = [] if args.once else trials.without_targets(args.data, args.enroll_utts)
+    if lonely:
+        print(f"{args.data}: no target trials of speakers with too few utterances: {some_of(lonely)}", file=sys.stderr)
 
 
 def do_take_trials(args) -> None:
@@ -108,9 +114,7 @@ def do_set_aside(args) -> None:
 
 
 def do_disjoint(args) -> None:
-    shared = reshape.speakers_shared(args.data)
-    if shared:
-        raise UserError(f"speakers in two directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}")
+    require_disjoint(args.data)
 
 
 def build_parser():
@@ -127,47 +131,52 @@ def build_parser():
 
     def audio_options(add, default):
         add("--check-audio", choices=validate.AUDIO_CHECKS, default=default,
-            help="open every recording, or decode it and find silence")
+            help="how to check recordings; header: open each, decode: also decode it and look for silence")
         add("--threads", type=int, default=4, help="recordings opened at once")
         add("--limit", type=int, default=20, help="lines shown")
 
     audio_options(verb(do_validate, "data", help="finds what is wrong; exit status 1 if anything is"), "header")
-    audio_options(verb(do_fix, "data", help="sorts, drops what does not agree; originals in .backup"), "none")
-    add = verb(do_split, "data", help="DATA/split<N>/1 ... for N jobs")
+    audio_options(verb(do_fix, "data", help="sorts the tables, drops lines that do not agree, keeps the originals in .backup"),
+                  "none")
+    add = verb(do_split, "data", help="splits a directory into DATA/split<N>/1 ... for N jobs")
     add("jobs", type=int)
     add("--per-utt", type=cli.boolean, default=False, help="split by utterance, not by speaker: DATA/split<N>utt")
-    add = verb(do_subset, "source", "dest", help="some utterances of a directory")
+    add = verb(do_subset, "source", "dest", help="makes a directory of some of the utterances of another")
     add("--count", type=int, help="how many utterances")
     ways = ["even", "first", "last", "shortest", "per-spk", "speakers"]
     add("--how", choices=ways, default="even", help="which ones; per-spk: COUNT of each speaker")
     add("--utt-list", help="file whose first column names the utterances")
     add("--spk-list", help="file whose first column names the speakers")
-    verb(do_combine, "dest", "sources+", help="the union of directories")
-    add = verb(do_perturb_speed, "factors", "source", "dest", help="copies at other speeds, as new speakers")
-    add("--keep-original", type=cli.boolean, default=False, help="the unchanged utterances, too")
-    verb(do_utt2dur, "data", "out", help="seconds of every utterance")
-    add = verb(do_merge, "out", "parts+", help="one sorted table from those that jobs wrote")
+    verb(do_combine, "dest", "sources+", help="makes one directory of several")
+    add = verb(do_perturb_speed, "factors", "source", "dest", help="makes copies at other speeds, as new speakers")
+    add("--keep-original", type=cli.boolean, default=False, help="keep the unchanged utterances, too")
+    verb(do_utt2dur, "data", "out", help="writes the seconds of every utterance")
+    add = verb(do_merge, "out", "parts+", help="makes one sorted table of those that jobs wrote")
     add("--like", help="table whose ids must be exactly those of the parts")
-    verb(do_spk2utt, "utt2spk", "out", help="spk2utt from utt2spk")
-    add = verb(do_make_trials, "data", help="all target pairs and a draw of non-target pairs")
+    verb(do_spk2utt, "utt2spk", "out", help="makes spk2utt from utt2spk")
+    add = verb(do_make_trials, "data", help="makes a trial list: all target pairs and a draw of non-target pairs")
     add("--name", default="", help="writes trials_NAME instead of trials")
     add("--num-nontarget", type=int, default=0, help="non-target pairs to draw; 0: all of them")
-    add("--or-fewer", type=cli.boolean, default=False, help="where there are fewer of these, all, and no error")
+    add("--or-fewer", type=cli.boolean, default=False,
+        help="true: where fewer pairs exist than --num-nontarget, take them all, without an error")
     add("--same-gender", type=cli.boolean, default=False, help="only pairs of speakers of one gender (spk2gender)")
-    add("--enroll-utts", type=int, default=0, help="utterances of a speaker that make its model; 0: one against one")
+    add("--enroll-utts", type=int, default=0,
+        help="utterances that enroll the model of a speaker; 0: no models, one utterance against another")
     add("--once", type=cli.boolean, default=False,
-        help="every utterance in no model is tested once, half of them against their own speaker's model")
-    add("--max-tests", type=int, default=0, help="with --once: so many utterances are drawn to be tested; 0: all")
+        help="test every utterance that is in no model once, half of them against the model of their own speaker")
+    add("--max-tests", type=int, default=0, help="with --once: how many utterances are drawn to be tested; 0: all")
     add("--seed", type=int, default=0, help="seed of the draw")
-    add = verb(do_take_trials, "list", "data", help="a trial list of any form, also of paths, as DATA/trials")
+    add = verb(do_take_trials, "list", "data", help="writes a trial list of any form, also one of paths, as DATA/trials")
     add("--name", default="", help="writes trials_NAME instead of trials")
-    add = verb(do_copy, "source", "dest", help="a directory made elsewhere, with whole paths, without features and trials")
-    add("--root", default=".", help="folder that relative paths of wav.scp begin at")
-    add = verb(do_set_aside, "source", "rest", "aside", help="a directory without some speakers, and one of these")
+    add = verb(do_copy, "source", "dest",
+               help="copies a directory made elsewhere, with absolute paths, but no features or trials")
+    add("--root", default=".", help="folder that relative paths in wav.scp start from")
+    add = verb(do_set_aside, "source", "rest", "aside",
+               help="draws speakers, and makes a directory without them and one of them")
     add("--speakers", type=int, required=True, help="speakers to draw")
-    add("--utts", type=int, default=0, help="utterances of each of them that are kept; 0: all")
+    add("--utts", type=int, default=0, help="utterances to keep of each drawn speaker; 0: all")
     add("--seed", type=int, default=0, help="seed of the draw")
-    verb(do_disjoint, "data+", help="exit status 1 if a speaker is in two of the directories")
+    verb(do_disjoint, "data+", help="checks that no speaker and no recording is in two of the directories; exit status 1 if one is")
     return parser
 
 

@@ -16,7 +16,11 @@ TABLES = (".csv", ".tsv")
 
 
 def find(options):
-    """(recordings, genders by speaker) of the corpus; says what is passed over."""
+    """Finds the recordings of the corpus and the genders of its speakers, where known; prints what it passes over.
+
+    Returns (recordings, {speaker id: gender}). UserError where the corpus is neither a folder nor a table, or an option
+    does not go with it.
+    """
     if os.path.isdir(options.corpus):
         if options.root:
             raise UserError("--root goes with a table; the paths of a tree are below its folder")
@@ -37,9 +41,19 @@ def find(options):
 
 
 def require_place(path) -> None:
-    """UserError where the folder holds something else than a data directory."""
+    """Refuses, by UserError, a folder that holds anything but a data directory."""
     if os.path.isdir(path) and os.listdir(path) and not os.path.exists(os.path.join(path, "utt2spk")):
         raise UserError(f"{path}: holds something else than a data directory; name another folder")
+
+
+def say_what_was_there(path, before, keep) -> None:
+    """Prints which files of an earlier data directory are kept, and which are gone with its recordings."""
+    gone = [name for name in before if not os.path.exists(os.path.join(path, name))]
+    if keep:
+        print(f"{path}: kept {some_of(keep)}; utils/validate_data_dir.sh says whether the recordings of now are in them",
+              file=sys.stderr)
+    if gone:
+        print(f"{path}: removed {some_of(gone)}, made of the recordings that were there", file=sys.stderr)
 
 
 def main() -> None:
@@ -47,10 +61,10 @@ def main() -> None:
     arguments.add_argument("corpus", help="folder of the tree, or the table")
     arguments.add_argument("data", help="data directory to write")
     arguments.add_argument("--speaker-level", type=int, default=0,
-                           help="which folder below the tree's is the speaker; 0: the first, unless names tell otherwise")
-    arguments.add_argument("--root", default="", help="folder that a table's relative paths begin at; empty: the table's own")
+                           help="level of the folders that are speakers, from 1; 0: the first, unless names tell otherwise")
+    arguments.add_argument("--root", default="", help="folder that relative paths in a table start from; empty: the table's own")
     arguments.add_argument("--check-audio", choices=validate.AUDIO_CHECKS, default="header",
-                           help="open every recording, which gives utt2dur, or decode it and find silence, too")
+                           help="how to check recordings; header: open each, which gives utt2dur; decode: also look for silence")
     arguments.add_argument("--threads", type=int, default=4, help="recordings opened at once")
     arguments.add_argument("--limit", type=int, default=20, help="unreadable recordings shown")
     options = arguments.parse_args()
@@ -63,10 +77,13 @@ def main() -> None:
     if options.check_audio != "none":
         seconds = tree.lengths([one for _, _, one in rows], options.check_audio == "decode", options.threads, options.limit,
                                lambda line: print(line, file=sys.stderr), lambda of: progress(of, len(rows), "opening"))
+    before = new_dir.derived(options.data)
+    keep = [name for name in before if name.startswith(("trials", "enroll.")) or (name == "spk2gender" and not genders)]
     speakers, utterances = new_dir.write_data_dir(
-        options.data, [(utt, speaker, one.path, length) for (utt, speaker, one), length in zip(rows, seconds)], genders)
+        options.data, [(utt, speaker, one.path, length) for (utt, speaker, one), length in zip(rows, seconds)], genders, keep=keep)
     hours = "" if options.check_audio == "none" else f", {sum(seconds) / 3600:.2f} h"
     print(f"{options.data}: {speakers} speakers, {utterances} utterances{hours}")
+    say_what_was_there(options.data, before, keep)
     if genders and not os.path.exists(os.path.join(options.data, "spk2gender")):
         print(f"{options.data}: no spk2gender, as {options.corpus} has no gender of some speakers", file=sys.stderr)
 

@@ -1,15 +1,16 @@
-"""Speaker embeddings of recordings, with any of the runtimes.
+"""Computes speaker embeddings of recordings, in any of the runtimes.
 
   python -m svq.bin.embed --out emb ann.wav bob.mp3                        # ids: ann, bob; the model that comes with svq
   python -m svq.bin.embed --model model.onnx --out emb.npz data/test/wav.scp
 
-INPUT: recordings, whose ids are their file names without folder and ending, or one list named *.scp (lines: id
-recording, the recording a file, archive:offset or, with SVQ_ALLOW_PIPES=true, `command |`), or a data directory with a
-wav.scp.
-Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), or, where OUT ends in .npz, NumPy arrays `ids` (N,) and
+INPUT is one of these:
+  recordings            their ids are the file names, without folder and ending
+  one list *.scp        lines "id recording": a file, archive:offset or, with SVQ_ALLOW_PIPES=true, `command |`
+  a data directory      its wav.scp is read
+Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted) or, where OUT ends in .npz, NumPy arrays `ids` (N,) and
 `embeddings` (N, D) float32; whole or not at all. A recording that cannot be read, is silent or has less
 than --min-seconds of sound is an error that names it, after all others have been tried.
-The embeddings are those of svq.bin.extract, except of recordings over --window-seconds: those are averages.
+The embeddings equal those of svq.bin.extract, but for recordings over --window-seconds: theirs are averages over windows.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def main() -> None:
 
 
 def recordings_of(inputs: list[str]) -> dict:
-    """Id -> file name, or `Rx` for a line of a list."""
+    """Maps ids to recordings: file names or, for the lines of a list, `Rx`. UserError where an id is missing or twice."""
     if len(inputs) == 1 and (os.path.isdir(inputs[0]) or inputs[0].endswith(".scp")):
         return recordings_in(inputs[0])
     recordings = {}
@@ -60,7 +61,7 @@ def recordings_of(inputs: list[str]) -> dict:
 
 
 def recordings_in(path: str) -> dict:
-    """Id -> `Rx` of a list or of a data directory's wav.scp."""
+    """Reads a list, or the wav.scp of a data directory: id -> `Rx`. UserError for a line that cannot be read."""
     from svq.data.datadir import DataDir
     from svq.data.rxfilename import parse, require_allowed
     from svq.data.table import Table
@@ -72,12 +73,12 @@ def recordings_in(path: str) -> dict:
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from None
     if len(recordings) < len(table):
-        raise UserError(f"{table.path}: an id stands there twice; every id must be another")
+        raise UserError(f"{table.path}: an id stands there twice; give every recording its own")
     return recordings
 
 
 def write(out: str, embeddings: dict) -> None:
-    """Embeddings by id, in their order, to OUT.ark and OUT.scp, or to OUT where that is an .npz."""
+    """Writes embeddings by id, in their order, to OUT.ark and OUT.scp, or to OUT where that is an .npz."""
     if not out.endswith(".npz"):
         from svq.data.features import write_ark
 
@@ -94,7 +95,7 @@ def write(out: str, embeddings: dict) -> None:
 def parse_options():
     arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     add_model_options(arguments)
-    arguments.add_argument("--out", required=True, help="the outputs' name without .ark and .scp, or NAME.npz")
+    arguments.add_argument("--out", required=True, help="name of the outputs without .ark and .scp, or NAME.npz")
     arguments.add_argument("input", nargs="+", metavar="INPUT", help="recordings, one list *.scp, or a data directory")
     options = arguments.parse_args()
     check_model_options(arguments, options)

@@ -1,17 +1,17 @@
-"""Keeps voices by name: makes one of recordings, lists and removes them.
+"""Keeps voices by name in a store: makes a voice from recordings, lists the voices, removes one.
 
   python -m svq.bin.enroll --model model.onnx --name ann --store voices.svs ann1.wav ann2.mp3
   python -m svq.bin.enroll --store voices.svs --list true
   python -m svq.bin.enroll --store voices.svs --remove ann
 
-MODEL is by default the one that comes with svq. STORE is one file, made where there is none. svq.bin.verify and
-svq.bin.identify compare recordings with its voices. It belongs to one network (a packed .svq and its float exports are
-one; an INT8 export is another) and to the mean embedding of its calibration; other models are refused. Give
---calibration and --mean here as you give them there.
+MODEL is by default the one that comes with svq. STORE is one file; the first voice makes it. svq.bin.verify and
+svq.bin.identify compare recordings with its voices. A store belongs to one network and to the mean embedding of its
+calibration, and refuses other models: a packed .svq and its float exports are the same network, an INT8 export is
+another. Give --calibration and --mean here as you give them there.
 
-A name may have blanks and any letters. A name that is taken is an error, unless --replace true says that the new voice
-is to take its place. Embeddings of several recordings are centred, scaled to length 1 and averaged, as in
-svq.bin.verify. The store is written whole or not at all; of two commands at once the second waits.
+A name may have blanks and any letters. A name that is taken is an error, unless --replace true lets the new voice take
+its place. Embeddings of several recordings are centred, scaled to length 1 and averaged, as in svq.bin.verify. The
+store is written whole or not at all; where two commands change it at once, the second waits.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def enroll(options) -> None:
-    """Puts a voice into the store; what would be refused then is refused before the model runs."""
+    """Puts a voice into the store; refuses a taken name or another model before it runs the network."""
     from svq.voices import Voices, checked_name
 
     name = checked_name(options.name)
@@ -49,7 +49,7 @@ def enroll(options) -> None:
 
 
 def show(options) -> None:
-    """What the store holds, a line for each voice or JSON."""
+    """Prints what the store holds: a line for each voice, or JSON."""
     from svq.voices import Voices
 
     voices = Voices.load(options.store)
@@ -76,7 +76,7 @@ def remove(options) -> None:
 
 
 def described(voice) -> str:
-    """What a voice was made of."""
+    """Says what a voice was made from: the number of recordings and, where known, the seconds of sound."""
     seconds = "" if voice.seconds is None else f", {voice.seconds:.1f} s of sound"
     return count(voice.recordings, "recording") + seconds
 
@@ -89,10 +89,10 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.usage = ("%(prog)s [--model MODEL] --store STORE --name NAME [options] RECORDING [RECORDING ...]\n"
                        "       %(prog)s --store STORE --list true | --remove NAME")
-    arguments.add_argument("--store", required=True, metavar="FILE", help="voices by name (.svs)")
-    arguments.add_argument("--name", help="of the voice")
+    arguments.add_argument("--store", required=True, metavar="FILE", help="store of voices by name (.svs)")
+    arguments.add_argument("--name", help="name of the voice")
     arguments.add_argument("--replace", type=boolean, default=False, metavar="true|false",
-                           help="put it in the place of a voice of that name")
+                           help="let it take the place of a voice of that name")
     arguments.add_argument("--list", type=boolean, default=False, metavar="true|false", help="print what is in the store")
     arguments.add_argument("--remove", metavar="NAME", help="take this voice out of the store")
     arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print the list as JSON")
@@ -105,7 +105,7 @@ def parse_options():
 
 
 def check(arguments, options) -> None:
-    """Exits with 2 and one line unless one thing is asked for, with all that it takes."""
+    """Exits with 2 and one line unless exactly one of enrolling, listing and removing is asked for, with all that it needs."""
     enrolling = bool(options.recordings) or options.name is not None
     if enrolling + options.list + (options.remove is not None) != 1:
         arguments.error("one of these: --name NAME with recordings, --list true, --remove NAME")
@@ -113,7 +113,7 @@ def check(arguments, options) -> None:
         if enrolling and not given:
             arguments.error(f"the following arguments are required: {name}")
     if options.replace and not enrolling:
-        arguments.error("--replace true is for a voice that is made of recordings")
+        arguments.error("--replace true is for a voice that is made from recordings")
     if enrolling:
         check_model_options(arguments, options)
 

@@ -1,17 +1,17 @@
-"""A model as ONNX or OpenVINO file, in float or INT8, that needs nothing beside it (an .xml its .bin).
+"""Exports a model to an ONNX or OpenVINO file, in float or INT8, that needs no other file (an .xml needs its .bin).
 
-What goes in is features (B, T, F) as the model's front end gives them, or with --front-end true waveforms (B, samples)
-in [-1, 1]; what comes out embeddings (B, D). Any batch and any duration, unless --seconds fixes that. A file that takes
-features also says, in its metadata, which front end they come from.
+The exported model takes features (B, T, F), as the model's front end gives them, or with --front-end true waveforms
+(B, samples) in [-1, 1]. It gives embeddings (B, D). It takes any batch and any duration, unless --seconds fixes the
+duration. The metadata of a file that takes features say which front end they must come from.
 
-An .onnx of a quantized network is compact: weights lie in it as packed codes, as in a .svq, tables of the front end as
-the numbers that they come from. A runtime makes tensors of them when it loads the file. --compact false stores
-all tensors as they are, and so does an .xml.
+An .onnx of a quantized network is compact: it holds the weights as packed codes, as a .svq does, and the tables of the
+front end as the numbers that they are computed from. A runtime makes tensors of both when it loads the file. With
+--compact false the file holds all tensors as they are, and so does an .xml.
 
---int8 true quantizes weights and activations of convolutions, linear layers and residual sums; how large activations
-get is seen in utterances of --range-data. Weights of codebooks (k-means and others) are put on the int8 grid that fits
-the codebook best. Layers that a quantized model has in float stay so, and recurrent layers. With --dynamic true as well
-only linear layers are quantized, and no utterances are needed.
+--int8 true quantizes weights and activations of convolutions, linear layers and residual sums; utterances of
+--range-data show how large the activations get. Weights with codebooks (k-means and others) are put on the int8 grid
+that fits the codebook best. Recurrent layers stay in float, and so do layers that the quantized model has in float.
+With --dynamic true as well, only linear layers are quantized, and no utterances are needed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main() -> None:
     if layers:
         graph = compact(graph, layers)
     write(graph, options.out)
-    load_embedder(options.out)  # what cannot be loaded is not left without a word
+    load_embedder(options.out)  # fails here, and not later at the user's, if the file cannot be loaded
     if options.summary:
         write_summary(options.summary, graph, options.out)
     print(f"{options.out}: {graph.metadata.precision}, weights {graph.metadata.weights}, takes {graph.metadata.input}, "
@@ -67,7 +67,10 @@ def main() -> None:
 
 
 def read_model(path: str, with_codes: bool):
-    """Network, config and, with codes, the quantized layers: all as a packed file has them. Else no layers."""
+    """Reads a model: its network, its config and a list of quantized layers.
+
+    with_codes: gives network and layers as a packed file holds them; else the list is empty.
+    """
     from svq.models import load_model
     from svq.pack.file import as_packed, load_with_codes
     from svq.quant.api import quantizers
@@ -79,7 +82,7 @@ def read_model(path: str, with_codes: bool):
 
 
 def quantized(graph, keep, options):
-    """`graph` in INT8; says how well codebooks fit."""
+    """Quantizes `graph` to INT8; prints how well codebooks fit the int8 grid."""
     from svq.deploy.export import export_int8
     from svq.deploy.int8 import Int8Config, calibration_inputs
 
@@ -100,7 +103,8 @@ def quantized(graph, keep, options):
 
 
 def for_sherpa_onnx(graph, path: str):
-    """`graph` as sherpa-onnx takes it; says what it computes otherwise, and which threshold belongs to its cosines."""
+    """Turns `graph` into one that sherpa-onnx takes; prints what sherpa-onnx computes differently, and the threshold for its
+    cosines where there is a calibration."""
     from svq.backend.calibration import Calibration
     from svq.deploy.sherpa import differences, for_sherpa, threshold_of
 
@@ -114,7 +118,7 @@ def for_sherpa_onnx(graph, path: str):
 
 
 def write_summary(path: str, graph, file: str) -> None:
-    """What svq.bin.report reads of a system: bits per weight, bytes of the file, learned numbers of its network."""
+    """Writes the JSON that svq.bin.report reads of a system: bits per weight, bytes of the file, number of parameters."""
     from svq.atomic import write_json
     from svq.deploy.runtimes import bytes_of
     from svq.quant.api import count_parameters, quantizable
@@ -134,35 +138,37 @@ def parse_options():
     arguments.add_argument("--front-end", type=boolean, default=False,
                            help="true: waveforms go in, the front end is part of the file")
     arguments.add_argument("--compact", type=boolean, default=True,
-                           help="of an .onnx: whether quantized weights lie in it as packed codes")
-    arguments.add_argument("--seconds", type=float, help="the only duration that it takes (None: any)")
+                           help="whether an .onnx holds quantized weights as packed codes")
+    arguments.add_argument("--seconds", type=float, help="the only duration that the file takes (None: any)")
     arguments.add_argument("--calibration",
                            help="JSON of svq.bin.calibrate to keep in the file (None: a .svq's own)")
     arguments.add_argument("--summary", metavar="FILE",
-                           help="JSON for a recipe's report to write too: bits, bytes, weights")
+                           help="also write this JSON for the report of a recipe: bits, bytes, weights")
     arguments.add_argument("--for", dest="target", choices=["svq", "sherpa-onnx"], default="svq",
-                           help="who reads it: svq and any ONNX Runtime or OpenVINO, or sherpa-onnx as well")
+                           help="who reads the file: svq and any ONNX Runtime or OpenVINO, or sherpa-onnx as well")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     int8 = arguments.add_argument_group("INT8")
     int8.add_argument("--int8", type=boolean,
-                      help="weights and activations (None: false, and then no other option of this group counts)")
-    int8.add_argument("--dynamic", type=boolean, default=False, help="linear layers only, whose ranges are taken as they come")
+                      help="quantize weights and activations (None: false, and no other option of this group may be given)")
+    int8.add_argument("--dynamic", type=boolean, default=False,
+                      help="quantize linear layers only; the runtime finds the range of each input when it computes")
     int8.add_argument("--range-data", metavar="DIR",
                       help="data directory whose utterances show how large activations get")
-    int8.add_argument("--num-utts", type=int, default=100, help="how many of them, drawn at random")
-    int8.add_argument("--range-seconds", type=float, default=3.0, help="how much of each; 0: all")
-    int8.add_argument("--input", choices=["auto", "wav", "feats"], default="auto", help="what to read there")
-    int8.add_argument("--seed", type=int, default=0, help="of the draw")
+    int8.add_argument("--num-utts", type=int, default=100, help="how many of its utterances to draw at random")
+    int8.add_argument("--range-seconds", type=float, default=3.0, help="seconds to read of each of them; 0: all")
+    int8.add_argument("--input", choices=["auto", "wav", "feats"], default="auto", help="what to read in --range-data")
+    int8.add_argument("--seed", type=int, default=0, help="seed of the draw")
     int8.add_argument("--range", choices=["minmax", "percentile", "entropy"], default="minmax",
-                      help="of activations, from what is seen; the last two take far longer")
-    int8.add_argument("--percentile", type=float, default=99.999, help="share of values, in per cent, inside the range")
+                      help="how the range of activations is found; the last two take far longer")
+    int8.add_argument("--percentile", type=float, default=99.999,
+                      help="share of values, in per cent, inside the range; with --range percentile")
     int8.add_argument("--activations", choices=["uint8", "int8"], default="uint8")
     int8.add_argument("--int8-weights", choices=["safe", "8bit"], default="safe",
-                      help="safe: of 7 bits, with which sums are right on any processor; 8bit: finer, but on x86 without "
+                      help="safe: 7 bits, with which sums are right on any processor; 8bit: finer, but on x86 without "
                            "VNNI sums saturate in a runtime that was not told to be precise")
     int8.add_argument("--sums", type=boolean, default=True, help="whether residual sums are INT8 too")
     int8.add_argument("--float-layers",
-                      help="layers, or modules with layers, that stay in float besides those the model has so; "
+                      help="layers, or modules with layers, that stay in float, besides those that are in float already; "
                            "names between commas")
     int8.add_argument("--bits", help="bits.tsv whose layers of 32 bits stay in float")
     options = arguments.parse_args()

@@ -1,14 +1,12 @@
-"""Speaker embeddings of one job's share of a Kaldi data directory.
+"""Computes the speaker embeddings of one job's share of a Kaldi data directory.
 
-Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), whole or not at
-all. The features are those of training: feats.scp, or the model's front end on
-wav.scp, less the utterance's mean where the model says so; a model exported with
-its front end inside takes the waveforms themselves. An utterance that
-cannot be read, is silent or shorter than one frame, or gives no finite embedding
-is an error that names it, after all others have been tried.
+Writes OUT.ark and OUT.scp (Kaldi float vectors, keys sorted), whole or not at all. The features are those of training:
+feats.scp, or the model's front end on wav.scp, less the mean of the utterance where the model says so. A model exported
+with its front end inside takes the waveforms themselves. An utterance that cannot be read, is silent or shorter than
+one frame, or gives no finite embedding is an error that names it, after all others have been tried.
 
-With --sets, does its share of several data directories with one start: DATA_DIR is then the folder that they lie in,
-and OUT the one that gets <set>/embedding.<job>.ark and .scp.
+With --sets, one call does its share of several data directories: DATA_DIR is then the folder that they lie in, and OUT
+the folder that gets <set>/embedding.<job>.ark and .scp.
 """
 
 from __future__ import annotations
@@ -38,7 +36,7 @@ def main() -> None:
 
 
 def places(options) -> list[tuple[str, str]]:
-    """(data directory, name of the outputs) of each set."""
+    """Lists (data directory, name of the outputs) for each set, or for the one data directory without --sets."""
     if not options.sets:
         return [(options.data_dir, options.out)]
     return [(os.path.join(options.data_dir, name), os.path.join(options.out, name, f"embedding.{options.job}"))
@@ -46,7 +44,7 @@ def places(options) -> list[tuple[str, str]]:
 
 
 def extract(run, utterances, data_dir: str, out: str) -> None:
-    """Writes the embeddings of one set that `run` computes; UserError naming the utterances that have none."""
+    """Computes the embeddings of one set by `run` and writes them; UserError names the utterances that have none."""
     from svq.data.features import write_ark
 
     found = dict(progress(run(utterances), len(utterances), "extract"))
@@ -60,7 +58,10 @@ def extract(run, utterances, data_dir: str, out: str) -> None:
 
 
 def torch_model(options):
-    """Config, whether it takes waveforms (it does not), and what gives embeddings: a folder or .svq, on any device."""
+    """Loads a model folder or .svq into torch, on any device.
+
+    Returns its config, whether it takes waveforms (it does not), and a function of Utterances that yields embeddings.
+    """
     from svq.data.extraction import embed
     from svq.models import load_model
     from svq.quant.api import freeze_
@@ -71,7 +72,10 @@ def torch_model(options):
 
 
 def exported_model(options):
-    """The same of a model in one of the runtimes."""
+    """Loads a model into one of the runtimes, ONNX Runtime or OpenVINO, on the CPU.
+
+    Returns its config, whether it takes waveforms, and a function of Utterances that yields embeddings.
+    """
     from svq.data.extraction import embed_exported
     from svq.deploy.runtimes import load_embedder
 
@@ -84,12 +88,12 @@ def parse_options():
     arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, a packed .svq file, or an exported .onnx or .xml")
-    arguments.add_argument("out", help="the outputs' name without .ark and .scp")
+    arguments.add_argument("out", help="name of the outputs without .ark and .scp")
     add_extraction_options(arguments)
     arguments.add_argument("--sets", default="", help="data directories under DATA_DIR, separated by commas; empty: one")
     arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
                            help="what runs the model (None: torch, onnxruntime for .onnx, openvino for .xml)")
-    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="seconds to read of each utterance; 0: all")
     options = arguments.parse_args()
     check_extraction_options(arguments, options)
     if options.max_seconds < 0:

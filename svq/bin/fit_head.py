@@ -1,8 +1,8 @@
 """Gives a network a classifier for the speakers of a data directory, without training.
 
 Each class weight is the mean direction of the embeddings of its speaker ("imprinting": Qi, Brown and Lowe, CVPR 2018).
-Finetuning (svq.bin.train --init) and sensitivities by labels (svq.bin.sensitivity) can then start from networks that
-were trained elsewhere. Writes MODEL/head.safetensors and MODEL/speakers.txt; those of other speakers are replaced.
+Networks that were trained elsewhere can then be finetuned (svq.bin.train --init) and measured with labels
+(svq.bin.sensitivity). Writes MODEL/head.safetensors and MODEL/speakers.txt, in place of those of any other speakers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="folder of a float network")
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
-    arguments.add_argument("--max-seconds", type=float, default=0.0, help="read so much of each utterance; 0: all")
+    arguments.add_argument("--max-seconds", type=float, default=0.0, help="seconds to read of each utterance; 0: all")
     add_network_options(arguments)
     arguments.set_defaults(num_threads=2)
     options = arguments.parse_args()

@@ -1,6 +1,6 @@
-"""Closed-set identification of the speakers of a data directory: top-1 and top-5 accuracy.
+"""Measures closed-set identification of the speakers of a data directory: top-1 and top-5 accuracy.
 
-Every speaker is enrolled with one segment and probed with several, from places drawn by --seed; scores are cosines.
+Each speaker is enrolled with one segment and probed with several, from places drawn by --seed; scores are cosines.
 Writes OUT.json (accuracies with 95 % intervals from resampled speakers, and what they were measured on) and OUT.tsv
 (a line for each probe). The model is a folder, a packed .svq, or an exported .onnx or .xml file.
 """
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def write(out: str, about: dict, lines: list[tuple]) -> None:
-    """<out>.tsv, then <out>.json, which says that both are there."""
+    """Writes <out>.tsv, then <out>.json: where the second is there, both are."""
     from svq.atomic import atomic_write, write_json
 
     with atomic_write(f"{out}.tsv") as file:
@@ -42,15 +42,16 @@ def parse_options():
     arguments = parser(__doc__, renamed={"--backend": "--runtime"})
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, .svq, .onnx or .xml")
-    arguments.add_argument("out", help="the outputs' name without .json and .tsv")
+    arguments.add_argument("out", help="name of the outputs without .json and .tsv")
     arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
-                           help="where the model runs; by default where such a file is at home")
-    arguments.add_argument("--seconds", type=float, default=3.0, help="length of a segment, less of shorter utterances")
-    arguments.add_argument("--shortest", type=float, default=1.0, help="speakers without segments so long are left out")
+                           help="what runs the model (None: torch, onnxruntime for .onnx, openvino for .xml)")
+    arguments.add_argument("--seconds", type=float, default=3.0, help="length of a segment; shorter utterances give less")
+    arguments.add_argument("--shortest", type=float, default=1.0,
+                           help="least length of a segment; speakers without such segments are left out")
     arguments.add_argument("--probes", type=int, default=5, help="probes of each speaker")
     arguments.add_argument("--other-utterance", type=boolean, default=True,
-                           help="probe with other utterances than the enrolled one where there are some")
-    arguments.add_argument("--seed", type=int, default=0, help="of utterances, places and resampling")
+                           help="probe with other utterances than the enrolled one where a speaker has some")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of utterances, places and resampling")
     arguments.add_argument("--replicates", type=int, default=1000, help="resamplings of the speakers")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     options = arguments.parse_args()

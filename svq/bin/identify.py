@@ -1,16 +1,16 @@
-"""Whose voice is it? Ranks the voices of a store for a recording, and names the best or nobody.
+"""Identifies the speaker of a recording: ranks the voices of a store, and names the best one or nobody.
 
   python -m svq.bin.identify --model model.onnx --store voices.svs who.wav
 
-STORE is what svq.bin.enroll makes, with the same model (by default the one that comes with svq) and calibration.
-Printed for the --top best names: the cosine score and the log-likelihood ratio that the recording is theirs; then the
-threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision: the best name where it is at or above the
-threshold, else `unknown`. Without a calibration the scores alone, and a decision only with --threshold.
+STORE is a file that svq.bin.enroll made, with the same model (by default the one that comes with svq) and calibration.
+Prints, for each of the --top best names, the cosine score and the log-likelihood ratio that the recording is theirs.
+Then prints the threshold (Bayes' for --p-target, --c-miss and --c-fa) and the decision: the best name if it is at or
+above the threshold, else `unknown`. Without a calibration it prints scores alone, and decides only with --threshold.
 
-Each name is compared with the threshold by itself, so with n voices a stranger has n chances to pass: --p-target is the
-probability beforehand that it is one certain name, at most 1/n.
+Each name is compared with the threshold by itself, so with n voices a stranger has n chances to pass. --p-target is the
+probability, before anything is heard, that the speaker is one certain name: at most 1/n.
 
-How often a network names the right speaker of a data directory is svq.bin.identification_accuracy's to say.
+svq.bin.identification_accuracy measures how often a network names the right speaker of a data directory.
 """
 
 from __future__ import annotations
@@ -41,7 +41,11 @@ def main() -> None:
 
 
 def identified(options, warn) -> dict:
-    """What is said of a recording. decision: `accept`, then `name` is the best one; `unknown`; or None."""
+    """Ranks the voices of the store for the recording and decides; gives all that `report` prints.
+
+    `decision` is `accept`, and `name` the best voice; or `unknown`; or None where there is nothing to decide by.
+    UserError for an empty store, or one of another model.
+    """
     start = time.perf_counter()
     from svq.hardware import peak_bytes
     from svq.voices import Voices
@@ -67,7 +71,7 @@ def identified(options, warn) -> dict:
 
 
 def report(options, found: dict) -> None:
-    """JSON, or a table of names and what is decided."""
+    """Prints the result: JSON, or a table of names and the decision."""
     if options.json:
         print(json.dumps(found, indent=1, sort_keys=True, allow_nan=False))
         return
@@ -88,7 +92,7 @@ def report(options, found: dict) -> None:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--store", metavar="FILE", help="voices that svq.bin.enroll has kept (.svs)")
-    arguments.add_argument("--top", type=int, default=10, help="how many names to print, the best")
+    arguments.add_argument("--top", type=int, default=10, help="how many of the best names to print")
     add_model_options(arguments)
     add_scoring_options(arguments)
     add_decision_options(arguments)

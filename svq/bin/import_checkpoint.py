@@ -1,8 +1,8 @@
-"""A published checkpoint of another toolkit as a model folder: OUT/model.safetensors and OUT/config.yaml.
+"""Imports a published checkpoint of another toolkit as a model folder: OUT/model.safetensors and OUT/config.yaml.
 
-Architecture and sizes are recognised from the tensors; the front end is the one that the toolkit trains with. Tensors
-of the training's classifier are left out and named; any other that does not fit is an error, and nothing is written.
-Only tensors are read from FILE (a state dict, .pt or .safetensors), never code.
+Recognises architecture and sizes from the tensors; the front end is the one that the toolkit trains with. Tensors of
+the classifier are left out and named. Any other tensor that does not fit is an error, and nothing is written.
+Reads only tensors from FILE (a state dict, .pt or .safetensors), never code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def parse_options() -> argparse.Namespace:
     arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
     arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")
     arguments.add_argument("--num-mels", type=int, default=0,
-                           help="mel channels, where shapes leave them open and you are asked; 0: as shapes have it")
+                           help="mel channels; needed only where the tensors do not tell and an error asks for them; 0: as "
+                                "the tensors tell")
     options = arguments.parse_args()
     if options.rate < 1 or options.num_mels < 0:
         arguments.error("--rate must be at least 1 and --num-mels must not be negative")

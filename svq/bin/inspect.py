@@ -1,7 +1,7 @@
 """Prints what a packed model holds: config, front end, calibration, layers, bits, bytes, codebooks, digest.
 
-The column entropy says how many bits a weight of a layer would take in an ideal code: what the
-Huffman codes of svq.bin.pack --entropy come near to. Of a nested file one precision is shown.
+The column `entropy` says how many bits a weight of the layer would take in an ideal code; the Huffman codes of
+svq.bin.pack --entropy come near to it. A nested file is shown at one precision.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from svq.errors import UserError
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("model", help="packed model, .svq")
-    arguments.add_argument("--precision", type=int, help="of a nested file (None: its highest)")
+    arguments.add_argument("--precision", type=int, help="the precision of a nested file to show (None: its highest)")
     options = arguments.parse_args()
     if not options.model.endswith(".svq"):
         raise UserError(f"{options.model}: not a packed file (.svq), as svq.bin.pack makes; give one")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def describe(layer) -> str:
-    """One line of the table, of a svq.pack.reading.UnpackedLayer."""
+    """Writes the line of the table for a svq.pack.reading.UnpackedLayer."""
     from svq.pack.format import packed_size
 
     row = layer.row
@@ -66,9 +66,10 @@ def describe(layer) -> str:
 
 
 def codebook(layer) -> str:
-    """The levels, the middle ones left out; of codebooks per channel how many, and the outermost levels.
+    """Describes the codebook of a layer.
 
-    Of an integer grid its scale and, affine, its zero point; of one per channel the smallest and the largest of each.
+    Shows the levels of one codebook, without the middle ones; for codebooks per channel their number and the outermost
+    levels; for an integer grid its scale and, if affine, its zero point, or the smallest and the largest over channels.
     """
     from svq.pack.format import AFFINE
 
@@ -84,13 +85,13 @@ def codebook(layer) -> str:
 
 
 def span(values, digits: str) -> str:
-    """The value, or the smallest and the largest of several."""
+    """Writes a tensor's value, or the smallest and the largest of several."""
     ends = (values.min(), values.max())
     return " to ".join(format(float(end), digits) for end in (ends if values.dim() else ends[:1]))
 
 
 def entropy(layer) -> float:
-    """Bits per weight of the layer's codes as independent draws."""
+    """Computes the entropy of a layer's codes in bits per weight, as if they were drawn independently."""
     import torch
 
     shares = torch.bincount(layer.codes.flatten()).double() / layer.codes.numel()

@@ -1,17 +1,18 @@
 """Measures what quantizing does to each part of a network, without training: weights, activations, embeddings, errors.
 
-Of a float model (--model with --config or --set), quantized here; or of a finetuned quantized one (--quantized), whose
-parts go back to the float weights that training kept behind the quantized ones. With --model beside --quantized,
-losses are counted from that float network. At the levels of --alone each part (stage, block or layer) is quantized by
-itself; at those of --kept each is left in float by itself while all others are quantized. Writes to OUT:
+Takes a float model (--model with --config or --set) and quantizes it, or takes a finetuned quantized model
+(--quantized), whose parts go back to the float weights that training kept behind the quantized ones. With --model
+beside --quantized, losses are counted from that float network. At each level of --alone (stage, block or layer) it
+quantizes one part at a time; at each level of --kept it leaves one part at a time in float and quantizes all others.
+Writes to OUT:
 
     systems.tsv       the networks as wholes: EER, minDCF(0.01), their losses, 95 % intervals over speakers
     parts.tsv         each part: distortion of its weights, drift of its output and of the embedding, what it costs
                       alone, what keeping it in float recovers
     movements.tsv     how far the output of every part moves when one of them is quantized
-    correlations.tsv  rank correlation of all that with the losses, with intervals and permutation p-values
-    index.html, layers.md, *.svg  the same to read and to see; analysed.yaml: what was measured and how
-    embeddings/, probes/  so that a run that was killed goes on, and ends with the same bytes
+    correlations.tsv  rank correlation of these measures with the losses, with intervals and permutation p-values
+    index.html, layers.md, *.svg  the page, the tables and the figures; analysed.yaml: what was measured and how
+    embeddings/, probes/  kept so that a run that was killed goes on and ends with the same bytes
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def summary(correlations) -> str:
-    """The figure that says how much of the loss the distortion of weights explains."""
+    """Says in one line how well the distortion of weights ranks the parts by their loss: Spearman correlations."""
     found = [row for row in correlations if (row.predictor, row.loss) == ("relative_mse", "alone_eer")]
     if not found:
         return "too few parts for a correlation"
@@ -65,7 +66,7 @@ def _between(row) -> str:
 
 
 def settings_of(options):
-    """What the command line and the config ask for, as LayerAnalysisConfig."""
+    """Gives the LayerAnalysisConfig that the command line and the config ask for; UserError where they contradict."""
     from svq.analysis.layer_subjects import LayerAnalysisConfig
     from svq.config import from_dict, load_config, to_dict
     from svq.train.config import TrainConfig
@@ -85,18 +86,18 @@ def settings_of(options):
 
 def parse_options():
     arguments = parser(__doc__)
-    arguments.add_argument("--model", help="folder of the float model; with --quantized what losses are counted from")
+    arguments.add_argument("--model", help="folder of the float model; with --quantized, the model that losses are counted from")
     arguments.add_argument("--quantized", help="folder of a finetuned quantized model, in place of --config")
     arguments.add_argument("--alone", nargs="*", choices=PART_LEVELS, default=["stage", "layer"],
                            help="levels at which one part at a time is quantized")
     arguments.add_argument("--kept", nargs="*", choices=PART_LEVELS, default=["stage"],
                            help="levels at which one part at a time is left in float")
-    arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, for --quantized: those "
+    arguments.add_argument("--norms-data", help="data directory to measure batch norms anew on, with --quantized: the norms "
                            "of a finetuned network do not fit its float weights")
     arguments.add_argument("--permutations", type=int, default=9999,
                            help="random pairings for the p-values of the correlations")
-    arguments.add_argument("--probes", type=int, default=32, help="utterances for the drift of activations")
-    arguments.add_argument("--probe-seconds", type=float, default=3.0, help="so much of each")
+    arguments.add_argument("--probes", type=int, default=32, help="utterances that the drift of activations is measured on")
+    arguments.add_argument("--probe-seconds", type=float, default=3.0, help="seconds to read of each of them")
     arguments.add_argument("--title", default="Layer-wise analysis", help="title of the page")
     add_part_options(arguments)
     options = arguments.parse_args()

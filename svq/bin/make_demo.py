@@ -1,11 +1,11 @@
-"""A page that verifies voices in the browser: enrol by microphone or file, check a voice, see score and decision.
+"""Makes a page that verifies voices in the browser: enrol by microphone or file, check a voice, see score and decision.
 
 MODEL is an .onnx file that takes waveforms (svq.bin.export --front-end true). OUT becomes a folder of static files that
 holds all it needs: the page, the model, ONNX Runtime Web. Open OUT/index.html, or put the folder on any web server. The
 page makes no connection: no recording leaves the device.
 
-Scores, log-likelihood ratios, thresholds and what is refused are those of svq.bin.verify with the same options, which
-are kept in the page; the prior, the costs and the threshold can be changed there.
+The page scores, decides and refuses as svq.bin.verify does with the same options, which it keeps. The prior, the costs
+and the threshold can be changed on the page.
 
 ONNX Runtime Web comes from npm, one pinned version. Without npm: --ort-web.
 """
@@ -48,16 +48,16 @@ def main() -> None:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("--model", required=True, help="an .onnx file that takes waveforms")
-    arguments.add_argument("--out", required=True, help="folder of the page; one that was made before is replaced")
-    arguments.add_argument("--title", default="Is it the same speaker?", help="what stands at the top of the page")
-    arguments.add_argument("--name", help="what the page calls the model (None: its file name)")
+    arguments.add_argument("--out", required=True, help="folder of the page; replaces one that was made before")
+    arguments.add_argument("--title", default="Is it the same speaker?", help="title at the top of the page")
+    arguments.add_argument("--name", help="name of the model on the page (None: its file name)")
     arguments.add_argument("--ort-web", metavar="PLACE",
                            help="archive of onnxruntime-web (.tgz), or a folder that it lies in (None: from npm)")
     add_scoring_options(arguments)
     add_decision_options(arguments)
     arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are refused")
     arguments.add_argument("--window-seconds", type=float, default=60.0,
-                           help="longer recordings are embedded in equal windows of at most so much; 0: never")
+                           help="longer recordings are embedded in equal windows of at most this length; 0: never")
     options = arguments.parse_args()
     check_decision_options(arguments, options)
     return options

@@ -1,10 +1,9 @@
-"""Log-mel features of one job's share of a Kaldi data directory.
+"""Computes the log-mel features of one job's share of a Kaldi data directory.
 
-Writes OUT.ark, OUT.scp (Kaldi matrices frames x mels, keys sorted), OUT.num_frames
-and OUT.yaml (what they were made with), whole or not at all. 80 mels, 25 ms / 10 ms,
-Kaldi's definition, no dither: svq.data.fbank. An utterance that cannot be read, is
-silent or shorter than one frame is an error that names it, after all others have been
-tried.
+Writes OUT.ark, OUT.scp (Kaldi matrices frames x mels, keys sorted), OUT.num_frames and OUT.yaml (the settings of the
+features), whole or not at all. Features follow Kaldi's definition: 80 mels, windows of 25 ms every 10 ms, no dither
+(svq.data.fbank). An utterance that cannot be read, is silent or shorter than one frame is an error that names it,
+after all others have been tried.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ def main() -> None:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("data_dir", help="Kaldi data directory")
-    arguments.add_argument("out", help="the outputs' name without .ark and .scp")
+    arguments.add_argument("out", help="name of the outputs without .ark and .scp")
     arguments.add_argument("--job", type=int, default=1, help="which share to do, from 1")
     arguments.add_argument("--num-jobs", type=int, default=1, help="how many shares there are")
     arguments.add_argument("--num-mels", type=int, default=80, help="mel bands")

@@ -1,7 +1,7 @@
 """Makes a recipe for data directories that you have: egs/NAME, which runs at once. utils/new_recipe.sh runs this.
 
-Without development data, some training speakers are set aside: scores are calibrated and settings chosen on them, never
-on test speakers.
+Without development data, the recipe sets some training speakers aside. It calibrates scores and chooses settings on
+them, never on test speakers.
 """
 
 import os
@@ -13,7 +13,8 @@ from svq.recipe import new
 
 
 def trials_of(given: str, data: str, what: str) -> str:
-    """The trial list of a data directory: the one given, else its own; empty where there is none."""
+    """Finds the trial list of a data directory: the one given, else its own; gives its absolute path, empty where there is
+    none. UserError where the given one is no file."""
     if given and not os.path.isfile(given):
         raise UserError(f"{given}: no such file ({what})")
     own = os.path.join(data, "trials") if data else ""
@@ -26,19 +27,19 @@ def main() -> None:
     arguments.add_argument("--train-data", required=True, help="Kaldi data directory of the speakers to train on")
     arguments.add_argument("--test-data", required=True, help="data directory of the speakers to test")
     arguments.add_argument("--trials", default="", help="trial list of the test; empty: that of --test-data")
-    arguments.add_argument("--dev-data", default="", help="data directory for calibration and choices; empty: training speakers "
-                           "are set aside")
-    arguments.add_argument("--dev-trials", default="", help="its trial list; empty: its own, or one is drawn")
+    arguments.add_argument("--dev-data", default="", help="data directory to calibrate and choose settings on; empty: training "
+                           "speakers are set aside")
+    arguments.add_argument("--dev-trials", default="", help="trial list of --dev-data; empty: its own, or one is drawn")
     arguments.add_argument("--dev-speakers", type=int, default=0, help="training speakers to set aside; 0: a tenth, at least 10, "
                            "at most a third of them")
-    arguments.add_argument("--root", default=".", help="folder that relative paths in the wav.scp of these directories begin at")
-    arguments.add_argument("--title", default="", help="of the report; empty: the name")
-    arguments.add_argument("--egs", default="", help="folder that the recipe's is made in; empty: egs of this checkout")
+    arguments.add_argument("--root", default=".", help="folder that relative paths in wav.scp start from")
+    arguments.add_argument("--title", default="", help="title of the report; empty: the name")
+    arguments.add_argument("--egs", default="", help="folder to make the recipe in; empty: egs of this checkout")
     options = arguments.parse_args()
     if options.dev_trials and not options.dev_data:
         raise UserError("--dev-trials is a list of --dev-data, which is not given")
     if options.dev_data and options.dev_speakers:
-        raise UserError("--dev-speakers sets training speakers aside, and --dev-data does without")
+        raise UserError("--dev-speakers sets training speakers aside, and --dev-data makes that needless; leave one out")
     train, test, dev = (os.path.abspath(path) if path else "" for path in (options.train_data, options.test_data, options.dev_data))
     trials = trials_of(options.trials, test, "--trials")
     if not trials:

@@ -1,12 +1,12 @@
 """Packs a quantized model folder to MODEL/model.svq and writes MODEL/summary.json.
 
-The packed file is loaded again and compared with the quantization-aware network on random features: their
-embeddings must agree within a cosine distance of 1e-4, or nothing is left behind. A float model
-only gets its summary: the size of model.safetensors. A nested model (method nested) is packed with all its
-precisions, each of them compared, and the summary says how many bytes of the file loading each of them reads.
+Loads the packed file again and compares it with the quantization-aware network on random features: their embeddings
+must agree within a cosine distance of 1e-4, or nothing is left behind. A float model only gets its summary: the size
+of model.safetensors. A nested model (method nested) is packed with all its precisions, and each of them is compared;
+its summary says how many bytes of the file a load at each precision reads.
 
-With --arch in place of MODEL an untrained network is packed, to see what a size, a width or a method
-would take: `--arch ResNet34 --bits 2 --output x.svq`.
+With --arch in place of MODEL it packs an untrained network, which shows how large a network of some size, width or
+method would be: `--arch ResNet34 --bits 2 --output x.svq`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def parse_options():
     untrained.add_argument("--width", type=int, help="channels, for networks with a `width` (None: the network's own)")
     untrained.add_argument("--embed-dim", type=int, help="size of the embedding (None: the network's own)")
     untrained.add_argument("--feat-dim", type=int, help="mel channels (None: the front end's own)")
-    untrained.add_argument("--method", default="kmqat", help="of quantization; a wrong name is answered with all")
+    untrained.add_argument("--method", default="kmqat", help="method of quantization; an error for a wrong name lists all")
     untrained.add_argument("--bits", type=int, default=4)
     untrained.add_argument("--per-channel", action="store_true", help="a codebook for each output channel")
     untrained.add_argument("--seed", type=int, default=0)
@@ -88,7 +88,10 @@ def pack_untrained(options) -> None:
 
 
 def untrained_options(options) -> dict:
-    """The options of the network of --arch: --width, its own where none is given. UserError where it has none."""
+    """Gives the options of the network of --arch: its width, --width or else the network's own; nothing where it has none.
+
+    UserError for --width with such a network.
+    """
     from svq.nets import options_of
 
     known = options_of(options.arch)

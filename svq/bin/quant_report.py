@@ -1,9 +1,9 @@
-"""Figures and tables on a float system and its quantized ones, in a folder.
+"""Writes a folder of figures and tables on a float system and the systems quantized from it.
 
 Reads, under --exp: results.tsv (of svq.bin.report), the model folders of the systems and, where it is there,
 <parent>/sensitivity.tsv. Writes to --out a page with everything, index.html; each figure as <name>.svg with its
-numbers in <name>.tsv; and the table as results.md and results.tex. Figures
-that the systems give nothing for, such as bits by layer without a mixed one, are left out.
+numbers in <name>.tsv; and the table as results.md and results.tex. Leaves out figures that the systems have no numbers
+for, such as bits by layer where no system mixes them.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ def arguments():
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems")
     args.add_argument("--parent", required=True, help="the float system, a folder under --exp")
     args.add_argument("--systems", nargs="*", default=[],
-                      help="systems beside it; none: all in the results that were made from it")
+                      help="systems to show beside --parent; none: all in the results that were made from it")
     args.add_argument("--out", type=Path, help="folder to write to; <exp>/quantization/<parent> when not given")
     args.add_argument("--results", type=Path, help="table to read; <exp>/results.tsv when not given")
     args.add_argument("--trials", nargs="*", default=[], help="trial lists by name, such as test; none: all")
@@ -28,8 +28,8 @@ def arguments():
     args.add_argument("--norm", default="", help="score normalization shown; empty: the last in the results")
     args.add_argument("--layer", default="", help="layer whose levels are shown; empty: the embedding layer")
     args.add_argument("--methods", nargs="+", default=["uniform", "pot", "apot", "kmqat"],
-                      help="methods of these levels")
-    args.add_argument("--bits", nargs="+", type=int, default=[4, 3], help="bits of these levels")
+                      help="methods whose levels are shown")
+    args.add_argument("--bits", nargs="+", type=int, default=[4, 3], help="bits at which these levels are shown")
     args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
                       "it is there, else the repository's rows")
     args.add_argument("--title", default="Quantization", help="title of the page")
@@ -67,7 +67,10 @@ def main():
 
 
 def chosen(rows, args, names):
-    """The rows of the parent and its systems, of the trial lists, back end and normalization asked for."""
+    """Chooses the rows of the parent and its systems for the trial lists, back end and normalization asked for.
+
+    UserError where a system is not in the results, or no row is left.
+    """
     there = {row.system for row in rows}
     made = sorted(name for name in there if args.parent in names.ancestry(name))
     wanted = [args.parent, *(args.systems or made)]

@@ -1,7 +1,7 @@
-"""Quantizes a trained network as it is, without finetuning: what finetuning starts from.
+"""Quantizes a trained network as it is, without finetuning. Finetuning can start from the result.
 
-Takes the config of svq.bin.train, whose `quant` part says how, and its `ptq` part (svq.quant.ptq.PTQConfig) whether
-batch norms are folded into convolutions before and biases corrected after, e.g.
+Takes a config of svq.bin.train. Its `quant` part says how to quantize. Its `ptq` part (svq.quant.ptq.PTQConfig) says
+whether batch norms are folded into convolutions before and biases corrected after, e.g.
 `ptq: {fold_batch_norm: true, bias_correction: true, utterances: 64, crop_seconds: 3}`. Bias correction needs --data.
 Writes OUT/model.safetensors, config.yaml, provenance.yaml and, where the model has them, head.safetensors and
 speakers.txt.
@@ -20,9 +20,9 @@ def main() -> None:
     arguments.add_argument("--init", required=True, help="model folder of a float network")
     arguments.add_argument("--config", required=True, help="YAML, see svq.train.config.TrainConfig")
     arguments.add_argument("--bits", help="table of bits per layer (bits.tsv); default: the config's bits for all")
-    arguments.add_argument("--data", help="data directory to calibrate or to correct biases on; say, that of the training")
+    arguments.add_argument("--data", help="data directory to calibrate or to correct biases on, such as that of the training")
     arguments.add_argument("--input", choices=["auto", "wav", "feats"], default="auto",
-                           help="what to read of it; auto: feats.scp where it is there and the model takes such")
+                           help="what to read in --data; auto: feats.scp where it is there and the model takes such features")
     arguments.add_argument("--out", required=True, help="folder for the model")
     add_device_option(arguments)
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def features(config, options):
-    """(B, T, F) of --data; random ones where only their shape matters, for folding."""
+    """Gives features (B, T, F) from --data, or random ones where only their shape matters, for folding."""
     import torch
 
     from svq.data.extraction import calibration_features

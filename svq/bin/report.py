@@ -1,9 +1,8 @@
 """Writes exp/results.tsv and exp/report.html from the score files of all systems.
 
-Reads, under --exp: <system>/scores/<list>/<backend>_<norm>.score and .llr, <system>/summary.json,
-<system>/curves.csv, <system>/provenance.yaml and the quantized models. A trial list that is not
-found as it is given is looked for in --data. A missing file is an error that names the stage
-which makes it; both outputs are rewritten whole.
+Reads, under --exp: <system>/scores/<list>/<backend>_<norm>.score and .llr, <system>/summary.json, <system>/curves.csv,
+<system>/provenance.yaml and the quantized models. Looks for a trial list as it is given, then in --data. A missing file
+is an error that names the stage that makes it. Both outputs are rewritten whole.
 """
 
 from pathlib import Path
@@ -22,10 +21,10 @@ def arguments():
     args.add_argument("--backends", nargs="+", default=["cosine", "plda"], help="back ends")
     args.add_argument("--norms", nargs="+", default=["none", "asnorm"], help="score normalizations")
     args.add_argument("--plot-backend", default="", help="back end of headline and plots; empty: the first")
-    args.add_argument("--plot-norm", default="", help="score normalization of these; empty: the last")
+    args.add_argument("--plot-norm", default="", help="score normalization of headline and plots; empty: the last")
     args.add_argument("--bootstrap", type=int, default=200,
-                      help="resamplings of the speakers for the interval of the EER; 0: no interval")
-    args.add_argument("--seed", type=int, default=0, help="seed of these")
+                      help="resamplings of the speakers for intervals and differences; 0: none")
+    args.add_argument("--seed", type=int, default=0, help="seed of the resamplings")
     args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
                       "it is there, else the repository's rows")
     args.add_argument("--title", default="Speaker verification results", help="title of the page")
@@ -35,7 +34,7 @@ def arguments():
 
 
 def find_list(path: str, data: Path) -> Path:
-    """The trial list as given, else the one of that name within the data folder."""
+    """Finds a trial list as it is given, else within the data folder; UserError where it is in neither place."""
     found = [place for place in (Path(path), data / path) if place.is_file()]
     if not found:
         raise UserError(f"{path} is missing, here and in {data}; stage 1 makes it")

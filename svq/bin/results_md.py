@@ -3,11 +3,13 @@
     <!-- results:begin -->
     <!-- results:end -->
 
-What stands round them is left as it is. Also writes LaTeX when asked. The layout `full` has every measure, a
-table for each trial list. The layout `paper` has the trial lists side by side, the systems by method, their
-quantization type (from <exp>/<system>/config.yaml, which a <system>-int8 does without) and compression ratio, and
-beside the EER of a <system> that of a <system>-ptq, where there is one: the same before finetuning. The layout
-`students` says how much smaller than its teacher each is, with the scorings side by side; it has no LaTeX.
+Leaves the rest of the file as it is. Also writes LaTeX when asked. There are three layouts:
+
+  full      every measure, a table for each trial list
+  paper     the trial lists side by side, the systems grouped by method, with quantization type (from
+            <exp>/<system>/config.yaml; a <system>-int8 needs none) and compression ratio; beside the EER of a <system>
+            stands that of <system>-ptq, the same system before finetuning, where there is one
+  students  how much smaller than its teacher each student is, with the scorings side by side; no LaTeX
 """
 
 from pathlib import Path
@@ -21,14 +23,14 @@ def main():
     args = parser(__doc__)
     args.add_argument("--results", type=Path, default=Path("exp/results.tsv"), help="table to show")
     args.add_argument("--into", type=Path, default=Path("RESULTS.md"), help="file with the markers")
-    args.add_argument("--marker", default="results", help="name in the two lines, for files with several tables")
+    args.add_argument("--marker", default="results", help="name in the two marker lines, for files with several tables")
     args.add_argument("--layout", choices=["full", "paper", "students"], default="full", help="columns of the tables")
     args.add_argument("--exp", type=Path, default=Path("exp"), help="folder of the systems, for the layout `paper`")
     args.add_argument("--conf", help="the recipe's settings, whose rows systems are named after; ./conf when not given, where "
                       "it is there, else the repository's rows")
-    args.add_argument("--command", default="", help="what was typed to get the results, shown above them")
+    args.add_argument("--command", default="", help="command that gave the results, shown above them")
     args.add_argument("--hardware", default="auto",
-                      help="what they were made on; auto: this machine's processor; '' leaves it out")
+                      help="machine that the results were made on; auto: the processor of this one; '' leaves it out")
     args.add_argument("--only", action="append", default=[], metavar="COLUMN=VALUE,VALUE",
                       help="rows to show, by system, trials, backend or norm; may be repeated")
     args.add_argument("--latex", type=Path, help="LaTeX table to write as well")
@@ -51,7 +53,7 @@ def main():
 
 
 def laid_out(args, rows, wanted) -> tuple[str, str]:
-    """The wanted rows as Markdown and as LaTeX."""
+    """Lays out the wanted rows as Markdown and as LaTeX (empty for the layout `students`)."""
     from svq.names import names_in_conf
 
     layout, names = args.layout, names_in_conf(args.conf, (row.system for row in rows))
@@ -71,7 +73,7 @@ def laid_out(args, rows, wanted) -> tuple[str, str]:
 
 
 def chosen(rows, conditions):
-    """The rows that meet every condition `column=value,value`; UserError where none does."""
+    """Chooses the rows that meet every condition `column=value,value`; UserError where none does."""
     for condition in conditions:
         column, _, values = condition.partition("=")
         if column not in ("system", "trials", "backend", "norm"):

@@ -1,12 +1,12 @@
 """Scores a trial list with cosine or PLDA, and normalises the scores where asked.
 
-Writes SCORES/<backend>_none.score, and with --norm also SCORES/<backend>_<norm>.score:
-lines "enroll test score" in the order of the trial list. Enrolment ids are utterances,
-or models of --enroll-spk2utt. An id without an embedding is an error that lists the ids.
+Writes SCORES/<backend>_none.score, and with --norm also SCORES/<backend>_<norm>.score: lines "enroll test score" in the
+order of the trial list. Enrolment ids are utterances, or models of --enroll-spk2utt. An id without an embedding is an
+error that lists the ids.
 
-With --lists, scores many lists by one or both back ends in one process: TRIALS is then the folder of the data
-directories, EMBEDDINGS has a folder for each of these and SCORES gets one for each list; models are those of
-enroll.spk2utt in a list's data directory, where there is one.
+With --lists, one process scores many lists by one or both back ends. TRIALS is then the folder of the data directories,
+EMBEDDINGS has a folder for each data directory, and SCORES gets a folder for each list. Where the data directory of a
+list has an enroll.spk2utt, it gives the models.
 """
 
 import argparse
@@ -27,15 +27,15 @@ from svq.names import list_name
 
 
 def arguments(options, norms):
-    """Adds the options that scoring and score normalisation share to a parser, which it returns."""
+    """Adds to a parser the options that scoring and score normalisation share; returns the parser."""
     options.add_argument("--backend", choices=BACKENDS, default="cosine")
     options.add_argument("--plda", metavar="FILE", help="PLDA model of svq.bin.train_plda")
     options.add_argument("--cohort", metavar="DIR", help="embedding folder with mean.vec, subtracted before cosine, "
                          "and spk_embedding.scp, the cohort of score normalisation (svq.bin.speaker_means makes both)")
-    options.add_argument("--enroll-spk2utt", metavar="FILE", help="models of several enrolment utterances")
+    options.add_argument("--enroll-spk2utt", metavar="FILE", help="models, each of several enrolment utterances")
     options.add_argument("--plda-enroll", choices=("average", "by-the-book"), default="average",
-                         help="models of several utterances under PLDA: as one utterance, or with their count")
-    options.add_argument("--norm", choices=norms, default=norms[0], help="normalised scores to write, too")
+                         help="how PLDA treats models of several utterances: as one averaged utterance, or with their count")
+    options.add_argument("--norm", choices=norms, default=norms[0], help="score normalisation")
     options.add_argument("--top-n", type=int, default=300, help="cohort speakers that AS-norm keeps for each embedding")
     options.add_argument("--threads", type=int, default=available_threads())
     options.add_argument("--lists", default="", metavar="LIST:BACKEND[:NORM],...", help="lists under TRIALS and what "
@@ -47,7 +47,7 @@ def arguments(options, norms):
 
 
 def backend(options):
-    """The back end that the options name."""
+    """Makes the back end that the options name, Cosine or PldaScores; UserError where an option is missing or wrong."""
     if options.threads < 1:
         raise UserError(f"--threads {options.threads}: at least 1")
     if options.backend == "plda":
@@ -59,7 +59,10 @@ def backend(options):
 
 
 def cohort(options):
-    """(C, D) cohort embeddings, and the top_n of the normalisation (None: all)."""
+    """Reads the cohort embeddings (C, D) and gives with them the top_n of the normalisation (None: all of them).
+
+    UserError where there is no cohort, or --top-n is below 2.
+    """
     if not options.cohort:
         raise UserError(f"--norm {options.norm} needs --cohort DIR")
     if not os.path.exists(scp_in(options.cohort, "spk_embedding")):
@@ -75,7 +78,7 @@ def cohort(options):
 
 
 def prepared(options, system):
-    """The trial list and its rows."""
+    """Reads the trial list and the embeddings, and prepares the rows that are scored."""
     trials = read_trials(options.trials, labels=False)
     groups = Groups(options.enroll_spk2utt) if options.enroll_spk2utt else None
     return trials, prepare(trials, EmbeddingReader(options.embeddings), system, groups)
@@ -86,7 +89,7 @@ def score_path(options, norm):
 
 
 def each(options):
-    """The options of every list that is to be scored: themselves, or one copy for each of --lists."""
+    """Yields the options of each list to be scored: these options, or a copy for each item of --lists."""
     if not options.lists:
         yield options
         return

@@ -1,8 +1,8 @@
 """Normalises scores against a cohort of speakers: S-norm, or AS-norm with the top N.
 
-Reads SCORES/<backend>_none.score of svq.bin.score and writes SCORES/<backend>_<norm>.score
-in the same order. The back end's options must be those of the scoring. Cohort scores are of
-the same back end; deviations are the population's.
+Reads SCORES/<backend>_none.score, which svq.bin.score wrote, and writes SCORES/<backend>_<norm>.score in the same
+order. The options of the back end must be those of the scoring. Cohort scores come from the same back end; deviations
+are those of the population (divided by N, not by N - 1).
 """
 
 from svq.bin import score as scoring       # first: sets the number of BLAS threads

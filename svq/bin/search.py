@@ -1,10 +1,10 @@
-"""A worker of a search for the settings of quantization-aware finetuning, with Optuna.
+"""Searches settings of quantization-aware finetuning with Optuna, as one worker or one of several.
 
-Takes trials until --config's `trials` are done, by all workers of the study together, and returns when they are. Any
-number of workers may share a study, now and later: a killed one's trial is taken up by another, or by the same command
-started again, from its last checkpoint. Each trial is a training of svq.bin.train in OUT/trials/INDEX. In the end OUT
-has trials.tsv, best (the best trial's folder, an ordinary system), best.yaml (its settings, to train by again).
-A search that was set aside by --restart is in OUT/old.1, OUT/old.2, ... with all that it left.
+Runs trials until all workers of the study together have done as many as `trials` in --config says. Any number of
+workers may share a study, now and later. Another worker, or the same command started again, takes up the trial of a
+killed one from its last checkpoint. Each trial is a training of svq.bin.train in OUT/trials/INDEX. In the end OUT has
+trials.tsv, best (the folder of the best trial, an ordinary system) and best.yaml (its settings, to train by again).
+--restart sets an earlier search aside, with all that it left, in OUT/old.1, OUT/old.2, ...
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def main() -> None:
 
 
 def prepare(options, search, parameters, sets):
-    """What all trials share, the most epochs that one can have, and a description by which a study is known again."""
+    """Prepares the trials of a study.
+
+    Returns the Setup that they share, the most epochs that one can have, and a description that tells studies apart.
+    """
     from svq.config import load_config, to_dict
     from svq.errors import UserError
     from svq.models import load_model
@@ -58,7 +61,7 @@ def prepare(options, search, parameters, sets):
 
 
 def describe(options, search, config) -> dict:
-    """Digests of all that the trials' values depend on, by what it is."""
+    """Digests all that the values of trials depend on: settings, model, data and lists, each under its name."""
     from svq.config import to_dict
     from svq.files import fingerprint, inputs_digest
     from svq.train.run import decisive
@@ -93,12 +96,12 @@ def parse_options():
     arguments.add_argument("--out", required=True, help="folder of the search")
     arguments.add_argument("--study", help="SQLite file that workers share; by default OUT/study.db")
     arguments.add_argument("--restart", choices=["false", "true", "always"], default="false",
-                           help="set a search that is in OUT aside and begin anew: `true` where its settings or data "
-                                "are others, `always` in any case")
-    arguments.add_argument("--restart-id", help="with --restart always: workers of the same word begin one search anew")
+                           help="set a search that is in OUT aside and begin anew: `true` if its settings or data "
+                                "differ, `always` in any case")
+    arguments.add_argument("--restart-id", help="with --restart always: workers with the same word share the new search")
     arguments.add_argument("--teacher", help="teacher of the finetuning, for a config with `distill`")
     arguments.add_argument("--noise", help="data directory of noises, for a config that augments")
-    arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
+    arguments.add_argument("--rir", help="data directory of room impulse responses, for a config that augments")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a key of the training's config in all trials")
     return arguments.parse_args()

@@ -1,15 +1,18 @@
 """Chooses which blocks of a float model to quantize and which to leave in float; writes a table of bits (bits.tsv).
 
-From what svq.bin.block_sensitivity measured (--from): as small as can be with an EER that rises by at most
---max-eer-loss (absolute per cent), or as good as can be in --target-mb or --bytes. --search greedy goes by loss per
-byte, exact solves a 0-1 knapsack; both take the losses of single blocks to add up, and --measure true measures the
-chosen blocks jointly on the same list (greedy: after every step, which decides where the budget is one of EER).
-Or as a paper recommends: --preset ecapa-selective (all but the second and third SE-Res2Block of an ECAPA-TDNN at 8
-bits, arXiv 2407.08991), which needs only --model.
+Reads what svq.bin.block_sensitivity measured (--from). The goal is one of these:
 
-The goal may also come from the `select` part of a config (--config; svq.bits.selection.SelectConfig).
+  --max-eer-loss        the smallest file whose EER rises by at most this much (absolute per cent)
+  --target-mb, --bytes  the least loss in a file of at most this size, to the byte
+  --preset              what a paper recommends. ecapa-selective: 8 bits for all of an ECAPA-TDNN but its second and third
+                        SE-Res2Block (arXiv 2407.08991). Needs only --model, no measured blocks
+  --config              the `select` part of a config names one of them (svq.bits.selection.SelectConfig)
 
-The table is what svq.bin.quantize and svq.bin.train take as --bits. Sizes are those of the packed file, to the byte.
+--search greedy goes by loss per byte, exact solves a 0-1 knapsack. Both assume that the losses of single blocks add up.
+--measure true measures the chosen blocks together on the same list; greedy does so after every step, and goes by the
+measured EER where the goal is --max-eer-loss.
+
+svq.bin.quantize and svq.bin.train take the table as --bits.
 """
 
 from __future__ import annotations
@@ -55,7 +58,7 @@ def main() -> None:
 
 
 def target_bytes(options, embed_dim: int) -> int | None:
-    """Bytes of the packed file, less what its calibration will take; None where the size is not what is given."""
+    """Gives the bytes that the goal leaves for the packed file without its calibration; None where the goal is no size."""
     if options.bytes is None and options.target_mb is None:
         return None
     from svq.bits.allocation import calibration_bytes
@@ -71,21 +74,21 @@ def parse_options():
     arguments.add_argument("--out", required=True, help="table of bits to write")
     arguments.add_argument("--config", help="YAML with a `select` part, in place of a goal, --search, --cost, --bits")
     arguments.add_argument("--max-eer-loss", type=float,
-                           help="rise of the EER, at most, in absolute per cent: as small as can be")
+                           help="goal: the smallest file whose EER rises by at most this much, in absolute per cent")
     arguments.add_argument("--target-mb", type=float,
-                           help="size of the packed file, at most, in 10^6 bytes: as good as can be")
-    arguments.add_argument("--bytes", type=int, help="the same in bytes")
-    arguments.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}: what a paper recommends")
+                           help="goal: the least loss in a packed file of at most this size, in 10^6 bytes")
+    arguments.add_argument("--bytes", type=int, help="goal: the same with the size in bytes")
+    arguments.add_argument("--preset", metavar="NAME", help=f"goal: what a paper recommends; {', '.join(PRESETS)}")
     arguments.add_argument("--bits", type=int, choices=range(1, 9), metavar="1-8",
                            help="bits in place of the preset's, for --model")
     arguments.add_argument("--search", choices=["greedy", "exact"], default="exact",
-                           help="a 0-1 knapsack, or greedily by loss per byte")
-    arguments.add_argument("--cost", choices=COSTS, default="eer", help="what a size budget keeps low")
+                           help="how blocks are chosen; exact: by a 0-1 knapsack, greedy: by loss per byte")
+    arguments.add_argument("--cost", choices=COSTS, default="eer", help="loss to keep low where the goal is a size")
     arguments.add_argument("--measure", type=boolean, default=True, metavar="true|false",
-                           help="measure the chosen blocks jointly; greedy: after every step")
-    arguments.add_argument("--reserve", type=int, help="bytes of a size budget kept free in the packed file "
+                           help="measure the chosen blocks together; with greedy, after every step")
+    arguments.add_argument("--reserve", type=int, help="bytes to keep free in the packed file where the goal is a size "
                            "(None: as many as its calibration can take)")
-    arguments.add_argument("--steps", help="table of the steps to write, where the search is greedy")
+    arguments.add_argument("--steps", help="table to write, with the steps of a greedy search")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     options = arguments.parse_args()
     if options.config is not None:
@@ -95,7 +98,7 @@ def parse_options():
 
 
 def take_config(options) -> None:
-    """Sets what `select` of the config says; UserError where there is none."""
+    """Sets the options that the `select` part of the config gives; UserError where the config has none."""
     from svq.train.config import TrainConfig
 
     config = load_config(options.config, TrainConfig)

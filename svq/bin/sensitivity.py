@@ -1,12 +1,12 @@
 """Measures how sensitive each layer of a float model is to quantization: its average Hessian trace.
 
-With --objective labels the loss is that of the model's training: AAM softmax with the classifier, scale and margin it
-was trained with, on random crops of the training data, without augmentation. With --objective embedding it is one
-minus the cosine between the embedding and that of the float model itself: the speakers need not be known. Its
-gradient is zero at the float weights, so that a probe takes one backward pass, not one for each layer.
+With --objective labels, the loss is that of the training: AAM softmax with the classifier, scale and margin that the
+model was trained with, on random crops of the training data, without augmentation. With --objective embedding, the
+loss is one minus the cosine to the embedding of the float model itself: the speakers need not be known. Its gradient is
+zero at the float weights, so a probe takes one backward pass for all layers, not one for each.
 
-Writes OUT, a table with a row for each layer. Killed and started again, it goes on from OUT.resume and ends with the
-same bytes.
+Writes OUT, a table with a row for each layer. If it is killed and started again, it goes on from OUT.resume and ends
+with the same bytes.
 """
 
 from __future__ import annotations
@@ -60,22 +60,23 @@ def main() -> None:
 
 def parse_options():
     arguments = parser(__doc__)
-    arguments.add_argument("--model", required=True, help="folder of the float model, for labels with its classifier")
-    arguments.add_argument("--data", required=True, help="Kaldi data directory; for labels of its speakers")
+    arguments.add_argument("--model", required=True, help="folder of the float model; for objective labels, with its classifier")
+    arguments.add_argument("--data", required=True,
+                           help="Kaldi data directory; for objective labels, of the speakers that the model was trained on")
     arguments.add_argument("--out", required=True, help="table to write, sensitivity.tsv")
     arguments.add_argument("--objective", choices=["labels", "embedding"], default="labels",
-                           help="the loss: of the classifier, or the distance to the float embeddings")
+                           help="loss: that of the classifier, or the distance to the float embeddings")
     arguments.add_argument("--input", choices=["wav", "feats"],
-                           help="wav.scp or feats.scp; default: as in the training, for embedding wav")
+                           help="read wav.scp or feats.scp; default: as in the training; for objective embedding, wav")
     arguments.add_argument("--crop-seconds", type=float,
-                           help="length of a crop; default: as in the training, for embedding 2")
-    arguments.add_argument("--margin", type=float, help="margin of the loss of labels; default: the training's last")
-    arguments.add_argument("--scale", type=float, help="scale of the loss of labels; default: the training's")
+                           help="length of a crop; default: as in the training; for objective embedding, 2")
+    arguments.add_argument("--margin", type=float, help="margin of the loss of labels; default: the last of the training")
+    arguments.add_argument("--scale", type=float, help="scale of the loss of labels; default: that of the training")
     arguments.add_argument("--batch-size", type=int, default=4, help="crops in a probe")
     arguments.add_argument("--min-probes", type=int, default=20, help="probes of a layer, at least")
     arguments.add_argument("--max-probes", type=int, default=200, help="probes of a layer, at most")
     arguments.add_argument("--tolerance", type=float, default=0.05,
-                           help="a layer is done at a standard error of so much of its trace")
+                           help="a layer is done when the standard error of its trace is at most this share of the trace")
     arguments.add_argument("--seed", type=int, default=1, help="seed of crops, their order and probes")
     arguments.add_argument("--num-threads", type=int, default=2, help="CPU threads")
     add_device_option(arguments)
@@ -83,7 +84,7 @@ def parse_options():
 
 
 def stopping_rule(options):
-    """The StoppingRule that the options give; UserError for one that is out of range, other options included."""
+    """Makes the StoppingRule that the options give; UserError where any option of this worker is out of range."""
     from svq.bits.sensitivity import StoppingRule
 
     for name, lowest in (("batch_size", 1), ("num_threads", 1), ("seed", 0)):
@@ -102,9 +103,9 @@ def stopping_rule(options):
 
 
 def with_defaults_of_training(options):
-    """`options` with `scale`, and where they were not given input, crop and margin, of the model's training.
+    """Fills in input, crop length, margin and scale where they were not given, from the training of the model.
 
-    Where nothing is left to be asked of it, the model need not have been trained here.
+    Where all of them are given, the model need not have been trained here. UserError where its folder does not tell them.
     """
     given = {name: value for name, value in vars(options).items() if value is not None}
     if options.objective == "embedding":
@@ -126,7 +127,7 @@ def with_defaults_of_training(options):
 
 
 def run_id(options) -> str:
-    """Digest of all that the table depends on."""
+    """Digests all that the table depends on."""
     settings = {name: value for name, value in vars(options).items() if name not in ("model", "data", "out")}
     names = ["model.safetensors", "config.yaml"] + ["head.safetensors"] * (options.objective == "labels")
     files = [os.path.join(options.model, name) for name in names]

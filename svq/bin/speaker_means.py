@@ -1,8 +1,8 @@
 """Averages embeddings by speaker and over all utterances.
 
-Writes EMBEDDINGS/spk_embedding.{ark,scp}, one mean per speaker of SPK2UTT (the cohort of
-score normalisation), and EMBEDDINGS/mean.vec, the mean of all its utterances (subtracted
-before cosine scoring). Reads in blocks: a million utterances need little memory.
+Writes EMBEDDINGS/spk_embedding.{ark,scp}, one mean for each speaker of SPK2UTT (the cohort of score normalisation), and
+EMBEDDINGS/mean.vec, the mean of all utterances of SPK2UTT (subtracted before cosine scoring). Reads in blocks: a
+million utterances need little memory.
 """
 
 import os

@@ -1,16 +1,17 @@
-"""Resolves and checks a recipe before its stage 0; run.sh calls it with its options, and in a dry run, too.
+"""Resolves and checks a recipe before its stage 0. run.sh calls it with its options, in a dry run, too.
 
   python3 -m svq.bin.systems systems="teacher teacher_kmqat4" trials="dev/trials test/trials" conf=conf exp=exp ...
 
-Options that it does not know are left alone: recipes have their own. schema=true holds every config against its schema,
-too, which takes torch a second or more to import; without it this takes a tenth of one. Prints lines of fields parted by tabs, for the shell:
+It ignores options that it does not know: recipes have their own. schema=true also checks every config against its
+schema; that imports torch, which takes a second or more, where the rest takes a tenth of one. Prints lines of fields
+separated by tabs, for the shell:
 
   list  NAME   words                     such as teachers, students, rounded, finetuned, sets
   of    FIELD  KEY  value                such as config, net, bits, model, of a system; the value may be empty
   note  STAGE  text                      what that stage leaves out
 
-svq.recipe.resolve has all names. Every mistake is one line on stderr, and the status 2. How systems are called is said in
-svq.names, how settings and rows are written in svq.config and svq.rows.
+svq.recipe.resolve has all names. Every mistake is one line on stderr, with status 2. svq.names says how systems are
+named; svq.config and svq.rows say how settings and rows are written.
 """
 
 import sys

@@ -1,13 +1,13 @@
 """Caches a teacher's embeddings at several levels for a data directory, for students to learn from.
 
-LEVEL: utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name, as in frame2+frame4:stats; a pooling
-after a colon (none, mean, stats, lde) replaces the usual one, and none keeps every frame (svq/distill/levels.py).
-Concatenations need no level of their own: a student's config lists what is put side by side.
+LEVEL is utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name, as in frame2+frame4:stats. A pooling after a
+colon (none, mean, stats, lde) replaces the usual one; none keeps every frame (svq/distill/levels.py). Concatenations
+need no level of their own: the config of a student lists the levels that are put side by side.
 
-Prints the disk use first, and refuses where there is no room. Writes OUT/LEVEL.scp, its archives in OUT/parts, its
-mean and OUT/LEVEL.json, which says what it was made from. What is there already, made from the same
-teacher and data, is not made again; nor is the finished share of a job of a run that was killed.
-With --num-jobs above 1 each call does one --job; a last one with --finish puts the shares together.
+Prints the disk use first, and refuses to start where there is not enough room. Writes OUT/LEVEL.scp, its archives in
+OUT/parts, its mean and OUT/LEVEL.json, which says what the level was made from. A level that is there already, from the
+same teacher and data, is not made again, and neither are the shares that the jobs of a killed run had finished.
+With --num-jobs above 1 each call does one --job; a last call with --finish puts the shares together.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parse_options():
     arguments.add_argument("--plan", action="store_true", help="print the disk use and stop")
     arguments.add_argument("--finish", action="store_true", help="put the shares of all jobs together")
     add_extraction_options(arguments)
-    arguments.add_argument("--log", default="its log", help="a job's log (JOB is its number), for the messages")
+    arguments.add_argument("--log", default="its log", help="log of a job (JOB is its number), which messages name")
     options = arguments.parse_args()
     check_extraction_options(arguments, options)
     return options

@@ -1,11 +1,11 @@
-"""The final table of a search: a float network beside what was made of it, and the search's figures.
+"""Writes the final table of a search, a float network beside the systems made from it, and the figures of the search.
 
     python -m svq.bin.tradeoff --data data/dev --study exp/search/study.db --out exp/search/report \\
         float=exp/small ptq=exp/small_kmqat4-ptq qat=exp/search/best int8=exp/search/best/int8.xml
 
-Each system is NAME=PATH with a model folder, a .svq, or an exported .onnx or .xml; the first is what the others are set
-against. Writes OUT/index.html, tradeoff.md, tradeoff.tsv and every figure. Operations that were counted, a saving that
-is assumed and times that were measured stand in separate columns.
+Each system is NAME=PATH: a model folder, a .svq, or an exported .onnx or .xml. The others are compared with the first.
+Writes OUT/index.html, tradeoff.md, tradeoff.tsv and every figure. Operations that were counted, a saving that is
+assumed, and times that were measured stand in separate columns.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def parts(text: str) -> tuple[str, str]:
-    """'name=path' -> (name, path)"""
+    """Splits 'name=path' into (name, path); UserError for other text, and where there is no such path."""
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise UserError(f"'{text}': write a system as NAME=PATH")
@@ -53,18 +53,19 @@ def parts(text: str) -> tuple[str, str]:
 def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("systems", nargs="+", metavar="NAME=PATH", help="systems, the one to compare with first")
-    arguments.add_argument("--data", required=True, help="data directory of identification and EER")
+    arguments.add_argument("--data", required=True, help="data directory that identification and EER are measured on")
     arguments.add_argument("--trials", help="trial list; by default DATA/trials")
-    arguments.add_argument("--study", help="study.db of a search, for its figures")
+    arguments.add_argument("--study", help="study.db of a search, to draw its figures")
     arguments.add_argument("--out", required=True, help="folder of the report")
     arguments.add_argument("--title", default="Search and trade-off", help="title of the page")
     arguments.add_argument("--probe-seconds", type=float, default=3.0,
                            help="length of enrolment and probes in identification")
     arguments.add_argument("--probes", type=int, default=5, help="probes of each speaker")
-    arguments.add_argument("--seconds", type=float, default=3.0, help="length that operations and latency are of")
-    arguments.add_argument("--times", type=int, default=20, help="calls that latency is the median of")
+    arguments.add_argument("--seconds", type=float, default=3.0,
+                           help="length of the recording that operations and latency are given for")
+    arguments.add_argument("--times", type=int, default=20, help="number of calls; latency is their median")
     arguments.add_argument("--replicates", type=int, default=1000, help="resamplings of the speakers")
-    arguments.add_argument("--seed", type=int, default=0, help="of segments and resampling")
+    arguments.add_argument("--seed", type=int, default=0, help="seed of segments and resampling")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     options = arguments.parse_args()
     for name in ("times", "num_threads", "replicates"):

@@ -1,8 +1,8 @@
-"""Trains the dictionary that makes one vector of the frames of several of a teacher's layers (LDE aggregation).
+"""Trains a dictionary that turns the frames of several layers of a teacher into one vector (LDE aggregation).
 
-The teacher is frozen: its frame-level layers, learnable dictionary encoding and a linear map give a vector that
-AAM-softmax tells the training speakers apart by. Writes OUT/aggregation.safetensors and aggregation.yaml, which
-svq.bin.teacher_embeddings takes for levels of pooling lde. Killed and started again, it goes on from the last
+The teacher is frozen. Its frame-level layers, a learnable dictionary encoding and a linear map give a vector, by which
+AAM-softmax tells the training speakers apart. Writes OUT/aggregation.safetensors and aggregation.yaml, which
+svq.bin.teacher_embeddings takes for levels of pooling lde. If it is killed and started again, it goes on from the last
 checkpoint and ends with the same bytes.
 """
 
@@ -22,7 +22,7 @@ def main() -> None:
     arguments.add_argument("--data", required=True, help="Kaldi data directory")
     arguments.add_argument("--out", required=True, help="folder for the dictionary")
     arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
-    arguments.add_argument("--rir", help="data directory of room impulse responses, likewise")
+    arguments.add_argument("--rir", help="data directory of room impulse responses; only with `augment`, too")
     arguments.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                            help="overrides a config key, e.g. components=32")
     train(arguments.parse_args())
@@ -59,7 +59,7 @@ def train(options) -> None:
                              config.components, config.dim)
     aggregation = made.build()
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=model.front_end.rate)
+                         rate=model.front_end.rate, speeds=config.data.speeds)
     head = AAMSoftmax(config.dim, train_set.num_speakers, config.scale)
     world = join_world()
     config = dataclasses.replace(config, model=dataclasses.replace(model, quant=None))
@@ -72,9 +72,9 @@ def train(options) -> None:
 
 
 def run_id(config, made, options) -> str:
-    """Digest of all that the result depends on; a checkpoint is resumed only where it agrees.
+    """Digests all that the result depends on: a run goes on from a checkpoint only if the digests agree.
 
-    config: an AggregationTrainConfig. made: the AggregationConfig of what is trained.
+    config: an AggregationTrainConfig. made: the AggregationConfig of the dictionary that is trained.
     """
     from svq.config import to_dict
     from svq.files import run_digest
@@ -82,7 +82,7 @@ def run_id(config, made, options) -> str:
     defaults = type(config)()
     config = dataclasses.replace(config, checkpoint_minutes=defaults.checkpoint_minutes,
                                  data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
-    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp")]
+    files = [os.path.join(options.data, name) for name in ("utt2spk", "wav.scp", "feats.scp", "shards.index", "speeds")]
     return run_digest(files, to_dict(config), to_dict(made))
 
 

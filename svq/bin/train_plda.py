@@ -1,10 +1,9 @@
 """Trains a two-covariance PLDA with centring, LDA and length normalisation.
 
-Exact EM in float64 on the utterances of SPK2UTT; prints the log-likelihood of each
-iteration. With fewer than ten speakers, or further utterances of them, for each value of
-an embedding there is no EM: the covariances are moments, shrunk towards equal variances
-as far as the data ask, so that the scores near the cosine's. The model is a safetensors
-file for `svq.bin.score --backend plda`.
+Runs exact EM in float64 on the utterances of SPK2UTT, and prints the log-likelihood of each iteration. There is no EM
+where the data are few: fewer than ten speakers, or fewer than ten utterances beyond the first of each speaker, for each
+dimension of the embedding. The covariances are then moments, shrunk towards equal variances as far as the data ask, so
+that the scores come near to the cosine's. The model is a safetensors file for `svq.bin.score --backend plda`.
 """
 
 import sys

@@ -1,12 +1,12 @@
-"""Measures a float network quantized without training in many ways: by which method, with how many bits, per layer or
+"""Measures a float network quantized without training in many ways: each method, at each number of bits, per layer or
 per output channel, rounded or calibrated on unlabelled speech.
 
-Every variant embeds the utterances of a trial list, whose trials are scored by cosine. Writes to OUT:
+Each variant embeds the utterances of a trial list, and the trials are scored by cosine. Writes to OUT:
 
-    untrained.tsv  a row for each: bytes of the packed file, EER and minDCF(0.01) with 95 % intervals over speakers,
-                   difference of the EER to float with its interval, mean cosine to the float embeddings
-    untrained.md   the same to read, EERs side by side
-    embeddings/    of every variant, so that a run that was killed goes on, and ends with the same bytes
+    untrained.tsv  a row for each variant: bytes of the packed file, EER and minDCF(0.01) with 95 % intervals over
+                   speakers, difference of the EER to float with its interval, mean cosine to the float embeddings
+    untrained.md   the table to read
+    embeddings/    those of every variant: a run that was killed goes on from them and ends with the same bytes
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ COLUMNS = ("bits", "method", "codebook", "bytes", "eer", "eer_low", "eer_high", 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One way to quantize: bits, a name of METHODS, one codebook a `layer` or a `channel`. Of float all are empty."""
+    """One way to quantize: bits, a name of METHODS, and one codebook a `layer` or a `channel`. The default is float."""
 
     bits: int = 32
     method: str = "float"
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 class Study:
-    """The float network, the trial list and what is kept of every variant."""
+    """The float network, the trial list, and the embeddings that are kept of every variant."""
 
     def __init__(self, options):
         from svq.bits.block_run import model_digest
@@ -75,7 +75,7 @@ class Study:
         self.origin = None
 
     def variants(self):
-        """Yields float and all others, by bits from the most on."""
+        """Yields the float variant, then all others in the order of --bits."""
         yield Variant()
         for bits in self.options.bits:
             for method in self.options.methods:
@@ -85,7 +85,7 @@ class Study:
                     yield Variant(bits, method, codebook)
 
     def calibration(self):
-        """(B, T, F) features to calibrate on."""
+        """Reads the features (B, T, F) to calibrate on, once."""
         from svq.data.extraction import calibration_features
 
         if self.features is None:
@@ -107,7 +107,7 @@ class Study:
         return freeze_(net)
 
     def key(self, variant: Variant) -> list:
-        """What the embeddings depend on beside network and list."""
+        """Lists what the embeddings of a variant depend on, besides the network and the trial list."""
         from svq.config import to_dict
         from svq.data.extraction import digest_of
 
@@ -141,7 +141,7 @@ class Study:
 
 
 def markdown(rows: list[dict], note: str) -> str:
-    """The rows as a table."""
+    """Writes the rows as a Markdown table, with a note below it."""
     from svq.draw.tables import markdown_table
 
     heads = ("bits", "method", "one codebook a", "file (bytes)", "EER (%)", "95 % interval", "to float", "95 % interval",
@@ -164,11 +164,11 @@ def parse_options():
     arguments.add_argument("--calibration-utts", type=int, default=128, help="how many of its utterances")
     arguments.add_argument("--bits", default="8,4,3,2,1", help="bits, e.g. 4,3,2")
     arguments.add_argument("--methods", default=",".join(METHODS),
-                           help=f"how weights are quantized: of {', '.join(METHODS)}")
+                           help=f"how weights are quantized, any of {', '.join(METHODS)}")
     arguments.add_argument("--codebooks", default="layer,channel",
                            help="one codebook for each layer, for each output channel, or both: layer,channel")
     arguments.add_argument("--max-utts", type=int, default=0,
-                           help="so many utterances of the list, spread over its speakers; 0: all")
+                           help="use at most this many utterances of the list, spread over its speakers; 0: all")
     arguments.add_argument("--bootstrap", type=int, default=200, help="resamplings of the speakers; 0: no intervals")
     arguments.add_argument("--seed", type=int, default=1, help="seed of all choices and resamplings")
     add_network_options(arguments)

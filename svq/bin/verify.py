@@ -1,4 +1,4 @@
-"""Is the speaker of TEST the one of the enrolment recordings?
+"""Verifies a speaker: says whether the speaker of TEST is the one of the enrolment recordings.
 
   python -m svq.bin.verify enroll.wav test.wav
   python -m svq.bin.verify --model model.svq enroll.wav [more.wav ...] -- test.wav
@@ -6,23 +6,23 @@
   python -m svq.bin.verify --cascade ladder.yaml enroll.wav [more.wav ...] -- test.wav
 
 MODEL is a packed .svq file, a model folder, or an exported .onnx or .xml; by default the one that comes with svq.
-Recordings: any rate, any number of
-channels, any format that libsndfile, SoX or ffmpeg reads. Embeddings of several enrolment recordings, scaled to
-length 1, are averaged; a recording of more than --window-seconds is embedded in windows and averaged likewise.
-With --store the voice NAME that svq.bin.enroll has kept there takes the place of the enrolment recordings. Where there is
-one recording of the speaker or a NAME, TEST may stand last without --; of more recordings only -- says which is which.
+Recordings may have any rate, any number of channels, and any format that libsndfile, SoX or ffmpeg reads. Embeddings of
+several enrolment recordings are scaled to length 1 and averaged; so are those of the windows of a recording longer than
+--window-seconds. With --store, the voice NAME that svq.bin.enroll keeps there takes the place of the enrolment
+recordings. After one enrolment recording or a NAME, TEST may stand without --; after several, -- must come before TEST.
 
-Printed: the cosine score; the log-likelihood ratio (natural logarithm) by the calibration in the model file or of
---calibration; the threshold, Bayes' for --p-target, --c-miss and --c-fa, and the decision, accept (at or above it) or
-reject; seconds and peak memory. Without a calibration the score alone, and a decision only with --threshold.
-A calibration belongs to one score: one of AS-norm or PLDA scores, or one that does not say which mean embedding
-was subtracted (svq.bin.calibrate --mean), is not used, and a warning says so; given by --calibration it is an error.
+Prints the cosine score; the log-likelihood ratio (natural logarithm) by the calibration in the model file or that of
+--calibration; the threshold (Bayes' for --p-target, --c-miss and --c-fa) and the decision, accept if the ratio is at or
+above it, else reject; seconds and peak memory. Without a calibration it prints the score alone, and decides only with
+--threshold. A calibration belongs to one kind of score. One for AS-norm or PLDA scores, or one that does not say which
+mean embedding was subtracted (svq.bin.calibrate --mean), is not used, and a warning says so; --calibration refuses it.
 
-With --cascade, the ladder that svq.bin.cascade choose writes, the cheapest system is asked first and the next one where
-it is unsure, with the ladder's maps, means and threshold. What each of them said is printed, and which settled it.
+With --cascade, which takes the ladder that svq.bin.cascade choose writes, the cheapest system is asked first, and the
+next one where it is unsure. The ladder gives the maps, means and threshold. Prints what each system said, and which one
+settled the trial.
 
 A silent recording (nothing above -80 dBFS) and one with less than --min-seconds of sound are errors: their embeddings
-mean nothing. Under one second a warning is given.
+mean nothing. A recording with less than one second brings a warning.
 
 Exit status: 0 whatever the decision, 1 with one line for input that cannot be used, 2 for wrong options.
 """
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 class Warnings:
-    """Prints warnings as they come; said: all of them, for JSON."""
+    """A callable that prints warnings as they come and keeps them all in `said`, for JSON."""
 
     def __init__(self):
         self.said: list[str] = []
@@ -61,7 +61,10 @@ class Warnings:
 
 
 def load_verifier(options, warn):
-    """The Verifier of `add_model_options` and `add_scoring_options`."""
+    """Loads the Verifier that the options of `add_model_options` and `add_scoring_options` describe.
+
+    Warns where the calibration in the model file cannot be used.
+    """
     from svq.verifier import Verifier
 
     verifier = Verifier.load(options.model, options.runtime, options.num_threads, options.calibration, options.mean,
@@ -72,7 +75,7 @@ def load_verifier(options, warn):
 
 
 def by_model(options, warn) -> dict:
-    """What is said by one system."""
+    """Scores the test recording by one model and decides; gives all that `report` prints."""
     start = time.perf_counter()
     from svq.hardware import peak_bytes
     from svq.voices import Enrollment
@@ -95,7 +98,7 @@ def by_model(options, warn) -> dict:
 
 
 def report(options, found: dict) -> None:
-    """JSON, or a line each for what is known."""
+    """Prints the result: JSON, or a line for each thing that is known."""
     if options.json:
         print(json.dumps(found, indent=1, sort_keys=True, allow_nan=False))
         return
@@ -113,35 +116,35 @@ UNDECIDED = "none: give --calibration, or --threshold of the score"
 
 
 def threshold_line(options, threshold: float, of_score: bool) -> str:
-    """What was compared with what, and where that comes from."""
+    """Writes the line that says what the threshold is, what it is compared with, and where it comes from."""
     bayes = f"Bayes' for p-target {options.p_target:g}, c-miss {options.c_miss:g}, c-fa {options.c_fa:g}"
     return (f"threshold    {threshold:.6f} (of the {'score' if of_score else 'llr'}; "
             f"{bayes if options.threshold is None else '--threshold'})")
 
 
 def print_costs(found: dict, recordings: int) -> None:
-    """A line each for the seconds and the memory that it took."""
+    """Prints lines for the seconds and the memory that the command took."""
     print(f"load         {found['load_seconds']:.3f} s ({found['backend']})")
     print(f"embed        {found['embed_seconds']:.3f} s ({recordings} recording{'s' * (recordings != 1)})")
     print(f"peak memory  {found['peak_memory_bytes'] / 1e6:.0f} MB")
 
 
 def add_model_options(arguments, cascade: bool = False) -> None:
-    """What svq.bin.verify and svq.bin.embed share. cascade: whether a ladder may be given in place of a model."""
+    """Adds the options of the model and how it runs; cascade: whether a ladder may be given in place of a model."""
     models = arguments.add_mutually_exclusive_group() if cascade else arguments
     models.add_argument("--model", help="model folder, .svq, .onnx or .xml (None: the one that comes with svq)")
     if cascade:
         models.add_argument("--cascade", metavar="LADDER", help="YAML of svq.bin.cascade choose")
-    arguments.add_argument("--runtime", choices=BACKENDS, help="what runs it (None: what the file is for)")
+    arguments.add_argument("--runtime", choices=BACKENDS, help="what runs the model (None: what the file is for)")
     arguments.add_argument("--num-threads", type=int, default=1, help="CPU threads")
     arguments.add_argument("--min-seconds", type=float, default=0.3, help="recordings with less sound are an error")
     arguments.add_argument("--window-seconds", type=float, default=60.0,
-                           help="longer recordings are embedded in equal windows of at most so much; 0: never")
+                           help="longer recordings are embedded in equal windows of at most this length; 0: never")
 
 
 def check_model_options(arguments, options) -> None:
-    """Exits with 2 and one line where these are out of range. Fills in the model in the box where none is named;
-    UserError where there is none."""
+    """Exits with 2 and one line where options of `add_model_options` are out of range. Fills in the model that comes with
+    svq where none is named; UserError where there is none."""
     if options.num_threads < 1:
         arguments.error("--num-threads must be at least 1")
     if not 0 <= options.min_seconds < math.inf:
@@ -155,24 +158,24 @@ def check_model_options(arguments, options) -> None:
 
 
 def add_scoring_options(arguments) -> None:
-    """What says how embeddings are compared, beside the model."""
+    """Adds the options that say how embeddings are compared, besides the model."""
     arguments.add_argument("--calibration", metavar="FILE", help="JSON of svq.bin.calibrate (None: the model file's)")
     arguments.add_argument("--mean", metavar="FILE", help="mean embedding (mean.vec) to subtract before the cosine, or "
                            "`none`, where the calibration does not say which")
 
 
 def add_decision_options(arguments) -> None:
-    """What a decision depends on."""
+    """Adds the options that a decision depends on: prior, costs and threshold."""
     arguments.add_argument("--p-target", type=probability, default=0.01,
-                           help="probability beforehand of the same speaker")
+                           help="probability, before anything is heard, that the speaker is the same")
     arguments.add_argument("--c-miss", type=float, default=1.0, help="cost of rejecting the right speaker")
     arguments.add_argument("--c-fa", type=float, default=1.0, help="cost of accepting a wrong speaker")
     arguments.add_argument("--threshold", type=float, help="compare with this instead of Bayes' threshold: the "
-                           "log-likelihood ratio, without a calibration the score")
+                           "log-likelihood ratio or, without a calibration, the score")
 
 
 def check_decision_options(arguments, options) -> None:
-    """Exits with 2 and one line where these are out of range."""
+    """Exits with 2 and one line where options of `add_decision_options` are out of range."""
     if not (0 < options.c_miss < math.inf and 0 < options.c_fa < math.inf):
         arguments.error("--c-miss and --c-fa must be above 0")
     if options.threshold is not None and not math.isfinite(options.threshold):
@@ -189,7 +192,7 @@ def parse_options():
     add_decision_options(arguments)
     arguments.add_argument("--json", type=boolean, default=False, metavar="true|false", help="print JSON")
     arguments.add_argument("--store", metavar="FILE", help="voices that svq.bin.enroll has kept (.svs)")
-    arguments.add_argument("--name", help="of the voice in --store")
+    arguments.add_argument("--name", help="name of the voice in --store")
     arguments.add_argument("enroll", nargs="*", metavar="ENROLL", help="recordings of the speaker")
     words = sys.argv[1:]
     end = words.index("--") if "--" in words else len(words)
@@ -199,7 +202,7 @@ def parse_options():
         tests = [options.enroll.pop()]
     check_whose(arguments, options)
     if len(tests) != 1:
-        arguments.error("after the enrolment recordings and all options come -- and one test recording")
+        arguments.error("give two recordings, or several of one voice, then -- and one test recording")
     options.test = tests[0]
     check_model_options(arguments, options)
     for name in ("runtime", "calibration", "mean", "p_target", "c_miss", "c_fa", "threshold"):
@@ -210,7 +213,7 @@ def parse_options():
 
 
 def check_whose(arguments, options) -> None:
-    """Exits with 2 and one line unless the speaker is said once: by recordings, or as a name in a store."""
+    """Exits with 2 and one line unless the speaker is given in exactly one way: by recordings, or as a name in a store."""
     if options.store is not None and options.cascade is not None:
         arguments.error("--store is not for --cascade: a store holds voices of one model")
     if (options.store is None) != (options.name is None):

@@ -1,6 +1,6 @@
 """Prints the table of all networks: parameters beside the published counts, FLOPs, bytes in float and packed.
 
-Nothing is trained or written. With --into the table also goes into a Markdown file, between its two marker lines
+Trains nothing. With --into, the table also goes into a Markdown file, between its two marker lines
 
     <!-- zoo:begin -->
     <!-- zoo:end -->
@@ -18,10 +18,10 @@ from svq.progress import progress
 def main():
     args = parser(__doc__)
     args.add_argument("--seconds", type=float, default=2.0, help="length of the recording that FLOPs are counted for")
-    args.add_argument("--bits", type=int, nargs="+", default=[4, 2, 1], help="bits to tell packed sizes at")
-    args.add_argument("--only", nargs="+", metavar="ARCH", help="networks of these architectures only")
+    args.add_argument("--bits", type=int, nargs="+", default=[4, 2, 1], help="bits that packed sizes are given at")
+    args.add_argument("--only", nargs="+", metavar="ARCH", help="show only networks of these architectures")
     args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
-    args.add_argument("--marker", default="zoo", help="name in the two lines")
+    args.add_argument("--marker", default="zoo", help="name in the two marker lines")
     args = args.parse_args()
     from svq.evaluation.operations import frames_in
     from svq.evaluation.zoo import markdown, measure, unexplained
@@ -43,7 +43,7 @@ def main():
 
 
 def wanted(only):
-    """(name, entry) of the networks to show."""
+    """Lists (name, entry) of the networks to show; UserError for an unknown architecture."""
     from svq.evaluation.zoo import entries
     from svq.nets import ARCHITECTURES
 

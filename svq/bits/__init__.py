@@ -1,4 +1,4 @@
-"""Bits of layers: what quantizing each layer or block costs, and how many bits each gets for it.
+"""Bits of layers: measures the cost of quantizing each layer or block, and decides how many bits each gets.
 
-How weights are quantized to given bits is in svq/quant, how they are trained in svq/train.
+svq/quant quantizes weights to given bits; svq/train trains them.
 """

@@ -1,11 +1,11 @@
-"""Bits for every layer: the least total sensitivity that fits a size.
+"""Allocation of bits to layers: the least total sensitivity that fits a size.
 
 Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization", section IV,
-step 2. Total sensitivity is eq. 8: over all layers, the sum of the average Hessian trace times ||W - Q||^2
-with Q the quantized weights before any finetuning. The paper searches, under a limit of the model's size
-(eq. 9), among layers sorted by trace and cut into four sections of one bit width each. Eq. 9 is a
-multiple-choice knapsack, which an integer program solves for every layer of its own in a fraction
-of a second; sections are the same program with the tables of their layers added up.
+step 2. Total sensitivity is eq. 8: over all layers, the sum of the average Hessian trace times ||W - Q||^2, with Q the
+quantized weights before any finetuning. Under a limit of the model's size (eq. 9), the paper searches among layers
+sorted by trace and cut into four sections of one bit width each. Eq. 9 is a multiple-choice knapsack. An integer
+program solves it in a fraction of a second, with each layer by itself; for sections the tables of their layers are
+added up.
 """
 
 from __future__ import annotations
@@ -31,9 +31,11 @@ FRONTIER_COLUMNS = ("bytes", "average_bits", "objective")
 
 
 def calibration_bytes(embed_dim: int) -> int:
-    """Bytes, at most, that the calibration of svq.bin.calibrate takes in the packed file of a network with embeddings of
-    that size: JSON inside a JSON string (its keys, floats of the most digits, the mean embedding as float32 in base64),
-    in a header that is filled up to eight bytes."""
+    """Computes the most bytes that the calibration of svq.bin.calibrate takes in a packed file.
+
+    embed_dim: size of the network's embeddings. The calibration is JSON inside a JSON string (keys, floats of the most
+    digits, the mean embedding as float32 in base64), in a header that is padded to a multiple of eight bytes.
+    """
     longest = {"offset": -2.2250738585072014e-308, "prior": 2.2250738585072014e-308, "score": "cosine_none",
                "slope": 2.2250738585072014e-308, "mean": "A" * (4 * -(-4 * embed_dim // 3))}
     return len(json.dumps(json.dumps(longest, separators=(",", ":")))) + 8
@@ -41,17 +43,17 @@ def calibration_bytes(embed_dim: int) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class AllocateConfig:
-    """How bits are allocated to layers; exactly one of the three targets.
+    """Settings of the allocation of bits to layers, with exactly one of three targets (average_bits, bytes, megabytes).
 
     candidates: bits to choose from, 1 to 8, and 32 for layers that stay in float.
-    average_bits: bits per weight, at most. bytes, megabytes (10^6 bytes): size of the packed file, at most.
+    average_bits: the most bits per weight. bytes, megabytes (10^6 bytes): the largest size of the packed file.
     reserve: bytes of the target kept free in the packed file; none: as many as its calibration can take.
     sections: layers are sorted by falling trace and cut into so many sections of one bit width each (the
-        paper: 4), as equal in number of layers as they can be, the first ones a layer larger; none: every
-        layer by itself.
-    ordered: a layer of a smaller trace never gets more bits than one of a larger. Without `sections`, that is
-        all ways to cut the sorted layers into one section for each candidate: for 37 to 180 layers and four
-        candidates 10^4 to 10^6, as many as the paper searches (four equal sections leave 4^4).
+        paper: 4), of equal numbers of layers where possible, the first ones one larger; none: every layer by itself.
+    ordered: a layer of a smaller trace never gets more bits than one of a larger. Without `sections`, this allows all
+        ways to cut the sorted layers into one section for each candidate: 10^4 to 10^6 for 37 to 180 layers and four
+        candidates, as many as the paper searches (four equal sections leave 4^4).
+    Raises ValueError for values out of range, and for no target or several.
     """
 
     candidates: tuple[int, ...] = (2, 3, 4)
@@ -64,8 +66,8 @@ class AllocateConfig:
 
     def __post_init__(self):
         if not set(self.candidates) <= {*range(1, 9), FLOAT_BITS} or not set(self.candidates) - {FLOAT_BITS}:
-            raise ValueError(f"candidates are {list(self.candidates)}; they must be from 1 to 8, "
-                             f"beside them {FLOAT_BITS} for float")
+            raise ValueError(f"candidates are {list(self.candidates)}; they must be from 1 to 8; "
+                             f"{FLOAT_BITS} for float may stand beside these")
         targets = [name for name in ("average_bits", "bytes", "megabytes") if getattr(self, name) is not None]
         if len(targets) != 1:
             raise ValueError(f"{' and '.join(targets) or 'no target'} given; "
@@ -82,10 +84,10 @@ class AllocateConfig:
 class Problem:
     """Tables for L layers, in the order of the network, and C candidates in ascending order.
 
-    perturbation: (L, C) float64, ||W - Q||^2. data: (L, C) int64, bytes of the file that belong to the layer alone.
-    weights: (L,) int64, their number. traces: (L,) float64, as estimated.
-    file_bytes: size of the packed file for bits (L,) of the layers, without its calibration, which takes up to
-    `calibration` bytes.
+    perturbation: (L, C) float64, ||W - Q||^2. data: (L, C) int64, bytes of the packed file that belong to the layer
+    alone. weights: (L,) int64, numbers of weights. traces: (L,) float64, as estimated.
+    file_bytes: computes the size of the packed file, without its calibration, for bits (L,) of the layers.
+    calibration: the most bytes that the calibration takes.
     """
 
     layers: tuple[str, ...]
@@ -99,39 +101,39 @@ class Problem:
     calibration: int = 0
 
     def bits(self, choice: np.ndarray) -> list[int]:
-        """Bits (L,) of a choice (L,) of columns."""
+        """Lists the bits (L,) of a choice (L,) of columns."""
         return [self.candidates[k] for k in choice]
 
     def sensitivity(self) -> np.ndarray:
-        """(L, C), the terms of eq. 8. A trace below zero, as an estimate of one near zero may be, counts as zero."""
+        """Computes the terms (L, C) of eq. 8. A trace estimated to be below zero counts as zero."""
         return np.maximum(self.traces, 0.0)[:, None] * self.perturbation
 
     def objective(self, choice: np.ndarray) -> float:
-        """Eq. 8."""
+        """Computes the total sensitivity (eq. 8) of a choice (L,) of columns."""
         return float(at(self.sensitivity(), choice).sum())
 
     def data_bytes(self, choice: np.ndarray) -> int:
-        """Bytes of the packed file that belong to single layers."""
+        """Adds up the bytes of the packed file that belong to single layers, for a choice (L,) of columns."""
         return int(at(self.data, choice).sum())
 
     def size(self, choice: np.ndarray) -> int:
-        """Bytes of the packed file."""
+        """Computes the bytes of the packed file, without its calibration, for a choice (L,) of columns."""
         return self.file_bytes(self.bits(choice))
 
     def average_bits(self, choice: np.ndarray) -> float:
-        """Bits per weight of all layers."""
+        """Averages the bits per weight over all layers, for a choice (L,) of columns."""
         return float(np.dot(self.bits(choice), self.weights) / self.weights.sum())
 
 
 def make_problem(net: nn.Module, quant: QuantConfig, model, sensitivities, candidates: Sequence[int], path) -> Problem:
-    """The tables for float `net`, to be quantized with `quant` and packed with config `model` (a ModelConfig).
+    """Makes the Problem of float `net`, to be quantized with `quant` and packed with config `model` (a ModelConfig).
 
-    sensitivities: rows with layer, shape and trace (average Hessian trace), as in the table at `path`, which
-    errors name. Raises UserError where they are not of this network, when `quant` gives single layers their
-    bits, and when its method cannot do with the candidates.
+    sensitivities: rows with layer, shape and trace (average Hessian trace). path: the table that has them, named in
+    errors. Raises UserError where they are not of this network, when `quant` gives single layers their bits, and when
+    the method of `quant` does not have the candidates.
     """
     if quant.layers:
-        raise UserError("quant.layers gives layers their bits, and so would the allocation; drop one of them")
+        raise UserError("quant.layers gives layers their bits, and so does the allocation; drop one of them")
     rows = [LayerBits(row.layer, tuple(row.shape), row.trace, FLOAT_BITS) for row in sensitivities]
     check_bits(rows, net, path)
     trace_of = {row.layer: row.trace for row in rows}
@@ -163,8 +165,10 @@ def make_problem(net: nn.Module, quant: QuantConfig, model, sensitivities, candi
 
 @torch.no_grad()
 def layer_tables(weight: torch.Tensor, quant: QuantConfig, candidates: Sequence[int]) -> tuple[list, list]:
-    """For each of the candidates, ||W - Q||^2 in float64, and the bytes of codes and codebook (or scale and
-    zero point) in a packed file."""
+    """Computes, for each of the candidates, ||W - Q||^2 in float64 and the bytes of a layer in the packed file.
+
+    The bytes are those of codes and codebook (or scale and zero point), or of the float weight.
+    """
     perturbation, data = [], []
     for bits in candidates:
         if bits == FLOAT_BITS:
@@ -178,7 +182,7 @@ def layer_tables(weight: torch.Tensor, quant: QuantConfig, candidates: Sequence[
 
 
 def with_float_header(data: np.ndarray, candidates: tuple[int, ...], file_bytes) -> np.ndarray:
-    """`data` (L, C) where a layer in float also counts what the file's header then does without."""
+    """Returns `data` (L, C) with the bytes of layers in float corrected by what they save in the file's header."""
     if FLOAT_BITS not in candidates or len(data) == 1:
         return data
     data = data.copy()
@@ -191,15 +195,16 @@ def with_float_header(data: np.ndarray, candidates: tuple[int, ...], file_bytes)
 
 
 def at(table: np.ndarray, choice: np.ndarray) -> np.ndarray:
-    """(L,) the entries of (L, C) in the chosen columns."""
+    """Takes the entries (L,) of a table (L, C) in the columns `choice` (L,)."""
     return np.take_along_axis(table, np.asarray(choice)[:, None], axis=1)[:, 0]
 
 
 def choose(costs: np.ndarray, sizes: np.ndarray, budget: int, ordered: bool = False) -> np.ndarray | None:
-    """One column for each row, of the least total cost whose total size is within `budget`; None if there is none.
+    """Chooses a column for each row, for the least total cost whose total size is within `budget`.
 
     costs: (L, C), finite. sizes: (L, C) integers. ordered: columns never rise from row to row.
-    Returns (L,) column indices. Optimal within the solver's tolerance, about 1e-10 of the largest cost.
+    Returns (L,) column indices, or None where no choice fits. Optimal within the solver's tolerance, about 1e-10 of the
+    largest cost.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array, eye_array, kron
@@ -209,8 +214,8 @@ def choose(costs: np.ndarray, sizes: np.ndarray, budget: int, ordered: bool = Fa
     spare = budget - least.sum()
     if spare < 0:
         return None
-    # Only differences within a row matter; without the common parts, and in units of the largest,
-    # the solver's absolute tolerances do no harm.
+    # Only differences within a row matter. Without the common parts, and in units of the largest difference, the
+    # solver's absolute tolerances do no harm.
     loss = costs - costs.min(axis=1, keepdims=True)
     loss = loss * (1e6 / (loss.max() or 1.0))
     constraints = [
@@ -219,7 +224,7 @@ def choose(costs: np.ndarray, sizes: np.ndarray, budget: int, ordered: bool = Fa
     ]
     if ordered and rows > 1 and columns > 1:
         falls = eye_array(rows - 1, rows) - eye_array(rows - 1, rows, k=1)
-        # For every column c but the first: whether it is c or a later one, from row to row.
+        # For every column c but the first: a row may choose c or a later column only if the row before does.
         constraints.append(LinearConstraint(kron(falls, np.triu(np.ones((columns, columns)))[1:]), 0, np.inf))
     found = milp(loss.ravel(), integrality=np.ones(loss.size), bounds=Bounds(0, 1), constraints=constraints,
                  options={"mip_rel_gap": 0})
@@ -230,15 +235,15 @@ def choose(costs: np.ndarray, sizes: np.ndarray, budget: int, ordered: bool = Fa
     choice = found.x.reshape(rows, columns).argmax(axis=1)
     if ordered:
         return choice
-    # Where more bytes buy nothing (a trace of zero), the solver takes any; take the fewest.
+    # Where more bytes buy nothing (a trace of zero), the solver takes any number; take the fewest.
     return np.where(costs <= at(costs, choice)[:, None], sizes, np.iinfo(np.int64).max).argmin(axis=1)
 
 
 def sections_of(traces: np.ndarray, count: int | None) -> list[np.ndarray]:
-    """Indices of the layers of each section, sections and layers in the order of falling trace; None: one each.
+    """Cuts layers into `count` sections, or one for each layer (None), and gives the indices of each one's layers.
 
-    Layers of the same trace stay in the order of the network. Where the number of layers is no
-    multiple of `count`, the first sections get one layer more than the last ones.
+    Sections, and layers in them, are in the order of falling trace; layers of the same trace stay in the order of the
+    network. Where the number of layers is no multiple of `count`, the first sections get one layer more than the last.
     """
     order = np.argsort(-traces, kind="stable")
     return np.array_split(order, min(count or len(order), len(order)))
@@ -264,12 +269,18 @@ class Allocator:
         return choice
 
     def within(self, sizes: np.ndarray, budget: int) -> np.ndarray | None:
-        """The choice (L,) of least sensitivity whose sizes (from an (L, C) table) sum up to at most `budget`."""
+        """Finds the choice (L,) of least sensitivity whose sizes, from a table (L, C), sum up to at most `budget`.
+
+        Returns None where there is none.
+        """
         columns = choose(self.costs, self._by_section(sizes), budget, self.ordered)
         return None if columns is None else self._by_layer(columns)
 
     def within_average(self, average_bits: float) -> np.ndarray:
-        """The choice of least sensitivity with at most so many bits per weight."""
+        """Finds the choice (L,) of least sensitivity with at most `average_bits` bits per weight.
+
+        Raises UserError where the fewest bits are more.
+        """
         problem = self.problem
         bits = problem.weights[:, None] * np.array(problem.candidates)
         # In decimal: 2.3 bits for each of 10 weights are 23 bits, not 22.999...
@@ -281,10 +292,10 @@ class Allocator:
         return choice
 
     def within_bytes(self, target: int, reserve: int = 0) -> np.ndarray:
-        """The choice of least sensitivity whose packed file leaves `reserve` of `target` bytes free.
+        """Finds the choice (L,) of least sensitivity whose packed file leaves `reserve` of `target` bytes free.
 
-        The tables lack the header, whose length hardly depends on the bits; it is taken from one solution to
-        the next, until that changes nothing.
+        The tables lack the header, whose length hardly depends on the bits. So its length in one solution is assumed
+        for the next, until that changes nothing. Raises UserError where even the smallest file is too large.
         """
         problem = self.problem
         least = problem.size(self.smallest)
@@ -304,9 +315,9 @@ class Allocator:
         return best
 
     def frontier(self, points: int = 100) -> list[tuple[int, float, float]]:
-        """Bytes, average bits and objective of the best allocations at sizes from the smallest to the largest.
+        """Lists (bytes, average bits, objective) of the best allocations at sizes from the smallest to the largest.
 
-        Ascending in bytes and falling in objective: a point that is no better than a smaller one is left out.
+        Bytes ascend and the objective falls: a point that is no better than a smaller one is left out.
         """
         problem = self.problem
         data = problem.data
@@ -320,7 +331,10 @@ class Allocator:
 
 
 def pareto(points) -> list[tuple[int, float, float]]:
-    """Those of the (bytes, average bits, objective) to which no other is as small and as good; ascending in bytes."""
+    """Keeps the points (bytes, average bits, objective) that no other one equals or beats in both size and objective.
+
+    Returns them ascending in bytes.
+    """
     kept = []
     for point in sorted(points, key=lambda point: (point[0], point[2])):
         if not kept or point[2] < kept[-1][2]:
@@ -329,7 +343,10 @@ def pareto(points) -> list[tuple[int, float, float]]:
 
 
 def allocate(problem: Problem, config: AllocateConfig) -> np.ndarray:
-    """The choice (L,) of columns that `config` asks for; UserError when its target is out of reach."""
+    """Finds the choice (L,) of columns that `config` asks for.
+
+    Raises UserError where its target is out of reach, or has room for every layer in float.
+    """
     allocator = Allocator(problem, config.sections, config.ordered)
     if config.average_bits is not None:
         choice = allocator.within_average(config.average_bits)
@@ -342,7 +359,7 @@ def allocate(problem: Problem, config: AllocateConfig) -> np.ndarray:
 
 
 def uniform_choice(problem: Problem, size: int) -> np.ndarray:
-    """The same quantized bits for every layer, those whose packed file is nearest to `size` bytes."""
+    """Chooses the same quantized bits for every layer, those whose packed file is nearest to `size` bytes: (L,)."""
     columns = [k for k, bits in enumerate(problem.candidates) if bits != FLOAT_BITS]
     choices = [np.full(len(problem.layers), k) for k in columns]
     return min(choices, key=lambda choice: abs(problem.size(choice) - size))

@@ -20,7 +20,7 @@ _ROW_HEIGHT, _WIDTH = 0.19, 6.4  # inches
 
 
 def markdown(rows: Sequence[BlockRow], note: str = "") -> str:
-    """A table with a line for each row; `note` goes below."""
+    """Makes the Markdown table of block sensitivities, with a line for each row; `note` goes below."""
     table = markdown_table(_HEADS, [_cells(row) for row in rows], left=2)
     below = ("Drift: 1 - cosine between an utterance's embeddings, in float and quantized, its mean and 95th "
              "percentile. Saved: of the packed file, against one with every layer in float.")
@@ -41,9 +41,9 @@ def _interval(low: float, high: float, digits: int) -> str:
 
 
 def plot(rows: Sequence[BlockRow], title: str = "") -> Drawn:
-    """What each block costs when it alone is quantized: the rise of the EER with its interval, and the drift.
+    """Draws the cost of quantizing each block alone: the rise of the EER with its interval, and the drift.
 
-    From top to bottom in the order of the network, all blocks together last.
+    Blocks go from top to bottom in the order of the network, all blocks together last.
     """
     shown = [row for row in rows if row.block != FLOAT]
     places = np.arange(len(shown))

@@ -1,6 +1,6 @@
-"""A float network, its blocks and a development list: what any choice of quantized blocks costs on it; and choices.
+"""Measures the cost of quantizing any set of blocks of a float network on a development list, and chooses such sets.
 
-Some choices papers recommend, by name, and one is made from sensitivities for a goal.
+A choice is a preset, which a paper recommends, or is made from sensitivities for a goal.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEP_COLUMNS = ("block", "done", "bytes", "estimated_loss", "measured_loss")
 
 
 def model_digest(folder) -> str:
-    """A digest of the files of a model's folder; UserError where it is none."""
+    """Computes a digest of the files of a model's folder. Raises UserError where one of them is missing."""
     files = [os.path.join(folder, name) for name in ("config.yaml", "model.safetensors")]
     for path in files:
         if not os.path.isfile(path):
@@ -52,20 +52,23 @@ def model_digest(folder) -> str:
 
 
 def listed_of(config: MeasuringConfig) -> DevelopmentList:
-    """The list that networks are measured on."""
+    """Reads the development list that `config` says to measure networks on."""
     return DevelopmentList(config.data, config.trials, config.max_utts, config.seed)
 
 
 def store_of(config: MeasuringConfig, folder, listed: DevelopmentList, front_end, digest: str) -> EmbeddingStore:
-    """Where embeddings of a network of this digest are kept, in `folder`/embeddings."""
+    """Makes the store, in `folder`/embeddings, for the embeddings of `listed` by the network with this digest."""
     return EmbeddingStore(os.path.join(folder, "embeddings"), listed, front_end, digest, config.input,
                           config.max_seconds, config.batch_frames, config.device)
 
 
 class BlockRun:
-    """Measures sets of quantized blocks. config: a BlockSensitivityConfig. folder: where embeddings are kept, in
-    `folder`/embeddings. packed_net: the float network as it is packed, with batch norms folded where the settings say
-    so. UserError for a quantized model, and for one that is not that of config.model_digest."""
+    """Measures the cost of quantizing sets of blocks of the network at `config.model`.
+
+    folder: embeddings are kept in `folder`/embeddings. packed_net: the float network as it is packed, with batch norms
+    folded where the settings say so. Raises UserError for a quantized model, and for one whose digest is not
+    config.model_digest.
+    """
 
     def __init__(self, config: BlockSensitivityConfig, folder):
         digest = model_digest(config.model)
@@ -83,7 +86,7 @@ class BlockRun:
         self.packed_net, self._packed_model = self._folded()
 
     def _folded(self):
-        """The network that is packed, and its config: with folded batch norms where the settings say so."""
+        """Gives the float network as it is packed, and its config: batch norms are folded where the settings say so."""
         if self.config.ptq is None or not self.config.ptq.fold_batch_norm:
             return self.net, self.model
         net = copy.deepcopy(self.net)
@@ -92,7 +95,7 @@ class BlockRun:
 
     @functools.cached_property
     def calibration(self) -> torch.Tensor | None:
-        """(B, T, F) features for what is done beside quantizing; random ones where only their shape matters."""
+        """Features (B, T, F) for the steps beside quantizing; random ones where only their shape matters, or None."""
         c, front_end = self.config, self.model.front_end
         if c.ptq is None:
             return None
@@ -103,7 +106,7 @@ class BlockRun:
 
     @functools.cached_property
     def calibration_digest(self) -> str:
-        """What of the calibration features the quantized network depends on: their values, wherever they are read."""
+        """Digest of the calibration features' values, wherever they are read from; empty where they do not matter."""
         return digest_of(self.calibration) if self.config.ptq.measures else ""
 
     @property
@@ -120,16 +123,16 @@ class BlockRun:
         return self._store
 
     def layers_of(self, blocks: Iterable[str]) -> list[str]:
-        """The layers of these blocks, in the order of the network."""
+        """Lists the layers of the given blocks, in the order of the network."""
         chosen = set(blocks)
         return [layer for name, layers in self.blocks.items() if name in chosen for layer in layers]
 
     def bytes(self, layers: Iterable[str]) -> int:
-        """Size of the packed file with these layers quantized."""
+        """Computes the size of the packed file, in bytes, with only the given layers quantized."""
         return part_bytes(self.packed_net, layers, self.config.quant, self._packed_model)
 
     def variant(self, layers: list[str]) -> list:
-        """What tells the network with these layers quantized from others; JSON holds it."""
+        """Returns a list, for JSON, that identifies the network with only the given layers quantized."""
         c = self.config
         found = [layers, to_dict(c.quant)] if layers else []
         if layers and c.ptq is not None:
@@ -137,7 +140,7 @@ class BlockRun:
         return found
 
     def network(self, layers: list[str]) -> nn.Module:
-        """A copy for inference, with these layers quantized; the float network as it is without any."""
+        """Copies the network for inference, with only the given layers quantized."""
         c = self.config
         if c.device == "cpu":
             return quantized_copy(self.net, layers, c.quant, c.ptq, self.calibration)
@@ -145,7 +148,7 @@ class BlockRun:
         return quantized_copy(copy.deepcopy(self.net).to(c.device), layers, c.quant, c.ptq, feats)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
-        """(N, D) of the list's utterances, with these layers quantized."""
+        """Gives the embeddings (N, D) of the list's utterances with only the given layers quantized."""
         return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
     def measured(self, layers: list[str], title: str) -> Measured:
@@ -153,7 +156,7 @@ class BlockRun:
         return measure(self.listed, self.embeddings(layers, title), c.center, c.bootstrap, c.seed)
 
     def row(self, name: str, kind: str, layers: list[str]) -> BlockRow:
-        """What it costs that just these layers are quantized."""
+        """Measures the cost of quantizing only the given layers, as the BlockRow of that name and kind."""
         origin, here = self._float(), self.measured(layers, name)
         moved = drifts(self.embeddings([], FLOAT), self.embeddings(layers, name))
         size = self.bytes(layers)
@@ -169,14 +172,17 @@ class BlockRun:
         return self._origin
 
     def rows(self) -> list[BlockRow]:
-        """Of the float network, every block, and all blocks together."""
+        """Measures the rows of a blocks.tsv: the float network, every block by itself, and all blocks together."""
         found = [self.row(FLOAT, type(self.net).__name__, [])]
         found += [self.row(name, self.titles[name], layers) for name, layers in self.blocks.items()]
         return [*found, self.row(ALL, type(self.net).__name__, self.layers_of(self.blocks))]
 
 
 def float_blocks(name: str, net: nn.Module) -> list[str]:
-    """Names of the blocks of `net` that the preset leaves in float; UserError for one that is not for this network."""
+    """Lists the blocks of `net` that the preset `name` leaves in float.
+
+    Raises UserError for an unknown preset, and for one that is not for this network.
+    """
     if name not in PRESETS:
         raise UserError(f"preset '{name}' is unknown; known: {', '.join(PRESETS)}")
     blocks = PRESETS[name].left_in_float(net)
@@ -186,13 +192,16 @@ def float_blocks(name: str, net: nn.Module) -> list[str]:
 
 
 def preset_bits(name: str, net: nn.Module, bits: int | None = None) -> list[LayerBits]:
-    """The preset's bits of every layer of `net`, as rows of a bits.tsv; `bits` in place of the preset's own."""
+    """Makes the rows of a bits.tsv for `net` by the preset `name`; `bits`, if given, in place of the preset's own.
+
+    Raises UserError as `float_blocks` does.
+    """
     bits = PRESETS[name].bits if bits is None and name in PRESETS else bits
     return bits_rows(net, float_blocks(name, net), bits)
 
 
 def bits_rows(net: nn.Module, left_in_float, bits: int, level: str = "block") -> list[LayerBits]:
-    """Rows of a bits.tsv: `bits` for every layer, 32 for those of the blocks named in `left_in_float`."""
+    """Makes the rows of a bits.tsv for `net`: `bits` for every layer, 32 for those of blocks in `left_in_float`."""
     blocks = blocks_of(net, level)
     kept = {layer for name in left_in_float for layer in blocks[name]}
     return [LayerBits(name, tuple(float_weight(layer).shape), None, FLOAT_BITS if name in kept else bits)
@@ -202,10 +211,9 @@ def bits_rows(net: nn.Module, left_in_float, bits: int, level: str = "block") ->
 class Chooser:
     """Chooses blocks of a BlockRun by the blocks.tsv in its folder.
 
-    goal: with `bytes` as the size of the packed file without a calibration, and no `megabytes`. measure: whether choices
-    are measured jointly.
-
-    say: called with a line for each step of a greedy search. steps: these as rows of STEP_COLUMNS.
+    goal: its `bytes` is the size of the packed file without a calibration, and it has no `megabytes`. measure: whether
+    choices are measured jointly. say: called with a line for each step of a greedy search. steps: these steps as rows
+    of STEP_COLUMNS. Raises UserError where blocks.tsv lacks a block of the network.
     """
 
     def __init__(self, run: BlockRun, goal: selection.SelectConfig, measure: bool = True,
@@ -221,11 +229,11 @@ class Chooser:
         self.problem = selection.Selection(tuple(run.blocks), loss, lambda mask: run.bytes(self.layers(mask)))
 
     def layers(self, mask: np.ndarray) -> list[str]:
-        """Layers of the blocks in a mask."""
+        """Lists the layers of the blocks in a mask (B,), in the order of the network."""
         return self.run.layers_of(name for name, chosen in zip(self.run.blocks, mask) if chosen)
 
     def chosen(self) -> np.ndarray:
-        """The mask (B,) of quantized blocks; UserError where the goal cannot be met."""
+        """Chooses the blocks to quantize, as a mask (B,). Raises UserError where the goal cannot be met."""
         goal = self.goal
         if goal.preset is not None:
             return self._preset(goal.preset)
@@ -242,16 +250,16 @@ class Chooser:
 
     def _preset(self, name: str) -> np.ndarray:
         if self.run.config.level != "block":
-            raise UserError(f"{self.run.folder}: measured layer by layer; a preset goes by blocks")
+            raise UserError(f"{self.run.folder}: measured layer by layer; a preset needs blocks")
         kept = float_blocks(name, self.run.net)
         return np.array([block not in kept for block in self.run.blocks])
 
     def measured(self, mask: np.ndarray) -> float:
-        """The loss of quantizing these blocks jointly."""
+        """Measures the loss of quantizing the blocks in a mask (B,) jointly."""
         return getattr(self.row(mask), self.column)
 
     def row(self, mask: np.ndarray):
-        """A BlockRow of these blocks, quantized jointly."""
+        """Measures the blocks in a mask (B,), quantized jointly, as a BlockRow."""
         return self.run.row(f"{int(mask.sum())} blocks", "", self.layers(mask))
 
     def _note(self, block: int, taken: bool, mask: np.ndarray) -> None:
@@ -264,7 +272,7 @@ class Chooser:
         self.say(f"{line[0]}: {done}; {line[2]} bytes, loss {line[3]} by the sum of blocks{known}")
 
     def describe(self, mask: np.ndarray) -> str:
-        """One line: size, what stays in float, the loss as estimated and as measured."""
+        """Describes a choice in one line: size, blocks that stay in float, the loss as estimated and as measured."""
         quant, kept = self.run.config.quant, self.problem.names(~mask)
         said = (f"{self.problem.file_bytes(mask)} bytes, {quant.method} {quant.bits} bits, in float: "
                 f"{', '.join(kept) or 'nothing'}; {self.goal.cost} {self.problem.total(mask):+.4g} by the sum of "

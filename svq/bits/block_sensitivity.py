@@ -1,4 +1,4 @@
-"""What quantizing a part of a network costs, by experiment: settings, and the table of the results.
+"""The cost of quantizing a part of a network, measured: settings, and the table of the results.
 
 One block (or layer) at a time is quantized, all others stay in float, and a development list is scored: table 1 of
 Optimization of DNN-based speaker verification model through efficient quantization technique, arXiv 2407.08991.
@@ -26,19 +26,20 @@ from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
 from svq.quant.ptq import PTQConfig, quantize_without_training_
 
-FLOAT, ALL = "float", "all"  # rows that are no blocks
+FLOAT, ALL = "float", "all"  # names of the rows that are not blocks
 
 
 @dataclasses.dataclass(frozen=True)
 class MeasuringConfig:
-    """On what networks with quantized parts are measured, and how.
+    """Settings of how, and on what data, networks with quantized parts are measured.
 
     data: Kaldi data directory of the trials. input: `feats`, `wav`, or `auto` for what there is.
-    max_utts: so many utterances, spread evenly over the speakers; 0: all of the list. max_seconds: of each; 0: all.
-    center: whether the mean of the list's embeddings is taken off each before scoring.
-    bootstrap: resamplings of the speakers for the intervals; 0: none. seed: of these and of the subset.
-    ptq: what is done beside quantizing (svq.quant.ptq), on ptq_data, chosen by ptq_seed.
-    model_digest: of the network's files, as a check that they have not changed since.
+    max_utts: number of utterances, spread evenly over the speakers; 0: all of the list. max_seconds: length used of
+    each utterance; 0: all of it. center: whether the mean of the list's embeddings is subtracted before scoring.
+    bootstrap: resamplings of the speakers for the intervals; 0: none. seed: for these and for the subset.
+    ptq: steps beside quantizing (svq.quant.ptq), on utterances of ptq_data chosen by ptq_seed.
+    model_digest: digest of the network's files, to check that they have not changed since.
+    Raises ValueError for values out of range.
     """
 
     data: str
@@ -68,9 +69,10 @@ class MeasuringConfig:
 
 @dataclasses.dataclass(frozen=True)
 class BlockSensitivityConfig(MeasuringConfig):
-    """How block sensitivities are measured.
+    """Settings of the measurement of block sensitivities.
 
-    model: folder of the float network. quant: how blocks are quantized. level: `block` (svq.nets.blocks) or `layer`.
+    model: folder of the float network. quant: how blocks are quantized; ValueError where it gives single layers their
+    bits. level: `block` (svq.nets.blocks) or `layer`.
     """
 
     model: str
@@ -85,12 +87,12 @@ class BlockSensitivityConfig(MeasuringConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BlockRow:
-    """A row of the table: what it costs that `block` alone is quantized (or nothing, or all).
+    """A row of blocks.tsv: the cost of quantizing `block` alone (or nothing, or all blocks).
 
-    kind: what the block is. layers, weights: quantized, their number. bytes: of the packed file; saved: how many
-    fewer than with every layer in float. eer, its difference to float and the bounds of that: in per cent. mindcf: of
-    p_target 0.01, likewise. drift: of 1 - cosine between an utterance's embeddings, in float and as they are here, the
-    mean, median, 95th percentile and largest. nan where a bound is not known.
+    kind: the type of the block. layers, weights: how many of each are quantized. bytes: size of the packed file; saved:
+    how many bytes fewer than with every layer in float. eer, its difference to float and the bounds of that: in per
+    cent. mindcf: the same for p_target 0.01. drift: mean, median, 95th percentile and maximum, over utterances, of
+    1 - cosine between the float embedding and the quantized one. An unknown bound is nan.
     """
 
     block: str
@@ -120,9 +122,9 @@ _INTEGERS = ("layers", "weights", "bytes", "saved")
 @torch.no_grad()
 def quantized_copy(net: nn.Module, layers: Iterable[str], quant: QuantConfig, ptq: PTQConfig | None = None,
                    feats: torch.Tensor | None = None) -> nn.Module:
-    """A copy of float `net` for inference, with only these layers quantized; `net` is not touched.
+    """Copies float `net` for inference, with only the given layers quantized; `net` is not touched.
 
-    ptq, feats: what is done beside it, and on which features (B, T, F).
+    ptq, feats: the steps beside quantizing, and the features (B, T, F) for them.
     """
     layers = list(layers)
     part = copy.deepcopy(net).eval()
@@ -134,19 +136,19 @@ def quantized_copy(net: nn.Module, layers: Iterable[str], quant: QuantConfig, pt
 
 
 def only_these(net: nn.Module, layers: Iterable[str], quant: QuantConfig) -> QuantConfig:
-    """`quant` with 32 bits for all other layers of `net`."""
+    """Returns `quant` with 32 bits for all layers of `net` but the given ones."""
     chosen = set(layers)
     return dataclasses.replace(quant, layers={name: quant.bits if name in chosen else FLOAT_BITS
                                               for name, _ in quantizable(net)})
 
 
 def part_bytes(net: nn.Module, layers: Iterable[str], quant: QuantConfig, model) -> int:
-    """Bytes of the packed file of `net`, whose config is `model`, with only these layers quantized."""
+    """Computes the bytes of the packed file of `net`, whose config is `model`, with only the given layers quantized."""
     return packed_bytes(net, only_these(net, layers, quant), model)
 
 
 def write_blocks(path, rows: Iterable[BlockRow], comment: str) -> None:
-    """Writes a blocks.tsv, atomically; `comment` becomes its first line."""
+    """Writes rows to a blocks.tsv, atomically; `comment` becomes its first line."""
     with atomic_write(path) as file:
         file.write(f"# {comment}\n" + "\t".join(COLUMNS) + "\n")
         for row in rows:
@@ -155,7 +157,7 @@ def write_blocks(path, rows: Iterable[BlockRow], comment: str) -> None:
 
 
 def read_blocks(path) -> list[BlockRow]:
-    """The rows of a blocks.tsv; UserError naming file and line of the first that is wrong."""
+    """Reads the rows of a blocks.tsv. Raises UserError that names file and line of the first wrong row."""
     rows, seen = [], {}
     for line, fields in table_rows(path, COLUMNS):
         values = dict(zip(COLUMNS, fields))

@@ -1,9 +1,9 @@
-"""Which blocks to quantize and which to leave in float, from the measured loss of quantizing each by itself.
+"""Selection of the blocks to quantize, the others staying in float, by the measured loss of quantizing each alone.
 
-The measured losses are taken to add up: what it costs to quantize several blocks is the sum of what each costs
-alone. That is an assumption (errors of one block may hide or feed those of another), so whoever selects should
-measure the chosen set jointly. A loss below zero, which noise of a small list brings about, counts as zero. The
-quantization has one number of bits; the choice is between that and float.
+Losses are assumed to add up: quantizing several blocks costs the sum of what each costs alone. Errors of one block may
+in fact hide or feed those of another, so the chosen set should be measured jointly. A loss below zero, which comes
+from the noise of a small list, counts as zero. The quantization has one number of bits; the choice is between that and
+float.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ import numpy as np
 from svq.config import check_choices
 from svq.errors import UserError
 
-_HEADER_SLACK = 64  # bytes a block that the header's length may differ from the sum of its parts
+_HEADER_SLACK = 64  # bytes for each block by which the header's length may differ from the sum of its parts
 _MAX_CUTS = 200
-COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}  # the column of blocks.tsv that each one is
+COSTS = {"eer": "eer_delta", "mindcf": "mindcf_delta", "drift": "drift"}  # cost -> column of blocks.tsv
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """left_in_float: a network -> names of the blocks that stay in float; empty where it is not for that network.
+    """A choice of blocks that a paper recommends.
 
-    bits: of all other layers. networks: which it is for, in words. source: who recommends it.
+    bits: bits of all layers that are quantized. left_in_float: a network -> names of the blocks that stay in float;
+    empty where the preset is not for that network. networks: the networks it is for, in words. source: the paper.
     """
 
     bits: int
@@ -36,7 +37,7 @@ class Preset:
 
 
 def _later_se_res2_blocks(net) -> list[str]:
-    # Imported here: who only looks up presets and their names needs no torch.
+    # Imported here, so that looking up presets and their names needs no torch.
     from svq.nets.blocks import blocks_of
     from svq.nets.ecapa import SERes2Block
 
@@ -54,12 +55,13 @@ PRESETS = {
 
 @dataclasses.dataclass(frozen=True)
 class SelectConfig:
-    """`select` of a config: which blocks svq.bin.select leaves in float; exactly one goal.
+    """Settings (`select` of a config) of how svq.bin.select chooses the blocks left in float; exactly one goal.
 
-    preset: what a paper recommends, by its name in PRESETS. max_eer_loss: as small a file as can be with an EER that rises by
-    at most so many absolute per cent. bytes, megabytes (10^6 bytes): as little loss as can be in a packed file of at most
-    that size. search: `exact` (0-1 knapsack) or `greedy` (by loss per byte, measured jointly after every step).
-    cost: the loss that a size keeps low, `eer`, `mindcf` or `drift`.
+    The goals are preset, max_eer_loss, bytes and megabytes. preset: a paper's recommendation, by its name in PRESETS.
+    max_eer_loss: the smallest file whose EER rises by at most so many absolute per cent. bytes, megabytes (10^6 bytes):
+    the least loss in a packed file of at most that size. search: `exact` (0-1 knapsack) or `greedy` (by loss per byte,
+    measured jointly after every step). cost: the loss that is kept low for a size: `eer`, `mindcf` or `drift`.
+    Raises ValueError for no goal or several, for values out of range, and for max_eer_loss with another cost than eer.
     """
 
     preset: str | None = None
@@ -83,8 +85,12 @@ class SelectConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """B blocks. loss: (B,) float64, of quantizing each alone. file_bytes: size of the packed file for a mask (B,), True
-    for a quantized block."""
+    """The problem of choosing among B blocks.
+
+    loss: (B,) float64, of quantizing each block alone. file_bytes: computes the size of the packed file for a mask
+    (B,), True for a quantized block. quantized: its size with all blocks quantized. saved: (B,) int64, the bytes that
+    quantizing each block takes off that file. smallest: its size with just the blocks quantized that make it smaller.
+    """
 
     blocks: tuple[str, ...]
     loss: np.ndarray
@@ -95,20 +101,23 @@ class Selection:
         everything = np.ones(len(self.blocks), dtype=bool)
         quantized = self.file_bytes(everything)
         saved = [self.file_bytes(_without(everything, i)) - quantized for i in range(len(self.blocks))]
-        object.__setattr__(self, "quantized", quantized)  # size with all of them quantized
-        object.__setattr__(self, "saved", np.array(saved, dtype=np.int64))  # what quantizing each takes off the file
-        # A codebook may be larger than a small layer's weights.
+        object.__setattr__(self, "quantized", quantized)
+        object.__setattr__(self, "saved", np.array(saved, dtype=np.int64))
+        # Some blocks save nothing: a codebook may be larger than a small layer's weights.
         object.__setattr__(self, "smallest", self.file_bytes(self.saved > 0))
 
     def names(self, mask: np.ndarray) -> list[str]:
         return [name for name, chosen in zip(self.blocks, mask) if chosen]
 
     def total(self, mask: np.ndarray) -> float:
-        """The sum of the losses of the quantized blocks."""
+        """Adds up the losses of the blocks quantized in a mask (B,)."""
         return float(self.loss[mask].sum())
 
     def order(self) -> list[int]:
-        """The blocks that quantization makes smaller, by rising loss per byte saved; the larger first where equal."""
+        """Lists the blocks that quantization makes smaller, by rising loss per byte saved.
+
+        Of blocks with equal loss per byte the one that saves more comes first.
+        """
         gains = [i for i in range(len(self.blocks)) if self.saved[i] > 0]
         return sorted(gains, key=lambda i: (self.loss[i] / self.saved[i], -self.saved[i], i))
 
@@ -126,19 +135,20 @@ def _with(mask: np.ndarray, index: int) -> np.ndarray:
 
 
 def exact_within_loss(problem: Selection, most: float) -> np.ndarray:
-    """The mask (B,) of quantized blocks that saves most bytes with a total loss of at most `most`.
+    """Finds the mask (B,) of quantized blocks that saves the most bytes with a total loss of at most `most`.
 
-    A 0-1 knapsack. Bytes are those that each block takes off the smallest file; the header's part of them hardly
-    depends on the others.
+    This is a 0-1 knapsack. The bytes that a block saves include its part of the header, which hardly depends on the
+    other blocks. Raises UserError where every block stays in float.
     """
     return _checked(knapsack(problem.saved, problem.loss, most), most)
 
 
 def exact_within_bytes(problem: Selection, target: int) -> np.ndarray:
-    """The mask (B,) of quantized blocks of least total loss whose packed file has at most `target` bytes.
+    """Finds the mask (B,) of quantized blocks of least total loss whose packed file has at most `target` bytes.
 
-    A 0-1 knapsack of what to leave in float, with sizes to the byte: the solver is allowed a little more, and a
-    solution whose file is larger than `target` is ruled out until one fits.
+    This is a 0-1 knapsack of the blocks to leave in float, exact to the byte: the solver is allowed a little more, and
+    solutions whose file is larger than `target` are ruled out until one fits. Raises UserError where the target cannot
+    be met, and where it has room for every block in float.
     """
     _check_target(problem, target)
     slack = _HEADER_SLACK * len(problem.blocks)
@@ -149,10 +159,11 @@ def exact_within_bytes(problem: Selection, target: int) -> np.ndarray:
 
 def greedy_within_loss(problem: Selection, most: float,
                        measured: Callable[[np.ndarray], float] | None = None) -> Iterator[tuple[int, bool, np.ndarray]]:
-    """Quantizes block after block, by rising loss per byte, as long as the loss is at most `most`.
+    """Quantizes block after block, by rising loss per byte, and keeps those with which the loss is at most `most`.
 
-    measured: the loss of a mask of quantized blocks, measured jointly; None: the sum of the single losses.
-    Yields (block, whether it is quantized, mask so far (B,)) for every block that was tried. UserError where none is.
+    measured: measures the loss of a mask of quantized blocks jointly; None: the sum of the single losses is taken.
+    Yields (block, whether it is quantized, mask so far (B,)) for every block tried. Raises UserError where none is
+    quantized in the end.
     """
     mask = np.zeros(len(problem.blocks), dtype=bool)
     loss = measured or problem.total
@@ -165,10 +176,10 @@ def greedy_within_loss(problem: Selection, most: float,
 
 
 def greedy_within_bytes(problem: Selection, target: int) -> Iterator[tuple[int, bool, np.ndarray]]:
-    """Quantizes block after block, by rising loss per byte, until the packed file has at most `target` bytes; then puts
-    back in float, by falling loss, what there is room for.
+    """Quantizes block after block, by rising loss per byte, until the packed file has at most `target` bytes.
 
-    Yields (block, True for quantized or False for put back, mask so far (B,)).
+    Then it puts blocks back in float, by falling loss, as there is room for them. Yields (block, True for quantized or
+    False for put back, mask so far (B,)). Raises UserError as `exact_within_bytes` does.
     """
     _check_target(problem, target)
     mask = np.zeros(len(problem.blocks), dtype=bool)
@@ -186,11 +197,11 @@ def greedy_within_bytes(problem: Selection, target: int) -> Iterator[tuple[int, 
 
 def knapsack(values: Sequence[float], weights: Sequence[float], capacity: float, slack: float = 0.0,
              fits: Callable[[np.ndarray], bool] | None = None) -> np.ndarray:
-    """The mask (n,) of items of the largest total value whose total weight is within `capacity`.
+    """Finds the mask (n,) of items of the largest total value whose total weight is within `capacity`.
 
-    fits: what decides in place of the sum of the weights, which may then exceed `capacity` by `slack`; solutions that
-    do not fit are excluded one by one (after 200 of them the slack is given up). scipy.optimize.milp. Items that
-    weigh nothing are taken, others without value are not.
+    fits: decides in place of the sum of the weights, which may then exceed `capacity` by `slack`. Solutions that do not
+    fit are excluded one by one; after 200 of them the slack is given up. Items that weigh nothing are taken; other
+    items without value are not. Solved by scipy.optimize.milp.
     """
     values, weights = np.asarray(values, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     free = (weights <= 0) & (values >= 0)
@@ -211,15 +222,15 @@ def knapsack(values: Sequence[float], weights: Sequence[float], capacity: float,
 
 
 def _solve(values: np.ndarray, weights: np.ndarray, room: float, cuts: Sequence[np.ndarray]) -> np.ndarray:
-    """One knapsack of positive values and weights, without the sets in `cuts`: (n,) bool; nothing where none fits."""
+    """Solves a knapsack of positive values and weights without the sets in `cuts`: (n,) bool; all false if none fit."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     none = np.zeros(len(values), dtype=bool)
     if not len(values) or room < 0:
         return none
-    # In units of the largest the solver's absolute tolerances do no harm.
+    # In units of the largest value and weight the solver's absolute tolerances do no harm.
     constraints = [LinearConstraint((weights / weights.max())[None], -np.inf, room / weights.max())]
-    for inside in cuts:  # at least one item is otherwise
+    for inside in cuts:  # at least one item must differ from each
         signs = np.where(inside, 1.0, -1.0)
         constraints.append(LinearConstraint(signs[None], -np.inf, inside.sum() - 1))
     found = milp(-values / values.max(), integrality=np.ones(len(values)), bounds=Bounds(0, 1), constraints=constraints,

@@ -1,4 +1,4 @@
-"""How sensitive each layer is to quantization: the average trace of its block of the loss's Hessian.
+"""The sensitivity of each layer to quantization: the average trace of its block of the loss's Hessian.
 
 Dong et al., "HAWQ-V2: Hessian aware trace-weighted quantization of neural networks", NeurIPS 2020; in Liu et
 al., "Towards lightweight speaker verification via adaptive neural network quantization", section IV step 2.
@@ -24,15 +24,15 @@ from svq.quant.api import quantizable
 from svq.quant.base import parametrization
 
 COLUMNS = ("layer", "shape", "trace", "std_error", "samples")
-# Keep the random streams of signs apart from those of crops and batch orders (svq.data.dataset).
+# These keep the random streams of signs apart from those of crops and batch orders (svq.data.dataset).
 _SIGNS, _OUTPUT_SIGNS = 3, 4
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerSensitivity:
-    """One row: name of the layer, shape of its weight, average trace of its Hessian block, standard error, probes.
+    """A row of sensitivity.tsv: layer, shape of its weight, average trace of its Hessian block, standard error, probes.
 
-    trace: the block's trace over the number of weights; an estimate, so it can come out below zero.
+    trace: the block's trace over the number of weights; being an estimate, it can come out below zero.
     """
 
     layer: str
@@ -48,8 +48,11 @@ class LayerSensitivity:
 
 @dataclasses.dataclass(frozen=True)
 class StoppingRule:
-    """When a layer has been probed enough: at a standard error of at most `tolerance` times its trace, but not
-    before `min_probes`, for a few samples may agree by chance; at the latest after `max_probes`."""
+    """The rule that says when a layer has been probed enough.
+
+    That is at a standard error of at most `tolerance` times its trace, but not before `min_probes` (a few samples may
+    agree by chance), and at the latest after `max_probes`. Raises ValueError for values out of range.
+    """
 
     min_probes: int = 20
     max_probes: int = 200
@@ -71,14 +74,14 @@ class StoppingRule:
 
 
 def relative(std_error: float, trace: float) -> float:
-    """The standard error over the size of the trace; of no error at all, 0."""
+    """Divides the standard error by the size of the trace; gives 0 where there is no error at all."""
     if std_error == 0:
         return 0.0
     return std_error / abs(trace) if trace else math.inf
 
 
 def mean_and_error(samples: Sequence[float]) -> tuple[float, float]:
-    """The mean of samples (n,) and its standard error; n is at least 2."""
+    """Computes the mean of samples (n,) and its standard error; n is at least 2."""
     return float(np.mean(samples)), float(np.std(samples, ddof=1) / math.sqrt(len(samples)))
 
 
@@ -90,24 +93,25 @@ class TraceEstimator:
     and signs together. The batch may be small: signs that are drawn anew for every few samples average out
     faster than signs that all samples of a large batch share.
 
-    One v over all layers would give all traces from one product with H, but its cross terms v_i^T H_ij v_j add
-    the sum of ||H_ij||^2 over the other layers j to the variance. They are zero on average, yet large:
-    a network with ReLU is piecewise linear in the weights of any one layer, so what curves it (next to the
-    loss itself) stands in the blocks between layers. On a trained ResNet18 the samples of most layers spread 2 to
-    6 times as wide that way, for a third of the time. So each layer gets a product of its own, from one graph of
-    gradients.
+    One v over all layers would give all traces from one product with H, but its cross terms v_i^T H_ij v_j add the sum
+    of ||H_ij||^2 over the other layers j to the variance. They are zero on average, yet large: a network with ReLU is
+    piecewise linear in the weights of any one layer, so most of its curvature (that of the loss itself apart) lies in
+    the blocks between layers. On a trained ResNet18 the samples of most layers spread 2 to 6 times as wide that way,
+    for a third of the time. So each layer gets a product of its own, from one graph of gradients.
 
     Kinks (of a ReLU, or where a pooled deviation is nearly zero) make the samples of some layers heavy-tailed:
-    a single one may rule the mean for long. The standard error shows it.
+    a single sample may dominate the mean for long. The standard error shows this.
 
     Args:
         net: a float network; set to eval mode. Batch norm then works with its fixed statistics, as in the
-            network that will be quantized; with those of the batch, a loss would not be a mean over
-            recordings, and no trace would be the same for another batch size.
-        loss: a batch -> the mean loss of it (scalar), computed with `net`.
-        rule: when to stop; each layer by itself.
-        seed: with the number of the probe and that of the layer, what the signs depend on.
+            network that will be quantized. With statistics of the batch, a loss would not be a mean over
+            recordings, and traces would depend on the batch size.
+        loss: a batch -> its mean loss (scalar), computed with `net`.
+        rule: says when to stop, for each layer by itself.
+        seed: signs depend on it and on the numbers of probe and layer.
         samples: those taken so far, by layer, to go on from there.
+
+    Raises UserError for a quantized network.
     """
 
     def __init__(self, net: nn.Module, loss: Callable[..., torch.Tensor], rule: StoppingRule = StoppingRule(),
@@ -123,17 +127,17 @@ class TraceEstimator:
 
     @property
     def probes(self) -> int:
-        """How many batches have been used."""
+        """The number of batches used so far."""
         return max(map(len, self.samples.values()), default=0)
 
     def unfinished(self) -> list[str]:
-        """The layers that need another probe, in the order of the network."""
+        """Lists the layers that need another probe, in the order of the network."""
         return [name for name in self.weights if not self.rule.done(self.samples[name])]
 
     def run(self, batches: Iterable):
-        """Probes with one batch after the other until every layer is done or they end; yields after each probe.
+        """Probes with one batch after the other until every layer is done or batches end; yields after each probe.
 
-        The first batch is that of probe number `self.probes`.
+        The first of `batches` is that of probe number `self.probes`.
         """
         batches = iter(batches)
         while self.unfinished():
@@ -146,11 +150,11 @@ class TraceEstimator:
             yield
 
     def _differentiable(self):
-        """cuDNN gives recurrent modules no gradient in eval mode, and never a second one; torch itself gives both."""
+        """Turns cuDNN off for recurrent modules: it gives no gradient in eval mode, and never a second one."""
         return torch.backends.cudnn.flags(enabled=False) if self.recurrent else contextlib.nullcontext()
 
     def probe(self, batch) -> None:
-        """One sample for each unfinished layer; UserError if one is not finite."""
+        """Takes one sample for each unfinished layer. Raises UserError if one is not finite."""
         number, names = self.probes, self.unfinished()
         weights = [self.weights[name] for name in names]
         gradients = torch.autograd.grad(self.loss(batch), weights, create_graph=True)
@@ -162,23 +166,23 @@ class TraceEstimator:
         self._add(names, found)
 
     def _add(self, names: list[str], found: list[float]) -> None:
-        """Takes in the samples of a probe."""
+        """Adds the samples of a probe. Raises UserError if one is not finite."""
         for name, value in zip(names, found):
             if not math.isfinite(value):
                 raise UserError(f"layer {name}: the curvature of the loss is {value} in probe {self.probes + 1}; "
-                                "is the training of this network sound, and are its features?")
+                                "look at the training of this network, and at its features")
         for name, value in zip(names, found):
             self.samples[name].append(value)
 
     def _signs(self, name: str, number: int) -> torch.Tensor:
-        """-1 and 1 at random, in the shape of the layer's weight; the same whichever layers are still probed."""
+        """Draws -1 and 1 in the shape of the layer's weight, whichever other layers are still probed."""
         weight = self.weights[name]
         rng = np.random.default_rng([_SIGNS, self.seed, number, list(self.weights).index(name)])
         signs = 2 * rng.integers(0, 2, tuple(weight.shape), dtype=np.int8) - 1
         return torch.from_numpy(signs).to(weight)
 
     def results(self) -> list[LayerSensitivity]:
-        """The estimates, in the order of the network; each layer needs 2 samples."""
+        """Lists the estimates, in the order of the network; each layer needs 2 samples."""
         return [
             LayerSensitivity(name, tuple(weight.shape), *mean_and_error(self.samples[name]), len(self.samples[name]))
             for name, weight in self.weights.items()
@@ -186,13 +190,13 @@ class TraceEstimator:
 
 
 class GaussNewtonEstimator(TraceEstimator):
-    """The same for half the mean squared distance of a network's outputs to those of its present weights.
+    """Trace estimator for half the mean squared distance of a network's outputs to those of its present weights.
 
-    The gradient of that loss is zero where it is measured, so that its Hessian is J^T J, J the Jacobian of the outputs
-    by the weights, averaged over the batch. With signs u over the outputs, ||J^T u||^2 has the mean tr(J^T J): one
+    The gradient of this loss is zero where it is measured, so that its Hessian is J^T J, J the Jacobian of the outputs
+    by the weights, averaged over the batch. With signs u over the outputs, ||J^T u||^2 has the mean tr(J^T J). So one
     backward pass samples all layers, where TraceEstimator takes a second derivative for each of them.
 
-    outputs: a batch -> (B, D), computed with `net`. Other arguments as there.
+    outputs: a batch -> (B, D), computed with `net`. The other arguments are those of TraceEstimator.
     """
 
     def __init__(self, net: nn.Module, outputs: Callable[..., torch.Tensor], rule: StoppingRule = StoppingRule(),
@@ -200,11 +204,11 @@ class GaussNewtonEstimator(TraceEstimator):
         super().__init__(net, outputs, rule, seed, samples)
 
     def probe(self, batch) -> None:
-        """One sample for each unfinished layer; UserError if one is not finite."""
+        """Takes one sample for each unfinished layer. Raises UserError if one is not finite."""
         number, names = self.probes, self.unfinished()
         outputs = self.loss(batch)
         rng = np.random.default_rng([_OUTPUT_SIGNS, self.seed, number])
-        # Signs of their own for each output of each of the batch: its samples' Jacobians do not mix on average.
+        # Each output of each item of the batch has its own signs, so that the items' Jacobians do not mix on average.
         signs = torch.from_numpy(2 * rng.integers(0, 2, tuple(outputs.shape), dtype=np.int8) - 1).to(outputs)
         gradients = torch.autograd.grad((outputs * signs).sum(), [self.weights[name] for name in names])
         found = [gradient.square().sum(dtype=torch.float64).item() / (len(outputs) * gradient.numel())
@@ -213,7 +217,7 @@ class GaussNewtonEstimator(TraceEstimator):
 
 
 def write_sensitivity(path, rows: Iterable[LayerSensitivity]) -> None:
-    """Writes a sensitivity.tsv, atomically."""
+    """Writes rows to a sensitivity.tsv, atomically."""
     with atomic_write(path) as file:
         file.write("\t".join(COLUMNS) + "\n")
         for row in rows:
@@ -221,7 +225,7 @@ def write_sensitivity(path, rows: Iterable[LayerSensitivity]) -> None:
 
 
 def read_sensitivity(path) -> list[LayerSensitivity]:
-    """The rows of a sensitivity.tsv; UserError naming file and line of the first that is wrong."""
+    """Reads the rows of a sensitivity.tsv. Raises UserError that names file and line of the first wrong row."""
     rows, seen = [], {}
     for line, (layer, shape, trace, std_error, samples) in table_rows(path, COLUMNS):
         if layer in seen:

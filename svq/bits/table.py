@@ -1,8 +1,8 @@
-"""`bits.tsv`: how many bits each layer gets; a table to write by hand or by `svq.bin.allocate`.
+"""`bits.tsv`, the table of the bits that each layer gets, written by hand or by `svq.bin.allocate`.
 
 Tab separated, header `layer shape trace bits`. `shape` is like 16x8x3x3, `trace` the average Hessian trace
-or `-`, `bits` 1 to 8, or 32 for a layer that stays in float. Blank lines and lines that start with # count
-for nothing; rows are written in the order of the network and read in any.
+or `-`, `bits` 1 to 8, or 32 for a layer that stays in float. Blank lines and lines that start with # are
+skipped. Rows are written in the order of the network and read in any order.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ COLUMNS = ("layer", "shape", "trace", "bits")
 
 @dataclasses.dataclass(frozen=True)
 class LayerBits:
-    """One row: name of the layer, shape of its weight, average Hessian trace (None: unknown), bits.
+    """A row of bits.tsv: name of the layer, shape of its weight, average Hessian trace (None: unknown), bits.
 
-    line: where the file has it, counted from 1; 0 for a row that was not read.
+    line: its line in the file, counted from 1; 0 for a row that was not read from a file.
     """
 
     layer: str
@@ -37,7 +37,7 @@ class LayerBits:
 
 
 def read_bits(path) -> list[LayerBits]:
-    """The rows of a bits.tsv; UserError naming file and line of the first that is wrong."""
+    """Reads the rows of a bits.tsv. Raises UserError that names file and line of the first wrong row."""
     rows, seen = [], {}
     for line, (layer, shape, trace, bits) in table_rows(path, COLUMNS):
         if layer in seen:
@@ -51,7 +51,7 @@ def read_bits(path) -> list[LayerBits]:
 
 
 def write_bits(path, rows: Iterable[LayerBits], comment: str | None = None) -> None:
-    """Writes a bits.tsv (atomically); `comment` becomes its first line."""
+    """Writes rows to a bits.tsv, atomically; `comment`, if given, becomes its first line."""
     with atomic_write(path) as file:
         if comment is not None:
             file.write(f"# {comment}\n")
@@ -62,7 +62,7 @@ def write_bits(path, rows: Iterable[LayerBits], comment: str | None = None) -> N
 
 
 def check_bits(rows: Iterable[LayerBits], net: nn.Module, path) -> None:
-    """UserError naming `path` and the layer when `rows` are not exactly the layers and shapes of `net`."""
+    """Raises UserError that names `path` and the layer where `rows` are not exactly the layers and shapes of `net`."""
     shapes = {name: tuple(float_weight(layer).shape) for name, layer in quantizable(net)}
     rows = list(rows)
     for row in rows:
@@ -79,14 +79,15 @@ def check_bits(rows: Iterable[LayerBits], net: nn.Module, path) -> None:
 
 
 def bits_by_layer(rows: Iterable[LayerBits]) -> dict[str, int]:
-    """Bits by name of the layer, for `QuantConfig.layers`."""
+    """Maps the name of each row's layer to its bits, for `QuantConfig.layers`."""
     return {row.layer: row.bits for row in rows}
 
 
 def table_rows(path, columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
-    """Yields (line number, fields) of a tab-separated table with that header; comments and blank lines are skipped.
+    """Yields (line number, fields) for each row of a tab-separated table whose header is `columns`.
 
-    UserError where the file cannot be read, has another header, a row of another length or no row.
+    Comments and blank lines are skipped. Raises UserError where the file cannot be read, has another header, a row of
+    another length, or no row.
     """
     lines = [(number, line) for number, line in enumerate(_read_lines(path), 1)
              if line.strip() and not line.startswith("#")]
@@ -118,12 +119,12 @@ def _read_lines(path) -> list[str]:
 
 
 def format_shape(shape: Iterable[int]) -> str:
-    """16x8x3x3."""
+    """Writes a shape like 16x8x3x3."""
     return "x".join(map(str, shape))
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """(16, 8, 3, 3) from 16x8x3x3; ValueError for anything else."""
+    """Parses a shape like 16x8x3x3 to (16, 8, 3, 3). Raises ValueError for anything else."""
     if not re.fullmatch(r"[1-9][0-9]*(x[1-9][0-9]*)*", text, re.ASCII):
         raise ValueError(f"shape is '{text}'; write it like 16x8x3x3")
     return tuple(map(int, text.split("x")))

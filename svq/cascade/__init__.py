@@ -1,6 +1,6 @@
-"""Cascades of systems of rising precision, each trial settled by the cheapest that is sure of it: ladders, costs, pages.
+"""Cascades of systems of rising precision: the cheapest system that is sure of a trial settles it.
 
-The systems themselves are verified by svq/verifier.py and run by svq/deploy.
+This folder holds ladders, costs and pages; svq/verifier.py verifies with one system, and svq/deploy runs it.
 """
 
-LIMITS = ("flip_rate", "harmful_rate", "eer_loss", "cost", "escalation")  # of what a cascade may lose or cost
+LIMITS = ("flip_rate", "harmful_rate", "eer_loss", "cost", "escalation")  # what a cascade loses or costs, to be limited

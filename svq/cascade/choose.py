@@ -1,12 +1,14 @@
-"""A ladder made ready on development trials: its maps fitted, its threshold fixed, its deltas chosen.
+"""Makes a ladder ready on development trials: fits its maps, fixes its threshold and chooses its deltas.
 
-Deltas keep to a limit on flips, EER loss, cost or escalation. A ladder of R rungs has R - 1 of them, tried at all
-combinations of a grid. With one gate the grid has a delta between any two distances to the threshold that occur, so the
-search is exact; with more gates it has those at fixed shares of the trials, fewer of them the more gates there are (at
-most `CELLS` combinations). Every trial falls into one cell of the grid, so flips, escalations and costs of all
-combinations are cumulative sums over the cells: one pass over trials. An EER is no such sum, and it can be lost where
-no decision flips, far from the threshold: where it is limited, those combinations are tried that no other beats in both
-cost and flips, and others spread evenly over all, from the best on.
+The deltas keep to limits on flips, EER loss, cost or escalation. A ladder of R rungs has R - 1 of them; all
+combinations of a grid are tried. With one gate the grid has a delta between any two distances to the threshold that
+occur, so the search is exact. With more gates it has deltas at fixed shares of the trials, and fewer of them the more
+gates there are (at most `CELLS` combinations).
+
+Every trial falls into one cell of the grid, so flips, escalations and costs of all combinations are cumulative sums
+over the cells: one pass over trials. An EER is no such sum, and it can grow where no decision flips, far from the
+threshold. Where it is limited, two kinds of combinations are tried, the best first: those that no other beats in both
+cost and flips, and some spread evenly over all.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ _TRIED, _SPREAD = 400, 200  # EERs computed at most, of combinations that none b
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """deltas: (G,) of each gate, the last infinite. flips, harmful, escalation: shares of the trials, cost: the mean
-    share of the last rung's, each an array of R - 1 axes, the choices of delta at each gate."""
+    """All combinations of deltas and what each gives. deltas: (G,) for each of the R - 1 gates, rising, the last
+    infinite. flips, harmful, escalation: shares of the trials. cost: as a share of the last rung's. These four are
+    arrays of R - 1 axes, one for each gate."""
 
     deltas: list[np.ndarray]
     flips: np.ndarray
@@ -51,8 +54,8 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """deltas: (R - 1,). flip_rate, harmful_rate, escalation: shares of the trials. cost: share of the last rung's.
-    eer_loss: percent absolute, None where it was not asked for."""
+    """A combination of deltas (R - 1,) and what it gives. flip_rate, harmful_rate, escalation: shares of the trials.
+    cost: as a share of the last rung's. eer_loss: percent absolute, None where it was not asked for."""
 
     deltas: tuple[float, ...]
     flip_rate: float
@@ -63,7 +66,10 @@ class Choice:
 
 
 def grid_of(values, threshold: float, target, cost) -> Grid:
-    """values: (R, n) of all rungs; target: (n,) bool; cost: (R, n) of each trial at each rung alone."""
+    """Computes flips, harmful flips, escalation and cost for all combinations of deltas that are to be tried.
+
+    values: (R, n) of all rungs on the common scale; target: (n,) bool; cost: (R, n) of each trial at each rung alone.
+    """
     values, cost = np.asarray(values, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     gates, n = len(values) - 1, values.shape[1]
     distances = np.abs(values[:-1] - threshold)
@@ -87,8 +93,10 @@ def grid_of(values, threshold: float, target, cost) -> Grid:
 
 
 def _candidates(distance: np.ndarray, gates: int) -> np.ndarray:
-    """Rising deltas to try at a gate, from 0 to infinity, between the distances that occur: no trial that the choice
-    was made on lies at its delta, where rounding would decide."""
+    """Gives the deltas to try at a gate, rising from 0 to infinity.
+
+    They lie between the distances that occur, so no development trial lies exactly at one, where rounding would decide.
+    """
     distinct = np.unique(distance[np.isfinite(distance)])
     between = distinct[:-1] + np.diff(distinct) / 2
     if gates > 1 and len(between):
@@ -99,7 +107,7 @@ def _candidates(distance: np.ndarray, gates: int) -> np.ndarray:
 
 
 def _through(cell, deltas, rung: int, weight) -> np.ndarray:
-    """Weight of the trials that get to `rung`, for every combination: the sum over cells at or below it."""
+    """Adds up the weight of the trials that reach `rung`, for every combination: the sum over cells at or below it."""
     shape = [len(delta) for delta in deltas]
     if rung == 0:
         return np.full(shape, float(np.sum(weight)))
@@ -111,18 +119,18 @@ def _through(cell, deltas, rung: int, weight) -> np.ndarray:
 
 
 def _settled(cell, deltas, rung: int, weight) -> np.ndarray:
-    """Weight of the trials that are settled at a gate: that get to it, and not to the next rung."""
+    """Adds up the weight of the trials that a gate settles: those that reach its rung but not the next."""
     left = _through(cell, deltas, rung, weight) - _through(cell, deltas, rung + 1, weight)
     return np.maximum(left, 0)  # a difference of equal sums of floats
 
 
 def choose(grid: Grid, limits: Mapping[str, float], goal: str | None = None,
            eer_loss: Callable[[tuple[float, ...]], float] | None = None) -> Choice:
-    """The combination within all limits that is best by the goal, and among equals by the other goal.
+    """Chooses the combination within all limits that is best by the goal, and among equals by the other goal.
 
-    limits: of LIMITS; shares, but eer_loss in percent absolute. goal: cost (cheapest) or flips (fewest); None: cost
-    where errors are limited, flips where only costs are. eer_loss: a function of deltas.
-    UserError where no combination keeps to the limits.
+    limits: by name, any of LIMITS; shares, but eer_loss in percent absolute. goal: cost (cheapest) or flips (fewest);
+    None: cost where errors are limited, flips where only costs are. eer_loss: computes the EER loss of deltas, needed
+    where it is limited. UserError for unknown limits or goals, and where no combination keeps to the limits.
     """
     unknown = [name for name in limits if name not in LIMITS]
     if unknown or not limits or goal not in (None, *GOALS):
@@ -141,7 +149,7 @@ def choose(grid: Grid, limits: Mapping[str, float], goal: str | None = None,
     places = np.argwhere(fits)
     cost, flips = grid.cost[fits], grid.flips[fits]
     first, second = (cost, flips) if goal == "cost" else (flips, cost)
-    # Small deltas before large ones where all is equal.
+    # Among equals in both, small deltas come before large ones.
     order = np.lexsort((*places.T[::-1], second, first))
     if "eer_loss" not in limits:
         return _choice(grid, places[order[0]])
@@ -153,8 +161,11 @@ def choose(grid: Grid, limits: Mapping[str, float], goal: str | None = None,
 
 
 def _to_try(order: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Of places in the order of one goal those whose EER is computed, in that order: what is better by the other goal
-    than all before, some of the rest, and the last place of all, which escalates the most."""
+    """Selects the places whose EER is computed, in `order`, that of one goal.
+
+    These are the places that are better by the other goal than all before them, some of the rest, and the very last
+    place, which escalates the most.
+    """
     values = second[order]
     best = np.minimum.accumulate(np.concatenate([[np.inf], values[:-1]]))
     tried = [_spread(np.flatnonzero(values < best), _TRIED), _spread(np.arange(len(order)), _SPREAD)]
@@ -162,7 +173,7 @@ def _to_try(order: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _spread(items: np.ndarray, most: int) -> np.ndarray:
-    """All, or at most so many of them at equal distances, the first and the last too."""
+    """Gives all items, or `most` of them at equal distances, the first and the last among them."""
     if len(items) <= most:
         return items
     return items[np.linspace(0, len(items) - 1, most).round().astype(int)]
@@ -175,7 +186,11 @@ def _choice(grid: Grid, place) -> Choice:
 
 
 def by_hand(values, threshold: float, target, cost, deltas) -> Choice:
-    """What these deltas give, counted trial by trial: what the grid's sums must equal."""
+    """Counts trial by trial what these deltas give, as a check of the grid's sums.
+
+    values: (R, n) on the common scale; target: (n,) bool; cost: (R, n) of each trial at each rung alone; deltas:
+    (R - 1,).
+    """
     values, cost = np.asarray(values, dtype=np.float64), np.asarray(cost, dtype=np.float64)
     rung, n = settle(values, threshold, deltas), values.shape[1]
     accepted = values[rung, np.arange(n)] >= threshold
@@ -186,10 +201,10 @@ def by_hand(values, threshold: float, target, cost, deltas) -> Choice:
 
 
 def fit_maps(ladder: Ladder, scores, target) -> list:
-    """The map of every rung, fitted where the ladder names a kind, read where it names a file.
+    """Fits or reads the map of every rung; gives a list, with None for a rung without one.
 
-    scores: (R, n) of development trials; target: (n,) bool. UserError for scores that no map can be fitted on, a map
-    or mean embedding that is unreadable.
+    A map is fitted where the ladder names a kind and read where it names a file. scores: (R, n) of development trials;
+    target: (n,) bool. UserError for scores that no map can be fitted to, and for an unreadable map or mean embedding.
     """
     found = []
     for rung, own in zip(ladder.rungs, scores):
@@ -211,20 +226,24 @@ def _fitted(rung, own, last, target):
 
 
 def _of(score_map, ladder: Ladder, rung):
-    """The map, saying whose score it takes, so that the live cascade subtracts the same mean embedding."""
+    """Writes into the map which score it takes, so that the live cascade subtracts the same mean embedding."""
     if rung.mean is None:
         return score_map.of(ladder.score)
     return score_map.of(ladder.score, mean_text(None if rung.mean == NONE else read_vector(rung.mean)))
 
 
 def threshold_of(ladder: Ladder, last, target) -> float:
-    """last: (n,) values of the last rung on development trials, on the common scale."""
+    """Computes the ladder's threshold on the common scale: that of an EER, Bayes' one, or the one that it states.
+
+    last: (n,) values of the last rung on development trials, on the common scale; target: (n,) bool.
+    """
     return eer_threshold(last[target], last[~target]) if ladder.operating.eer else ladder.threshold()
 
 
 @dataclasses.dataclass(frozen=True)
 class Fitted:
-    """What `prepare` made. replay: of the development list."""
+    """A ladder made ready by `prepare`: with its deltas and threshold, its maps, the replay of the development list,
+    and the choice of deltas."""
 
     ladder: Ladder
     maps: list
@@ -233,7 +252,10 @@ class Fitted:
 
 
 def prepare(ladder: Ladder, listed, limits: dict[str, float], goal: str | None = None) -> Fitted:
-    """Fits and chooses on a TrialList; see svq.cascade.choose.choose for limits, goal and errors."""
+    """Fits the maps of a ladder and chooses its threshold and deltas on the development trials `listed`, a TrialList.
+
+    limits, goal, errors: see svq.cascade.choose.choose.
+    """
     scores = listed.scores(ladder)
     maps = fit_maps(ladder, scores, listed.target)
     values = all_to_scale(maps, scores)
@@ -254,7 +276,7 @@ def prepare(ladder: Ladder, listed, limits: dict[str, float], goal: str | None =
 
 
 def save(folder, fitted: Fitted) -> str:
-    """Writes <folder>/<rung>.map.json of every rung that has a map and, last, <folder>/ladder.yaml; gives its path."""
+    """Writes <rung>.map.json of every rung that has a map and, last, ladder.yaml into `folder`; gives that path."""
     rungs = []
     for rung, score_map in zip(fitted.ladder.rungs, fitted.maps):
         if score_map is not None:

@@ -1,17 +1,19 @@
-"""What an embedding costs at each rung, and what a cascade over a list costs, counted in several ways.
+"""Counts what an embedding costs at each rung of a ladder, and what a cascade over a list costs, in several ways.
 
 Bit-operations: multiply-accumulates x bits of the weight x bits of the activation, summed over layers (Baskin et al.,
 "UNIQ: Uniform Noise Injection for Non-Uniform Quantization of Neural Networks", ACM TOCS 2021, without the term for the
 accumulator). Where only weights are quantized, activations have 32 bits. Computation without weights (attention, say)
-counts with 32 bits on the side of the weight. This is a count, not a time: a processor without low-bit arithmetic saves
+counts as if weights of 32 bits took part. This is a count, not a time: a processor without low-bit arithmetic saves
 nothing of it.
 
-*Streaming*: each trial brings its own test utterance, as on a device: it is embedded at every rung that the trial
-reaches. Enrolments are there at every precision already, or are computed on demand: each utterance of a model once at
-each rung, when the first trial with that model gets there.
+*Streaming*: each trial brings its own test utterance, as on a device; it is embedded at every rung that the trial
+reaches. Enrolments have been embedded at every rung before.
 
-*List*: the embeddings of a list are computed at most once for an utterance and a rung, both sides alike, as in an
-evaluation. With many trials an utterance one unsure trial is enough to embed it again, so that this saves less.
+*On demand*: as streaming, but each utterance of an enrolled model is embedded once at each rung, when the first trial
+with that model gets there.
+
+*List*: each utterance of the list, enrolment or test, is embedded at most once at each rung, as in an evaluation. This
+saves less: where an utterance is in many trials, one unsure trial is enough to embed it at the next rung.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ _KNOTS = 9
 
 @dataclasses.dataclass(frozen=True)
 class RungCost:
-    """frames (k,) rising, macs (k,), bit_operations (k,): at these lengths. weight_bytes: of the packed weights."""
+    """The cost of an embedding at a rung, by length. frames: (k,) rising. macs, bit_operations: (k,) at these lengths.
+    weight_bytes: of the packed weights."""
 
     frames: np.ndarray
     macs: np.ndarray
@@ -51,10 +54,11 @@ class RungCost:
     weight_bytes: int
 
     def __call__(self, frames) -> np.ndarray:
-        """(n, 3) float64 in the order of UNITS, for utterances of so many frames (n,).
+        """Gives the costs (n, 3) float64, in the order of UNITS, of utterances of so many frames (n,).
 
-        Between the counted lengths on a straight line: networks over time grow so, but for the rounding of strides (up
-        to 2 % at one second, less above; rungs of one network are rounded alike, so shares of each other are exact).
+        Costs between the counted lengths are interpolated on a straight line. Networks over time grow so, but for the
+        rounding of strides: up to 2 % at one second, less above. Rungs of one network are rounded alike, so their
+        shares of each other are exact.
         """
         frames = np.asarray(frames, dtype=np.float64)
         columns = [np.interp(frames, self.frames, values) for values in (self.macs, self.bit_operations)]
@@ -62,13 +66,16 @@ class RungCost:
 
 
 def rung_costs(rungs: Sequence[Rung], frames) -> list[RungCost]:
-    """Of every rung, for utterances whose numbers of frames (n,) are these. UserError for an unreadable model."""
+    """Counts the cost of an embedding at every rung. frames: (n,) lengths of the utterances.
+
+    UserError for an unreadable model.
+    """
     knots = knots_of(frames)
     return [rung_cost(rung, knots) for rung in rungs]
 
 
 def knots_of(frames) -> np.ndarray:
-    """Lengths to count at: all where they are few, else so many from the shortest to the longest."""
+    """Gives the lengths in frames to count at: all different ones of `frames` (n,), or nine evenly spread if more."""
     lengths = np.unique(np.asarray(frames, dtype=np.int64))
     if len(lengths) <= _KNOTS:
         return lengths
@@ -84,7 +91,7 @@ def rung_cost(rung: Rung, knots) -> RungCost:
 
 def operations(config: ModelConfig, frames: int, weight_bits: int | None = None,
                activation_bits: int = FLOAT_BITS) -> tuple[float, float]:
-    """(multiply-accumulates, bit-operations) for one utterance of so many frames.
+    """Counts the multiply-accumulates and the bit-operations of a network for one utterance of so many frames.
 
     weight_bits: of all layers; None: those of `config.quant`, FLOAT_BITS without one.
     """
@@ -106,8 +113,10 @@ def _flops(network: str, num_mels: int, frames: int) -> tuple[dict[str, int], in
 
 
 def as_computed(rung: Rung) -> tuple[ModelConfig, int]:
-    """What the rung's model says about itself, at the rung's precision, and the bits of its activations. Of an INT8 file
-    the layers have 8 bits, but those that it computes in float."""
+    """Gives the config of a rung's model, at the rung's precision, and the bits of its activations.
+
+    Layers of an INT8 file have 8 bits, except those that it computes in float.
+    """
     activation_bits = rung.activation_bits or FLOAT_BITS
     if os.path.isdir(rung.model):
         config = load_config(os.path.join(rung.model, "config.yaml"), ModelConfig)
@@ -126,9 +135,12 @@ def as_computed(rung: Rung) -> tuple[ModelConfig, int]:
 
 
 def packed_size(model: str, precision: int | None = None) -> int:
-    """Bytes that are read to have the model's weights: of a .svq (at a precision, where it is nested), .onnx or .xml
-    (with its .bin); of a folder the packed file in it where the model is quantized, else model.safetensors. UserError
-    where that is not there."""
+    """Counts the bytes that a runtime reads to have a model's weights.
+
+    Of a .svq it reads the part for `precision`, where it is nested; of an .onnx or .xml all (with the .bin). A folder
+    counts by the model.svq in it where the model is quantized, else by model.safetensors. UserError where the file is
+    missing.
+    """
     paths = files_of(model)
     if os.path.isdir(model):
         quantized = load_config(os.path.join(model, "config.yaml"), ModelConfig).quant is not None
@@ -143,8 +155,10 @@ def packed_size(model: str, precision: int | None = None) -> int:
 
 
 def storage(rungs: Sequence[Rung]) -> int:
-    """Bytes of all files of a ladder; a nested file that several rungs read counts once. Of a rung without a
-    packed file it is what the rung says (`bytes`), where it does."""
+    """Counts the bytes of all model files of a ladder; a nested file that several rungs read counts once.
+
+    A rung without a .svq counts by its key `bytes` where it has one, else by `packed_size`.
+    """
     whole = {}
     for rung in rungs:
         place = os.path.realpath(rung.model)
@@ -160,7 +174,8 @@ ACCOUNTINGS = (STREAMING, ON_DEMAND, LIST)
 
 @dataclasses.dataclass(frozen=True)
 class Counted:
-    """embeddings: (R,) how many at each rung. costs: (R, 3) their costs, in the order of UNITS."""
+    """The counts of a cascade over a list. embeddings: (R,) how many at each rung. costs: (R, 3) what they cost, in
+    the order of UNITS."""
 
     embeddings: np.ndarray
     costs: np.ndarray
@@ -169,18 +184,24 @@ class Counted:
         return float(self.costs[:, UNITS.index(unit)].sum())
 
     def share(self, unit: str, other: Counted) -> float:
-        """Of what `other` costs."""
+        """Gives the cost in `unit`, one of UNITS, as a share of what `other` costs."""
         return self.total(unit) / other.total(unit)
 
 
 def table_of(costs: list[RungCost], frames) -> np.ndarray:
-    """(R, U, 3): the cost of an embedding at each rung, of each utterance."""
+    """Gives the table (R, U, 3) of what embedding each utterance costs at each rung, in the order of UNITS.
+
+    frames: (U,) lengths of the utterances.
+    """
     return np.stack([cost(frames) for cost in costs])
 
 
 def count(listed, reached: np.ndarray, table: np.ndarray, accounting: str = STREAMING) -> Counted:
-    """listed: a TrialList, or what has its test, model, member and member_model. reached: (R, n) bool, which rungs each
-    trial goes through. table: (R, U, 3), see `table_of`."""
+    """Counts embeddings and costs of a cascade over a list.
+
+    listed: a TrialList, or an object with its test, model, member and member_model. reached: (R, n) bool, which rungs
+    each trial goes through. table: (R, U, 3), see `table_of`. accounting: one of ACCOUNTINGS, see the module.
+    """
     embeddings, costs = [], []
     for rung, here in enumerate(reached):
         if accounting == LIST:
@@ -195,10 +216,10 @@ def count(listed, reached: np.ndarray, table: np.ndarray, accounting: str = STRE
 
 
 def enrolled(listed, here: np.ndarray) -> np.ndarray:
-    """Utterances of the models that these trials (n,) bool need, each once."""
+    """Finds the enrolment utterances, each once, of the models that the trials `here`, (n,) bool, need."""
     return np.unique(listed.member[np.isin(listed.member_model, np.unique(listed.model[here]))])
 
 
 def per_trial(listed, table: np.ndarray, unit: str = "bit_operations") -> np.ndarray:
-    """(R, n) cost of the test utterance of each trial at each rung alone."""
+    """Gives the cost (R, n) of the test utterance of each trial at each rung alone. table: see `table_of`."""
     return table[:, listed.test, UNITS.index(unit)]

@@ -1,6 +1,7 @@
-"""A cascade on a list, by replay of its rungs' scores: measures and costs beside every rung alone and chance.
+"""Evaluates a cascade on a trial list by replay of its rungs' scores: measures and costs.
 
-Measures have intervals over speakers, and are paired with those of the last rung.
+Beside the cascade stand every rung alone and a random control. Measures have intervals over speakers; their differences
+to the last rung's are paired.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ MEASURES = ("eer", "mindcf", "actdcf", "flips", "harmful", "beneficial")
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Costs that decide: prior of a target, costs of a miss and a false alarm, and the threshold on the values.
+    """An operating point: prior of a target, costs of a miss and a false alarm, and the threshold on the values.
 
-    At the threshold of an EER both error rates count the same, so actDCF is p_miss + p_fa there; minDCF keeps p_target.
+    eer: the threshold is that of an EER. Both error rates count the same there, so actDCF is p_miss + p_fa; minDCF
+    keeps p_target.
     """
 
     p_target: float
@@ -34,7 +36,7 @@ class Point:
         return cls(operating.p_target, operating.c_miss, operating.c_fa, threshold, operating.eer)
 
     def act_weights(self) -> tuple[float, float]:
-        """What p_miss and p_fa at the threshold count in the normalised cost."""
+        """Gives the weights of p_miss and p_fa at the threshold in the normalized cost (actDCF)."""
         if self.eer:
             return 1.0, 1.0
         miss, alarm = self.c_miss * self.p_target, self.c_fa * (1 - self.p_target)
@@ -42,10 +44,11 @@ class Point:
 
 
 def measured(samples: SpeakerSamples, values, reference, point: Point) -> np.ndarray:
-    """(1 + replicates, 6) as MEASURES: EER in per cent, two normalised costs, three shares of trials in per cent.
+    """Measures a system against the last rung; gives (1 + replicates, 6) in the order of MEASURES.
 
-    values: (n,) of a system on the common scale; reference: (n,) those of the last rung. A trial is accepted at or
-    above the threshold. flips: decisions other than the reference's; harmful: where that one was right.
+    These are the EER in percent, two normalized costs, and three shares of trials in percent. A flip is a decision
+    other than the last rung's; it is harmful where the last rung was right, else beneficial. values: (n,) of the system
+    on the common scale; reference: (n,) of the last rung. A trial is accepted at or above the threshold.
     """
     target = samples.target
     accepted, before = values >= point.threshold, reference >= point.threshold
@@ -65,13 +68,13 @@ _LEVELS = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1)
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A system on a list. kind: CASCADE, RANDOM (the mean of the controls) or ALONE (one rung for all trials).
+    """The results of a system on a list. kind: CASCADE, RANDOM (the mean of the controls) or ALONE (one rung for all).
 
-    measures: (6,) as MEASURES. low, high: (6,) their 95 % intervals, of RANDOM the mean less and plus one standard
-    deviation over the seeds. gap, gap_low, gap_high: (6,) the differences to the last rung alone, paired.
-    settled: (R,) shares of the trials in per cent. escalation: per cent that left the first rung, with its interval.
-    shares: (3 accountings, 3 units) costs as shares of the last rung's. cost, cost_low, cost_high: that of
-    bit-operations, streaming, with its interval. nan where nothing was resampled.
+    measures: (6,) in the order of MEASURES. low, high: (6,) their 95 % intervals; for RANDOM the mean less and plus one
+    standard deviation over the seeds. gap, gap_low, gap_high: (6,) the paired differences to the last rung alone.
+    settled: (R,) percent of the trials settled by each rung. escalation: percent that left the first rung, with its
+    interval. shares: (3 accountings, 3 units) costs as shares of the last rung's. cost: percent of the last rung's
+    bit-operations, streaming, with its interval. Intervals are nan where nothing was resampled.
     """
 
     kind: str
@@ -93,8 +96,8 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class CurvePoint:
-    """One delta of the first gate. escalation, cost: shares in per cent. measures: (6,) of the cascade; random, spread:
-    (6,) mean and standard deviation of the controls."""
+    """The results at one delta of the first gate. escalation, cost: percent. measures: (6,) of the cascade. random,
+    spread: (6,) mean and standard deviation of the random controls."""
 
     delta: float
     escalation: float
@@ -105,7 +108,8 @@ class CurvePoint:
 
 
 class Replay:
-    """The rungs' values on a list. values: (R, n) on one scale. table: (R, U, 3) of svq.cascade.cost."""
+    """A cascade replayed on a list. listed: a TrialList. values: (R, n) of the rungs on one scale. table: (R, U, 3),
+    see svq.cascade.cost.table_of. names: of the rungs."""
 
     def __init__(self, listed, values, table, point: Point, names):
         self.listed, self.values, self.table, self.point, self.names = listed, values, table, point, list(names)
@@ -120,22 +124,28 @@ class Replay:
         return settle(self.values, self.point.threshold, deltas)
 
     def measured(self, rung, samples: SpeakerSamples | None = None) -> np.ndarray:
-        """(1 + replicates, 6) of a cascade that settles trials at `rung` (n,); of the list as it is without samples."""
+        """Measures a cascade that settles trials at `rung` (n,); gives (1 + replicates, 6) in the order of MEASURES.
+
+        Without samples it measures the list as it is: (1, 6).
+        """
         return measured(samples or self.plain, settled_values(self.values, rung), self.values[-1], self.point)
 
     def eer(self, deltas) -> float:
-        """In per cent."""
+        """Computes the EER of the cascade with these deltas (R - 1,), in percent."""
         return float(self.measured(self.settle(deltas))[0, MEASURES.index("eer")])
 
     def spent(self, through: np.ndarray) -> np.ndarray:
-        """(n,) bit-operations of each trial's test utterance at the rungs (R, n) bool that it goes through."""
+        """Adds up the bit-operations (n,) of each trial's test utterance over the rungs (R, n) bool of `through`."""
         return (self.costs * through).sum(axis=0)
 
     def counted(self, through: np.ndarray, accounting: str = STREAMING) -> Counted:
         return count(self.listed, through, self.table, accounting)
 
     def shares(self, through: np.ndarray) -> np.ndarray:
-        """(3, 3) ACCOUNTINGS x UNITS, of the last rung's alone."""
+        """Gives the costs (3, 3), ACCOUNTINGS x UNITS, as shares of what the last rung alone costs.
+
+        through: (R, n) bool, the rungs that each trial goes through.
+        """
         last = pure(len(self.listed), len(self.values), len(self.values) - 1)
         whole = {name: self.counted(last, name) for name in ACCOUNTINGS}
         return np.array([[self.counted(through, name).share(unit, whole[name]) for unit in UNITS]
@@ -143,7 +153,11 @@ class Replay:
 
 
 def evaluate(replay: Replay, deltas, replicates: int = 200, seed: int = 0, controls: int = 20) -> list[Row]:
-    """The cascade, the random control at the same rates, and every rung alone, the last one last."""
+    """Evaluates a cascade: gives rows for it, for the random control at the same rates, and for every rung alone.
+
+    deltas: (R - 1,). replicates: of the bootstrap over speakers. controls: random controls to average. The row of the
+    last rung alone comes last.
+    """
     n, rungs = len(replay.listed), len(replay.values)
     samples = replay.samples(replicates, seed)
     rung = replay.settle(deltas)
@@ -155,7 +169,8 @@ def evaluate(replay: Replay, deltas, replicates: int = 200, seed: int = 0, contr
 
 
 def _resampled(replay: Replay, rung, through, samples: SpeakerSamples) -> np.ndarray:
-    """(1 + replicates, 8): the measures, escalation and cost (bit-operations, streaming) in per cent."""
+    """Measures on all samples; gives (1 + replicates, 8): MEASURES, escalation and cost (bit-operations, streaming) in
+    percent."""
     columns = [rung > 0, np.ones(len(rung)), replay.spent(through), replay.costs[-1]]
     left, whole, spent, full = samples.sums(np.stack(columns, axis=1)).T
     shares = np.stack([100 * left / whole, 100 * spent / full], axis=1)
@@ -190,7 +205,10 @@ def _control(replay: Replay, rung, last: Row, controls: int, seed: int) -> Row:
 
 
 def curve(replay: Replay, deltas, controls: int = 5, seed: int = 0) -> list[CurvePoint]:
-    """The first gate's delta from 0 to infinity, the other gates' as they are; chance at the same rates beside it."""
+    """Evaluates the cascade with the first gate's delta from 0 to infinity and the other gates' deltas unchanged.
+
+    Each point has the mean of `controls` random controls that escalate as many trials.
+    """
     rungs, rng, points = len(replay.values), np.random.default_rng(seed), []
     distance = np.abs(replay.values[0] - replay.point.threshold)
     whole = replay.costs[-1].sum()

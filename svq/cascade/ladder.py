@@ -1,4 +1,4 @@
-"""The ladder of a cascade: its systems from the cheapest to the dearest, the operating point, and the gates.
+"""The ladder of a cascade: its systems from the cheapest to the most expensive, the operating point, and the gates.
 
     score: cosine_none
     operating: {p_target: 0.01}   # or {eer: true}: the threshold of the last rung's EER on development trials
@@ -6,17 +6,17 @@
     - {name: 2-bit, model: exp/small_kmqat2/model.svq, scores: exp/small_kmqat2/scores, map: logistic}
     - {name: float, model: exp/small_float, scores: exp/small_float/scores, map: logistic}
 
-That is what a user writes; svq.bin.cascade choose fits the maps, fixes the threshold and the deltas on development
+A user writes such a file. svq.bin.cascade choose fits the maps, fixes the threshold and the deltas on development
 trials, and writes a ladder with all of them. Relative paths count from the working directory, or, where there is no
 such file, from the folder of the ladder.
 
-All rungs' scores are brought onto one scale. `logistic`: a calibration to log-likelihood ratios (natural logarithm) of
-its own. `affine`, `isotonic`: a map to the last rung's scores, and then what the last rung's own map says. `none`: as
-they are.
+The scores of all rungs are brought onto one scale by the rung's `map`. `logistic`: a calibration of its own to
+log-likelihood ratios (natural logarithm). `affine`, `isotonic`: a map to the last rung's scores, and then the last
+rung's own map. `none`: the scores stay as they are.
 
-A trial is settled by the first rung that puts it farther from the threshold than its delta; the last settles any. "On
-Low-Bit Quantization Errors in Speaker Verification: Diagnostic and Mitigation", section 6.1, for ladders of any length.
-Values are calibrated scores on one scale, float64; R rungs have R - 1 deltas, none negative.
+The first rung that puts a trial farther from the threshold than its delta settles it; the last rung settles any trial.
+This is section 6.1 of "On Low-Bit Quantization Errors in Speaker Verification: Diagnostic and Mitigation", for ladders
+of any length. Values are scores on the common scale, float64. R rungs have R - 1 deltas, none negative.
 """
 
 from __future__ import annotations
@@ -44,12 +44,13 @@ class Rung:
 
     model: model folder, .svq, .onnx or .xml. precision: of a nested model, which several rungs may share.
     scores: folder with <list>/<score>.score, for replay.
-    map: one of KINDS, fitted by `choose`, or a JSON file that holds one. mean: the mean embedding subtracted before
-    the cosine, a file or `none`, where `map` does not say it. backend: what runs the model; None: what the file is for.
-    weight_bits: in place of the model's own, layer by layer. activation_bits: None: 8 of an INT8 file, else 32, as
-    only weights are quantized.
-    bytes: of weights touched for an embedding, in place of the size of the packed file.
-    delta: farther than that from the threshold, a trial is settled here; the last rung has none.
+    map: one of KINDS, fitted by `choose`, or a JSON file that holds a map. mean: the mean embedding that is subtracted
+    before the cosine, a file or `none`, where `map` does not say it. backend: the runtime; None: the one that the
+    file is for.
+    weight_bits: of all layers, in place of the model's own. activation_bits: None: 8 for an INT8 file, else 32, as only
+    weights are quantized.
+    bytes: of weights read for an embedding, in place of the size of the packed file.
+    delta: the rung settles a trial that is farther than this from the threshold; the last rung has none.
     """
 
     name: str
@@ -66,7 +67,7 @@ class Rung:
 
     def __post_init__(self):
         if not self.name or any(c.isspace() or c == "/" for c in self.name):
-            raise ValueError(f"name is {self.name!r}; give one word, which files can be called by")
+            raise ValueError(f"name is {self.name!r}; give one word that can be a file's name")
         for key in ("precision", "weight_bits", "activation_bits", "bytes"):
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -77,8 +78,8 @@ class Rung:
 
 @dataclasses.dataclass(frozen=True)
 class Operating:
-    """Where decisions are made. p_target, c_miss, c_fa: Bayes' threshold for them. eer: instead where misses and false
-    alarms of the last rung are equal on development trials; `choose` writes it as `threshold`."""
+    """The operating point. p_target, c_miss, c_fa: decide at Bayes' threshold for these. eer: decide instead where the
+    last rung has as many misses as false alarms on development trials; `choose` writes that `threshold`."""
 
     p_target: float = 0.01
     c_miss: float = 1.0
@@ -104,7 +105,8 @@ class Operating:
 
 @dataclasses.dataclass(frozen=True)
 class Ladder:
-    """rungs: from the cheapest to the one that settles what is left. score: which score. chosen: what `choose` says."""
+    """A cascade's systems and gates. rungs: from the cheapest to the one that settles what is left. score: the kind of
+    score, named as its files are. chosen: a record of how `choose` set the deltas."""
 
     rungs: tuple[Rung, ...]
     score: str = SCORE
@@ -133,14 +135,14 @@ class Ladder:
         return [rung.name for rung in self.rungs]
 
     def deltas(self, path="the ladder") -> np.ndarray:
-        """(R - 1,) of the gates; UserError where they are not chosen yet."""
+        """Gives the deltas (R - 1,) of the gates. UserError, naming `path`, where one is not chosen yet."""
         missing = [rung.name for rung in self.rungs[:-1] if rung.delta is None]
         if missing:
             raise UserError(f"{path}: rung {missing[0]} has no delta; svq.bin.cascade choose sets them")
         return np.array([rung.delta for rung in self.rungs[:-1]])
 
     def threshold(self, path="the ladder") -> float:
-        """On the common scale; UserError where it is not known yet."""
+        """Gives the threshold on the common scale. UserError, naming `path`, where it is an EER's not measured yet."""
         if self.operating.threshold is not None:
             return self.operating.threshold
         if self.operating.eer:
@@ -148,12 +150,12 @@ class Ladder:
         return bayes_threshold(self.operating.p_target, self.operating.c_miss, self.operating.c_fa)
 
     def gates(self) -> list[str]:
-        """The threshold and the deltas, as text (a delta may be infinite): what tells runs of other settings apart."""
+        """Writes threshold and deltas as text (a delta may be infinite), to tell runs of other settings apart."""
         return [f"{value:.9g}" for value in (self.threshold(), *self.deltas())]
 
 
 def load_ladder(path) -> Ladder:
-    """Reads a ladder; every path that is there beside the ladder's file and not in the working directory is mended."""
+    """Reads a ladder. A relative path that leads nowhere from the working directory counts from the ladder's folder."""
     ladder = load_config(path, Ladder)
     folder = os.path.dirname(os.path.abspath(path))
     return dataclasses.replace(ladder, rungs=tuple(_located(rung, folder) for rung in ladder.rungs))
@@ -171,7 +173,7 @@ def _located(rung: Rung, folder: str) -> Rung:
 
 
 def load_maps(ladder: Ladder, path="the ladder") -> list:
-    """The map of every rung, None for `none`. UserError for one that is not fitted, unreadable or of another score."""
+    """Reads the map of every rung, None for `none`. UserError for one not fitted, unreadable or of another score."""
     found = []
     for rung in ladder.rungs:
         if rung.map in KINDS and rung.map != NONE:
@@ -182,7 +184,10 @@ def load_maps(ladder: Ladder, path="the ladder") -> list:
 
 
 def mean_of_rung(rung: Rung, score_map) -> np.ndarray | None:
-    """(D,) what is subtracted before the cosine, None for nothing. UserError where that is not known."""
+    """Gives the mean embedding (D,) that a rung subtracts before the cosine; None where it subtracts nothing.
+
+    score_map: the rung's map or None. UserError where neither rung nor map says which, or where they disagree.
+    """
     mean = rung.mean if rung.mean in (None, NONE) else read_vector(rung.mean)
     if score_map is None and mean is None:
         raise UserError(f"rung {rung.name}: it has no map that would say which mean embedding is subtracted; give it "
@@ -194,7 +199,7 @@ def mean_of_rung(rung: Rung, score_map) -> np.ndarray | None:
 
 
 def read_map(rung: Rung, score: str, path="the ladder"):
-    """The map in the file that the rung names. UserError for one that is unreadable or not of that score."""
+    """Reads the map in the file that the rung names. UserError for one that is unreadable or not of that score."""
     found = load_map(rung.map)
     if found.score not in (None, score):
         raise UserError(f"{rung.map}: a map of {found.score} scores; {path} has {score}")
@@ -202,7 +207,7 @@ def read_map(rung: Rung, score: str, path="the ladder"):
 
 
 def check_maps(ladder: Ladder, maps: list, path="the ladder") -> None:
-    """UserError where the rungs would not be on one scale."""
+    """Checks that the maps bring all rungs onto one scale; UserError where they do not."""
     last = maps[-1]
     if last is not None and not isinstance(last, Calibration):
         raise UserError(f"{path}: the map of the last rung is {kind_of(last)}; it can be a calibration or {NONE}")
@@ -213,53 +218,56 @@ def check_maps(ladder: Ladder, maps: list, path="the ladder") -> None:
 
 
 def to_scale(maps: list, rung: int, scores) -> np.ndarray:
-    """Scores of one rung (n,) on the common scale, (n,) float64."""
+    """Brings the scores (n,) of one rung onto the common scale, (n,) float64. maps: of all rungs."""
     own, last = maps[rung], maps[-1]
     values = np.asarray(scores, dtype=np.float64) if own is None else own(scores)
     return values if last is None or isinstance(own, Calibration) else last(values)
 
 
 def all_to_scale(maps: list, scores) -> np.ndarray:
-    """Scores of every rung (R, n) on the common scale, (R, n) float64."""
+    """Brings the scores (R, n) of every rung onto the common scale, (R, n) float64."""
     return np.stack([to_scale(maps, rung, own) for rung, own in enumerate(scores)])
 
 
 def sure(values, threshold: float, delta: float):
-    """Whether a rung with this delta settles trials with these values; bool, of the shape of `values`.
+    """Says whether a rung with this delta settles trials with these values; bool, of the shape of `values`.
 
-    NaN is sure of nothing, and an infinite delta settles nothing at all.
+    It does not settle a value that is NaN. With an infinite delta it settles nothing at all.
     """
     return np.abs(np.asarray(values) - threshold) > delta
 
 
 def settle(values, threshold: float, deltas) -> np.ndarray:
-    """(n,) the rung that settles each trial, of values (R, n) and deltas (R - 1,)."""
+    """Finds the rung (n,) that settles each trial, from values (R, n) on the common scale and deltas (R - 1,)."""
     values = np.asarray(values, dtype=np.float64)
     if len(deltas) != len(values) - 1:
         raise ValueError(f"{len(deltas)} deltas for {len(values)} rungs")
     rung = np.full(values.shape[1], len(deltas))
-    for r in reversed(range(len(deltas))):  # the first that is sure has the last word
+    for r in reversed(range(len(deltas))):  # backwards, so that the first rung that is sure is written last
         rung[sure(values[r], threshold, deltas[r])] = r
     return rung
 
 
 def reached(rung: np.ndarray, rungs: int) -> np.ndarray:
-    """(R, n) bool: which rungs a trial went through, its own included."""
+    """Marks the rungs that each trial went through, that which settled it included; gives (R, n) bool.
+
+    rung: (n,) the rung that settled each trial. rungs: their number R.
+    """
     return rung[None] >= np.arange(rungs)[:, None]
 
 
 def pure(n: int, rungs: int, which: int) -> np.ndarray:
-    """(R, n) bool: as `reached`, of one rung used alone."""
+    """Marks one rung, number `which`, as the only one that each trial goes through; gives (R, n) bool."""
     return np.repeat(np.arange(rungs)[:, None] == which, n, axis=1)
 
 
 def settled_values(values, rung: np.ndarray) -> np.ndarray:
-    """(n,) the value at which each trial was settled."""
+    """Picks the value (n,) at which each trial was settled, from values (R, n) and rungs (n,)."""
     return np.asarray(values)[rung, np.arange(len(rung))]
 
 
 def random_rungs(rung: np.ndarray, rungs: int, rng: np.random.Generator) -> np.ndarray:
-    """(n,) the control: as many trials reach every rung as in `rung`, but which ones is drawn."""
+    """Draws the rungs (n,) of a random control: as many trials reach every rung as in `rung` (n,), but other ones."""
     counts = reached(rung, rungs).sum(axis=1)
     place = rng.permutation(len(rung))
     return (place[None] < counts[1:, None]).sum(axis=0)

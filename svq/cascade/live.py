@@ -1,7 +1,7 @@
-"""A trial list as a cascade meets it, and a cascade that runs: embeddings are computed when a trial needs them.
+"""A trial list for a cascade, and a cascade that runs live: it computes embeddings when a trial needs them.
 
-Each is computed once for an utterance and a rung. Nothing is batched, as where trials come one at a time. What was
-computed, and how long it took, goes into a log, from which costs are counted again (svq.cascade.live_runs).
+It computes each embedding once for an utterance and a rung. Nothing is batched, because trials come one at a time. It
+logs each embedding and the time it took; svq.cascade.live_runs counts costs again from the log.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from svq.names import list_name
 
 
 class TrialList:
-    """A labelled list with its data directory (None: the folder of the list).
+    """A labelled trial list with its data directory (None: the folder of the list).
 
-    ids: (U,) utterances that occur. test: (n,) positions among them. model: (n,) the enrolled model of each trial;
-    member, member_model: (m,) utterance and model of every enrolment; a model is one utterance, or what
-    enroll.spk2utt of the data directory says. target: (n,) bool. enroll_speaker, test_speaker: (n,) numbers.
-    frames: (U,). UserError for ids that are not in utt2spk, and for a directory that does not know how long they are.
+    ids: (U,) the utterances that occur. test: (n,) positions among them. model: (n,) the enrolled model of each trial.
+    member, member_model: (m,) utterance and model of every enrolment; a model is one utterance, or several by
+    enroll.spk2utt of the data directory. target: (n,) bool. enroll_speaker, test_speaker: (n,) numbers.
+    frames: (U,) lengths. UserError for ids that are not in utt2spk, and for a directory that tells no lengths.
     """
 
     def __init__(self, trials, data_dir=None):
@@ -56,7 +56,7 @@ class TrialList:
         self.frames = frames_of(self.data_dir, self.ids)
 
     def _models(self, index: IdIndex, path: str):
-        """Model of each trial, numbered from 0 as they are needed; utterance and model of every enrolment."""
+        """Numbers the needed models from 0; gives each trial's model, and utterance and model of every enrolment."""
         groups, found = models_of(self.trials.enroll, self.data_dir)
         members, owner = np.zeros(0, np.int64), np.zeros(0, np.int64)
         if groups is not None:
@@ -77,11 +77,14 @@ class TrialList:
         return len(self.trials)
 
     def values(self, ladder: Ladder, maps: list) -> np.ndarray:
-        """(R, n) scores of every rung from its score file, on the ladder's common scale."""
+        """Reads the scores of every rung from its score file and brings them onto the common scale; gives (R, n)."""
         return all_to_scale(maps, self.scores(ladder))
 
     def scores(self, ladder: Ladder) -> np.ndarray:
-        """(R, n) as they stand in the score files."""
+        """Reads the scores of every rung as they stand in its score file; gives (R, n).
+
+        UserError for a rung without `scores`, a missing file, and a file of other trials.
+        """
         found = []
         for rung in ladder.rungs:
             if rung.scores is None:
@@ -97,7 +100,10 @@ class TrialList:
 
 
 def frames_of(data_dir, ids) -> np.ndarray:
-    """(U,) frames of 25 ms every 10 ms of each utterance, from utt2num_frames, else from utt2dur."""
+    """Reads the number of frames (25 ms every 10 ms) of each utterance, (U,), from utt2num_frames, else from utt2dur.
+
+    UserError where the data directory has neither, or no line for an utterance.
+    """
     folder = DataDir(data_dir)
     name = "utt2num_frames" if folder.has("utt2num_frames") else "utt2dur"
     if not folder.has(name):
@@ -112,7 +118,7 @@ def frames_of(data_dir, ids) -> np.ndarray:
 
 
 class Embedded(NamedTuple):
-    """An embedding that was computed. read_seconds: from recording or file to features; seconds: the network."""
+    """An embedding that was computed. read_seconds: from recording or file to features. seconds: of the network."""
 
     rung: str
     utterance: str
@@ -122,7 +128,7 @@ class Embedded(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A trial that was settled. rung: by which; values: (rung + 1,) on the common scale, of all rungs up to it."""
+    """A trial that was settled. rung: the one that settled it. values: of the rungs up to it, on the common scale."""
 
     enroll: str
     test: str
@@ -133,7 +139,7 @@ class Settled(NamedTuple):
 
 
 class LiveRung:
-    """One system: loaded when it is first asked for; load_seconds: how long that took."""
+    """One system of a live cascade. It is loaded when it is first needed; load_seconds: how long that took."""
 
     def __init__(self, rung: Rung, score_map, data_dir: str, input: str, num_threads: int, device: str = "cpu"):
         self.rung, self.data_dir, self.input, self.num_threads, self.device = rung, data_dir, input, num_threads, device
@@ -144,7 +150,10 @@ class LiveRung:
         self._embedder = self._utterances = None
 
     def embed(self, utterance: str) -> tuple[np.ndarray, Embedded]:
-        """Its vector (D,), centred and of length 1, and what it took. UserError naming the utterance."""
+        """Embeds an utterance; gives its vector (D,), centred and of length 1, and a record of the time.
+
+        UserError naming an utterance that cannot be read or embedded.
+        """
         if self._embedder is None:
             self._load()
         start = time.perf_counter()
@@ -169,10 +178,10 @@ class LiveRung:
 
 
 class _ByKey(Utterances):
-    """Utterances in the order in which they are asked for."""
+    """Utterances of a data directory, read by their ids in any order."""
 
     def __getitem__(self, key: str) -> np.ndarray:
-        """(T, F) features or (T,) samples, float32."""
+        """Reads the features (T, F) or samples (T,) of an utterance, float32."""
         if not hasattr(self, "_line"):
             self._line = dict(zip(self.keys, self.lines))
         try:
@@ -183,10 +192,10 @@ class _ByKey(Utterances):
 
 
 class LiveCascade:
-    """listed: a TrialList. only: the number of a rung that settles every trial alone, for comparison. device: where
-    networks run that are not exported, cpu or cuda.
+    """A cascade that decides the trials of a list one by one; iterate over it.
 
-    embedded: what was computed so far. UserError for a ladder without deltas, maps or means.
+    listed: a TrialList. only: the number of a rung that settles every trial alone, for comparison. embedded: the log of
+    embeddings computed so far. UserError for a ladder without deltas, maps or means.
     """
 
     def __init__(self, ladder: Ladder, listed: TrialList, path="the ladder", input: str = "auto", num_threads: int = 1,
@@ -204,7 +213,7 @@ class LiveCascade:
         self._members = [listed.member[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:])]
 
     def __iter__(self) -> Iterator[Settled]:
-        """The trials in the order of the list."""
+        """Settles the trials in the order of the list."""
         trials = self.listed.trials
         for i, (model, test) in enumerate(zip(self.listed.model.tolist(), self.listed.test.tolist())):
             values, rung = [], 0
@@ -218,7 +227,7 @@ class LiveCascade:
 
     def _value(self, rung: int, model: int, test: int) -> float:
         score = np.clip(self._model(rung, model).astype(np.float64) @ self._vector(rung, test), -1, 1)
-        # Rounded as in a score file: replay from such files decides alike.
+        # Rounded as in a score file, so that a replay from such files decides alike.
         return float(to_scale(self.maps, rung, rounded(score)))
 
     def _vector(self, rung: int, utterance: int) -> np.ndarray:

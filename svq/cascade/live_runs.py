@@ -1,8 +1,8 @@
-"""svq.bin.cascade run: a list decided live, its log, and what several logs over one list say beside each other.
+"""Runs a cascade live over a trial list, keeps a log, and sets the logs of several runs beside each other.
 
-A log has a line a trial and a line an embedding, from which costs are counted again. trials.tsv: enroll, test, label,
-rung (that settled it), decision, and the value at every rung, `-` where it was not needed. embeddings.tsv: rung,
-utterance, frames, read_seconds, seconds.
+This is `svq.bin.cascade run`. Costs are counted again from the log, which is two files. trials.tsv has a line a trial:
+enroll, test, label, rung (that settled it), decision, and the value at every rung, `-` where it was not needed.
+embeddings.tsv has a line an embedding: rung, utterance, frames, read_seconds, seconds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRIALS, EMBEDDINGS = "trials.tsv", "embeddings.tsv"
 
 
 def write_trials(folder, names: list[str], settled: Iterable[Settled]) -> None:
-    """names: of the rungs."""
+    """Writes trials.tsv of a live run into `folder`: a line for each settled trial. names: of the rungs."""
     with atomic_write(os.path.join(folder, TRIALS)) as file:
         file.write("\t".join(["enroll", "test", "label", "rung", "decision", *names]) + "\n")
         for one in settled:
@@ -44,14 +44,20 @@ def write_embeddings(folder, embedded: Iterable[Embedded]) -> None:
 
 
 def read_reached(folder, names: list[str]) -> np.ndarray:
-    """(R, n) bool: the rungs that each trial of trials.tsv went through. UserError for a file of another ladder."""
+    """Reads from trials.tsv which rungs each trial went through, (R, n) bool.
+
+    names: of the R rungs. UserError for a file that is missing or does not have as many columns.
+    """
     path = os.path.join(folder, TRIALS)
     columns = _columns(path, 5 + len(names))
     return np.stack([[value != "-" for value in columns[5 + r]] for r in range(len(names))])
 
 
 def recount(folder, names: list[str], costs: list[RungCost]) -> Counted:
-    """Of the lines of embeddings.tsv: what was really computed, each line one embedding."""
+    """Counts the embeddings and the costs of a live run from embeddings.tsv, where each line is one embedding.
+
+    names, costs: of the R rungs. UserError for a file that is missing or names a rung of another ladder.
+    """
     path = os.path.join(folder, EMBEDDINGS)
     rungs, _, frames, *_ = _columns(path, 5)
     number = {name: r for r, name in enumerate(names)}
@@ -64,7 +70,7 @@ def recount(folder, names: list[str], costs: list[RungCost]) -> Counted:
 
 
 def seconds(folder, names: list[str]) -> dict[str, dict[str, float]]:
-    """By rung: embeddings, seconds of the network and of reading, added up over embeddings.tsv."""
+    """Adds up embeddings.tsv rung by rung: the number of embeddings, seconds of the network, seconds of reading."""
     rungs, _, _, read, network = _columns(os.path.join(folder, EMBEDDINGS), 5)
     found = {name: {"embeddings": 0, "seconds": 0.0, "read_seconds": 0.0} for name in names}
     for rung, first, second in zip(rungs, read, network):
@@ -75,7 +81,7 @@ def seconds(folder, names: list[str]) -> dict[str, dict[str, float]]:
 
 
 def _columns(path: str, fields: int) -> list[list[str]]:
-    """The columns of a file of this module, without their heads."""
+    """Reads the columns of trials.tsv or embeddings.tsv without their heads. UserError where there is no such file."""
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file; svq.bin.cascade run makes it")
     return [list(column)[1:] for column in read_columns(path, (fields,))]
@@ -83,7 +89,11 @@ def _columns(path: str, fields: int) -> list[list[str]]:
 
 def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, only: str | None = None,
              device: str = "cpu") -> dict:
-    """Runs the ladder in file `path` over a list; writes the log and `folder`/summary.json, which it returns."""
+    """Runs the ladder in the file `path` over a trial list; writes the log and summary.json; returns the summary.
+
+    trials: the list's path. folder: where the files go. input: auto, feats or wav, see svq.data.extraction.Utterances.
+    only: name of a rung that settles every trial alone. device: where networks run that are not exported. UserError for a name that is not in the ladder.
+    """
     ladder, listed = load_ladder(path), TrialList(trials)
     if only is not None and only not in ladder.names:
         raise UserError(f"--only {only}: not a rung of {path}; it has {', '.join(ladder.names)}")
@@ -101,7 +111,7 @@ def run_list(path, trials, folder, input: str = "auto", num_threads: int = 1, on
 
 
 def summary(folder, ladder, listed) -> dict:
-    """Counted from the log: embeddings and seconds by rung, and costs as shares of the last rung's alone."""
+    """Gives what the log in `folder` adds up to: embeddings and seconds by rung, costs as shares of the last rung's."""
     names = ladder.names
     costs = rung_costs(ladder.rungs, listed.frames)
     table, reached = table_of(costs, listed.frames), read_reached(folder, names)
@@ -129,8 +139,11 @@ _SAME = {"list", "trials", "rungs", "gates", "num_threads"}  # in runs that can 
 
 
 def read_runs(folders: Iterable) -> list[dict]:
-    """The summary.json of each folder. UserError where they are not of one list and ladder, or none is the last rung's
-    alone."""
+    """Reads the summary.json of each folder.
+
+    UserError where they are not of one list, ladder and number of threads, where one is unreadable, or where none is a
+    run of the last rung alone.
+    """
     found = []
     for folder in folders:
         path = os.path.join(folder, "summary.json")
@@ -154,7 +167,7 @@ def read_runs(folders: Iterable) -> list[dict]:
 
 
 def alone(run: dict) -> bool:
-    """Whether a run is the last rung's, alone: what the others are compared with."""
+    """Says whether a run used the last rung alone, as the run that the others are compared with did."""
     return run["only"] == run["rungs"][-1]
 
 
@@ -163,7 +176,7 @@ def heads(runs: Sequence[dict]) -> list[str]:
 
 
 def rows(runs: Sequence[dict]) -> list[list[str]]:
-    """A line of cells for each run, in the order of HEADS."""
+    """Gives the cells of the table of measured runs as text: a row for each run, in the order of HEADS."""
     whole = sum(next(run for run in runs if alone(run))["seconds"].values())
     return [_row(run, whole) for run in runs]
 

@@ -21,13 +21,15 @@ from svq.draw.tables import html_table, markdown_table
 from svq.errors import UserError
 from svq.report.index import finish
 
-HEADS = ("system", "EER (%)", "95 %", "to {last}", "95 %", "minDCF", "to {last}", "actDCF", "to {last}", "flips (%)",
+TITLE = "Multi-precision cascade"
+HEADS = ("system", "EER (%)", "95 %", "EER to {last}", "95 %", "minDCF", "minDCF to {last}", "actDCF", "actDCF to {last}",
+         "flips (%)",
          "95 %", "harmful (%)", "escalated (%)", "95 %", "settled by (%)", "bit-operations (%)", "95 %", "weights (%)",
          "on demand (%)", "whole list (%)")
 
 
 class Evaluated(NamedTuple):
-    """A list's results. name: of the list; title: what it holds, in words."""
+    """The results on one trial list. name: the list's. title: how many trials it holds, in words."""
 
     name: str
     title: str
@@ -40,7 +42,7 @@ def heads(names: Sequence[str]) -> list[str]:
 
 
 def cells(row: Row, names: Sequence[str]) -> list[str]:
-    """The table's text, in the order of HEADS."""
+    """Gives the cells of a row of the table as text, in the order of HEADS. names: of the rungs."""
     last = row.name == names[-1] and row.kind not in (CASCADE, RANDOM)
     i = {name: MEASURES.index(name) for name in MEASURES}
     gap = lambda name, digits: "-" if last else f"{row.gap[i[name]]:+.{digits}f}"  # noqa: E731
@@ -68,12 +70,15 @@ def _range(low: float, high: float, form: str) -> str:
 
 
 def _spread(row: Row, low: float, high: float, digits: int) -> str:
-    """The interval; of the control plus and minus its standard deviation over seeds."""
+    """Gives the interval as text; for the random control plus and minus its standard deviation over seeds."""
     return f"± {(high - low) / 2:.{digits}f}" if row.kind == RANDOM else _range(low, high, f".{digits}f")
 
 
 def notes(names: Sequence[str], settings: str) -> list[str]:
-    """How to read the table. settings: what was decided and how the deltas were chosen."""
+    """Gives the notes that explain the table, a sentence or more each.
+
+    names: of the rungs. settings: a sentence on the operating point and the choice of deltas, see `settings_of`.
+    """
     return [
         settings,
         f"95 %: intervals over resampled speakers, differences to {names[-1]} paired; of the random control "
@@ -91,7 +96,7 @@ def notes(names: Sequence[str], settings: str) -> list[str]:
 
 
 def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, runs: Sequence[dict] = ()) -> str:
-    """A table for each list, notes below; then what was measured."""
+    """Gives the results as Markdown: a table for each list, the notes, then the measured runs if there are any."""
     parts = []
     for listed in lists:
         parts += [f"### {listed.title}", markdown_table(heads(names), [cells(row, names) for row in listed.rows], 1)]
@@ -102,7 +107,7 @@ def markdown(lists: Sequence[Evaluated], names: Sequence[str], settings: str, ru
 
 
 def tsv(lists: Sequence[Evaluated]) -> str:
-    """All numbers, a line a list and system."""
+    """Gives all numbers as tab-separated text with a line of heads, then a line for each list and system."""
     heads = ["list", "system", "kind"]
     for name in MEASURES:
         heads += [name, f"{name}_low", f"{name}_high", f"{name}_gap", f"{name}_gap_low", f"{name}_gap_high"]
@@ -123,7 +128,10 @@ _SHOWN = (("eer", "EER (%)"), ("mindcf", "minDCF"), ("actdcf", "actDCF"), ("flip
 
 
 def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
-    """Four measures against the share of trials that leave the first rung; chance beside it, the rungs as lines."""
+    """Draws four measures against the share of trials that leave the first rung.
+
+    The random control is drawn beside the cascade, each rung alone as a line across. names: of the rungs.
+    """
     points, cascade = listed.curve, listed.rows[0]
     with fig.rc():
         figure, axes = fig.panels(2, 2, width=6.4, height=5.6)
@@ -147,12 +155,25 @@ def plot(listed: Evaluated, names: Sequence[str]) -> Drawn:
     rows = [(p.delta, p.escalation, p.cost, *p.measures, *p.random, *p.spread) for p in points]
     note = ("The delta of the first gate runs from 0 to infinity, the other gates' stay as chosen. Grey: as many "
             "trials escalated by chance, mean and standard deviation over seeds.")
-    return Drawn(f"cascade_{listed.name}", f"{listed.title}: what escalation brings", note, svg, columns, rows)
+    return Drawn(f"cascade_{listed.name}", f"{listed.title}: what escalation brings", note, svg, columns, rows,
+                 said(cascade, names))
+
+
+def said(cascade: Row, names: Sequence[str]) -> str:
+    """Says what the cascade costs, and whether its EER is told from the last rung's."""
+    i = MEASURES.index("eer")
+    gap, low, high = cascade.gap[i], cascade.gap_low[i], cascade.gap_high[i]
+    text = (f"The cascade sends {cascade.escalation[0]:.1f} % of the trials on and costs {cascade.cost[0]:.1f} % of the "
+            f"bit-operations of {names[-1]} alone; its EER of {cascade.measures[i]:.2f} % is {gap:+.2f} % against {names[-1]}'s")
+    if math.isnan(low):
+        return f"{text}; no interval is known."
+    told = "higher" if low > 0 else "lower" if high < 0 else "which resampled speakers cannot tell apart"
+    return f"{text} ({low:+.2f} to {high:+.2f}): {told}."
 
 
 def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence[str], settings: str,
-           runs: Sequence[dict] = ()) -> str:
-    """The page as HTML text."""
+           runs: Sequence[dict] = (), title: str = TITLE) -> str:
+    """Gives the cascade's page as HTML text: tables, notes, measured runs and figures."""
     parts = [f"<h3>{escape(listed.title)}</h3>" + html_table(heads(names), [cells(row, names) for row in listed.rows], 1)
              for listed in lists]
     parts.append('<ul class="note">' + "".join(f"<li>{escape(n)}</li>" for n in notes(names, settings)) + "</ul>")
@@ -162,12 +183,16 @@ def render(lists: Sequence[Evaluated], figures: Sequence[Drawn], names: Sequence
         sections.append(("measured", "Measured", f'{text}<p class="note">{escape(live_runs.note(runs))}</p>'))
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]
     summary = f"Rungs: {escape(', '.join(names))}. Trial lists: {escape('; '.join(each.title for each in lists))}."
-    return page("Multi-precision cascade", summary, sections, "Made by <code>steps/cascade.sh</code>.")
+    return page(title, summary, sections, "Made by <code>steps/cascade.sh</code>.")
 
 
 def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
                    controls: int) -> tuple[list[Evaluated], Ladder]:
-    """Of the ladder in file `path` on each trial list, by replay; and the ladder."""
+    """Evaluates the ladder in the file `path` on each trial list by replay; gives the results and the ladder.
+
+    replicates: of the bootstrap over speakers. controls: random controls to average. UserError for two lists of one
+    name, a ladder that is not finished, and scores or lists that cannot be read.
+    """
     ladder = load_ladder(path)
     maps, deltas, threshold = load_maps(ladder, path), ladder.deltas(path), ladder.threshold(path)
     found: list[Evaluated] = []
@@ -186,7 +211,7 @@ def evaluate_lists(path, trials: Iterable, replicates: int, seed: int,
 
 
 def settings_of(ladder: Ladder) -> str:
-    """A sentence on the operating point, the deltas and where they are from."""
+    """Says in words where decisions are made, which deltas the gates have and how these were chosen."""
     gates = ", ".join(f"{rung.name} {rung.delta:.4g}" for rung in ladder.rungs[:-1])
     said = (f"Decisions at {ladder.operating.describe()}: {ladder.threshold():.4g}. Deltas: {gates}. The files of all "
             f"rungs together have {storage(ladder.rungs):,} bytes.")
@@ -196,8 +221,11 @@ def settings_of(ladder: Ladder) -> str:
     return said
 
 
-def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = ()) -> None:
-    """cascade.md, the figures with their numbers, index.html and, last, cascade.tsv. runs: of svq.cascade.live_runs."""
+def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Sequence[dict] = (), title: str = TITLE) -> None:
+    """Writes cascade.md, the figures with their numbers, index.html and, last, cascade.tsv into `folder`.
+
+    runs: of svq.cascade.live_runs.read_runs. title: of the page. UserError where the runs are of another ladder.
+    """
     figures = [plot(listed, ladder.names) for listed in lists]
     settings = settings_of(ladder)
     if runs and (runs[0]["rungs"], runs[0]["gates"]) != (ladder.names, ladder.gates()):
@@ -206,7 +234,7 @@ def write_report(folder, lists: Sequence[Evaluated], ladder: Ladder, runs: Seque
                         f"{', '.join(ladder.gates())}; run the cascade again")
     write_figures(folder, figures)
     for name, text in (("cascade.md", markdown(lists, ladder.names, settings, runs)),
-                       ("index.html", render(lists, figures, ladder.names, settings, runs)),
+                       ("index.html", render(lists, figures, ladder.names, settings, runs, title)),
                        ("cascade.tsv", tsv(lists))):
         with atomic_write(os.path.join(folder, name)) as file:
             file.write(text)

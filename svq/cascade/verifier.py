@@ -1,4 +1,4 @@
-"""Two recordings decided by a cascade: rung after rung until one is sure (svq.bin.verify --cascade)."""
+"""Compares recordings by a cascade: rung after rung until one is sure (svq.bin.verify --cascade)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from svq.verifier import Verifier
 
 @dataclasses.dataclass(frozen=True)
 class Said:
-    """What one rung said. score: cosine. value: on the ladder's scale, compared with the threshold. delta: None at the
-    last rung. load_seconds: 0 where it was loaded before."""
+    """The answer of one rung. score: cosine. value: on the ladder's scale, compared with the threshold. delta: None at
+    the last rung. load_seconds: 0 where the model was loaded before."""
 
     rung: str
     score: float
@@ -31,7 +31,7 @@ class Said:
 
 @dataclasses.dataclass(frozen=True)
 class CascadeVerification:
-    """said: of the rungs that were needed, the last of which settled it."""
+    """The decision of a cascade. said: the answers of the rungs that were needed; the last of them settled it."""
 
     said: tuple[Said, ...]
     threshold: float
@@ -47,8 +47,9 @@ class CascadeVerification:
 
 
 class CascadeVerifier:
-    """A ladder whose models are loaded when they are first needed. options: `min_seconds`, `window_seconds` and `warn`
-    of svq.verifier.Verifier. UserError for a ladder that `svq.bin.cascade choose` has not finished."""
+    """A cascade that compares recordings. It loads each model when it first needs it. options: `min_seconds`,
+    `window_seconds` and `warn` of svq.verifier.Verifier. UserError for a ladder that `svq.bin.cascade choose` has not
+    finished, and for one of other scores than the plain cosine."""
 
     def __init__(self, ladder: Ladder, path="the ladder", num_threads: int = 1, **options):
         if ladder.score != "cosine_none":
@@ -62,11 +63,15 @@ class CascadeVerifier:
 
     @classmethod
     def load(cls, path, num_threads: int = 1, **options) -> CascadeVerifier:
-        """Of a ladder's file, as `svq.bin.cascade choose` writes it."""
+        """Loads the cascade of a ladder's file, as `svq.bin.cascade choose` writes it; options: see the class."""
         return cls(load_ladder(path), path, num_threads, **options)
 
     def verify(self, enroll: Iterable, test) -> CascadeVerification:
-        """enroll: recordings of one person; test: one to compare with them, see `Verifier.embed`."""
+        """Decides whether a recording is of an enrolled person, rung after rung until one is sure.
+
+        enroll: recordings of that person; test: the one to compare with them; both as svq.verifier.Verifier.embed
+        takes them. UserError naming a recording or model that cannot be used.
+        """
         said: list[Said] = []
         enroll = list(enroll)
         for number, delta in enumerate(self.deltas):
@@ -91,18 +96,21 @@ class CascadeVerifier:
             if mean is not None and len(mean) != embedder.config.embed_dim:
                 raise UserError(f"{rung.model}: embeddings of {embedder.config.embed_dim} values, rung {rung.name} "
                                 f"subtracts a mean of {len(mean)}; take the one of this model")
-            # What is said of a recording at the first rung is not said again.
+            # The first rung has warned of the recordings already.
             options = self.options if first else self.options | {"warn": _silent}
             self._verifiers[number] = Verifier(embedder, None, mean, **options)
         return self._verifiers[number]
 
 
 def _silent(line: str) -> None:
-    """For warnings that were given already."""
+    """Drops a warning that was given already."""
 
 
 def by_cascade(options, warn) -> dict:
-    """options: of svq.bin.verify. warn: called with one line where a recording is short."""
+    """Runs `svq.bin.verify --cascade`; gives a dict of the answers, the decision, seconds and peak memory.
+
+    options: those of svq.bin.verify. warn: called with one line where a recording is short.
+    """
     verifier = CascadeVerifier.load(options.cascade, options.num_threads, min_seconds=options.min_seconds,
                                     window_seconds=options.window_seconds, warn=warn)
     result = verifier.verify(options.enroll, options.test)
@@ -118,9 +126,9 @@ def by_cascade(options, warn) -> dict:
 
 
 def report_cascade(options, found: dict) -> None:
-    """JSON, or a line for each rung that was asked and for the decision."""
+    """Prints the result of `by_cascade`: as JSON with --json, else a line for each rung asked and the decision."""
     if options.json:
-        # An infinite delta, "escalate all", has no place in JSON: text.
+        # JSON has no infinity: an infinite delta, "escalate all", is written as text.
         rungs = [said | {"delta": said["delta"] if said["delta"] != float("inf") else "inf"} for said in found["rungs"]]
         print(json.dumps(found | {"rungs": rungs}, indent=1, sort_keys=True, allow_nan=False))
         return

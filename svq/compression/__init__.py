@@ -1,4 +1,4 @@
-"""Compression of a trained network to so many bytes: what steps/compress.sh does besides the steps of recipes.
+"""Compression of a trained network to so many bytes, for steps/compress.sh.
 
-Its quantization, training and scores are those of the recipes; only the plan and its report are here.
+Quantization, training and scores are those of the recipes. Only the plan and its report are here.
 """

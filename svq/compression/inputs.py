@@ -1,4 +1,4 @@
-"""What a compression is given: checked before anything is made, and the data directories that are made of it."""
+"""Checks the inputs of a compression before anything is made, and makes data directories of them."""
 
 from __future__ import annotations
 
@@ -27,21 +27,23 @@ class Speech:
 
     @property
     def speakers(self) -> list[str]:
-        """Sorted as bytes, as the labels of a training are."""
+        """The speakers, sorted as bytes, as the labels of a training are."""
         return sorted(set(self.speaker.values()), key=str.encode)
 
     @property
     def labelled(self) -> bool:
-        """Whether its speakers can be told from one another: two or more, with two utterances each on average.
+        """Whether the speakers can serve as labels: two or more, with at least two utterances each on average.
 
-        Where speakers are not known, each utterance of a Kaldi data directory has one of its own.
+        Where speakers are not known, each utterance of a Kaldi data directory has a speaker of its own.
         """
         return len(self.speakers) >= 2 and self.utterances >= 2 * len(self.speakers)
 
 
 def check_speech(path, most: int | None = None) -> Speech:
-    """What is in the data directory, or `most` of it, spread over the list; UserError where its tables are missing or
-    do not agree."""
+    """Checks a data directory; gives its recordings, or `most` of them, spread over the list.
+
+    UserError where its tables are missing, empty or do not agree.
+    """
     folder = DataDir(path)
     _, found = folder.wav.positions(folder.utt2spk.key_array)
     if not found.all():
@@ -58,8 +60,8 @@ def check_speech(path, most: int | None = None) -> Speech:
 
 @dataclasses.dataclass(frozen=True)
 class Tested:
-    """What a trial list is about. utterances: those that need an embedding, sorted, with their recordings.
-    models: whether there are enrolment models of several utterances."""
+    """A checked trial list. utterances: those that need an embedding, sorted, with their recordings. models: whether
+    enrolment models of several utterances occur."""
 
     trials: Trials
     utterances: dict[str, str]
@@ -67,10 +69,13 @@ class Tested:
 
 
 def check_trials(path, data_dir) -> Tested:
-    """The trials in `path` whose recordings are in `data_dir`; UserError that lists ids without a recording."""
+    """Checks the trial list `path` against the data directory with its recordings.
+
+    UserError that names ids without a recording, and for a list that mixes models and utterances.
+    """
     trials = read_trials(path, labels=False)
     folder = DataDir(data_dir)
-    folder.wav  # a message of its own where it is missing, or recordings are cut into segments
+    folder.wav  # raises its own message where wav.scp is missing, or recordings are cut into segments
     ids, recordings = read_pairs(folder.path / "wav.scp")
     index = IdIndex(ids, folder.path / "wav.scp")
     groups, place = models_of(trials.enroll, folder.path)
@@ -87,7 +92,8 @@ def check_trials(path, data_dir) -> Tested:
 def write_tested(path, data_dir, out) -> int:
     """Makes the data directory `out` of just the utterances that a trial list needs; returns their number.
 
-    Where `data_dir` has no utt2spk, each utterance gets a speaker of its own.
+    path: the list. data_dir: has its recordings. Where that has no utt2spk, each utterance gets a speaker of its own.
+    UserError as `check_trials`, and for utterances that are not in utt2spk.
     """
     utterances = check_trials(path, data_dir).utterances
     folder = DataDir(data_dir)
@@ -101,17 +107,17 @@ def write_tested(path, data_dir, out) -> int:
 
 
 def _channels(folder: DataDir, kept) -> dict[str, dict]:
-    """reco2file_and_channel of the utterances that are kept, as `create` takes it; nothing where it names none."""
+    """Gives reco2file_and_channel of the utterances that are kept, as `create` takes it; empty where it has none."""
     name = "reco2file_and_channel"
     named = {key: value for key, value in folder.table(name).items() if key in kept} if folder.has(name) else {}
     return {name: named} if named else {}
 
 
 def write_speech(data_dir, out, most: int | None = None, own: bool = True, durations: bool = True) -> int:
-    """Makes the data directory `out` of the recordings of another, or `most` of them (`check_speech`).
+    """Makes the data directory `out` of the recordings of another, or `most` of them; returns their number.
 
-    own: their own speakers; else each utterance gets one of its own, as where speakers are not known. durations: with
-    utt2dur, measured where it is missing. Returns the number of utterances.
+    own: whether utterances keep their speakers; else each gets a speaker of its own, as if speakers were not known.
+    durations: whether utt2dur is written, and measured where it is missing. UserError as `check_speech`.
     """
     folder, speaker = DataDir(data_dir), check_speech(data_dir, most).speaker
     wav = {key: value for key, value in folder.table("wav.scp").items() if key in speaker}

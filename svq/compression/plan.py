@@ -1,7 +1,7 @@
-"""How a network is quantized and finetuned for a target size, decided before anything is made.
+"""Decides how a network is quantized and finetuned for a target size, before anything is made.
 
-The plan says how it finetunes and what gives layers their bits; the settings make the configs that the recipe's steps
-take.
+The plan says how the network is finetuned and which objective gives layers their bits. The settings become the configs
+that the recipe's steps take.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from svq.config import check_choices, from_dict
 from svq.errors import UserError
 from svq.numbers import number
 
-# torch, which takes seconds to load, is imported where a network is looked at.
+# torch takes seconds to load, so functions import it where they look at a network.
 METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
 CANDIDATES = (1, 2, 3, 4, 5, 6, 8)
 CALIBRATION_SECONDS = 3.0
@@ -29,13 +29,13 @@ CALIBRATION_SECONDS = 3.0
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the user may choose.
+    """The user's settings for a compression.
 
-    target_bytes: of the packed file, at most. utterances: that there are to calibrate and finetune on. finetune: what
-    the quantized network learns. candidates: bits to choose from; none: 1 to 8, and 1 neither without calibration and
-    finetuning, for rounding to one bit destroys a network, nor for `integer`, which has no such grid.
-    method, per_channel: see svq.quant.QuantConfig; per_channel None is not decided yet.
-    steps: of finetuning, about, for there are whole epochs; `epochs` above 0 goes before it.
+    target_bytes: largest size of the packed file. utterances: how many there are to calibrate and finetune on.
+    finetune: what the quantized network learns. candidates: bits to choose from; none given: 1 to 8. 1 is left out then
+    without calibration and finetuning, because rounding to one bit destroys a network, and for `integer`, which has no
+    such grid. method, per_channel: see svq.quant.QuantConfig; per_channel None: not decided yet. steps: of finetuning,
+    about, since only whole epochs are trained; `epochs` above 0 goes before it.
     """
 
     target_bytes: int
@@ -60,7 +60,7 @@ class Settings:
 
     @property
     def fitted(self) -> bool:
-        """Whether the quantized network is looked at on speech at all."""
+        """Whether the quantized network is fitted to speech: calibrated, finetuned or both."""
         return self.calibrate or self.finetune != "none"
 
     @property
@@ -70,16 +70,16 @@ class Settings:
 
     @property
     def made(self) -> tuple[str, ...]:
-        """The steps that are taken; each is a folder of its own."""
+        """The names of the steps that are taken; each has a folder of its own."""
         return ("rounded", *["calibrated"] * self.calibrate, *["finetuned"] * (self.finetune != "none"))
 
     @property
     def reserve(self) -> int:
-        """Bytes of the target that are left free: a batch norm may move out of what half precision holds."""
+        """Bytes of the target that are left free, because a batch norm may leave the range of half precision."""
         return self.target_bytes // 1000 if self.fitted else 0
 
     def quant(self) -> dict:
-        """The `quant` part of the configs."""
+        """Gives the `quant` part of the configs, a dict."""
         found = {"method": self.method, "per_channel": self.per_channel is not False}
         if self.method == "integer":
             found |= {"scheme": "affine", "range": "mse"}
@@ -88,7 +88,7 @@ class Settings:
         return found
 
     def tree(self, step: str) -> dict:
-        """The config of a step; nothing about the model, which is given. That of `rounded` also allocates the bits."""
+        """Gives the config of a step, a dict without the model. The config of `rounded` also allocates the bits."""
         found = {"quant": self.quant(), "seed": self.seed, "num_threads": self.num_threads}
         if step == "rounded":
             found["allocate"] = {"candidates": list(self.bits), "bytes": self.target_bytes, "reserve": self.reserve}
@@ -99,8 +99,11 @@ class Settings:
         return found
 
     def _finetuning(self) -> dict:
-        """How svq.bin.train is to train. A calibrated network that learns embeddings alone starts so near to them that
-        the statistics of single batches, and weights that decay, would lead it away."""
+        """Gives the training part of the config of `finetuned`.
+
+        A calibrated network that learns embeddings alone starts near to them. Statistics of single batches and weight
+        decay would lead it away, so it has neither.
+        """
         batch, near = min(self.batch_size, self.utterances), self.calibrate and self.finetune == "embedding"
         found = {
             "data": {"input": "wav", "crop_seconds": self.crop_seconds, "num_workers": 1},
@@ -115,7 +118,7 @@ class Settings:
         return found | ({"freeze_batch_norm": True} if near else {})
 
     def check(self) -> None:
-        """UserError for a value out of range."""
+        """Checks the configs of all steps; UserError for a value out of range."""
         from svq.train.config import TrainConfig
 
         if self.method == "integer" and 1 in self.bits:
@@ -125,7 +128,10 @@ class Settings:
 
 
 def most_utterances(steps: int, epochs: int, batch_size: int) -> int | None:
-    """How many recordings `steps` steps of finetuning see at most; None: any number, where epochs are given."""
+    """Computes how many recordings `steps` steps of finetuning see at most; None, any number, where epochs are given.
+
+    UserError for a number out of range.
+    """
     for name, value, lowest in (("steps", steps, 1), ("epochs", epochs, 0), ("batch-size", batch_size, 1)):
         if value < lowest:
             raise UserError(f"--{name} {value}: must be at least {lowest}")
@@ -133,7 +139,7 @@ def most_utterances(steps: int, epochs: int, batch_size: int) -> int | None:
 
 
 def target_bytes(megabytes: str) -> int:
-    """10^6 bytes, exactly as written in decimal; UserError unless positive."""
+    """Converts megabytes (10^6 bytes), a decimal number as text, exactly to bytes; UserError unless positive."""
     try:
         number(megabytes)
         size = int(Fraction(megabytes) * 10**6)
@@ -145,11 +151,11 @@ def target_bytes(megabytes: str) -> int:
 
 
 def fitting(net, model, settings: Settings) -> Settings:
-    """`settings` with `per_channel` decided: fitted to speech a codebook for each layer does as well as one for each
-    channel, which plain rounding gets where the target has room for them.
+    """Decides `per_channel` where the user has not, and checks that the target size can be met; gives the settings.
 
-    net: the float network. model: its ModelConfig. UserError where no packed file can be as small, or the float
-    network is no larger.
+    Plain rounding gets a codebook for each channel where the target has room for them. A network fitted to speech gets
+    one for each layer, which does as well there. net: the float network. model: its ModelConfig. UserError where no
+    packed file can be as small, or where the float network is no larger than the target.
     """
     from svq.pack.file import packed_bytes
     from svq.quant import QuantConfig
@@ -157,8 +163,8 @@ def fitting(net, model, settings: Settings) -> Settings:
     target = settings.target_bytes
     whole = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
     if target >= whole:
-        raise UserError(f"--target-mb: {target:,} bytes have room for the float network, {whole:,} bytes: nothing is "
-                        "to be compressed; lower the target")
+        raise UserError(f"--target-mb: the float network has {whole:,} bytes and fits into {target:,} as it is; lower "
+                        "the target")
     lowest = settings.bits[0]
     either = (False,) if settings.fitted else (True, False)
     for per_channel in either if settings.per_channel is None else (settings.per_channel,):
@@ -174,12 +180,12 @@ def fitting(net, model, settings: Settings) -> Settings:
 
 
 def config_path(folder, step: str) -> Path:
-    """Where the config of a step lies in the folder of a compression."""
+    """Gives the path of a step's config in the folder of a compression."""
     return Path(folder) / "conf" / f"{step}.yaml"
 
 
 def write_settings(folder, settings: Settings) -> None:
-    """Writes the configs of all steps; their values are checked where they are read."""
+    """Writes the configs of all steps into the folder of a compression; whoever reads them checks their values."""
     for step in settings.made:
         with atomic_write(config_path(folder, step)) as file:
             file.write("# Written by steps/compress.sh.\n")
@@ -188,8 +194,8 @@ def write_settings(folder, settings: Settings) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """finetune: none, embedding or labels. objective: of the sensitivities. head: where the classifier is from: own,
-    fitted or none. per_channel: whether each channel has a codebook."""
+    """The plan of a compression. finetune: none, embedding or labels. objective: of the sensitivities. head: the
+    classifier's origin: own, fitted or none. per_channel: whether each channel has a codebook."""
 
     finetune: str
     objective: str
@@ -198,7 +204,11 @@ class Plan:
 
 
 def finetuning(asked: str, speech: Speech, data, batch_size: int) -> str:
-    """none, embedding or labels; `asked` may be auto, true and false, too. UserError where `speech` is too little."""
+    """Decides how the network is finetuned: none, embedding or labels.
+
+    asked: one of these, or auto, true, false. data: the speech's data directory, for messages. UserError where `speech`
+    is too little for what is asked.
+    """
     if asked == "auto":
         if speech.utterances >= batch_size:
             return "embedding"
@@ -215,9 +225,10 @@ def finetuning(asked: str, speech: Speech, data, batch_size: int) -> str:
 
 
 def make_plan(settings: Settings, speech: Speech, objective: str, model, origin: str, options) -> Plan:
-    """UserError for a size that cannot be met, and for values out of range.
+    """Makes the plan of a compression, and checks it.
 
-    objective: auto, labels or embedding. model, origin, options: as of `starting_point`.
+    objective: auto, labels or embedding. model, origin, options: see `starting_point`. UserError for a size that cannot
+    be met, for values out of range, and for labels of a single speaker.
     """
     settings.check()
     per_channel = fitting(*starting_point(model, origin, options), settings).per_channel
@@ -232,9 +243,10 @@ def make_plan(settings: Settings, speech: Speech, objective: str, model, origin:
 
 
 def starting_point(model, origin: str, options=None):
-    """The float network that is to be compressed, and its config.
+    """Loads the float network that is to be compressed; gives it and its ModelConfig.
 
-    origin: the toolkit of the checkpoint `model`, read with `options` (svq.importing.Options), or svq.
+    origin: the toolkit of the checkpoint `model`, read with `options` (svq.importing.Options), or svq for a model
+    folder. UserError for a model that cannot be read or is quantized already.
     """
     if origin != "svq":
         from svq.importing import import_checkpoint
@@ -253,7 +265,7 @@ def starting_point(model, origin: str, options=None):
 
 
 def has_head_of(model, origin: str, speech: Speech) -> bool:
-    """Whether `model` has a classifier for just the speakers of `speech`."""
+    """Says whether the model folder `model` has a classifier for exactly the speakers of `speech`."""
     from svq.train.folders import read_speakers
 
     if origin != "svq" or not os.path.exists(os.path.join(model, "head.safetensors")):

@@ -1,4 +1,4 @@
-"""A network step by step: bytes, bits, error rates, how far the embeddings have moved, and what each step bought."""
+"""Reports a compression step by step: bytes, bits, error rates, the shift of embeddings, and the gain of each step."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FLOAT = "float"
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """EER less that of another network, in percent points; interval: from the same resampled speakers for both."""
+    """The EER less another network's, in percent points. interval: from the same resampled speakers for both."""
 
     eer: float
     interval: tuple[float, float] | None = None
@@ -33,10 +33,10 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One of the networks. eer and its interval in percent; mindcf01, mindcf05: least costs at these priors.
+    """A step's network. eer and its interval: percent. mindcf01, mindcf05: minDCF at target priors of 0.01 and 0.05.
 
-    cosine, lowest: between an utterance's embedding and that of the float network, on average and at least; to_before,
-    to_float: against the step before and against the float network. None: not known, or of the float network.
+    cosine, lowest: mean and least cosine between an utterance's embedding and the float network's. to_before, to_float:
+    differences to the step before and to the float network. None: not known, or the float network itself.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Step:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """steps: the float network first, the one that is packed last. utterances: that cosines are over. trials: (targets,
-    non-targets), None for a list without labels. layers: bits -> (layers, weights). notes: what was left out, and
-    why."""
+    """A comparison of all steps. steps: the float network first, the packed one last. utterances: how many the cosines
+    are over. trials: (targets, non-targets), None for a list without labels. layers: bits -> (layers, weights).
+    notes: what was left out, and why."""
 
     steps: tuple[Step, ...]
     utterances: int
@@ -115,7 +115,10 @@ def compare(folder, steps: Sequence[str], trials_path, data_dir, scores: str = "
 
 
 def bootstrap(trials: Trials, data_dir, replicates: int, seed: int, notes: list[str]) -> EerInterval | None:
-    """What resamples the speakers of the trials; None, with a note, where they are not known or too few."""
+    """Makes the bootstrap over the speakers of the trials; None, with a note, where they are unknown or too few.
+
+    data_dir: has their utt2spk. notes: the list that a note is added to.
+    """
     if not replicates:
         return None
     if not (Path(data_dir) / "utt2spk").is_file():
@@ -132,7 +135,7 @@ def bootstrap(trials: Trials, data_dir, replicates: int, seed: int, notes: list[
 
 
 def embedding_cosines(before, after) -> np.ndarray:
-    """(N,) cosine between the embeddings of each utterance in two folders."""
+    """Computes the cosine (N,) between the embeddings of each utterance in two folders."""
     one, other = EmbeddingReader(before), EmbeddingReader(after)
     (rows,) = other.rows(one.ids)
     first, second = unit_length(one.read(), one.ids, one.path), unit_length(other.read(rows), one.ids, other.path)
@@ -140,7 +143,7 @@ def embedding_cosines(before, after) -> np.ndarray:
 
 
 def bits_of_layers(path) -> dict[int, tuple[int, int]]:
-    """bits -> (how many layers, how many weights) of a bits.tsv."""
+    """Counts the layers and the weights by their bits in a bits.tsv: bits -> (layers, weights)."""
     rows = read_bits(path)
     layers, weights = Counter(), Counter()
     for row in rows:
@@ -153,7 +156,7 @@ Column = tuple[str, list[str]]  # head, cells
 
 
 def measured(found: Comparison) -> list[Column]:
-    """A cell for each network, of what is known."""
+    """Gives the columns of the table of measures, with a cell for each network; what is not known has no column."""
     steps = found.steps
     shown = [("bytes", [f"{step.size_bytes:,}" for step in steps]),
              ("bits a weight", [f"{step.bits:.3g}" for step in steps])]
@@ -168,7 +171,7 @@ def measured(found: Comparison) -> list[Column]:
 
 
 def changed(found: Comparison) -> list[Column]:
-    """A cell for each network but the float one: what its step changed."""
+    """Gives the columns of the table of changes, with a cell for each network but the float one."""
     steps, shown = found.steps[1:], []
     for what, differences in (("the step before", [step.to_before for step in steps]),
                               ("float", [step.to_float for step in steps])):
@@ -182,7 +185,7 @@ def changed(found: Comparison) -> list[Column]:
 
 
 def made_how(folder, steps: Sequence[str], data) -> list[tuple[str, str]]:
-    """How each step was made, by the configs in `folder`: name and text. data: what it calibrated and finetuned on."""
+    """Describes how each step was made, from the configs in `folder`: name and text. data: the directory it fits to."""
     from svq.config import load_config
     from svq.train.config import TrainConfig
 
@@ -208,7 +211,7 @@ def _range(values: tuple[float, float], sign: str = "") -> str:
 
 
 def as_lines(found: Comparison) -> list[str]:
-    """The few lines for the terminal: one a step."""
+    """Gives the lines for the terminal, one for each step."""
     lines = []
     for step in found.steps:
         said = [f"{step.size_bytes:,} bytes, {step.bits:.3g} bits a weight"]
@@ -224,7 +227,7 @@ def as_lines(found: Comparison) -> list[str]:
 
 
 def as_markdown(found: Comparison, facts: list[tuple[str, str]]) -> str:
-    """The report. facts: what the networks come from and how they were made, name and text."""
+    """Gives the report as Markdown. facts: (name, text) pairs on the networks' origin and how they were made."""
     parts = ["# Compression, step by step", "\n".join(f"- {name}: {text}" for name, text in facts)]
     parts.append(_table([step.name for step in found.steps], measured(found)))
     said = [f"The last file is {found.ratio:.1f} times smaller than `model.safetensors` of the float network "
@@ -251,5 +254,5 @@ def _table(names: list[str], shown: list[Column]) -> str:
 
 
 def as_json(found: Comparison) -> str:
-    """All numbers, null for what is not known."""
+    """Gives all numbers as JSON text, with null for what is not known."""
     return json.dumps(dataclasses.asdict(found) | {"ratio": found.ratio}, indent=1, sort_keys=True) + "\n"

@@ -1,4 +1,4 @@
-"""Sets speakers of a data directory aside: those left train, those aside are what choices are made on."""
+"""Sets speakers of a data directory aside: the rest is trained on, and choices are made on those set aside."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from svq.errors import UserError
 def draw_speakers(cells: Mapping[str, Hashable], count: int, seed: int) -> set[str]:
     """Draws `count` speakers so that each cell, such as a gender, keeps its share, by largest remainder.
 
-    cells: the cell of each speaker. UserError unless some are drawn and some are left.
+    cells: speaker -> its cell. Gives the speakers drawn. UserError unless some are drawn and some are left.
     """
     if not 0 < count < len(cells):
-        raise UserError(f"--dev-speakers is {count}: of {len(cells)} speakers some must be set aside, and some be left")
+        raise UserError(f"--dev-speakers is {count}: some of {len(cells)} speakers must be set aside, and some left")
     groups: dict[Hashable, list[str]] = {}
     for speaker in sorted(cells):
         groups.setdefault(cells[speaker], []).append(speaker)
@@ -31,11 +31,11 @@ def draw_speakers(cells: Mapping[str, Hashable], count: int, seed: int) -> set[s
 
 
 def set_aside(source, rest, aside, count: int, most_utts: int = 0, seed: int = 0) -> tuple[int, int]:
-    """Writes two directories: `rest` of `source` without `count` drawn speakers, `aside` of these.
+    """Splits data directory `source` in two: `aside` holds `count` drawn speakers, `rest` the others.
 
-    Speakers are drawn among those with two utterances, without which there is no target trial, each gender by its share
-    where spk2gender knows all. most_utts: so many of a speaker, spread over its list, come into `aside`; 0: all. Gives
-    the numbers of utterances of both. UserError where too few speakers can be drawn.
+    Only speakers with two utterances or more are drawn, as others have no target trial; each gender by its share where
+    spk2gender knows all. most_utts: how many utterances of a speaker, spread over its list, go into `aside`; 0: all.
+    Gives the numbers of utterances in `rest` and in `aside`. UserError where too few speakers can be drawn.
     """
     folder = DataDir(source)
     sizes = np.bincount(folder.speaker_index, minlength=len(folder.speakers))
@@ -55,12 +55,12 @@ def set_aside(source, rest, aside, count: int, most_utts: int = 0, seed: int = 0
 
 
 def _by_speaker(speaker: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
-    """Of each speaker the chosen rows, ascending."""
+    """Gives, for each speaker, its chosen rows in ascending order. speaker (N,) int, chosen (N,) bool: of each row."""
     rows = np.flatnonzero(chosen)
     order = rows[np.argsort(speaker[rows], kind="stable")]
     return np.split(order, np.flatnonzero(np.diff(speaker[order])) + 1)
 
 
 def _some(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows, evenly spread; 0: all."""
+    """Takes at most `most` of the rows, evenly spread; 0 takes all."""
     return rows[np.arange(most) * len(rows) // most] if 0 < most < len(rows) else rows

@@ -1,23 +1,22 @@
 """Recordings from files, `ark:offset` and `command |`, at any rate, as mono float32.
 
 Relative paths are relative to the current folder, as in Kaldi. Every failure is a UserError that begins with the
-extended file name. How files are opened is in svq/data/sources.py.
+extended file name. svq/data/sources.py opens the files.
 
-Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. What is louder was never scaled to [-1, 1], and
-nobody can know how it was scaled, so it is an error.
+Full scale is 1. Float samples beyond it stay as they are, up to LIMIT. A louder recording is an error: it was never
+scaled to [-1, 1], and nobody can know how it was scaled.
 
-Of several channels, the one that the name gives (`Rx.channel`, from reco2file_and_channel) is taken. Where none is
-given, they are averaged, and it is an error if that destroys them.
+If a recording has several channels, the one that its name gives (`Rx.channel`, from reco2file_and_channel) is taken.
+Without one they are averaged, and it is an error if they cancel each other.
 
-Names are Kaldi's extended file names, so one that ends in `|` is a command. Where a name must be that of a file,
-whatever it looks like (it came from a user, not from a wav.scp), give `Rx("file", name)` in its place.
+Names are Kaldi's extended file names, so one that ends in `|` is a command. A name from a user, not from a wav.scp, is
+that of a file, whatever it looks like: give `Rx("file", name)` in its place.
 
-How much of a recording is sound at all is the check that a network cannot make: it gives an embedding of anything, of
-digital silence too, and two silences are alike: their cosine is near 1. This is no voice activity detector; what is
-louder than SILENCE_DB may be noise.
+Silence must be refused here, as a network cannot tell: it gives an embedding of anything, and the embeddings of two
+digital silences have a cosine near 1. This is no voice activity detector: sound louder than SILENCE_DB may be noise.
 
-Parts of recordings stand in Kaldi's segments, lines `utterance recording start end`, in seconds; an end of -1 is that of
-the recording. utt2dur has the seconds of every utterance, from segments, headers, or decoded pipes.
+Kaldi's segments holds parts of recordings, lines `utterance recording start end`, in seconds; an end of -1 is that of
+the recording. utt2dur holds the seconds of every utterance, from segments, headers, or decoded pipes.
 """
 
 from __future__ import annotations
@@ -46,43 +45,48 @@ FORM = "is not `utterance recording start end`"
 
 
 def info(rxfilename: str | Rx) -> Info:
-    """Rate, channels and length from the header (a pipe is decoded); UserError if unreadable or empty."""
+    """Reads rate, channels and length from a recording's header (decoding pipes); UserError if unreadable or empty."""
     with naming(rxfilename), contextlib.ExitStack() as stack:
         return open_recording(rxfilename, stack).info
 
 
 def duration(rxfilename: str | Rx) -> float:
-    """Seconds; UserError if unreadable or empty."""
+    """Gives the length of a recording in seconds; UserError if it is unreadable or empty."""
     return info(rxfilename).seconds
 
 
-def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> None:
-    """UserError unless the recording opens and has a sample; with `decode`, unless all of it decodes and it has sound.
+def check(rxfilename: str | Rx, decode: bool = False, alike: bool = False) -> Info | None:
+    """Raises UserError unless a recording opens and has a sample; with `decode`, unless it all decodes and has sound.
 
-    Without `decode`, files cost a header, and pipes are stopped after their first 64 kB. alike: as in `load`.
+    Gives what its header says, None for a pipe that is not decoded.
+
+    Without `decode`, only the header of a file is read, and a pipe is stopped after its first 64 kB. alike: as in
+    `load`.
     """
     with naming(rxfilename), contextlib.ExitStack() as stack:
         rx = parse(rxfilename)
         if rx.kind == "pipe" and not decode:
             probe_pipe(rx.path, stack)
-            return
+            return None
         recording = open_recording(rxfilename, stack, alike=alike)
         if not decode:
             recording.source.read(0, 1)
-            return
+            return recording.info
         samples = recording.read(0, recording.info.frames)
     require_sound(rxfilename, samples, recording.info.rate)
+    return recording.info
 
 
 def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: float | None = None,
          any_scale: bool = False, alike: bool = False) -> np.ndarray:
-    """A recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
+    """Reads a recording, or `seconds` of it from `start`, as mono float32 (T,) at `rate` Hz; full scale is 1.
 
-    One channel is taken where `rxfilename` names it, else they are averaged; then resampled (polyphase FIR,
-    svq.data.resample). A part equals the same samples of the whole up to float rounding, and is shorter than
-    asked where the recording ends first. UserError if it is unreadable or empty, ends before `start`, has a sample
-    beyond LIMIT, or if the channels to be averaged cancel each other. any_scale: no LIMIT, for who scales the recording
-    by itself. alike: UserError, too, where the channels to be averaged are not alike, such as those of a call.
+    The channel that `rxfilename` names is taken, else all are averaged; then the samples are resampled (polyphase FIR,
+    svq.data.resample). A part equals the same samples of the whole up to float rounding. It is shorter than asked
+    where the recording ends first. any_scale: no LIMIT, for callers that scale the recording themselves.
+
+    UserError if the recording is unreadable or empty, ends before `start`, or has a sample beyond LIMIT, and if the
+    channels to be averaged cancel each other; with `alike`, also if they differ, as those of a call.
     """
     with naming(rxfilename), contextlib.ExitStack() as stack:
         source = open_recording(rxfilename, stack, any_scale=any_scale, alike=alike)
@@ -96,11 +100,11 @@ def load(rxfilename: str | Rx, rate: int = 16000, start: float = 0.0, seconds: f
 
 def windows(rxfilename: str | Rx, rate: int, seconds: float,
             opened: Callable[[Info], None] = lambda _: None) -> Iterator[np.ndarray]:
-    """What `load` gives of a whole recording, in equal consecutive windows of at most `seconds` each; 0: in one.
+    """Yields a whole recording, as `load` reads it, in equal consecutive windows of at most `seconds` each; 0: in one.
 
-    One window at a time is in memory; of a pipe, and of what SoX or ffmpeg has to read, also the recording as it
-    comes from there. opened: called with what its header says, first of all. UserError as in `load`, at the latest when
-    the window is reached that cannot be read.
+    One window at a time is in memory. If the recording comes from a pipe, SoX or ffmpeg, all that they gave is, too.
+    opened: called first of all, with the `Info` of the header. UserError as in `load`, at the latest when the window is
+    reached that cannot be read.
     """
     with naming(rxfilename), contextlib.ExitStack() as stack:
         source = open_recording(rxfilename, stack)
@@ -112,7 +116,7 @@ def windows(rxfilename: str | Rx, rate: int, seconds: float,
 
 
 def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
-    """Samples (T,) or (T, channels) float32 at `own_rate` Hz, as `load` gives a recording: mono (T',) at `rate` Hz.
+    """Turns samples (T,) or (T, channels), float32 at `own_rate` Hz, into mono (T',) at `rate` Hz, as `load` does.
 
     UserError as in `load`.
     """
@@ -123,12 +127,12 @@ def at_rate(samples: np.ndarray, own_rate: int, rate: int) -> np.ndarray:
 
 
 def _length(found: Info, rate: int) -> int:
-    """Samples of the whole at `rate`."""
+    """Gives the number of samples of the whole recording at `rate` Hz."""
     return -(-found.frames * rate // found.rate)
 
 
 def _part(source: Mono, rate: int, first: int, last: int) -> np.ndarray:
-    """Samples [first, last) at `rate` Hz, mono."""
+    """Reads samples [first, last), counted at `rate` Hz, mono."""
     common = math.gcd(rate, source.info.rate)
     up, down = rate // common, source.info.rate // common
     if up == down:
@@ -137,17 +141,17 @@ def _part(source: Mono, rate: int, first: int, last: int) -> np.ndarray:
 
 
 def name_of(recording) -> str:
-    """What messages call it."""
+    """Gives the name of a recording (a file name, an `Rx` or samples) in messages."""
     return "the samples" if isinstance(recording, np.ndarray) else str(recording)
 
 
 def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None,
                opened: Callable[[Info], None] = lambda _: None) -> Iterator[np.ndarray]:
-    """Mono float32 (T,) at `rate` Hz: the recording in equal consecutive windows of at most `seconds`; 0: in one.
+    """Yields a recording, mono float32 (T,) at `rate` Hz, in equal consecutive windows of at most `seconds`; 0: in one.
 
     recording: a file name (of a file, whatever it looks like), an `Rx` (a file, an offset into an archive, a command),
     or samples (T,) or (T, channels), floats in [-1, 1] or signed integers, at `own_rate` Hz (None: at `rate`).
-    opened: called with rate, channels and length of the recording as it is, first of all. Raises UserError that names it.
+    opened: called first of all, with the `Info` of the recording as it is. UserError names the recording.
     """
     if not isinstance(recording, np.ndarray):
         if not isinstance(recording, (str, os.PathLike, Rx)):
@@ -165,7 +169,7 @@ def windows_of(recording, rate: int, seconds: float, own_rate: int | None = None
 
 
 def _as_floats(samples: np.ndarray) -> np.ndarray:
-    """(T,) or (T, channels) float32; UserError for an array that is not a recording."""
+    """Turns samples (T,) or (T, channels) into float32, full scale 1; UserError for an array that is no recording."""
     if samples.ndim not in (1, 2) or not samples.size or samples.dtype.kind not in "fi":
         raise UserError(f"the samples: an array {samples.shape} of {samples.dtype} is no recording; give (T,) or "
                         "(T, channels) floats in [-1, 1] or signed integers")
@@ -178,9 +182,9 @@ def _as_floats(samples: np.ndarray) -> np.ndarray:
 
 
 def sounding_seconds(samples: np.ndarray, rate: int) -> float:
-    """Seconds of mono `samples` (T,), full scale 1, at `rate` Hz, that are louder than SILENCE_DB.
+    """Measures how many seconds of mono `samples` (T,), full scale 1, at `rate` Hz, are louder than SILENCE_DB.
 
-    The level is that of 10 ms, without the constant part of all the samples: a microphone's offset is no sound.
+    Levels are taken over 10 ms, after the mean of all samples is subtracted: a microphone's offset is no sound.
     """
     if not len(samples):
         return 0.0
@@ -193,23 +197,23 @@ def sounding_seconds(samples: np.ndarray, rate: int) -> float:
 
 
 def silence(seconds: float) -> str:
-    """What is said of a recording, or a part of one, that has no sound in so many seconds."""
+    """Gives the message for a recording, or a part of one, of `seconds` without any sound."""
     return f"silence: nothing in its {seconds:.3g} s is above {SILENCE_DB:g} dBFS; record it again or leave it out"
 
 
 def require_sound(name, samples: np.ndarray, rate: int) -> None:
-    """UserError that begins with `name` where `sounding_seconds` finds nothing: its embedding would mean nothing."""
+    """Raises UserError, which begins with `name`, for silent samples (T,): their embedding would mean nothing."""
     if not sounding_seconds(samples, rate):
         raise UserError(f"{name}: {silence(len(samples) / rate)}")
 
 
 def is_span(start, end):
-    """Whether a part of a recording can lie between them, in seconds: bool, or (N,) bool of arrays."""
+    """Says whether a part of a recording can lie from `start` to `end`, in seconds: bool, or (N,) bool for arrays."""
     return (start >= 0) & ((end > start) | (end == TO_THE_END))
 
 
 def spans(folder: DataDir) -> Iterator[tuple[str, str, float, float]]:
-    """(utterance, recording, start, end) of each segment, as they stand there; UserError for a line that is none."""
+    """Yields (utterance, recording, start, end), in seconds, of each line of segments; UserError for one malformed."""
     table = folder.table("segments")
     columns, ok = table.columns(3)
     for row, fields in enumerate(zip(*(column.tolist() for column in columns))):
@@ -225,8 +229,10 @@ def spans(folder: DataDir) -> Iterator[tuple[str, str, float, float]]:
 
 
 def seconds_of(folder: DataDir):
-    """(utterance, a call that gives its seconds) in the order of wav.scp (or of segments, from which they follow,
-    without any audio but for ends of -1)."""
+    """Yields (utterance, a call that gives its seconds) in the order of wav.scp, or of segments where there are some.
+
+    With segments, only an end of -1 needs the recording.
+    """
     if folder.has_segments:
         for utt, recording, start, end in spans(folder):
             yield utt, lambda r=recording, s=start, e=end: (_whole(folder, r) if e == TO_THE_END else e) - s
@@ -243,7 +249,10 @@ def _whole(folder: DataDir, recording: str) -> float:
 
 
 def write_utt2dur(path, out, progress=iter) -> None:
-    """Writes utt2dur; UserError naming every utterance whose recording cannot be read, and then no file."""
+    """Writes the utt2dur of data directory `path` to file `out`.
+
+    Where recordings cannot be read, each is named on standard error, UserError is raised, and no file is written.
+    """
     failed = []
     with atomic_write(out) as file:
         for utt, seconds in progress(seconds_of(DataDir(path))):

@@ -1,10 +1,10 @@
 """Online augmentation of training speech: noise, reverberation, SpecAugment.
 
-The recipe is the field's (Snyder et al., "X-vectors", ICASSP 2018, section 3.3,
-for the noise levels; WeSpeaker for drawing one kind per utterance): with
-probability 0.6 an utterance gets either reverberation or one kind of noise.
-Every draw comes from the generator that is passed in, so that the result is a
-pure function of the waveform and the generator's state.
+With probability 0.6 an utterance gets either reverberation or one kind of noise.
+The noise levels are those of Snyder et al., "X-vectors", ICASSP 2018, section 3.3;
+drawing one kind per utterance is WeSpeaker's way. Every draw comes from the
+generator that is passed in, so the result is a pure function of the waveform and
+the generator's state.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CATEGORIES = ("noise", "music", "speech")
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Online augmentation of waveforms. SNRs in dB, drawn uniformly from [low, high]."""
+    """Settings of the online augmentation of waveforms. SNRs are in dB, drawn uniformly from [low, high]."""
 
     noise_dir: str | None = None  # Kaldi data directory of noise, music and speech clips
     rir_dir: str | None = None  # Kaldi data directory of room impulse responses
@@ -35,9 +35,9 @@ class AugmentConfig:
     noise_snr: tuple[float, float] = (0.0, 15.0)
     music_snr: tuple[float, float] = (5.0, 15.0)
     speech_snr: tuple[float, float] = (13.0, 20.0)
-    babble: tuple[int, int] = (3, 7)  # how many speech clips are added up, [least, most]
-    rir_seconds: float = 1.0  # responses are cut to this length after their direct path
-    cache_mb: int = 512  # clips kept in memory, per process, counted at 16 bits a sample; later ones are read each time
+    babble: tuple[int, int] = (3, 7)  # how many speech clips are summed, [least, most]
+    rir_seconds: float = 1.0  # length of a response from its direct path on; the rest is cut off
+    cache_mb: int = 512  # memory for clips, per process, at 16 bits a sample; clips that do not fit are read each time
     # Rooms and noise are drawn and read as ever, but put on where the network trains, a batch at a time (svq.data.mixing):
     # for a GPU that is faster than the processes that read for it. The same up to rounding.
     on_device: bool | None = field(default=None, metadata={"left_out": True})
@@ -57,7 +57,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class SpecAugmentConfig:
-    """SpecAugment (Park et al., Interspeech 2019, section 2) without time warping."""
+    """Settings of SpecAugment (Park et al., Interspeech 2019, section 2) without time warping."""
 
     prob: float = 0.6  # share of utterances that are masked
     num_freq_masks: int = 1
@@ -74,13 +74,13 @@ class SpecAugmentConfig:
 
 
 class Augment:
-    """`augment(wav, rng) -> wav`: noise or reverberation, (T,) float32 to (T,) float32.
+    """Adds noise or reverberation: `augment(wav, rng) -> wav`, (T,) float32 to (T,) float32.
 
     noise_dir, rir_dir: Kaldi data directories; one may be None. A clip's category
-    (noise, music, speech) comes from noise_dir/utt2category where it exists, else
-    from utt2spk; anything that names neither music nor speech or babble is noise.
-    Further options are those of `AugmentConfig`. UserError when there is neither
-    directory or one holds nothing.
+    is read from noise_dir/utt2category, or from utt2spk where that is missing. A
+    label with "music" in it means music, one with "speech" or "babble" speech, any
+    other noise. Further options are the fields of `AugmentConfig`. UserError if both
+    directories are None or one is empty.
     """
 
     def __init__(self, noise_dir=None, rir_dir=None, prob: float = 0.6, rate: int = 16000, **options):
@@ -92,7 +92,7 @@ class Augment:
         self.noise = _Clips(noise_dir, rate, self.config.cache_mb) if noise_dir else None
         self.rirs = _Clips(rir_dir, rate, self.config.cache_mb) if rir_dir else None
         if rir_dir:
-            import scipy.signal  # noqa: F401  slow to import, so not by runs without rooms, nor by each loader process
+            import scipy.fft  # noqa: F401  slow: import it only for rooms, and before the loader processes start
         if self.noise:
             self.members = _by_category(noise_dir, self.noise)
             self.categories = [name for name in CATEGORIES if len(self.members[name])]
@@ -108,7 +108,7 @@ class Augment:
         return wav if drawn.noise is None else add_noise(wav, drawn.noise, drawn.snr)
 
     def draw(self, samples: int, rng: np.random.Generator) -> Drawn:
-        """What is to be done with a waveform of so many samples."""
+        """Draws what to do with a waveform of so many samples."""
         if rng.random() >= self.config.prob:
             return Drawn()
         kinds = ["reverb"] * bool(self.rirs) + ["noise"] * bool(self.noise)
@@ -136,8 +136,11 @@ class Augment:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What is to be done with one waveform. response: of a room, as `from_direct_path` gives it, or None; noise: (T,), as
-    long as the waveform, to be added at `snr` dB, or None."""
+    """Holds what is drawn for one waveform.
+
+    response: of a room, as `from_direct_path` gives it, or None. noise: (T,), as long as the waveform, to be added at
+    `snr` dB, or None.
+    """
 
     response: np.ndarray | None = None
     noise: np.ndarray | None = None
@@ -145,9 +148,9 @@ class Drawn:
 
 
 def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
-    """`wav` plus `noise` scaled to a signal-to-noise ratio of `snr` dB; both (T,).
+    """Adds `noise` (T,) to `wav` (T,), scaled to a signal-to-noise ratio of `snr` dB.
 
-    Silence on either side has no such ratio: then `wav` comes back as it is.
+    If either is silent, no such ratio exists: `wav` is returned unchanged.
     """
     signal, power = _power(wav), _power(noise)
     if signal == 0 or power == 0:
@@ -157,8 +160,11 @@ def add_noise(wav: np.ndarray, noise: np.ndarray, snr: float) -> np.ndarray:
 
 
 def from_direct_path(response: np.ndarray, longest: int) -> np.ndarray | None:
-    """The response of a room from its direct path on (the first sample of at least half the peak), so that speech is not
-    delayed out of a crop, `longest` samples of it at most, over its peak; None where it is silent."""
+    """Gives the impulse response (R,) of a room from its direct path on, divided by its peak; None if it is silent.
+
+    The direct path is the first sample of at least half the peak: from there on, speech is not delayed out of the crop.
+    The response is cut off `longest` samples later.
+    """
     size = np.abs(response)
     peak = size.max(initial=0.0)
     if peak == 0:
@@ -168,27 +174,54 @@ def from_direct_path(response: np.ndarray, longest: int) -> np.ndarray | None:
 
 
 def reverberate(wav: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """`wav` (T,) in the room of `response`, as `from_direct_path` gives it: as long, as loud and as early as before."""
+    """Puts `wav` (T,) into the room of a response that `from_direct_path` gave; gives (T,) samples of the same power.
+
+    `wav` is returned unchanged if it is silent.
+    """
     power = _power(wav)
     if power == 0:
         return wav
-    from scipy.signal import fftconvolve
-
-    wet = fftconvolve(wav, response)[:len(wav)]
+    wet = convolved(wav, response)
     wet_power = _power(wet)
     if wet_power == 0:
         return wav
     return (wet * np.float32(np.sqrt(power / wet_power))).astype(np.float32, copy=False)
 
 
+_BLOCK = 4096  # samples; a transform of twice as many fits in a processor's cache, and several run at a time
+
+
+def convolved(signal: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """Convolves `signal` (T,) with `response` (R,), both float32, and gives the first T samples, float32.
+
+    It cuts both into blocks, multiplies their spectra and sums the products: twice as fast as one long transform.
+    """
+    from scipy.fft import irfft, rfft
+
+    ours, theirs = (-(-len(part) // _BLOCK) for part in (signal, response[:len(signal)]))
+    blocks = np.zeros((ours + theirs, 2 * _BLOCK), np.float32)
+    for rows, part in ((blocks[:ours], signal), (blocks[ours:], response[:len(signal)])):
+        padded = np.zeros(len(rows) * _BLOCK, np.float32)
+        padded[:len(part)] = part
+        rows[:, :_BLOCK] = padded.reshape(-1, _BLOCK)
+    spectra = rfft(blocks, axis=1)
+    products = np.zeros((ours, spectra.shape[1]), np.complex64)
+    for i in range(theirs):
+        products[i:] += spectra[ours + i] * spectra[:ours - i]
+    parts = irfft(products, axis=1)
+    out = parts[:, :_BLOCK].copy()
+    out[1:] += parts[:-1, _BLOCK:]
+    return out.reshape(-1)[:len(signal)]
+
+
 def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = SpecAugmentConfig(),
                  rank: int = 0, world_size: int = 1) -> torch.Tensor:
-    """Features (B, T, F) with random bands and spans set to 0, each utterance its own.
+    """Sets random bands and spans of features (B, T, F) to 0, drawn anew for each utterance (SpecAugment).
 
     Mask widths are uniform in 0..max, positions uniform where the mask fits.
-    To be used after mean normalization, where 0 is the mean. The draws depend on
-    `seed` alone, not on the device; rank r of world_size gets the masks that its
-    slice of the whole batch would get in one process.
+    Use it after mean normalization, where 0 is the mean. The draws depend on `seed`
+    alone, not on the device. Rank r of world_size gets the masks that its slice of
+    the whole batch would get in one process.
     """
     generator = torch.Generator().manual_seed(seed)
     batch, frames, bands = feats.shape
@@ -201,7 +234,7 @@ def spec_augment(feats: torch.Tensor, seed: int, config: SpecAugmentConfig = Spe
 
 
 def _masks(batch: int, size: int, count: int, widest: int, generator) -> torch.Tensor:
-    """The union of `count` random intervals in 0..size-1, (batch, size) bool."""
+    """Draws `count` random intervals in 0..size-1 for each item of a batch; gives their unions, (batch, size) bool."""
     widths = (torch.rand(batch, count, 1, generator=generator) * (min(widest, size) + 1)).floor()
     starts = (torch.rand(batch, count, 1, generator=generator) * (size - widths + 1)).floor()
     position = torch.arange(size)
@@ -209,13 +242,13 @@ def _masks(batch: int, size: int, count: int, widest: int, generator) -> torch.T
 
 
 class _Clips:
-    """Random access to the recordings of a Kaldi data directory, at `rate`.
+    """Random access to the recordings of a Kaldi data directory, at `rate` samples a second.
 
-    The first clips, up to `cache_mb` of int16, are kept once read (as float32
-    where 16 bits do not hold them); which ones depends on the listing alone, so
-    that a crop never depends on what was read before. Later ones are read piece
-    by piece each time. Any scale will do: rooms are scaled by their peak, noise
-    by its power.
+    The first clips of the listing, up to `cache_mb` of int16, stay in memory once
+    they are read (as float32 if int16 cannot hold them exactly). The listing alone
+    decides which, so a crop never depends on what was read before. Of the other
+    clips each crop is read from disk. Recordings may have any scale: rooms are
+    scaled by their peak, noise by its power.
     """
 
     def __init__(self, folder, rate: int, cache_mb: int):
@@ -229,14 +262,14 @@ class _Clips:
         return len(self.wav)
 
     def _durations(self) -> np.ndarray:
-        """Seconds of each recording (N,): from utt2dur, else asked of the recordings."""
+        """Gives the seconds of each recording, (N,), from utt2dur or, without that file, from the recordings."""
         path = os.path.join(self.folder, "utt2dur")
         if not os.path.exists(path):
             return np.array([audio.duration(value) for value in self.wav.values()])
         return _aligned(Table.read(path), self.wav).float_array()
 
     def whole(self, i: int) -> np.ndarray:
-        """Clip `i`, (T,) float32."""
+        """Gives the whole of clip `i`, (T,) float32."""
         if not self.kept[i]:
             return self._load(i)
         if i not in self.cache:
@@ -249,7 +282,7 @@ class _Clips:
         return audio.load(self.wav.value(i), self.rate, start, seconds, any_scale=True)
 
     def crop(self, i: int, samples: int, where: float) -> np.ndarray:
-        """`samples` of clip `i`, (samples,) float32; `where` in [0, 1) places them; short clips repeat."""
+        """Cuts (samples,) float32 from clip `i`; `where` in [0, 1) says how far into it. Short clips are repeated."""
         if self.kept[i]:
             if i not in self.cache:
                 self.whole(i)
@@ -264,7 +297,7 @@ class _Clips:
 
 
 def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
-    """The first `samples` along the first axis of `signal` repeated without end; ValueError if empty."""
+    """Repeats `signal` along its first axis and gives the first `samples` items; ValueError if it is empty."""
     if len(signal) == 0:
         raise ValueError("an empty signal cannot be repeated")
     if len(signal) < samples:
@@ -273,7 +306,7 @@ def wrap(signal: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _by_category(folder, clips: _Clips) -> dict[str, np.ndarray]:
-    """Indices into `clips` of each category."""
+    """Gives for each category the indices of its clips in `clips`."""
     names = [os.path.join(folder, name) for name in ("utt2category", "utt2spk")]
     path = next((name for name in names if os.path.exists(name)), None)
     labels = np.char.lower(_aligned(Table.read(path), clips.wav).value_array() if path else
@@ -285,7 +318,7 @@ def _by_category(folder, clips: _Clips) -> dict[str, np.ndarray]:
 
 
 def _aligned(table: Table, wav: Table) -> Table:
-    """The lines of `table` for the keys of `wav`, in its order; UserError naming a missing key."""
+    """Gives the lines of `table` for the keys of `wav`, in the order of `wav`; UserError naming a missing key."""
     try:
         order = table.indices(wav.key_array)
     except KeyError as error:

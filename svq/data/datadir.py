@@ -1,4 +1,4 @@
-"""A Kaldi data directory: which files it may hold, how each is keyed, its speakers, and which channels are meant.
+"""A Kaldi data directory: its files, the key of each, its speakers, and the channels of its recordings.
 
 Channels stand in reco2file_and_channel, lines `recording file channel`.
 """
@@ -24,7 +24,7 @@ MAY_BE_BLANK = ("text",)  # an utterance may have an empty transcript; nothing e
 
 
 def keyed_by(name: str, has_segments: bool = False) -> str | None:
-    """"utt", "reco" or "spk" for a table of a data directory, None for any other file (trials, README, ...)."""
+    """Gives the kind of key of a data directory's table, "utt", "reco" or "spk"; None for other files (trials, ...)."""
     if name == "wav.scp":
         return "reco" if has_segments else "utt"
     if name in _BY_UTTERANCE or (name.startswith("utt2") and "." not in name):
@@ -37,7 +37,7 @@ def keyed_by(name: str, has_segments: bool = False) -> str | None:
 
 
 def is_trials(name: str) -> bool:
-    """True for the name of a trial list: `trials` or `trials_<name>`."""
+    """Says whether `name` is that of a trial list: `trials` or `trials_<name>`."""
     return name == "trials" or (name.startswith("trials_") and "." not in name)
 
 
@@ -57,17 +57,17 @@ class DataDir:
         return (self.path / name).is_file()
 
     def table(self, name: str) -> Table:
-        """The table of the file `name`, read once."""
+        """Gives the table in file `name`, which is read once. UserError where it is missing or malformed."""
         if name not in self._tables:
             self._tables[name] = Table.read(self.path / name, need_value=name not in MAY_BE_BLANK)
         return self._tables[name]
 
     def names(self) -> list[str]:
-        """Files of the directory, sorted; hidden ones and folders (.backup, split4, ...) left out."""
+        """Lists the files of the directory, sorted, without hidden ones and folders (.backup, split4, ...)."""
         return sorted(p.name for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))
 
     def table_names(self) -> list[str]:
-        """Those of `names()` that are tables keyed by utterance, recording or speaker."""
+        """Lists the files of the directory that are tables keyed by utterance, recording or speaker, sorted."""
         return [n for n in self.names() if keyed_by(n) is not None]
 
     @property
@@ -76,8 +76,10 @@ class DataDir:
 
     @functools.cached_property
     def recordings(self) -> Table:
-        """wav.scp to be read, whatever has its lines, with the channel that reco2file_and_channel names (then `Rx`, else
-        str). UserError for commands that are not allowed, as in `feats`."""
+        """wav.scp by its own keys, utterances or recordings: str, or `Rx` where reco2file_and_channel names a channel.
+
+        UserError where a line runs a command and commands are not allowed, as in `feats`.
+        """
         wav = self.table("wav.scp")
         require_allowed(wav)
         return Recordings(wav, self.table("reco2file_and_channel")) if self.has("reco2file_and_channel") else wav
@@ -115,14 +117,14 @@ class DataDir:
 
     @property
     def speaker_index(self) -> np.ndarray:
-        """For each line of utt2spk, where its speaker stands in `speakers`: int32 (N,)."""
+        """The position in `speakers` of the speaker of each line of utt2spk: int32 (N,)."""
         return self._speakers[1]
 
 
 def index_speakers(of_utterance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(speakers sorted, index int32 (N,)) of an `S` array (N,) of speaker ids.
+    """Indexes the speakers of an `S` array (N,) of ids: (distinct ids, sorted; the index of each item, (N,) int32).
 
-    Sorts one id per run of equal ids: utterances of a speaker mostly stand together.
+    Only one id per run of equal ids is sorted: utterances of a speaker mostly stand together.
     """
     if len(of_utterance) == 0:
         return of_utterance, np.zeros(0, np.int32)
@@ -133,7 +135,7 @@ def index_speakers(of_utterance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def spk2utt_blocks(utt2spk: Table, indices: np.ndarray | None = None) -> Iterator[bytes]:
-    """The lines of spk2utt that agree with utt2spk (or with its lines at `indices`): for writing."""
+    """Yields the lines of the spk2utt that belongs to utt2spk (or to its lines at `indices`), many to a piece."""
     keys, of_utterance = utt2spk.key_array, utt2spk.value_array()
     if indices is not None:
         keys, of_utterance = keys[indices], of_utterance[indices]
@@ -153,7 +155,7 @@ def spk2utt_blocks(utt2spk: Table, indices: np.ndarray | None = None) -> Iterato
 
 
 def write_spk2utt(path, utt2spk: Table, indices: np.ndarray | None = None, atomic: bool = True) -> None:
-    """Writes spk2utt from utt2spk (or from its lines at `indices`); atomically unless a folder will be renamed."""
+    """Writes spk2utt from utt2spk (or its lines at `indices`). atomic: False where a whole folder is renamed later."""
     with atomic_write(path, "wb") if atomic else open(path, "wb") as file:
         for block in spk2utt_blocks(utt2spk, indices):
             file.write(block)
@@ -164,6 +166,7 @@ def create(path, wav: Mapping, utt2spk: Mapping, **tables: Mapping) -> Path:
 
     Every table is sorted under LC_ALL=C. UserError if the utterances of `wav` and `utt2spk` differ. For corpora
     of up to a few hundred thousand utterances; larger ones are better written as sorted text at once.
+    Gives the path of the directory.
     """
     path = Path(path)
     differ = sorted(set(wav) ^ set(utt2spk))
@@ -178,7 +181,7 @@ def create(path, wav: Mapping, utt2spk: Mapping, **tables: Mapping) -> Path:
 
 
 def channel_index(text: str) -> int:
-    """The channel, from 0, of Kaldi's A, B, ... or 1, 2, ...; ValueError for anything else."""
+    """Turns Kaldi's name of a channel, A, B, ... or 1, 2, ..., into its number from 0; ValueError for anything else."""
     if text.isascii() and text.isdigit() and int(text) > 0:
         return int(text) - 1
     if len(text) == 1 and "A" <= text <= "Z":
@@ -187,7 +190,7 @@ def channel_index(text: str) -> int:
 
 
 def wrong_lines(table: Table) -> list[tuple[int, str]]:
-    """(0-based line, what is wrong with it) of a reco2file_and_channel."""
+    """Finds the malformed lines of a reco2file_and_channel: (line from 0, what is wrong with it), ascending."""
     (_, channels), ok = table.columns(2)
     wrong = {}
     for text in np.unique(channels[ok]).tolist():
@@ -202,8 +205,8 @@ def wrong_lines(table: Table) -> list[tuple[int, str]]:
 class Recordings(Table):
     """A wav.scp whose values are `Rx` with a channel where `named`, a reco2file_and_channel, has one; else str.
 
-    A recording of one channel needs no line there, and what its line says does not matter: whoever made the wav.scp
-    has taken the channel already, as Kaldi's recipes do with sph2pipe.
+    A recording of one channel needs no line there. If it has one, the channel in it does not matter: whoever made the
+    wav.scp has taken the channel already, as Kaldi's recipes do with sph2pipe.
     """
 
     def __init__(self, wav: Table, named: Table):

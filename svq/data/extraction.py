@@ -1,10 +1,10 @@
-"""Utterances in, embeddings out; and a few stretches of speech that say what goes through a network.
+"""Extracts embeddings from utterances, and features of a few of them to calibrate a network's activations.
 
 Only utterances of exactly the same number of frames share a batch. Nothing is
 padded, so an embedding cannot depend on its neighbours in the batch, but for its last
 bits: a matrix product rounds differently for another number of rows. Hence a data directory
-is cut into blocks, batches never reach beyond one, and jobs share the blocks: whatever
-the number of jobs, the batches are the same, and so is every bit.
+is cut into blocks, no batch reaches beyond its block, and jobs share whole blocks. So the
+batches are the same for any number of jobs, and so is every bit.
 """
 
 from __future__ import annotations
@@ -26,28 +26,31 @@ from svq.errors import UserError
 
 
 def compute_on(device: str, num_threads: int) -> None:
-    """So many CPU threads, and on a GPU the values of the CPU, up to rounding; UserError where there is no GPU."""
+    """Sets the number of CPU threads, and a GPU to give the CPU's values up to rounding (no TF32 in convolutions).
+
+    device: "cpu" or a CUDA device; UserError where there is no GPU.
+    """
     if device != "cpu" and not torch.cuda.is_available():
         raise UserError(f"--device {device}: no CUDA device here; use --device cpu")
     torch.set_num_threads(num_threads)
     torch.backends.cudnn.allow_tf32 = False
 
 
-_BLOCK_FRAMES = 16000  # what jobs share: so much speech, sorted by length ...
-_BLOCK_UTTERANCES = 16  # ... or so many utterances, where the directory does not tell their lengths
+_BLOCK_FRAMES = 16000  # frames of a block, the utterances being sorted by length ...
+_BLOCK_UTTERANCES = 16  # ... or its utterances, where the directory does not tell their lengths
 
 
 class Utterances:
     """Features of one job's share of a data directory.
 
-    input: "feats" reads feats.scp, "wav" computes features from wav.scp, "auto"
-    takes feats.scp where it is there and `front_end`, a FrontEndConfig, gives such
-    features, as far as feats.yaml tells, or where there is no wav.scp. job, num_jobs:
-    the job-th (from 1) of num_jobs shares, each about as much speech.
-    max_seconds: only so much from the start of each utterance; 0 takes all.
-    waveforms: for a network that has its front end inside, samples in the place of
-    features. UserError naming files and ids, also where feats.scp is to be read and
-    holds another front end's features.
+    input: "feats" reads feats.scp, "wav" computes features from wav.scp. "auto" takes
+    feats.scp where it is there and `front_end`, a FrontEndConfig, gives such features
+    (as far as feats.yaml tells), or where there is no wav.scp. job, num_jobs: the
+    job-th (from 1) of num_jobs shares, each of about as much speech. max_seconds: how
+    much is read from the start of each utterance; 0 reads all. waveforms: gives
+    samples in place of features, for a network that has its front end inside.
+    UserError names files and ids, also where feats.scp is to be read and holds
+    another front end's features.
     """
 
     def __init__(self, data_dir, front_end, input: str = "auto", job: int = 1, num_jobs: int = 1,
@@ -83,7 +86,7 @@ class Utterances:
             raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
 
     def _frames(self, folder: DataDir, keys) -> np.ndarray:
-        """About how many frames are read of each, to sort by, so that equal ones meet; zeros where nothing tells."""
+        """Estimates the frames to be read of each utterance (N,), to sort by; zeros where no table tells lengths."""
         name = "utt2num_frames" if self.feats else "utt2dur"
         if not folder.has(name):
             return np.zeros(len(keys))
@@ -95,18 +98,21 @@ class Utterances:
         return len(self.keys)
 
     def sample(self, count: int, seed: int) -> None:
-        """Leaves `count` utterances drawn at random, in the order of the draw; all of them where there are fewer."""
+        """Keeps only `count` utterances, drawn at random, in the order of the draw; all where there are fewer."""
         order = np.random.default_rng(seed).permutation(len(self.keys))[:count]
         self.keys, self.lines = [self.keys[i] for i in order], self.lines[order]
         self.order, self.block_of = np.arange(len(order)), np.zeros(len(order), int)
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor | UserError]]:
-        """(id, features (T, F) or samples (T,)), by rising length; a UserError in their place where there are none, or
-        where the utterance is silent: two silences are alike, whoever is not heard there."""
+        """Yields (id, features (T, F) or samples (T,)) by rising length.
+
+        For an utterance that cannot be read or is silent, a UserError stands in place of features: the embeddings of
+        two silences would be alike.
+        """
         yield from self._read_all(self.order)
 
     def blocks(self) -> Iterator[Iterator[tuple[str, torch.Tensor | UserError]]]:
-        """What iterating gives, one block at a time."""
+        """Yields the blocks, each an iterator over what iterating the utterances gives."""
         cuts = np.flatnonzero(np.diff(self.block_of[self.order])) + 1
         yield from map(self._read_all, np.split(self.order, cuts))
 
@@ -144,7 +150,7 @@ class Utterances:
 
 
 def _blocks(frames: np.ndarray) -> np.ndarray:
-    """Number of the block, from 0, of each utterance: stretches of about as much speech of the order by length."""
+    """Numbers the block of each utterance, from 0: sorted by length, the speech is cut into about equal blocks."""
     order = np.argsort(frames, kind="stable")
     size = _BLOCK_FRAMES if frames.any() else _BLOCK_UTTERANCES
     ends = np.cumsum(frames[order] if frames.any() else np.ones(len(frames)))
@@ -159,9 +165,10 @@ def _in_slice(numbers: np.ndarray, part: slice) -> np.ndarray:
 
 def batches(utterances: Utterances | Iterable[tuple[str, torch.Tensor | UserError]], batch_frames: int,
             unreadable: list[tuple[str, UserError]]) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Batches (ids, features (B, T, F)) of equal T; utterances that have no features are added to `unreadable`.
+    """Yields batches (ids, features (B, T, F)) of equal T; utterances without features are added to `unreadable`.
 
-    Of an `Utterances`, no batch reaches beyond a block, so that it does not depend on the number of jobs.
+    No batch reaches beyond a block of an `Utterances`, so batches do not depend on the number of jobs. batch_frames:
+    the most frames of a batch, as in `equal_length_batches`.
     """
     for block in utterances.blocks() if isinstance(utterances, Utterances) else [utterances]:
         yield from equal_length_batches(readable(block, unreadable), batch_frames)
@@ -169,10 +176,10 @@ def batches(utterances: Utterances | Iterable[tuple[str, torch.Tensor | UserErro
 
 def equal_length_batches(utterances: Iterable[tuple[str, torch.Tensor]], batch_frames: int,
                          held_frames: int | None = None) -> Iterator[tuple[list[str], torch.Tensor]]:
-    """Batches (ids, features (B, T, F)) of equal T, of batch_frames frames at most (or one utterance).
+    """Yields batches (ids, features (B, T, F)) of equal T, of batch_frames frames at most (or one utterance).
 
-    Utterances wait for others of their length; when more than held_frames frames
-    wait (default 16 batches), the group that began first goes on its way as it is.
+    Utterances wait for others of their length. When more than held_frames frames wait
+    (by default 16 batches), the group that began first is given as it is.
     """
     held_frames = 16 * batch_frames if held_frames is None else held_frames
     waiting: dict[int, list[tuple[str, torch.Tensor]]] = {}
@@ -195,7 +202,7 @@ def _stacked(group: list[tuple[str, torch.Tensor]]) -> tuple[list[str], torch.Te
 
 def readable(utterances: Iterable[tuple[str, torch.Tensor | UserError]],
              unreadable: list[tuple[str, UserError]]) -> Iterator[tuple[str, torch.Tensor]]:
-    """The utterances that have features; the others are added to `unreadable`."""
+    """Yields the utterances that have features; the others are added to `unreadable`."""
     for key, feats in utterances:
         if isinstance(feats, UserError):
             unreadable.append((key, feats))
@@ -205,7 +212,10 @@ def readable(utterances: Iterable[tuple[str, torch.Tensor | UserError]],
 
 def embed(net: nn.Module, utterances: Iterable[tuple[str, torch.Tensor | UserError]], batch_frames: int = 4000,
           device: str = "cpu") -> Iterator[tuple[str, np.ndarray | UserError]]:
-    """(id, embedding (D,) float32), in no particular order; a UserError in the place of one that cannot be had."""
+    """Yields (id, embedding (D,) float32) by network `net`, in no particular order.
+
+    A UserError stands in place of an embedding where the utterance has no features, or its embedding is not finite.
+    """
     net = net.to(device, memory_format=torch.channels_last).eval()
     unreadable: list[tuple[str, UserError]] = []
     with parametrize.cached():  # a quantized network computes its weights once, not once a batch
@@ -239,13 +249,16 @@ def _vectors(net: nn.Module, feats: torch.Tensor, batch_frames: int) -> np.ndarr
 
 def embed_exported(embedder, utterances: Utterances,
                    batch_frames: int = 4000) -> Iterator[tuple[str, np.ndarray | UserError]]:
-    """`embed` with a `svq.deploy.runtimes.Embedder`. `utterances` are waveforms where that is what it takes."""
+    """Yields (id, embedding (D,) float32 or UserError) as `embed` does, by an `svq.deploy.runtimes.Embedder`.
+
+    `utterances` must be waveforms where the embedder takes those.
+    """
     unreadable: list[tuple[str, UserError]] = []
     unit, name = (utterances.front_end.bank.hop, "samples") if utterances.waveforms else (1, "frames")
     for keys, inputs in batches(utterances, batch_frames * unit, unreadable):
         try:
             vectors = embedder(inputs.numpy())
-        except UserError as error:  # another duration than the only one that it takes
+        except UserError as error:  # it takes one duration only, and this is another
             yield from ((key, error) for key in keys)
             continue
         yield from _finite(keys, vectors, f"{inputs.shape[1]} {name}")
@@ -262,11 +275,11 @@ _CHOICE = 5  # keeps this random stream apart from those of crops, batch orders 
 
 def calibration_features(data_dir, front_end, utterances: int = 64, crop_seconds: float = 3.0, seed: int = 1,
                          input: str = "auto") -> torch.Tensor:
-    """(B, T, F) float32: of B = `utterances` of a data directory (all where it has fewer) one stretch each.
+    """Draws B = `utterances` of a data directory (all if it has fewer) and one stretch of each: (B, T, F) float32.
 
-    Which ones and where they begin depends on `seed` alone. The features are those of extraction, normalised over the
-    whole utterance; one that is shorter than `crop_seconds` is repeated. UserError naming an utterance that cannot be
-    read.
+    The draw, and where the stretches begin, depends on `seed` alone. The features are those of extraction, normalised
+    over the whole utterance. An utterance shorter than `crop_seconds` is repeated. UserError names an utterance that
+    cannot be read.
     """
     source = Utterances(data_dir, front_end, input)
     rng = np.random.default_rng([_CHOICE, seed])
@@ -286,5 +299,5 @@ def calibration_features(data_dir, front_end, utterances: int = 64, crop_seconds
 
 
 def digest_of(feats: torch.Tensor) -> str:
-    """Of the values of features, wherever they were read."""
+    """Takes the digest (hex) of the values of features, wherever they were read."""
     return hashlib.blake2b(feats.numpy().tobytes(), digest_size=16).hexdigest()

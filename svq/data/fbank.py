@@ -31,28 +31,30 @@ CHUNK_FRAMES = 128
 
 
 def with_mirrored_edges(x: torch.Tensor, start: int, end: int) -> torch.Tensor:
-    """Waveforms (B, T) with their first `start` samples mirrored before them, and their last `end` after them: the
-    outermost sample stands twice, as in Kaldi."""
+    """Mirrors the first `start` samples of waveforms (B, T) before them, and the last `end` after them.
+
+    The outermost sample then stands twice, as in Kaldi.
+    """
     return torch.cat([x[:, :start].flip(1), x, x[:, x.shape[1] - end:].flip(1)], dim=1)
 
 
 class Fbank(nn.Module):
-    """Waveforms (B, T) float in [-1, 1] -> log-mels (B, frames, num_mels) float32.
+    """Kaldi's log-mels: waveforms (B, T) float in [-1, 1] -> (B, frames, num_mels) float32.
 
     frames = 1 + (T - 400) // 160 at 16 kHz, (T + 80) // 160 with mirrored edges; ValueError when T is shorter than
     one frame. There is nothing to train: gradients do not flow through.
 
-    Up to the power spectrum it computes in float64: in float32 the rounding of
-    loud components shows in the bands of band-limited speech that hold nearly
-    nothing, by up to 0.04 in the log.
+    Everything up to the power spectrum is computed in float64. In float32, the
+    rounding of loud components would show, by up to 0.04 in the log, in the
+    nearly empty bands of band-limited speech.
 
     Args:
         num_mels, rate: mel bands, samples per second.
         window: "povey", Kaldi's default, or "hamming".
-        full_scale: what a sample of 1.0 counts; it decides how near to silence the log's floor is.
-        preemphasis: what part of the sample before is taken off each one.
+        full_scale: the value that a sample of 1.0 counts as; it decides how near to silence the log's floor is.
+        preemphasis: the share of the sample before that is subtracted from each one.
         high_hz: where the last filter ends, as Kaldi's --high-freq: 0 or less counts down from the Nyquist frequency.
-        snip_edges: whole frames only; else the edges are mirrored, as by Kaldi's --snip-edges=false.
+        snip_edges: True for whole frames only; False mirrors the edges, as Kaldi's --snip-edges=false.
     """
 
     def __init__(self, num_mels: int = 80, rate: int = 16000, window: str = "povey",
@@ -64,13 +66,13 @@ class Fbank(nn.Module):
         self.length, self.hop, self.fft_size, self.edges = tables.length, tables.hop, tables.fft_size, tables.edges
         self.shortest = tables.shortest
         self.first_sample_counts = bool(tables.window[0])
-        # Each row twice: the filters then add re^2 and im^2 of a bin by themselves.
+        # Each row stands twice: so the product with the filters adds re^2 and im^2 of a bin.
         self.register_buffer("window", torch.from_numpy(tables.window), persistent=False)
         self.register_buffer("mel", torch.from_numpy(tables.filters).repeat_interleave(2, dim=0), persistent=False)
         self.epsilon = EPSILON
 
     def num_frames(self, samples: int) -> int:
-        """Frames that `samples` samples give; 0 where they are too few."""
+        """Gives the number of frames of `samples` samples; 0 where they are too few."""
         return self.tables.num_frames(samples)
 
     @torch.no_grad()
@@ -94,7 +96,7 @@ class Fbank(nn.Module):
         return output
 
     def _chunk(self, waveforms: torch.Tensor, output: torch.Tensor) -> None:
-        """One cache-sized piece, (b, T') -> output (b, t, num_mels)."""
+        """Computes one cache-sized piece: waveforms (b, T') -> output (b, t, num_mels)."""
         frames = self._frames(waveforms)
         spectrum = torch.fft.rfft(frames, n=self.fft_size)
         power = torch.view_as_real(spectrum).flatten(-2)[..., :self.fft_size].square_()
@@ -104,13 +106,13 @@ class Fbank(nn.Module):
         output.copy_(mels.clamp_(min=self.epsilon).log_())
 
     def _frames(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """DC-free, pre-emphasised, windowed frames (b, t, length).
+        """Cuts waveforms (b, T') into DC-free, pre-emphasised, windowed frames (b, t, length).
 
         Within a frame of mean m Kaldi takes (x[i] - m) - 0.97 (x[i-1] - m),
         which is (x[i] - 0.97 x[i-1]) - 0.03 m: the first part is the same in
         all frames that share the sample, so it is done once, before framing.
-        A frame's first sample counts as its own predecessor, which does not
-        matter with the povey window: that is zero there.
+        A frame's first sample counts as its own predecessor. With the povey
+        window this does not matter, as it is zero there.
         """
         emphasised = torch.zeros_like(waveforms)
         torch.sub(waveforms[:, 1:], waveforms[:, :-1], alpha=self.preemphasis, out=emphasised[:, 1:])
@@ -123,19 +125,20 @@ class Fbank(nn.Module):
 
 
 def mean_normalize(feats: torch.Tensor) -> torch.Tensor:
-    """Features (B, T, F) less their mean over the T frames of each utterance."""
+    """Subtracts from features (B, T, F) their mean over the T frames of each utterance."""
     return feats - feats.mean(dim=1, keepdim=True)
 
 
 class CentredFbank(nn.Module):
-    """Waveforms (B, T) float in [-1, 1] -> log-mels (B, 1 + T // hop, num_mels) float32; no gradients.
+    """Log-mels of centred frames: waveforms (B, T) float in [-1, 1] -> (B, 1 + T // hop, num_mels) float32.
 
-    T must hold one window, and where edges are mirrored half a transform; ValueError otherwise.
+    T must hold one window, and where edges are mirrored, more than half a transform; ValueError otherwise. Gradients do
+    not flow through.
 
     Args:
         num_mels, rate: mel bands, samples per second.
-        full_scale: what a sample of 1.0 counts.
-        preemphasis: the filter x[i] - preemphasis * x[i-1] over the whole waveform; its first sample takes the second
+        full_scale: the value that a sample of 1.0 counts as.
+        preemphasis: x[i] - preemphasis * x[i-1] is taken over the whole waveform; the first sample takes the second
             one for its predecessor. 0 leaves the waveform as it is.
     """
 
@@ -151,7 +154,7 @@ class CentredFbank(nn.Module):
         self.register_buffer("mel", torch.from_numpy(tables.filters), persistent=False)
 
     def num_frames(self, samples: int) -> int:
-        """Frames that `samples` samples give; 0 where they are too few."""
+        """Gives the number of frames of `samples` samples; 0 where they are too few."""
         return self.tables.num_frames(samples)
 
     @torch.no_grad()
@@ -172,15 +175,16 @@ class CentredFbank(nn.Module):
         return self.logarithm(torch.matmul(power.to(dtype), self.mel.to(dtype)).float())
 
     def logarithm(self, mels: torch.Tensor) -> torch.Tensor:
-        """(B, frames, num_mels) powers -> the features."""
+        """Takes the logarithm of mel powers (B, frames, num_mels), as the kind of front end defines it."""
         raise NotImplementedError
 
 
 class SpeechBrainFbank(CentredFbank):
     """SpeechBrain's `Fbank` (speechbrain/lobes/features.py, processing/features.py), in decibels.
 
-    Padded with zeros. Triangles in Hz that fall as they rose, over the distance to the next lower centre. The floor is
-    80 dB under the largest value of the utterance, so that a loud click changes the features of all its silence.
+    The waveform is padded with zeros. The filters are triangles in Hz that fall as they rise, over the distance to the
+    next lower centre. The floor is 80 dB under the largest value of the utterance, so a loud click changes the features
+    of all its silence.
     """
 
     kind = "speechbrain"
@@ -193,7 +197,8 @@ class SpeechBrainFbank(CentredFbank):
 class ClovaFbank(CentredFbank):
     """The features of clovaai/voxceleb_trainer: torchaudio's `MelSpectrogram` and log(x + 1e-6).
 
-    Padded with the mirrored waveform, 512-point transform, triangles in Hz between neighbouring centres.
+    The waveform is padded with its mirror image, the transform has 512 points or more, and the filters are triangles in
+    Hz between neighbouring centres.
     """
 
     kind = "clova"

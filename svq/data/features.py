@@ -1,8 +1,8 @@
-"""Kaldi matrices and vectors in archives: reading, row ranges included, and writing.
+"""Reads Kaldi matrices and vectors from archives, row ranges included, and writes them.
 
-kaldiio writes our archives. Reading is done here, for two reasons: kaldiio
-unpickles archive entries that ask for it, which a downloaded file must not be
-able to do, and a training crop should not decompress a whole utterance.
+kaldiio writes our archives. Reading is done here, for two reasons. kaldiio
+unpickles archive entries that ask for it, which no downloaded file may be able
+to do. And a training crop should not decompress a whole utterance.
 Formats: src/matrix/compressed-matrix.h and kaldi-matrix.cc in Kaldi.
 """
 
@@ -25,14 +25,14 @@ from svq.files import open_file
 COMPRESSION = {"none": None, "speech": 2, "two-byte": 3}
 
 _RANGE = re.compile(r"(.+)\[(\d{0,18}):?(\d{0,18})(?:,(\d*):?(\d*))?\]", re.DOTALL | re.ASCII)
-_PIECE = 1 << 16  # bytes that are read without a look at how many there are
+_PIECE = 1 << 16  # bytes that are read without checking that there are as many
 _GLOBAL_HEADER = np.dtype([("min", "<f4"), ("range", "<f4"), ("rows", "<i4"), ("cols", "<i4")])
 
 
 class Matrix:
     """One matrix of an archive, opened but not read: `.shape`, and `.rows(first, count)`.
 
-    `specifier` is what stands in feats.scp: `file:offset`, `file`, either with a
+    `specifier` is a value of feats.scp: `file:offset` or `file`, either with a
     Kaldi row range `[first:last]`, or `command |`. UserError when it cannot be read.
     """
 
@@ -57,7 +57,7 @@ class Matrix:
         self.file.close()
 
     def rows(self, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Rows first..first+count-1, (count, cols) float32, or fewer where the matrix ends."""
+        """Reads rows first..first+count-1: (count, cols) float32, or fewer rows where the matrix ends."""
         count = max(0, min(self.shape[0] - first, self.shape[0] if count is None else count))
         first += self.offset
         values = getattr(self, f"_read_{self.kind}")(first, count)
@@ -115,14 +115,14 @@ class Matrix:
         return data
 
     def _left(self) -> int:
-        """Bytes of the file from where it stands."""
+        """Counts the bytes of the file from its current position to its end."""
         here = self.file.tell()
         end = self.file.seek(0, os.SEEK_END)
         self.file.seek(here)
         return end - here
 
     def _table(self, dtype: str, first: int, count: int, skip: int = 0) -> np.ndarray:
-        """Rows of a row-major table that begins `skip` bytes into the data."""
+        """Reads rows of a row-major table that begins `skip` bytes into the data."""
         cols, dtype = self.shape[1], np.dtype(dtype)
         self.file.seek(self.start + skip + first * cols * dtype.itemsize)
         data = self._take(count * cols * dtype.itemsize)
@@ -151,7 +151,7 @@ class Matrix:
         return self._uniform(self._table("u1", first, count), 255)
 
     def _read_cm(self, first, count):
-        """One byte a value, column-major; three linear pieces between a column's four quantiles."""
+        """Reads rows of one byte a value, column-major: three linear pieces between the four quantiles of a column."""
         rows, cols = int(self.head["rows"]), self.shape[1]
         self.file.seek(self.start)
         corners = np.frombuffer(self._take(8 * cols), "<u2").reshape(cols, 4)
@@ -165,7 +165,7 @@ class Matrix:
 
 
 class _Pushed(io.RawIOBase):
-    """A file with some bytes already taken put back in front."""
+    """A file with some bytes that were read already put back in front."""
 
     def __init__(self, front: bytes, file):
         self.front, self.file = front, file
@@ -200,13 +200,13 @@ def _open(specifier: str):
 
 
 def read_matrix(specifier: str, first: int = 0, count: int | None = None) -> np.ndarray:
-    """Rows first..first+count-1 (all by default) of the matrix at `specifier`, (rows, cols) float32."""
+    """Reads rows first..first+count-1 (all by default) of the matrix at `specifier`, (rows, cols) float32."""
     with Matrix(specifier) as matrix:
         return matrix.rows(first, count)
 
 
 def read_vector(specifier: str) -> np.ndarray:
-    """The vector at `specifier`, (D,) float32; UserError when a matrix is there."""
+    """Reads the vector at `specifier`, (D,) float32; UserError when a matrix is there."""
     with Matrix(specifier) as matrix:
         if matrix.shape[0] != 1:
             raise UserError(f"{specifier}: expected a vector, found a matrix {matrix.shape}")
@@ -214,14 +214,14 @@ def read_vector(specifier: str) -> np.ndarray:
 
 
 def job_slice(total: int, job: int, num_jobs: int) -> slice:
-    """The job-th (from 1) of num_jobs stretches of 0..total-1 whose lengths differ by one at most."""
+    """Gives the job-th (from 1) of num_jobs stretches of 0..total-1 whose lengths differ by one at most."""
     return slice(total * (job - 1) // num_jobs, total * job // num_jobs)
 
 
 def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
-    """Writes (key, array) pairs to an archive and its scp in the order given; returns their number.
+    """Writes (key, array) pairs to an archive and its scp in the order given; gives their number.
 
-    Both appear under their names when all is written, see `ark_writer`.
+    Both files appear under their names when all is written, see `ark_writer`.
     """
     count = 0
     with ark_writer(ark, scp, compression) as write:
@@ -234,7 +234,7 @@ def write_ark(ark: str, scp: str, pairs, compression: str = "none") -> int:
 def ark_writer(ark: str, scp: str, compression: str = "none", by_id: bool = False):
     """Yields `write(key, array)`, which adds to an archive; its scp is in the order of writing, or sorted by id.
 
-    Both appear under their names when the block ends without an exception: first the
+    Both files appear under their names when the block ends without an exception: first the
     archive, then the scp, so that an scp never points into nothing.
     """
     from kaldiio.matio import write_array
@@ -255,11 +255,11 @@ def ark_writer(ark: str, scp: str, compression: str = "none", by_id: bool = Fals
 
 
 def merge_parts(part: str, out: str, expected: str, num_jobs: int, log: str, ark: str | None = None) -> None:
-    """Merges tables part.1 .. part.num_jobs (`JOB` in `part` is the number) into `out`, sorted by id.
+    """Merges the tables of jobs 1..num_jobs (`JOB` in `part` stands for the number) into `out`, sorted by id.
 
-    expected: a table with exactly the ids that must come out. ark: what the parts
-    point to is copied into this archive, in the order of the ids, and `out` points into
-    it. UserError naming a part or ids that were lost, with the jobs' logs.
+    expected: a table with exactly the ids that must come out. ark: an archive into which
+    all that the parts point to is copied, in the order of the ids; `out` then points
+    into it. UserError names a part or ids that were lost, with the jobs' logs.
     """
     tables = []
     for job in range(1, num_jobs + 1):
@@ -289,7 +289,7 @@ def _check_ids(found: np.ndarray, wanted: np.ndarray, part: str, expected: str, 
 
 
 def _copied(merged: Table, joined, ark: str) -> list[bytes]:
-    """Copies what the lines of `merged` point to into the open file `joined`; the lines for it there."""
+    """Copies the entries that `merged` points to into the open file `joined` of name `ark`; gives their new lines."""
     paths, archive, start, end = _entries(merged)
     lines = []
     with contextlib.ExitStack() as stack:
@@ -305,7 +305,10 @@ def _copied(merged: Table, joined, ark: str) -> list[bytes]:
 
 
 def _entries(table: Table) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
-    """Paths of archives, and of each line of a table its archive's number, and where id and values begin and end."""
+    """Locates the archive entries of a table's lines: (paths of archives, number of each line's archive, start, end).
+
+    start, end: bytes from the entry's id to the end of its values.
+    """
     numbers: dict[str, int] = {}
     archive, start = np.empty(len(table), int), np.empty(len(table), int)
     for i, value in enumerate(table.values()):

@@ -1,4 +1,4 @@
-"""Mends a data directory: sorts, and drops what does not agree; the originals stay in `.backup`."""
+"""Mends a data directory: sorts its tables and drops lines that do not agree; the originals stay in `.backup`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _UNFINISHED = ".unfinished"
 
 @dataclass
 class Fixed:
-    """kept, total: utterances; dropped: one line each for what went, with its reason; changed: files rewritten."""
+    """The outcome of `fix`.
+
+    kept, total: numbers of utterances. dropped: one message for each line that went, with its reason. changed: names of
+    the files that were rewritten.
+    """
 
     kept: int = 0
     total: int = 0
@@ -30,11 +34,12 @@ class Fixed:
 
 
 def fix(path, check_audio: str = "none", threads: int = 4) -> Fixed:
-    """Sorts every table, drops malformed and repeated lines and whatever is not in all files, rewrites spk2utt.
+    """Mends data directory `path`: sorts its tables, drops malformed, repeated and unmatched lines, rewrites spk2utt.
 
-    Trial lists are never touched: dropping trials changes what is measured. The files as they were are kept in
-    `.backup` with the list of what was dropped (`.backup/dropped`). If a run is killed, the next one starts again
-    from the originals. UserError if nothing would be left.
+    An id is unmatched where it is not in every file. Trial lists are never touched: dropping trials changes what is
+    measured. check_audio, threads: as in svq.data.validate; recordings that cannot be read are dropped, too. The
+    originals are kept in `.backup`, with the list of dropped lines (`.backup/dropped`). If a run is killed, the next
+    one starts again from the originals. UserError if nothing would be left.
     """
     folder = DataDir(path)
     _restore_unfinished(folder.path)
@@ -52,11 +57,11 @@ def fix(path, check_audio: str = "none", threads: int = 4) -> Fixed:
 
 
 def _clean(path: Path, result: Fixed) -> tuple[Table, np.ndarray]:
-    """A table and the indices of its good lines in sorted order, one for each key."""
+    """Reads a table and gives it with the indices of its good lines in sorted order, one for each key."""
     table, malformed = Table.scan(path, need_value=path.name not in MAY_BE_BLANK)
     bad = np.zeros(len(table), bool)
     for kind in malformed:
-        if "CR LF" in kind.text:  # the carriage return counts as white space, so the line is good without it
+        if "CR LF" in kind.text:  # the carriage return counts as white space, so the line is good
             continue
         bad[kind.lines - 1] = True
         result.dropped += [located(path, n, kind.text.partition(";")[0]) for n in kind.lines.tolist()]
@@ -70,7 +75,7 @@ def _clean(path: Path, result: Fixed) -> tuple[Table, np.ndarray]:
 
 
 def _intersect(folder: DataDir, tables: dict, check_audio: str, threads: int, result: Fixed) -> None:
-    """Shrinks the indices of all tables in place to the ids that they share."""
+    """Shrinks the indices of all tables, in place, to the ids that the tables share."""
     utterances = {n for n in tables if keyed_by(n, folder.has_segments) == "utt"}
 
     def keys(name):
@@ -108,7 +113,7 @@ def _intersect(folder: DataDir, tables: dict, check_audio: str, threads: int, re
 
 
 def _replace(path: Path, tables: dict, result: Fixed) -> None:
-    """Writes what differs to temporary names, saves the originals, then renames."""
+    """Writes the files that change under temporary names, saves the originals, then renames the new ones."""
     temporary = path / ".fix.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

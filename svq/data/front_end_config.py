@@ -13,18 +13,18 @@ VARIANCE_FLOOR = 1e-5  # added to a channel's variance before it is divided by i
 
 @dataclass(frozen=True)
 class FrontEndConfig:
-    """What turns a recording into the network's input: the settings of `FrontEnd`.
+    """The settings of `FrontEnd`, which turns a recording into the network's input.
 
     rate: samples per second. num_mels: log-mel channels.
-    mean_normalize: whether each utterance's mean over time is taken off every channel.
+    mean_normalize: whether each utterance's mean over time is subtracted from every channel.
     variance_normalize: whether every channel is then divided by its standard deviation over the utterance.
     fbank: whose definition of log-mels: kaldi, speechbrain (decibels, floor 80 dB under the peak) or clova
         (torchaudio's mel spectrogram, log(x + 1e-6)).
-    window: povey or hamming. full_scale: what a sample at full scale counts, 32768 for 16-bit numbers.
-    preemphasis: what part of the sample before is taken off each one.
-    These three are by default what belongs to `fbank`: Kaldi's are povey, 32768 and 0.97, the others' hamming, 1 and 0.
+    window: povey or hamming. full_scale: the value that a sample at full scale counts as, 32768 for 16-bit numbers.
+    preemphasis: the share of the sample before that is subtracted from each one.
+    The defaults of these three go by `fbank`: povey, 32768 and 0.97 for kaldi, hamming, 1 and 0 for the others.
     high_hz: where the last filter ends, in Hz; 0 or less counts down from the Nyquist frequency (Kaldi's --high-freq).
-    snip_edges: whole frames only; false: the edges are mirrored, a frame every 10 ms (Kaldi's --snip-edges).
+    snip_edges: true for whole frames only; false mirrors the edges, a frame every 10 ms (Kaldi's --snip-edges).
     Both are for fbank kaldi alone. sherpa-onnx has high_hz -400 and snip_edges false.
     """
 
@@ -62,7 +62,7 @@ class FrontEndConfig:
             raise ValueError(f"preemphasis is {self.preemphasis}; it must be between 0 and 1")
 
     def as_short_dict(self) -> dict:
-        """Only what a reader cannot tell: rate, num_mels, mean_normalize, and all that `fbank` does not imply."""
+        """Gives rate, num_mels and mean_normalize, and of the other settings those that `fbank` does not imply."""
         own = to_dict(FrontEndConfig(fbank=self.fbank))
         own["fbank"] = FrontEndConfig.fbank
         always = ("rate", "num_mels", "mean_normalize")

@@ -1,7 +1,7 @@
-"""What turns waveforms into a network's input: one module for extraction, training and measurements alike.
+"""The front end: turns waveforms into a network's input, for extraction, training and measurements alike.
 
-A model's `FrontEndConfig` says which. Networks trained here take Kaldi's log-mels, those that
-svq.bin.import_checkpoint brings in take what their makers trained them with.
+A model's `FrontEndConfig` chooses the features. Networks trained here take Kaldi's log-mels; networks
+that svq.bin.import_checkpoint brings in take the features that their makers trained them with.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from svq.data.mels import INT16_SCALE, PREEMPHASIS
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
-# What features without feats.yaml, of other toolkits or made by an older svq, are taken to be made with.
+# The settings assumed for features without feats.yaml: those of other toolkits or made by an older svq.
 BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS, "high_hz": 0.0,
              "snip_edges": True}
 
 
 class FrontEnd(nn.Module):
-    """Waveforms (B, T) float in [-1, 1] -> features (B, frames, num_mels) float32, normalised; no gradients.
+    """A front end: waveforms (B, T) float in [-1, 1] -> features (B, frames, num_mels) float32, normalised.
 
-    `bank` is the filter bank without the normalization, with `length`, the
-    fewest samples that it takes, and `num_frames(samples)`.
+    `bank` is the filter bank without the normalization; it has `shortest`, the fewest
+    samples that it takes, and `num_frames(samples)`. Gradients do not flow through.
     """
 
     def __init__(self, config):
@@ -39,7 +39,7 @@ class FrontEnd(nn.Module):
 
     @torch.no_grad()
     def normalize(self, feats: torch.Tensor) -> torch.Tensor:
-        """Log-mels (B, T, F) less each utterance's mean, and over its deviation, where the config says so."""
+        """Subtracts from log-mels (B, T, F) each utterance's mean, and divides by its deviation, as the config says."""
         if self.config.mean_normalize:
             feats = mean_normalize(feats)
         if self.config.variance_normalize:
@@ -49,7 +49,7 @@ class FrontEnd(nn.Module):
 
 
 def filter_bank(config) -> nn.Module:
-    """The filter bank of a `FrontEndConfig`."""
+    """Makes the filter bank of a `FrontEndConfig`: waveforms (B, T) -> log-mels (B, frames, num_mels)."""
     if config.fbank == "kaldi":
         return Fbank(config.num_mels, config.rate, config.window, config.full_scale, config.preemphasis,
                      config.high_hz, config.snip_edges)
@@ -58,15 +58,19 @@ def filter_bank(config) -> nn.Module:
 
 
 def takes_stored(config, data_dir) -> bool:
-    """Whether feats.scp of a data directory holds what `config` gives before the normalization: see `check_stored`."""
+    """Says whether a model of front end `config` can take the feats.scp of a data directory, by feats.yaml.
+
+    Without feats.yaml, Kaldi's defaults are assumed (BY_OTHERS); see `check_stored`.
+    """
     return not _other_settings(config, read_made(data_dir) or BY_OTHERS)
 
 
 def check_stored(config, data_dir) -> None:
-    """UserError where the model cannot take the features of `data_dir`, because its front end is another one.
+    """Raises UserError where a model of front end `config` cannot take the features of `data_dir`.
 
-    Compared with feats.yaml; where there is none, with Kaldi's defaults, as nothing tells rate and mel channels. The
-    frames must be as many as utt2dur says, where both are known. How many mel channels there are is seen in reading.
+    `config` is compared with feats.yaml, or without one with Kaldi's defaults; nothing then tells rate and mel
+    channels. The number of frames must fit utt2dur, where both are known. The number of mel channels shows when
+    features are read.
     """
     path, made = os.path.join(data_dir, "feats.scp"), read_made(data_dir)
     differ = _other_settings(config, made or BY_OTHERS)
@@ -78,7 +82,7 @@ def check_stored(config, data_dir) -> None:
 
 
 def _other_settings(config, made: dict) -> list[str]:
-    """Which of the settings that stored features were made with the model cannot take."""
-    done = ("mean_normalize", "variance_normalize")     # what the model does anyway may have been done before
+    """Lists the settings in `made`, those of stored features, that a model of front end `config` cannot take."""
+    done = ("mean_normalize", "variance_normalize")     # the model may repeat these on features that have had them
     return [name for name, value in made.items()
             if (value and not getattr(config, name) if name in done else value != getattr(config, name))]

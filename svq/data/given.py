@@ -1,4 +1,4 @@
-"""Takes over data directories that were made elsewhere: their tables, with whole paths, without features and trials."""
+"""Copies data directories that were made elsewhere: their tables, with absolute paths, without features and trials."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from svq.data.rxfilename import Rx, parse, require_allowed
 from svq.data.validate import MEND, validate
 from svq.errors import UserError, located
 
-# What goes with features of other networks; a recipe makes its own.
+# Files that belong to features of other networks; a recipe makes its own.
 OF_FEATURES = ("feats.scp", "utt2num_frames", "vad.scp", "cmvn.scp", stored.NAME)
 MODELS = "enroll.spk2utt"
 
 
 def require_usable(path) -> None:
-    """UserError unless a directory is sound as far as its lists tell (trials apart), names recordings, and its wav.scp runs
-    no command that is not allowed."""
+    """Raises UserError unless a data directory is sound by its lists (trials apart) and names recordings.
+
+    Its wav.scp must run no commands, unless they are allowed.
+    """
     folder = DataDir(path)
     if not folder.has("wav.scp"):
         raise UserError(f"{path}: has no wav.scp; a recipe makes its features itself, from recordings")
@@ -35,10 +37,10 @@ def require_usable(path) -> None:
 
 
 def copy(source, dest, root=".") -> int:
-    """Writes `dest` with the tables of `source` but those of features, and its enroll.spk2utt; gives the utterances.
+    """Copies data directory `source` to `dest`: its tables without those of features, and its enroll.spk2utt.
 
-    root: folder that relative paths of wav.scp begin at; commands stay as they are. UserError where `source` is not usable
-    (`require_usable`), or lacks a recording.
+    root: the folder at which relative paths of wav.scp begin; commands stay as they are. Gives the number of
+    utterances. UserError where `source` is not usable (`require_usable`) or a recording is not there.
     """
     require_usable(source)
     folder, dest = DataDir(source), Path(dest)
@@ -56,7 +58,7 @@ def copy(source, dest, root=".") -> int:
 
 
 def _whole(folder: DataDir, root: str) -> list[tuple[str, str]]:
-    """(recording, value) of wav.scp with absolute paths; UserError naming the line of the first file that is not there."""
+    """Lists (recording, value) of wav.scp with absolute paths; UserError names the line of the first missing file."""
     wav, values, seen = folder.table("wav.scp"), [], ""
     for line, (key, value) in enumerate(wav.items(), 1):
         try:

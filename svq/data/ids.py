@@ -1,4 +1,4 @@
-"""Looks up millions of ids by whole arrays."""
+"""Looks up millions of ids, whole arrays at a time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _ROWS = 1 << 15  # ids looked up at a time: few enough that they stay in the pro
 
 
 class IdIndex:
-    """Positions of ids: an open-addressing hash table built and searched by whole arrays.
+    """Positions of ids: an open-addressing hash table that is built and searched whole arrays at a time.
 
-    ids: Tokens, without repeats.  source names the file in the message about a repeat.
+    ids: Tokens, without repeats; UserError for a repeat. source: the file that the message then names.
     """
 
     def __init__(self, ids, source="ids"):
@@ -32,7 +32,7 @@ class IdIndex:
         waiting, slot = np.arange(len(ids)), self._home(hashes)
         while len(waiting):
             free = self._slots[slot] < 0
-            self._slots[slot[free]] = waiting[free]     # of several for one slot, one stays
+            self._slots[slot[free]] = waiting[free]     # where several want one slot, one gets it
             lost = self._slots[slot] != waiting
             waiting, slot = waiting[lost], self._next(slot[lost])
 
@@ -46,7 +46,7 @@ class IdIndex:
         return (slot + 1) & (len(self._slots) - 1)
 
     def find(self, wanted):
-        """(n,) int32: the position of each word of `wanted` (Tokens), -1 where absent."""
+        """Finds the position of each word of `wanted` (Tokens) among the ids: (n,) int32, -1 where absent."""
         out = np.full(len(wanted), -1, dtype=np.int32)
         for first in range(0, len(wanted), _ROWS):
             part = wanted.take(slice(first, first + _ROWS))
@@ -69,9 +69,9 @@ class IdIndex:
         return found
 
     def require(self, what, where, *wanted):
-        """find() for each of several Tokens, as a list.
+        """Finds the positions of each of the Tokens `wanted`, and gives a list of (n,) int32.
 
-        UserError that lists the ids absent from any: no `what` (e.g. "embedding") in the file `where`.
+        UserError lists the absent ids: there is no `what` (e.g. "embedding") for them in the file `where`.
         """
         found = [self.find(words) for words in wanted]
         absent = [word for words, rows in zip(wanted, found) for word in words.take(rows < 0)]
@@ -81,7 +81,7 @@ class IdIndex:
 
 
 def missing_message(absent, what, where, shown=5):
-    """One line that lists absent ids (each once, the first few) and counts them."""
+    """Gives the message that file `where` has no `what` for the absent ids: it counts them and lists the first."""
     names = list(dict.fromkeys(absent))
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     mend = "; paths become ids by utils/take_trials.sh" if "/" in names[0] else ""

@@ -1,5 +1,7 @@
-"""What log-mels are computed with: windows, mel filters, the sizes of frames. NumPy alone; svq.data.fbank and
-svq.data.numpy_front_end compute with it."""
+"""The tables of log-mels: windows, mel filters, sizes of frames. NumPy alone.
+
+svq.data.fbank and svq.data.numpy_front_end compute with them.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +14,40 @@ PREEMPHASIS = 0.97
 LOW_HZ = 20.0
 INT16_SCALE = 32768.0
 EPSILON = float(np.finfo(np.float32).eps)  # the least power that Kaldi takes the logarithm of
-LEAST_POWER, RANGE_DB = 1e-10, 80  # SpeechBrain's, and how far under the peak its decibels reach
+LEAST_POWER, RANGE_DB = 1e-10, 80  # SpeechBrain's least power, and how far under the peak its decibels reach
 OFFSET = 1e-6  # added to clova's powers
 
 
 def num_frames(num_samples: int, rate: int = 16000) -> int:
-    """Whole 25 ms frames at a 10 ms hop in `num_samples` samples (0 if too short)."""
+    """Counts the whole 25 ms frames at a 10 ms hop in `num_samples` samples (0 if too short)."""
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     return 0 if num_samples < length else 1 + (num_samples - length) // hop
 
 
 def mirrored_edges(rate: int) -> tuple[int, int]:
-    """Samples to mirror at the start and at the end of a waveform, so that its whole frames are those that Kaldi cuts
-    with `--snip-edges=false`: frame t is centred on sample (t + 1/2) hop, and there are (samples + hop / 2) / hop."""
+    """Gives the numbers of samples to mirror at the start and at the end of a waveform for `--snip-edges=false`.
+
+    Its whole frames are then those that Kaldi cuts with that option: frame t is centred on sample (t + 1/2) hop, and
+    there are (samples + hop / 2) / hop frames.
+    """
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     start = length // 2 - hop // 2
     return start, length - hop + hop // 2 - start
 
 
 def num_samples(frames: int, rate: int = 16000) -> int:
-    """The fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
+    """Gives the fewest samples that hold `frames` frames: 32240 for 200 frames at 16 kHz."""
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     return length + (frames - 1) * hop
 
 
 def povey_window(length: int) -> np.ndarray:
-    """Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
+    """Computes Kaldi's default window, (length,) float64: a Hann window to the power 0.85."""
     return (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / (length - 1))) ** 0.85
 
 
 def hamming_window(length: int) -> np.ndarray:
-    """Kaldi's Hamming window, (length,) float64: symmetric, 0.08 at both ends."""
+    """Computes Kaldi's Hamming window, (length,) float64: symmetric, 0.08 at both ends."""
     return 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - 1))
 
 
@@ -50,12 +55,12 @@ WINDOWS = {"povey": povey_window, "hamming": hamming_window}
 
 
 def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -> np.ndarray:
-    """Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
+    """Computes Kaldi's triangular mel filters, (fft_size // 2, num_mels) float32.
 
-    high_hz: where the last one ends; 0 or less: so far below the Nyquist frequency.
-    The Nyquist bin is left out, as in Kaldi. Computed in float32 like Kaldi:
-    the lowest filters catch one bin near a corner, where the rounding of the
-    mel scale shows in the result.
+    high_hz: where the last filter ends; 0 or less counts down from the Nyquist
+    frequency. The Nyquist bin is left out, as in Kaldi. Everything is in float32,
+    as in Kaldi: the lowest filters catch one bin near a corner, where the rounding
+    of the mel scale shows in the result.
     """
     def mel(hertz):
         hertz = np.asarray(hertz, dtype=np.float32)
@@ -73,32 +78,41 @@ def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -
 
 
 def mel(hertz):
-    """The mel scale of O'Shaughnessy, "Speech communication", 1987: 1000 Hz is 1000 mel."""
+    """Converts Hz to mel by O'Shaughnessy, "Speech communication", 1987: 1000 Hz is 1000 mel."""
     return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
 
 
 def mel_corners(num_mels: int, rate: int) -> np.ndarray:
-    """(num_mels + 2,) float64: frequencies in Hz, evenly spaced in mel from 0 to half of `rate`."""
+    """Gives frequencies in Hz, (num_mels + 2,) float64, evenly spaced in mel from 0 to half of `rate`."""
     return 700 * (10 ** (np.linspace(0, mel(rate // 2), num_mels + 2) / 2595) - 1)
 
 
 def speechbrain_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Triangles in Hz that fall as they rose, over the distance to the next lower centre: (bins, num_mels) float64 from
-    the bins' frequencies (bins, 1) and `mel_corners`. What is below zero is cut off by the caller."""
+    """Computes SpeechBrain's mel filters, (bins, num_mels) float64: triangles in Hz that fall as they rise.
+
+    Both sides span the distance to the next lower centre. bins: frequencies of the bins in Hz, (bins, 1). corners: from
+    `mel_corners`. The caller cuts off values below zero.
+    """
     left, centre = corners[:-2], corners[1:-1]
     return 1 - np.abs(bins - centre) / (centre - left)
 
 
 def clova_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
-    """Triangles in Hz between neighbouring centres, as `speechbrain_filters`."""
+    """Computes clova's mel filters, (bins, num_mels) float64: triangles in Hz between neighbouring centres.
+
+    Arguments, and values below zero, as in `speechbrain_filters`.
+    """
     left, centre, right = corners[:-2], corners[1:-1], corners[2:]
     return np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
 
 
 @dataclass(frozen=True)
 class Centred:
-    """What sets one centre-padded transform apart from another: how numpy.pad and torch call its padding, the least
-    points of the DFT, the filters."""
+    """The traits of one kind of centre-padded transform.
+
+    padding: its name in numpy.pad and torch. smallest_fft: the least number of points of the DFT. filters: (frequencies
+    of bins, corners) -> mel filters.
+    """
 
     padding: str
     smallest_fft: int
@@ -110,11 +124,12 @@ CENTRED = {"speechbrain": Centred("constant", 400, speechbrain_filters), "clova"
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """What the log-mels of one config are computed with.
+    """The sizes, window and filters of one config's log-mels.
 
     length, hop: of frames, in samples. fft_size: points of the DFT. window: (length,) float64, times full scale.
-    filters: (bins, num_mels) float32, of the first bins of the power spectrum. edges: samples to mirror at the start and
-    the end. padding: of half a transform at either end, so that frames are centred; None: there is none.
+    filters: (bins, num_mels) float32, for the first bins of the power spectrum. edges: samples to mirror at the start
+    and the end. padding: the kind of padding, by half a transform at either end, that centres the frames; None for
+    none.
     """
 
     length: int
@@ -127,11 +142,11 @@ class Tables:
 
     @property
     def shortest(self) -> int:
-        """The fewest samples that it takes: a frame, and where edges are mirrored one more than are mirrored."""
+        """The fewest samples that a waveform needs: a frame, and with mirror padding, one more than are mirrored."""
         return max(self.length, self.fft_size // 2 + 1) if self.padding == "reflect" else self.length
 
     def num_frames(self, samples: int) -> int:
-        """Frames that `samples` samples give; 0 where they are too few."""
+        """Gives the number of frames of `samples` samples; 0 where they are too few."""
         if samples < self.shortest:
             return 0
         return 1 + (samples // self.hop if self.padding else (samples + sum(self.edges) - self.length) // self.hop)
@@ -139,7 +154,7 @@ class Tables:
 
 def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_hz: float = 0.0,
                  snip_edges: bool = True) -> Tables:
-    """Those of Kaldi's log-mels; arguments as in svq.data.front_end_config.FrontEndConfig."""
+    """Computes the tables of Kaldi's log-mels; arguments as in svq.data.front_end_config.FrontEndConfig."""
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     fft_size = 1 << (length - 1).bit_length()
     # The 16-bit scale is a power of two: folded into the window it is exact.
@@ -148,7 +163,7 @@ def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_
 
 
 def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float) -> Tables:
-    """Those of one of CENTRED: a periodic Hamming window of 25 ms every 10 ms."""
+    """Computes the tables of `kind`, one of CENTRED: a periodic Hamming window of 25 ms every 10 ms."""
     length, hop = rate * 25 // 1000, rate * 10 // 1000
     fft_size = CENTRED[kind].smallest_fft
     while fft_size < length:
@@ -160,7 +175,7 @@ def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float) -> Ta
 
 
 def tables_of(config) -> Tables:
-    """Those of a `FrontEndConfig`."""
+    """Computes the tables of a `FrontEndConfig`."""
     if config.fbank == "kaldi":
         return kaldi_tables(config.num_mels, config.rate, config.window, config.full_scale, config.high_hz,
                             config.snip_edges)

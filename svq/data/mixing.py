@@ -11,13 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from svq.data.augment import Drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Unmixed:
-    """Waveforms (B, T) float32 as they were recorded, and what is drawn for them.
+    """Holds waveforms (B, T) float32 as they were recorded, and what is drawn for them.
 
     rooms: (R, L) responses, filled up with zeros; in_room: (R,) which waveforms they are for. noises: (N, T), `snr`: (N,) dB;
     in_noise: (N,) likewise. Goes where a tensor goes: `to`, `pin_memory`.
@@ -32,7 +33,7 @@ class Unmixed:
 
     @classmethod
     def of(cls, items: Sequence[tuple[np.ndarray, Drawn]]) -> Unmixed:
-        """The batch of some waveforms (T,), all of one length, each with what is drawn for it."""
+        """Makes the batch of some waveforms (T,), all of one length, each with what is drawn for it."""
         waveforms = torch.from_numpy(np.stack([waveform for waveform, _ in items]))
         in_room = [i for i, (_, drawn) in enumerate(items) if drawn.response is not None]
         in_noise = [i for i, (_, drawn) in enumerate(items) if drawn.noise is not None]
@@ -45,20 +46,31 @@ class Unmixed:
                    torch.tensor([items[i][1].snr for i in in_noise], dtype=torch.float64),
                    torch.tensor(in_noise, dtype=torch.int64))
 
+    @classmethod
+    def joined(cls, pieces: Sequence[Unmixed]) -> Unmixed:
+        """Makes one batch of the pieces of it, in their order."""
+        starts = np.cumsum([0, *(len(piece.waveforms) for piece in pieces)]).tolist()
+        longest = max(piece.rooms.shape[1] for piece in pieces)
+        rooms = [F.pad(piece.rooms, (0, longest - piece.rooms.shape[1])) for piece in pieces]
+        return cls(torch.cat([piece.waveforms for piece in pieces]), torch.cat(rooms),
+                   torch.cat([piece.in_room + start for piece, start in zip(pieces, starts)]),
+                   torch.cat([piece.noises for piece in pieces]), torch.cat([piece.snr for piece in pieces]),
+                   torch.cat([piece.in_noise + start for piece, start in zip(pieces, starts)]))
+
     def _each(self, change) -> Unmixed:
         return Unmixed(*(change(getattr(self, field.name)) for field in dataclasses.fields(self)))
 
     def to(self, device, non_blocking: bool = False) -> Unmixed:
-        """The same on a device."""
+        """Gives the same on a device."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Unmixed:
-        """The same in memory that a GPU reads by itself."""
+        """Gives the same in memory that a GPU reads by itself."""
         return self._each(torch.Tensor.pin_memory)
 
     @torch.no_grad()
     def mixed(self) -> torch.Tensor:
-        """The waveforms (B, T) float32 in their rooms and noises."""
+        """Gives the waveforms (B, T) float32 in their rooms and noises."""
         if not len(self.in_room) and not len(self.in_noise):
             return self.waveforms
         waveforms = self.waveforms.clone()
@@ -70,7 +82,7 @@ class Unmixed:
 
 
 def reverberated(waveforms: torch.Tensor, rooms: torch.Tensor) -> torch.Tensor:
-    """Waveforms (B, T), each in its room of `rooms` (B, L): as long and as loud as before. See svq.data.augment.reverberate."""
+    """Puts waveforms (B, T) each into its room of `rooms` (B, L), as svq.data.augment.reverberate does."""
     samples = waveforms.shape[1]
     size = fast_length(samples + rooms.shape[1] - 1)
     wet = torch.fft.irfft(torch.fft.rfft(waveforms, size) * torch.fft.rfft(rooms, size), size)[:, :samples]
@@ -80,7 +92,7 @@ def reverberated(waveforms: torch.Tensor, rooms: torch.Tensor) -> torch.Tensor:
 
 
 def with_noise(waveforms: torch.Tensor, noises: torch.Tensor, snr: torch.Tensor) -> torch.Tensor:
-    """Waveforms (B, T) plus noises (B, T) at signal-to-noise ratios (B,) in dB. See svq.data.augment.add_noise."""
+    """Adds noises (B, T) to waveforms (B, T) at signal-to-noise ratios (B,) in dB, as svq.data.augment.add_noise does."""
     signal, noise = power(waveforms), power(noises)
     gain = (signal / noise.clamp(min=torch.finfo(torch.float64).tiny) * 10 ** (-snr / 10)).sqrt()
     gain = torch.where((signal > 0) & (noise > 0), gain, 0.0)
@@ -88,12 +100,12 @@ def with_noise(waveforms: torch.Tensor, noises: torch.Tensor, snr: torch.Tensor)
 
 
 def power(waveforms: torch.Tensor) -> torch.Tensor:
-    """The mean square of each waveform, (B,) float64."""
+    """Computes the mean square of each waveform, (B,) float64."""
     return waveforms.square().sum(1, dtype=torch.float64) / waveforms.shape[1]
 
 
 def fast_length(least: int) -> int:
-    """The least length from `least` on that has no prime factors but 2, 3 and 5: what a Fourier transform is quick at."""
+    """Finds the least length from `least` on without prime factors but 2, 3 and 5: a Fourier transform is quick at it."""
     best = 1 << (least - 1).bit_length()
     five = 1
     while five < best:

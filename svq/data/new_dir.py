@@ -1,4 +1,4 @@
-"""New data directories: the audio files of a folder, their lines of wav.scp, and the tables, written together."""
+"""Makes new data directories: lists the audio files of a folder, and writes their tables together."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from svq.errors import UserError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".sph", ".aac", ".aif", ".aiff", ".amr")
 
-# Files of a data directory that an earlier preparation or a later stage may have left: a new
-# preparation takes away those that it does not write, since they belong to other recordings.
+# Files that an earlier preparation or a later stage may have left in a data directory. A new
+# preparation removes those that it does not write, since they belong to other recordings.
 _DERIVED = (
     "text segments reco2dur reco2file_and_channel feats.scp feats.yaml cmvn.scp vad.scp utt2dur utt2num_frames "
     "utt2domain spk2gender enroll.spk2utt"
@@ -21,7 +21,7 @@ _DERIVED = (
 
 
 def need_folder(path, what: str) -> str:
-    """The absolute path of the folder `path`; UserError that says what should have been there."""
+    """Gives the absolute path of the folder `path`; UserError, which says what belongs there, if it is no folder."""
     if not path:
         raise UserError(f"no folder given for {what}")
     if not os.path.isdir(path):
@@ -30,7 +30,7 @@ def need_folder(path, what: str) -> str:
 
 
 def list_audio(root: str) -> tuple[list[str], list[str]]:
-    """(audio files, other files) under `root`, relative to it, sorted; hidden ones are passed over, links are followed.
+    """Lists (audio files, other files) under `root`, relative to it, sorted. Links are followed, hidden files left out.
 
     OSError for a folder that cannot be read; UserError for a link that leads back to a folder around it.
     """
@@ -51,7 +51,7 @@ def _refuse(error: OSError) -> None:
 
 
 def _require_no_circle(folder: str) -> None:
-    """UserError for a link to a folder around it: following it would never end."""
+    """Raises UserError for a link to a folder around it: following it would never end."""
     if os.path.islink(folder):
         inner, outer = os.path.realpath(os.path.dirname(folder)), os.path.realpath(folder)
         if inner == outer or inner.startswith(outer.rstrip("/") + "/"):
@@ -59,7 +59,7 @@ def _require_no_circle(folder: str) -> None:
 
 
 def wav_value(path: str) -> str:
-    """`path` as a wav.scp entry; UserError for the few names that wav.scp cannot hold."""
+    """Gives `path` as a value of wav.scp; UserError for the few names that wav.scp cannot hold."""
     why = ("line breaks or control characters" if any(ord(c) < 32 or ord(c) == 127 for c in path) else
            "bytes that are not UTF-8" if any("\ud800" <= c <= "\udfff" for c in path) else
            "a blank at its end, or a final '|'" if path != path.strip() or path.endswith("|") else
@@ -69,15 +69,24 @@ def wav_value(path: str) -> str:
     return path
 
 
-def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None) -> tuple[int, int]:
+def derived(path) -> list[str]:
+    """Lists the files in data directory `path`, sorted, that a new preparation may have to remove: what was made of the
+    recordings that it has, and what is known of them, trial lists too."""
+    path = Path(path)
+    return sorted({name for name in _DERIVED if (path / name).exists()} | {p.name for p in path.glob("trials*")})
+
+
+def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None, keep=()) -> tuple[int, int]:
     """Writes wav.scp, utt2spk, spk2utt and, where known, utt2dur and spk2gender.
 
     rows: (utterance, speaker, wav.scp value, seconds or None), in the byte order of the utterances,
         which must also be the order of the speakers. Read once, so it may be a generator of millions.
     gender: speaker -> m or f; spk2gender is written only when it holds every speaker.
     check: called with (speakers, utterances) before anything is put in place; may raise UserError.
+    keep: names of files that stay, though they are not written here.
 
-    Returns (number of speakers, number of utterances). All files or none are replaced.
+    Gives (number of speakers, number of utterances). All files or none are replaced. UserError where two utterances
+    have one name, rows are out of order, or there are none.
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -119,9 +128,9 @@ def write_data_dir(path, rows, gender: dict[str, str] | None = None, check=None)
             written.add("spk2gender")
             file = files.enter_context(atomic_write(path / "spk2gender"))
             file.writelines(f"{speaker} {gender[speaker]}\n" for speaker in speakers)
-        for name in [*_DERIVED, *(p.name for p in path.glob("trials*"))]:
-            if name not in written:
-                (path / name).unlink(missing_ok=True)
+        for name in derived(path):
+            if name not in written and name not in keep:
+                (path / name).unlink()
     if "utt2dur" not in written:
         (path / "utt2dur").unlink()
     return len(speakers), count

@@ -1,7 +1,7 @@
 """The front end without torch, for networks that other runtimes run: the tables of svq.data.mels, applied in NumPy.
 
-It computes in float64 up to the power spectrum and agrees with svq.data.frontend to 1e-4 in the log; SpeechBrain's and
-clova's, which compute all of it in float32 there, to 1e-2 in what lies 80 dB under the peak.
+It computes in float64 up to the power spectrum and agrees with svq.data.frontend to 1e-4 in the log. For SpeechBrain's
+and clova's features, which svq.data.frontend computes all in float32, values 80 dB under the peak agree to 1e-2.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from svq.data.front_end_config import VARIANCE_FLOOR, FrontEndConfig
 from svq.data.mels import EPSILON, LEAST_POWER, OFFSET, RANGE_DB, tables_of
 
-CHUNK_FRAMES = 256  # in flight at a time: bounds the memory of an hour
+CHUNK_FRAMES = 256  # frames computed at a time: bounds the memory that an hour of speech takes
 
 
 class NumpyFrontEnd:
-    """Waveforms (B, T) in [-1, 1] -> features (B, frames, num_mels) float32, as svq.data.frontend.FrontEnd gives them.
+    """The front end in NumPy: waveforms (B, T) in [-1, 1] -> features (B, frames, num_mels) float32, normalised.
 
-    bank: the `Tables`, with `shortest`, the fewest samples that it takes, and `num_frames(samples)`.
+    bank: the `Tables`, with `shortest`, the fewest samples that a waveform needs, and `num_frames(samples)`.
     """
 
     def __init__(self, config: FrontEndConfig):
@@ -27,7 +27,7 @@ class NumpyFrontEnd:
         self._logarithm = {"kaldi": _kaldi_log, "speechbrain": _decibels, "clova": _clova_log}[config.fbank]
 
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
-        """ValueError for another shape, and for less than one frame."""
+        """Computes features (B, frames, num_mels); ValueError for waveforms of another shape or less than one frame."""
         if waveforms.ndim != 2:
             raise ValueError(f"expected waveforms (B, T), got shape {waveforms.shape}")
         if waveforms.shape[1] < self.bank.shortest:
@@ -35,7 +35,7 @@ class NumpyFrontEnd:
         return np.stack([self._normalized(self._logarithm(self._mels(each))) for each in waveforms])
 
     def _mels(self, x: np.ndarray) -> np.ndarray:
-        """(T,) -> (frames, num_mels) float32 powers."""
+        """Computes the mel powers (frames, num_mels) float32 of one waveform (T,)."""
         bank = self.bank
         frames, window = self._prepare(x.astype(np.float64))
         out = np.empty((len(frames), bank.filters.shape[1]), np.float32)
@@ -46,7 +46,7 @@ class NumpyFrontEnd:
         return out
 
     def _kaldi_frames(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frames (frames, length) of a waveform, a view, and what they are multiplied by."""
+        """Cuts a waveform into frames (frames, length), a view, and gives them with their window."""
         start, end = self.bank.edges
         x = np.concatenate([x[:start][::-1], x, x[len(x) - end:][::-1]])
         return sliding_window_view(x, self.bank.length)[:: self.bank.hop], self.bank.window
@@ -61,8 +61,10 @@ class NumpyFrontEnd:
         return sliding_window_view(np.pad(x, size // 2, mode=bank.padding), size)[:: bank.hop], window
 
     def _cleaned(self, frames: np.ndarray) -> np.ndarray:
-        """Of Kaldi's frames the constant part is taken off, then what pre-emphasis takes, a frame's first sample being
-        its own predecessor."""
+        """Subtracts the mean from Kaldi's frames, then pre-emphasises them; others come back as they are.
+
+        A frame's first sample counts as its own predecessor.
+        """
         if self.config.fbank != "kaldi":
             return frames
         frames = frames - frames.mean(axis=1, keepdims=True)

@@ -1,8 +1,8 @@
-"""Samples at another rate: a polyphase low-pass filter, as scipy.signal.resample_poly designs and applies it.
+"""Resamples recordings by a polyphase low-pass filter, as scipy.signal.resample_poly designs and applies it.
 
 NumPy alone: importing scipy.signal takes longer, and more memory, than verifying two recordings. Every sample is the
-product of one row of filter taps with the input samples under it, so that a part of a recording gives the same bits as
-the whole.
+product of one row of filter taps with the input samples under it. So a part of a recording gives the same bits as the
+whole.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ _BLOCK = 1 << 19  # products at a time
 
 def resampled(read: Callable[[int, int], np.ndarray], frames: int, first: int, last: int, up: int,
               down: int) -> np.ndarray:
-    """Samples [first, last) float32 of a recording at up / down of its rate, which have no common divisor.
+    """Computes samples [first, last), float32, of a recording resampled by up / down, which have no common divisor.
 
-    read: (start, count) -> that many of its `frames` samples, float32; it is asked once, for those under the filter.
+    first, last: counted at the new rate. read: (start, count) -> that many of the recording's `frames` samples,
+    float32. It is called once, for the samples under the filter.
     """
     out = np.empty(max(last - first, 0), np.float32)
     if not len(out):
@@ -41,7 +42,7 @@ def resampled(read: Callable[[int, int], np.ndarray], frames: int, first: int, l
 
 @lru_cache(maxsize=16)
 def _taps(up: int, down: int) -> np.ndarray:
-    """(up, taps) float32: the filter's taps of each phase, those of the oldest sample first."""
+    """Designs the filter: the taps of each phase, (up, taps) float32, those of the oldest sample first."""
     widest = max(up, down)
     at = np.arange(-HALF * widest, HALF * widest + 1)
     lowpass = np.sinc(at / widest) * np.kaiser(len(at), BETA)

@@ -1,4 +1,4 @@
-"""New data directories from old ones: parts for jobs, subsets, unions. Lines are copied, never parsed."""
+"""Makes new data directories from old ones: parts for jobs, subsets, unions. Lines are copied, never parsed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _require_sorted(table: Table) -> Table:
 
 
 class _Selector:
-    """Finds, for utterances given as lines of utt2spk, their lines in every other table of the directory."""
+    """The lines of every table of a data directory that belong to given utterances, themselves lines of utt2spk."""
 
     def __init__(self, folder: DataDir):
         self.folder = folder
@@ -63,22 +63,27 @@ class _Selector:
         return position
 
     def write(self, utterances: np.ndarray, dest: Path, atomic: bool = True) -> None:
-        """Writes all tables, restricted to ascending lines of utt2spk, into the folder `dest`."""
+        """Writes all tables, restricted to `utterances` (ascending lines of utt2spk), into the folder `dest`."""
         dest.mkdir(parents=True, exist_ok=True)
         stored.carry_made([self.folder], dest)
         self.utt2spk.write(dest / "utt2spk", utterances, atomic)
         write_spk2utt(dest / "spk2utt", self.utt2spk, utterances, atomic)
         for name in self.names:
             rows = self.rows(name, utterances)
-            if len(rows):  # a table of speakers, or of channels, need not know those that are left
+            if len(rows):  # a table of speakers or of channels may know none of these
                 self.folder.table(name).write(dest / name, rows, atomic)
         _remove_others(dest, {"utt2spk", "spk2utt", *self.names})
 
 
+OF_TRAINING = ("shards.json", "shards.index", "speeds")  # where and how training reads what wav.scp named before
+
+
 def _remove_others(dest: Path, kept: set[str]) -> None:
-    """Removes tables of an earlier run that the new directory does not have: they would not agree with it."""
+    """Removes from `dest` the tables of an earlier run that are not among `kept`: they would not fit the new ones."""
     if "feats.scp" not in kept:
         (dest / stored.NAME).unlink(missing_ok=True)
+    for name in OF_TRAINING:
+        (dest / name).unlink(missing_ok=True)
     for path in dest.iterdir():
         if path.is_file() and keyed_by(path.name) is not None and path.name not in kept:
             path.unlink()
@@ -96,7 +101,10 @@ def _not_into_itself(dest, *sources) -> Path:
 
 
 def split_bounds(sizes: np.ndarray, jobs: int) -> np.ndarray:
-    """Cuts groups (say speakers) with `sizes` items into `jobs` runs of like total size, none empty: (jobs + 1,)."""
+    """Cuts groups (say speakers) with `sizes` items into `jobs` runs of about equal total size, none empty.
+
+    Gives the bounds of the runs, (jobs + 1,): run j is groups bounds[j] to bounds[j + 1] - 1.
+    """
     total = np.concatenate([[0], np.cumsum(sizes)])
     aims = total[-1] * np.arange(jobs + 1) / jobs
     right = np.clip(np.searchsorted(total, aims), 1, len(sizes))
@@ -111,10 +119,10 @@ def split_bounds(sizes: np.ndarray, jobs: int) -> np.ndarray:
 
 
 def split(source, jobs: int, per_utterance: bool = False) -> Path:
-    """Splits into `source/split<jobs>/1 ...` (or `split<jobs>utt/`), whole speakers to a part; returns that folder.
+    """Splits data directory `source` into `source/split<jobs>/1 ...`, whole speakers to a part; gives that folder.
 
-    The folder appears whole: a killed split leaves the old one. UserError if there are more jobs than speakers
-    (than utterances with `per_utterance`).
+    per_utterance: splits by utterance instead, into `split<jobs>utt/`. The folder appears whole: a killed split leaves
+    the old one. UserError if there are more jobs than speakers (or utterances).
     """
     folder = DataDir(source)
     count = len(folder.utt2spk) if per_utterance else len(folder.speakers)
@@ -152,8 +160,11 @@ def _evenly(count: int, wanted: int) -> np.ndarray:
 
 
 def choose(folder: DataDir, count: int, how: str = "even") -> np.ndarray:
-    """Lines of utt2spk (ascending) of `count` utterances; how: even (spread over the list), first, last, shortest,
-    per-spk (`count` of each speaker, or all where a speaker has fewer), speakers (whole speakers until `count`)."""
+    """Chooses `count` utterances of a data directory, and gives their lines of utt2spk, ascending.
+
+    how: even (spread over the list), first, last, shortest, per-spk (`count` of each speaker, or all where a speaker
+    has fewer) or speakers (whole speakers until there are `count`). UserError where there are too few.
+    """
     total = len(folder.utt2spk)
     if count < 1:
         raise UserError(f"a subset of {count} utterances makes no sense")
@@ -184,9 +195,9 @@ def choose(folder: DataDir, count: int, how: str = "even") -> np.ndarray:
 
 
 def chosen_by_list(folder: DataDir, list_file, speakers: bool = False) -> np.ndarray:
-    """Lines of utt2spk whose utterance (or speaker) is in a list file: the first field of each line counts.
+    """Chooses the utterances (or speakers) that a list file names, and gives their lines of utt2spk, ascending.
 
-    UserError naming ids of the list that the directory does not have.
+    The first field of each line of the list counts. UserError names ids of the list that the directory does not have.
     """
     wanted = Table.read(list_file, need_value=False)
     keys = np.unique(wanted.key_array)
@@ -207,7 +218,7 @@ def chosen_by_list(folder: DataDir, list_file, speakers: bool = False) -> np.nda
 
 
 def subset(source, dest, utterances: np.ndarray) -> None:
-    """Writes the directory `dest` with some utterances (ascending lines of utt2spk) of `source`, without its trials."""
+    """Writes directory `dest` with some utterances (ascending lines of utt2spk) of `source`, without its trials."""
     _Selector(DataDir(source)).write(utterances, _not_into_itself(dest, source))
 
 
@@ -215,8 +226,10 @@ def subset(source, dest, utterances: np.ndarray) -> None:
 
 
 def merge_blocks(tables: Sequence[Table], repeats_allowed: bool = False) -> Iterator[bytes]:
-    """The lines of several tables in sorted order. An id in two of them is a UserError, unless `repeats_allowed`
-    and its values agree (a speaker that is in two directories)."""
+    """Yields the lines of several tables in sorted order, many to a piece.
+
+    UserError for an id in two of them, unless `repeats_allowed` and its values agree (a speaker in two directories).
+    """
     keys = np.concatenate([t.key_array for t in tables])
     origin = np.repeat(np.arange(len(tables)), [len(t) for t in tables])
     row = np.concatenate([np.arange(len(t)) for t in tables])
@@ -249,9 +262,9 @@ def merge_blocks(tables: Sequence[Table], repeats_allowed: bool = False) -> Iter
 
 
 def merge(sources: Sequence, out, like=None) -> int:
-    """Merges tables (the parts that jobs wrote) into one sorted file; returns its number of lines.
+    """Merges tables (the parts that jobs wrote) into one sorted file `out`; gives its number of lines.
 
-    like: a table whose ids must be exactly those merged; UserError naming what is missing.
+    like: a table whose ids must be exactly those merged; UserError names ids that are missing on either side.
     """
     tables = [Table.read(s) for s in sources]
     if like is not None:
@@ -270,10 +283,10 @@ def merge(sources: Sequence, out, like=None) -> int:
 
 
 def combine(dest, sources: Sequence) -> list[str]:
-    """Writes the union of data directories; returns the files left out because not all sources have them.
+    """Writes `dest`, the union of data directories; gives the files left out because not all sources have them.
 
-    UserError where two sources share an utterance, give a speaker two genders, or have features that were made
-    differently. Trial lists are not combined.
+    Trial lists are not combined. UserError where two sources share an utterance, give a speaker two genders, or have
+    features that were made differently.
     """
     dest = _not_into_itself(dest, *sources)
     folders = [DataDir(s) for s in sources]
@@ -295,15 +308,3 @@ def combine(dest, sources: Sequence) -> list[str]:
     write_spk2utt(dest / "spk2utt", Table.read(dest / "utt2spk"))
     _remove_others(dest, {*shared, "spk2utt"})
     return [n for n in names if n not in shared]
-
-
-def speakers_shared(sources: Sequence) -> list[tuple[str, str, str]]:
-    """(speaker, directory, other directory) for each speaker that is in two of the directories."""
-    seen, shared = {}, []
-    for source in sources:
-        names = index_speakers(DataDir(source).utt2spk.value_array())[0]
-        for name in names.tolist():
-            if name in seen:
-                shared.append((name.decode(), str(seen[name]), str(source)))
-            seen.setdefault(name, source)
-    return shared

@@ -1,7 +1,7 @@
-"""Recordings, opened: a source of samples from a file, `ark:offset` or `command |`, and one channel of it, checked.
+"""Opens recordings: a source of samples from a file, `ark:offset` or `command |`, and one channel of it, checked.
 
-WAVs of 16-bit integers or 32-bit floats (all that utils/copy_wav.sh writes) are read by a seek; libsndfile reads the
-rest (FLAC, Ogg, MP3, other WAVs, SPHERE); files that it does not know go through SoX, then ffmpeg.
+WAVs of 16-bit integers or 32-bit floats (all that utils/copy_wav.sh writes) are read by a seek. libsndfile reads the
+rest (FLAC, Ogg, MP3, other WAVs, SPHERE). Files that it does not know go through SoX, or else ffmpeg.
 """
 
 from __future__ import annotations
@@ -22,29 +22,30 @@ from functools import lru_cache
 
 import numpy as np
 
-from svq.data.rxfilename import Rx, parse, start
+from svq.data.rxfilename import SOX_READS, Rx, parse, start
+from svq.data.tarshard import member_at
 from svq.data.wavfile import as_float32, read_header
 from svq.errors import UserError
 from svq.files import open_file
 
-PROBE_BYTES = 1 << 16  # what a look at a pipe reads before it is stopped
+PROBE_BYTES = 1 << 16  # bytes that a check reads of a pipe before it stops it
 LIMIT = 100.0  # 40 dB over full scale: louder than any master, softer than speech scaled to 16-bit integers
-RATES = (1_000, 768_000)  # samples a second: no recording of speech has fewer, and no recorder more
-CLIPPED_SHARE = 0.01  # of a pipe's samples: if SoX cut off more than that, it is an error
+RATES = (1_000, 768_000)  # samples a second: no recording of speech has fewer, and no recorder gives more
+CLIPPED_SHARE = 0.01  # share of a pipe's samples that SoX may cut off without an error
 
 _SOX_CLIPPED = re.compile(rb"input clipped (\d+) samples")
 _RESCALE = "scale it to [-1, 1] first: 16-bit integers are divided by 32768"
 
-# What share of their power the average of N channels keeps: all of it where they are alike, 1/N where they have nothing
-# to do with each other (or one alone has sound), nothing where they cancel each other.
+# The share of their power that the average of N channels keeps: all of it where they are alike, 1/N where they have
+# nothing to do with each other (or one alone has sound), nothing where they cancel each other.
 LEAST_SHARE = 0.25  # times 1/N
 ALIKE_SHARE = 0.75
-_BLOCK_FRAMES = 1 << 20  # of a recording whose channels are compared
+_BLOCK_FRAMES = 1 << 20  # frames read at a time to compare the channels of a recording
 
 
 @dataclass(frozen=True)
 class Info:
-    """rate in Hz, channels, frames (samples per channel)."""
+    """The size of a recording: rate in Hz, channels, frames (samples per channel)."""
 
     rate: int
     channels: int
@@ -56,7 +57,7 @@ class Info:
 
 
 class Unreadable(Exception):
-    """Why a recording cannot be read; `naming` puts its name before it."""
+    """The reason why a recording cannot be read; `naming` puts the recording's name before it."""
 
 
 # ---- sources: an open recording with .info and .read(start, count) -> (count, channels) float32
@@ -77,7 +78,7 @@ class _Wav:
 
 
 class Samples:
-    """Samples (frames, channels) float32 that are in memory."""
+    """A source of samples (frames, channels) float32 that are in memory, at `rate` Hz."""
 
     def __init__(self, samples: np.ndarray, rate: int):
         self.samples, self.info = samples, Info(rate, samples.shape[1], len(samples))
@@ -88,28 +89,31 @@ class Samples:
 
 class _SoundFile:
     def __init__(self, sound):
-        self.sound = sound
+        self.sound, self.at = sound, 0
+        sound.seekable = lambda: False  # or soundfile seeks after each read to where it is, which decodes a frame of FLAC again
         self.info = Info(sound.samplerate, sound.channels, sound.frames)
 
     def read(self, start: int, count: int) -> np.ndarray:
         import soundfile
 
         try:
-            if start != self.sound.tell():
+            if start != self.at:
                 self.sound.seek(start)
             samples = self.sound.read(count, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
             raise Unreadable(str(error.error_string).strip().rstrip(".")) from None
+        self.at = start + len(samples)
         if len(samples) < count:
             raise Unreadable(f"the decoder gave {len(samples)} samples where the header promises {count}")
         return samples
 
 
 class Mono:
-    """One channel of another source's samples (count,), checked.
+    """One channel of another source, samples (count,), checked.
 
-    share: gives what share of their power the average of all its channels keeps. channel: take this one, from 0, of
-    several; None: their average. any_scale: whatever their peak is. alike: the channels must be alike to be averaged.
+    share: a call that gives the share of their power that the average of all channels keeps. channel: the one, from 0,
+    to take of several; None takes their average. any_scale: accepts any peak. alike: requires channels that are
+    averaged to be alike. Raises Unreadable.
     """
 
     def __init__(self, source, share: Callable[[], float], channel: int | None = None, any_scale: bool = False,
@@ -150,7 +154,10 @@ class Mono:
 
 
 def share_of(source) -> float:
-    """What share of the power of a source's channels their average keeps, of the whole recording; 1 if it is silent."""
+    """Measures the share of the power of a source's channels that their average keeps, over the whole recording.
+
+    1 if it is silent.
+    """
     kept = power = 0.0
     for start in range(0, source.info.frames, _BLOCK_FRAMES):
         samples = source.read(start, min(_BLOCK_FRAMES, source.info.frames - start))
@@ -161,13 +168,16 @@ def share_of(source) -> float:
 
 @lru_cache(maxsize=1 << 16)
 def _share_of_file(rx: Rx, size: int, changed: int) -> float:
-    """`share_of` of a file of that size and time of change: asked of every part that is read, computed once."""
+    """Gives `share_of` a file, computed once while its size and time of change stay: every part read asks for it."""
     with contextlib.ExitStack() as stack:
         return share_of(_from_place(rx, stack))
 
 
 def _wav_or_none(file, size: int, offset: int):
-    """(source, header) of a WAV at `offset`: source is None where libsndfile must read it."""
+    """Gives (source, header) of the WAV at `offset`.
+
+    Without a WAV both are None; source is None if libsndfile must read.
+    """
     header = read_header(file, size, offset)
     if header is None:
         return None, None
@@ -185,13 +195,13 @@ def _sound(file, stack):
         sound = stack.enter_context(soundfile.SoundFile(file))
     except soundfile.LibsndfileError as error:
         raise Unreadable(str(error.error_string).strip().rstrip(".")) from None
-    if not sound.seekable():  # GSM and the like: libsndfile cannot even say how long it is; SoX can
+    if not sound.seekable():  # GSM and the like: libsndfile does not even know its length; SoX does
         raise Unreadable("a format in which it cannot seek")
     return _SoundFile(sound)
 
 
-def _from_bytes(data: bytes, stack):
-    """A source for the whole of a recording that is in memory."""
+def _from_bytes(data: bytes, stack, extension: str | None = None):
+    """Makes the source for a whole recording that is in memory; with its extension, SoX or ffmpeg may read it, too."""
     if not data:
         raise Unreadable("no audio at all")
     source, header = _wav_or_none(io.BytesIO(data), len(data), 0)
@@ -202,7 +212,15 @@ def _from_bytes(data: bytes, stack):
         size = len(data) - header.data_start
         data[4:8] = struct.pack("<I", len(data) - 8)
         data[header.data_start - 4 : header.data_start] = struct.pack("<I", size)
-    return _sound(io.BytesIO(data), stack)
+    try:
+        return _sound(io.BytesIO(data), stack)
+    except Unreadable as error:
+        if extension is None or header is not None:
+            raise
+        with tempfile.NamedTemporaryFile(suffix=f".{extension}") as file:  # ffmpeg has to seek in an m4a
+            file.write(data)
+            file.flush()
+            return _from_bytes(_convert(file.name, str(error)), stack)
 
 
 def _from_offset(rx: Rx, stack):
@@ -221,7 +239,13 @@ def _from_offset(rx: Rx, stack):
     if mark[:5] == b"AUDIO" and len(mark) == 6:  # kaldiio's archives of FLAC and the like: AUDIO, width, length
         length = int.from_bytes(file.read(mark[5]), "little")
         return _from_bytes(file.read(length), stack)
-    raise Unreadable("no WAV begins at this offset")
+    member = member_at(file, rx.offset)
+    if member is not None:
+        if member[1] > size - rx.offset:
+            raise Unreadable(f"cut short: the tar promises {member[1]} bytes here, and {size - rx.offset} are left")
+        file.seek(rx.offset)
+        return _from_bytes(file.read(member[1]), stack, member[0])
+    raise Unreadable("no WAV begins at this offset, nor a file of a tar")
 
 
 def _from_file(rx: Rx, stack):
@@ -242,12 +266,16 @@ def _from_file(rx: Rx, stack):
 
 
 def _convert(path: str, why: str) -> bytes:
-    """The recording as a 16-bit WAV through SoX or ffmpeg, whichever reads it. No shell, no file name patterns."""
+    """Converts a recording to a 16-bit WAV by SoX or ffmpeg, whichever reads it. No shell, no file name patterns.
+
+    why: libsndfile's reason for not reading it, for the message.
+    """
     said = [f"libsndfile: {why}"]
     extension = os.path.splitext(path)[1][1:].lower()
     commands = [["ffmpeg", "-nostdin", "-v", "error", "-i", f"file:{path}", "-c:a", "pcm_s16le", "-f", "wav", "-"]]
-    if extension:  # SoX goes by it; reading standard input, it cannot take the name for a pattern or an option
-        commands.insert(0, ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
+    if extension:  # it tells SoX the format; from standard input, as SoX could take a name for a pattern or an option
+        commands.insert(0 if extension in SOX_READS else 1,
+                        ["sox", "-D", "-V1", "-t", extension, "-", "-b", "16", "-e", "signed", "-t", "wav", "-"])
     for command in commands:
         tool = command[0]
         if shutil.which(tool) is None:
@@ -279,11 +307,13 @@ def _checked_output(status: int, out: bytes, stderr: bytes) -> bytes:
 
 
 def _from_place(rx: Rx, stack):
+    if rx.kind == "held":
+        return _from_bytes(rx.data, stack, rx.path.rpartition(".")[2])
     return _from_offset(rx, stack) if rx.kind == "offset" else _from_file(rx, stack)
 
 
 def _from_pipe(command: str, stack):
-    """(source, the bytes that it reads)."""
+    """Runs a command and gives (source, the bytes of its output, which the source reads)."""
     process = start(command, subprocess.PIPE)
     out, err = process.communicate()
     data = _checked_output(process.returncode, out, err)
@@ -302,7 +332,10 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def probe_pipe(command: str, stack) -> None:
-    """Looks at the first samples of a pipe, then stops it; decodes all where the format does not tell early."""
+    """Checks that a pipe gives samples: reads its first 64 kB, then stops it; reads all where those do not tell.
+
+    Raises Unreadable where it gives none. stack: the ExitStack that ends the command.
+    """
     stderr = stack.enter_context(tempfile.TemporaryFile())  # a pipe that nobody reads would block the command
     process = stack.enter_context(start(command, stderr))
     stack.callback(_stop, process)  # before its own exit, which waits for it
@@ -330,7 +363,10 @@ def naming(rxfilename: str | Rx):
 
 
 def open_recording(rxfilename: str | Rx, stack, **how) -> Mono:
-    """how: `any_scale` and `alike` of `Mono`."""
+    """Opens a recording as `Mono`; `stack`, an ExitStack, closes it. how: `any_scale` and `alike` of `Mono`.
+
+    Raises Unreadable, UserError or OSError, which `naming` turns into a UserError that names the recording.
+    """
     rx = parse(rxfilename)
     if rx.kind == "pipe":
         source, data = _from_pipe(rx.path, stack)
@@ -341,6 +377,8 @@ def open_recording(rxfilename: str | Rx, stack, **how) -> Mono:
         source = _from_place(rx, stack)
 
         def share() -> float:
+            if rx.kind == "held":
+                return share_of(_from_place(rx, stack))
             found = os.stat(rx.path)
             return _share_of_file(rx, found.st_size, found.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""Speed perturbation as in Kaldi: copies at other speeds through SoX pipes, whose speakers are new ones."""
+"""Speed perturbation as in Kaldi: copies of utterances at other speeds, through SoX pipes, as new speakers."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from svq.errors import UserError, located
 from svq.numbers import number
 
 _FACTOR = re.compile(r"[0-9]+(\.[0-9]+)?")
-# Tables that stay true of a recording played at another speed; features and frame counts do not.
+# Tables that stay true when a recording is played at another speed; features and frame counts do not.
 _ONE_VALUE = {"text", "utt2lang", "spk2gender", "spk2age", "reco2file_and_channel"}
 
 
 def perturb_speed(source, dest, factors: Sequence[str], keep_original: bool = False) -> list[str]:
     """Writes `dest` with a copy of every utterance and speaker per factor, ids prefixed `sp<factor>-`.
 
-    With `keep_original` the unchanged utterances are there, too. utt2dur and segments are scaled; `utt2uniq` says
-    which utterance a copy was made from. Returns the tables left out (features). UserError for a bad factor, or
-    ids that already have the prefix.
+    With `keep_original` the unchanged utterances are there, too. utt2dur and segments are scaled; `utt2uniq` tells
+    from which utterance a copy was made. Gives the names of the tables left out (features). UserError for a bad factor,
+    or for ids that already have the prefix.
     """
     for factor in factors:
         if not _FACTOR.fullmatch(factor) or not 0.1 <= float(factor) <= 10 or float(factor) == 1:
             raise UserError(f"`{factor}` is no speed factor: give numbers such as 0.9 and 1.1")
     if not factors or len({float(f) for f in factors}) < len(factors):
-        raise UserError(f"speed factors `{' '.join(factors)}`: none, or one of them twice")
+        raise UserError(f"speed factors `{' '.join(factors)}`: give at least one, and none twice")
     dest = _not_into_itself(dest, source)
     folder = DataDir(source)
     dest.mkdir(parents=True, exist_ok=True)
@@ -57,7 +57,10 @@ def perturb_speed(source, dest, factors: Sequence[str], keep_original: bool = Fa
 
 
 def _change_of(name: str) -> Callable[[str, str, str], str] | None:
-    """How a value changes with the factor: (key, value, factor; "" for the original) -> value."""
+    """Gives the function by which a table's values change: (key, value, factor or "" for the original) -> value.
+
+    None for a table that is left out.
+    """
     if name in _ONE_VALUE or (keyed_by(name) == "spk" and name != "cmvn.scp"):
         return lambda key, value, factor: value
     return {"utt2spk": _prefixed, "wav.scp": _faster, "utt2dur": _shorter, "reco2dur": _shorter, "segments": _cut}.get(
@@ -86,9 +89,9 @@ def _cut(key: str, value: str, factor: str) -> str:
 
 
 def _write(table: Table, path, factors, keep_original: bool, change) -> None:
-    """All copies of a table in sorted order: the originals that come before a prefix, the prefixed ones, and so on.
+    """Writes all copies of a table in sorted order: the originals before a prefix, the prefixed ones, and so on.
 
-    Ids with one prefix stand together, so the sorted order needs no sort.
+    Ids with one prefix stand together, so no sort is needed.
     """
     with atomic_write(path, "wb") as out:
         done = 0

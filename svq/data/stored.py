@@ -1,6 +1,6 @@
-"""What the features of a data directory were made with: feats.yaml, which svq.bin.make_fbank writes for feats.scp.
+"""Reads and writes feats.yaml: the settings that the features in a data directory's feats.scp were made with.
 
-Features of other toolkits have no such file.
+svq.bin.make_fbank writes it; features of other toolkits have no such file.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from svq.data.datadir import DataDir
 from svq.errors import UserError
 
 NAME = "feats.yaml"
-# Those of svq.data.frontend.FrontEndConfig, that feats.scp itself does not tell.
+# The settings of svq.data.frontend.FrontEndConfig; feats.scp itself does not tell them.
 SETTINGS = ("rate", "num_mels", "mean_normalize", "variance_normalize", "fbank", "window", "full_scale", "preemphasis",
             "high_hz", "snip_edges")
-LATER = {"high_hz": 0.0, "snip_edges": True}  # what files of before these settings had
+LATER = {"high_hz": 0.0, "snip_edges": True}  # values for files older than these settings
 FRAMES_PER_SECOND = 100
 TOLERANCE = 0.1
 
 
 def write_made(path, config) -> None:
-    """Write what features were made with, a `svq.data.frontend.FrontEndConfig`, to the file `path`, atomically."""
+    """Writes the settings that features were made with, a `svq.data.frontend.FrontEndConfig`, to file `path`."""
     with atomic_write(path) as file:
         file.write("# What made feats.scp beside this file; a model of another front end does not take it.\n")
         yaml.safe_dump({name: getattr(config, name) for name in SETTINGS}, file, sort_keys=False)
 
 
 def read_made(data_dir) -> dict | None:
-    """Read what feats.scp of a data directory was made with: a value for each of SETTINGS; None where nothing says it.
+    """Reads a data directory's feats.yaml: a value for each of SETTINGS; None where there is no such file.
 
-    UserError naming the file where it is another one.
+    UserError names the file where its settings are others.
     """
     path = os.path.join(data_dir, NAME)
     if not os.path.exists(path):
@@ -48,10 +48,10 @@ def read_made(data_dir) -> dict | None:
 
 
 def carry_made(sources: Sequence[DataDir], dest: Path) -> bool:
-    """Copy feats.yaml to the data directory `dest`, which takes its features from all the sources; whether it did.
+    """Copies feats.yaml to data directory `dest`, which takes its features from all `sources`; says whether it did.
 
-    Where one of them has none it is left out, and one that is there goes. UserError where they differ: nothing that
-    one file says would be true of all features.
+    Where one of them has no feats.yaml, `dest` gets none, and an old one is removed. UserError where they differ: no
+    one file would be true of all features.
     """
     made = [read_made(folder.path) for folder in sources]
     for folder, other in zip(sources, made):
@@ -69,15 +69,15 @@ def carry_made(sources: Sequence[DataDir], dest: Path) -> bool:
 
 
 def said(settings: dict, names: Sequence[str]) -> str:
-    """Name settings with their values: `rate 8000, num_mels 40`."""
+    """Lists the settings `names` with their values, as messages show them: `rate 8000, num_mels 40`."""
     return ", ".join(f"{name} {settings[name]:g}" if isinstance(settings[name], float) else f"{name} {settings[name]}"
                      for name in names)
 
 
 def check_frames(data_dir) -> None:
-    """UserError where utt2num_frames has another number of frames than a frame every 10 ms of utt2dur.
+    """Raises UserError where the frames of utt2num_frames are not about one every 10 ms of utt2dur.
 
-    Nothing is checked where either is missing.
+    The totals are compared, within TOLERANCE. Nothing is checked where either table is missing.
     """
     folder = DataDir(data_dir)
     if not (folder.has("utt2num_frames") and folder.has("utt2dur")):
@@ -85,7 +85,7 @@ def check_frames(data_dir) -> None:
     table = folder.table("utt2num_frames")
     position, found = folder.utt2dur.positions(table.key_array)
     seconds, frames = folder.utt2dur.float_array()[position[found]], table.float_array()[found].sum()
-    # Whole frames only, of up to 32 ms, or as many as there are hops.
+    # The fewest: whole frames only, of up to 32 ms. The most: a frame for every hop.
     fewest, most = (FRAMES_PER_SECOND * seconds - 4).clip(0).sum(), (FRAMES_PER_SECOND * seconds + 1).sum()
     if not (1 - TOLERANCE) * fewest <= frames <= (1 + TOLERANCE) * most:
         raise UserError(f"{table.path}: {frames / seconds.sum():.0f} frames for every second of utt2dur, where models "

@@ -1,8 +1,8 @@
 """Two-column text tables (wav.scp, utt2spk, feats.scp, ...) held in arrays.
 
 A table of 3.3 million lines as a dict of str costs over a gigabyte; here it is the bytes of the file and
-four integer arrays, 32 bytes a line. A line is `key value`: the key holds no white space, the value is the
-rest of the line without the white space around it.
+four integer arrays, 32 bytes a line. A line is `key value`: the key holds no white space, and the value is
+the rest of the line without the white space around it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,15 +19,15 @@ BLOCK_LINES = 1 << 16  # lines handled together wherever lines become Python obj
 
 
 def to_bytes_array(keys: Iterable) -> np.ndarray:
-    """str or bytes keys (or an array of them) as an `S` array (N,)."""
+    """Turns str or bytes keys (or an array of them) into an `S` array (N,)."""
     if isinstance(keys, np.ndarray) and keys.dtype.kind == "S":
         return keys
-    # One byte more than an id has is never found, and does not make the array as wide as a broken line is long.
+    # Cut one byte past the longest id, a key is still found nowhere, and one long line does not widen the whole array.
     return np.array([(k.encode() if isinstance(k, str) else bytes(k))[: MAX_KEY + 1] for k in keys], dtype=np.bytes_)
 
 
 def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each of `wanted` stands in sorted_keys: (position (N,) int64, found (N,) bool)."""
+    """Finds the place of each of `wanted` in sorted_keys: (position (N,) int64, found (N,) bool)."""
     if len(sorted_keys) == 0 or len(wanted) == 0:
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     if len(wanted) == len(sorted_keys) and np.array_equal(wanted, sorted_keys):
@@ -49,7 +49,7 @@ def _skip(data: np.ndarray, at: np.ndarray, end: np.ndarray, blank: bool) -> np.
 
 
 class Malformed:
-    """What is wrong with some lines of a file: `lines` (1-based, ascending) and one text for all of them."""
+    """One fault of some lines of a file: `lines` (counted from 1, ascending) and one `text` for all of them."""
 
     def __init__(self, lines, text: str):
         self.lines = np.asarray(lines, dtype=np.int64)
@@ -57,7 +57,7 @@ class Malformed:
 
 
 def _scan(raw: bytearray, size: int, need_value: bool):
-    """Finds the lines and fields of a file: (start, key_end, value_start, value_end) of each and list[Malformed]."""
+    """Finds the fields of a file's lines, (start, key_end, value_start, value_end) as (4, N), and list[Malformed]."""
     parts, found = [], {}
     for block in blocks(raw, size):
         fields, faults = _fields(block, need_value)
@@ -70,9 +70,9 @@ def _scan(raw: bytearray, size: int, need_value: bool):
 
 
 def _fields(block: Block, need_value: bool):
-    """The bounds of keys and values of some lines, and what is malformed in them: [(text, lines)].
+    """Finds the bounds of keys and values in some lines, and their faults: [(text, lines)].
 
-    A line that begins with white space has an empty key; of one without a value all bounds are where it ends.
+    A line that begins with white space has an empty key. Without a value, both bounds of the value are the line's end.
     """
     start, end = block.line_start, block.end
     words = np.bincount(block.line, minlength=len(end))
@@ -107,7 +107,10 @@ class Table:
 
     @classmethod
     def scan(cls, path, need_value: bool = True) -> tuple["Table", list[Malformed]]:
-        """The table of a file and all that is malformed in it. UserError if the file cannot be read at all."""
+        """Reads a table with all its faults: (table, list of Malformed).
+
+        UserError if the file cannot be read at all.
+        """
         raw, size = read_padded(path)
         fields, malformed = _scan(raw, size, need_value)
         return cls(raw, size, fields, path), malformed
@@ -120,7 +123,7 @@ class Table:
 
     @classmethod
     def read(cls, path, need_value: bool = True, allow_empty: bool = False) -> "Table":
-        """Reads a table; UserError naming file and line where a line is malformed or the file is empty."""
+        """Reads a table; UserError, naming file and line, where a line is malformed or the file is empty."""
         table, malformed = cls.scan(path, need_value)
         if malformed:
             worst = min(malformed, key=lambda m: m.lines[0])
@@ -131,12 +134,12 @@ class Table:
 
     @classmethod
     def together(cls, tables: list["Table"], path) -> "Table":
-        """The lines of several tables in one."""
+        """Joins the lines of several tables, in their order, into one table that is called `path`."""
         return cls._of(b"".join(block for table in tables for block in table.blocks()), path)[0]
 
     @classmethod
     def from_pairs(cls, pairs: Iterable[tuple[str, str]], path: str = "<table>") -> "Table":
-        """A table of (key, value) pairs in the given order (for tests and small tables)."""
+        """Makes a table of (key, value) pairs in the given order (for tests and small tables)."""
         table, malformed = cls._of("".join(f"{k} {v}\n" for k, v in pairs).encode(), path)
         if malformed:
             raise UserError(located(path, int(malformed[0].lines[0]), malformed[0].text))
@@ -151,11 +154,11 @@ class Table:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the last line ends in a newline."""
+        """True if the last line ends in a newline."""
         return self._raw[self.size - 1 : self.size] == b"\n"
 
     def has_at(self, place: int, text: bytes) -> bool:
-        """Whether this text stands in the file at byte `place`."""
+        """Says whether `text` stands in the file at byte `place`."""
         return self._raw[place : min(place + len(text), self.size)] == text
 
     def key(self, i: int) -> str:
@@ -180,7 +183,7 @@ class Table:
             yield key
 
     def keys(self) -> list[str]:
-        """All keys as str: for small tables; `key_array` serves large ones."""
+        """Lists all keys as str: for small tables; `key_array` serves large ones."""
         return list(self)
 
     def values(self) -> Iterator[str]:
@@ -188,7 +191,7 @@ class Table:
             yield value
 
     def items(self, indices: np.ndarray | None = None) -> Iterator[tuple[str, str]]:
-        """(key, value) pairs in file order, or in the order of `indices`; Python objects live one block long."""
+        """Yields (key, value) pairs in file order, or in that of `indices`; Python objects live one block long."""
         raw = self._raw
         for part in self._blocks(indices):
             bounds = (self._start, self._key_end, self._value_start, self._value_end)
@@ -202,20 +205,20 @@ class Table:
 
     @property
     def key_array(self) -> np.ndarray:
-        """Keys (N,) as an `S` array, in file order; of those that `scan` calls too long the first bytes."""
+        """Keys (N,) as an `S` array, in file order; keys that `scan` calls too long are cut."""
         if self._keys is None:
             length = np.minimum(self._key_end - self._start, MAX_KEY + 1)
             self._keys = Tokens(self._bytes, self._start, length).array()
         return self._keys
 
     def value_array(self) -> np.ndarray:
-        """Values (N,), speakers or genders, as an `S` array as wide as the longest; UserError for one longer than an id."""
+        """Gives the values (N,), such as speakers, as an `S` array; UserError for one of more than MAX_KEY bytes."""
         if self._values is None:
             self._values = self._packed(self._value_start, self._value_end - self._value_start)
         return self._values
 
     def _packed(self, start: np.ndarray, length: np.ndarray) -> np.ndarray:
-        """Fields that are ids, names or numbers as an `S` array: one long line must not make all of them as wide."""
+        """Gives fields (ids, names or numbers) as an `S` array; UserError for a long one: it would widen them all."""
         long = np.flatnonzero(length > MAX_KEY)
         if len(long):
             raise UserError(located(self.path, int(long[0]) + 1, f"has {length[long[0]]} bytes where an id or a number is "
@@ -223,7 +226,7 @@ class Table:
         return Tokens(self._bytes, start, length).array()
 
     def columns(self, count: int) -> tuple[list[np.ndarray], np.ndarray]:
-        """Splits the values at white space: `count` `S` arrays (N,), and which lines have `count` fields (N,) bool."""
+        """Splits the values at white space: `count` `S` arrays (N,), and (N,) bool: the lines with `count` fields."""
         data = self._bytes
         at, out, ok = self._value_start, [], np.ones(len(self), bool)
         for _ in range(count):
@@ -234,7 +237,7 @@ class Table:
         return out, ok & (at == self._value_end)
 
     def float_array(self) -> np.ndarray:
-        """Values (N,) as float64; UserError naming the line of one that is not a finite number."""
+        """Gives the values (N,) as float64; UserError names the line of one that is not a finite number."""
         try:
             return numbers(self.value_array())
         except ValueError as error:
@@ -242,11 +245,11 @@ class Table:
             raise UserError(located(self.path, row + 1, text)) from None
 
     def rows_ending_in(self, byte: bytes) -> np.ndarray:
-        """Line indices of the values, none of them empty, whose last byte this is."""
+        """Finds the lines whose value ends in `byte`, and gives their indices; no value may be empty."""
         return np.flatnonzero(self._bytes[self._value_end - 1] == byte[0])
 
     def sorted(self) -> "Table":
-        """The same lines in the order of LC_ALL=C of their ids."""
+        """Gives a table of the same lines, in the order of LC_ALL=C of their ids."""
         if self.is_sorted:
             return self
         fields = np.stack([self._start, self._key_end, self._value_start, self._value_end])
@@ -260,7 +263,7 @@ class Table:
         return self._ascends
 
     def _lookup(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """The keys in ascending order, and their line numbers (None where the file is sorted)."""
+        """Gives the keys in ascending order, and their line indices (None where the file is sorted)."""
         if self._sorted_keys is None:
             if self.is_sorted:
                 self._sorted_keys = self.key_array
@@ -276,7 +279,7 @@ class Table:
         return self._sorted_keys, self._order
 
     def positions(self, keys: Iterable) -> tuple[np.ndarray, np.ndarray]:
-        """Line indices (N,) int64 of many keys, and which of them are there (N,) bool.
+        """Finds many keys: their line indices (N,) int64, and (N,) bool: the keys that are there.
 
         UserError if the table has a key twice.
         """
@@ -285,7 +288,7 @@ class Table:
         return (position if order is None else order[position]) if len(self) else position, found
 
     def index(self, key, start=0, stop=None) -> int:
-        """Line index of one key; KeyError if it is not there, UserError if the table has a key twice."""
+        """Finds the line index of one key; KeyError if it is not there, UserError if the table has a key twice."""
         key = key.encode() if isinstance(key, str) else key
         ordered, order = self._lookup()
         if len(key) <= ordered.dtype.itemsize:
@@ -295,7 +298,7 @@ class Table:
         raise KeyError(key.decode())
 
     def indices(self, keys: Iterable) -> np.ndarray:
-        """Line indices (N,) int64 of many keys; KeyError naming the first that is not there."""
+        """Finds the line indices (N,) int64 of many keys; KeyError names the first that is not there."""
         keys = to_bytes_array(keys)
         position, found = self.positions(keys)
         if not found.all():
@@ -303,7 +306,7 @@ class Table:
         return position
 
     def blocks(self, indices: np.ndarray | None = None) -> Iterator[bytes]:
-        """The lines, or those at `indices`, as `key value\\n`, many lines to a piece: for writing."""
+        """Yields the lines, or those at `indices`, as `key value\\n`, many lines to a piece, for writing."""
         raw = self._raw
         for part in self._blocks(indices):
             bounds = (self._start, self._key_end, self._value_start, self._value_end)
@@ -322,13 +325,19 @@ class Table:
                 yield b"\n".join(lines) + b"\n"
 
     def write(self, path, indices: np.ndarray | None = None, atomic: bool = True) -> None:
-        """Writes the lines, or those at `indices`, in that order; atomically unless a whole folder will be renamed."""
+        """Writes the lines, or those at `indices`, in that order.
+
+        atomic: False where a whole folder is renamed later.
+        """
         with atomic_write(path, "wb") if atomic else open(path, "wb") as out:
             out.writelines(self.blocks(indices))
 
 
 def write_table(path, pairs: Iterable[tuple[str, object]]) -> None:
-    """Writes (key, value) pairs sorted by key under LC_ALL=C; UserError if an id is twice or holds white space."""
+    """Writes (key, value) pairs, sorted by key under LC_ALL=C, to `path`, atomically.
+
+    UserError if an id is there twice, is empty or holds white space, or if a value is empty or holds a line break.
+    """
     lines = []
     for key, value in pairs:
         if not key or key.split() != [key]:

@@ -1,10 +1,10 @@
-"""Data directories from what people have: a tree with a folder for each speaker, or a table `path,speaker`.
+"""Finds and names the recordings of what people have: a tree with a folder for each speaker, or a table `path,speaker`.
 
-Names. A speaker is called as its folder, or as the table says; what is not a letter, a digit, `_` or `.` becomes `_`. An
-utterance is called SPEAKER-FOLDERS-NAME: the folders below the root but the speaker's, and the file's name without its
-suffix, joined by `-`. What of these the name begins with is said once: 84/121123/84-121123-0001.flac is
-84-121123-0001. Since `-` sorts before all that speakers' names hold, utterances in order are speakers in order. Two
-recordings of one name are refused.
+Names. A speaker is called as its folder, or as the table says; any character but letters, digits, `_` and `.` becomes
+`_`. An utterance is called SPEAKER-FOLDERS-NAME: the folders below the root without the speaker's, and the file's name
+without its suffix, joined by `-`. If the file's name begins with some of these, they are not repeated:
+84/121123/84-121123-0001.flac is 84-121123-0001. Since `-` sorts before all other characters of speakers' names,
+sorted utterances have sorted speakers. Two recordings of one name are refused.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ _SPEAKER_ID = re.compile(r"id\d{5}")  # VoxCeleb's
 
 @dataclass(frozen=True)
 class Found:
-    """A recording: its speaker as the corpus calls it, the folders that go into its id, its path, absolute, and what
-    messages call it: the file, or the line of the table."""
+    """A recording: its speaker as the corpus calls it, the folders that go into its id, and its absolute path.
+
+    where: its name in messages, the file or the line of the table.
+    """
 
     speaker: str
     folders: tuple[str, ...]
@@ -43,10 +45,11 @@ class Found:
 
 
 def of_tree(root: str, level: int = 0) -> tuple[list[Found], list[str]]:
-    """The recordings below a folder, and the speakers' folders without any; level: which folder is the speaker, from 1.
+    """Lists the recordings below folder `root`, and the speakers' folders without any.
 
-    level 0: the first, unless the names say that it is another one, or there is only one. UserError for that, for a
-    recording outside of the speakers' folders, and where there is none.
+    level: the level of the speakers' folders below `root`, from 1. 0 takes the first level, with a UserError where
+    names tell that the speakers are on another one, or where there would be only one speaker. UserError also for a
+    recording outside the speakers' folders, and where there are no recordings.
     """
     root = need_folder(root, "a tree with a folder for each speaker")
     files = list_audio(root)[0]
@@ -67,7 +70,7 @@ def of_tree(root: str, level: int = 0) -> tuple[list[Found], list[str]]:
 
 
 def _require_speakers(root: str, parts: list[list[str]]) -> None:
-    """UserError where the first folders are not the speakers', as far as names tell."""
+    """Raises UserError where, as far as names tell, the folders of the first level are not the speakers'."""
     def refuse(level: int, why: str):
         raise UserError(f"{root}: {why}; give the folder that holds the speakers' folders, or say which level they are: "
                         f"--speaker-level {level}")
@@ -91,10 +94,11 @@ def _begins(name: str, folder: str) -> bool:
 
 
 def of_table(path: str, root: str = "") -> tuple[list[Found], dict[str, str], list[str]]:
-    """The recordings of a table with a header (.tsv: tabs, else commas), genders by speaker, and columns of no use.
+    """Reads a table of recordings with a header (.tsv: tabs, else commas): (recordings, genders, columns of no use).
 
-    Columns: path, speaker and, where known, gender (m, f, male, female). root: folder that relative paths begin at; empty:
-    the table's. UserError naming the line of what is missing, empty or twice.
+    Columns: path, speaker and, where known, gender (m, f, male, female). genders: speaker -> m or f. root: the folder
+    at which relative paths begin; empty for the table's own. UserError names the line of a cell or file that is
+    missing, or of a path that is there twice.
     """
     root = os.path.abspath(root or os.path.dirname(path) or ".")
     found, lines, genders = [], {}, {}
@@ -136,7 +140,7 @@ def _note_gender(genders: dict[str, str], speaker: str, text: str, path: str, nu
 
 
 def _rows(path: str) -> Iterator[tuple[int, list[str]]]:
-    """(line, cells) of the header, checked, and of all lines that are not blank."""
+    """Yields (line, cells) of the header, which is checked, and of all lines that are not blank."""
     separator, other = ("\t", ",") if path.lower().endswith(".tsv") else (",", "\t")
     with open_file(path, "r", encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=separator, strict=True)
@@ -166,17 +170,17 @@ def _check_header(path: str, header: list[str], separator: str, other: str) -> N
 
 
 def safe_name(text: str, extra: str = "") -> str:
-    """A name with all but letters and digits of any script, `_`, `.` and `extra` made `_`."""
+    """Makes a name safe: all but letters and digits of any script, `_`, `.` and those of `extra` become `_`."""
     return re.sub(rf"[^\w.{re.escape(extra)}]", "_", unicodedata.normalize("NFC", text))
 
 
 def speaker_id(name: str) -> str:
-    """The id of a speaker: it holds no `-`, so that its utterances sort as it does."""
+    """Gives the id of the speaker called `name`: it holds no `-`, so that utterances sort as their speakers do."""
     return safe_name(name)
 
 
 def utterance_id(found: Found) -> str:
-    """The id of a recording, as this module's head says."""
+    """Gives the id of a recording, SPEAKER-FOLDERS-NAME, as this module's head describes it."""
     stem = os.path.splitext(os.path.basename(found.path))[0]
     for name in (found.speaker, *found.folders):
         if _begins(stem, name) and len(stem) > len(name) + 1:
@@ -185,10 +189,10 @@ def utterance_id(found: Found) -> str:
 
 
 def named(found: list[Found]) -> list[tuple[str, str, Found]]:
-    """(utterance, speaker, recording) of all, in the order of the utterances.
+    """Gives each recording its ids: (utterance, speaker, recording), in the order of the utterances.
 
-    UserError naming both where two speakers or two recordings would get one id, and for an id that is too long, and a path
-    that wav.scp cannot hold.
+    UserError where two speakers or two recordings would get one id (it names both), an id is too long, or wav.scp
+    cannot hold a path.
     """
     names, first, out = {}, {}, []
     for one in found:
@@ -208,9 +212,9 @@ def named(found: list[Found]) -> list[tuple[str, str, Found]]:
 
 
 def lengths(found: list[Found], decode: bool, threads: int, limit: int, say, progress=iter) -> list[float]:
-    """Seconds of each recording, from its header; decode: all of it is decoded, and must have sound.
+    """Reads the length of each recording, in seconds, from its header. decode: decodes it all, and requires sound.
 
-    say: called with a line for each of the first `limit` that cannot be read. UserError that counts them.
+    say: called with a line for each of the first `limit` recordings that cannot be read; a UserError then counts them.
     """
     def look(one: Found):
         try:
@@ -230,12 +234,13 @@ def lengths(found: list[Found], decode: bool, threads: int, limit: int, say, pro
                     say(why)
     if bad:
         raise UserError(f"{len(bad)} of {len(found)} recordings cannot be read ({some_of(bad, 1)}); mend or remove them, or "
-                        "take them with --check-audio none and drop them by utils/fix_data_dir.sh --check-audio header")
+                        "take them with --check-audio none and drop them by utils/fix_data_dir.sh --check-audio "
+                        f"{'decode' if decode else 'header'}")
     return seconds
 
 
 def _in_turn(pool: ThreadPoolExecutor, function, items) -> Iterator:
-    """function of each item in order, at most 1024 waiting at a time."""
+    """Yields `function` of each item, in order, with at most 1024 items waiting at a time."""
     items = iter(items)
     while batch := list(islice(items, 1024)):
         yield from pool.map(function, batch)

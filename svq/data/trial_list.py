@@ -1,9 +1,9 @@
-"""Reads trial lists in the forms that people have, and says which form one has.
+"""Reads trial lists, and tells in which of these forms a list is written:
 
     enroll test target|nontarget    Kaldi's
     enroll test 1|0                 1: a target
     1|0 enroll test                 VoxCeleb's
-    enroll test                     without labels, where they are not asked for
+    enroll test                     without labels, where none are needed
 
 A list has one form. A list that two forms fit (its ids are themselves 0, 1 or target) is refused.
 """
@@ -20,7 +20,10 @@ from svq.errors import UserError, located
 
 @dataclass(frozen=True)
 class Form:
-    """text: a line of it as people write it. label: the column of the label. words: those of targets and non-targets."""
+    """A form of trial lists. text: its line, as messages show it. label: the column of the label, from 0.
+
+    words: the labels of targets and of non-targets.
+    """
 
     text: str
     label: int
@@ -36,8 +39,8 @@ _MEND = "write the list as `enroll test target|nontarget`, with ids that are non
 def read_list(path, labels: bool = True) -> tuple[Tokens, Tokens, np.ndarray | None]:
     """Reads a trial list: enroll and test, Tokens (n,), and target, (n,) bool, or None where the list has no labels.
 
-    labels: whether there must be labels. UserError naming file and line for a line that is not of the list's form, and
-    for a list of two forms.
+    labels: whether there must be labels. UserError, naming file and line, for a line that is not of the list's form,
+    and for a list that two forms fit.
     """
     columns = read_columns(path, (3,) if labels else (2, 3))
     if len(columns) == 2:
@@ -53,13 +56,16 @@ def read_list(path, labels: bool = True) -> tuple[Tokens, Tokens, np.ndarray | N
 
 
 def sides(columns, form: Form):
-    """The two columns of a list that are not its label: enroll and test."""
+    """Gives the two columns of a list that are not its label: enroll and test."""
     return [column for place, column in enumerate(columns) if place != form.label]
 
 
 def form_of(columns) -> tuple[Form | None, np.ndarray | str]:
-    """The form of a list of three columns (Tokens), and which lines are of it, (n,) bool: the form that fits the first
-    line, and of several the one that fits the longest. Of a list without a form, or with two: None and why."""
+    """Finds the form of a list of three columns (Tokens): (form, (n,) bool: the lines that it fits).
+
+    Among the forms that fit the first line, the one that fits the most lines from there on is taken. If none fits, or
+    two fit equally far: (None, the reason).
+    """
     found = []
     for form in FORMS:
         fits = np.logical_or(*(is_word(columns[form.label], word) for word in form.words))
@@ -75,7 +81,7 @@ def form_of(columns) -> tuple[Form | None, np.ndarray | str]:
 
 
 def not_of(form: Form, word: str, line: int) -> str:
-    """Why a line, from 0, is not of a form; word: what stands where its label should."""
+    """Says why `line`, from 0, is not of a form. word: the word that stands where its label should."""
     if line == 0:
         return f"'{word}' where target or nontarget is expected (or 1 or 0, which may also stand first)"
     expected = " or ".join(found.decode() for found in form.words)
@@ -83,7 +89,7 @@ def not_of(form: Form, word: str, line: int) -> str:
 
 
 def is_word(tokens: Tokens, word: bytes) -> np.ndarray:
-    """Which of the words, (n,) bool, are this one."""
+    """Says of each of the words whether it is `word`: (n,) bool."""
     same = tokens.length == len(word)
     if same.any():
         same[same] = (tokens.take(same).matrix(len(word)) == np.frombuffer(word, np.uint8)).all(axis=1)

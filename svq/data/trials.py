@@ -1,4 +1,4 @@
-"""Trial lists from a data directory: all target pairs and a seeded draw of non-target pairs."""
+"""Makes trial lists of a data directory: all target pairs and a seeded draw of non-target pairs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from svq.atomic import atomic_write
-from svq.data.datadir import DataDir, is_trials
+from svq.data.datadir import DataDir, index_speakers, is_trials
 from svq.errors import UserError, some_of
 
 
 def draw_pairs(group_of: np.ndarray, stratum_of: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` distinct pairs i < j of items of unlike group and like stratum, uniformly: (count, 2), sorted.
+    """Draws `count` distinct pairs i < j of items of different groups in one stratum, uniformly: (count, 2), sorted.
 
-    UserError if there are fewer such pairs.
+    group_of, stratum_of: (N,) int, of each item. UserError if there are fewer such pairs.
     """
     total = count_pairs(group_of, stratum_of)
     if count > total:
@@ -42,7 +42,7 @@ def _partners(group_of, stratum_of, i: int) -> np.ndarray:
 
 
 def count_pairs(group_of: np.ndarray, stratum_of: np.ndarray) -> int:
-    """How many pairs of items have unlike group and like stratum (a group may span strata)."""
+    """Counts the pairs of items of different groups in the same stratum (a group may span strata); both (N,) int."""
 
     def pairs(sizes):
         sizes = sizes.astype(np.int64)
@@ -53,13 +53,13 @@ def count_pairs(group_of: np.ndarray, stratum_of: np.ndarray) -> int:
 
 
 def available(path, same_gender: bool = False) -> int:
-    """How many pairs of utterances of unlike speakers, `same_gender`: of one gender, a data directory has."""
+    """Counts a data directory's pairs of utterances of different speakers; with `same_gender`, of one gender only."""
     folder = DataDir(path)
     return count_pairs(folder.speaker_index, _strata(folder, same_gender)[folder.speaker_index])
 
 
 def _strata(folder: DataDir, same_gender: bool) -> np.ndarray:
-    """For each speaker, the stratum that a non-target pair must share: (speakers,) int."""
+    """Gives the stratum of each speaker, which both sides of a non-target pair must share: (speakers,) int."""
     if not same_gender:
         return np.zeros(len(folder.speakers), dtype=np.int64)
     if not folder.has("spk2gender"):
@@ -76,16 +76,20 @@ def make_trials(
     path, name: str = "", num_nontarget: int | None = None, same_gender: bool = False, enroll_utts: int = 0,
     seed: int = 0, once: bool = False, max_tests: int = 0,
 ) -> tuple[int, int]:
-    """Writes `trials` (or `trials_<name>`) of a data directory; returns the numbers of target and non-target trials.
+    """Writes `trials` (or `trials_<name>`) of a data directory; gives the numbers of target and non-target trials.
 
-    Every pair of utterances of one speaker is a target trial. num_nontarget: how many pairs of unlike speakers are
-    drawn, None for all of them; same_gender: only pairs of speakers of one gender. enroll_utts above 0: each
-    speaker's first so many utterances make its model in enroll.spk2utt (named as the speaker), and the trials are
-    models against the utterances that are in no model. once: as a service is used, every utterance in no model is
-    tested once: of speakers with a model half against that and half against another's, drawn; of others against
-    another's; left out where there is no other (of the gender). Without enroll_utts a speaker's first utterance is its
-    model. max_tests above 0: so many utterances are drawn to be tested. Same seed, same list. UserError if there are
-    no such trials.
+    Every pair of utterances of one speaker is a target trial. num_nontarget: how many pairs of different speakers are
+    drawn, None for all of them. same_gender: takes only pairs of speakers of one gender.
+
+    enroll_utts above 0: the first so many utterances of each speaker make its model in enroll.spk2utt, named as the
+    speaker. The trials are then models against the utterances that are in no model.
+
+    once: tests every utterance in no model once, as a service is used. Of the utterances whose speaker has a model,
+    half meet that model and half a drawn model of another speaker. All others meet another speaker's model. Where there
+    is no other speaker (of the gender), the utterance is left out. Without enroll_utts, a speaker's first utterance is
+    its model. max_tests above 0: only so many utterances, drawn, are tested.
+
+    The same seed gives the same list. UserError if there are no such trials.
     """
     folder = DataDir(path)
     out = folder.path / (f"trials_{name}" if name else "trials")
@@ -103,8 +107,18 @@ def make_trials(
     return _pair_trials(folder, out, stratum, num_nontarget, seed)
 
 
+def without_targets(path, enroll_utts: int = 0) -> list[str]:
+    """Lists the speakers of a data directory that have too few utterances for a target trial; arguments as of `make_trials`."""
+    names, numbers = index_speakers(DataDir(path).utt2spk.value_array())
+    counts = np.bincount(numbers, minlength=len(names))
+    return [name.decode() for name in names[counts <= max(1, enroll_utts)].tolist()]
+
+
 def _write_rows(out: Path, enroll, test, rows, need=("target", "nontarget")) -> tuple[int, int]:
-    """rows: (i, j (K,), is_target (K,)) in turn: lines of enroll[i] against test[j]."""
+    """Writes the lines of enroll[i] against test[j] for each (i, j (K,), is_target (K,)) of `rows`; gives both counts.
+
+    need: the kinds of trials that must be there; UserError otherwise, and then no file.
+    """
     counts = [0, 0]
     with atomic_write(out, "wb") as file:
         for i, j, is_target in rows:
@@ -180,8 +194,10 @@ def _model_trials(folder, out, stratum, num_nontarget, enroll_utts, seed, once, 
 
 
 def _draw_once(models, stratum, of_test, seed: int) -> np.ndarray:
-    """For each test (J,) the row of `models` that it meets: its speaker's for half of those whose speaker has one, for
-    all others another's of its stratum; -1 where there is none."""
+    """Draws for each test (J,) the row of `models` that it meets, -1 where there is none.
+
+    Half of the tests whose speaker has a model meet that one. All others meet another speaker's of their stratum.
+    """
     rng = np.random.default_rng(seed)
     own = np.full(len(stratum), -1)
     own[models] = np.arange(len(models))
@@ -194,7 +210,7 @@ def _draw_once(models, stratum, of_test, seed: int) -> np.ndarray:
 
 
 def _draw_grid(models, stratum, of_test, count: int, seed: int) -> np.ndarray:
-    """`count` distinct non-target cells of the grid models x tests, as sorted flat positions."""
+    """Draws `count` distinct non-target cells of the grid models x tests, and gives their flat positions, sorted."""
     total = sum(int(np.sum((of_test != s) & (stratum[of_test] == stratum[s]))) for s in models.tolist())
     if count > total:
         raise UserError(f"{count} non-target trials are asked for, but there are only {total} such pairs")
@@ -218,7 +234,7 @@ def _draw_grid(models, stratum, of_test, count: int, seed: int) -> np.ndarray:
 
 
 def _write_models(folder: DataDir, out: Path, names: list[bytes], utterances: dict[int, list[bytes]]) -> None:
-    """enroll.spk2utt: of each model, named as its speaker, the utterances."""
+    """Writes enroll.spk2utt: the utterances of each model, which is named as its speaker."""
     path = folder.path / "enroll.spk2utt"
     clash = [names[s] for s in utterances if folder.utt2spk.positions([names[s]])[1][0]]
     if clash:
@@ -226,6 +242,7 @@ def _write_models(folder: DataDir, out: Path, names: list[bytes], utterances: di
     text = b"".join(names[s] + b" " + b" ".join(utts) + b"\n" for s, utts in utterances.items())
     others = [n for n in folder.names() if is_trials(n) and n != out.name]
     if path.exists() and others and path.read_bytes() != text:
-        raise UserError(f"{path}: {some_of(others)} may use its models, which are others; make both with one --enroll-utts")
+        raise UserError(f"{path}: {some_of(others)} may use its models, and the new ones differ; make both lists with "
+                        "one --enroll-utts")
     with atomic_write(path, "wb") as file:
         file.write(text)

@@ -1,4 +1,4 @@
-"""Finds what is wrong with a data directory: every problem with its file and line."""
+"""Checks a data directory and reports every problem with its file and line."""
 
 from __future__ import annotations
 
@@ -32,10 +32,14 @@ AUDIO_CHECKS = ("none", "header", "decode")
 
 
 class Problems:
-    """Counts problems and keeps the text of the first `limit`; texts of the others are never made."""
+    """A count of problems, and the texts of the first `limit`; the texts of the others are never made.
+
+    rates: samples a second of recordings that were opened -> [how many have it, the key of the first].
+    """
 
     def __init__(self, limit: int = 20):
         self.limit, self.total, self.shown = limit, 0, []
+        self.rates: dict[int, list] = {}
 
     def add(self, path, text: str, line: int | None = None) -> None:
         self.total += 1
@@ -43,7 +47,7 @@ class Problems:
             self.shown.append(f"{path}: {text}" if line is None else located(path, line, text))
 
     def add_lines(self, path, rows: np.ndarray, text) -> None:
-        """One problem for each of the 0-based `rows`; `text(row)` is asked only for those shown."""
+        """Adds a problem for each of `rows`, lines from 0; `text(row)` is called only for those that are shown."""
         for row in islice(map(int, rows), max(self.limit - len(self.shown), 0)):
             self.shown.append(located(path, row + 1, text(row)))
         self.total += len(rows)
@@ -52,13 +56,21 @@ class Problems:
         more = self.total - len(self.shown)
         return self.shown + ([f"... and {more} more"] if more else [])
 
+    def uneven(self) -> str:
+        """Says that recordings have different rates, which is no mistake but lowers scores; empty where they have one."""
+        if len(self.rates) < 2:
+            return ""
+        told = ", ".join(f"{count} of {rate} (first: {key})" for rate, (count, key) in sorted(self.rates.items()))
+        return (f"recordings of different rates, in samples a second: {told}; those of a lower one hold nothing above half of it, "
+                "where other voices go on")
+
 
 def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20, trials: bool = True) -> Problems:
-    """Checks a data directory; the result's `total` is 0 where it is sound.
+    """Checks a data directory; `total` of the Problems that it gives is 0 where the directory is sound.
 
-    check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode"
-    decodes all of it and finds what is silent, too. trials: whether trial lists are checked, too. UserError
-    if the folder itself is missing.
+    check_audio: "none"; "header" opens every recording (a pipe is stopped after its first samples); "decode" decodes
+    it all, and finds silence, too. threads: of these checks. limit: how many problems get a text. trials: whether trial
+    lists are checked, too. UserError if the folder itself is missing.
     """
     folder = DataDir(path)
     problems = Problems(limit)
@@ -79,7 +91,8 @@ def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 2
             _check_trials(folder, name, tables, problems)
     if check_audio != "none" and "wav.scp" in tables:
         table, named = tables["wav.scp"], tables.get("reco2file_and_channel")
-        for row, why in unreadable(table, check_audio == "decode", threads, named=named, alike=folder.has_segments):
+        for row, why in unreadable(table, check_audio == "decode", threads, named=named, alike=folder.has_segments,
+                                   rates=problems.rates):
             problems.add(table.path, f"`{table.key(row)}`: {why}", row + 1)
     return problems
 
@@ -196,7 +209,7 @@ def _check_spk2utt(spk2utt: Table, utt2spk: Table, problems: Problems) -> None:
         at += len(block)
     else:
         if at == spk2utt.size:
-            return  # the very bytes that utt2spk gives
+            return  # the bytes are exactly those that utt2spk gives
     ids, of_utterance = utt2spk.key_array, utt2spk.value_array()
     listed = np.zeros(len(ids), dtype=np.int32)
     for row, (speaker, utterances) in enumerate(spk2utt.items()):
@@ -255,7 +268,7 @@ def _check_trials(folder: DataDir, name: str, tables: dict[str, Table], problems
 
 
 def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table:
-    """enroll.spk2utt, its own problems reported once."""
+    """Reads enroll.spk2utt, and reports its own problems once."""
     seen = "enroll.spk2utt" in folder._tables
     try:
         table = folder.table("enroll.spk2utt")
@@ -272,22 +285,28 @@ def _enroll_models(folder: DataDir, utt2spk: Table, problems: Problems) -> Table
 
 
 def unreadable(table: Table, decode: bool, threads: int, rows: Iterable[int] | None = None,
-               named: Table | None = None, alike: bool = False):
-    """Yields (line index, why) for each recording of a wav.scp that `audio.check` refuses, in file order.
+               named: Table | None = None, alike: bool = False, rates: dict[int, list] | None = None):
+    """Yields (line index, reason) for each recording of a wav.scp that `audio.check` refuses, in file order.
 
-    named: the reco2file_and_channel beside it. alike: channels that differ must be named there, as segments need it.
+    rows: the line indices to check, None for all. named: the reco2file_and_channel beside the wav.scp. alike: requires
+    channels that differ to be named there, as directories with segments need it. rates: counts the others, as in
+    `Problems`.
     """
     require_allowed(table)
     recordings = table if named is None else Recordings(table, named)
     rows = iter(range(len(table)) if rows is None else rows)
 
-    def why(row: int) -> str | None:
+    def look(row: int) -> str | int:
         try:
-            audio.check(recordings.value(row), decode, alike)
+            found = audio.check(recordings.value(row), decode, alike)
         except UserError as error:
             return str(error)
-        return None
+        return found.rate if found else 0
 
     with ThreadPoolExecutor(max(threads, 1)) as pool:
         while batch := list(islice(rows, 1024)):
-            yield from ((row, text) for row, text in zip(batch, pool.map(why, batch)) if text)
+            for row, found in zip(batch, pool.map(look, batch)):
+                if isinstance(found, str):
+                    yield row, found
+                elif found and rates is not None:
+                    rates.setdefault(found, [0, table.key(row)])[0] += 1

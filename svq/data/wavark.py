@@ -1,7 +1,7 @@
-"""Archives of WAVs (`wav.scp` lines `path.ark:offset`): decoded once, then read by a seek.
+"""Archives of WAVs (`wav.scp` lines `path.ark:offset`): recordings are decoded once, then read by a seek.
 
-A copy has the very samples of its recording: 16-bit integers where these hold them (a 16-bit recording at the rate
-that is asked for), else 32-bit floats.
+A copy has exactly the samples of its recording: as 16-bit integers where these hold them (a 16-bit recording at the
+rate that is asked for), else as 32-bit floats.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from svq.files import open_file
 
 
 def wav_bytes(samples: np.ndarray, rate: int) -> bytes:
-    """A mono WAV of samples (T,) float32, full scale 1: of 16 bits where they lose nothing by it, else of floats."""
+    """Makes a mono WAV of samples (T,) float32, full scale 1: 16-bit integers if nothing is lost by it, else floats."""
     whole = as_int16(samples)
     if whole is not None:
         return _wav(struct.pack("<HHIIHH", 1, 1, rate, 2 * rate, 2, 16), b"", whole.tobytes())
-    fact = struct.pack("<4sII", b"fact", 4, len(samples))  # which every format but integers must have
+    fact = struct.pack("<4sII", b"fact", 4, len(samples))  # every format but integers must have this chunk
     layout = struct.pack("<HHIIHHH", 3, 1, rate, 4 * rate, 4, 32, 0)
     return _wav(layout, fact, samples.astype("<f4").tobytes())
 
@@ -40,9 +40,9 @@ def _wav(layout: bytes, more: bytes, data: bytes) -> bytes:
 
 
 def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], np.ndarray]]]:
-    """(utterance, a call that gives its samples (T,) float32 at `rate`), segments cut from their recordings.
+    """Yields (utterance, a call that gives its samples (T,) float32 at `rate` Hz); cuts segments from their recordings.
 
-    The call raises UserError for what cannot be read or is silent.
+    The call raises UserError where the utterance cannot be read or is silent.
     """
     def whole(rxfilename) -> np.ndarray:
         samples = audio.load(rxfilename, rate)
@@ -77,8 +77,8 @@ def utterances(folder: DataDir, rate: int) -> Iterator[tuple[str, Callable[[], n
 def copy_part(source, ark, rate: int, progress=iter) -> None:
     """Decodes a data directory (one job's part) into `ark`, with `<ark stem>.scp` and `.utt2dur` beside it.
 
-    Tries every utterance before it fails, so that one run names all that cannot be read. UserError then; nothing
-    is written.
+    rate: samples per second in the archive. Tries every utterance before it fails, so that one run names all that
+    cannot be read or are silent. It then raises UserError and writes nothing.
     """
     failed = []
     stem = Path(ark).with_suffix("")
@@ -104,22 +104,15 @@ def copy_part(source, ark, rate: int, progress=iter) -> None:
 
 
 def join_parts(source, dest, arks: Sequence) -> int:
-    """Writes the data directory `dest`: the archives' wav.scp and utt2dur, the other files as in `source`.
+    """Writes data directory `dest`: wav.scp and utt2dur from the archives, the other files as in `source`.
 
-    Returns the number of utterances; UserError naming those that are in no archive.
+    Gives the number of utterances. UserError names those that are in no archive.
     """
     folder, dest = DataDir(source), _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
-    carry_made([folder], dest)
     like = folder.path / "utt2spk"
     made = {"wav.scp", "utt2dur", "utt2spk", "spk2utt"}
-    for name in folder.names():
-        keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
-        if keep and name != "segments" and name not in made:
-            made.add(name)
-            with atomic_write(dest / name, "wb") as out, open_file(folder.path / name) as file:
-                while block := file.read(1 << 20):
-                    out.write(block)
+    made |= carry_tables(folder, dest, made)
     stems = [Path(ark).with_suffix("") for ark in arks]
     merge([f"{s}.utt2dur" for s in stems], dest / "utt2dur", like)
     folder.utt2spk.write(dest / "utt2spk")
@@ -127,3 +120,20 @@ def join_parts(source, dest, arks: Sequence) -> int:
     count = merge([f"{s}.scp" for s in stems], dest / "wav.scp", like)
     _remove_others(dest, made)
     return count
+
+
+def carry_tables(folder: DataDir, dest: Path, made: set[str]) -> set[str]:
+    """Copies what stays true of the utterances once their recordings have been cut and stored anew, but for `made`.
+
+    Returns the names of the copies: tables of utterances and speakers, features, trials; no segments.
+    """
+    carry_made([folder], dest)
+    carried = set()
+    for name in folder.names():
+        keep = keyed_by(name, folder.has_segments) in ("utt", "spk") or is_trials(name) or name == "enroll.spk2utt"
+        if keep and name != "segments" and name not in made:
+            carried.add(name)
+            with atomic_write(dest / name, "wb") as out, open_file(folder.path / name) as file:
+                while block := file.read(1 << 20):
+                    out.write(block)
+    return carried

@@ -1,6 +1,6 @@
-"""WAV files: the header, read without touching the samples, and float samples as 16-bit integers.
+"""WAV files: reads the header without touching the samples, and turns float samples into 16-bit integers.
 
-So a segment costs one seek and one read, and half the bytes on disk and in memory where nothing is lost by it.
+So a segment costs one seek and one read, and takes half the bytes on disk and in memory where nothing is lost by it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PLAIN = (1, 3, 6, 7)  # integer PCM, float, A-law, mu-law: each sample has byte
 
 @dataclass(frozen=True)
 class WavHeader:
-    """rate in Hz; data_start: offset of the first sample in the file; frames: samples per channel.
+    """The header of a WAV file. rate: in Hz. data_start: offset of the first sample in the file. frames: per channel.
 
-    `complete` is False when the header promises more than the file holds (frames is then what there is), and
+    `complete` is False when the header promises more than the file holds (frames then counts what is there), and
     `streamed` is True when the header leaves the length open.
     """
 
@@ -41,10 +41,10 @@ class WavHeader:
 
 
 def read_header(file, size: int, offset: int = 0) -> WavHeader | None:
-    """Parses the header at `offset` of a seekable binary file of `size` bytes; None if there is no WAV there.
+    """Parses the WAV header at `offset` of a seekable binary file of `size` bytes; None if there is no WAV there.
 
-    UserError where it contradicts itself about the bytes that the samples take: one reading or the other would give
-    half of them, or noise.
+    UserError where the header contradicts itself about the bytes of a sample: one of its two numbers would give half
+    of the samples, or noise.
     """
     file.seek(offset)
     head = file.read(12)
@@ -89,7 +89,7 @@ STEPS = np.float32(32768)  # of a 16-bit sample between 0 and full scale
 
 
 def as_int16(samples: np.ndarray) -> np.ndarray | None:
-    """The int16 samples that are `samples` (any shape, float32) times 32768; None where no 16 bits hold one of them."""
+    """Turns `samples` (any shape, float32) times 32768 into int16; None where 16 bits do not hold them exactly."""
     scaled = samples * STEPS
     if not np.all((scaled >= -32768) & (scaled <= 32767)):
         return None
@@ -98,5 +98,5 @@ def as_int16(samples: np.ndarray) -> np.ndarray | None:
 
 
 def as_float32(samples: np.ndarray) -> np.ndarray:
-    """The float32 samples that `as_int16` was given; of float samples a copy."""
+    """Turns int16 samples back into the float32 samples that `as_int16` was given; copies float samples."""
     return samples / STEPS if samples.dtype.kind == "i" else samples.astype(np.float32)

@@ -1,7 +1,7 @@
-"""The words of a text file as arrays: the one reader of data directories' tables, trial lists and score files.
+"""Reads the words of a text file as arrays, for all tables of data directories, trial lists and score files.
 
 A list of millions of lines is held as the bytes of the file and two integers a word. No Python object is made per line.
-Bytes up to 32 are blanks. A line that holds control characters, or is no UTF-8, is malformed whatever it lists.
+Bytes up to 32 are blanks. In any list, a line that holds control characters or is not UTF-8 is malformed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from svq.files import open_file
 
 MAX_KEY = 255  # bytes; an id also becomes a file name
 SCAN_BYTES = 4 << 20  # bytes of a file that are looked at together: bounds the temporary arrays
-# Bytes kept readable behind the last word: whatever is as long as an id is read at a fixed width.
+# Bytes kept readable behind the last word, since words up to the length of an id are read at a fixed width.
 _PAD = MAX_KEY + 9
 _ROWS = 1 << 15  # words handled at a time: few enough that they stay in the processor's cache
 # Masks that keep the first 0 to 8 bytes of a little-endian word.
@@ -28,7 +28,7 @@ _MIX = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9)
 class Tokens:
     """A sequence of words: the bytes that hold them, and start and length (n,) int64 of each.
 
-    buffer: (bytes,) uint8, which lists that were taken from this one share.
+    buffer: (bytes,) uint8; sequences taken from this one share it.
     """
 
     def __init__(self, buffer, start, length):
@@ -64,7 +64,7 @@ class Tokens:
         return Tokens(self.buffer, self.start[rows], self.length[rows])
 
     def matrix(self, width=None):
-        """Gives (n, width) uint8: one word a row, padded with zeros; width: at least the longest, and 1."""
+        """Gives (n, width) uint8, one word a row, padded with zeros; width: at least the longest word's, and 1."""
         if width is None:
             width = max(int(self.length.max(initial=1)), 1)
         rows = gather(self, self.start, width)
@@ -73,12 +73,12 @@ class Tokens:
         return rows
 
     def array(self):
-        """Gives an `S` array (n,), as wide as the longest word: its order is that of LC_ALL=C."""
+        """Gives the words as an `S` array (n,), as wide as the longest, which sorts as LC_ALL=C does."""
         rows = self.matrix()
         return rows.reshape(-1).view(f"S{rows.shape[1]}")
 
     def words(self, count=None):
-        """Gives (n, count) uint64: `matrix` seen as 8-byte words; count: at least what the longest needs."""
+        """Gives `matrix` seen as 8-byte words, (n, count) uint64; count: at least as many as the longest word needs."""
         count = _word_count(self) if count is None else count
         packed = gather(self, self.start, 8 * count).view("<u8")
         for column in range(int(self.length.min(initial=8 * count)) // 8, count):
@@ -86,7 +86,7 @@ class Tokens:
         return packed
 
     def hashes(self):
-        """Gives (n,) uint64, a function of each word's bytes only."""
+        """Gives a hash of each word, (n,) uint64, which depends on the word's bytes only."""
         out = np.empty(len(self), dtype=np.uint64)
         for first in range(0, len(self), _ROWS):
             part = self.take(slice(first, first + _ROWS))
@@ -94,7 +94,7 @@ class Tokens:
         return out
 
     def equal(self, other):
-        """Says (n,) bool which words equal the other sequence's word at the same place."""
+        """Says of each word whether it equals the word of `other` at the same place: (n,) bool."""
         same = self.length == other.length
         for first in range(0, len(self), _ROWS):
             rows = slice(first, first + _ROWS)
@@ -105,7 +105,7 @@ class Tokens:
 
 
 def gather(tokens, start, width):
-    """Gives (n, width) uint8: the `width` bytes of the buffer from each start, whatever they hold."""
+    """Gives the `width` bytes of the buffer of `tokens` from each start, whatever they hold: (n, width) uint8."""
     buffer = tokens.buffer
     if len(start) and int(start.max()) + width > len(buffer):
         buffer = np.concatenate([buffer, np.zeros(width + _PAD, np.uint8)])
@@ -114,7 +114,7 @@ def gather(tokens, start, width):
 
 
 def rows_at(buffer, start, width):
-    """Gives (n, width) uint8: the bytes buffer[start:start + width] of each start; all must lie inside."""
+    """Gives the bytes buffer[s:s + width] for each s of `start`, (n, width) uint8; all must lie inside the buffer."""
     if not len(start):
         return np.zeros((0, width), np.uint8)
     # An overlapping view of width-byte items: one memcpy a row instead of one index a byte.
@@ -127,7 +127,7 @@ def _word_count(tokens):
 
 
 def _hash(words, length):
-    """Multiply-xorshift over the 8-byte words; zero words at the end do not count."""
+    """Computes a multiply-xorshift hash over the 8-byte words; zero words at the end do not count."""
     value = length.astype(np.uint64) * np.uint64(_MIX[0])
     for column in range(words.shape[1]):
         mixed = (value ^ words[:, column]) * np.uint64(_MIX[1])
@@ -138,12 +138,15 @@ def _hash(words, length):
 
 
 def padded(raw: bytes) -> bytearray:
-    """Copies text into a buffer that Tokens can be read from at a fixed width."""
+    """Copies text into a buffer with spare bytes at its end, so that Tokens can be read at a fixed width."""
     return bytearray(raw) + bytes(_PAD)
 
 
 def read_padded(path) -> tuple[bytearray, int]:
-    """Reads a text file as `padded` gives it, and its size in bytes. UserError where it cannot be read."""
+    """Reads a text file into a buffer as `padded` makes it, and gives it with the file's size in bytes.
+
+    UserError where the file cannot be read.
+    """
     try:
         with open_file(path) as file:
             size = file.seek(0, os.SEEK_END)
@@ -158,10 +161,11 @@ def read_padded(path) -> tuple[bytearray, int]:
 
 @dataclass
 class Block:
-    """Some whole lines of a file. Positions count from its byte 0, lines from its line 0.
+    """Some whole lines of a file. Positions count from the first byte of the block, lines from its first line.
 
-    raw: its bytes. lo, first_line: where it stands in the file. end: (lines,) where each line's newline is, or the end of
-    the file. start, length, line: (words,) int64, of each word and the line that it is in.
+    raw: the bytes of the block. lo, first_line: the place of the block in the file. end: (lines,) the position of each
+    line's newline, or of the end of the file. start, length, line: (words,) int64, the position and length of each
+    word, and the line that it is in.
     """
 
     raw: memoryview
@@ -175,11 +179,11 @@ class Block:
 
     @property
     def line_start(self) -> np.ndarray:
-        """(lines,) int64."""
+        """The position of the first byte of each line: (lines,) int64."""
         return np.concatenate([[0], self.end[:-1] + 1])
 
     def faults(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Finds what no line of text may hold: a name for the fault, and the lines, each once."""
+        """Finds lines with bytes that no line of text may hold: yields (name of the fault, the lines, each once)."""
         data = np.frombuffer(self.raw, np.uint8)
         kind = data[self._blank]
         control = self._blank[(kind < 32) & (kind != 9) & (kind != 10)]
@@ -208,7 +212,7 @@ CR_LF = "ends in CR LF (a Windows file); mend: sed -i 's/\\r$//' FILE"
 
 
 def blocks(raw: bytearray, size: int) -> Iterator[Block]:
-    """Cuts a file (`read_padded`) into blocks of whole lines, and these into words."""
+    """Cuts a file (as `read_padded` gives it) into blocks of whole lines, and these into words."""
     view, lo, first_line = memoryview(raw), 0, 0
     while lo < size:
         hi = min(lo + SCAN_BYTES, size)
@@ -226,7 +230,7 @@ def _block(raw: memoryview, lo: int, first_line: int) -> Block:
     data = np.frombuffer(raw, np.uint8)
     blank = np.flatnonzero(data <= 32)
     newline = data[blank] == 10
-    behind = blank  # of each word, and of the nothing between two blanks
+    behind = blank  # the position after each word; between two blanks there is a word of no bytes
     if data[-1] != 10:  # the last line of a file that has no newline at its end
         behind, newline = np.append(blank, len(data)), np.append(newline, True)
     start = np.concatenate([[0], behind[:-1] + 1])
@@ -241,7 +245,7 @@ def _block(raw: memoryview, lo: int, first_line: int) -> Block:
 def read_words(path):
     """Reads all words of a text file: Tokens, and the line (from 0) of each, int64.
 
-    UserError naming the line of what is no text; lines may end in CR LF.
+    Lines may end in CR LF. UserError names a line that is not text.
     """
     raw, size = read_padded(path)
     starts, lengths, lines = [], [], []
@@ -257,7 +261,7 @@ def read_words(path):
 
 
 def _joined(parts):
-    """(n,) int64 of several, which are given up: the whole is not in memory thrice."""
+    """Joins several arrays into one, (n,) int64, and frees the parts at once, to save memory."""
     whole = np.concatenate(parts) if parts else np.zeros(0, np.int64)
     parts.clear()
     return whole
@@ -266,8 +270,8 @@ def _joined(parts):
 def read_columns(path, counts):
     """Reads the words of a text table by column: a list of Tokens, one per column, each as long as the file has lines.
 
-    counts: the numbers of fields a line may have, e.g. (2, 3); all lines must agree.
-    UserError naming file and line: missing file, empty file, another number of fields, a word too long for an id.
+    counts: the numbers of fields that a line may have, e.g. (2, 3); all lines must agree. UserError, naming file and
+    line, for a missing or empty file, another number of fields, and a word too long for an id.
     """
     tokens, line = read_words(path)
     if not len(tokens):
@@ -286,7 +290,7 @@ def read_columns(path, counts):
 def read_pairs(path):
     """Reads the first word of each line and the rest of the line (which may hold blanks): two Tokens.
 
-    UserError naming file and line where there is no second word, or where the file is empty.
+    UserError, naming file and line, where there is no second word or the file is empty.
     """
     tokens, first, last = _lines_of(path)
     _require_short(tokens.take(first), np.arange(len(first)), path)
@@ -295,7 +299,10 @@ def read_pairs(path):
 
 
 def read_groups(path):
-    """Reads a spk2utt-like table: names (g,), members (n,) as Tokens, and the group of each member (n,) int64."""
+    """Reads a table like spk2utt: names (g,) and members (n,) as Tokens, and the group of each member, (n,) int64.
+
+    UserError, naming file and line, where a name has no members or the file is empty.
+    """
     tokens, first, last = _lines_of(path)
     _require_short(tokens, np.repeat(np.arange(len(first)), last - first + 1), path)
     is_member = np.ones(len(tokens), dtype=bool)
@@ -304,7 +311,7 @@ def read_groups(path):
 
 
 def _lines_of(path):
-    """All words, and where the first and last of each line stand; every line has at least two."""
+    """Reads all words, and the places of each line's first and last word; UserError for a line of fewer than two."""
     tokens, line = read_words(path)
     if not len(tokens):
         raise UserError(f"{path}: empty file")
@@ -318,9 +325,9 @@ def _lines_of(path):
 
 
 def _require_short(tokens, line, path):
-    """UserError naming the line (of each token, from 0) of a word that is too long for an id, a label or a number.
+    """Raises UserError for a word that is too long for an id, a label or a number. line: that of each token, from 0.
 
-    All words of a block are compared side by side, so that one long word would make the block as wide.
+    All words of a block are compared side by side, so one long word would make the whole block as wide.
     """
     long = np.flatnonzero(tokens.length > MAX_KEY)
     if len(long):

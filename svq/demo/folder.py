@@ -1,4 +1,4 @@
-"""The page as a folder of static files, made whole or not at all."""
+"""Writes the demo page as a folder of static files, whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from importlib import resources
 from svq.demo.runtime import VERSION, Runtime
 from svq.errors import UserError, some_of
 
-WORKER = ("resample.js", "sound.js", "engine.js")  # in this order one script
+WORKER = ("resample.js", "sound.js", "engine.js")  # joined in this order into one script
 MARK = "demo.json"
 
 
 def files_of(model: dict, runtime: Runtime) -> dict[str, bytes]:
-    """Name -> content of all files of a page. model: of svq.demo.model.facts_of.
+    """Gives all files of a page: name -> content. model: of svq.demo.model.facts_of.
 
-    The browser may not read files beside a page that was opened from a file, but scripts it may load: so data are
-    scripts, and the code of the workers is text in one.
+    A page that was opened from a file may not read the files beside it, but may load scripts. So data are scripts, and
+    the code of the workers is text in one.
     """
     source = resources.files("svq.demo")
     found = {entry.name: entry.read_bytes() for entry in source.joinpath("page").iterdir() if entry.is_file()}
     worker = {name: source.joinpath("worker", name).read_text(encoding="utf-8") for name in (*WORKER, "capture.js")}
     sources = {"engine": "\n".join(worker[name] for name in WORKER), "capture": worker["capture.js"]}
-    # The same bytes from the same input: no time in the archive.
+    # No time in the archive, so that the same input gives the same bytes.
     wasm = base64.b64encode(gzip.compress(runtime.wasm, mtime=0)).decode()
     found["data/sources.js"] = script("svqSources", sources)
     found["data/runtime.js"] = script("svqRuntime", {"version": VERSION, "code": runtime.code.decode(), "wasm": wasm})
@@ -39,13 +39,16 @@ def files_of(model: dict, runtime: Runtime) -> dict[str, bytes]:
 
 
 def script(name: str, value) -> bytes:
-    """A script that gives the page `value` by `name`."""
+    """Makes a script that hands a value to the page, as window.<name>."""
     text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))  # ASCII, all else escaped
     return f"window.{name} = {text};\n".encode()
 
 
 def require_place(out) -> None:
-    """UserError unless `out` is free, an empty folder, or a page that was made before and nothing else."""
+    """Checks that the page may be written to `out`: a free name, an empty folder, or a page and nothing else.
+
+    UserError where `out` is a file or holds anything else.
+    """
     if not os.path.lexists(out):
         return
     if not os.path.isdir(out):
@@ -57,11 +60,11 @@ def require_place(out) -> None:
     ours |= {entry.name for entry in resources.files("svq.demo").joinpath("page").iterdir()}
     strange = sorted(held - ours) if MARK in held else sorted(held)
     if strange:
-        raise UserError(f"{out}: holds what is not of a page ({some_of(strange)}); give another folder, or empty it")
+        raise UserError(f"{out}: holds files that are not a page's ({some_of(strange)}); give another folder, or empty it")
 
 
 def write(out, files: dict[str, bytes]) -> None:
-    """Writes the folder `out`, in the place of one that `require_place` lets pass."""
+    """Writes the files of a page into the folder `out`, in place of an older page. UserError as `require_place`."""
     require_place(out)
     out = os.path.abspath(out)
     parent, name = os.path.split(out)

@@ -1,4 +1,4 @@
-"""What a page is told of a model: the file itself, its calibration, the rules for recordings, and a check."""
+"""Collects what the demo page needs of a model: its file, its calibration, the rules for recordings, and a check."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ HOW = "steps/export.sh --front-end true"
 
 
 def require_onnx(path) -> None:
-    """UserError, before anything is loaded, for what is no .onnx file."""
+    """Checks the name of a model before anything is loaded; UserError where it is no .onnx file."""
     if not os.fspath(path).endswith(".onnx"):
         raise UserError(f"{path}: not an .onnx file, which is what a browser runs; make one: {HOW} {path} model.onnx")
 
 
 def require_waveforms(path, metadata) -> None:
-    """UserError for a network that a page cannot give recordings to. metadata: svq.deploy.runtimes.Metadata."""
+    """Checks that a network takes waveforms of any length, as the page has them; UserError where it does not.
+
+    path: the model, for messages. metadata: its svq.deploy.runtimes.Metadata.
+    """
     if metadata.input != "waveform":
         raise UserError(f"{path}: takes features, and a page has waveforms; export it again: {HOW}")
     if metadata.frames is not None:
@@ -33,7 +36,10 @@ def require_waveforms(path, metadata) -> None:
 
 
 def rules_of(verifier: Verifier) -> dict:
-    """What recordings have to be, in samples at the model's rate where nothing else is said; names as in worker/*.js."""
+    """Gives the rules for recordings, under the names of worker/*.js.
+
+    Lengths are samples at the model's rate where the name gives no unit.
+    """
     rate = verifier.rate
     return {
         "rate": rate, "dim": verifier.embedder.config.embed_dim,
@@ -46,7 +52,10 @@ def rules_of(verifier: Verifier) -> dict:
 
 
 def check_of(verifier: Verifier) -> dict:
-    """A signal (int16) and its embedding (float32) in base64: a browser that computes another one says so."""
+    """Makes a signal (int16) and its embedding (float32), in base64. A browser that computes another one refuses.
+
+    UserError where the embedding is not finite.
+    """
     time = np.arange(round(CHECK_SECONDS * verifier.rate)) / verifier.rate
     buzz = sum(np.sin(2 * np.pi * 140 * k * time + k * k) / k for k in range(1, 12) if 140 * k < verifier.rate / 2)
     noise = np.random.default_rng(0).uniform(-0.2, 0.2, len(time))
@@ -58,12 +67,16 @@ def check_of(verifier: Verifier) -> dict:
 
 
 def text_of(numbers: np.ndarray) -> str:
-    """Their bytes in base64."""
+    """Encodes the bytes of an array in base64."""
     return base64.b64encode(numbers.tobytes()).decode()
 
 
 def facts_of(verifier: Verifier, content: bytes, name: str, title: str, digest: str, costs: dict) -> dict:
-    """All that data/model.js holds. content: the .onnx file. costs: pTarget, cMiss, cFa, threshold (None: Bayes')."""
+    """Collects the content of data/model.js.
+
+    content: the bytes of the .onnx file. name, title: to be shown. costs: pTarget, cMiss, cFa and threshold (None:
+    Bayes').
+    """
     calibration = verifier.calibration
     return {
         "title": title, "name": name, "bytes": len(content), "digest": digest, "svq": svq.__version__,

@@ -1,6 +1,6 @@
-"""ONNX Runtime Web, the library that runs a network in a browser: from npm, or from a folder or archive at hand.
+"""Finds ONNX Runtime Web, the library that runs a network in a browser: from npm, or in a folder or archive at hand.
 
-One version, and of it two files, whose digests are known: it is no part of this repository.
+The library is no part of this repository. Two files of one version are used, whose digests are known.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ SHA256 = {
 }
 ARCHIVE = f"{PACKAGE}-{VERSION}.tgz"
 MEND = f"`npm pack {PACKAGE}@{VERSION}` brings {ARCHIVE}; give it: --ort-web {ARCHIVE}"
-LARGEST = 64 << 20  # bytes that are read of a file
+LARGEST = 64 << 20  # most bytes that are read of a file
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """code: the JavaScript module. wasm: what it runs."""
+    """The two files of ONNX Runtime Web. code: the JavaScript module. wasm: the program that it runs."""
 
     code: bytes
     wasm: bytes
 
 
 def find_runtime(place=None) -> Runtime:
-    """ONNX Runtime Web from `place`, the package's archive or a folder that it lies in; None: from npm.
+    """Finds ONNX Runtime Web in `place`, the package's archive or a folder that it lies in; None: from npm.
 
     UserError where it is not there, or is another version.
     """
@@ -50,7 +50,7 @@ def find_runtime(place=None) -> Runtime:
 
 
 def from_npm() -> Runtime:
-    """The package as npm brings it, or has it in its cache."""
+    """Gets the package from npm, or from npm's cache. UserError where npm is missing or does not bring it."""
     if shutil.which("npm") is None:
         raise UserError(f"npm, which brings ONNX Runtime Web, is not installed; install it (bash utils/setup.sh --with npm), or "
                         f"work without it: on another machine {MEND}")
@@ -66,7 +66,7 @@ def from_npm() -> Runtime:
 
 
 def from_archive(path: str) -> dict[str, bytes]:
-    """The files of SHA256 that an archive of the package holds."""
+    """Reads the files named in SHA256 from an archive of the package. UserError where it cannot be read."""
     found = {}
     try:
         with open_file(path) as file, tarfile.open(fileobj=file, mode="r:gz") as archive:
@@ -80,7 +80,7 @@ def from_archive(path: str) -> dict[str, bytes]:
 
 
 def from_folder(path: str) -> dict[str, bytes]:
-    """The files of SHA256 that lie in a folder, its `dist` or its `package/dist`."""
+    """Reads the files named in SHA256 from a folder, its `dist` or its `package/dist`, as far as they are there."""
     found = {}
     for name in SHA256:
         for inner in ("", "dist", os.path.join("package", "dist")):
@@ -91,7 +91,7 @@ def from_folder(path: str) -> dict[str, bytes]:
 
 
 def checked(files: dict[str, bytes], place) -> Runtime:
-    """UserError where one is missing or is not the very file that is known."""
+    """Checks the digests of the library's files; gives a Runtime. UserError where one is missing or differs."""
     for name, expected in SHA256.items():
         if name not in files:
             raise UserError(f"{place}: {name} of {PACKAGE} is not in it; {MEND}")

@@ -1,9 +1,9 @@
 """Weights as packed codes in an ONNX graph, and the nodes that make weights of them.
 
 Codes lie in bytes as densely as in a `.svq` file: 8, 4, 2 or 1 to a byte, five where there are three levels. Codes of
-other widths are split into their leading bits and single bits, as 3 bits into 2 and 1. A byte is unpacked by looking it
-up in a table of 256 rows, which the graph computes. A runtime keeps what it computes on the way until the last constant
-is there, so nodes are chosen to give little besides the weight.
+other widths are split into their leading bits and single bits, as 3 bits into 2 and 1. To unpack a byte, the graph
+looks it up in a table of 256 rows, which it computes itself. A runtime keeps all intermediate tensors until it has the
+last constant, so the nodes are chosen to make few large ones besides the weight.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ from svq.deploy.constants import Constants, as_half
 from svq.pack.format import PLAIN, digits_of, pack_digits
 from svq.pack.reading import UnpackedLayer
 
-PARTS = {3: (2, 1), 5: (4, 1), 6: (4, 1, 1), 7: (4, 1, 1, 1)}  # bits that do not divide a byte
-WORTH_A_TABLE = 64  # bytes of a channel from which on its own table of 256 rows is worth making
+PARTS = {3: (2, 1), 5: (4, 1), 6: (4, 1, 1), 7: (4, 1, 1, 1)}  # how widths that do not divide a byte are split
+WORTH_A_TABLE = 64  # a channel of so many bytes or more gets its own table of 256 rows
 
 
 def bases(levels: int) -> list[int]:
-    """How many values each digit of a code of so many levels has, the leading digit first: 5 to 8 levels give [4, 2]."""
+    """Gives the number of values of each digit of a code with so many levels, the leading digit first.
+
+    5 to 8 levels give [4, 2]: a digit of 2 bits, then one of 1 bit.
+    """
     if levels == 3:
         return [3]
     bits = max(1, (levels - 1).bit_length())
@@ -27,7 +30,10 @@ def bases(levels: int) -> list[int]:
 
 
 def split(codes: np.ndarray, levels: int) -> list[tuple[int, np.ndarray]]:
-    """(base, digits packed by `svq.pack.format.pack_digits`) of the codes for each of `bases`."""
+    """Splits codes into their digits; gives (base, digits packed by `svq.pack.format.pack_digits`) for each of `bases`.
+
+    ValueError for a code of `levels` or more.
+    """
     if codes.size and int(codes.max()) >= levels:
         raise ValueError(f"code {codes.max()} of {levels} levels")
     parts, left = [], codes.astype(np.int16)
@@ -38,15 +44,15 @@ def split(codes: np.ndarray, levels: int) -> list[tuple[int, np.ndarray]]:
 
 
 def packed_bytes(count: int, levels: int) -> int:
-    """Bytes that `split` takes for so many codes."""
+    """Counts the bytes that `split` takes for so many codes."""
     return sum(-(-count // digits_of(base)) for base in bases(levels))
 
 
 def float_weight(constants: Constants, layer: UnpackedLayer, factor: np.ndarray | None, shape) -> str:
-    """The float32 weight of `layer` in `shape`, times `factor` (C,) where given.
+    """Adds the nodes that make the float32 weight of `layer`, times `factor` (C,) where given; gives the tensor's name.
 
-    shape: that of the weight, or with a 1 before it. Operations are those of `UnpackedLayer.weight`, and so are the
-    numbers that come out.
+    shape: the weight's, or that with a 1 before it. The operations are those of `UnpackedLayer.weight`, so the numbers
+    are the same.
     """
     codes, levels = layer.codes.numpy().reshape(len(layer.codes), -1), layer.row.levels
     rows = layer.row.codebooks if factor is None else len(codes)
@@ -68,7 +74,7 @@ def float_weight(constants: Constants, layer: UnpackedLayer, factor: np.ndarray 
 
 
 def _one_of_two(constants: Constants, codes: np.ndarray, table: np.ndarray, factor: np.ndarray | None, shape) -> str:
-    """Weights of two levels, a bit each."""
+    """Adds the nodes that make a weight of two levels from a bit for each."""
     ((_, packed),) = split(codes, 2)
     is_second = _plane(constants, 2, constants.tensor(packed, alone=True), codes.size, shape, bool)
     columns = []
@@ -81,15 +87,16 @@ def _one_of_two(constants: Constants, codes: np.ndarray, table: np.ndarray, fact
 
 
 def _stored(constants: Constants, array: np.ndarray) -> str:
-    """float32 numbers, stored as float16 where that has all of them."""
+    """Stores float32 numbers, as float16 where that loses nothing; gives the name of the float32 tensor."""
     half = as_half(array)
     return constants.tensor(array) if half is None else constants.cast(constants.tensor(half), np.float32)
 
 
 def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, levels: int, shape) -> str:
-    """table[c * levels + codes[c, n]] in `shape`, of a table (rows * levels,); where it has one row, table[codes[c, n]].
+    """Adds the nodes that look codes up in a table; gives the name of a tensor in `shape`.
 
-    codes: (C, N) uint8. shape: (C, ...) or (1, C, ...).
+    Its entries are table[c * levels + codes[c, n]], or table[codes[c, n]] where the table has one row. table: name of a
+    tensor (rows * levels,). codes: (C, N) uint8. shape: (C, ...) or (1, C, ...).
     """
     parts = split(codes, levels)
     base, packed = parts[0]
@@ -111,19 +118,19 @@ def looked_up(constants: Constants, codes: np.ndarray, table: str, rows: int, le
 
 
 def _along(rows: int, shape) -> tuple[int, ...]:
-    """The shape of something for each channel that broadcasts with `shape`; where there is one row, with any."""
+    """Gives a shape in which `rows` values, one for each channel, broadcast with `shape`; one row does with any."""
     axis = int(shape[0] != rows)
     return tuple(rows if place == axis else 1 for place in range(len(shape)))
 
 
 def _starts(constants: Constants, rows: int, step: int, shape) -> str:
-    """0, step, 2 step, ... for each row, int32."""
+    """Adds the nodes that give 0, step, 2 step, ... for each row, int32."""
     numbers = constants.shaped(constants.count(rows, np.int32), shape)
     return constants.node("Mul", numbers, constants.tensor(np.int32(step)))
 
 
 def _digit_table(constants: Constants, base: int, most: int) -> str:
-    """(256, digits) int32: the digits in each byte, none above `most`."""
+    """Adds the nodes that give the digits in each byte, (256, digits) int32, none above `most`."""
     powers = constants.tensor((base ** np.arange(digits_of(base) - 1, -1, -1, dtype=np.int32))[None])
     whole = constants.node("Div", constants.shaped(constants.count(256, np.int32), (256, 1)), powers)
     table = constants.node("Mod", whole, constants.tensor(np.int32(base)))
@@ -132,7 +139,7 @@ def _digit_table(constants: Constants, base: int, most: int) -> str:
 
 def _plane(constants: Constants, base: int, stored: str, count: int, shape, dtype, times: int = 1,
            plus: int = 0) -> str:
-    """times * digit + plus of stored digits, as `dtype`, in `shape`."""
+    """Adds the nodes that give times * digit + plus of stored digits, as `dtype`, in `shape`."""
     if digits_of(base) == 1:
         return constants.shaped(stored, shape)
     table = _digit_table(constants, base, base - 1)
@@ -145,7 +152,7 @@ def _plane(constants: Constants, base: int, stored: str, count: int, shape, dtyp
 
 
 def _in_shape(constants: Constants, found: str, digits: int, count: int, shape) -> str:
-    """Rows of digits, one after another, less what fills the last byte."""
+    """Puts rows of digits one after another into `shape`, without the digits that only fill the last byte."""
     if count % digits:
         first, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, count))
         found = constants.node("Slice", constants.shaped(found, (-1,)), first, last)
@@ -153,7 +160,10 @@ def _in_shape(constants: Constants, found: str, digits: int, count: int, shape) 
 
 
 def _numbers(constants: Constants, parts: list[tuple[int, np.ndarray]], count: int, shape) -> str:
-    """The codes, uint8. There is no sum of uint8: single bits choose between what the leading ones then may be."""
+    """Adds the nodes that put codes together from their parts, uint8.
+
+    ONNX has no sum of uint8, so each single bit chooses between two tensors: the codes with that bit and without it.
+    """
     base, bits = parts[0][0], len(parts) - 1
     leading, *single = [constants.tensor(packed, alone=True) for _, packed in parts]
     found = [_plane(constants, base, leading, count, shape, np.uint8, 1 << bits, low) for low in range(1 << bits)]
@@ -164,10 +174,11 @@ def _numbers(constants: Constants, parts: list[tuple[int, np.ndarray]], count: i
 
 
 def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarray) -> str:
-    """`weight` (C, ...), int8 or uint8, which the codes of `layer` became: looked up, or stored where that is smaller.
+    """Adds the nodes that look up the integer `weight` by the codes of `layer`, or stores it where that is smaller.
 
-    No other layer shares it: ONNX Runtime, on processors without VNNI, changes the integers of each by name.
-    ValueError where weights of one channel have one code but are different.
+    weight: (C, ...) int8 or uint8. Gives the tensor's name. No other layer shares the tensor: on processors without
+    VNNI ONNX Runtime changes the integers of each layer by name. ValueError where one code of a channel stands for two
+    integers.
     """
     codes, flat = layer.codes.numpy().reshape(len(weight), -1), weight.reshape(len(weight), -1)
     levels = layer.row.levels
@@ -186,11 +197,11 @@ def integer_weight(constants: Constants, layer: UnpackedLayer, weight: np.ndarra
 
 
 def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np.ndarray, np.ndarray]:
-    """What integer each code stands for in each channel, as few rows (R, levels) as are easily found, and the channels'
-    rows (C,): weight[c, n] == rows[row_of[c], codes[c, n]].
+    """Finds rows (R, levels) of integers that codes stand for, and the row (C,) of each channel.
 
-    codes, weight: (C, N). A code that a channel has not may be anything there, so that channels share rows. ValueError
-    where one code stands for two integers in one channel.
+    weight[c, n] == rows[row_of[c], codes[c, n]]. codes, weight: (C, N). Channels share a row where they can: a code
+    that a channel does not use may stand for anything there. The search is greedy, so R is small but not always the
+    least. ValueError where one code of a channel stands for two integers.
     """
     channels = np.arange(len(codes))[:, None]
     table = np.zeros((len(codes), levels), dtype=weight.dtype)
@@ -200,7 +211,7 @@ def integer_rows(codes: np.ndarray, weight: np.ndarray, levels: int) -> tuple[np
         raise ValueError("weights of one code and channel are different integers")
     rows, known = np.zeros_like(table), np.zeros_like(used)
     row_of, count = np.zeros(len(codes), dtype=np.int64), 0
-    for channel in np.argsort(-used.sum(1), kind="stable"):  # those that leave least open come first
+    for channel in np.argsort(-used.sum(1), kind="stable"):  # channels that use the most codes come first
         clash = (known[:count] & used[channel] & (rows[:count] != table[channel])).any(1)
         fits = np.flatnonzero(~clash)
         found = fits[0] if fits.size else count

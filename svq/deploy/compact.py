@@ -1,10 +1,11 @@
 """Compact ONNX: a graph that is as small in the file as `model.svq`, and as fast as any once it is loaded.
 
 Quantized weights lie in it as packed codes and codebooks (svq.deploy.codes), tables of a front end as the few numbers
-that they come from (svq.deploy.tables); ordinary operators of opset 17 make tensors of them, which a runtime computes
-once when it loads the file. What is stored, is stored once, under short names, in half precision where that loses nothing.
+that they are computed from (svq.deploy.tables). Ordinary operators of opset 17 make tensors of them; a runtime computes
+these once, when it loads the file. Each tensor is stored once, under a short name, in half precision where that loses
+nothing.
 
-What those operators give is compared with the graph that was to be made compact, before anything is written.
+Before a file is written, the tensors that the operators give are compared with those of the original graph.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ LETTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def compact(graph: Exported, layers: Sequence[UnpackedLayer]) -> Exported:
-    """`graph`, float or INT8, of a packed network whose quantized layers these are, with packed weights.
+    """Makes a graph, float or INT8, compact: replaces the weights of quantized layers by packed codes.
 
-    Every tensor is what it was, to float rounding; layers in which codes are not to be found again stay as they are.
-    `packed` of the result has the bits of the others.
+    layers: the quantized layers of the packed network that `graph` was exported from. Every tensor stays the same, to
+    float rounding. A layer whose weights in the graph no longer follow from its codes keeps them; `packed` of the
+    result has the bits of all others.
     """
     model = type(graph.model)()
     model.CopyFrom(graph.model)
@@ -55,7 +57,7 @@ def compact(graph: Exported, layers: Sequence[UnpackedLayer]) -> Exported:
 
 
 def tensors_of(model) -> dict[str, np.ndarray]:
-    """Every constant of the graph by name: initializers and what Constant nodes hold."""
+    """Gives every constant of an onnx.ModelProto by name: initializers and the values of Constant nodes."""
     from onnx import numpy_helper
 
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
@@ -66,7 +68,7 @@ def tensors_of(model) -> dict[str, np.ndarray]:
 
 
 def _weights(constants: Constants, graph: Exported, tensors: dict, layers: Sequence[UnpackedLayer]):
-    """(name of a weight in the graph, what is in its place, bits by layer) of every weight that the codes give."""
+    """Yields (name of a weight in the graph, name in its place, bits by layer) for every weight that the codes give."""
     made = {output: node for node in graph.model.graph.node for output in node.output}
     nodes = {node.name: node for node in graph.model.graph.node}
     for layer in layers:
@@ -93,7 +95,10 @@ def _weights(constants: Constants, graph: Exported, tensors: dict, layers: Seque
 
 
 def _plain(factor: np.ndarray) -> np.ndarray | None:
-    """(C,) float32, rounded to float16 where they are that but for the rounding of products; None where all are 1."""
+    """Cleans factors (C,) of the rounding of products: to float16 values where they are that close to these.
+
+    Gives float32, or None where all are 1.
+    """
     with np.errstate(over="ignore"):
         half = factor.astype(np.float16).astype(np.float64)
     factor = half if np.allclose(half, factor, CLOSE, 0) else factor
@@ -101,7 +106,7 @@ def _plain(factor: np.ndarray) -> np.ndarray | None:
 
 
 def _front_end(constants: Constants, graph: Exported, tensors: dict) -> dict[str, str]:
-    """Tables of the front end, by what is in their place."""
+    """Makes the tables of the front end from a few numbers; gives the name in place of each."""
     if graph.metadata.input != "waveform":
         return {}
     config = graph.metadata.config.front_end
@@ -113,8 +118,10 @@ def _front_end(constants: Constants, graph: Exported, tensors: dict) -> dict[str
 
 
 def _quantization(constants: Constants, model, tensors: dict) -> dict[str, str]:
-    """Scales and zero points of int8 weights, no two layers' the same tensor, and the scales of biases, by what is in
-    their place. A bias has the product of the scales of a layer's input and weight."""
+    """Makes the scales and zero points of int8 weights and the scales of biases; gives the name in place of each.
+
+    No two layers share a scale. A bias's scale is the product of the scales of the layer's input and weight.
+    """
     sources = {node.output[0]: node for node in model.graph.node if node.op_type == "DequantizeLinear"}
     found = {}
     for node in model.graph.node:
@@ -135,7 +142,10 @@ def _quantization(constants: Constants, model, tensors: dict) -> dict[str, str]:
 
 
 def check(constants: Constants, expected: dict[str, np.ndarray]) -> None:
-    """RuntimeError where the nodes do not give these tensors in ONNX Runtime: floats to CLOSE, others exactly."""
+    """Checks in ONNX Runtime that the nodes give the expected tensors: floats to CLOSE, others exactly.
+
+    expected: by the names in `constants`. RuntimeError for one that differs.
+    """
     onnx, runtime = constants.onnx, require("onnxruntime")
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in expected]
     stored = [onnx.numpy_helper.from_array(array, name) for name, array in constants.tensors.items()]
@@ -154,7 +164,7 @@ def check(constants: Constants, expected: dict[str, np.ndarray]) -> None:
 
 
 def _rebuild(model, constants: Constants, instead: dict[str, str]) -> None:
-    """Puts the constants into the model and takes out those that they stand for."""
+    """Puts the constants into the model and takes out those that they replace. instead: old name -> new name."""
     graph = model.graph
     kept = [node for node in graph.node if not (node.op_type == "Constant" and node.output[0] in instead)]
     for node in kept:
@@ -172,7 +182,10 @@ def _rebuild(model, constants: Constants, instead: dict[str, str]) -> None:
 
 
 def _shorten(model, constants: Constants, layer_of: dict[str, str]) -> dict[str, str]:
-    """Gives short names to all but inputs and outputs: old -> new. Nodes of layers have the layer's name, others none."""
+    """Shortens all names but those of inputs and outputs; gives old -> new.
+
+    A node in `layer_of` gets its layer's name, the others get none.
+    """
     graph = model.graph
     names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
     ones = {name for name, array in constants.tensors.items() if array.dtype == np.int64 and (array == 1).all()}
@@ -196,7 +209,7 @@ def _shorten(model, constants: Constants, layer_of: dict[str, str]) -> dict[str,
 
 
 def _drop_defaults(constants: Constants, node) -> None:
-    """Takes out attributes of a node that have the value which they have where they are missing."""
+    """Takes out the attributes of a node that have their default value."""
     onnx = constants.onnx
     known = onnx.defs.get_schema(node.op_type, OPSET).attributes if onnx.defs.has(node.op_type) and not node.domain else {}
 
@@ -213,7 +226,7 @@ def _drop_defaults(constants: Constants, node) -> None:
 
 
 def _short(number: int) -> str:
-    """The name of that number: a letter, then two, and so on; none is `input` or `embedding` before millions."""
+    """Gives a name for a number: one letter, then two, and so on; `input` and `embedding` are millions away."""
     text = ""
     while True:
         text, number = LETTERS[number % len(LETTERS)] + text, number // len(LETTERS)

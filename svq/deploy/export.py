@@ -1,4 +1,4 @@
-"""From a model of ours to a file for ONNX Runtime or OpenVINO: trace, quantize, write whole or not at all."""
+"""Exports a model to a file for ONNX Runtime or OpenVINO: traces it, quantizes it, writes it whole or not at all."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ RUNTIMES = {".onnx": "onnxruntime", ".xml": "openvino"}  # by a file's suffix
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """A graph (onnx.ModelProto), what it says about itself, and the network's layers in it by name.
+    """An exported graph (onnx.ModelProto), its metadata, and the network's layers in it by name.
 
     net: the float network behind it, for its weights. snapped: steps of the int8 weights by layer; empty for float.
-    properties: what else an .onnx says of itself, to others than us.
+    properties: further metadata of an .onnx, for other readers than svq.
     packed: bits of the layers whose weights are packed codes (svq.deploy.compact), by name.
     """
 
@@ -45,12 +45,12 @@ class Exported:
 
 def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None = None, front_end: bool = False,
                  seconds: float | None = None, network: str | None = None) -> Exported:
-    """The float graph of `net`, in eval mode and frozen (`svq.quant.api.freeze_`).
+    """Exports a network as a float graph.
 
-    calibration: what turns scores into log-likelihood ratios, to be kept in the file. front_end: whether it takes
-    waveforms (B, samples) instead of features (B, T, F). seconds: the only duration that it takes; None: any.
-    network: of svq.models.network_digest, to be kept in the file.
-    Raises UserError for a duration of less than a frame, and for recurrent modules that ONNX cannot take so.
+    net: in eval mode and frozen (`svq.quant.api.freeze_`). calibration: of scores to log-likelihood ratios, to be kept
+    in the file. front_end: whether the graph takes waveforms (B, samples) instead of features (B, T, F). seconds: the
+    only duration that it takes; None: any. network: svq.models.network_digest of it, to be kept in the file.
+    UserError for a duration of less than a frame, and for recurrent modules that ONNX cannot express.
     """
     bank = GraphFrontEnd(config.front_end) if front_end else None
     length, example = _example(config, front_end, seconds)
@@ -63,15 +63,15 @@ def export_float(net: nn.Module, config: ModelConfig, calibration: dict | None =
 def _check_recurrent(net: nn.Module, fixed: bool) -> None:
     for name, module in net.named_modules():
         if isinstance(module, nn.LSTM) and module.proj_size:
-            raise UserError(f"{name or 'the network'}: an LSTM with projections (proj_size), which ONNX has not; use a "
+            raise UserError(f"{name or 'the network'}: an LSTM with projections (proj_size); ONNX has none: use a "
                             "packed file")
         if isinstance(module, nn.RNNCellBase) and not fixed:
-            raise UserError(f"{name or 'the network'}: a loop over frames is unrolled, so that the graph takes one "
-                            "duration only; say which, as --seconds")
+            raise UserError(f"{name or 'the network'}: a loop over frames is unrolled, so the graph takes one duration "
+                            "only; name it by --seconds")
 
 
 def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tuple[int | None, torch.Tensor]:
-    """The fixed number of frames or samples, None where any will do, and an input to follow the network with."""
+    """Gives the fixed number of frames or samples, None where any will do, and an input to trace the network with."""
     from svq.data.frontend import filter_bank
 
     rate, bank = config.front_end.rate, filter_bank(config.front_end)
@@ -87,10 +87,11 @@ def _example(config: ModelConfig, front_end: bool, seconds: float | None) -> tup
 
 def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None,
                  quant: QuantConfig | None = None) -> set[str]:
-    """Layers that stay in float: those named, all inside modules named, and those with 32 bits in a bits.tsv or in
-    `quant`, what the network itself was quantized by.
+    """Collects the names of the layers that stay in float.
 
-    UserError for a name that is neither a layer nor a module with layers, and for a table of another network.
+    names: layers, or modules with all layers in them. bits_path: a bits.tsv, whose layers of 32 bits stay in float.
+    quant: the network's own QuantConfig, likewise. UserError for a name that is neither a layer nor a module with
+    layers, and for a table of another network.
     """
     from svq.bits.table import check_bits, read_bits
 
@@ -111,10 +112,11 @@ def float_layers(net: nn.Module, names: Collection[str] = (), bits_path=None,
 
 def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Config,
                 keep_float: Collection[str] = ()) -> Exported:
-    """`graph` with INT8 weights and activations, calibrated with `samples` (inputs of the graph, batch 1).
+    """Quantizes a float graph to INT8 weights and activations.
 
-    Weights that are a codebook's are put on the int8 grid that fits it best; `snapped` of the result says how well.
-    Recurrent layers stay in float too. UserError where all layers do.
+    samples: inputs of the graph, batch 1, from which the ranges of activations are measured. keep_float: names of the
+    layers that stay in float; recurrent layers do in any case. Weights of a codebook are put on the int8 grid that fits
+    it best; `snapped` of the result says how well. UserError where no layer is left to quantize.
     """
     _check_rest(graph.layers.keys() - keep_float)
     modules, quant, snapped = dict(quantizable_modules(graph.net)), graph.metadata.config.quant, {}
@@ -131,9 +133,10 @@ def export_int8(graph: Exported, samples: Sequence[np.ndarray], config: Int8Conf
 
 
 def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = (), int8_weights: str = "safe") -> Exported:
-    """`graph` with int8 weights in its linear layers, which quantize their inputs as they come; no calibration.
+    """Quantizes the linear layers of a float graph to int8 weights; they quantize their inputs as these come.
 
-    int8_weights: see `svq.deploy.int8.WEIGHTS`. UserError where no linear layer is left to quantize.
+    No calibration data are needed. keep_float: names of the layers that stay in float. int8_weights: see
+    `svq.deploy.int8.WEIGHTS`. UserError where no linear layer is left to quantize.
     """
     types = {node.name: node.op_type for node in graph.model.graph.node}
     chosen = {name for name, node in graph.layers.items() if types[node.node] != "Conv"}.difference(keep_float)
@@ -145,7 +148,7 @@ def export_dynamic_int8(graph: Exported, keep_float: Collection[str] = (), int8_
 
 
 def _without(graph: Exported, quantized: Collection[str]) -> list[str]:
-    """All other layers of the network, those that are none of the graph among them."""
+    """Gives the names of all other layers of the network, also of those that are no layer nodes of the graph."""
     return sorted(name for name, _ in quantizable(graph.net) if name not in quantized)
 
 
@@ -161,7 +164,10 @@ def _quantized(graph: Exported, model, precision: str, details: dict, snapped: d
 
 
 def write(graph: Exported, path) -> None:
-    """Writes `path`, .onnx or .xml (and its .bin), whole or not at all. UserError for another suffix."""
+    """Writes an exported graph to `path`, .onnx or .xml (with its .bin), whole or not at all.
+
+    UserError for another suffix.
+    """
     path = os.fspath(path)
     suffix = suffix_of(path)
     metadata = dataclasses.replace(graph.metadata, digest=digest_of(graph.model))
@@ -169,7 +175,7 @@ def write(graph: Exported, path) -> None:
 
 
 def suffix_of(path) -> str:
-    """The suffix of a file that `write` makes. UserError for another."""
+    """Gives the suffix of a path that `write` can make, .onnx or .xml. UserError for another suffix."""
     suffix = os.path.splitext(path)[1]
     if suffix not in RUNTIMES:
         raise UserError(f"{os.fspath(path)}: must end in .onnx (ONNX) or .xml (OpenVINO)")
@@ -177,14 +183,14 @@ def suffix_of(path) -> str:
 
 
 def require_for(path, int8: bool = False) -> None:
-    """Before the work: UserError for a `path` that `write` does not make, and for a package that is not installed."""
+    """Checks before the work that `path` can be written: UserError for another suffix and for a missing package."""
     packages = ["onnx", RUNTIMES[suffix_of(path)]]
     for package in packages + ["onnxruntime.quantization"] if int8 else packages:
         require(package)
 
 
 def digest_of(model) -> str:
-    """SHA-256 of an onnx.ModelProto's graph, weights included, in hexadecimal digits."""
+    """Computes the SHA-256 of an onnx.ModelProto's graph, weights included, in hexadecimal digits."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -198,8 +204,8 @@ def _write_onnx(graph: Exported, path: str) -> None:
 
 
 def _write_openvino(graph: Exported, path: str) -> None:
-    """The old .xml goes before the .bin takes its name, and the new one comes after: an .xml that is there has its
-    own weights."""
+    """Writes an .xml and its .bin. The old .xml is removed before the new .bin is in place, and the new .xml comes
+    last, so that an .xml that is there always has its own weights."""
     openvino = require("openvino")
     folder, name = os.path.split(path)
     os.makedirs(folder or ".", exist_ok=True)

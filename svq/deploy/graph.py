@@ -1,13 +1,13 @@
-"""A network as an ONNX graph: traced, its layers found again, and its front end inside.
+"""Makes an ONNX graph of a network: traces it, finds its layers again, and puts its front end inside.
 
-The graph takes any batch and any number of frames; batch norms are folded, nodes are named after modules. With the
-front end inside it takes waveforms (B, samples), of which convolutions and products make features.
+The graph takes any batch and any number of frames. Batch norms are folded, nodes are named after modules. With the
+front end inside, the graph takes waveforms (B, samples); convolutions and products compute the features.
 
-A frame's mean, pre-emphasis, window and Fourier transform are linear: they are one matrix, computed in float64, which
-a convolution over the waveform applies. It runs in float32, because neither runtime convolves in float64. Kaldi's
-features of 16-bit recordings then differ from svq.data.frontend's by about 0.001 in the log at most, by 0.01 under a
-constant offset a hundred times the speech. In bands that hold nothing but the rounding of floating-point samples, as of
-band-limited noise that never had 16 bits, it can be half.
+Subtracting a frame's mean, pre-emphasis, window and Fourier transform are linear. Together they are one matrix,
+computed in float64, which a convolution applies to the waveform. It runs in float32, because neither runtime convolves
+in float64. Kaldi's features of 16-bit recordings then differ from svq.data.frontend's by about 0.001 in the log at
+most, and by 0.01 under a constant offset a hundred times the speech. The difference can be 0.5 in bands that hold
+nothing but the rounding of floating-point samples, as of band-limited noise that never had 16 bits.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from svq.nets import pooling
 from svq.quant.api import FoldedBatchNorm, quantizable_modules
 
 OPSET = 17
-EXAMPLE_FRAMES = 64  # of the input that the trace follows; no less than any network sees at once
-NET = "net"  # where the network hangs in `Exportable`: the first part of its nodes' names
+EXAMPLE_FRAMES = 64  # of the input to trace with; no less than any network sees at once
+NET = "net"  # the network's name in `Exportable`: the first part of its nodes' names
 
 
 class Exportable(nn.Module):
-    """A network as it is exported: what `front_end` (a module, or None) makes of the input goes into `net`."""
+    """A network as it is exported: `front_end`, a module or None, turns the input into features for `net`."""
 
     def __init__(self, net: nn.Module, front_end: nn.Module | None = None):
         super().__init__()
@@ -50,7 +50,7 @@ class Exportable(nn.Module):
 
 
 def lengthened(x: torch.Tensor, frames: int) -> torch.Tensor:
-    """`svq.nets.tdnn.at_least` of features (B, T, F) as part of a graph, where T is not known."""
+    """Lengthens features (B, T, F) to at least so many frames, as `svq.nets.tdnn.at_least`, in a graph for any T."""
     if frames <= 1:
         return x
     length = shape_as_tensor(x)[1]
@@ -60,7 +60,10 @@ def lengthened(x: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
-    """`svq.nets.pooling.variance`, whose choice between one frame and more a trace would make for good."""
+    """Computes `svq.nets.pooling.variance` over the last axis of x without a branch.
+
+    That function treats one frame and more frames differently; a trace would keep one branch for good.
+    """
     squares = (x - x.mean(dim=-1, keepdim=True)).square()
     if not unbiased:
         return squares.mean(dim=-1)
@@ -69,7 +72,7 @@ def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
 
 
 class ScaleAndShift(_BatchNorm):
-    """A `FoldedBatchNorm` as the batch norm that it was: the exporter puts those into the convolutions before them."""
+    """A `FoldedBatchNorm` written as a batch norm, which the exporter folds into the convolution before it."""
 
     def __init__(self, norm: FoldedBatchNorm):
         super().__init__(norm.scale.numel(), eps=0.0)
@@ -82,8 +85,11 @@ class ScaleAndShift(_BatchNorm):
 
 @contextlib.contextmanager
 def traceable(net: nn.Module):
-    """While `net` is traced, its pooling computes variances in a way that holds for any number of frames, and the batch
-    norms of a packed file are batch norms."""
+    """Makes `net` traceable inside a `with` block.
+
+    Pooling computes variances in a way that holds for any number of frames, and folded batch norms of a packed file are
+    batch norms again.
+    """
     own, norms = pooling.variance, {}
     for parent in net.modules():
         norms |= {(parent, name): child for name, child in parent.named_children() if isinstance(child, FoldedBatchNorm)}
@@ -99,28 +105,32 @@ def traceable(net: nn.Module):
 
 
 def to_onnx(net: nn.Module, example: torch.Tensor, front_end: nn.Module | None = None, fixed: bool = False):
-    """The onnx.ModelProto of `net`, a float network in eval mode, quantizers removed: `example` -> `embedding` (B, D).
+    """Exports a network to an onnx.ModelProto with one input, `input`, and one output, `embedding` (B, D).
 
-    example: input (B, T, F), or (B, samples) where there is a front end, with at least EXAMPLE_FRAMES frames unless
-    fixed. fixed: whether its number of frames is the only one that the graph takes; the batch is free in any case.
+    net: a float network in eval mode, quantizers removed. example: an input (B, T, F), or (B, samples) where there is a
+    front end, with at least EXAMPLE_FRAMES frames unless fixed. fixed: whether its number of frames is the only one
+    that the graph takes; the batch is free in any case.
 
-    Of torch's two exporters the older one is taken. The one through torch.export needs two more packages and more than
-    ten times as long, over a minute for a ResNet34 and several for the deepest networks. torch is pinned, and all
-    that would change is this function.
+    This uses the older one of torch's two exporters. The one through torch.export needs two more packages and more than
+    ten times as long: over a minute for a ResNet34, several for the deepest networks. torch is pinned, and a change of
+    exporter would change this function only.
     """
     require("onnx")
     length = "samples" if front_end is not None else "frames"
     axes = {"input": {0: "batch"} if fixed else {0: "batch", 1: length}, "embedding": {0: "batch"}}
     buffer = io.BytesIO()
     with traceable(net), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of being the older one, and of choices that are the same for every length
+        warnings.simplefilter("ignore")  # of the older exporter, and of branches that are the same for every length
         torch.onnx.export(Exportable(net, front_end).eval(), (example,), buffer, dynamo=False, opset_version=OPSET,
                           input_names=["input"], output_names=["embedding"], dynamic_axes=axes)
     return tidied(buffer.getvalue())
 
 
 def tidied(content: bytes):
-    """The exporter's graph without detours: initializers are used by their own names, nodes name no files of ours."""
+    """Tidies the exporter's graph: nodes use initializers by their own names and name no source files.
+
+    content: a serialized onnx.ModelProto; gives the tidied one.
+    """
     import onnx
 
     model = onnx.load_from_string(content)
@@ -148,7 +158,7 @@ LAYER_TYPES = ("Conv", "Gemm", "MatMul")
 class LayerNode:
     """A convolution or linear layer in the graph.
 
-    layer: its module's name. node: the node's. weight: the initializer's. axis: of that, where the output channels are.
+    layer: its module's name. node: the node's name. weight: the initializer's name. axis: its axis of output channels.
     """
 
     layer: str
@@ -158,7 +168,10 @@ class LayerNode:
 
 
 def module_of(node_name: str) -> str | None:
-    """`layers.0.conv1` of `/net/layers/layers.0/conv1/Conv`; None for what is outside the network."""
+    """Finds the module that a node is named after; None for a node outside the network.
+
+    `/net/layers/layers.0/conv1/Conv` gives `layers.0.conv1`.
+    """
     scopes = node_name.strip("/").split("/")
     if len(scopes) < 2 or scopes[0] != NET:
         return None
@@ -173,10 +186,10 @@ def module_of(node_name: str) -> str | None:
 
 
 def layer_nodes(model, net: nn.Module) -> dict[str, LayerNode]:
-    """LayerNode of every convolution and linear layer of `net` by name, in the order of the graph. A recurrent module
-    is one node of all its matrices, which stays in float.
+    """Finds the node of every convolution and linear layer of `net`; gives LayerNodes by name, in the graph's order.
 
-    Raises RuntimeError where a layer cannot be found in the graph: the exporter then names its nodes in another way.
+    A recurrent module is left out: it is one node of all its matrices, which stays in float. RuntimeError where a layer
+    cannot be found: the exporter then names its nodes in another way.
     """
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes = {name: tuple(module.weight.shape) for name, module in quantizable_modules(net)}
@@ -200,14 +213,17 @@ def _attribute(node, name: str) -> int:
 
 
 def initializer(model, name: str) -> np.ndarray:
-    """The value of the initializer with that name."""
+    """Gives the value of the initializer with that name in an onnx.ModelProto."""
     from onnx import numpy_helper
 
     return numpy_helper.to_array(next(tensor for tensor in model.graph.initializer if tensor.name == name))
 
 
 class GraphFrontEnd(nn.Module):
-    """Waveforms (B, samples) in [-1, 1] -> normalized features (B, T, F), as `FrontEnd(config)` gives them."""
+    """A front end for a graph: waveforms (B, samples) in [-1, 1] -> normalized features (B, T, F).
+
+    The features are those of svq.data.frontend.FrontEnd(config), up to rounding.
+    """
 
     def __init__(self, config):
         super().__init__()
@@ -237,7 +253,7 @@ class GraphFrontEnd(nn.Module):
         return mels.clamp(min=self.bank.epsilon).log() if self.kaldi else self.bank.logarithm(mels)
 
     def _normalized(self, feats: torch.Tensor) -> torch.Tensor:
-        """(B, F, T): FrontEnd.normalize, over the last dimension."""
+        """Normalizes features (B, F, T) as FrontEnd.normalize does, over the last dimension."""
         if self.config.mean_normalize:
             feats = feats - feats.mean(dim=-1, keepdim=True)
         if self.config.variance_normalize:
@@ -247,13 +263,19 @@ class GraphFrontEnd(nn.Module):
 
 
 def fourier(bins: int, size: int) -> np.ndarray:
-    """(2 bins, size) float64: cosines, then negative sines, of the first `bins` frequencies of a `size`-point DFT."""
+    """Computes the first `bins` frequencies of a DFT of `size` points as a matrix (2 bins, size) float64.
+
+    Its rows are cosines, then negative sines.
+    """
     angles = 2 * np.pi * (np.outer(np.arange(bins), np.arange(size)) % size) / size
     return np.concatenate([np.cos(angles), -np.sin(angles)])
 
 
 def kaldi_matrix(bank) -> np.ndarray:
-    """(2 bins, samples of a frame): mean off, pre-emphasis, window and DFT of a `svq.data.fbank.Fbank`."""
+    """Computes the matrix (2 bins, samples of a frame) float64 of a `svq.data.fbank.Fbank`.
+
+    It takes the frame's mean off and applies pre-emphasis, window and DFT.
+    """
     length, size = bank.length, bank.fft_size
     emphasis = np.eye(length) - bank.preemphasis * np.eye(length, k=-1)
     emphasis[0, 0] = 1 - bank.preemphasis  # a frame's first sample counts as its own predecessor
@@ -262,7 +284,10 @@ def kaldi_matrix(bank) -> np.ndarray:
 
 
 def centred_matrix(bank) -> np.ndarray:
-    """(2 bins, points of the DFT): window, in the middle, and DFT of a `svq.data.fbank.CentredFbank`."""
+    """Computes the matrix (2 bins, points of the DFT) float64 of a `svq.data.fbank.CentredFbank`.
+
+    It applies the window, centred, and the DFT.
+    """
     size, length = bank.fft_size, bank.length
     window = np.zeros(size)
     start = (size - length) // 2

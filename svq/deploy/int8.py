@@ -1,8 +1,8 @@
 """INT8 graphs: QDQ nodes from a calibration, or products that quantize their input as they go.
 
-ONNX Runtime's tools calibrate and insert the nodes; what is decided here is what they quantize. Inputs of
-convolutions, linear layers and residual sums are quantized, outputs are not: where one goes into the next its QDQ pair
-stands behind the ReLU, which it absorbs, and what goes into pooling stays as exact as it is.
+ONNX Runtime's tools calibrate and insert the nodes; this module decides which tensors they quantize: the inputs of
+convolutions, linear layers and residual sums, but no outputs. Between two layers the QDQ pair then stands behind the
+ReLU and absorbs it, and the input of the pooling stays exact.
 """
 
 from __future__ import annotations
@@ -24,23 +24,22 @@ from svq.deploy.graph import LAYER_TYPES, LayerNode, module_of
 from svq.errors import UserError, require
 
 QUANTIZED_TYPES = (*LAYER_TYPES, "Add")
-# The largest integer of a weight. x86 without VNNI adds two products of a byte and a weight in 16 bits, which saturate:
-# 2 * 255 * 64 fits into them on any processor, 2 * 255 * 127 does not. -128 is left out, as symmetric kernels do.
+# The largest integer of a weight. x86 without VNNI adds two products of a byte and a weight in 16 bits and saturates:
+# 2 * 255 * 64 fits into 16 bits, 2 * 255 * 127 does not. -128 is left out, as symmetric kernels leave it out.
 WEIGHTS = {"safe": 64, "8bit": 127}
 NEARLY = np.linspace(0.9, 1, 16)
-SHARED = 0.5  # the squared mean of what comes out of a ReLU over its variance: 0.47 for a normal distribution
+SHARED = 0.5  # squared mean over variance of a ReLU's output; 0.47 where its input is normally distributed
 
 
 @dataclass(frozen=True)
 class Int8Config:
-    """How activations and weights are quantized.
+    """The settings by which activations and weights are quantized.
 
-    activations: `uint8`, with a zero point, or `int8`, symmetric. sums: whether residual sums take INT8 too; else
-    they are computed in float. range: of every activation in the calibration, its extremes (`minmax`), without the
-    rarest values (`percentile`), or the one whose distribution is nearest (`entropy`).
-    percentile: share of the values, in per cent, that stays in the range of `percentile`.
-    int8_weights: see WEIGHTS.
-    Raises ValueError for a percentile out of range, and for a word that is none of these.
+    activations: `uint8`, with a zero point, or `int8`, symmetric. sums: whether residual sums take INT8 inputs too;
+    else they are computed in float. range: how the calibration sets the range of an activation: from its extremes
+    (`minmax`), without the rarest values (`percentile`), or so that the quantized distribution is nearest to the
+    original (`entropy`). percentile: percent of the values that stay in the range of `percentile`.
+    int8_weights: see WEIGHTS. ValueError for a percentile out of range and for an unknown word.
     """
 
     activations: Literal["uint8", "int8"] = "uint8"
@@ -56,7 +55,7 @@ class Int8Config:
 
 
 def _quietly(function):
-    """`function` without its chatter on standard output and its advice to preprocess, which has been followed."""
+    """Wraps a function of ONNX Runtime's tools so that it prints nothing, not even its advice to preprocess."""
 
     def call(*arguments, **options):
         logger = logging.getLogger()
@@ -72,7 +71,7 @@ def _quietly(function):
 
 
 class _Samples:
-    """What ONNX Runtime's calibration reads from: one input at a time, so that few activations are held."""
+    """A reader for ONNX Runtime's calibration that gives one input at a time, so that few activations are held."""
 
     def __init__(self, samples: Sequence[np.ndarray]):
         self.samples, self.queue = samples, iter(())
@@ -90,9 +89,10 @@ class _Samples:
 
 def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped], keep_float: Collection[str],
                 samples: Sequence[np.ndarray], config: Int8Config):
-    """`model` with QDQ nodes around all layers but those in `keep_float`: weights int8 with the steps of `snapped`.
+    """Puts QDQ nodes around all layers of a float graph but those in `keep_float`; returns a new onnx.ModelProto.
 
-    samples: the calibration's inputs, each with a batch dimension. Returns a new onnx.ModelProto.
+    layers: nodes by layer name. snapped: the steps of the int8 weights by layer name. samples: the calibration's
+    inputs, each with a batch dimension.
     """
     onnx, tools = require("onnx"), require("onnxruntime.quantization")
     overrides = {layers[name].weight: _override(snapped[name], layers[name].axis, tools.QuantType.QInt8)
@@ -113,7 +113,7 @@ def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped]
                 "ActivationSymmetric": not unsigned, "WeightSymmetric": True, "TensorQuantOverrides": overrides,
                 "OpTypesToExcludeOutputQuantization": list(QUANTIZED_TYPES),
                 "CalibStridedMinMax": 1, "CalibPercentile": config.percentile,
-                # It would change the steps of the weights for the sake of a bias that is larger than any.
+                # The adjustment would change the steps of the weights for a bias larger than any that occurs.
                 "QDQDisableWeightAdjustForInt32Bias": True,
             })
         found = onnx.load(target)
@@ -122,7 +122,10 @@ def static_int8(model, layers: dict[str, LayerNode], snapped: dict[str, Snapped]
 
 
 def quantized_nodes(model, layers: dict[str, LayerNode], keep_float: Collection[str], sums: bool) -> list[str]:
-    """Names of the nodes to quantize: layers, and sums of two activations in modules whose layers all are."""
+    """Names the nodes to quantize: the layers not in `keep_float` and, with `sums`, residual sums.
+
+    A residual sum adds two activations. It is quantized where all layers of its module are.
+    """
     found = [node.node for name, node in layers.items() if name not in keep_float]
     constants = {tensor.name for tensor in model.graph.initializer}
     constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
@@ -137,13 +140,13 @@ def quantized_nodes(model, layers: dict[str, LayerNode], keep_float: Collection[
 
 
 def _override(snapped: Snapped, axis: int, kind) -> list[dict]:
-    """ONNX Runtime's TensorQuantOverrides of a weight with these steps."""
+    """Writes the steps of a weight as ONNX Runtime's TensorQuantOverrides."""
     return [{"axis": axis, "quant_type": kind, "scale": np.float32(step), "zero_point": np.int8(0)}
             for step in snapped.scale]
 
 
 def _floats_unrounded(model, kept: Collection[str]):
-    """Layers that stay in float read what was there before a QDQ pair that the tensor got for another layer."""
+    """Lets layers that stay in float read their input from before a QDQ pair that it got for another layer."""
     source = {}
     for node in model.graph.node:
         if node.op_type == "QuantizeLinear":
@@ -157,14 +160,14 @@ def _floats_unrounded(model, kept: Collection[str]):
 
 
 def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str], weights: str = "safe"):
-    """`model` whose linear layers hold int8 weights and quantize their inputs as they come.
+    """Quantizes the linear layers of a float graph to int8 weights; they quantize their inputs as these come.
 
-    As torch.ao.quantization.quantize_dynamic does for torch.nn.Linear. keep_float: the rest, all convolutions among
-    them. weights: see WEIGHTS. Returns a new onnx.ModelProto.
+    torch.ao.quantization.quantize_dynamic does the same for torch.nn.Linear. layers: nodes by layer name. keep_float:
+    all other layers, convolutions among them. weights: see WEIGHTS. Returns a new onnx.ModelProto.
     """
     onnx, tools = require("onnx"), require("onnxruntime.quantization")
     chosen = [node.node for name, node in layers.items() if name not in keep_float]
-    chosen += [f"{name}_MatMul" for name in chosen]  # what a Gemm becomes before it is quantized
+    chosen += [f"{name}_MatMul" for name in chosen]  # a Gemm gets this name before it is quantized
     with tempfile.TemporaryDirectory(prefix="svq-int8-") as folder:
         source, target = os.path.join(folder, "float.onnx"), os.path.join(folder, "int8.onnx")
         onnx.save(model, source)
@@ -177,7 +180,7 @@ def dynamic_int8(model, layers: dict[str, LayerNode], keep_float: Collection[str
 
 
 def _check_weights(model, weights: str) -> None:
-    """RuntimeError where an integer is larger than WEIGHTS allows: nobody would see that sums saturate."""
+    """Raises RuntimeError where an integer is larger than WEIGHTS allows: nobody would see that sums saturate."""
     from onnx import numpy_helper
 
     for tensor in model.graph.initializer:
@@ -190,10 +193,10 @@ def _check_weights(model, weights: str) -> None:
 
 @dataclass(frozen=True)
 class Snapped:
-    """Steps (C,), one for each output channel, above 0, of a layer's weight with its batch norm folded in.
+    """The int8 grid of a layer's weight with its batch norm folded in.
 
-    error: largest distance of a level to its integer's multiple, in steps (at most 0.5); of weights that are no
-    codebook's the same is said of the weights. levels: different values in the layer; 0: the weights are no codebook's.
+    scale: (C,) steps above 0, one for each output channel. error: largest distance of a weight to its multiple of the
+    step, in steps (at most 0.5). levels: number of different values in the layer; 0: the weights are no codebook's.
     """
 
     scale: np.ndarray
@@ -203,14 +206,16 @@ class Snapped:
 
 def best_step(levels: np.ndarray, counts: np.ndarray, most: int = WEIGHTS["safe"],
               starts: Sequence[float] | None = None) -> float:
-    """The step d whose multiples k d, |k| <= most, stand best for the weights of a channel: `levels` (K,), each `counts`
-    times.
+    """Finds the step d whose multiples k d, |k| <= most, approximate the weights of a channel best.
 
-    The least squared error e of what the channel gives: its inputs come out of a ReLU and have a mean, by which the sum
-    of the errors goes in at once, so that it is sum(e^2) + SHARED sum(e)^2. Errors of a codebook's weights are the same
-    wherever the level is, and would add up. In float64, over d for which the largest level is one of `starts` steps (None:
-    of 1 to `most`, in quarters), each improved by least squares for its integers. No level is more than `most` steps. All
-    levels zero, to float32: 1.
+    The weights are `levels` (K,), each `counts` (K,) times; most: the largest integer. The criterion is the squared
+    error of the channel's output, sum(e^2) + SHARED sum(e)^2 for errors e of the weights. The second term is there
+    because the inputs come out of a ReLU and have a mean, with which all errors add up; those of a codebook are the
+    same wherever a level occurs.
+
+    Steps are tried in float64 for which the largest level is one of `starts` steps (None: 1 to `most`, in quarters).
+    Each is improved by least squares for its integers. No level is more than `most` steps. Gives 1 where all levels are
+    zero to float32.
     """
     levels, counts = np.asarray(levels, dtype=np.float64), np.asarray(counts, dtype=np.float64)
     largest = np.abs(levels).max(initial=0.0)
@@ -227,17 +232,19 @@ def best_step(levels: np.ndarray, counts: np.ndarray, most: int = WEIGHTS["safe"
     steps = steps[largest / steps < most + 0.499]  # rounded once more, to float32, it stays below the half
     rest = levels - steps[:, None] * np.rint(levels / steps[:, None])
     errors = product(rest, rest)
-    # Of steps that are equally good but for rounding, the largest: the same integers at every run.
+    # Among steps that are equally good but for rounding the largest, so that every run gives the same integers.
     return float(steps[errors <= errors.min() + 1e-14 * product(levels, levels)].max())
 
 
 def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool, most: int = WEIGHTS["safe"]) -> Snapped:
-    """Steps of a layer: `weight` (C, ...) as the network holds it, `folded` with a batch norm's scale in each channel.
+    """Chooses the int8 steps of a layer, one for each channel.
 
-    codebook: whether the weight's values are the levels of a codebook, the layer's or each channel's own. Then every
-    channel gets the step that fits its levels best, times what the batch norm makes of the channel. Else, and where
-    more than a factor has come in, the one that fits its weights best, of those for which the largest weight is nearly
-    `most` steps, the largest integer that a weight may be.
+    weight: (C, ...) as the network holds it. folded: the same with a batch norm folded in. codebook: whether the values
+    of `weight` are the levels of a codebook, the layer's or each channel's own. most: the largest integer of a weight.
+
+    A channel of a codebook gets the step that fits its levels best, times the factor that the batch norm gave the
+    channel. Other weights, and those that were not only multiplied, get the step that fits them best among those for
+    which the largest weight is nearly `most` steps.
     """
     rows, scaled = weight.reshape(len(weight), -1), folded.reshape(len(folded), -1).astype(np.float64)
     levels = 0
@@ -253,7 +260,10 @@ def snap(weight: np.ndarray, folded: np.ndarray, codebook: bool, most: int = WEI
 
 
 def channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
-    """By what each channel of the weight was multiplied, (C,); None where it was not only multiplied."""
+    """Finds the factors (C,) by which channels were multiplied; None where they were not only multiplied.
+
+    rows: (C, N) weights before; scaled: (C, N) after.
+    """
     rows = rows.astype(np.float64)
     power = (rows**2).sum(axis=1)
     factor = (rows * scaled).sum(axis=1) / np.where(power > 0, power, 1.0)
@@ -263,11 +273,11 @@ def channel_factors(rows: np.ndarray, scaled: np.ndarray) -> np.ndarray | None:
 
 def calibration_inputs(data_dir, metadata, count: int, seconds: float, seed: int,
                        input: str = "auto") -> list[np.ndarray]:
-    """The first `seconds` of up to `count` utterances of a data directory, each (1, T, F), or (1, samples) where the
-    exported network takes waveforms.
+    """Reads the calibration's inputs: the first `seconds` of up to `count` utterances of a data directory.
 
-    metadata: the `svq.deploy.runtimes.Metadata` of the float graph; a fixed duration in it wins over `seconds`, and
-    utterances that are shorter are passed over. input: as in `svq.data.extraction.Utterances`.
+    Each is (1, T, F), or (1, samples) where the exported network takes waveforms. metadata: the
+    `svq.deploy.runtimes.Metadata` of the float graph. A fixed duration in it wins over `seconds`; shorter utterances
+    are passed over then. seed: of the choice of utterances. input: as in `svq.data.extraction.Utterances`.
     UserError where an utterance cannot be read, or none is long enough.
     """
     waveforms, rate = metadata.input == "waveform", metadata.config.front_end.rate

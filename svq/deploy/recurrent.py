@@ -1,5 +1,8 @@
-"""Packed weights of recurrent layers in an ONNX graph: LSTM, GRU and RNN nodes have their gates in another order than
-torch's modules, and the matrices of both directions in one tensor."""
+"""Packed weights of recurrent layers in an ONNX graph.
+
+LSTM, GRU and RNN nodes have their gates in another order than torch's modules, and the matrices of both directions in
+one tensor.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,11 @@ GATES = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}  # torch's gate th
 
 def recurrent_weights(constants: Constants, model, tensors: dict[str, np.ndarray], layers: Sequence[UnpackedLayer]
                       ) -> Iterator[tuple[str, str, dict[str, int]]]:
-    """(name of a weight in the graph, what is in its place, bits by layer) of each matrix whose directions all have codes.
+    """Adds nodes that make the matrices of recurrent layers from packed codes.
 
-    What does not give the tensor of the graph is left as it is.
+    Yields (name of a weight in the graph, name in its place, bits by layer) for each matrix. A matrix is left as it is
+    where a direction has no codes, or where the codes do not give exactly the tensor of the graph. tensors: of the
+    graph by name. layers: the packed network's.
     """
     known = {layer.row.name: layer for layer in layers}
     seen: dict[str, int] = {}
@@ -46,7 +51,7 @@ def recurrent_weights(constants: Constants, model, tensors: dict[str, np.ndarray
 
 
 def _in_order(layer: UnpackedLayer, gates: tuple[int, ...]) -> UnpackedLayer:
-    """`layer` (gates * hidden, inputs) with its gates in this order."""
+    """Puts the gates of a layer, (gates * hidden, inputs), into this order."""
     names = ("codes", "levels", "scale", "zero") if layer.row.codebooks > 1 else ("codes",)
     values = {name: getattr(layer, name) for name in names if getattr(layer, name) is not None}
     return dataclasses.replace(layer, **{name: value.unflatten(0, (len(gates), -1))[list(gates)].flatten(0, 1)

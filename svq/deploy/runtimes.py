@@ -1,9 +1,10 @@
-"""One interface to a network in torch, ONNX Runtime or OpenVINO: `load_embedder`; and what exported files say.
+"""One interface to a network in torch, ONNX Runtime or OpenVINO, `load_embedder`, and the metadata of exported files.
 
-Embeddings of all three agree to float rounding for the same float network. All run on the CPU, with as many threads as
-asked for and none pinned to a core, because the jobs of a recipe share the machine; torch runs on a GPU where asked to.
+For the same float network the embeddings of all three agree to float rounding. All run on the CPU, with as many threads
+as asked for and none pinned to a core, because the jobs of a recipe share the machine. torch
+runs on a GPU if asked to.
 
-An exported network has its `Metadata` as JSON inside the file, so that it needs none beside it.
+An exported file holds its `Metadata` as JSON, so it needs no file beside it.
 """
 
 from __future__ import annotations
@@ -27,26 +28,27 @@ from svq.network import ModelConfig
 BACKENDS = ("torch", "onnxruntime", "openvino")
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # 1 is 2 without `weights` and `scaled`
-KEY = "svq"  # of ONNX's metadata_props and of OpenVINO's rt_info
-BIN_KEY = "svq_bin"  # of rt_info: the SHA-256 of the .bin that belongs to an .xml
+KEY = "svq"  # key in ONNX's metadata_props and in OpenVINO's rt_info
+BIN_KEY = "svq_bin"  # key in rt_info: the SHA-256 of the .bin that belongs to an .xml
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """The content of an exported file.
+    """The metadata of an exported file.
 
-    config: of the network that was exported; its front end says what `input` is.
+    config: of the network that was exported; its front end makes the `input`.
     input: `features`, (B, T, F) log-mels as the config's front end gives them, or `waveform`, (B, samples) in [-1, 1].
-    calibration: what turns scores into log-likelihood ratios; None where it is not known.
-    frames: the fixed number of frames (for `waveform` of samples) that the file takes; None: any.
-    precision: `float32`, `int8` or `int8-dynamic`. details: how it was quantized, for reports; of INT8 files
-    `float_layers`, the names of all layers that compute in float, and `int8_weights`, `safe` or `8bit` (svq.deploy.int8).
-    scaled: whether the graph itself scales embeddings to length 1, less the mean embedding that the calibration had: then
-    no other is to be subtracted.
+    calibration: of scores to log-likelihood ratios; None where there is none.
+    frames: the fixed number of frames (samples for `waveform`) that the file takes; None: any.
+    precision: `float32`, `int8` or `int8-dynamic`. details: how the graph was quantized, for reports. INT8 files have
+    `float_layers` there, the names of all layers that compute in float, and `int8_weights`, `safe` or `8bit`
+    (svq.deploy.int8).
+    scaled: whether the graph itself subtracts the calibration's mean embedding and scales embeddings to length 1; then
+    nobody may subtract another mean.
     weights: `packed` in a compact file, whose quantized weights are codes, else `plain`.
-    digest: of the graph with its weights, put in when the file is written: an .xml, whose weights are in its .bin, is
-    another file for other weights of the same shapes.
-    network: svq.models.network_digest of the network that was exported, which its packed file has too.
+    digest: of the graph with its weights, put in when the file is written. So an .xml, whose weights are in its .bin,
+    differs for other weights of the same shapes.
+    network: svq.models.network_digest of the network that was exported; its packed file has the same.
     """
 
     config: ModelConfig
@@ -62,16 +64,19 @@ class Metadata:
 
     @property
     def saturates(self) -> bool:
-        """Whether sums of 16 bits, as of x86 without VNNI, may be too small for the weights: see svq.deploy.int8."""
+        """Whether its sums may saturate on x86 without VNNI, which adds in 16 bits; see svq.deploy.int8."""
         return self.precision != "float32" and self.details.get("int8_weights") != "safe"
 
     def dumps(self) -> str:
-        """One line of JSON with sorted keys."""
+        """Writes the metadata as one line of JSON with sorted keys."""
         return json.dumps({"format": FORMAT_VERSION, **to_dict(self)}, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def loads(cls, text: str | None, path) -> Metadata:
-        """What `dumps` wrote. `path` is the file that holds it, for the message of the UserError."""
+        """Reads metadata that `dumps` wrote. path: the file that holds it, to be named in messages.
+
+        UserError for a text that is missing, damaged, or of a version that this svq does not read.
+        """
         if not text:
             raise UserError(f"{path}: holds a network, but not one that svq.bin.export made; export it from its "
                             "model folder or .svq file")
@@ -95,9 +100,9 @@ class Metadata:
 class Embedder:
     """A network that runs in one of BACKENDS.
 
-    config: its ModelConfig. calibration: what the file says about log-likelihood ratios, or None. backend: where it
-    runs. input: `features` or `waveform`, what the network itself takes. frames: the only number of frames (for
-    `waveform` of samples) that it takes, or None.
+    config: its ModelConfig. calibration: the file's calibration of scores, or None. backend: the runtime. input: the
+    network's own input, `features` or `waveform`. frames: the only number of frames (samples for `waveform`) that it
+    takes, or None.
     """
 
     def __init__(self, metadata: Metadata, backend: str, run: Callable[[np.ndarray], np.ndarray], path):
@@ -108,32 +113,33 @@ class Embedder:
 
     @functools.cached_property
     def network(self) -> str:
-        """A digest of the network, which a packed file and its exports share; of a file from before exports said it,
-        one of that file."""
+        """A digest of the network, the same for a packed file and its exports. A file from before exports held it has a
+        digest of its own."""
         told = self.metadata.network or self.metadata.digest
         return told or fingerprint(*(("file", file) for file in files_of(self.path)))
 
     @property
     def arithmetic(self) -> str:
-        """`float32`, or of an INT8 file its precision and digest: each of them gives embeddings of its own."""
+        """`float32`, or the precision and digest of an INT8 file: each INT8 file gives embeddings of its own."""
         precision = self.metadata.precision
         return precision if precision == "float32" else f"{precision}:{self.metadata.digest or self.network}"
 
     @property
     def front_end(self):
-        """What gives this network's features, waveforms (B, T) in, features (B, frames, num_mels) out, float32 arrays;
-        `front_end.bank.shortest` is the fewest samples that it takes.
+        """The front end: waveforms (B, T) -> this network's features (B, frames, num_mels), float32 arrays.
 
-        Made when it is first asked for: torch's where torch runs the network, elsewhere the one that needs no torch."""
+        `front_end.bank.shortest` is the fewest samples that it takes. It is made at its first use: in torch where torch
+        runs the network, elsewhere in NumPy.
+        """
         if self._front_end is None:
             self._front_end = (_TorchFrontEnd if self.backend == "torch" else NumpyFrontEnd)(self.config.front_end)
         return self._front_end
 
     def features(self, feats: np.ndarray) -> np.ndarray:
-        """Features (B, T, F) float32, normalized as the config's front end does -> embeddings (B, D) float32.
+        """Embeds features (B, T, F) float32, normalized as the config's front end does; gives (B, D) float32.
 
-        Raises ValueError for another shape; UserError where the network has its front end inside, and for another
-        number of frames than the only one that it takes.
+        ValueError for another shape. UserError where the network has its front end inside, and for another number of
+        frames than the only one that it takes.
         """
         mels = self.config.front_end.num_mels
         if feats.ndim != 3 or feats.shape[1] < 1 or feats.shape[2] != mels:
@@ -144,9 +150,9 @@ class Embedder:
         return self(feats)
 
     def waveforms(self, x: np.ndarray) -> np.ndarray:
-        """Waveforms (B, samples) float32 in [-1, 1] at the front end's rate -> embeddings (B, D) float32.
+        """Embeds waveforms (B, samples) float32 in [-1, 1] at the front end's rate; gives (B, D) float32.
 
-        Raises ValueError for another shape, UserError for less than one frame.
+        ValueError for another shape, UserError for less than one frame.
         """
         if x.ndim != 2:
             raise ValueError(f"expected waveforms (B, samples), got shape {x.shape}")
@@ -156,7 +162,7 @@ class Embedder:
         return self(x if self.input == "waveform" else self.front_end(np.ascontiguousarray(x, dtype=np.float32)))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """What `input` says, (B, T, F) or (B, samples) -> embeddings (B, D) float32."""
+        """Embeds the network's own input, (B, T, F) or (B, samples) by `input`; gives (B, D) float32."""
         if self.frames is not None and x.shape[1] != self.frames:
             what = "samples" if self.input == "waveform" else "frames"
             raise UserError(f"{self.path}: exported for {self.frames} {what}, not {x.shape[1]}; export it without "
@@ -169,7 +175,7 @@ class Embedder:
 
 
 class _TorchFrontEnd:
-    """`svq.data.frontend.FrontEnd` of arrays."""
+    """The front end of svq.data.frontend, for NumPy arrays."""
 
     def __init__(self, config):
         from svq.data.frontend import FrontEnd
@@ -184,8 +190,10 @@ class _TorchFrontEnd:
 
 
 def files_of(path: str) -> list[str]:
-    """The files of a model that is one file, of which an .xml has its weights in a .bin beside it; UserError where that
-    is missing."""
+    """Gives the files of a model that is no folder: the path itself, and with an .xml the .bin that has its weights.
+
+    UserError where the .bin is missing.
+    """
     if not path.endswith(".xml"):
         return [path]
     weights = path.removesuffix(".xml") + ".bin"
@@ -195,19 +203,19 @@ def files_of(path: str) -> list[str]:
 
 
 def bytes_of(path: str) -> int:
-    """Bytes on disk of a model that is one file (see `files_of`)."""
+    """Counts the bytes on disk of a model that is no folder, see `files_of`."""
     return sum(os.path.getsize(file) for file in files_of(path))
 
 
 def load_embedder(path, backend: str | None = None, num_threads: int = 1, precision: int | None = None,
                   device: str = "cpu") -> Embedder:
-    """The network at `path`, a model folder, a packed .svq, an exported .onnx or .xml file, ready to run.
+    """Loads a network, ready to run. path: a model folder, a packed .svq, or an exported .onnx or .xml file.
 
     backend: one of BACKENDS; None takes torch for folders and .svq, onnxruntime for .onnx, openvino for .xml. OpenVINO
-        reads .onnx too. num_threads: CPU threads; torch has one number for the whole process. precision: of a nested
-        model (svq.models.load_model), bits. device: cpu or cuda, for torch; exported files run on the CPU alone.
-    Raises UserError for an unknown backend, one that cannot run such a file or is not installed, and for a file that is
-    missing, damaged or not ours.
+        reads .onnx too. num_threads: CPU threads; torch has one number for the whole process. precision: bits of a
+        nested model, see svq.models.load_model. device: cpu or cuda, for torch; exported files run on the CPU alone.
+    UserError for a backend that is unknown, not installed or cannot run such a file, and for a file that is missing,
+    damaged or not made by svq.
     """
     path = os.fspath(path)
     suffix = os.path.splitext(path)[1]
@@ -252,7 +260,7 @@ def _load_torch(path: str, num_threads: int, precision: int | None, device: str)
 
 
 def packed_calibration(path) -> dict | None:
-    """The calibration in a packed .svq file that has been read already; None where it, or another file, has none."""
+    """Reads the calibration in a packed .svq that is known to be valid; None where it has none, and for other files."""
     from safetensors import safe_open
 
     if not os.fspath(path).endswith(".svq"):
@@ -270,8 +278,8 @@ def _load_onnxruntime(path: str, num_threads: int):
     # Threads that wait by spinning take the cores from the other jobs of a recipe.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if has_vnni() is not True:
-        # Without VNNI, products of 8-bit weights are then added in 32 bits; weights that are safe stay as fast. With VNNI
-        # it would change nothing, and take three times as long.
+        # Without VNNI this adds products of 8-bit weights in 32 bits; safe weights stay as fast. With VNNI it would
+        # change nothing and take three times as long.
         options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         session = ort.InferenceSession(require_file(path), options, providers=["CPUExecutionProvider"])
@@ -309,7 +317,7 @@ def _load_openvino(path: str, num_threads: int):
     request = compiled.create_infer_request()
 
     def run(x: np.ndarray) -> np.ndarray:
-        # OpenVINO 2026.4.1 gives INT8 x-vectors in batches other embeddings, of cosines from 0.89 on to those alone.
+        # OpenVINO 2026.4.1 embeds INT8 x-vectors otherwise in a batch than alone: the cosine may be as low as 0.89.
         rows = [x] if metadata.precision == "float32" else np.split(x, len(x))
         return np.concatenate([request.infer([row])[0] for row in rows])
 
@@ -317,7 +325,7 @@ def _load_openvino(path: str, num_threads: int):
 
 
 def _or_one_line(path: str, run: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-    """`run`, whose errors become a UserError: those of the runtimes have no base class of their own."""
+    """Wraps `run` so that its errors become a UserError: those of the runtimes have no base class of their own."""
     def checked(x: np.ndarray) -> np.ndarray:
         try:
             return run(x)
@@ -329,7 +337,7 @@ def _or_one_line(path: str, run: Callable[[np.ndarray], np.ndarray]) -> Callable
 
 
 def _openvino_info(model) -> str | None:
-    """The metadata's text: rt_info of an .xml, or what OpenVINO keeps there of an ONNX file's metadata_props."""
+    """Reads the metadata's text from rt_info, where OpenVINO also keeps an ONNX file's metadata_props."""
     for keys in ([KEY], ["framework", KEY]):
         if model.has_rt_info(keys):
             return model.get_rt_info(keys).astype(str)

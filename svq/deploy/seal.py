@@ -1,7 +1,7 @@
-"""The seal of an ONNX file: at its very end stands the SHA-256 of all that is before. And that of an .xml's .bin.
+"""The seal of an ONNX file: the SHA-256 of its content, at the very end of the file.
 
-The first is one more entry of the file's metadata, so that every runtime reads the file. Whoever checks it needs no
-parser. An .xml of OpenVINO has no weights: it keeps the SHA-256 of the .bin that has them.
+The seal is one more entry of the file's metadata, so every runtime reads the file, and a check needs no parser. An .xml
+of OpenVINO has no weights; it keeps the SHA-256 of the .bin that has them, see `file_digest`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PIECE = 1 << 20
 
 
 def file_digest(path) -> str:
-    """SHA-256 of a file's content, in hexadecimal digits."""
+    """Computes the SHA-256 of a file's content, in hexadecimal digits. UserError where there is no such file."""
     total = hashlib.sha256()
     with open(require_file(path), "rb") as file:
         while piece := file.read(PIECE):
@@ -28,13 +28,13 @@ def file_digest(path) -> str:
 
 
 def sealed(content: bytes) -> bytes:
-    """A serialized onnx.ModelProto with its seal."""
+    """Appends its seal to a serialized onnx.ModelProto."""
     content += HEAD
     return content + hashlib.sha256(content).hexdigest().encode()
 
 
 def check_seal(path) -> bool:
-    """Whether the file has a seal. UserError where it does not fit: one bit is another, or something was cut out."""
+    """Says whether a file has a seal. UserError where the seal does not fit: the content was altered or damaged."""
     total, last, size = hashlib.sha256(), b"", len(HEAD) + DIGITS
     with open(require_file(path), "rb") as file:
         while piece := file.read(PIECE):

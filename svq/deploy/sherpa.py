@@ -1,9 +1,9 @@
-"""Files for sherpa-onnx: what its C++ speaker extractor reads beside the graph, and what its front end can be.
+"""Files for sherpa-onnx: the metadata that its C++ speaker extractor reads, and checks against its front end.
 
-sherpa-onnx (sherpa-onnx/csrc/speaker-embedding-extractor-model.cc, features.cc) computes Kaldi's log-mels itself, 80 of
-them up to 400 Hz below the Nyquist frequency, frames mirrored at the edges, and compares plain cosines. So the mean
-embedding that our scores subtract goes into the graph, and so does the scaling to length 1: the mean of several
-enrolled embeddings, which sherpa-onnx takes as they come, is then ours.
+sherpa-onnx (sherpa-onnx/csrc/speaker-embedding-extractor-model.cc, features.cc) computes Kaldi's log-mels itself: 80 of
+them, up to 400 Hz below the Nyquist frequency, frames mirrored at the edges. It compares plain cosines. So the graph
+itself subtracts the mean embedding that our scores subtract, and scales to length 1: sherpa-onnx averages enrolled
+embeddings as they come, and the average is then the same as ours.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from svq.errors import UserError, require
 from svq.files import fingerprint
 
 MELS, HIGH_HZ = 80, -400.0
-FULL_SCALES = {1.0: "1", 32768.0: "0"}  # what a sample at full scale may count: `normalize_samples`
+FULL_SCALES = {1.0: "1", 32768.0: "0"}  # possible values of a sample at full scale -> `normalize_samples`
 OUTPUT = "embedding"
 
 
 def for_sherpa(graph, path):
-    """`graph` (svq.deploy.export.Exported) as sherpa-onnx takes it, to be written to `path`.
+    """Prepares a graph, a svq.deploy.export.Exported, for sherpa-onnx; it is to be written to `path`.
 
-    With `properties` for its extractor, and with embeddings less the mean of the calibration, of length 1. UserError
-    for what it could not run or would run wrongly: another suffix than .onnx, waveforms as input, one duration alone,
-    another front end.
+    The result has `properties` for sherpa-onnx's extractor. It subtracts the calibration's mean from its embeddings and
+    scales them to length 1. UserError for a graph that sherpa-onnx cannot run or would run wrongly: another suffix than
+    .onnx, waveforms as input, a fixed duration, another front end.
     """
     config = graph.metadata.config
     reason = _impossible(graph.metadata, str(path))
@@ -47,14 +47,14 @@ def for_sherpa(graph, path):
                             f"have {config.embed_dim}; take the calibration of this model")
         calibration = {**calibration, "mean": PLAIN}
     network = graph.metadata.network
-    if mean is not None and network is not None:  # voices less a mean are others than those of the same network
+    if mean is not None and network is not None:  # embeddings less a mean cannot be compared with the network's own
         network = fingerprint(network, mean_text(mean))
     metadata = dataclasses.replace(graph.metadata, calibration=calibration, network=network, scaled=True)
     return dataclasses.replace(graph, model=_normalized(graph.model, mean), metadata=metadata, properties=properties)
 
 
 def _impossible(metadata, path: str) -> str | None:
-    """What sherpa-onnx cannot do of all that this file needs, and the mend; None: nothing."""
+    """Says why sherpa-onnx cannot run this file, and the mend; None where it can."""
     front_end = metadata.config.front_end
     if not path.endswith(".onnx"):
         return "sherpa-onnx takes .onnx files; name it so"
@@ -75,8 +75,10 @@ def _impossible(metadata, path: str) -> str | None:
 
 
 def differences(front_end) -> list[str]:
-    """What sherpa-onnx computes otherwise than a FrontEndConfig that it can take, each a line with the mend: embeddings
-    differ a little."""
+    """Lists where sherpa-onnx's features differ from a FrontEndConfig that it can take, a line each with the mend.
+
+    Embeddings differ a little then.
+    """
     nyquist, found = front_end.rate / 2, []
     highest = front_end.high_hz if front_end.high_hz > 0 else nyquist + front_end.high_hz
     if highest != nyquist + HIGH_HZ:
@@ -89,13 +91,15 @@ def differences(front_end) -> list[str]:
 
 
 def threshold_of(calibration: Calibration, p_target: float) -> float:
-    """The cosine from which on Bayes' decision for this prior of a target trial is to accept: what sherpa-onnx's
-    speaker manager takes as its threshold."""
+    """Computes the threshold for sherpa-onnx's speaker manager: accept trials whose cosine is at least this.
+
+    It is Bayes' threshold for a target prior of `p_target`, by the calibration.
+    """
     return (bayes_threshold(p_target) - calibration.offset) / calibration.slope
 
 
 def _normalized(model, mean):
-    """A copy of onnx.ModelProto `model` whose output is less `mean` (D,), or None, and scaled to length 1."""
+    """Copies an onnx.ModelProto and lets it subtract `mean` (D,), or None, and scale its output to length 1."""
     onnx = require("onnx")
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -111,7 +115,7 @@ def _normalized(model, mean):
 
 
 def _renamed(graph, name: str) -> str:
-    """Gives the tensor of that name another one, which it returns, in all nodes."""
+    """Renames a tensor in all nodes; returns its new name."""
     other = f"{name}_before"
     for node in graph.node:
         for ends in (node.input, node.output):

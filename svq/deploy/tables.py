@@ -1,7 +1,7 @@
-"""The tables of a front end in an ONNX graph, computed from a few numbers where `svq.deploy.graph` stores them.
+"""The tables of a front end in an ONNX graph, computed from a few numbers; `svq.deploy.graph` stores them whole.
 
-Window, DFT and what else is linear in a frame are computed in float64, as there. Of the mel filters the entries that
-are not zero are stored, since Kaldi's depend on how float32 rounds its mel scale.
+Window, DFT and the other linear steps on a frame are computed in float64, as there. Mel filters are stored by their
+entries that are not zero, since Kaldi's depend on how float32 rounds its mel scale.
 """
 
 from __future__ import annotations
@@ -10,16 +10,19 @@ import numpy as np
 
 from svq.deploy.constants import Constants
 
-# a - (1 - a) cos(2 pi n / (length - less)), to the power: (a, less, power).
+# (a, less, power) of the window (a - (1 - a) cos(2 pi n / (length - less))) ** power.
 COSINE_WINDOWS = ((0.5, 1, 0.85), (0.54, 1, 1.0), (0.54, 0, 1.0))
 
 
 def kaldi_table(constants: Constants, bank) -> str:
-    """(2 bins, samples of a frame) float64: `svq.deploy.graph.kaldi_matrix` of a `svq.data.fbank.Fbank`."""
+    """Adds the nodes that compute `svq.deploy.graph.kaldi_matrix` of a `svq.data.fbank.Fbank`.
+
+    Gives the name of a tensor (2 bins, samples of a frame), float64.
+    """
     length = bank.length
     frame = constants.node("Mul", _fourier(constants, bank.fft_size // 2, bank.fft_size, 0, length),
                            _window(constants, bank))
-    # Times the matrix of pre-emphasis: less so much of the column to the right, and in the first of itself.
+    # Times the matrix of pre-emphasis: each column less a share of its right neighbour, the first also of itself.
     first, second, last = (constants.tensor(np.array([number], dtype=np.int64)) for number in (0, 1, length))
     axis = constants.tensor(np.array([1], dtype=np.int64))
     right = _padded(constants, constants.node("Slice", frame, second, last, axis), 0, 1)
@@ -30,7 +33,10 @@ def kaldi_table(constants: Constants, bank) -> str:
 
 
 def centred_table(constants: Constants, bank) -> str:
-    """(2 bins, points of the DFT) float64: `svq.deploy.graph.centred_matrix` of a `svq.data.fbank.CentredFbank`."""
+    """Adds the nodes that compute `svq.deploy.graph.centred_matrix` of a `svq.data.fbank.CentredFbank`.
+
+    Gives the name of a tensor (2 bins, points of the DFT), float64.
+    """
     size, length = bank.fft_size, bank.length
     start = (size - length) // 2
     waves = _fourier(constants, size // 2 + 1, size, start, start + length)
@@ -39,14 +45,14 @@ def centred_table(constants: Constants, bank) -> str:
 
 
 def _padded(constants: Constants, name: str, before: int, after: int) -> str:
-    """(rows, columns) float64 with so many columns of zeros."""
+    """Adds so many columns of zeros before and after a tensor (rows, columns)."""
     return constants.node("Pad", name, constants.tensor(np.array([0, before, 0, after], dtype=np.int64)))
 
 
 def _fourier(constants: Constants, bins: int, size: int, start: int, stop: int) -> str:
-    """(2 bins, stop - start) float64: columns of `svq.deploy.graph.fourier`.
+    """Adds the nodes that compute columns `start` to `stop` of `svq.deploy.graph.fourier`, (2 bins, columns) float64.
 
-    Negative sines are cosines a quarter of a turn further. Angles are whole numbers of `size` to a turn until the end.
+    Negative sines are cosines a quarter of a turn further. Angles stay whole numbers, `size` to a turn, until the end.
     """
     turns = constants.node("Mul", constants.shaped(constants.count(bins, np.int64), (1, bins, 1)),
                            constants.shaped(constants.count(stop, np.int64, start), (1, 1, stop - start)))
@@ -57,7 +63,7 @@ def _fourier(constants: Constants, bins: int, size: int, start: int, stop: int) 
 
 
 def _window(constants: Constants, bank) -> str:
-    """(length,) float64: the bank's window, computed where it is one of COSINE_WINDOWS."""
+    """Adds the bank's window, (length,) float64: computed where it is one of COSINE_WINDOWS, else stored."""
     window, length = bank.window.numpy(), bank.length
     for a, less, power in COSINE_WINDOWS:
         own = (a - (1 - a) * np.cos(2 * np.pi * np.arange(length) / (length - less))) ** power
@@ -77,7 +83,7 @@ def _window(constants: Constants, bank) -> str:
 
 
 def sparse(constants: Constants, array: np.ndarray) -> str:
-    """A tensor most of whose entries are zeros, from the others."""
+    """Adds the nodes that make a tensor of mostly zeros from its other entries; gives the tensor's name."""
     flat = array.ravel()
     places = np.flatnonzero(flat)
     places = places.astype(np.uint16 if flat.size <= 1 << 16 else np.int32)

@@ -1,4 +1,4 @@
-"""Distillation: what a student learns from a teacher, its targets, and how these are cached.
+"""Distillation: a student's objectives against a teacher, its targets, and how these are cached.
 
-The training itself is in svq/train, which imports this folder and is not imported by it.
+The training itself is in svq/train, which imports this folder; the reverse is not allowed.
 """

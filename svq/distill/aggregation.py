@@ -1,4 +1,4 @@
-"""LDE aggregation: a learned dictionary that makes one vector of the frames of several of a teacher's layers."""
+"""LDE aggregation: a learned dictionary that turns the frames of several layers of a teacher into one vector."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WEIGHTS, CONFIG = "aggregation.safetensors", "aggregation.yaml"
 
 @dataclass(frozen=True)
 class AggregationConfig:
-    """What a saved aggregation is: of which layers of which teacher (digest of its weights), and its sizes."""
+    """Config of a saved aggregation: its level and layers, its teacher (digest of the weights), and its sizes."""
 
     level: str
     layers: tuple[str, ...]
@@ -37,7 +37,7 @@ class AggregationConfig:
 
     @property
     def numbers(self) -> int:
-        """How many numbers its matrices have."""
+        """The number of entries of its matrices."""
         return self.channels * (self.inputs + self.components * self.dim)
 
     def build(self) -> "Aggregation":
@@ -45,12 +45,11 @@ class AggregationConfig:
 
 
 class Aggregation(nn.Module):
-    """Frames (B, C, T) -> (B, dim): an affine map to `channels`, learnable dictionary encoding, a linear map.
+    """An affine map to `channels`, learnable dictionary encoding and a linear map: frames (B, C, T) -> (B, dim).
 
     Learnable dictionary encoding: Cai, Chen, Li, "Exploring the encoding layer and loss function in end-to-end
-    speaker and language recognition system", Odyssey 2018. They encode 128 channels in 64
-    components; the thousands of channels of several layers together would make the last map a hundred
-    times as large, hence the first one.
+    speaker and language recognition system", Odyssey 2018. They encode 128 channels in 64 components. The thousands of
+    channels of several layers together would make the last map a hundred times as large, hence the first map.
     """
 
     def __init__(self, inputs: int, channels: int = 128, components: int = 64, dim: int = 512):
@@ -66,7 +65,7 @@ class Aggregation(nn.Module):
 class AggregatingTeacher(nn.Module):
     """A frozen teacher with an aggregation that is trained: features (B, T, F) -> (B, dim).
 
-    The teacher is no part of its state: only the aggregation is trained, averaged and saved.
+    The teacher is not in the module's state: only the aggregation is trained, averaged and saved.
     """
 
     def __init__(self, outputs: LevelOutputs, level: Level, aggregation: Aggregation):
@@ -78,18 +77,22 @@ class AggregatingTeacher(nn.Module):
         return self.aggregation(self.frozen[0].frames(feats, self.level))
 
     def _apply(self, fn, *args, **kwargs):
-        self.frozen[0]._apply(fn, *args, **kwargs)  # it goes to the device all the same
+        self.frozen[0]._apply(fn, *args, **kwargs)  # so that the teacher, too, moves to the device
         return super()._apply(fn, *args, **kwargs)
 
 
 def save_aggregation(folder, aggregation: Aggregation, config: AggregationConfig) -> None:
-    """Writes `folder/aggregation.yaml` and, last, `folder/aggregation.safetensors`."""
+    """Writes an aggregation to `folder/aggregation.yaml` and, last, `folder/aggregation.safetensors`."""
     dump_config(config, os.path.join(folder, CONFIG))
     save_tensors(os.path.join(folder, WEIGHTS), aggregation.state_dict())
 
 
 def load_aggregation(folder, level: Level, teacher: str) -> Aggregation:
-    """The aggregation in `folder`, which must be of the teacher with that digest and of the layers of `level`."""
+    """Loads the aggregation in `folder`, in eval mode.
+
+    Raises UserError where it is missing or damaged, and where it is not for the layers of `level` and the teacher with
+    the digest `teacher`.
+    """
     path = os.path.join(folder, WEIGHTS)
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; level '{level.name}' needs it: make it with steps/train_aggregation.sh")

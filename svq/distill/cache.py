@@ -1,14 +1,14 @@
 """Cached levels: a folder with, for each level, its vectors or frames by utterance and what they were made from.
 
-For level `utterance` of an `embedding_levels` folder:
+The files of level `utterance` in an `embedding_levels` folder:
 
 - `parts/utterance.<job>of<jobs>.ark`, `.scp`: Kaldi vectors (float32), or matrices frames x D in two bytes a value
-  for a frame-level level; and `.json`, written last: what that job's share was made from.
+  for a frame-level level; and `.json`, written last: what this job's share was made from.
 - `utterance.scp`: all of them, sorted by utterance.
 - `utterance.mean.vec`: their mean over the data set (for frames, over all frames of it), for mean normalization.
-- `utterance.json`, written last: a `LevelInfo`. Where it is, the level is whole.
+- `utterance.json`, written last: a `LevelInfo`. The level is complete where this file exists.
 
-Values are kept as they come out of the teacher. A student reads them by utterance as its `Targets`, which normalises
+Values are kept as they come out of the teacher. A student reads them by utterance through `Targets`, which normalises
 them and puts levels side by side.
 """
 
@@ -44,12 +44,13 @@ FRAMES_PER_SECOND = 100
 
 @dataclasses.dataclass(frozen=True)
 class LevelInfo:
-    """What a cached level is.
+    """Description of a cached level, as its JSON file holds it.
 
-    level, layers, pool: see svq.distill.levels. dim: size of its vectors. per_frame: whether it has one for every
-    frame; clock: which. utterances: how many. teacher: digest of the teacher's weights. front_end: the teacher's.
-    aggregation: digest of the dictionary's weights, of pooling `lde`. made_from: digest of all that the values
-    depend on. content: digest of ids and values.
+    level, layers, pool: see svq.distill.levels. dim: size of its vectors. per_frame: whether there is a vector for
+    every frame; clock: the frames of the input that these are for. utterances: their number. teacher: digest of the
+    teacher's weights. front_end: the teacher's. aggregation: digest of the dictionary's weights, for pooling `lde`.
+    made_from: digest of all that the values depend on. content: digest of ids and values. mean: name of the file that
+    has the mean.
     """
 
     level: str
@@ -69,7 +70,7 @@ class LevelInfo:
 
     @classmethod
     def read(cls, path) -> "LevelInfo":
-        """UserError where there is no such file, or it is not one of these."""
+        """Reads the description of a level from a JSON file. Raises UserError where it is missing or not valid."""
         try:
             tree = read_json(path)
         except FileNotFoundError:
@@ -82,7 +83,7 @@ class LevelInfo:
 
 
 def digest_of(*files, text: str = "") -> str:
-    """A digest of files, whole, and of a text."""
+    """Computes a digest (BLAKE2b, 32 hexadecimal digits) of the content of files and of a text."""
     digest = hashlib.blake2b(text.encode(), digest_size=16)
     for path in files:
         with open_file(path) as file:
@@ -93,17 +94,20 @@ def digest_of(*files, text: str = "") -> str:
 
 
 def teacher_digest(model) -> str:
-    """Digest of the weights of a model folder or packed file."""
+    """Computes the digest of the weights in a model folder or packed file. Raises UserError where there are none."""
     path = os.fspath(model) if os.fspath(model).endswith(".svq") else os.path.join(model, "model.safetensors")
     if not os.path.exists(path):
         raise UserError(f"{path}: no such file; a trained teacher is needed")
     return digest_of(path)
 
 
-# ---- how much there will be ----
+# ---- space that levels need ----
 
 def frames_of(folder: DataDir, keys: np.ndarray) -> np.ndarray:
-    """Frames of each utterance, from utt2num_frames, or about so many from utt2dur; UserError without either."""
+    """Gives the frames of each utterance of `keys` (N,): from utt2num_frames, or approximately from utt2dur.
+
+    Raises UserError where the data directory has neither, or where it lacks an utterance.
+    """
     for name, factor in (("utt2num_frames", 1), ("utt2dur", FRAMES_PER_SECOND)):
         if folder.has(name):
             table = folder.table(name)
@@ -115,7 +119,7 @@ def frames_of(folder: DataDir, keys: np.ndarray) -> np.ndarray:
 
 
 def planned_bytes(dim: int, clock: Clock | None, folder: DataDir) -> int:
-    """Bytes that the archives of a level will take; `clock` None: a level of one vector an utterance."""
+    """Estimates the bytes that the archives of a level will take; `clock` None: a level of one vector an utterance."""
     keys = folder.utt2spk.key_array
     ids = int(np.char.str_len(keys).sum()) + len(keys)
     if clock is None:
@@ -125,7 +129,7 @@ def planned_bytes(dim: int, clock: Clock | None, folder: DataDir) -> int:
 
 
 def free_bytes(folder) -> int:
-    """Room on the disk that `folder` is on, or will be."""
+    """Tells the free bytes of the disk that `folder` is on, or will be."""
     folder = os.path.abspath(folder)
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -149,7 +153,7 @@ class Part:
 
     @contextlib.contextmanager
     def writing(self, per_frame: bool):
-        """Yields `write(key, values)`; the share is done when the block ends without an exception."""
+        """Yields `write(key, values)`; the share counts as done if the block ends without an exception."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.name}.json")
         compression = "two-byte" if per_frame else "none"
@@ -159,14 +163,14 @@ class Part:
 
 
 def invalidate(folder, level: Level) -> None:
-    """Takes away what says that the level is whole; its parts stay."""
+    """Removes the files that mark the level as complete; its parts stay."""
     for suffix in ("json", "scp", "mean.vec"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(os.path.join(folder, f"{level.file}.{suffix}"))
 
 
 def is_whole(folder, level: Level, made_from: str) -> bool:
-    """Whether the level is there, made from just that."""
+    """Tells whether the level in `folder` is complete and made from what the digest `made_from` stands for."""
     path = os.path.join(folder, f"{level.file}.json")
     if not os.path.exists(path):
         return False
@@ -176,7 +180,11 @@ def is_whole(folder, level: Level, made_from: str) -> bool:
 
 
 def finish(folder, info: LevelInfo, level: Level, data_dir, num_jobs: int, log: str) -> LevelInfo:
-    """Puts the parts of a level together: its scp, its mean, its JSON. `info`: all but utterances and content."""
+    """Puts the parts of a level together: writes its scp, its mean and its JSON, and removes parts of other runs.
+
+    info: the description but for utterances and content, with which it is returned. log: path of a job's log, JOB
+    standing for its number. Raises UserError for a missing part.
+    """
     for job in range(1, num_jobs + 1):
         part = Part(folder, level, job, num_jobs, info.made_from)
         if not part.is_done():
@@ -194,7 +202,8 @@ def finish(folder, info: LevelInfo, level: Level, data_dir, num_jobs: int, log: 
 
 
 def _summary(scp) -> tuple[np.ndarray, int, str]:
-    """Mean of all rows (float64 sum in the order of the ids), number of utterances, digest of ids and values."""
+    """Computes the mean of all rows (summed in float64 in order of ids), the number of utterances, and a digest of all.
+    """
     total, rows, digest = 0.0, 0, hashlib.blake2b(digest_size=16)
     table = Table.read(scp)
     for key, specifier in table.items():
@@ -206,7 +215,7 @@ def _summary(scp) -> tuple[np.ndarray, int, str]:
 
 
 def _remove_other_parts(folder, level: Level, num_jobs: int) -> None:
-    """Parts left by a run with another number of jobs."""
+    """Removes the parts left by a run with another number of jobs."""
     part = re.compile(re.escape(level.file) + r"\.\d+of(\d+)\.(ark|scp|json)")
     for name in os.listdir(os.path.join(folder, "parts")):
         match = part.fullmatch(name)
@@ -215,13 +224,14 @@ def _remove_other_parts(folder, level: Level, num_jobs: int) -> None:
 
 
 class Targets:
-    """The levels of `config` in `folder`, of the teacher `net` in `model`, for utterances `keys` (N,) in that order.
+    """A student's targets: the levels of `config` in `folder`, for utterances `keys` (N,) in that order.
 
-    Each level has the mean over its data set taken off (where the config says so) and is brought to length 1, so that
-    each counts the same in the cosine of all, whatever its size; then the levels are put side by side: `dim` values.
-    With frame-level levels (`per_frame`) that is done frame by frame.
-    Reads a few kilobytes an item where it lies, so workers of any number need no memory for it.
-    UserError for a level that is missing, made from another teacher, of other layers, or lacks an utterance.
+    model, net, teacher: path, network and config of the teacher. The mean over the data set is subtracted from each
+    level (where the config says so). Each level is then scaled to length 1, so that all count the same in the cosine of
+    all, whatever their sizes, and levels are put side by side: `dim` values. For frame-level levels (`per_frame`) this
+    is done frame by frame. An item is read from disk when it is asked for, a few kilobytes, so that any number of
+    workers needs no memory. Raises UserError for a level that is missing, made from another teacher or of other layers,
+    or lacks an utterance.
     """
 
     def __init__(self, folder, config: TargetsConfig, keys: np.ndarray, model, net: nn.Module, teacher: ModelConfig):
@@ -246,14 +256,14 @@ class Targets:
         self.dim = sum(level.dim for level in self.levels)
 
     def item(self, index: int, first: int, frames: int) -> np.ndarray:
-        """Target of utterance `index`: (D,) float32; per frame (frames, D) for its frames first..first + frames - 1.
+        """Reads the target of utterance `index`: (D,) float32, or per frame (frames, D) from its frame `first` on.
 
         Frames for which the teacher has no output (beyond its context, or the utterance's end) are zeros.
         """
         if not self.per_frame:
             return np.concatenate([level.vector(index) for level in self.levels])
         parts = [level.frames(index, first, frames) for level in self.levels]
-        for part in parts:  # a frame that one level lacks is none for all
+        for part in parts:  # a frame that one level lacks is zero in all levels
             empty = ~part.any(axis=1)
             for other in parts:
                 other[empty] = 0
@@ -261,7 +271,7 @@ class Targets:
 
 
 class CachedLevel:
-    """One level of a folder, by utterance."""
+    """A level in a folder, read by utterance. Raises UserError where it lacks one of `keys`."""
 
     def __init__(self, folder, file: str, info: LevelInfo, keys: np.ndarray, mean_normalize: bool):
         self.per_frame, self.dim, self.clock = info.per_frame, info.dim, info.clock
@@ -285,7 +295,7 @@ class CachedLevel:
         return unit(vector - self.mean)
 
     def frames(self, index: int, first: int, frames: int) -> np.ndarray:
-        """(frames, D), zeros where there is no output."""
+        """Reads `frames` frames from frame `first` on: (frames, D), zeros where the teacher has no output."""
         at = first + np.arange(frames) - self.clock.first
         out = np.zeros((frames, self.dim), dtype=np.float32)
         with Matrix(self.table.value(self.lines[index])) as matrix:
@@ -302,6 +312,6 @@ class CachedLevel:
 
 
 def unit(values: np.ndarray) -> np.ndarray:
-    """Rows (or one vector) scaled to length 1; a row of zeros stays one."""
+    """Scales rows (or one vector) to length 1; a row of zeros stays as it is."""
     length = np.sqrt(np.square(values, dtype=np.float64).sum(axis=-1, keepdims=True))
     return (values / np.maximum(length, 1e-20)).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Making cached levels: what each will take, one job's share, and putting the shares together.
+"""Makes cached levels: estimates the space that each will take, writes one job's share, and puts the shares together.
 
-A job's share is what the teacher gives for its part of a data directory.
+A job's share is what the teacher gives for this job's part of a data directory.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ from svq.progress import progress
 
 
 class Making:
-    """Levels of one teacher for one data directory, in one folder.
+    """Makes levels of one teacher for one data directory, in the folder `out`.
 
     net, config: the teacher in `model`, on `device`. names: levels, see svq.distill.levels. aggregation: folder of the
     trained dictionary for levels of pooling lde. input: what is read of `data_dir`, as for Utterances.
-    `.levels` are those that are not there yet, made from just this. UserError for all that does not fit.
+    `.levels` are those that `out` does not yet have from these inputs. Raises UserError for levels that the teacher
+    does not have, and for a dictionary that is missing or does not fit.
     """
 
     def __init__(self, net: nn.Module, config: ModelConfig, model, data_dir, out, names: Sequence[str],
@@ -73,13 +74,13 @@ class Making:
         return digest_of(os.path.join(self.aggregation, WEIGHTS)) if level.pool == "lde" else ""
 
     def _made_from(self, level: Level) -> str:
-        """Digest of all that the level's values depend on."""
+        """Computes the digest of all that the level's values depend on."""
         settings = [self.teacher, to_dict(self.front_end), level.layers, level.pool, self._aggregation_digest(level),
                     self.input, self.data]
         return digest_of(text=json.dumps(settings))
 
     def check_room(self) -> None:
-        """Prints what each level will take; UserError where the disk has not got it."""
+        """Prints the space that each level will take. Raises UserError where the disk does not have it."""
         total, free = 0, free_bytes(self.out)
         for level in self.levels:
             dim, clock = self.sizes[level.name]
@@ -95,7 +96,7 @@ class Making:
                             "free; make room or choose fewer levels")
 
     def do_job(self, job: int, num_jobs: int, batch_frames: int) -> None:
-        """Writes the job's share of every level, but for what a killed run has left finished."""
+        """Writes the job's share of every level, except shares that an earlier run has finished."""
         for level in self.levels:
             invalidate(self.out, level)
         parts = {level.name: Part(self.out, level, job, num_jobs, self.made_from[level.name]) for level in self.levels}
@@ -113,7 +114,7 @@ class Making:
             raise UserError(f"{self.out}: the disk is full; make room and run the same again") from None
 
     def finish(self, num_jobs: int, log: str) -> None:
-        """Puts the shares of all jobs together."""
+        """Puts the shares of all jobs together. Raises UserError where one is missing."""
         for level in self.levels:
             dim, clock = self.sizes[level.name]
             info = LevelInfo(
@@ -130,7 +131,7 @@ def megabytes(size: int) -> str:
 
 
 def sizes(outputs: LevelOutputs, num_mels: int, device="cpu") -> dict[str, tuple[int, Clock | None]]:
-    """Of each level: the size of its vectors and, where there is one for every frame, its clock."""
+    """Finds for each level the size of its vectors and, where there is one for every frame, its clock (else None)."""
     found = outputs(torch.zeros(1, PROBE[0], num_mels, device=device))
     return {level.name: (found[level.name].shape[-1], outputs.clock(level) if found[level.name].dim() == 3 else None)
             for level in outputs.levels}
@@ -138,10 +139,10 @@ def sizes(outputs: LevelOutputs, num_mels: int, device="cpu") -> dict[str, tuple
 
 def make_part(outputs: LevelOutputs, parts: dict[str, Part], per_frame: set[str], utterances: Utterances,
               batch_frames: int, device="cpu") -> None:
-    """Writes one job's share of all levels of `outputs`, as the values come: they may be more than the memory holds.
+    """Writes one job's share of all levels of `outputs`, value by value, as the memory may not hold them all.
 
-    per_frame: names of the levels that have a vector for every frame. An utterance without values is an error that
-    names it, after all others have been tried, and nothing is written.
+    per_frame: names of the levels that have a vector for every frame. Raises UserError that names the utterances
+    without values, after all others have been tried; nothing is then written.
     """
     failed = {}
     with contextlib.ExitStack() as stack:
@@ -166,9 +167,9 @@ def _refuse_failed(utterances: Utterances, failed: dict[str, UserError]) -> None
 
 def level_values(outputs: LevelOutputs, utterances, batch_frames: int,
                  device="cpu") -> Iterator[tuple[str, dict[str, np.ndarray] | UserError]]:
-    """(id, {level: (D,) or (T', D) float32}), a UserError in the place of one that cannot be had.
+    """Yields (id, {level: (D,) or (T', D) float32}) for every utterance, or (id, UserError) where it has no values.
 
-    Only utterances of the same number of frames share a batch, of `batch_frames` at most.
+    Only utterances of the same number of frames share a batch, of at most `batch_frames` frames.
     """
     unreadable: list[tuple[str, UserError]] = []
     with parametrize.cached():

@@ -1,6 +1,6 @@
-"""Levels of a teacher: the outputs of which layers, and how they become one vector an utterance.
+"""Levels of a teacher: outputs of some of its layers, pooled into one vector an utterance or taken frame by frame.
 
-A level is written as a name or as layers, with a pooling after a colon where another one than the usual is meant:
+A level is written as a name or as layers, with a pooling after a colon where it is not the usual one:
 
 ==========================  ===========================================  =======
 level                       outputs of                                   pooling
@@ -15,9 +15,9 @@ level                       outputs of                                   pooling
 ==========================  ===========================================  =======
 
 The five names are the embeddings of Liu, Sahidullah, Kinnunen, "Distilling multi-level x-vector knowledge for
-small-footprint speaker verification", 2023 (arXiv 2303.01125). Which layers of a network they mean, its class says in
-NARROW, WIDE and FRAME_LAYERS; any other network has its layers named, as in `net.named_modules()`. `embedding` always
-means what the network returns.
+small-footprint speaker verification", 2023 (arXiv 2303.01125). A network's class says in NARROW, WIDE and FRAME_LAYERS
+which layers they mean. For any other network write the names of the layers, as in `net.named_modules()`. `embedding`
+always means what the network returns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from svq.nets.pooling import StatisticsPooling
 
 EMBEDDING = "embedding"
 POOLINGS = ("none", "mean", "stats", "lde")
-# The paper's name of a level: the class attribute that says which layers it means, and the usual pooling.
+# The paper's name of a level -> the class attribute that says which layers it means, and the usual pooling.
 NAMES = {
     "utterance": (None, "none"),
     "narrowBN": ("NARROW", "mean"),
@@ -42,12 +42,12 @@ NAMES = {
     "sp_aggr": ("FRAME_LAYERS", "stats"),
     "lde_aggr": ("FRAME_LAYERS", "lde"),
 }
-PROBE = (256, 320)  # frames of the inputs that tell how layers count time
+PROBE = (256, 320)  # frames of the two inputs by which the clocks of layers are measured
 
 
 @dataclass(frozen=True)
 class Level:
-    """`name` as written; module names of the layers (or EMBEDDING); one of POOLINGS."""
+    """A level: its name as written, the module names of its layers (or EMBEDDING), and one of POOLINGS."""
 
     name: str
     layers: tuple[str, ...]
@@ -55,15 +55,15 @@ class Level:
 
     @property
     def file(self) -> str:
-        """See `file_of`."""
+        """The stem of the names of the level's files (see `file_of`)."""
         return file_of(self.name)
 
 
 @dataclass(frozen=True)
 class Clock:
-    """How a layer counts time: output frame j covers the input's frames first + j * stride and stride - 1 more.
+    """The clock of a layer: output frame j stands for the input's frame first + j * stride and stride - 1 more.
 
-    first: frames that the layer's context takes off at the beginning. lost: at both ends together.
+    first: frames that the layer's context takes off at the beginning. lost: frames that it takes off at both ends.
     """
 
     stride: int = 1
@@ -72,12 +72,15 @@ class Clock:
 
 
 def file_of(name: str) -> str:
-    """What the files of the level of that name are called: no colon, which has a meaning in Kaldi's tables."""
+    """Returns the stem of a level's file names: no colons, which have a meaning in Kaldi's tables."""
     return name.replace(":", "-")
 
 
 def find_level(text: str, net: nn.Module) -> Level:
-    """The level that `text` says, of `net`. UserError for an unknown layer or pooling, or a net without that level."""
+    """Parses `text`, as written in a config, to a level of `net`.
+
+    Raises UserError for an unknown layer or pooling, and for a level that `net` does not have.
+    """
     words, colon, pool = text.partition(":")
     if words in NAMES:
         attribute, usual = NAMES[words]
@@ -92,9 +95,9 @@ def find_level(text: str, net: nn.Module) -> Level:
     for layer in layers:
         if layer != EMBEDDING and (not layer or layer not in modules):
             raise UserError(f"level '{text}': {type(net).__name__} has no layer '{layer}'; it has "
-                            f"{', '.join(name for name, _ in net.named_children())} and those within")
+                            f"{', '.join(name for name, _ in net.named_children())} and the layers within these")
     if EMBEDDING in layers and (len(layers) > 1 or pool != "none"):
-        raise UserError(f"level '{text}': the embedding is a vector already; it is a level of its own, without pooling")
+        raise UserError(f"level '{text}': the embedding is a vector already; it is a level by itself, without pooling")
     return Level(text, layers, pool)
 
 
@@ -111,13 +114,14 @@ def _some_module(net: nn.Module) -> str:
 
 
 class LevelOutputs(nn.Module):
-    """Features (B, T, F) -> {level name: (B, D), or (B, T', D) of a frame-level layer with pooling `none`}, float32.
+    """Computes levels: features (B, T, F) -> {level name: (B, D), or (B, T', D) of frame-level layers not pooled}.
 
-    `net` is frozen here. `mean` and `stats` pool each layer over all its frames and put the results side by side.
-    `lde` and `none` need the layers' frames side by side: where contexts make their numbers differ, the longer ones
-    are cut at both ends alike (the odd frame at the right), so that the frames lie about the same instant. Layers of
-    other frame rates cannot be put side by side (UserError).
-    aggregations: for levels of pooling `lde`, by name, what makes (B, C, T) a vector; see svq.distill.aggregation.
+    Outputs are float32; `net` is frozen here. `mean` and `stats` pool each layer over all its frames and put the
+    results side by side. `lde` and `none` put the layers' frames side by side. Where contexts make their numbers
+    differ, the longer ones are cut at both ends alike (an odd frame at the right), so that frames of the same instant
+    meet. Layers of different frame rates cannot be put side by side (UserError).
+    aggregations: for levels of pooling `lde`, by name, the modules that turn (B, C, T) into a vector; see
+    svq.distill.aggregation.
     """
 
     def __init__(self, net: nn.Module, levels: Sequence[Level], num_mels: int,
@@ -134,7 +138,7 @@ class LevelOutputs(nn.Module):
         self.clocks = self._measure(num_mels)
 
     def train(self, mode: bool = True):
-        return super().train(False)  # frozen, whatever is trained around it
+        return super().train(False)  # stays frozen, whatever is trained around it
 
     @torch.no_grad()
     def forward(self, feats: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -144,18 +148,18 @@ class LevelOutputs(nn.Module):
 
     @torch.no_grad()
     def frames(self, feats: torch.Tensor, level: Level) -> torch.Tensor:
-        """Features (B, T, F) -> (B, C, T'): the outputs of the level's layers side by side, not pooled."""
+        """Computes the outputs of the level's layers side by side, not pooled: features (B, T, F) -> (B, C, T')."""
         found = self.taps(feats)
         return side_by_side([found[layer] for layer in level.layers])
 
     def clock(self, level: Level) -> Clock:
-        """The time of `frames`: that of the layer with the widest context."""
+        """Returns the clock of the level's `frames`: that of the layer with the widest context."""
         return max((self.clocks[layer] for layer in level.layers if layer in self.clocks),
                    key=lambda clock: clock.lost, default=Clock())
 
     @property
     def shortest(self) -> int:
-        """Frames that an utterance must have for every layer to give one."""
+        """The fewest frames of an utterance for which every layer gives a frame."""
         return 1 + max((clock.lost for clock in self.clocks.values()), default=0)
 
     def _value(self, number: str, level: Level, outputs: list[torch.Tensor]) -> torch.Tensor:
@@ -169,7 +173,7 @@ class LevelOutputs(nn.Module):
         return torch.cat([self.statistics(output) for output in outputs], dim=1)
 
     def _measure(self, num_mels: int) -> dict[str, Clock]:
-        """How each frame-level layer counts time, from inputs of two lengths; UserError for what has no use."""
+        """Measures the clock of each frame-level layer with inputs of two lengths. UserError for levels of no use."""
         device = next((p.device for p in self.net.parameters()), "cpu")
         with torch.no_grad():
             short, long = (self.taps(torch.zeros(1, frames, num_mels, device=device)) for frames in PROBE)
@@ -191,9 +195,10 @@ class LevelOutputs(nn.Module):
 
 
 class Taps:
-    """The outputs of modules of `net` by name, (B, C) or frame-level (B, C, T), float32, and EMBEDDING's.
+    """Runs `net` and catches outputs of its modules by name: (B, C) or frame-level (B, C, T), float32.
 
-    A module's output (B, C, F, T) of a 2-d network is flattened to (B, C * F, T).
+    The output of `net` itself has the name EMBEDDING. A module's output (B, C, F, T) in a 2-d network is flattened to
+    (B, C * F, T).
     """
 
     def __init__(self, net: nn.Module, layers: Sequence[str]):
@@ -219,13 +224,16 @@ class Taps:
             if not isinstance(output, torch.Tensor) or not 2 <= output.dim() <= 4:
                 raise UserError(f"layer '{layer}' gives no tensor of 2 to 4 dimensions; name another")
             output = output.flatten(1, 2) if output.dim() == 4 else output
-            found[layer] = output.float().clone()  # what follows may work in place
+            found[layer] = output.float().clone()  # later modules may work in place
 
         return hook
 
 
 def side_by_side(outputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(B, C_i, T_i) -> (B, sum C_i, min T_i), the longer ones cut at both ends; vectors (B, C_i) -> (B, sum C_i)."""
+    """Concatenates outputs along channels: (B, C_i, T_i) -> (B, sum C_i, min T_i), or (B, C_i) -> (B, sum C_i).
+
+    Longer ones are cut at both ends.
+    """
     if outputs[0].dim() == 2:
         return torch.cat(list(outputs), dim=1)
     shortest = min(output.shape[2] for output in outputs)
@@ -237,7 +245,7 @@ def _clock(layer: str, short: int, long: int) -> Clock:
     more = long - short
     if more <= 0 or (PROBE[1] - PROBE[0]) % more:
         raise UserError(f"layer '{layer}' gives {short} frames for {PROBE[0]} and {long} for {PROBE[1]}: no "
-                        "frame-level layer; name one that keeps time")
+                        "frame-level layer; name one whose frames grow in step with the input's")
     stride = (PROBE[1] - PROBE[0]) // more
     lost = max(0, PROBE[0] - stride * short)
     return Clock(stride, lost // 2, lost)

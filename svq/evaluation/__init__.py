@@ -1,4 +1,4 @@
 """Measurements of a network itself: errors on a development list, identification, operations, milliseconds.
 
-Measures of given scores are in svq/backend; tables and pages are with the features that show them.
+Measures of given scores are in svq/backend. Tables and pages are beside the features that they show.
 """

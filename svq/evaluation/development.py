@@ -1,4 +1,4 @@
-"""Networks on a development list: which utterances and trials, embeddings that are computed once, error rates."""
+"""Measures networks on a development list: its utterances and trials, embeddings computed once, error rates."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ P_TARGET = 0.01
 class DevelopmentList:
     """A trial list of utterances of one data directory, all of it or a subset.
 
-    max_utts: so many utterances, drawn with `seed` and spread evenly over the speakers; 0: all that occur in the list.
-    Of the trials those between chosen utterances count. ids: the utterances (N,), sorted. enroll, test: (n,)
-    positions among them. target: (n,) bool. speaker: (N,) numbers.
+    max_utts: how many utterances are drawn, with `seed`, evenly over the speakers; 0 takes all that occur in the list.
+    Only trials between these utterances are kept. ids: the utterances (N,), sorted. enroll, test: (n,) positions among
+    them. target: (n,) bool. speaker: (N,) numbers.
     UserError for ids that are not in utt2spk, and where no target or no non-target trial is left.
     """
 
@@ -61,19 +61,22 @@ class DevelopmentList:
                 f"{int(self.target.sum())} target and {int((~self.target).sum())} non-target trials")
 
     def cosines(self, vectors: np.ndarray, center: bool = True) -> np.ndarray:
-        """(n,) scores of the trials between embeddings (N, D) of the utterances, by `center` less their own mean."""
+        """Computes the cosine scores (n,) of the trials from the utterances' embeddings (N, D).
+
+        center: subtracts the embeddings' own mean first.
+        """
         x = unit_length(vectors - vectors.mean(axis=0, dtype=np.float64).astype(np.float32) if center else vectors)
         return pair_scores(x, x, self.enroll, self.test)
 
     def only(self, utterances: Utterances) -> Utterances:
-        """`utterances` of the data directory, which now reads those of the list alone."""
+        """Makes `utterances`, of the data directory, read only those of the list; gives it back."""
         listed = np.isin(utterances.keys, self.ids)
         utterances.order = utterances.order[listed[utterances.order]]  # only the order says what is read
         return utterances
 
     def embeddings(self, net, utterances: Utterances, batch_frames: int = 4000, device: str = "cpu",
                    title: str = "extract") -> np.ndarray:
-        """(N, D) float32 in the order of the ids. UserError that lists utterances without an embedding."""
+        """Computes the embeddings by `net`, (N, D) float32 in the order of the ids. UserError lists those that fail."""
         found = dict(progress(embed(net, utterances, batch_frames, device), len(self.ids), title))
         failed = sorted(key for key, result in found.items() if isinstance(result, UserError))
         if failed:
@@ -83,7 +86,7 @@ class DevelopmentList:
 
 
 def _spread(rows: np.ndarray, speaker: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` of `rows`, in their order: one drawn of each speaker, then another of each, until there are enough."""
+    """Draws `count` of `rows`, kept in order: one of each speaker, then another of each, until there are enough."""
     drawn = np.random.default_rng(seed).permutation(len(rows))
     so_far: dict[int, int] = {}
     turn = np.empty(len(rows), dtype=np.int64)
@@ -95,11 +98,11 @@ def _spread(rows: np.ndarray, speaker: np.ndarray, count: int, seed: int) -> np.
 class EmbeddingStore:
     """Embeddings of a list's utterances by variants of one network, each computed once and kept in a folder.
 
-    A file's name is a digest of the network, the settings and the places that utterances are read at: a run that was
-    killed goes on, and one with other settings does not mix with it. Recordings, features and code that have changed are
-    not noticed here: the steps remove the folder then (`fresh` of utils/step.sh); by hand, do so yourself. One process at
-    a time may write there. base: what tells networks apart (a digest of the model's files). front_end: a FrontEndConfig.
-    UserError that lists utterances without an embedding.
+    A file's name is a digest of the network, the settings and the places that utterances are read from. So a run that
+    was killed goes on, and one with other settings does not mix with it. Changes of recordings, features or code are
+    not noticed here. The steps then remove the folder (`fresh` of utils/step.sh); whoever works by hand must do so.
+    Only one process at a time may write there. base: a digest of the model's files, which tells networks apart.
+    front_end: a FrontEndConfig. UserError lists utterances without an embedding.
     """
 
     def __init__(self, folder, listed: DevelopmentList, front_end, base: str, input: str = "auto",
@@ -111,11 +114,14 @@ class EmbeddingStore:
         self.base = fingerprint(base, listed.ids, places, self.utterances.feats, max_seconds, batch_frames, device)
 
     def path(self, variant) -> str:
-        """Where the embeddings of a variant lie. `variant`: what is quantized and how; anything that JSON holds."""
+        """Gives the file of a variant's embeddings. variant: the parts that are quantized and how; a value for JSON."""
         return os.path.join(self.folder, f"{fingerprint(self.base, variant)}.safetensors")
 
     def get(self, variant, make, title: str = "extract") -> np.ndarray:
-        """(N, D) float32 in the order of the list's ids. make: () -> the network, called where they are not there."""
+        """Gives a variant's embeddings, (N, D) float32 in the order of the list's ids, and keeps them.
+
+        make: () -> the network; it is called where they are not there yet. UserError where the file holds others.
+        """
         path = self.path(variant)
         if not os.path.exists(path):
             remove_leftovers(path)
@@ -131,7 +137,10 @@ class EmbeddingStore:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """eer in per cent, mindcf at p_target 0.01; (replicates,) the same of resampled speakers."""
+    """The error rates of a network: eer in per cent, mindcf at p_target 0.01.
+
+    eers, mindcfs: (replicates,) the same on resampled speakers.
+    """
 
     eer: float
     mindcf: float
@@ -140,9 +149,9 @@ class Measured:
 
 
 def measure(listed: DevelopmentList, vectors: np.ndarray, center: bool, replicates: int, seed: int = 0) -> Measured:
-    """Error rates of cosine scores between embeddings (N, D) of the list's utterances.
+    """Measures the error rates of cosine scores between embeddings (N, D) of the list's utterances.
 
-    center: whether their mean is taken off first. The same seed resamples the same speakers for every network, so
+    center: whether their mean is subtracted first. The same seed resamples the same speakers for every network, so
     that differences can be taken sample by sample.
     """
     score = listed.cosines(vectors, center)
@@ -153,14 +162,14 @@ def measure(listed: DevelopmentList, vectors: np.ndarray, center: bool, replicat
 
 
 def _cost_of(p_miss: np.ndarray, p_fa: np.ndarray) -> float:
-    """The least normalised detection cost of operating points, at P_TARGET (svq.backend.metrics.min_dcf)."""
+    """Computes the least normalised detection cost of operating points, at P_TARGET (svq.backend.metrics.min_dcf)."""
     return float((P_TARGET * p_miss + (1 - P_TARGET) * p_fa).min() / P_TARGET)
 
 
 def drifts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(N,) 1 - cosine between the rows of two matrices, as half the squared distance of the rows at length 1.
+    """Computes 1 - cosine between the rows of two matrices (N, D), as half the squared distance of rows of length 1.
 
-    In float64; it is 0 for equal rows, and a small one keeps its digits.
+    Gives (N,) float64. Equal rows give 0, and small values keep their digits.
     """
     one, other = unit_length(before.astype(np.float64)), unit_length(after.astype(np.float64))
     return np.square(one - other).sum(axis=1) / 2

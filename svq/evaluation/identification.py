@@ -1,11 +1,11 @@
-"""Closed-set identification: which of the enrolled speakers is it?
+"""Measures closed-set identification: which of the enrolled speakers is it?
 
-A probe is right at 1 (at k) where its own speaker's score is the best (among the k best); ties count against it, so a
-network that says the same of everyone is never right.
+A probe is right at 1 (at k) where its own speaker's score is the best (among the k best). Ties count against it, so a
+network that gives everyone the same embedding is never right.
 
 Every speaker is enrolled with one segment and probed with segments from several places of their recordings.
-Enrolment and probes never share a sample; where a speaker has several utterances they are, by default, from different
-ones.
+Enrolment and probes never share a sample. Where a speaker has several utterances, enrolment and probes are, by default,
+from different ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from svq.errors import UserError, some_of
 
 
 class Identified(NamedTuple):
-    """Of each probe (P,): rank of its own speaker from 1, their score, the best scored other speaker and that score."""
+    """The outcome of each probe (P,): the rank of its own speaker, from 1, and their score.
+
+    rival, rival_score: the other speaker of the best score, and that score.
+    """
 
     rank: np.ndarray
     own: np.ndarray
@@ -32,7 +35,7 @@ class Identified(NamedTuple):
 
 
 def identify(enroll: np.ndarray, probes: np.ndarray, owner: np.ndarray) -> Identified:
-    """Cosine scores of probes (P, D) against all enrolled speakers (S, D); owner: (P,) each probe's own speaker."""
+    """Ranks all enrolled speakers (S, D) for each probe (P, D) by cosine. owner: (P,) each probe's own speaker."""
     scores = unit_length(probes.astype(np.float64)) @ unit_length(enroll.astype(np.float64)).T
     rows = np.arange(len(probes))
     own = scores[rows, owner]
@@ -43,15 +46,15 @@ def identify(enroll: np.ndarray, probes: np.ndarray, owner: np.ndarray) -> Ident
 
 
 def accuracy(rank: np.ndarray, k: int = 1) -> float:
-    """Share of probes whose own speaker is among the k best."""
+    """Computes the share of probes whose own speaker is among the k best. rank: (P,) of the own speaker, from 1."""
     return float(np.mean(rank <= k))
 
 
 def accuracy_interval(rank: np.ndarray, owner: np.ndarray, k: int = 1, replicates: int = 1000,
                       seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of `accuracy` from resampled speakers, each with all of their probes.
+    """Computes the 95 % percentile interval of `accuracy` from resampled speakers, each with all of their probes.
 
-    The enrolled set stays as it is: the interval is about who is asked, not about how many are to be told apart.
+    The enrolled set stays as it is: the interval covers the choice of probe speakers, not the number of enrolled ones.
     """
     _, number = np.unique(owner, return_inverse=True)
     hits, counts = np.bincount(number, weights=rank <= k), np.bincount(number)
@@ -62,10 +65,10 @@ def accuracy_interval(rank: np.ndarray, owner: np.ndarray, k: int = 1, replicate
 
 
 def identification(data_dir, embedder, config, replicates: int = 1000) -> tuple[dict, list[tuple]]:
-    """The measured accuracies in percent with all that they depend on, and a row for each probe: speaker, utterance,
-    start and length in seconds, rank, own score, best scored other speaker and that score.
+    """Measures identification on a data directory: (accuracies in percent with their settings, a row for each probe).
 
-    embedder: a svq.deploy.runtimes.Embedder.
+    A row: speaker, utterance, start and length in seconds, rank, own score, the other speaker of the best score, and
+    that score. embedder: an svq.deploy.runtimes.Embedder. config: an IdentifyConfig.
     """
     rate = embedder.config.front_end.rate
     plan = plan_segments(data_dir, config, rate)
@@ -90,10 +93,10 @@ GRID = 0.01  # seconds: lengths of segments are whole multiples of it, so that e
 
 @dataclasses.dataclass(frozen=True)
 class IdentifyConfig:
-    """How speakers are enrolled and probed.
+    """The settings by which speakers are enrolled and probed.
 
-    seconds: length of a segment, less where an utterance is shorter. shortest: a speaker who has no enrolment and
-    probe of so many seconds is left out. probes: segments of each speaker. other_utterance: probes are from other
+    seconds: length of a segment; less where an utterance is shorter. shortest: a speaker without an enrolment and a
+    probe of so many seconds is left out. probes: segments of each speaker. other_utterance: takes probes from other
     utterances than the enrolment where the speaker has some. seed: of the choice of utterances and places.
     """
 
@@ -114,7 +117,7 @@ class IdentifyConfig:
 
 
 class Segment(NamedTuple):
-    """`count` samples from sample `start` of an utterance."""
+    """A part of an utterance: `count` samples from sample `start` on."""
 
     utterance: str
     start: int
@@ -123,7 +126,9 @@ class Segment(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """speakers: the enrolled ones (S). enroll: a segment each. probes: (speaker's number, segment). left_out: speakers
+    """The segments to enrol and to probe.
+
+    speakers: the enrolled ones (S). enroll: a segment of each. probes: (speaker's number, segment). left_out: speakers
     whose recordings are too short."""
 
     speakers: list[str]
@@ -133,15 +138,15 @@ class Plan:
 
     @property
     def owner(self) -> np.ndarray:
-        """(P,) number of each probe's own speaker."""
+        """The number of each probe's own speaker, (P,)."""
         return np.array([speaker for speaker, _ in self.probes])
 
 
 def plan_segments(data_dir, config: IdentifyConfig, rate: int = 16000) -> Plan:
-    """What is enrolled and probed; the same for the same directory and config.
+    """Chooses the segments to enrol and to probe, the same for the same directory and config.
 
-    Takes lengths from utt2dur, or where there is none from the recordings. UserError where fewer than two speakers
-    are long enough.
+    rate: of the segments' samples, in Hz. Lengths are taken from utt2dur, or without one from the recordings. UserError
+    where fewer than two speakers have enough speech.
     """
     folder = DataDir(data_dir)
     durations = _durations(folder)
@@ -168,7 +173,7 @@ def plan_segments(data_dir, config: IdentifyConfig, rate: int = 16000) -> Plan:
 
 
 def plan_speaker(lengths: dict[str, int], config: IdentifyConfig, rng) -> tuple[Segment, list[Segment]] | None:
-    """A speaker's enrolment and probes, starts and counts in hundredths of a second; None where all is too short.
+    """Chooses a speaker's enrolment and probes, starts and counts in hundredths of a second; None if all is too short.
 
     lengths: hundredths of a second by utterance.
     """
@@ -186,7 +191,7 @@ def plan_speaker(lengths: dict[str, int], config: IdentifyConfig, rng) -> tuple[
             length = min(length, lengths[enrolled] // 2)
             if length < shortest:
                 return None
-        # At one end of its utterance, so that what is left for probes is in one piece.
+        # At one end of its utterance, so that the rest, for probes, is in one piece.
         start = int(rng.integers(2)) * (lengths[enrolled] - length)
         rest = (enrolled, 0 if start else length, lengths[enrolled] - length)
         free += [rest] if rest[2] >= shortest else []
@@ -217,10 +222,10 @@ def _in_samples(segment: Segment, rate: int) -> Segment:
 
 def embed_segments(data_dir, segments: list[Segment], run: Callable[[np.ndarray], np.ndarray], rate: int = 16000,
                    batch: int = 16) -> np.ndarray:
-    """(N, D) float32 embeddings of the segments.
+    """Computes the embeddings of segments: (N, D) float32.
 
-    run: waveforms (B, samples) float32 -> (B, D) float32. Only segments of equal length share a batch. UserError
-    naming the utterance that cannot be read.
+    run: waveforms (B, samples) float32 -> (B, D) float32. rate: of the samples, in Hz. Only segments of equal length
+    share a batch, of `batch` at most. UserError names an utterance that cannot be read or has no finite embedding.
     """
     recordings = dict(DataDir(data_dir).wav.items())
     out = None
@@ -252,5 +257,5 @@ def embed_segments(data_dir, segments: list[Segment], run: Callable[[np.ndarray]
 
 
 def _read(specifier: str, segment: Segment, rate: int) -> np.ndarray:
-    """(samples,) float32; where utt2dur was rounded up, some samples less than planned."""
+    """Reads a segment, (samples,) float32; some samples fewer than planned where utt2dur was rounded up."""
     return audio.load(specifier, rate, segment.start / rate, segment.count / rate)

@@ -1,6 +1,7 @@
-"""What a system computes, counted, assumed and measured: three things that are easily taken for one another.
+"""Counts the operations of a system, estimates their cost at low bits by an assumption, and measures milliseconds.
 
-FLOPs are counted here and nowhere else; bytes of a packed file in svq/pack.
+These three are easily taken for one another. FLOPs are counted here and nowhere else; svq/pack counts the bytes of a
+packed file.
 """
 
 from __future__ import annotations
@@ -25,25 +26,28 @@ ASSUMPTION = (f"an operation with a weight of b bits counts as b/{FLOAT_BITS} of
 
 
 def frames_in(seconds: float) -> int:
-    """Whole frames in a recording of that length, 198 in 2 seconds; 0 where it is shorter than one."""
+    """Counts the whole frames in a recording of so many seconds: 198 in 2 seconds; 0 where it is shorter than one."""
     return max(0, 1 + (round(1e6 * seconds) - WINDOW) // SHIFT)
 
 
 def _at_each_frame(inputs: torch.Size, weights) -> int:
-    """Of the products of all frames of inputs (..., F) with the matrices among the weights; shapes, not tensors."""
+    """Counts the FLOPs of all frames of inputs (..., F) times the matrices among the weights, from their shapes."""
     return 2 * math.prod(inputs[:-1]) * sum(math.prod(shape) for shape in weights if len(shape) == 2)
 
 
 def flop_counter() -> FlopCounterMode:
-    """Makes torch's own counter, which here knows recurrent layers too that are one operation of oneDNN or cuDNN."""
+    """Makes torch's own counter of FLOPs, and teaches it recurrent layers that are one operation of oneDNN or cuDNN."""
     return FlopCounterMode(display=False, custom_mapping={
         torch.ops.aten.mkldnn_rnn_layer: lambda inputs, *rest, **named: _at_each_frame(inputs, rest[:4]),
         torch.ops.aten._cudnn_rnn: lambda inputs, weights, *rest, **named: _at_each_frame(inputs, weights)})
 
 
 class Operations(NamedTuple):
-    """Of one utterance. flops: by torch's own counter, a multiplication and an addition being two. equivalent: what is
-    left of them under ASSUMPTION."""
+    """The operations of one utterance.
+
+    flops: by torch's own counter, a multiplication and an addition being two. equivalent: their number under
+    ASSUMPTION.
+    """
 
     flops: int
     equivalent: float
@@ -51,10 +55,10 @@ class Operations(NamedTuple):
 
 @torch.no_grad()
 def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str, int], int]:
-    """Floating-point operations of every layer, and of the whole network, on (frames, feat_dim).
+    """Counts the floating-point operations of every layer, and of the whole network, on (frames, feat_dim) features.
 
-    Those of a recurrent module are shared out by size among its matrices, each of which is used once a frame.
-    What is not counted anywhere: batch norm, activations, sums, the front end. `net` may be on the meta device.
+    Those of a recurrent module are shared out by size among its matrices, each of which is used once a frame. Batch
+    norm, activations, sums and the front end are not counted. `net` may be on the meta device.
     """
     layers: dict[nn.Module, dict[str, int]] = {}  # module -> its layers and their sizes
     for name, layer in quantizable(net):
@@ -83,7 +87,10 @@ def flops_by_layer(net: nn.Module, feat_dim: int, frames: int) -> tuple[dict[str
 
 
 def operations(config: ModelConfig, seconds: float) -> Operations:
-    """For an utterance of so many seconds; bits are those of `config.quant`, computation outside its layers has 32."""
+    """Counts the operations of the network of `config` for an utterance of so many seconds.
+
+    Weights have the bits of `config.quant`; computation outside its layers has 32.
+    """
     with torch.device("meta"):
         net = config.build()
     frames = filter_bank(config.front_end).num_frames(round(seconds * config.front_end.rate))
@@ -93,12 +100,15 @@ def operations(config: ModelConfig, seconds: float) -> Operations:
 
 
 def layer_bits(config: ModelConfig, layer: str) -> int:
-    """Bits of a layer's weights: those of `config.quant`, FLOAT_BITS without one."""
+    """Gives the bits of a layer's weights: those of `config.quant`, FLOAT_BITS without one."""
     return FLOAT_BITS if config.quant is None else config.quant.bits_of(layer)
 
 
 def milliseconds(runs: Sequence[Callable[[], object]], times: int, warm_up: int = 2) -> list[float]:
-    """Median of `times` calls of each of `runs`, which take turns: what slows the machine for a while slows all."""
+    """Measures each of `runs`: the median milliseconds of `times` calls, after `warm_up` calls.
+
+    The runs take turns, so that a machine that is slow for a while slows all of them.
+    """
     taken = np.empty((times, len(runs)))
     for i in range(-warm_up, times):
         for j, run in enumerate(runs):
@@ -109,9 +119,9 @@ def milliseconds(runs: Sequence[Callable[[], object]], times: int, warm_up: int 
 
 
 def count_flops(net: nn.Module, feat_dim: int, frames: int) -> int:
-    """Floating-point operations of `net` for one utterance of (frames, feat_dim) features.
+    """Counts the floating-point operations of `net` for one utterance of (frames, feat_dim) features.
 
-    Torch's own counter: convolutions and matrix products, a multiplication and an addition being two. Papers that count
-    multiply-accumulates give half of it. `net` may be on the meta device, where nothing is computed.
+    Torch's own counter counts convolutions and matrix products, a multiplication and an addition being two. Papers that
+    count multiply-accumulates give half of it. `net` may be on the meta device, where nothing is computed.
     """
     return flops_by_layer(net, feat_dim, frames)[1]

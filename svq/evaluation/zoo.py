@@ -1,6 +1,6 @@
-"""The networks in the settings that they are published in, and the table of all of them.
+"""The networks in the settings in which they were published, and the table of all of them.
 
-The table has parameters beside the published ones, computation, and bytes at several widths of bits.
+The table shows parameters beside the published count, FLOPs, and bytes at several numbers of bits.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from svq.pack.file import packed_bytes
 from svq.pack.format import safetensors_bytes
 from svq.quant import QuantConfig
 
-LARGEST_DIFFERENCE = 0.005  # of the published count; more than that needs a reason
+LARGEST_DIFFERENCE = 0.005  # share of the published count; a larger difference needs a reason
 
 
 @dataclass(frozen=True)
 class ZooEntry:
-    """One network: what builds it, and what its authors say about it.
+    """One network: the arguments that build it, and the number of parameters that its authors publish.
 
     arch, options, feat_dim, embed_dim: as `svq.nets.build` takes them.
     published: parameters in millions, in as many digits as the source prints; None where none are published.
     source: who publishes them.
-    reason: why the network here has more than 0.5 % more or less, where it has.
+    reason: why the count here differs by more than 0.5 %, where it does.
     """
 
     arch: str
@@ -39,11 +39,11 @@ class ZooEntry:
     reason: str = ""
 
     def difference(self, parameters: int) -> float | None:
-        """By what share of the published count `parameters` exceeds it; None where there is none."""
+        """Computes the share of the published count by which `parameters` exceeds it; None where none is published."""
         return None if self.published is None else parameters / (1e6 * float(self.published)) - 1
 
     def explanation(self, parameters: int) -> str | None:
-        """Why `parameters` are not the published count; empty where they agree to 0.5 %, None where it is not known."""
+        """Explains why `parameters` is not the published count; empty where it is, to 0.5 %, None without a reason."""
         difference = self.difference(parameters)
         if difference is None or abs(difference) <= LARGEST_DIFFERENCE:
             return ""
@@ -91,7 +91,7 @@ PUBLISHED = {
 
 
 def entries() -> dict[str, ZooEntry]:
-    """Every network by the name to show: those above, and what else is registered, at its defaults."""
+    """Gives every network by its name in the table: those of PUBLISHED, and all others, at their defaults."""
     found = dict(PUBLISHED)
     shown = {entry.arch for entry in found.values()}
     for arch in ARCHITECTURES:
@@ -102,7 +102,10 @@ def entries() -> dict[str, ZooEntry]:
 
 @dataclass(frozen=True)
 class ZooRow:
-    """A network measured. float_bytes: of its model.safetensors; packed: of its .svq file at each number of bits."""
+    """The measurements of a network.
+
+    float_bytes: of its model.safetensors. packed: bytes of its .svq file at each width.
+    """
 
     name: str
     entry: ZooEntry
@@ -113,7 +116,10 @@ class ZooRow:
 
 
 def measure(name: str, entry: ZooEntry, frames: int, bits: Sequence[int]) -> ZooRow:
-    """Builds the network of `entry`, untrained, and measures it; nothing is computed, quantized or written."""
+    """Builds the network of `entry`, untrained, and measures it; computes, quantizes and writes nothing.
+
+    frames: of the utterance that FLOPs are counted for. bits: the widths at which packed files are sized.
+    """
     front_end = FrontEndConfig(num_mels=entry.feat_dim)
     config = ModelConfig(entry.arch, dict(entry.options), entry.embed_dim, front_end)
     net = config.build().eval()
@@ -124,7 +130,10 @@ def measure(name: str, entry: ZooEntry, frames: int, bits: Sequence[int]) -> Zoo
 
 
 def markdown(rows: Sequence[ZooRow], seconds: float, bits: Sequence[int]) -> str:
-    """The table and, below it, why some parameter counts are not the published ones."""
+    """Writes the table in Markdown and, below it, why some parameter counts are not the published ones.
+
+    seconds: the utterance that FLOPs were counted for. bits: the widths of the packed files in `rows`.
+    """
     heads = ["network", "`arch`", "features", "embedding", "parameters", "published (M)", "source", "difference",
              f"GFLOPs for {seconds:g} s", "float (bytes)", *(f"{width}-bit (bytes)" for width in bits)]
     table = markdown_table(heads, [_cells(row) for row in rows], left=(0, 1, heads.index("source")))
@@ -137,7 +146,7 @@ def markdown(rows: Sequence[ZooRow], seconds: float, bits: Sequence[int]) -> str
 
 
 def unexplained(rows: Sequence[ZooRow]) -> list[str]:
-    """Names of networks whose parameter counts are off with no reason given."""
+    """Lists the networks whose parameter counts are off with no reason given."""
     return [row.name for row in rows if row.entry.explanation(row.parameters) is None]
 
 

@@ -1,8 +1,10 @@
-"""Checkpoints of other toolkits as networks of this one: the toolkits that wrote them, and the families of networks
-that several toolkits write alike. The networks themselves are in svq/nets.
+"""Imports checkpoints of other toolkits as networks of svq/nets.
+
+toolkits.py describes the toolkits and architectures.py the networks that several of them write alike. plan.py reads
+files and defines plans and rules.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
-left out; anything else is an error. Sizes are read off the shapes, no config of the origin is needed; where two
+left out. Anything else is an error. Sizes are read off the shapes, so the origin's config is not needed. Where two
 networks have the same shapes, the user is asked which it is.
 """
 
@@ -23,7 +25,8 @@ from svq.network import ModelConfig, load_state
 
 @dataclass(frozen=True)
 class Imported:
-    """net: in eval mode. taken: how many tensors it got. left_out: what each of the others is, by name."""
+    """An imported network. net: in eval mode. taken: how many tensors of the checkpoint it got. left_out: the others by
+    name, and what each is."""
 
     net: nn.Module
     config: ModelConfig
@@ -32,10 +35,10 @@ class Imported:
 
 
 def import_checkpoint(path, origin: str, arch: str | None = None, options: Options = Options()) -> Imported:
-    """The network in the checkpoint `path`, which a toolkit of ORIGINS wrote.
+    """Imports the network in the checkpoint `path`.
 
-    arch: the architecture that it must be. Raises UserError, with the file's name, for a file that is no checkpoint,
-    for networks that are not known here and for tensors that do not fit.
+    origin: the toolkit that wrote it, one of ORIGINS. arch: the architecture that it must be; None: any. UserError,
+    naming the file, for a file that is no checkpoint, a network that is not known here, and tensors that do not fit.
     """
     whole = without_prefix(read_state(path), ORIGINS[origin].prefixes)
     family = family_of(path, origin, whole)
@@ -64,20 +67,20 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
 
 
 def check_mels(path, model: ModelConfig, options: Options) -> None:
-    """UserError where the user says another number of mel channels than the network has."""
+    """Checks the number of mel channels that the user gives; UserError where the network has another."""
     if options.num_mels not in (0, model.front_end.num_mels):
         raise UserError(f"{path}: --num-mels {options.num_mels}, but its tensors are those of "
                         f"{model.front_end.num_mels} mel channels; leave the option out")
 
 
 def uncommon(model: ModelConfig) -> dict:
-    """The options of the network that are not what its architecture has by default."""
+    """Picks the options of a network that differ from its architecture's defaults."""
     usual = nets.options_of(model.arch)
     return {name: value for name, value in model.net.items() if value != usual[name]}
 
 
 def without_prefix(state: State, prefixes: tuple[str, ...]) -> State:
-    """`state` with the prefixes taken off, one after another, save where that would make two names one."""
+    """Takes prefixes off the names of a state dict, one after another, except where two names would become one."""
     for prefix in prefixes:
         bare = {name: name.removeprefix(prefix) for name in state}
         state = {name if bare[name] in state else bare[name]: tensor for name, tensor in state.items()}
@@ -85,7 +88,7 @@ def without_prefix(state: State, prefixes: tuple[str, ...]) -> State:
 
 
 def set_aside(origin: Origin, state: State) -> tuple[State, dict[str, str]]:
-    """The tensors of the network, and what each of the others is."""
+    """Separates the tensors of the network from the others; gives the former, and what each of the others is."""
     left_out = {}
     for name in state:
         for pattern, what in origin.left_out.items():
@@ -95,7 +98,10 @@ def set_aside(origin: Origin, state: State) -> tuple[State, dict[str, str]]:
 
 
 def family_of(path, origin: str, state: State) -> Family:
-    """The family of `origin` that `state` belongs to; UserError that says what it may be where there is none."""
+    """Finds the family of networks of `origin` that a state dict belongs to.
+
+    UserError where there is none; it names another toolkit that the state dict looks like.
+    """
     for family in ORIGINS[origin].families:
         if all(mark in state for mark in family.marks):
             return family
@@ -108,8 +114,10 @@ def family_of(path, origin: str, state: State) -> Family:
 
 
 def fill(path, arch: str, expected: State, plan: Plan, state: State) -> State:
-    """The state dict of `arch`, shaped like `expected`, from that of the checkpoint; UserError naming tensors that do
-    not fit."""
+    """Fills the state dict of `arch`, shaped like `expected`, from the checkpoint's `state` by the rules of `plan`.
+
+    UserError naming tensors that do not fit or are missing.
+    """
     filled, strange = {}, []
     for name, tensor in state.items():
         target, tensor = translate(name, tensor, plan)
@@ -124,7 +132,7 @@ def fill(path, arch: str, expected: State, plan: Plan, state: State) -> State:
     if strange:
         raise UserError(f"{path}: {arch} has no place for {some_of(strange, 3)}: another network, or a changed one")
     for name in expected:
-        if name.endswith(".num_batches_tracked"):  # which a checkpoint need not hold
+        if name.endswith(".num_batches_tracked"):  # a checkpoint need not hold it
             filled.setdefault(name, torch.tensor(0))
     missing = [name for name in expected if name not in filled]
     if missing:
@@ -133,7 +141,7 @@ def fill(path, arch: str, expected: State, plan: Plan, state: State) -> State:
 
 
 def translate(name: str, tensor: torch.Tensor, plan: Plan) -> tuple[str | None, torch.Tensor]:
-    """Where a tensor of the checkpoint goes (None: no rule says so), and what goes there."""
+    """Gives the name that a tensor of the checkpoint gets in our network, None without a rule, and its new value."""
     for rule in plan.rules:
         match = re.fullmatch(rule.pattern, name)
         if match:

@@ -1,4 +1,4 @@
-"""Networks that several toolkits write alike, and where each of their tensors goes.
+"""Networks that several toolkits write alike, and the rules that say where each of their tensors goes.
 
 ECAPA-TDNN in SpeechBrain's form, which 3D-Speaker shares tensor for tensor: speechbrain/lobes/models/ECAPA_TDNN.py,
 speakerlab/models/ecapa_tdnn/ECAPA_TDNN.py. Every convolution and every batch norm lies in a wrapper of its own, hence
@@ -24,7 +24,7 @@ TENSORS = r"(weight|bias|running_mean|running_var|num_batches_tracked)"
 
 
 def ecapa_tdnn(front_end) -> Family:
-    """front_end: (num_mels, options) -> FrontEndConfig."""
+    """Describes the family ECAPA-TDNN in SpeechBrain's form. front_end: (num_mels, options) -> FrontEndConfig."""
 
     def plan(state: State, options) -> Plan:
         blocks = count(state, r"blocks\.(\d+)\.")
@@ -44,7 +44,7 @@ def ecapa_tdnn(front_end) -> Family:
 
 
 def ecapa_layer(theirs: str, ours: str) -> list[Rule]:
-    """A convolution and its batch norm."""
+    """Gives the rules for a convolution and its batch norm. theirs: a pattern of its name; ours: its name here."""
     return [Rule(rf"{theirs}\.conv\.conv\.{TENSORS}", rf"{ours}.conv.\{theirs.count('(') + 1}"),
             Rule(rf"{theirs}\.norm\.norm\.{TENSORS}", rf"{ours}.bn.\{theirs.count('(') + 1}")]
 
@@ -71,13 +71,16 @@ ECAPA_RULES = [
 ]
 
 
-# Mel channels beyond these no speaker verification network is known to have: such a reading is passed over.
+# No speaker verification network is known to have more mel channels: a reading with more is ruled out.
 MOST_MELS = 128
 RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
 
 
 def resnet(front_end, variance_floor: float) -> Family:
-    """front_end: (num_mels, options) -> FrontEndConfig."""
+    """Describes the family of ResNets in WeSpeaker's form.
+
+    front_end: (num_mels, options) -> FrontEndConfig. variance_floor: added to variances in the pooling.
+    """
 
     def plan(state: State, options) -> Plan:
         block = BottleneckBlock if "layer1.0.conv3.weight" in state else BasicBlock
@@ -93,12 +96,13 @@ def resnet(front_end, variance_floor: float) -> Family:
 
 
 def mel_channels(statistics: int, channels: int, said: int = 0) -> int:
-    """Tell how many mel channels a network with means and deviations in its pooling (TSTP) has.
+    """Finds how many mel channels a ResNet with means and deviations in its pooling (TSTP) has.
 
-    statistics: values that its pooling gives. channels: of the last stage, whose frequencies are an eighth of the mel
-    channels. said: what the user says, 0: nothing. Their poolings without parameters leave no other trace: means
-    (TAP) or deviations (TSDP) alone, which have no network here, give as many values of twice the mel channels.
-    Raises ValueError for those, for numbers that do not fit, and where both readings are possible and nothing is said.
+    statistics: number of values that its pooling gives. channels: of the last stage, which has an eighth as many
+    frequencies as there are mel channels. said: the user's number of mel channels, 0: none. A pooling has no
+    parameters and leaves no other trace: with twice the mel channels, means (TAP) or deviations (TSDP) alone give as
+    many values, and no network here has such a pooling. ValueError for these, for numbers that do not fit, and where
+    both readings are possible and the user has not said which.
     """
     bands, rest = divmod(statistics, channels)
     both, one = 4 * bands, 8 * bands
@@ -118,7 +122,7 @@ def mel_channels(statistics: int, channels: int, said: int = 0) -> int:
 
 
 def resnet_of(block, blocks: tuple[int, ...]) -> str:
-    """The name of the ResNet of these blocks; ValueError where there is none."""
+    """Finds the name of the ResNet with this class and these numbers of blocks; ValueError where there is none."""
     for name, make in RESNETS.items():
         if (make.keywords["block"], make.keywords["blocks"]) == (block, blocks):
             return name
@@ -126,7 +130,7 @@ def resnet_of(block, blocks: tuple[int, ...]) -> str:
 
 
 def resnet_rules(blocks: tuple[int, ...]) -> list[Rule]:
-    """Our blocks are numbered through, theirs by stage."""
+    """Gives the rules for a ResNet with so many blocks a stage. Our blocks are numbered through, theirs by stage."""
     found, number = [], 0
     for stage, total in enumerate(blocks, 1):
         for index in range(total):
@@ -142,7 +146,10 @@ X_VECTOR_RULES = [Rule(r"frame_(\d)\.conv_1d\.(\w+)", r"frame\1.conv.\2"), Rule(
 
 
 def x_vector(front_end, variance_floor: float) -> Family:
-    """front_end: (num_mels, options) -> FrontEndConfig."""
+    """Describes the family of x-vectors in WeSpeaker's form.
+
+    front_end: (num_mels, options) -> FrontEndConfig. variance_floor: added to variances in the pooling.
+    """
 
     def plan(state: State, options) -> Plan:
         width, num_mels, _ = state["frame_1.conv_1d.weight"].shape

@@ -1,4 +1,4 @@
-"""How a foreign checkpoint becomes one of our networks: its tensors by name, which network, and where each tensor goes.
+"""Plans for the import of a foreign checkpoint: its tensors by name, the network they make, and where each tensor goes.
 
 No code of a file is ever run.
 """
@@ -24,10 +24,10 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "embedding_model")
 
 
 class Rule(NamedTuple):
-    """Tensors whose whole name matches `pattern` go to `name` (as in re.sub), changed by `change` where it is given.
+    """A rule for tensors whose whole name matches `pattern`: they go to `name` (as in re.sub), changed by `change`.
 
-    What differs from the shape that our network has by dimensions of 1 alone (a convolution of kernel 1 for a linear
-    layer) needs no `change`.
+    A tensor that differs from our shape by dimensions of 1 alone (a convolution of kernel 1 for a linear layer) needs
+    no `change`.
     """
 
     pattern: str
@@ -37,7 +37,7 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a family of networks makes of a state dict.
+    """A plan for the import of one state dict.
 
     model: the network and its front end. rules: the first that matches a tensor says where it goes.
     """
@@ -50,8 +50,8 @@ class Plan:
 class Family:
     """Networks of one class of one origin.
 
-    name: for people. marks: names of tensors that all of them have and no other family of that origin. plan: called
-    with the state dict and the options of the import; ValueError with what it is that no network of the family has.
+    name: for people. marks: names of tensors that all of them have and no other family of that origin. plan: makes a
+    Plan from the state dict and the options of the import; ValueError that says what no network of the family has.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Family:
 
 @dataclass(frozen=True)
 class Options:
-    """What the user says of a checkpoint that its tensors do not: rate, samples a second; num_mels, 0: not said."""
+    """The user's options for facts that tensors do not tell. rate: samples a second. num_mels: 0: not given."""
 
     rate: int = 16000
     num_mels: int = 0
@@ -69,8 +69,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Origin:
-    """A toolkit: its families; prefixes that its checkpoints may put before every name; tensors that a network for
-    embeddings does not need, by pattern, and what they are."""
+    """A toolkit. families: its networks. prefixes: its checkpoints may put them before every name. left_out: tensors
+    that a network for embeddings does not need, by pattern, and what they are."""
 
     name: str
     families: tuple[Family, ...]
@@ -79,15 +79,15 @@ class Origin:
 
 
 def count(state: State, pattern: str) -> int:
-    """How many different numbers the group of `pattern` takes in the names of `state`: how many layers there are."""
+    """Counts the different numbers that the group of `pattern` matches in the names of `state`, that is, the layers."""
     return len({found[1] for found in (re.match(pattern, name) for name in state) if found})
 
 
 def read_state(path) -> dict[str, torch.Tensor]:
-    """The state dict in `path`: .safetensors, or a file of torch.save, on the CPU, floating point as float32.
+    """Reads the state dict in `path`, a .safetensors or a file of torch.save: on the CPU, floating point as float32.
 
-    The state dict may lie under one of WRAPPERS beside other things (epoch, optimizer). UserError for what is not a
-    whole checkpoint, holds more than tensors, or values that are not finite.
+    The state dict may lie under one of WRAPPERS beside other things (epoch, optimizer). UserError for a file that is no
+    whole checkpoint, holds more than tensors, or has values that are not finite.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -110,7 +110,7 @@ def read_state(path) -> dict[str, torch.Tensor]:
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
-    """Whether it holds real numbers, each of them in memory: not sparse, complex, quantized, empty or repeated."""
+    """Says whether a tensor holds real numbers, each in memory: not sparse, complex, quantized, empty or repeated."""
     if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized or not tensor.numel():
         return False
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
@@ -137,7 +137,7 @@ def _load(path: str):
 
 
 def _unwrapped(found) -> dict[str, torch.Tensor] | None:
-    """The state dict in what a file held; None where there is none."""
+    """Finds the state dict in the content of a file; None where there is none."""
     if not isinstance(found, Mapping):
         return None
     for wrapper in WRAPPERS:

@@ -1,4 +1,4 @@
-"""Toolkits whose checkpoints are read: each one's front end, its networks, and where their tensors go.
+"""Toolkits whose checkpoints can be imported: their front ends, their networks, and where the tensors go.
 
 WeSpeaker (wenet-e2e/wespeaker): avg_model.pt, a state dict of the network and the training's classifier. Its front end
 (wespeaker/dataset/processor.py, cli/speaker.py): Kaldi's log-mels on the 16-bit scale with a Hamming window, less the
@@ -13,7 +13,7 @@ and the recipes' InputNormalization): log-mels in decibels, less the utterance's
 clovaai/voxceleb_trainer: the network under `__S__.`, the loss under `__L__.`, and the front end's constants.
 models/ResNetSE34L.py (fast ResNet34, 40 mel channels) and models/ResNetSE34V2.py (64, with pre-emphasis); utils.py.
 Its front end: torchaudio's mel spectrogram, log(x + 1e-6), every channel with mean 0 and deviation 1 over the
-utterance. That the logarithm is taken (`--log_input`) no tensor tells; the published checkpoints are used with it.
+utterance. No tensor tells whether the logarithm is taken (`--log_input`); the published checkpoints are used with it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from svq.importing import architectures
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
 
-X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]  # of SpeechBrain
+X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]  # of the layers of SpeechBrain's x-vector
 BLOCKS = (3, 4, 6, 3)  # in the stages of SpeechBrain's and clova's ResNets
-FRONT_END = r"torchfb\..*|instancenorm\..*"  # tensors of clova's
+FRONT_END = r"torchfb\..*|instancenorm\..*"  # tensors of clova's front end
 
 
 def wespeaker_front_end(num_mels: int, options) -> FrontEndConfig:
@@ -38,7 +38,7 @@ def wespeaker_front_end(num_mels: int, options) -> FrontEndConfig:
 
 
 def wespeaker_ecapa(state: State, options) -> Plan:
-    """wespeaker/models/ecapa_tdnn.py; with or without global context in the pooling."""
+    """Plans the import of wespeaker/models/ecapa_tdnn.py, with or without global context in the pooling."""
     channels, num_mels, _ = state["layer1.conv.weight"].shape
     wide = state["conv.weight"].shape[0]
     attention, seen, _ = state["pool.linear1.weight"].shape
@@ -91,7 +91,10 @@ def speechbrain_front_end(num_mels: int, options) -> FrontEndConfig:
 
 
 def speechbrain_x_vector(state: State, options) -> Plan:
-    """speechbrain/lobes/models/Xvector.py: convolution, activation and batch norm are numbered through, five times."""
+    """Plans the import of speechbrain/lobes/models/Xvector.py.
+
+    There, convolution, activation and batch norm of five layers are numbered through. ValueError for other contexts.
+    """
     weights = [state[f"blocks.{3 * layer}.conv.weight"] for layer in range(5)]
     contexts = [weight.shape[2] for weight in weights]
     if contexts != X_VECTOR_CONTEXTS:
@@ -106,7 +109,10 @@ def speechbrain_x_vector(state: State, options) -> Plan:
 
 
 def speechbrain_resnet(state: State, options) -> Plan:
-    """speechbrain/lobes/models/ResNet.py. Its convolutions see time before frequency, ours frequency before time."""
+    """Plans the import of speechbrain/lobes/models/ResNet.py.
+
+    Its convolutions have time before frequency, ours frequency before time. ValueError for other numbers of blocks.
+    """
     blocks = tuple(count(state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
     if blocks != BLOCKS:
         raise ValueError(f"its stages have {blocks} blocks, not {BLOCKS}")
@@ -142,7 +148,11 @@ def clova_front_end(num_mels: int, options, preemphasis: float) -> FrontEndConfi
 
 
 def clova_fast(state: State, options) -> Plan:
-    """ResNetSE34L. Its front end alone tells the mel channels, and it from a thin ResNet34, which takes spectra."""
+    """Plans the import of clova's ResNetSE34L.
+
+    Only the tensors of its front end tell the number of mel channels, and tell it from a thin ResNet34, which takes
+    spectra. ValueError where they are missing and the user gives no number, or where the mel filters are not ours.
+    """
     filters = state.get("torchfb.mel_scale.fb")
     if filters is None and not options.num_mels:
         raise ValueError("without its front end (torchfb) it may be of any number of mel channels, or a thin ResNet34 "
@@ -158,7 +168,7 @@ def clova_fast(state: State, options) -> Plan:
 
 
 def clova_half(state: State, options) -> Plan:
-    """ResNetSE34V2. What pre-emphasis it has the checkpoint may hold."""
+    """Plans the import of clova's ResNetSE34V2. The checkpoint may hold its pre-emphasis, else it is 0.97."""
     kernel = state.get("torchfb.0.flipped_filter")
     preemphasis = 0.97 if kernel is None else round(-float(kernel.flatten()[0]), 6)
     filters = state.get("torchfb.1.mel_scale.fb")
@@ -174,7 +184,10 @@ def clova_half(state: State, options) -> Plan:
 
 
 def trunk() -> list[Rule]:
-    """Everything before the pooling, and the embedding layer. Our blocks are numbered through, theirs by stage."""
+    """Gives the rules for clova's layers before the pooling and the embedding layer.
+
+    Our blocks are numbered through, theirs by stage.
+    """
     rules, number = [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), Rule(r"fc\.(\w+)", r"embedding.\1")], 0
     for stage, total in enumerate(BLOCKS, 1):
         for index in range(total):
@@ -188,7 +201,7 @@ def trunk() -> list[Rule]:
 
 
 def check_filters(filters: torch.Tensor | None, num_mels: int, rate: int) -> None:
-    """ValueError where the mel filters (bins, num_mels) that the checkpoint holds are not those of our front end."""
+    """Checks the mel filters (bins, num_mels) of a checkpoint; ValueError where they are not those of our front end."""
     if filters is None:
         return
     ours = ClovaFbank(num_mels, rate).mel

@@ -1,6 +1,6 @@
 """Backbones. Each is `Net(feat_dim, embed_dim, **options)`: features (B, T, F) -> embeddings (B, D).
 
-No network knows of quantization: quantizers attach from outside (svq/quant).
+No network knows about quantization: quantizers attach from outside (svq/quant).
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ FAMILIES = (
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}
 
-NOT_OPTIONS = ("feat_dim", "embed_dim", "block", "blocks", "stem", "strides")  # sizes given apart, what makes the name
+# Arguments that are no options: sizes are given separately, the others follow from the architecture's name.
+NOT_OPTIONS = ("feat_dim", "embed_dim", "block", "blocks", "stem", "strides")
 KINDS = {int: "a positive integer", float: "a number", bool: "true or false", str: "a string",
          tuple: "a list of positive integers"}
 
 
 MOST_NUMBERS = 10**9  # learned numbers of a network: 4 GB
-LARGEST = {"layers": 1000, "segments": 1000}  # of an option that says how often something is repeated
-LARGEST_WIDTH = 1 << 16  # of any other integer: channels
-_UNUSUAL = 4  # times its default: a size from which on the numbers are counted before memory is taken
+LARGEST = {"layers": 1000, "segments": 1000}  # largest values of options that say how often something is repeated
+LARGEST_WIDTH = 1 << 16  # largest value of any other integer option: channels
+_UNUSUAL = 4  # a size above this many times its default has the numbers counted before memory is taken
 
 
 def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, most: int = MOST_NUMBERS, **options) -> nn.Module:
-    """The network named `arch`, freshly initialised from torch's global random state.
+    """Builds the network named `arch`, freshly initialised from torch's global random state.
 
-    An option has the type of its default: a positive integer, a number, a bool, a string or a tuple of positive
-    integers, which may be given as a list. most: learned numbers that it may have; counted, before memory is taken for
-    them, where a size is far above its default.
-    Raises UserError for an unknown architecture, an option that it does not take or a value that does not suit it.
+    options: each has the type of its default: a positive integer, a number, a bool, a string or a tuple of positive
+    integers, which may be given as a list. most: the most learned numbers that the network may have. They are counted,
+    before memory is taken for them, only where a size is far above its default.
+    Raises UserError for an unknown architecture, for an option that it does not take, for a value that does not suit
+    it, and for a network of more than `most` numbers.
     """
     if arch not in ARCHITECTURES:
         raise UserError(f"arch '{arch}' is unknown; known: {', '.join(ARCHITECTURES)}")
@@ -62,8 +64,8 @@ def build(arch: str, feat_dim: int = 80, embed_dim: int = 256, most: int = MOST_
         with torch.device("meta"):
             numbers = num_parameters(_made(arch, feat_dim, embed_dim, values))
         if numbers > most:
-            raise UserError(f"arch {arch}: of these sizes it has {numbers:,} numbers to learn, more than {most:,}; give "
-                            "smaller ones")
+            raise UserError(f"arch {arch}: with these sizes it has {numbers:,} numbers to learn, more than {most:,}; "
+                            "give smaller ones")
     return _made(arch, feat_dim, embed_dim, values)
 
 
@@ -75,19 +77,19 @@ def _made(arch: str, feat_dim: int, embed_dim: int, values: dict) -> nn.Module:
 
 
 def options_of(arch: str) -> dict:
-    """The options that the known architecture `arch` takes, and their defaults."""
+    """Returns the options that the known architecture `arch` takes, with their defaults."""
     parameters = inspect.signature(ARCHITECTURES[arch]).parameters
     return {name: p.default for name, p in parameters.items() if name not in NOT_OPTIONS and type(p.default) in KINDS}
 
 
 def usual_sizes(arch: str) -> tuple[int, int]:
-    """feat_dim and embed_dim that the known architecture `arch` has where none are given."""
+    """Returns the feat_dim and embed_dim that the known architecture `arch` has by default."""
     parameters = inspect.signature(ARCHITECTURES[arch]).parameters
     return parameters["feat_dim"].default, parameters["embed_dim"].default
 
 
 def _as_kind(value, kind: type):
-    """`value` as one of KINDS; None where it is not of that kind."""
+    """Returns `value` as the given one of KINDS, or None where it is not of that kind."""
     if kind is tuple:
         whole = isinstance(value, (list, tuple)) and value and all(type(item) is int and item > 0 for item in value)
         return tuple(value) if whole else None
@@ -97,5 +99,5 @@ def _as_kind(value, kind: type):
 
 
 def num_parameters(net: nn.Module) -> int:
-    """How many learned numbers `net` holds (buffers such as running means are not counted)."""
+    """Counts the learned numbers of `net` (buffers such as running means do not count)."""
     return sum(p.numel() for p in net.parameters())

@@ -1,4 +1,4 @@
-"""The blocks of a network: what is quantized, measured and left in float together."""
+"""The blocks of a network: groups of layers that are quantized, measured or left in float together."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from svq.names import BLOCK_LEVELS
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)  # modules whose `weight` is quantized
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)  # modules with several matrices, each of which is a layer by itself
-LISTS = (nn.Sequential, nn.ModuleList)  # say nothing but "one after another": their members are blocks
+LISTS = (nn.Sequential, nn.ModuleList)  # plain lists of modules: their members are blocks
 
 
 def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
-    """Name of each block -> names of its layers (convolutions, linear layers, matrices of recurrent modules), both in
-    the order of the network.
+    """Maps the name of each block of `net` to the names of its layers, both in the order of the network.
 
-    level `block`: a layer belongs to the outermost module that it lies in, where that is a plain list of modules to
-    the member of the list, and so on. Of an ECAPA-TDNN that makes the first layer (`layer1`), three SE-Res2Blocks
-    (`layer2` to `layer4`), the aggregation (`mfa`), `pool` and `embedding`; of a ResNet the stem (`conv1`), every
-    residual block (`layers.0`, ...) and `embedding`. level `layer`: every layer by itself.
-    Every layer is in just one block. ValueError for another level.
+    Layers are convolutions, linear layers and matrices of recurrent modules; each is in just one block. level `block`:
+    a layer belongs to the outermost module around it; where that is a plain list of modules, to the member of the list,
+    and so on. The blocks of an ECAPA-TDNN are the first layer (`layer1`), three SE-Res2Blocks (`layer2` to `layer4`),
+    the aggregation (`mfa`), `pool` and `embedding`; those of a ResNet the stem (`conv1`), every residual block
+    (`layers.0`, ...) and `embedding`. level `layer`: every layer is a block by itself. Raises ValueError for another
+    level.
     """
     if level not in BLOCK_LEVELS:
         raise ValueError(f"level is '{level}'; it must be one of {', '.join(BLOCK_LEVELS)}")
@@ -34,16 +34,17 @@ def blocks_of(net: nn.Module, level: str = "block") -> dict[str, list[str]]:
 
 
 def _layers_of(name: str, module: nn.Module) -> list[str]:
-    # The class of a quantized layer is made on the spot, and inherits from that of the layer.
+    # isinstance, because torch derives the class of a quantized layer from that of the float one.
     if isinstance(module, LAYERS):
         return [name]
     return [layer for layer, _ in recurrent_weights(name, module)]
 
 
 def recurrent_weights(name: str, module: nn.Module) -> list[tuple[str, str]]:
-    """Lists the matrices of `module`, `name` in its network, if it is recurrent: (rnn.weight_ih_l0, weight_ih_l0), ...
+    """Lists the matrices of a recurrent module, each by its names in the network and in the module; none of others.
 
-    Each by its name in the network and in the module, in the module's own order, without biases.
+    name: that of `module` in its network. An example is (rnn.weight_ih_l0, weight_ih_l0). Matrices are in the module's
+    own order; biases are left out.
     """
     if not isinstance(module, RECURRENT):
         return []
@@ -69,7 +70,7 @@ def _block_of(net: nn.Module, name: str) -> str:
 
 
 def titles_of(net: nn.Module, blocks: dict[str, list[str]]) -> dict[str, str]:
-    """What each block is: its class, with a number where the network has several: `SERes2Block 2`."""
+    """Titles each block by its class, with a number where the network has several: `SERes2Block 2`."""
     kinds = {name: _class_of(net.get_submodule(module_of(net, name))) for name in blocks}
     total, so_far, titles = Counter(kinds.values()), Counter(), {}
     for name, kind in kinds.items():
@@ -79,6 +80,6 @@ def titles_of(net: nn.Module, blocks: dict[str, list[str]]) -> dict[str, str]:
 
 
 def _class_of(module: nn.Module) -> str:
-    # Of a quantized layer the class of the layer, not the one that torch derives from it.
+    # For a quantized layer, this is the class of the float one, not the class that torch derives from it.
     own = parametrize.type_before_parametrizations(module)
     return next((kind.__name__ for kind in LAYERS if isinstance(module, kind)), own.__name__)

@@ -1,6 +1,6 @@
-"""ECAPA-TDNN, in the two forms that checkpoints are published in, and a small one of 0.32 M parameters.
+"""ECAPA-TDNN, in the two forms of published checkpoints, and a small one of 0.32 M parameters.
 
-It is made of Res2Net layers, and blocks of them with squeeze-and-excitation.
+It is made of blocks of Res2Net layers with squeeze-and-excitation.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from svq.nets.tdnn import TDNNLayer, at_least, check_choice
 
 
 class Res2Layer(nn.Module):
-    """A convolution in steps: one group of channels after another, each with the result of the one before.
+    """A convolution in steps: one group of channels after another, the result of each being added to the next group.
 
     (B, C, T) -> (B, C, T). Gao et al., "Res2Net: a new multi-scale backbone architecture", TPAMI 2021, section 3.1.
 
     Args:
         channels: C, a multiple of `scale`.
-        scale: groups; one of them passes as it is.
-        untouched: which: the `first` (as in the paper, and in SpeechBrain) or the `last` (WeSpeaker).
-        layer: `TDNNLayer`'s arguments.
+        scale: number of groups; one of them passes as it is.
+        untouched: the group that passes: `first` (as in the paper, and in SpeechBrain) or `last` (WeSpeaker).
+        layer: arguments of each `TDNNLayer`.
     """
 
     def __init__(self, channels: int, scale: int = 8, untouched: str = "last", **layer):
@@ -55,7 +55,7 @@ class SERes2Block(nn.Module):
     Args:
         channels: C.
         bottleneck: channels inside squeeze-and-excitation.
-        scale, untouched, layer: of the Res2Net layer.
+        scale, untouched, layer: arguments of the Res2Net layer.
     """
 
     def __init__(self, channels: int, bottleneck: int = 128, scale: int = 8, untouched: str = "last", **layer):
@@ -73,10 +73,10 @@ DILATIONS = (2, 3, 4)
 
 
 class Form(NamedTuple):
-    """What tells the published implementations apart.
+    """The differences between the published implementations.
 
     padding: what is put at both ends before a convolution. untouched: the group of channels that passes a Res2Net
-    layer. mfa_norm: batch norm after the aggregation of layers. pool: arguments of the pooling.
+    layer as it is. mfa_norm: whether batch norm follows the aggregation of layers. pool: arguments of the pooling.
     """
 
     padding: str
@@ -103,8 +103,8 @@ class Aggregation(nn.Module):
 
 
 class ECAPA(nn.Module):
-    """Desplanques et al., "ECAPA-TDNN: emphasized channel attention, propagation and aggregation in TDNN based
-    speaker verification", Interspeech 2020, section 3.
+    """ECAPA-TDNN: Desplanques et al., "ECAPA-TDNN: emphasized channel attention, propagation and aggregation in TDNN
+    based speaker verification", Interspeech 2020, section 3.
 
     Parameters with 80 mel channels and a 192-dim embedding, and as published:
 
@@ -120,26 +120,26 @@ class ECAPA(nn.Module):
 
     3D-Speaker's ECAPA-TDNN has SpeechBrain's form. ECAPALite follows Lin et al., "Towards lightweight applications:
     asymmetric enroll-verify structure for speaker verification", ICASSP 2022: 144 channels, a stride of 2 in the
-    first layer, and a filter over time of its own for each channel in the Res2Net layers. The rest is chosen here, for
-    want of their table, so that both of their figures are met to 0.5 %, 318 K parameters and 11.6 M operations (taken
-    as multiply-accumulates for a second of 100 frames): 72 channels before pooling, 64 in squeeze-and-excitation
-    and in the attention, which sees no global context.
+    first layer, and a separate filter over time for each channel in the Res2Net layers. We lack their table, so the
+    rest is chosen here: 72 channels before pooling, and 64 in squeeze-and-excitation and in the attention, which sees
+    no global context. This meets both of their figures to 0.5 %: 318 K parameters and 11.6 M operations (taken as
+    multiply-accumulates for a second of 100 frames).
 
-    Taps: the narrow frame-level layer before pooling is `layer4` (`channels`), the wide one `mfa` (`wide`, which is
-    the smaller in ECAPALite).
-    Input of fewer than 5 frames is lengthened by its first and last ones where edges are reflected.
+    Taps: the narrow frame-level layer before pooling is `layer4` (of `channels`), the wide one `mfa` (of `wide`, which
+    is the smaller number in ECAPALite).
+    Where edges are reflected, input of fewer than 5 frames is lengthened by repeating its first and last ones.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
-        channels: of the first layer and the blocks; a multiple of `scale`.
+        channels: channels of the first layer and the blocks; a multiple of `scale`.
         wide: channels before pooling.
         form: `wespeaker` or `speechbrain`; see `Form`.
         scale: groups of channels in a Res2Net layer.
         squeeze: channels inside squeeze-and-excitation.
         attention: channels inside the pooling's attention.
-        global_context: whether that sees the utterance's mean and deviation.
-        stride: of the first layer.
+        global_context: whether the attention sees the utterance's mean and deviation.
+        stride: stride of the first layer.
         separable: whether Res2Net layers filter each channel alone and then mix them.
     """
 
@@ -166,7 +166,7 @@ class ECAPA(nn.Module):
         self.embedding = nn.Linear(2 * wide, embed_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         first = self.layer1(at_least(x.transpose(1, 2), self.least_frames))
         second = self.layer2(first)
         third = self.layer3(second)

@@ -14,8 +14,8 @@ VARIANCE_FLOOR = 1e-7
 class StatisticsPooling(nn.Module):
     """Mean and standard deviation over time (Snyder et al., "X-vectors", ICASSP 2018, section 2.1).
 
-    (B, C, T) -> (B, 2C). The deviation is the unbiased one; a single frame has deviation 0.
-    Computed in float32 under autocast, because squares of bfloat16 lose what tells speakers apart.
+    (B, C, T) -> (B, 2C). The deviation is the unbiased one; that of a single frame is 0.
+    Computed in float32 under autocast, because squares in bfloat16 lose what tells speakers apart.
 
     Args:
         variance_floor: added to the variance, so that its root has a finite slope at 0.
@@ -44,10 +44,10 @@ class AttentiveStatisticsPooling(nn.Module):
     Args:
         channels: C of the input.
         bottleneck: channels between the two 1x1 convolutions that give the weights.
-        global_context: whether those see the utterance's mean and deviation beside each frame.
-        hidden_norm: ReLU and batch norm after the first convolution, before the tanh.
+        global_context: whether the convolutions see the utterance's mean and deviation beside each frame.
+        hidden_norm: whether ReLU and batch norm follow the first convolution, before the tanh.
         unbiased: whether the deviation of the global context is the unbiased one.
-        variance_floor: least variance; of the global context it is added instead.
+        variance_floor: the least variance; in the global context it is added to the variance instead.
     """
 
     def __init__(self, channels: int, bottleneck: int = 128, global_context: bool = True, hidden_norm: bool = False,
@@ -69,14 +69,14 @@ class AttentiveStatisticsPooling(nn.Module):
             return torch.cat([mean, moment.clamp(min=self.variance_floor).sqrt()], dim=1)
 
     def scores(self, x: torch.Tensor) -> torch.Tensor:
-        """What the softmax over time is taken of: (B, C, T) -> (B, C, T)."""
+        """Computes the scores whose softmax over time gives the weights: (B, C, T) -> (B, C, T)."""
         hidden = self.linear1(self.with_context(x) if self.global_context else x)
         if self.bn is not None:
             hidden = self.bn(F.relu(hidden))
         return self.linear2(torch.tanh(hidden))
 
     def with_context(self, x: torch.Tensor) -> torch.Tensor:
-        """Every frame, the mean and the deviation over all of them: (B, C, T) -> (B, 3C, T)."""
+        """Puts the mean and the deviation over all frames beside every frame: (B, C, T) -> (B, 3C, T)."""
         mean = x.mean(dim=-1, keepdim=True)
         deviation = (variance(x, self.unbiased) + self.variance_floor).sqrt().unsqueeze(-1)
         return torch.cat([x, mean.expand_as(x), deviation.expand_as(x)], dim=1)
@@ -87,30 +87,30 @@ class LearnableDictionaryEncoding(nn.Module):
 
     (B, C, T) -> (B, K C), the residuals of component 1 first. Cai et al., "Exploring the encoding layer and loss
     function in end-to-end speaker and language recognition system", Odyssey 2018: frame x_t belongs
-    to component e_k with weight w_tk = softmax_k(-s_k |x_t - e_k|^2), s_k >= 0 being a learned smoothing factor,
-    and the encoding is (1 / T) sum_t w_tk (x_t - e_k). Computed in float32 under autocast.
+    to component e_k with weight w_tk = softmax_k(-s_k |x_t - e_k|^2), where s_k >= 0 is a learned smoothing factor.
+    The encoding is (1 / T) sum_t w_tk (x_t - e_k). Computed in float32 under autocast.
 
     Args:
         channels: C of the input.
-        components: K, how many the dictionary has.
+        components: K, the number of components.
     """
 
     def __init__(self, channels: int, components: int = 64):
         super().__init__()
         self.dictionary = nn.Parameter(torch.randn(components, channels))
-        # Squared distances grow with C: at 1 / C the first assignments are soft ones, whatever the width.
+        # Squared distances grow with C; factors of 1 / C make the first assignments soft whatever the width.
         start = torch.full((components,), 1.0 / channels)
         self.raw_smoothing = nn.Parameter(torch.log(torch.expm1(start)))
 
     @property
     def smoothing(self) -> torch.Tensor:
-        """s (K,): the smoothing factors; a softplus keeps them from being negative."""
+        """The smoothing factors s (K,); a softplus keeps them from being negative."""
         return F.softplus(self.raw_smoothing)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with full_precision(x):
             frames, dictionary = x.float().transpose(1, 2), self.dictionary.float()
-            # |x - e|^2 multiplied out, so that no (B, T, K, C) tensor is made.
+            # |x - e|^2 is multiplied out, so that no (B, T, K, C) tensor is made.
             distances = (frames.square().sum(-1, keepdim=True) - 2 * frames @ dictionary.t()
                          + dictionary.square().sum(-1))
             weights = (-self.smoothing.float() * distances).softmax(dim=-1)
@@ -119,12 +119,12 @@ class LearnableDictionaryEncoding(nn.Module):
 
 
 def variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
-    """Over the last dimension; 0 for a single frame."""
+    """Computes the variance over the last dimension; 0 for a single frame."""
     return x.var(dim=-1, correction=min(1, x.shape[-1] - 1) if unbiased else 0)
 
 
 def full_precision(x: torch.Tensor):
-    """Context without autocast on the device of `x` (which may be `meta`, that has none)."""
+    """Makes a context without autocast on the device of `x`, which may be `meta`, where there is no autocast."""
     device = x.device.type
     if not torch.amp.is_autocast_available(device):
         return contextlib.nullcontext()

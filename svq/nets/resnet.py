@@ -18,7 +18,7 @@ from torch import nn
 
 from svq.nets.pooling import VARIANCE_FLOOR, StatisticsPooling
 
-EXPANSION = 4  # of channels inside an inverted bottleneck
+EXPANSION = 4  # times as many channels inside an inverted bottleneck
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -30,7 +30,7 @@ def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    """The identity, or a 1x1 convolution where the shape changes."""
+    """Makes a shortcut: the identity, or a 1x1 convolution and a batch norm where the shape changes."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
@@ -79,8 +79,8 @@ class BottleneckBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet of basic or bottleneck blocks over four stages.
 
-    Parameters at width 32 with 80 mel channels and a 256-dim embedding, and those of them that are
-    convolution and linear weights, which quantization is about:
+    Parameters at width 32 with 80 mel channels and a 256-dim embedding, and how many of them are convolution and
+    linear weights, which are quantized:
 
     =========  ==========  =============  ==========  ==========
     network    blocks      in a stage     parameters     weights
@@ -94,20 +94,19 @@ class ResNet(nn.Module):
     ResNet293  bottleneck  10, 20, 64, 3  28,626,016  28,495,136
     =========  ==========  =============  ==========  ==========
 
-    Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization",
-    table III, give ResNet34 26.66 MB and ResNet101 63.86 MB: these numbers and the batch norms' running
-    statistics as floats of 4 bytes (26.57 and 63.78 MB). WeSpeaker counts 6.63, 11.13, 15.89, 19.81, 23.79 and
-    28.62 M from ResNet34 on.
+    Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization", table III, give
+    ResNet34 26.66 MB and ResNet101 63.86 MB; these parameters and the batch norms' running statistics, as floats of 4
+    bytes, make 26.57 and 63.78 MB. WeSpeaker counts 6.63, 11.13, 15.89, 19.81, 23.79 and 28.62 M from ResNet34 on.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
         width: channels of the first stage's 3x3 convolutions; the later ones have 2, 4 and 8 times as many.
-        block: what the stages are made of; its `expansion` times those channels come out.
-        blocks: how many of them in each of the four stages.
+        block: class of the blocks; each gives `expansion` times those channels.
+        blocks: number of blocks in each of the four stages.
         second_layer: whether ReLU, batch norm (without scale and shift) and one more linear layer follow the embedding
-            layer, as in Kaldi's x-vector; the embedding is then what comes after them.
-        variance_floor: of the statistics pooling; 3D-Speaker's networks have 1e-8.
+            layer, as in Kaldi's x-vector; the embedding is then the output of that layer.
+        variance_floor: argument of the statistics pooling; 3D-Speaker's networks have 1e-8.
     """
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 256, width: int = 32,
@@ -133,14 +132,14 @@ class ResNet(nn.Module):
                                         nn.Linear(embed_dim, embed_dim))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(F.relu(self.bn1(self.conv1(x))))
         x = self.embedding(self.pool(x.flatten(1, 2)))
         return x if self.second is None else self.second(x)
 
 class InvertedBottleneck(nn.Module):
-    """A 3x3 convolution of each channel by itself between two of 1x1, and the identity: `channels` to as many."""
+    """A 3x3 convolution of each channel by itself between two of 1x1, and the identity: `channels` to `channels`."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -171,7 +170,7 @@ class Downsampling(nn.Module):
 
 
 class DFResNet(nn.Module):
-    """DF-ResNet of inverted bottlenecks over four stages, with a layer of its own for each halving.
+    """DF-ResNet of inverted bottlenecks over four stages, with a separate layer for each halving.
 
     Parameters at width 32 with 80 mel channels and a 256-dim embedding, beside those of the paper:
 
@@ -184,11 +183,11 @@ class DFResNet(nn.Module):
     DF-ResNet233  3, 8, 63, 3   12,326,176     12.3 M
     ============  ============  ==========  =========
 
-    The first two published counts do not belong to the layout of the other two: from 110 to 179 layers five blocks of
-    64 channels and 18 of 128 are added, 2.66 M, where the paper has 2.86 M. That all four networks are built
-    alike is what Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization",
-    table IV, bear out: 29.12 MB for DF-ResNet110 and 39.97 MB for DF-ResNet179, which are these numbers
-    and the batch norms' running statistics as floats of 4 bytes (29.04 and 39.89 MB).
+    The first two published counts do not fit the layout of the other two: from 110 to 179 layers five blocks of
+    64 channels and 18 of 128 are added, 2.66 M parameters, where the paper has 2.86 M. Liu et al., "Towards lightweight
+    speaker verification via adaptive neural network quantization", table IV, confirm that all four networks are built
+    alike: they give 29.12 MB for DF-ResNet110 and 39.97 MB for DF-ResNet179; these parameters and the batch norms'
+    running statistics, as floats of 4 bytes, make 29.04 and 39.89 MB.
 
     Names count the stem, three layers a block and the embedding, not the downsampling.
 
@@ -196,7 +195,7 @@ class DFResNet(nn.Module):
         feat_dim: mel channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
         width: channels of the first stage; the later ones have 2, 4 and 8 times as many.
-        blocks: how many in each of the four stages.
+        blocks: number of blocks in each of the four stages.
     """
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 256, width: int = 32,
@@ -216,7 +215,7 @@ class DFResNet(nn.Module):
         self.embedding = nn.Linear(2 * channels * bands, embed_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(F.relu(self.bn1(self.conv1(x))))
         return self.embedding(self.pool(x.flatten(1, 2)))

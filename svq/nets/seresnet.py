@@ -1,17 +1,17 @@
 """Residual networks with squeeze-and-excitation and attentive pooling: thin, half and pre-activation ResNets.
 
-Of 34 layers with a quarter or half of the usual channels: Xie et al., "Utterance-level aggregation for speaker
+Networks of 34 layers with a quarter or half of the usual channels: Xie et al., "Utterance-level aggregation for speaker
 recognition in the wild", ICASSP 2019 (thin ResNet), Chung et al., "In defence of metric learning for speaker
 recognition", Interspeech 2020 (thin and fast), and Kwon et al., "The ins and outs of speaker recognition", ICASSP
-2021 (H / ASP), in the order of operations of the published checkpoints of the last two: in a block the first batch
-norm follows its ReLU, and squeeze-and-excitation comes before the residual sum. Those checkpoints expect log-mels
-whose every channel has mean 0 and deviation 1 over the utterance; that is the front end's work.
+2021 (H / ASP). The order of operations is that of the published checkpoints of the last two: in a block the first batch
+norm follows its ReLU, and squeeze-and-excitation comes before the residual sum. These checkpoints expect log-mels in
+which each channel has mean 0 and deviation 1 over the utterance; the front end sees to that.
 
-With pre-activation, and squeeze-and-excitation in the early stages: Rouvier and Bousquet, "Kiwano: a cutting-edge
-open-source toolkit for speaker verification", Odyssey 2026 (ResNet-200), and Leguillier et al., "On low-bit
-quantization errors in speaker verification", arXiv 2606.08078 (ResNet-36 and ResNet-200). That squeeze-and-excitation
-belongs in the first stages only is from Rouvier and Bousquet, "Studying squeeze-and-excitation used in CNN for
-speaker verification", ASRU 2021.
+Networks with pre-activation, and squeeze-and-excitation in the early stages: Rouvier and Bousquet, "Kiwano: a
+cutting-edge open-source toolkit for speaker verification", Odyssey 2026 (ResNet-200), and Leguillier et al., "On
+low-bit quantization errors in speaker verification", arXiv 2606.08078 (ResNet-36 and ResNet-200). Rouvier and Bousquet,
+"Studying squeeze-and-excitation used in CNN for speaker verification", ASRU 2021, put squeeze-and-excitation in the
+first stages only.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import nn
 from svq.nets.resnet import conv1x1, conv3x3, shortcut
 
 BLOCKS = (3, 4, 6, 3)
-REDUCTION = 8  # of channels inside squeeze-and-excitation
+REDUCTION = 8  # channels are divided by this inside squeeze-and-excitation
 
 
 class SqueezeExcitation(nn.Module):
-    """Every channel times a factor between 0 and 1, which the means of all channels set.
+    """Squeeze-and-excitation: multiplies every channel by a factor between 0 and 1 that the means of all channels set.
 
     (B, C, T) -> (B, C, T), or maps (B, C, F, T) -> (B, C, F, T). Hu et al., "Squeeze-and-excitation networks", CVPR
     2018, section 3.
@@ -37,7 +37,7 @@ class SqueezeExcitation(nn.Module):
     Args:
         channels: C.
         hidden: outputs of the first of the two linear layers.
-        activation: between the two.
+        activation: activation between the two.
     """
 
     def __init__(self, channels: int, hidden: int, activation: type[nn.Module] = nn.ReLU):
@@ -53,10 +53,10 @@ class SqueezeExcitation(nn.Module):
 
 
 def attended(x: torch.Tensor, scores: torch.Tensor, deviation: bool, floor: float = 1e-5) -> torch.Tensor:
-    """Means over time of `x` (B, C, T) with the weights softmax(scores), and with `deviation` their deviations.
+    """Averages `x` (B, C, T) over time with the weights softmax(scores); with `deviation` adds standard deviations.
 
-    scores: (B, C, T), or (B, 1, T) for weights that all channels share; a softmax over T makes them sum to 1.
-    Returns (B, C), or (B, 2C) with the standard deviations behind the means, whose squares are at least `floor`.
+    scores: (B, C, T), or (B, 1, T) for weights that all channels share; a softmax over T makes weights that sum to 1.
+    Returns means (B, C), or (B, 2C) with the deviations behind them; variances are at least `floor`.
     Computed in float32 under autocast: a difference of squares has few digits left in bfloat16.
     """
     x, weights = x.float(), F.softmax(scores.float(), dim=-1)
@@ -68,9 +68,9 @@ def attended(x: torch.Tensor, scores: torch.Tensor, deviation: bool, floor: floa
 
 
 def init_he_(net: nn.Module) -> None:
-    """He's initialisation of every 2-d convolution, by its outputs; other layers keep torch's."""
+    """Initialises every 2-d convolution of `net` by He's method, by its outputs; other layers keep torch's values."""
     for module in net.modules():
-        # Where there are shapes only, drawing nothing takes torch seconds: it first imports what it compiles with.
+        # On the meta device torch would draw nothing, but take seconds to import its compiler first.
         if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
@@ -93,7 +93,7 @@ class SEBlock(nn.Module):
 
 
 def stages(width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """All blocks, one after another: `width` channels, doubled from stage to stage."""
+    """Makes the blocks of four stages, one after another: `width` channels, doubled from stage to stage."""
     channels, blocks = width, []
     for stage, (count, stride) in enumerate(zip(BLOCKS, strides)):
         for index in range(count):
@@ -103,7 +103,7 @@ def stages(width: int, strides: tuple[int, ...]) -> nn.Sequential:
 
 
 def with_deviation(pooling: str) -> bool:
-    """Whether `pooling`, `sap` (self-attentive) or `asp` (attentive statistics), gives deviations too.
+    """Tells whether `pooling` gives deviations too: `sap` (self-attentive) does not, `asp` (attentive statistics) does.
 
     Raises ValueError for any other name.
     """
@@ -147,17 +147,17 @@ class ThinResNet(nn.Module):
     """Thin or fast ResNet34: frequency is averaged away before the frames are pooled.
 
     Parameters at width 16 with a 512-dim embedding, whatever the mel channels: 1,437,078 with self-attentive pooling
-    (both networks), 1,502,614 with attentive statistics. Chung et al. give both 1.4 M. The thin one was published
-    for the 257 bins of a spectrum, which its first two layers quarter; the fast one for 40 mel channels, which its
-    first layer halves and its last stage leaves as they are.
+    (both networks), 1,502,614 with attentive statistics. Chung et al. state 1.4 M for both networks. The thin one was
+    published for the 257 bins of a spectrum, which its first two layers quarter; the fast one for 40 mel channels,
+    which its first layer halves and its last stage leaves as they are.
 
     Args:
         feat_dim: channels F of the input (B, T, F); any, because they are averaged.
         embed_dim: size D of the embedding (B, D); published with 512.
         width: channels of the first stage; the later ones have 2, 4 and 8 times as many.
         pooling: `sap`, attentive means, or `asp`, attentive means and deviations, of the 8 `width` channels.
-        stem: `pooled` where maximum pooling, halving the frequencies again, follows the first convolution, or `plain`.
-        strides: of the four stages, in both directions.
+        stem: `pooled`: maximum pooling, which halves the frequencies again, follows the first convolution; or `plain`.
+        strides: strides of the four stages, in both directions.
     """
 
     def __init__(self, feat_dim: int = 40, embed_dim: int = 512, width: int = 16, pooling: str = "sap",
@@ -173,7 +173,7 @@ class ThinResNet(nn.Module):
         init_he_(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(self.stem(F.relu(self.bn1(self.conv1(x)))))
         return self.embedding(self.pool(x.mean(dim=2)))
@@ -182,8 +182,8 @@ class ThinResNet(nn.Module):
 class HalfResNet(nn.Module):
     """ResNetSE34V2: half of the usual channels, all frequencies kept until pooling ("H / ASP").
 
-    Parameters at width 32 with 64 mel channels and a 512-dim embedding: 8,028,492 with attentive statistics.
-    Kwon et al. give 8.0 M.
+    It has 8,028,492 parameters at width 32 with 64 mel channels, a 512-dim embedding and attentive statistics. Kwon et
+    al. state 8.0 M.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F); published with 64.
@@ -204,7 +204,7 @@ class HalfResNet(nn.Module):
         init_he_(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(self.bn1(F.relu(self.conv1(x))))
         return self.embedding(self.pool(x.flatten(1, 2)))
@@ -235,7 +235,7 @@ class PreActivationBlock(nn.Module):
 
 
 class BottleneckAttention(nn.Module):
-    """Attentive means and deviations, a weight for each frame of each channel: (B, C, T) -> (B, 2C)."""
+    """Attentive means and deviations with a weight for each frame of each channel: (B, C, T) -> (B, 2C)."""
 
     def __init__(self, channels: int, hidden: int):
         super().__init__()
@@ -258,20 +258,20 @@ class KiwanoResNet(nn.Module):
     ResNet-200  3, 8, 18, 3  1, 2, 2, 2  31,976,960     200
     ==========  ===========  ==========  ==========  ======
 
-    No counts are published. ResNet-200 has the published blocks and channels, and 200 layers where those of the
-    stem, the blocks and their shortcuts are counted, convolutions and batch norms alike. How ResNet-36 is made
-    up is not published; this is our choice, which counts to 36 in the same way with the same
-    channels. Two shortcuts are what leaves room for whole blocks, hence the last stage keeps its input's size.
+    No counts are published. ResNet-200 has the published blocks and channels. It has 200 layers if convolutions and
+    batch norms of the stem, the blocks and their shortcuts are all counted. The layout of ResNet-36 is not published;
+    this one is our choice, which counts to 36 in the same way with the same channels. Whole blocks fit this count only
+    with two shortcuts, hence the last stage keeps its input's size.
     SpeechBrain's ResNet, with 3, 4, 6 and 3 blocks, has 15,438,336 parameters with 80 mel channels.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F); published with 81.
         embed_dim: size D of the embedding (B, D).
         width: channels of the first stage.
-        blocks: how many in each of the four stages.
-        strides: of the four stages, in both directions.
-        form: `kiwano`, or `speechbrain`: ReLU in the place of SiLU, and batch norm and ReLU, in that of tanh, among 128
-            hidden channels of the pooling.
+        blocks: number of blocks in each of the four stages.
+        strides: strides of the four stages, in both directions.
+        form: `kiwano`, or `speechbrain`, which has ReLU in place of SiLU; its pooling has 128 hidden channels, with
+            ReLU and batch norm in place of tanh.
     """
 
     def __init__(self, feat_dim: int = 81, embed_dim: int = 256, width: int = 128,
@@ -302,7 +302,7 @@ class KiwanoResNet(nn.Module):
         init_he_(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised. In training B must be at least 2."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F). In training B is at least 2."""
         x = x.transpose(1, 2).unsqueeze(1)
         x = self.layers(self.activation(self.bn1(self.conv1(x))))
         return self.bn_embedding(self.embedding(self.bn_pool(self.pool(x.flatten(1, 2)))))

@@ -14,9 +14,9 @@ POOLINGS = ("mean", "stats")
 class FullyConnected(nn.Module):
     """One layer on every frame: affine, ReLU, batch norm; (B, C, T) -> (B, width, T).
 
-    A fully connected layer of frames is a convolution of kernel 1; of `splice` neighbouring frames put
-    together, one of that kernel. Frames beyond the ends are zeros, which after mean normalization is the
-    utterance's mean.
+    A fully connected layer on single frames is a convolution of kernel 1; on `splice` neighbouring frames put
+    together, it is a convolution of that kernel. Frames beyond the ends are zeros, which is the utterance's mean after
+    mean normalization.
     """
 
     def __init__(self, inputs: int, width: int, splice: int = 1):
@@ -32,9 +32,9 @@ class FCStudent(nn.Module):
     """Fully connected layers on spliced frames, pooled over time into the utterance's vector.
 
     Liu, Sahidullah, Kinnunen, "Distilling multi-level x-vector knowledge for small-footprint speaker
-    verification", 2023 (arXiv 2303.01125), distil into such a student of 8 layers; what we have of the paper
-    prints neither widths nor context nor where it pools. Ours are chosen for the paper's sizes: 85 to 91 % smaller than
-    the x-vector teacher for targets of one level, about 75 % for concatenations. With 80 mel channels and 11
+    verification", 2023 (arXiv 2303.01125), distil into such a student of 8 layers. What we have of the paper does not
+    say its widths, its context or where it pools. Ours are chosen for the paper's sizes: 85 to 91 % smaller than the
+    x-vector teacher for targets of one level, about 75 % smaller for concatenations. With 80 mel channels and 11
     spliced frames, beside WeSpeaker's x-vector of 4.61 M (512 dimensions):
 
     =====  =========  =======  ==========  =======
@@ -48,15 +48,15 @@ class FCStudent(nn.Module):
     =====  =========  =======  ==========  =======
 
     With `mean` the last layer, which is affine only, still works on frames, and the utterance's vector is the
-    mean of its outputs: they can be held to frame-level targets one by one. With `stats` mean and
-    deviation of the last but one layer are pooled first (as in the x-vector), and there is no output for each frame.
+    mean of its outputs. So each output can be trained towards a frame-level target. With `stats` mean and deviation of
+    the last but one layer are pooled first (as in the x-vector), and there is no output for each frame.
 
     Args:
         feat_dim: mel channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
         width: units of each hidden layer.
         layers: affine layers altogether, at least 2.
-        splice: frames, an odd number, that are put together as the first layer's input.
+        splice: the odd number of frames that are put together as the first layer's input.
         pooling: `mean` or `stats`.
     """
 
@@ -78,19 +78,22 @@ class FCStudent(nn.Module):
 
     @property
     def has_frame_outputs(self) -> bool:
-        """Whether `frame_outputs` works: frame-level targets need it."""
+        """Whether there is an output for each frame (`frame_outputs`), which frame-level targets need."""
         return self.pooling == "mean"
 
     def frame_outputs(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, T, D): the output for each frame, whose mean is the embedding (pooling `mean`)."""
+        """Computes the output for each frame, whose mean is the embedding: log-mels (B, T, F) -> (B, T, D).
+
+        Raises ValueError for pooling `stats`, which has none.
+        """
         if not self.has_frame_outputs:
             raise ValueError("a student of pooling 'stats' has no output for each frame")
         return self.embedding(self.hidden(x.transpose(1, 2)).transpose(1, 2))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) log-mels -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""
         hidden = self.hidden(x.transpose(1, 2))
-        if self.statistics is None:  # the mean before the affine layer is the mean after it, at 1/T of the work
+        if self.statistics is None:  # the mean is taken before the affine layer: the same result, at 1/T of the work
             return self.embedding(hidden.mean(dim=2, dtype=torch.promote_types(hidden.dtype, torch.float32)))
         return self.embedding(self.statistics(hidden))
 

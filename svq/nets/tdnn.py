@@ -26,13 +26,13 @@ class TDNNLayer(nn.Module):
 
     Args:
         inputs, outputs: channels C and D.
-        context: frames that the affine sees, `dilation` apart. Odd.
-        stride: from one output frame to the next.
+        context: odd number of frames that the affine sees, `dilation` apart.
+        stride: input frames from one output frame to the next.
         padding: `zero` or `reflect` at both ends gives T' = T / stride, rounded up; `none` shortens by
             (context - 1) dilation. `reflect` needs more than half of that many frames.
         activation: `relu` or `leaky_relu` (slope 0.01).
         affine: whether the batch norm learns scale and shift; Kaldi's does not.
-        separable: each channel has a filter over time of its own, and a 1x1 convolution mixes them.
+        separable: whether each channel has its own filter over time, and a 1x1 convolution then mixes them.
     """
 
     def __init__(self, inputs: int, outputs: int, context: int = 1, dilation: int = 1, stride: int = 1,
@@ -63,22 +63,22 @@ class TDNNLayer(nn.Module):
 class TDNN(nn.Module):
     """Frame-level layers `frame1`, `frame2`, ... by a table, statistics pooling, segment-level affines.
 
-    Input shorter than the layers see together is lengthened by its first and last frames, as
+    Input shorter than the context of all layers together is lengthened by repeating its first and last frames, as
     Kaldi's nnet3-xvector-compute does; so one frame is enough.
 
     Args:
         feat_dim: channels F of the input (B, T, F).
         embed_dim: size D of the embedding (B, D).
         width, wide: channels of all frame-level layers but the last, and of the last.
-        segments: affines after pooling, of size D; ReLU and batch norm between them. The embedding is the output
-            of the last one.
-        padding, activation, affine: of every layer; see `TDNNLayer`.
-        variance_floor, deviation_offset: of the pooling; see `StatisticsPooling`.
+        segments: number of affines after pooling (1 or 2), of size D, with activation and batch norm between them. The
+            embedding is the output of the last one.
+        padding, activation, affine: arguments of every layer; see `TDNNLayer`.
+        variance_floor, deviation_offset: arguments of the pooling; see `StatisticsPooling`.
     """
 
     LAYERS: tuple[tuple[int, int], ...]  # context and dilation of each frame-level layer
-    NARROW: str  # the last frame-level layer of `width` channels, by its module's name
-    WIDE: str  # the one of `wide` channels, before pooling
+    NARROW: str  # name of the last frame-level layer of `width` channels
+    WIDE: str  # name of the layer of `wide` channels, before pooling
     FRAME_LAYERS: tuple[str, ...]
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 512, width: int = 512, wide: int = 1500,
@@ -103,7 +103,7 @@ class TDNN(nn.Module):
             self.segment2 = nn.Linear(embed_dim, embed_dim)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) features -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from features (B, T, F)."""
         x = at_least(x.transpose(1, 2), self.least_frames)
         for name in self.FRAME_LAYERS:
             x = self.get_submodule(name)(x)
@@ -112,14 +112,14 @@ class TDNN(nn.Module):
 
 
 class XVector(TDNN):
-    """Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018, table 1.
+    """X-vector: Snyder et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018, table 1.
 
-    With 80 mel channels and a 512-dim embedding 4,610,524 parameters (WeSpeaker's XVEC: 4.61 M); with
-    `segments=1`, whose embedding is the affine right after pooling as in Kaldi, 4,347,868 (3D-Speaker: 4.34 M, with
-    a `variance_floor` of 1e-8).
+    It has 4,610,524 parameters with 80 mel channels and a 512-dim embedding (WeSpeaker's XVEC: 4.61 M). With
+    `segments=1`, whose embedding is the affine right after pooling as in Kaldi, it has 4,347,868 (3D-Speaker: 4.34 M,
+    with a `variance_floor` of 1e-8).
 
     `XVectorSpeechBrain` has reflected edges, leaky ReLU, batch norm with scale and shift, and one segment-level
-    affine: with 24 mel channels 4,211,604 parameters. SpeechBrain adds noise of 1e-5 to 9e-5 to the pooled means,
+    affine: 4,211,604 parameters with 24 mel channels. SpeechBrain adds noise of 1e-5 to 9e-5 to the pooled means,
     at inference too; here there is none.
     """
 
@@ -133,8 +133,8 @@ class ETDNN(TDNN):
     """Extended x-vector: Snyder et al., "Speaker recognition for multi-speaker conversations using x-vectors",
     ICASSP 2019, table 1: four layers with context, each followed by one without, before the last two.
 
-    With 30 cepstra and a 512-dim embedding 6,057,436 parameters (Yu and Li, "Densely connected time delay neural
-    network for speaker verification", table 2: 6.1 M); with 80 mel channels 6,185,436.
+    It has 6,057,436 parameters with 30 cepstra and a 512-dim embedding (Yu and Li, "Densely connected time delay neural
+    network for speaker verification", table 2: 6.1 M), and 6,185,436 with 80 mel channels.
     """
 
     LAYERS = ((5, 1), (1, 1), (3, 2), (1, 1), (3, 3), (1, 1), (3, 4), (1, 1), (1, 1), (1, 1))
@@ -144,13 +144,13 @@ class ETDNN(TDNN):
 
 
 def mirrored(x: torch.Tensor, frames: int) -> torch.Tensor:
-    """`x` (B, C, T) with `frames` more at either end, mirrored at the outermost one: (B, C, T + 2 frames)."""
+    """Extends `x` (B, C, T) at either end by `frames` frames, mirrored at the outermost one: (B, C, T + 2 frames)."""
     # Slices rather than F.pad, whose gradient on a GPU is not the same at every run.
     return torch.cat([x[..., 1 : frames + 1].flip(-1), x, x[..., -frames - 1 : -1].flip(-1)], dim=-1)
 
 
 def at_least(x: torch.Tensor, frames: int) -> torch.Tensor:
-    """`x` (B, C, T) with its first and last frames repeated until there are `frames` of them."""
+    """Repeats the first and the last frame of `x` (B, C, T) until there are at least `frames` of them."""
     lacking = frames - x.shape[-1]
     if lacking <= 0:
         return x
@@ -159,7 +159,7 @@ def at_least(x: torch.Tensor, frames: int) -> torch.Tensor:
 
 
 def check_choice(name: str, value: str, choices) -> None:
-    """ValueError for a value that is not one of `choices`."""
+    """Raises ValueError, naming the setting `name`, for a value that is not one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(choices)}")
 
@@ -191,8 +191,10 @@ class DenseLayer(nn.Module):
 
 
 class DenseBlock(nn.ModuleList):
-    """Dense layers, each of which sees the input and all that the ones before it gave:
-    (B, C, T) -> (B, C + layers growth, T)."""
+    """Dense layers, each of which sees the input and the outputs of all layers before it.
+
+    (B, C, T) -> (B, C + layers growth, T).
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         found = [x]
@@ -216,11 +218,11 @@ class Transit(nn.Module):
 class DTDNN(nn.Module):
     """D-TDNN: 6 and 12 dense layers, halved after each block, statistics pooling, affine, batch norm.
 
-    With 30 cepstra and a 512-dim embedding 2,822,272 parameters (the paper's table 2: 2.8 M); with 80 mel
-    channels 2,854,272.
+    It has 2,822,272 parameters with 30 cepstra and a 512-dim embedding (the paper's table 2: 2.8 M), and 2,854,272 with
+    80 mel channels.
 
     Taps: the wide frame-level layer before pooling is `block2` (1024 channels), the narrow one `transit2` (512).
-    Blocks and transits end in a convolution; what follows them normalises.
+    Blocks and transits end in a convolution; the layers after them normalise.
 
     Args:
         feat_dim: channels F of the input (B, T, F).
@@ -250,7 +252,7 @@ class DTDNN(nn.Module):
         self.bn = nn.BatchNorm1d(embed_dim, affine=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, T, F) features -> (B, D) embeddings, not length-normalised."""
+        """Computes embeddings (B, D), not length-normalised, from features (B, T, F)."""
         x = x.transpose(1, 2)
         for name in self.FRAME_LAYERS:
             x = self.get_submodule(name)(x)

@@ -1,6 +1,6 @@
 """`model.svq`: a quantized network in one file, whose size on disk is the model's size.
 
-Writing it, loading it, and its size without writing it. What stands in it: svq.pack.format.
+This module writes and loads it, and tells its size without writing it. svq.pack.format describes its content.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from svq.pack.writing import batch_norms, codebook_size, codebook_type, other_te
 from svq.quant.api import FLOAT_BITS, QuantConfig, float_weight, fold_batch_norm_, quantizable, state_names
 from svq.quant.nested import precisions_of, set_precision_
 
-LARGEST_DISTANCE = 1e-4  # of the embeddings before and after packing
+LARGEST_DISTANCE = 1e-4  # largest cosine distance allowed between embeddings before and after packing
 
 
 def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,
                 entropy: bool = False) -> int:
     """Writes quantized `net` to `path` (atomically) and returns the file's size in bytes.
 
-    calibration: what turns scores into log-likelihood ratios, kept in the metadata.
-    entropy: codes Huffman coded where that is smaller; such a file takes longer to load, and its size depends
+    calibration: the numbers that turn scores into log-likelihood ratios, kept in the metadata.
+    entropy: codes are Huffman coded where that is smaller; such a file takes longer to load, and its size depends
         on the weights.
     A nested network is written with all its precisions, whichever is set, and the calibration of the highest.
     Raises UserError when `net` has no quantized layer, and for entropy coding of a nested network.
@@ -64,11 +64,11 @@ def save_packed(path, net: nn.Module, config: ModelConfig, calibration: dict | N
 
 
 def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibration: dict | None = None) -> int:
-    """Bytes of the file that `save_packed` writes, without entropy coding, for `net` quantized with `quant`.
+    """Computes the bytes of the file that `save_packed` writes, without entropy coding, for `net` quantized by `quant`.
 
-    `net`, in float or quantized so already, is not touched: shapes say it all, but for whether float16 holds the
-    batch norms, which is looked up, and codebooks per channel, which is taken for granted. Takes milliseconds, but for
-    method nested, whose file is made and weighed.
+    `net`, in float or quantized so already, is not touched. Its shapes determine the size, except that float16 may not
+    hold all numbers: this is checked for batch norms, while codebooks per channel are assumed to fit. Takes
+    milliseconds, except for method nested, whose file is made in memory and measured.
     """
     if quant.method == "nested":
         return nested_bytes(net, quant, model, calibration)
@@ -92,25 +92,31 @@ def packed_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibra
 
 
 def load_packed(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
-    """The network of a packed file, in eval mode with float weights from the codebooks, and its config.
+    """Loads a packed file; returns the network, in eval mode with float weights from the codebooks, and its config.
 
-    precision: of a nested file, the one to load (None: the highest); the others are not read. Network and config are
-    those of that precision alone.
-    The config's quantization gives the bits of every layer by name where not all have the same.
+    precision: the precision to load of a nested file (None: the highest); the others are not read. Network and config
+    are those of that precision alone.
+    Where not all layers have the same bits, the config's quantization gives the bits of every layer by name.
     Raises UserError when the file is missing, damaged, altered or of another version, or does not fit its config.
     """
     return _network(path, *read_packed(path, precision))
 
 
 def load_with_codes(path) -> tuple[nn.Module, ModelConfig, list[UnpackedLayer]]:
-    """What `load_packed` gives, of a nested file at its highest precision, and its quantized layers as codes."""
+    """Loads a packed file; returns its network, its config (as `load_packed`) and its quantized layers as codes.
+
+    A nested file is loaded at its highest precision. Raises UserError as `load_packed` does.
+    """
     about, tensors = read_packed(path)
     _, layers = unpack(path, about, tensors)
     return *_network(path, about, tensors), layers
 
 
 def as_packed(net: nn.Module, config: ModelConfig) -> tuple[nn.Module, ModelConfig, list[UnpackedLayer]]:
-    """What `load_with_codes` gives of the file that `save_packed` writes of `net`; UserError where it is not quantized."""
+    """Writes quantized `net` to a temporary packed file, and returns what `load_with_codes` reads from it.
+
+    Raises UserError where `net` is not quantized.
+    """
     with tempfile.TemporaryDirectory(prefix="svq-packed-") as folder:
         path = os.path.join(folder, "model.svq")
         save_packed(path, net, config)
@@ -119,7 +125,7 @@ def as_packed(net: nn.Module, config: ModelConfig) -> tuple[nn.Module, ModelConf
 
 def _network(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[nn.Module, ModelConfig]:
     config, net, layers = unpack_lazily(path, about, tensors)
-    # Float weights are held once: those made here become the network's own, layer by layer.
+    # Float weights are held just once: those made here become the network's own, layer by layer.
     names = state_names(net)
     state = {names[layer.row.name]: layer.weight() for layer in layers}
     state |= {name: t.clone() for name, t in tensors.items() if name not in MERGED}
@@ -131,10 +137,10 @@ def _network(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[nn.Mo
 
 def save_compared(path, net: nn.Module, config: ModelConfig, calibration: dict | None = None,
                   entropy: bool = False) -> float:
-    """Writes the file as `save_packed`, under its name only once it has been loaded again and compared with `net`.
+    """Writes a packed file as `save_packed` does, under its name only after it was loaded and compared with `net`.
 
-    Returns the largest cosine distance of their embeddings, over all precisions of a nested network; UserError where
-    it is above LARGEST_DISTANCE.
+    Returns the largest cosine distance of their embeddings, over all precisions of a nested network. Raises UserError
+    where it is above LARGEST_DISTANCE.
     """
     with atomic_path(path) as temporary:
         save_packed(temporary, net, config, calibration, entropy)

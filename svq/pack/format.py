@@ -1,32 +1,31 @@
 """The format of `model.svq`: its tensors, metadata, digest and size.
 
-A safetensors file. Its tensors:
+It is a safetensors file with these tensors:
 
-- `codes` (uint8): the codes of every quantized layer, one layer after another, each from a byte on. A layer is
-  packed densely (`pack_codes`) or, in an entropy-coded file and where that is smaller, by
-  Huffman coding (`compress_codes`).
+- `codes` (uint8): the codes of every quantized layer, one layer after another; each layer begins at a byte. A layer is
+  packed densely (`pack_codes`), or by Huffman coding (`compress_codes`) in an entropy-coded file where that is smaller.
 - `codebooks` (float32, or float16 where there is one a channel): the levels of every layer, one after another.
-- `scales` (float32) and `zeros` (uint8): of layers on an integer grid, in the place of levels. A weight is scale *
-  (code - zero), one scale a layer or one a channel; zeros are there only for affine grids.
-- `biases` (float32): of every layer that a batch norm was folded into, in the order of the norms' names.
-- `norms` (float16): scale and shift of every batch norm, one after another. Where float16 does not hold one of
-  them it is a tensor of its own, `<norm>.scale` or `<norm>.shift` (float32), and missing here.
+- `scales` (float32) and `zeros` (uint8): in place of levels, for layers on an integer grid. A weight is scale *
+  (code - zero), with one scale a layer or one a channel; zeros are there only for affine grids.
+- `biases` (float32): those of every layer that a batch norm was folded into, in the order of the norms' names.
+- `norms` (float16): scale and shift of every batch norm, one after another. A scale or shift that float16 does not hold
+  is missing here and is a tensor of its own, `<norm>.scale` or `<norm>.shift` (float32).
 - every other tensor under its own name: biases, and the weights of layers left in float.
 
-Metadata `svq`: JSON with the format version, the model config, for each quantized layer its row (see
-`PackedLayer`), for each batch norm its name and channels, the calibration, and a SHA-256 digest of all of it.
-Few tensors, because each costs about 90 bytes of header: with one of its own for each layer's codes and codebook
+Metadata `svq` is JSON with the format version, the model config, the row of each quantized layer (see `PackedLayer`),
+name and channels of each batch norm, the calibration, and a SHA-256 digest of all of it.
+Tensors are few, because each costs about 90 bytes of header. With separate tensors for each layer's codes and codebook
 and each norm's scale and shift, a 1-bit ResNet34 would take 1.4 % more, a ResNet18 of width 8 13 % more.
 
 Version 2 is the same without `scales`, `zeros` and `biases`; it is read too.
 
-Version 4 holds a nested network (svq.quant.nested): all its precisions, each weight's code once. What belongs to one
-precision is a tensor with its bits in the name: `codebooks@2`, `norms@2`, `<norm>.scale@2`. So are the codes, of which
-`codes@2` are the leading two bits, the whole codes of 2 bits, and `codes@4` the two bits after them, packed as if they
-were codes by themselves. All else is as in version 3 and the same for all precisions; rows are those of the highest,
-and so is the calibration. Whoever wants 2 bits reads no tensor of another precision; so there is a digest for each,
-over the metadata and the tensors that it needs. Read at one precision, such a file gives just what a file of version 3
-holds that was packed of `svq.pack.nested.at_precision_`.
+Version 4 holds a nested network (svq.quant.nested): all its precisions, but each weight's code once. A tensor that
+belongs to one precision has its bits in the name: `codebooks@2`, `norms@2`, `<norm>.scale@2`. So do the codes:
+`codes@2` are the leading two bits, which are the whole codes of 2 bits, and `codes@4` the two bits after them, packed
+as if they were codes by themselves. All else is as in version 3 and shared by all precisions; rows and calibration are
+those of the highest. Reading 2 bits takes no tensor of another precision. So each precision has a digest, over the
+metadata and the tensors that it needs. Read at one precision, such a file gives just what a file of version 3 gives
+that was packed after `svq.pack.nested.at_precision_`.
 
 Codes have 1 to 8 bits and become bytes as a dense bit string, or near their entropy.
 """
@@ -53,14 +52,15 @@ NESTED_VERSION = 4
 READABLE_VERSIONS = (2, FORMAT_VERSION, NESTED_VERSION)
 PLAIN, SYMMETRIC, AFFINE = 0, 1, 2  # a row's grid
 TYPES = {"codes": torch.uint8, "codebooks": torch.float32, "scales": torch.float32, "zeros": torch.uint8}
-MERGED = (*TYPES, "norms", "biases")  # tensors that stand for many of the network's own
+MERGED = (*TYPES, "norms", "biases")  # tensors that each hold many of the network's own
 PIECE = 1 << 18  # codes; a multiple of 8, so that pieces begin at a byte
 
 
 def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Codes (uint8, each below 2^bits) as one dense bit string: ceil(n * bits / 8) bytes (uint8).
+    """Packs codes (uint8, each below 2^bits) into one dense bit string: ceil(n * bits / 8) bytes (uint8).
 
-    Most significant bit first within a code and within a byte; the last byte is filled with zeros.
+    The most significant bit comes first within a code and within a byte; the last byte is filled with zeros. Raises
+    ValueError for a code that does not fit `bits` bits.
     """
     codes = np.ascontiguousarray(codes, dtype=np.uint8).ravel()
     if codes.size and int(codes.max()) >> bits:
@@ -69,13 +69,13 @@ def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
 
 
 def unpack_codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The `count` codes (uint8) in `packed`; ValueError when it has not exactly the bytes for them."""
+    """Unpacks the `count` codes (uint8) in `packed`. Raises ValueError when it does not have exactly their bytes."""
     if packed.size != packed_size(count, bits):
         raise ValueError(f"{packed.size} bytes for {count} codes of {bits} bits; expected {packed_size(count, bits)}")
     if bits == 8:
         return packed.copy()
     codes = np.empty(count, dtype=np.uint8)
-    # A piece at a time: single bits take sixteen times the room of the codes.
+    # One piece at a time, because single bits take sixteen times the memory of the codes.
     for start in range(0, count, PIECE):
         number = min(PIECE, count - start)
         plane = np.unpackbits(packed[start * bits // 8 :][: packed_size(number, bits)], count=number * bits)
@@ -86,26 +86,27 @@ def unpack_codes(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes that `count` codes of `bits` bits take."""
+    """Computes the bytes that `count` codes of `bits` bits take, densely packed."""
     return -(-count * bits // 8)
 
 
 def compress_codes(codes: np.ndarray, levels: int) -> np.ndarray:
-    """Codes (uint8, each below `levels`) by Huffman coding, near their entropy; bytes (uint8).
+    """Compresses codes (uint8, each below `levels`) by Huffman coding, near their entropy, to bytes (uint8).
 
-    As many codes as fit make one byte, digits of a number in base `levels` with the first the highest
-    (five ternary codes, two of 16 levels); the last one is filled with zeros. Those bytes are a raw deflate
-    stream of Huffman codes alone. Codes of a network have no order that a dictionary could use, and a
-    byte of several codes spares Huffman coding its loss of up to a bit a symbol.
+    First as many codes as fit make one byte, as digits of a number in base `levels`, the first one the highest (five
+    ternary codes, two of 16 levels); the last byte is filled with zeros. These bytes then become a raw deflate stream
+    of Huffman codes alone. Codes of a network have no order that a dictionary could use, and bytes of several codes
+    spare Huffman coding its loss of up to a bit a symbol.
     """
     coder = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS, 9, zlib.Z_HUFFMAN_ONLY)
     return np.frombuffer(coder.compress(pack_digits(codes, levels).tobytes()) + coder.flush(), dtype=np.uint8)
 
 
 def pack_digits(codes: np.ndarray, levels: int) -> np.ndarray:
-    """Codes (uint8, each below `levels`) as digits of bytes (uint8), the first the highest: `digits_of` in each byte.
+    """Packs codes (uint8, each below `levels`) as digits into bytes (uint8), `digits_of` to a byte, the highest first.
 
-    The last byte is filled with zeros. For a power of two that divides 8 bits it is what `pack_codes` gives.
+    The last byte is filled with zeros. For 2, 4, 16 or 256 levels the result is that of `pack_codes`. Raises ValueError
+    for a code of `levels` or more.
     """
     digits = digits_of(levels)
     codes = np.ascontiguousarray(codes, dtype=np.uint8).ravel()
@@ -117,16 +118,16 @@ def pack_digits(codes: np.ndarray, levels: int) -> np.ndarray:
 
 
 def decompress_codes(data: np.ndarray, levels: int, count: int) -> np.ndarray:
-    """The `count` codes (uint8) that `compress_codes` made into `data`.
+    """Decompresses the `count` codes (uint8) that `compress_codes` made into `data`.
 
-    ValueError when `data` is not the stream of just so many; never expands to more than those. A number
-    beyond levels^digits, which no codes make, comes out as a code of `levels` or more.
+    Raises ValueError when `data` is not a stream of exactly so many codes; never expands to more than these. A byte
+    that no codes make, levels^digits or more, comes out as a code of `levels` or more.
     """
     digits = digits_of(levels)
     expected = -(-count // digits)
     decoder = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        # One byte more than there should be: room for the end of the stream, and enough to notice excess.
+        # One byte more than expected: room for the end of the stream, and enough to notice excess.
         numbers = decoder.decompress(data.tobytes(), expected + 1)
     except zlib.error as error:
         raise ValueError(f"not a stream of Huffman codes ({error})") from None
@@ -138,7 +139,7 @@ def decompress_codes(data: np.ndarray, levels: int, count: int) -> np.ndarray:
 
 
 def digits_of(levels: int) -> int:
-    """How many codes of `levels` levels fit one byte, at most 8."""
+    """Computes how many codes of `levels` levels fit one byte, at most 8."""
     digits = 1
     while digits < 8 and levels ** (digits + 1) <= 256:
         digits += 1
@@ -146,12 +147,12 @@ def digits_of(levels: int) -> int:
 
 
 class PackedLayer(NamedTuple):
-    """A row of the metadata: one quantized layer, by the name of its module, or of a recurrent module's matrix.
+    """A row of the metadata: one quantized layer, by the name of its module or of a recurrent module's matrix.
 
     levels: values in each codebook, at most 2^bits. codebooks: 1, or one for each output channel.
     compressed: bytes of Huffman codes; 0: packed densely.
-    grid: 0: its levels are in `codebooks`; 1: a symmetric integer grid, only `scales` is kept; 2: an affine one,
-        whose `zeros` are kept too. A row that ends with 0 here is written without it.
+    grid: 0: its levels are in `codebooks`; 1: a symmetric integer grid, of which only `scales` are kept; 2: an affine
+        one, whose `zeros` are kept too. A grid of 0 is left out where the row is written.
     """
 
     name: str
@@ -165,14 +166,14 @@ class PackedLayer(NamedTuple):
         return list(self if self.grid else self[:-1])
 
     def stored(self) -> dict[str, int]:
-        """How many numbers of which tensor belong to the layer beside its codes."""
+        """Counts the numbers that belong to the layer beside its codes, by the name of the tensor that has them."""
         if self.grid == PLAIN:
             return {"codebooks": self.levels * self.codebooks}
         return {"scales": self.codebooks, **({"zeros": self.codebooks} if self.grid == AFFINE else {})}
 
 
 def about_file(config: ModelConfig, rows: list[PackedLayer], norms: dict[str, nn.Module], calibration) -> dict:
-    """The metadata without its digest. Bits of single layers are in the rows, not in the model config again.
+    """Makes the metadata of a packed file without their digest. Bits of single layers are in the rows only.
 
     norms: batch norms by name. calibration: a dict that JSON holds, or None.
     """
@@ -186,8 +187,10 @@ def about_file(config: ModelConfig, rows: list[PackedLayer], norms: dict[str, nn
 
 
 def model_dict(config: ModelConfig) -> dict:
-    """The config without what its reader supplies: bits of single layers, settings of other quantizers, folded norms
-    where there are none."""
+    """Turns a config into a dict without what its reader supplies.
+
+    That is bits of single layers, settings of other quantizers, and `folded` where no norm is.
+    """
     if config.quant is not None:
         config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=None))
     found = {**to_dict(config), "front_end": config.front_end.as_short_dict()}
@@ -200,17 +203,17 @@ def model_dict(config: ModelConfig) -> dict:
 
 
 def merged_biases(config: ModelConfig) -> list[str]:
-    """Names of the biases that stand in `biases`: of the layers that norms were folded into, by the norms' names."""
+    """Lists the biases that are stored in `biases`: those of layers with folded norms, in order of the norms' names."""
     return [f"{layer}.bias" for _, layer in sorted((config.folded or {}).items())]
 
 
 def as_json(about: dict) -> str:
-    """The metadata as they stand in the file, and as `digest` takes them: sorted by name, without spaces."""
+    """Writes metadata as JSON as they stand in the file and as `digest` takes them: sorted by name, without spaces."""
     return json.dumps(about, sort_keys=True, separators=(",", ":"))
 
 
 def digest(about: dict, tensors: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over the metadata (its own entry aside) and every tensor's name, type, shape and bytes."""
+    """Computes the SHA-256 of the metadata (without its own entry) and of each tensor's name, type, shape and bytes."""
     total = hashlib.sha256(as_json({k: v for k, v in about.items() if k != "digest"}).encode())
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
@@ -221,8 +224,11 @@ def digest(about: dict, tensors: dict[str, torch.Tensor]) -> str:
 
 def safetensors_bytes(sizes: dict[str, tuple[torch.dtype, tuple[int, ...]]],
                       metadata: dict[str, str] | None = None) -> int:
-    """Size of the file that `svq.network.save_tensors` writes of tensors of these types and shapes: 8 bytes, a JSON
-    header padded to a multiple of 8, the tensors (the widest type first, then by name) one after another."""
+    """Computes the size of the file that `svq.network.save_tensors` writes for tensors of the given types and shapes.
+
+    It has 8 bytes, a JSON header padded to a multiple of 8, and the tensors one after another (the widest type first,
+    then by name).
+    """
     names = {torch.uint8: "U8", torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32",
              torch.float64: "F64", torch.int64: "I64", torch.int32: "I32", torch.bool: "BOOL"}
     header, offset = {} if metadata is None else {"__metadata__": metadata}, 0

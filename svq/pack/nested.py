@@ -1,8 +1,8 @@
-"""Nested packed files: codes of several precisions as one, what one precision needs of them, and how they are written.
+"""Nested packed files, which hold a network at several precisions: how they are written, and read at one precision.
 
-Each weight's leading bits stand apart from the bits that higher precisions add: its code is there once, and all that
-differs once for each precision. One precision of a nested network is a plain network, like one quantized to those bits
-alone.
+Each weight's leading bits are stored apart from the bits that higher precisions add. So its code is there once, and
+only what differs is there once for each precision. A nested network at one precision is a plain network, like one
+quantized to those bits alone.
 """
 
 from __future__ import annotations
@@ -43,13 +43,16 @@ from svq.quant.quantizers import LevelQuantizer
 
 
 def widths(precisions: Sequence[int]) -> dict[int, int]:
-    """How many bits each precision adds to the one before it: (2, 4) -> {2: 2, 4: 2}."""
+    """Computes how many bits each precision adds to the one before it: (2, 4) -> {2: 2, 4: 2}."""
     return {bits: bits - before for bits, before in zip(precisions, (0, *precisions))}
 
 
 def split_codes(packed: np.ndarray, sizes: Iterable[int], precisions: Sequence[int]) -> dict[int, np.ndarray]:
-    """Layers of so many codes (`sizes`) of the highest precision, each packed from a byte on -> by precision, the bits
-    that it adds to each code, packed likewise. ValueError where the bytes are not those of the layers."""
+    """Splits packed codes of the highest precision into the bits that each precision adds to them, by precision.
+
+    sizes: number of codes of each layer. In `packed` and in the results each layer begins at a byte. Raises ValueError
+    where the bytes are not those of the layers.
+    """
     pieces, start = {bits: [] for bits in precisions}, 0
     for count in sizes:
         end = start + packed_size(count, precisions[-1])
@@ -61,7 +64,10 @@ def split_codes(packed: np.ndarray, sizes: Iterable[int], precisions: Sequence[i
 
 
 def join_codes(parts: dict[int, np.ndarray], sizes: Iterable[int]) -> np.ndarray:
-    """The inverse: the codes of the highest of the precisions in `parts`, packed; ValueError as there."""
+    """Joins the bits that precisions add (see `split_codes`) to packed codes of the highest precision in `parts`.
+
+    sizes: number of codes of each layer. Raises ValueError where the bytes are not those of the layers.
+    """
     if len(parts) == 1:
         return next(iter(parts.values()))
     precisions = sorted(parts)
@@ -79,7 +85,10 @@ def join_codes(parts: dict[int, np.ndarray], sizes: Iterable[int]) -> np.ndarray
 
 
 def member_config(quant: QuantConfig | None, precision: int, where) -> QuantConfig:
-    """The config of the plain network at `precision`; UserError naming `where` where a model of `quant` has none."""
+    """Returns the config of the plain network at one precision of a nested network.
+
+    quant: the config of the nested network. Raises UserError that names `where` if it does not have the precision.
+    """
     precisions = () if quant is None else quant.precisions or ()
     if precision not in precisions:
         raise UserError(no_such_precision(where, precisions, precision))
@@ -88,12 +97,12 @@ def member_config(quant: QuantConfig | None, precision: int, where) -> QuantConf
 
 @torch.no_grad()
 def at_precision_(net: nn.Module, precision: int) -> nn.Module:
-    """Makes of nested `net`, in place, the plain network of one of its precisions, quantized as `QuantConfig.at` says;
-    returns `net`. Its quantized weights are the same, bit for bit.
+    """Turns nested `net`, in place, into the plain network of one of its precisions; returns `net`.
 
-    The plain quantizer takes the nearest level, where the nested one has the thresholds of its highest precision. So
-    below that, the few float weights between the two thresholds are put on the level that they had; all others stay as
-    they are.
+    It is then quantized as `QuantConfig.at` says; its quantized weights are the same, bit for bit. The plain quantizer
+    takes the nearest level, where the nested one has the thresholds of its highest precision. So at lower precisions
+    the few float weights between the two thresholds are put on the level that they had. All others stay as they are.
+    Raises UserError for a precision that `net` does not have.
     """
     set_precision_(net, precision)
     for _, layer, quantizer in list(quantizers(net)):
@@ -111,19 +120,21 @@ def at_precision_(net: nn.Module, precision: int) -> nn.Module:
 
 
 def _plain(quantizer: NestedQuantizer, weight: torch.Tensor) -> Quantizer:
-    """The quantizer of its highest precision, or one of the levels of a lower one with a scale of 1, to keep them."""
+    """Returns the quantizer of the highest precision, or makes one of a lower one's levels, with a scale of 1."""
     if quantizer.precision == quantizer.bits:
         return quantizer.top
     levels = quantizer.codebook()
     return LevelQuantizer(weight, quantizer.precision, levels, torch.ones(levels.shape[:-1]))
 
 
-MARK = "@"  # between the name of a tensor and the precision that it belongs to
+MARK = "@"  # stands between the name of a tensor and the precision that it belongs to
 
 
 def precision_to_read(path, about, precision: int | None) -> int | None:
-    """The precision to read of a file with metadata `about`: its highest where none is given, None where it is not
-    nested. UserError for one that it has not."""
+    """Returns the precision to read of a file with metadata `about`: its highest where None is given.
+
+    Returns None for a file that is not nested. Raises UserError for a precision that the file does not have.
+    """
     if not isinstance(about, dict) or about.get("format") != NESTED_VERSION:
         if precision is not None:
             raise UserError(no_such_precision(path, (), precision))
@@ -135,7 +146,7 @@ def precision_to_read(path, about, precision: int | None) -> int | None:
 
 
 def precisions_in(path, about: dict) -> list[int]:
-    """The precisions of a nested file, ascending."""
+    """Lists the precisions of a nested file, ascending, by its metadata. Raises UserError where they have none."""
     try:
         precisions = [int(bits) for bits in about["model"]["quant"]["precisions"]]
     except (KeyError, TypeError, ValueError):
@@ -146,7 +157,7 @@ def precisions_in(path, about: dict) -> list[int]:
 
 
 def names_at(names: Iterable[str], precision: int | None) -> list[str]:
-    """Of the names of all tensors those that a precision needs; all of a file that is not nested."""
+    """Selects, from the names of all tensors, those that `precision` needs; all of them for a plain file (None)."""
     if precision is None:
         return list(names)
     needed = []
@@ -160,10 +171,10 @@ def names_at(names: Iterable[str], precision: int | None) -> list[str]:
 
 def as_plain(about: dict, tensors: dict[str, torch.Tensor], precision: int, config, sizes: dict[str, int]
              ) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Metadata and tensors of a plain packed file at `precision`, from those of a nested one that it needs.
+    """Makes metadata and tensors of a plain packed file at `precision` from those that it needs of a nested file.
 
-    config: the ModelConfig in the file. sizes: weights of every layer by name. KeyError, TypeError or ValueError where
-    they are not described as they should be.
+    config: the ModelConfig in the file. sizes: number of weights of every layer, by name. Raises KeyError, TypeError or
+    ValueError where layers are not described as they should be.
     """
     rows = [PackedLayer(*row) for row in about["layers"]]
     parts = {int(name.rpartition(MARK)[2]): tensor.numpy() for name, tensor in tensors.items()
@@ -183,8 +194,11 @@ def as_plain(about: dict, tensors: dict[str, torch.Tensor], precision: int, conf
 
 
 def bytes_read(path, precision: int | None = None) -> int:
-    """Bytes of a packed file that loading it takes: all of a plain one, and of a nested one its header and the tensors
-    that `precision` (None: the highest) needs. UserError where it is missing or damaged, or has no such precision."""
+    """Counts the bytes of a packed file that are read to load it.
+
+    These are all bytes of a plain file; of a nested file, the header and the tensors that `precision` (None: the
+    highest) needs. Raises UserError where the file is missing or damaged, or does not have the precision.
+    """
     try:
         with safe_open(require_file(path), framework="pt") as file:
             about = json.loads((file.metadata() or {}).get("svq", "null"))
@@ -201,18 +215,18 @@ def bytes_read(path, precision: int | None = None) -> int:
 
 
 def _bytes(part) -> int:
-    """Of a tensor of which nothing is read but what the header says."""
+    """Computes the bytes of a tensor from what the header says; the tensor itself is not read."""
     return math.prod(part.get_shape()) * {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2}.get(
         part.get_dtype(), 1)
 
 
 def pack_nested(net: nn.Module, config: ModelConfig, calibration: dict | None) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Metadata and tensors (svq.pack.format, version 4) of nested `net`, which stays as it is.
+    """Makes metadata and tensors (svq.pack.format, version 4) of nested `net`, which stays as it is.
 
     calibration: that of the highest precision, or None.
     """
     precisions, tensors = precisions_of(net), {}
-    for bits in precisions:  # ascending: what is left after the loop is of the highest
+    for bits in precisions:  # ascending: the loop leaves member, rows, packed and norms of the highest
         member = at_precision_(copy.deepcopy(net), bits)
         rows, packed = pack_layers(member, entropy=False)
         norms = dict(batch_norms(member))
@@ -230,7 +244,8 @@ def pack_nested(net: nn.Module, config: ModelConfig, calibration: dict | None) -
 
 
 def nested_bytes(net: nn.Module, quant: QuantConfig, model: ModelConfig, calibration: dict | None = None) -> int:
-    """Bytes of the packed file of `net`, in float or nested already, quantized with `quant` (method nested)."""
+    """Computes the bytes of the packed file of `net`, in float or nested already, quantized by `quant` (method nested).
+    """
     if not precisions_of(net):
         net = quantize_(copy.deepcopy(net), quant)
     about, tensors = pack_nested(net, dataclasses.replace(model, quant=quant), calibration)

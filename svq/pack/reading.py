@@ -1,6 +1,6 @@
-"""What stands in a packed file, read and checked: metadata and tensors, the config, biases, batch norms.
+"""Reads and checks the content of a packed file: metadata and tensors, the config, biases, batch norms.
 
-Quantized layers come out as codes, what those stand for, and float weights.
+Quantized layers come out as codes, with their levels (or scale and zero) and their float weights.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from svq.quant.api import FLOAT_BITS, quantizable
 
 
 def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, torch.Tensor]]:
-    """Metadata and tensors of a packed file. UserError when it is missing, damaged, altered or of another version.
+    """Reads metadata and tensors of a packed file.
 
-    precision: of a nested file, which is read no further than that needs (None: the highest), and given as a file of
-    that precision alone would be.
+    precision: the precision wanted of a nested file (None: the highest). Nothing that it does not need is read, and the
+    result is that of a plain file of this precision. Raises UserError when the file is missing, damaged, altered or of
+    another version, or lacks the precision.
     """
     try:
         with safe_open(require_file(path), framework="pt") as file:
@@ -67,7 +68,7 @@ def read_packed(path, precision: int | None = None) -> tuple[dict, dict[str, tor
 
 
 def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: int) -> tuple[dict, dict]:
-    """What stands in a nested file for one precision, as a plain file has it."""
+    """Turns the content of a nested file for one precision into that of a plain file."""
     config = from_dict(about.get("model"), ModelConfig, path)
     sizes = {name: layer.weight.numel() for name, layer in quantizable(build_empty(config, path))}
     try:
@@ -77,7 +78,7 @@ def _of_nested(path, about: dict, tensors: dict[str, torch.Tensor], precision: i
 
 
 def unpack(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[ModelConfig, list[UnpackedLayer]]:
-    """The model config and the quantized layers of what `read_packed` gave; UserError where they do not fit."""
+    """Makes the model config and the quantized layers from what `read_packed` gave. UserError where they do not fit."""
     config, net, layers = unpack_lazily(path, about, tensors)
     layers = list(layers)
     return with_bits(config, net, [layer.row for layer in layers]), layers
@@ -85,9 +86,12 @@ def unpack(path, about: dict, tensors: dict[str, torch.Tensor]) -> tuple[ModelCo
 
 def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
                   ) -> tuple[ModelConfig, nn.Module, Iterator[UnpackedLayer]]:
-    """The config as it stands in the file, its network without memory, its layers one by one; errors as `unpack`."""
+    """Makes, from what `read_packed` gave, the config as stored, its network without memory, and its layers one by one.
+
+    Raises UserError, while layers are taken, where they do not fit.
+    """
     config = from_dict(about.get("model"), ModelConfig, path)
-    net = build_empty(config, path)  # shapes only: what the file holds is compared with them before memory is taken
+    net = build_empty(config, path)  # shapes only: the file's content is compared with them before memory is taken
     shapes = {name: layer.weight.shape for name, layer in quantizable(net)}
 
     def layers():
@@ -103,9 +107,10 @@ def unpack_lazily(path, about: dict, tensors: dict[str, torch.Tensor]
 
 
 def build_empty(config: ModelConfig, path) -> nn.Module:
-    """The network of `config`, which the file `path` holds; its parameters and kept buffers have no memory yet.
+    """Builds the network of `config`, from the file `path`, with parameters and kept buffers that have no memory yet.
 
-    For `load_state(..., assign=True)`. Buffers that are not kept in its state have the values that the network gives them.
+    For `load_state(..., assign=True)`. Buffers that are not kept in its state have the values that the network gives
+    them. Raises UserError that names `path` where the network cannot be built.
     """
     try:
         with torch.device("meta"):
@@ -122,7 +127,7 @@ def build_empty(config: ModelConfig, path) -> nn.Module:
 
 
 def with_bits(config: ModelConfig, net: nn.Module, rows: list[PackedLayer]) -> ModelConfig:
-    """`config` whose quantization gives the bits of every layer by name where not all have the same."""
+    """Returns `config` with the bits of every layer by name in its quantization, where not all have the same."""
     bits = {name: FLOAT_BITS for name, _ in quantizable(net)} | {row.name: row.bits for row in rows}
     if config.quant is not None and set(bits.values()) != {config.quant.bits}:
         config = dataclasses.replace(config, quant=dataclasses.replace(config.quant, layers=bits))
@@ -130,7 +135,10 @@ def with_bits(config: ModelConfig, net: nn.Module, rows: list[PackedLayer]) -> M
 
 
 def unpack_biases(path, config: ModelConfig, net: nn.Module, tensors: dict) -> dict[str, torch.Tensor]:
-    """The biases (C,) of layers that batch norms were folded into, by name; UserError where they do not fit `net`."""
+    """Splits `biases` into those (C,) of each layer that a batch norm was folded into, by name.
+
+    Raises UserError where they do not fit `net`.
+    """
     names = merged_biases(config)
     if not names:
         return {}
@@ -142,9 +150,9 @@ def unpack_biases(path, config: ModelConfig, net: nn.Module, tensors: dict) -> d
 
 
 def unpack_norms(path, norms: list, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Scale and shift (C,), float32, of every norm that is not a tensor of its own, by name.
+    """Splits `norms` into scale and shift (C,), float32, of every batch norm, by name; those stored apart are left out.
 
-    norms: (name, channels) of each, as the metadata have them; UserError where `tensors` do not hold just those.
+    norms: (name, channels) of each, as in the metadata. Raises UserError where `tensors` do not hold just those.
     """
     try:
         names = [(f"{name}.{kind}", channels) for name, channels in norms for kind in ("scale", "shift")]
@@ -157,7 +165,7 @@ def unpack_norms(path, norms: list, tensors: dict[str, torch.Tensor]) -> dict[st
 
 @dataclasses.dataclass(frozen=True)
 class UnpackedLayer:
-    """A quantized layer as it comes out of the file: codes (uint8, the weight's shape) and what they stand for.
+    """A quantized layer as read from a packed file: codes (uint8, the weight's shape) and the values they stand for.
 
     levels: (K,) or (C, K); None on an integer grid, which has scale and zero, () or (C,), in float32.
     """
@@ -170,13 +178,13 @@ class UnpackedLayer:
 
     @property
     def codebook(self) -> torch.Tensor:
-        """(K,) or (C, K): the values that codes stand for."""
+        """The values that codes stand for: (K,) or (C, K)."""
         if self.levels is not None:
             return self.levels
         return (torch.arange(self.row.levels) - self.zero[..., None]) * self.scale[..., None]
 
     def weight(self) -> torch.Tensor:
-        """codebook[codes], float32; beside it and the codes hardly any memory is taken."""
+        """Computes the weight, codebook[codes], in float32; takes hardly any memory beside the weight and the codes."""
         out = torch.empty(self.codes.shape)
         rows, codes = out.view(len(out), -1), self.codes.view(len(out), -1)
         step = max(1, PIECE // max(1, rows.shape[1]))
@@ -194,7 +202,10 @@ class UnpackedLayer:
 
 
 def unpack_layers(rows: list, shapes: dict[str, torch.Size], tensors: dict) -> Iterator[UnpackedLayer]:
-    """The layers of these rows of metadata. KeyError, TypeError or ValueError where the tensors do not hold them."""
+    """Yields the layers of these rows of metadata, from the tensors of a packed file.
+
+    shapes: those of the weights, by layer. Raises KeyError, TypeError or ValueError where the tensors do not hold them.
+    """
     codes, start = tensors["codes"].numpy(), 0
     first = dict.fromkeys(("codebooks", "scales", "zeros"), 0)
     for row in [PackedLayer(*row) for row in rows]:
@@ -217,7 +228,7 @@ def unpack_layers(rows: list, shapes: dict[str, torch.Size], tensors: dict) -> I
 
 
 def _unpack_layer(row: PackedLayer, shape: torch.Size, codes: np.ndarray, values: dict) -> UnpackedLayer:
-    """One layer from its bytes and values; ValueError when they are not those of its row and `shape`."""
+    """Makes one layer from its bytes and values. Raises ValueError when they do not fit its row and `shape`."""
     if any(part.numel() != row.stored()[key] or not part.isfinite().all() for key, part in values.items()):
         raise ValueError(f"layer {row.name}: its codebook is not whole")
     try:

@@ -1,4 +1,4 @@
-"""What a network puts into its packed file: its layers' rows, codes and levels, its batch norms, all the rest."""
+"""The content of a network's packed file: its layers' rows, codes and levels, its batch norms, all other tensors."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from svq.quant.api import QuantConfig, float_weight, quantizers, scales_and_shif
 from svq.quant.integer import IntegerQuantizer
 from svq.quant.quantizers import make_quantizer
 
-SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # of float16 at full precision
+SMALLEST_HALF, LARGEST_HALF = 2.0**-14, 65504.0  # range of float16 at full precision
 
 
 def pack_layers(net: nn.Module, entropy: bool) -> tuple[list[PackedLayer], dict[str, torch.Tensor]]:
-    """The rows of the quantized layers and the tensors that are theirs (TYPES); nothing of a float network.
+    """Makes the rows of the quantized layers of `net` and their tensors (TYPES); both empty for a float network.
 
-    entropy: a layer's codes Huffman coded where that is smaller.
+    entropy: whether a layer's codes are Huffman coded where that is smaller.
     """
     rows, pieces, stored = [], [], collections.defaultdict(list)
     for name, layer, quantizer in quantizers(net):
@@ -44,14 +44,14 @@ def pack_layers(net: nn.Module, entropy: bool) -> tuple[list[PackedLayer], dict[
         return [], {}
     tensors = {key: torch.cat(parts) for key, parts in stored.items()}
     if "codebooks" in tensors and codebook_type(rows) == torch.float16:
-        # Judged by a layer's largest level: what float16 takes from a channel far smaller is lost in the noise.
+        # A layer's largest level decides: what float16 loses of a far smaller channel does not matter.
         if _held_by_float16(stored["codebooks"], np.maximum).all():
             tensors["codebooks"] = tensors["codebooks"].half()
     return rows, tensors | {"codes": torch.from_numpy(np.concatenate(pieces))}
 
 
 def _values(quantizer) -> tuple[dict[str, torch.Tensor], int]:
-    """What is stored of a quantizer beside its codes, by the tensor's name, and its grid (of `PackedLayer`)."""
+    """Returns the values of a quantizer that are stored beside its codes, by the tensor's name, and its grid."""
     if not isinstance(quantizer, IntegerQuantizer):
         return {"codebooks": quantizer.codebook()}, PLAIN
     if quantizer.scheme == "symmetric":
@@ -60,7 +60,7 @@ def _values(quantizer) -> tuple[dict[str, torch.Tensor], int]:
 
 
 def value_bytes(quantizer) -> int:
-    """Bytes that a layer takes in the packed file beside its codes, and beside its row."""
+    """Computes the bytes that the levels (or scales and zeros) of a quantizer's layer take in the packed file."""
     values, grid = _values(quantizer)
     if grid == PLAIN:
         return values["codebooks"].numel() * (2 if values["codebooks"].dim() == 2 else 4)
@@ -68,26 +68,29 @@ def value_bytes(quantizer) -> int:
 
 
 def codebook_type(rows: list[PackedLayer]) -> torch.dtype:
-    """Of `codebooks`. Thousands of them, one a channel, are worth halving; one a layer is exact instead."""
+    """Chooses the type of `codebooks`: float16 for one a channel, of which there are thousands; else float32, exact."""
     several = any(row.codebooks > 1 and row.grid == PLAIN for row in rows)
     return torch.float16 if several else torch.float32
 
 
 @functools.lru_cache
 def codebook_size(quant: QuantConfig, bits: int) -> tuple[int, bool, int]:
-    """Levels of the codebooks that `quant` makes at `bits` bits, whether there is one a channel, and their grid."""
+    """Finds what codebooks `quant` makes at `bits` bits: the number of levels, whether one a channel, and the grid."""
     quantizer = make_quantizer(torch.linspace(-1, 1, 2048).view(2, 1024), quant, bits)
     codebook = quantizer.codebook()
     return codebook.shape[-1], codebook.dim() == 2, _values(quantizer)[1]
 
 
 def batch_norms(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """(name, module) of every batch norm, in the order of the network."""
+    """Yields (name, module) for every batch norm of `net`, in the order of the network."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, _BatchNorm))
 
 
 def pack_norms(norms: dict[str, _BatchNorm]) -> dict[str, torch.Tensor]:
-    """`norms` (float16) and, by their own names, the scales and shifts (C,) (float32) that float16 does not hold."""
+    """Makes the tensors of batch norms: `norms` (float16), all scales and shifts one after another.
+
+    A scale or shift (C,) that float16 does not hold is a float32 tensor of its own instead, by its own name.
+    """
     if not norms:
         return {}
     scales, shifts = zip(*scales_and_shifts(list(norms.values())))
@@ -104,8 +107,11 @@ def pack_norms(norms: dict[str, _BatchNorm]) -> dict[str, torch.Tensor]:
 
 
 def _held_by_float16(tensors: list[torch.Tensor], which) -> np.ndarray:
-    """For each tensor whether float16 has room for all its values, and whether the smallest but zero
-    (`which` np.minimum) or the largest (np.maximum) keeps all 11 bits."""
+    """Checks for each tensor whether float16 holds it: (n,) bool.
+
+    float16 must have room for all values, and the smallest one that is not zero (`which` np.minimum) or the largest
+    (np.maximum) must keep all 11 bits.
+    """
     sizes = np.array([tensor.numel() for tensor in tensors])
     starts = np.cumsum(sizes) - sizes
     magnitudes = torch.cat([tensor.reshape(-1) for tensor in tensors]).abs().numpy()
@@ -116,9 +122,10 @@ def _held_by_float16(tensors: list[torch.Tensor], which) -> np.ndarray:
 
 
 def other_tensors(net: nn.Module, quantized: set[str], config: ModelConfig) -> dict[str, torch.Tensor]:
-    """What neither a quantizer nor a folded batch norm replaces, by its name in the state of the network; `biases`.
+    """Collects the tensors of `net` that neither a quantizer nor a folded batch norm replaces, by name in its state.
 
-    quantized: names of the quantized layers, whose weights are left out.
+    `biases` holds those of layers that norms were folded into. quantized: names of the quantized layers, whose weights
+    are left out.
     """
     merged, weights = merged_biases(config), state_names(net)
     biases = [net.get_parameter(name).detach().cpu() for name in merged]

@@ -1,7 +1,7 @@
 """Quantizers that attach to any network from outside, and quantization without training.
 
-Which layer gets how many bits is decided in svq/bits; the packed file is in svq/pack. `QuantConfig` needs no torch, and
-brings in none; `quantize_` and `quantized_layers` do when they are first asked for.
+svq/bits decides how many bits each layer gets; svq/pack has the packed file. `QuantConfig` does not import torch;
+`quantize_` and `quantized_layers` do when they are first asked for.
 """
 
 from typing import TYPE_CHECKING

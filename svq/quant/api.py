@@ -1,6 +1,6 @@
-"""`quantize_(net, config)`: quantizers on the weights of any network; `quantized_layers`: a look inside.
+"""`quantize_(net, config)` puts quantizers on the weights of any network; `quantized_layers` looks inside.
 
-At inference a batch norm is one scale and one shift a channel, half of what it keeps in training: `FoldedBatchNorm`.
+`FoldedBatchNorm` is a batch norm at inference: one scale and one shift a channel, half of what it keeps in training.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from svq.quant.methods import FLOAT_BITS
 from svq.quant.nested import PrecisionNorms, switch_norms_
 from svq.quant.quantizers import make_quantizer
 
-WORTH_A_WARNING = 0.01  # share of the weights that quantize_ has no quantizer for
+WORTH_A_WARNING = 0.01  # quantize_ warns if it has no quantizer for more than this share of the weights
 
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedLayer:
-    """One quantized weight: `name` of its layer, float weights, codebook (ascending), bits."""
+    """A quantized weight: name of its layer, float weights, levels (the codebook, ascending), bits."""
 
     name: str
     weight: np.ndarray
@@ -55,16 +55,16 @@ def quantizable_modules(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def state_names(net: nn.Module) -> dict[str, str]:
-    """Maps the name of every layer to that of its weight in the state of the float network."""
+    """Maps the name of every layer of `net` to the name of its weight in the state of the float network."""
     return {name: name if isinstance(layer, RecurrentWeight) else f"{name}.weight" if name else "weight"
             for name, layer in quantizable(net)}
 
 
 def left_in_float(net: nn.Module) -> list[tuple[str, int]]:
-    """Lists name and size of every parameter of two or more dimensions that no quantizer is made for, at any bits.
+    """Lists name and size of every parameter of two or more dimensions for which there is no quantizer at any bits.
 
-    Those of embeddings (nn.Embedding), of transposed convolutions and the in_proj_weight of nn.MultiheadAttention, say.
-    A dimension of one does not count: biases and scales of channels come in such shapes.
+    Examples are the weights of embeddings (nn.Embedding) and of transposed convolutions, and the in_proj_weight of
+    nn.MultiheadAttention. A dimension of size one does not count: biases and scales of channels come in such shapes.
     """
     known = {id(float_weight(layer)) for _, layer in quantizable(net)}
     return [(name, parameter.numel()) for name, parameter in net.named_parameters()
@@ -73,9 +73,10 @@ def left_in_float(net: nn.Module) -> list[tuple[str, int]]:
 
 
 def layers_to_quantize(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> dict[str, Layer]:
-    """Finds the layers of float `net` to which `config` gives less than 32 bits (of those named in `only`), by name.
+    """Finds the layers of float `net` to which `config` gives less than 32 bits, by name; just those named in `only`.
 
-    Raises UserError if one of them is quantized already, and for a name in `config.layers` or `only` that `net` has not.
+    Raises UserError if one of them is quantized already, and for a name in `config.layers` or `only` that `net` does
+    not have.
     """
     layers = dict(quantizable(net))
     unmatched = [name for name in config.layers or () if not any(fnmatchcase(layer, name) for layer in layers)]
@@ -92,11 +93,11 @@ def layers_to_quantize(net: nn.Module, config: QuantConfig, only: Collection[str
 def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None = None) -> nn.Module:
     """Quantizes, in place, every layer of `net` that `quantizable` finds (or those named in `only`); returns `net`.
 
-    Biases and batch norm stay in float, and layers to which `config` gives 32 bits. With method nested every batch norm
-    becomes one for each precision. The float weights stay as the trained parameters
-    (`module.parametrizations.weight.original`). Warns of weights of other kinds (`left_in_float`) if they are more than
-    a hundredth of all. Raises UserError if such a layer is quantized already, and for a name in `config.layers` or
-    `only` that `net` has not.
+    Biases, batch norms and layers to which `config` gives 32 bits stay in float. The float weights remain the trained
+    parameters (`module.parametrizations.weight.original`). With method nested every batch norm becomes one for each
+    precision. Warns of weights of other kinds (`left_in_float`) if they are more than a hundredth of all. Raises
+    UserError if such a layer is quantized already, and for a name in `config.layers` or `only` that `net` does not
+    have.
     """
     chosen = layers_to_quantize(net, config, only)
     for name, layer in chosen.items():
@@ -107,7 +108,7 @@ def quantize_(net: nn.Module, config: QuantConfig, only: Collection[str] | None 
 
 
 def warn_of_float_weights(net: nn.Module) -> None:
-    """Warn of weights for which there is no quantizer (`left_in_float`) if they are more than a hundredth of all."""
+    """Warns of weights of `net` that have no quantizer (`left_in_float`) if they are more than a hundredth of all."""
     left = left_in_float(net)
     count = sum(size for _, size in left)
     total = count + sum(float_weight(layer).numel() for _, layer in quantizable(net))
@@ -126,9 +127,9 @@ def quantizers(net: nn.Module) -> Iterator[tuple[str, Layer, Quantizer]]:
 
 
 def freeze_(net: nn.Module) -> nn.Module:
-    """Leaves the quantized weights of `net`, in eval mode, in place of float weights and quantizers; returns `net`.
+    """Replaces float weights and quantizers of `net`, in eval mode, by the quantized weights; returns `net`.
 
-    For inference: the same embeddings, without quantizing every weight again for each of them.
+    For inference: embeddings stay the same, but no weight is quantized again for each of them.
     """
     for _, layer, _ in list(quantizers(net)):
         detach_(layer, keep_quantized=True)
@@ -136,7 +137,7 @@ def freeze_(net: nn.Module) -> nn.Module:
 
 
 def outer_update_(net: nn.Module) -> None:
-    """What some quantizers (ADMM) do between epochs of finetuning; nothing for the others."""
+    """Calls `outer_update` of every quantizer of `net` that has one (ADMM), as is due between epochs of finetuning."""
     for _, layer, quantizer in quantizers(net):
         update = getattr(quantizer, "outer_update", None)
         if update is not None:
@@ -144,7 +145,7 @@ def outer_update_(net: nn.Module) -> None:
 
 
 def refit_(net: nn.Module) -> None:
-    """What some quantizers (TWN, ADMM) fit to the weights in training is fitted to the present ones, say after averaging."""
+    """Refits to the present weights what quantizers of `net` (TWN, ADMM) fit in training; for use after averaging."""
     for _, layer, quantizer in quantizers(net):
         refit = getattr(quantizer, "refit", None)
         if refit is not None:
@@ -152,7 +153,7 @@ def refit_(net: nn.Module) -> None:
 
 
 def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
-    """The quantized layers of `net` as arrays, for reports."""
+    """Lists the quantized layers of `net` as arrays, for reports, in the order of the network."""
     return [
         QuantizedLayer(name, float_weight(layer).detach().cpu().numpy(), q.codebook().cpu().numpy(), q.bits)
         for name, layer, q in quantizers(net)
@@ -160,13 +161,13 @@ def quantized_layers(net: nn.Module) -> list[QuantizedLayer]:
 
 
 def float_weight(layer: Layer) -> torch.Tensor:
-    """Returns the float weight of a layer: the one behind the quantized one, where it is quantized."""
+    """Returns the float weight of a layer; of a quantized layer the one behind the quantized weight."""
     found = parametrization(layer)
     return layer.weight if found is None else found.original
 
 
 def average_bits(net: nn.Module) -> float:
-    """Bits per weight of the layers that can be quantized; 32 for those in float."""
+    """Averages the bits per weight over the layers of `net` that can be quantized; those in float have 32."""
     bits = {name: quantizer.bits for name, _, quantizer in quantizers(net)}
     counts = {name: float_weight(layer).numel() for name, layer in quantizable(net)}
     if not counts:
@@ -175,8 +176,11 @@ def average_bits(net: nn.Module) -> float:
 
 
 def count_parameters(net: nn.Module) -> int:
-    """Learned numbers of the float network: quantizer scales do not count, folded norms count as two each, and of the
-    norms of several precisions those of one."""
+    """Counts the learned numbers of the float network behind `net`.
+
+    Scales of quantizers do not count. A folded norm counts as two numbers a channel. Of norms that differ by precision
+    those of one precision count.
+    """
     own = {id(p) for _, _, quantizer in quantizers(net) for p in quantizer.parameters()}
     own |= {id(p) for m in net.modules() if isinstance(m, PrecisionNorms) for p in m.lower_parameters()}
     learned = sum(p.numel() for p in net.parameters() if id(p) not in own)
@@ -184,7 +188,7 @@ def count_parameters(net: nn.Module) -> int:
 
 
 class FoldedBatchNorm(nn.Module):
-    """y = x * scale + shift over channels (dimension 1); replaces a batch norm in eval mode."""
+    """Computes y = x * scale + shift over channels (dimension 1), in place of a batch norm in eval mode."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -198,9 +202,9 @@ class FoldedBatchNorm(nn.Module):
 
 @torch.no_grad()
 def scales_and_shifts(norms: Sequence[_BatchNorm]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What each of `norms` applies in eval mode: scale and shift (C,), float32 on the CPU, computed in float64.
+    """Computes scale and shift (C,) that each of `norms` applies in eval mode: float32 on the CPU, made in float64.
 
-    All norms at once: a deep network has a hundred of them, of a few hundred channels each.
+    All norms are computed at once: a deep network has a hundred of them, of a few hundred channels each.
     """
     if not norms:
         return []
@@ -215,14 +219,14 @@ def scales_and_shifts(norms: Sequence[_BatchNorm]) -> list[tuple[torch.Tensor, t
 
 
 def _weight_and_bias(norm: _BatchNorm) -> tuple[torch.Tensor, torch.Tensor]:
-    """(C,) both; ones and zeros where the norm learns neither (`affine=False`)."""
+    """Returns weight and bias (C,) of a norm; ones and zeros where it learns neither (`affine=False`)."""
     if norm.affine:
         return norm.weight, norm.bias
     return torch.ones_like(norm.running_mean), torch.zeros_like(norm.running_mean)
 
 
 def folded(norm: _BatchNorm) -> FoldedBatchNorm:
-    """What `norm` does in eval mode, as a module; one without memory of a norm on the meta device."""
+    """Makes the FoldedBatchNorm that does what `norm` does in eval mode; on the meta device if `norm` is there."""
     if norm.running_mean.is_meta:
         return FoldedBatchNorm(norm.num_features).to("meta")
     new = FoldedBatchNorm(norm.num_features)
@@ -233,7 +237,7 @@ def folded(norm: _BatchNorm) -> FoldedBatchNorm:
 
 
 def fold_batch_norm_(net: nn.Module) -> nn.Module:
-    """Replaces every batch norm of `net`, in place; returns `net`."""
+    """Replaces every batch norm of `net` by its FoldedBatchNorm, in place; returns `net`."""
     for module in list(net.modules()):
         for name, child in module.named_children():
             if isinstance(child, _BatchNorm):

@@ -1,10 +1,10 @@
-"""What all quantizers share: a weight's codes and their values; and what a layer is.
+"""The base class of all quantizers, and layers: the weights that a quantizer is attached to.
 
 A quantizer is a parametrization: float weight in, quantized weight out, gradients straight through (eq. 5 of
 Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization").
 
 A convolution or linear layer is its module. A recurrent module (`nn.LSTM`, `nn.GRU`, `nn.RNN` and their cells) has
-several matrices, which differ in size and in what they do, so each of them is a layer: a `RecurrentWeight`.
+several matrices, which differ in size and in what they do. So each matrix is a layer of its own: a `RecurrentWeight`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from svq.quant.nearest import count_below, look_up, midpoints
 
 
 class Quantizer(nn.Module):
-    """Base of the quantizers of one weight, of `bits` bits. A subclass says which values there are: `codebook`.
+    """Base of the quantizers, each of one weight at `bits` bits. A subclass says which values there are: `codebook`.
 
-    Scales, thresholds and the like are (), or with a codebook for each output channel (C,). What is
-    learned is a parameter, what is fixed or computed from the weights a buffer.
+    Scales, thresholds and the like have shape (), or (C,) with a codebook for each output channel. Learned numbers are
+    parameters; numbers that are fixed, or computed from the weights, are buffers.
     """
 
     def __init__(self, bits: int):
@@ -30,24 +30,24 @@ class Quantizer(nn.Module):
         self.bits = bits
 
     def codebook(self) -> torch.Tensor:
-        """(K,) or, per channel, (C, K): the values that quantized weights take, ascending."""
+        """Returns the values that quantized weights take, ascending: (K,), or (C, K) per channel."""
         raise NotImplementedError
 
     def thresholds(self) -> torch.Tensor:
-        """(..., K-1): where one code ends and the next one begins."""
+        """Returns the values (..., K-1) at which one code ends and the next one begins, ascending."""
         return midpoints(self.codebook())
 
     def codes(self, weight: torch.Tensor) -> torch.Tensor:
-        """Indices (uint8, shape of the weight) into the codebook."""
+        """Returns the code of each weight: its index into the codebook (uint8, shape of the weight)."""
         return count_below(weight, self.thresholds()).to(torch.uint8)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """The quantized weight; the gradient passes unchanged."""
+        """Returns the quantized weight, of the same shape; the gradient passes unchanged."""
         return StraightThrough.apply(weight, look_up(self.codebook(), count_below(weight, self.thresholds())))
 
 
 class StraightThrough(torch.autograd.Function):
-    """The second argument, which has the shape of the first; the gradient goes to both as it is."""
+    """Gives the second argument, which has the shape of the first; passes the gradient unchanged to both."""
 
     @staticmethod
     def forward(ctx, soft, hard):
@@ -59,34 +59,34 @@ class StraightThrough(torch.autograd.Function):
 
 
 def scale_of(alpha: torch.Tensor) -> torch.Tensor:
-    """The scale that a learned alpha stands for: |alpha|, so that levels keep their order.
+    """Returns the scale that a learned alpha stands for: |alpha|, so that levels keep their order.
 
-    A step of the optimizer may take a small alpha below zero. Its magnitude is a scale again, and the
-    gradient's sign turns with it, so that training goes on. Never quite zero, by which it is divided.
+    A step of the optimizer may take a small alpha below zero. Its magnitude is still a scale, and the gradient's sign
+    turns with it, so that training goes on. The scale is never quite zero, because weights are divided by it.
     """
     return alpha.abs().clamp(min=torch.finfo(alpha.dtype).tiny)
 
 
 def along(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Values () or (C,) in a shape that broadcasts with the weight."""
+    """Reshapes values () or (C,) so that they broadcast with the weight (C, ...)."""
     return values.view(-1, *[1] * (weight.dim() - 1)) if values.dim() else values
 
 
 def sum_to(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """x summed to the shape of `values`: over all of it, or over each channel."""
+    """Sums x (C, ...) to the shape of `values`: over all of it to (), or over each channel to (C,)."""
     return x.sum(tuple(range(1, x.dim()))) if values.dim() else x.sum()
 
 
 @dataclasses.dataclass(frozen=True)
 class RecurrentWeight:
-    """Stands for the matrix `tensor` of a recurrent module; equal to another of the same module and name."""
+    """Stands for the matrix named `tensor` of a recurrent module. Two of the same module and name are equal."""
 
     module: nn.Module
     tensor: str
 
     @property
     def weight(self) -> torch.Tensor:
-        """Gives the matrix (O, I), O being hidden size times gates or projections; quantized where it is quantized."""
+        """The matrix (O, I), quantized where it has a quantizer; O is the hidden size times gates or projections."""
         return getattr(self.module, self.tensor)
 
 
@@ -99,13 +99,16 @@ def tensor_of(layer: Layer) -> tuple[nn.Module, str]:
 
 
 def parametrization(layer: Layer) -> parametrize.ParametrizationList | None:
-    """Returns what makes a quantized weight: the float one is `original`, the quantizer [0]. None for a float layer."""
+    """Returns the parametrization of a layer's weight, or None for a float layer.
+
+    Its `original` is the float weight, its [0] the quantizer.
+    """
     module, tensor = tensor_of(layer)
     return module.parametrizations[tensor] if parametrize.is_parametrized(module, tensor) else None
 
 
 def attach_(layer: Layer, quantizer: Quantizer) -> None:
-    """Quantizes the weight of a float layer by `quantizer`, which is set to the layer's mode, training or eval."""
+    """Attaches `quantizer` to the weight of a float layer; sets it to the layer's mode, training or eval."""
     module, tensor = tensor_of(layer)
     _give_own_class_(module)
     parametrize.register_parametrization(module, tensor, quantizer)
@@ -114,7 +117,10 @@ def attach_(layer: Layer, quantizer: Quantizer) -> None:
 
 
 def detach_(layer: Layer, keep_quantized: bool) -> None:
-    """Takes the quantizer off a quantized layer; its weight is then the quantized one, or the float one behind it."""
+    """Takes the quantizer off a quantized layer.
+
+    The layer's weight is then the quantized one with `keep_quantized`, else the float one behind it.
+    """
     module, tensor = tensor_of(layer)
     _give_own_class_(module)
     parametrize.remove_parametrizations(module, tensor, leave_parametrized=keep_quantized)
@@ -123,19 +129,19 @@ def detach_(layer: Layer, keep_quantized: bool) -> None:
 
 
 def _give_own_class_(module: nn.Module) -> None:
-    # torch makes a class for each module that it parametrizes and changes it with every tensor that follows or goes.
-    # A deep copy has the same class: its changes would be the original's too.
+    # torch makes a class for each module that it parametrizes, and changes that class as tensors are added or removed.
+    # A deep copy of the module shares the class, so that a change to the copy would change the original too.
     if parametrize.is_parametrized(module):
         kind = type(module)
         module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
 
 
 def _compute_with_quantized_(module: nn.RNNBase) -> None:
-    """Has a parametrized module compute with its quantized weights, made once in a forward pass and not kept.
+    """Makes a parametrized module compute with its quantized weights, made once in a forward pass and not kept.
 
-    torch's recurrent modules keep a list of the tensors that they compute with, and make it anew where one of these is
-    not the same as before. A quantized weight is another tensor at every look: each would be quantized several times in
-    a pass, and the list would go on holding tensors of a graph, with which no module can be copied.
+    torch's recurrent modules keep a list of the tensors that they compute with, and renew it when one of them changes.
+    A quantized weight is a new tensor at every look. So each would be quantized several times in a pass, and the list
+    would go on holding tensors of a graph, which keep the module from being copied.
     """
     kind = type(module)
     vars(module).pop("_flat_weights", None)

@@ -21,7 +21,7 @@ LARGEST_CHANGE = 1e-3  # of an embedding, relative to its largest entry
 
 
 class _Consumers(TorchDispatchMode):
-    """Counts how many operations take each tensor; holds on to them all, so that none is mistaken for another."""
+    """Counts the operations that take each tensor; keeps all tensors alive, so that none gets the id of another."""
 
     def __init__(self):
         super().__init__()
@@ -37,10 +37,11 @@ class _Consumers(TorchDispatchMode):
 
 @torch.no_grad()
 def norms_after_layers(net: nn.Module, feats: torch.Tensor) -> dict[str, str]:
-    """Batch norms of `net` that take the output of a convolution or linear layer, and nothing else does: norm -> layer.
+    """Finds the batch norms of `net` that alone take the output of a convolution or linear layer: norm -> layer.
 
-    Found by running `net`, in eval mode, on one of `feats` (B, T, F), on which no result depends. Both must run just
-    once. A norm behind an activation, as in TDNNs, is none of them, nor one of a linear layer over frames.
+    To find them, `net` runs, in eval mode, on the first of `feats` (B, T, F); the result does not depend on its values.
+    Norm and layer must each run just once. A norm behind an activation, as in TDNNs, does not count, nor does the norm
+    of a linear layer over frames.
     """
     made, norms, runs, hooks = {}, {}, collections.Counter(), []
 
@@ -79,10 +80,10 @@ def norms_after_layers(net: nn.Module, feats: torch.Tensor) -> dict[str, str]:
 
 @torch.no_grad()
 def fold_into_layers_(net: nn.Module, feats: torch.Tensor) -> dict[str, str]:
-    """Folds, in place, what `norms_after_layers` finds in float `net`; returns it, for `ModelConfig.folded`.
+    """Folds, in place, the batch norms of float `net` that `norms_after_layers` finds into the layers before them.
 
-    Layers without a bias get one, and norms become identities. UserError where the embeddings of `feats` (B, T, F) do
-    not stay the same up to rounding; `net` is then of no use.
+    Returns norm -> layer, for `ModelConfig.folded`. Layers without a bias get one; norms become identities. Raises
+    UserError where the embeddings of `feats` (B, T, F) do not stay the same up to rounding; `net` is then of no use.
     """
     before = net.eval()(feats)
     pairs = norms_after_layers(net, feats)
@@ -102,8 +103,10 @@ def fold_into_layers_(net: nn.Module, feats: torch.Tensor) -> dict[str, str]:
 
 
 def drop_folded_(net: nn.Module, pairs: dict[str, str]) -> nn.Module:
-    """`net` with biases, zero where there were none, on the layers, and identities for the norms, of `pairs`
-    (norm -> layer); returns `net`. UserError for names that it has not."""
+    """Replaces the norms of `pairs` (norm -> layer) in `net` by identities, in place; returns `net`.
+
+    A layer of `pairs` without a bias gets one of zeros. Raises UserError for names that `net` does not have.
+    """
     modules = dict(net.named_modules())
     for norm, layer in pairs.items():
         if not isinstance(modules.get(norm), _BatchNorm) or layer not in dict(quantizable_modules(net)):

@@ -1,14 +1,14 @@
-"""Quantization without training or labels: each layer's codes and levels chosen for the error of its output.
+"""Quantization without training or labels: each layer's codes and levels are chosen for the error of its output.
 
-A few hundred seconds of speech go through the network once, each utterance twice side by side: as the float network
-has it, and as the network has it whose layers so far are quantized. When they come to a layer, its weights are
-quantized for the inputs at hand (svq.quant.output_error), its bias takes up the shift of the mean output, and a batch
-norm takes up what is left of the shift and the spread of its input. So the errors of the layers before a layer are
-among those that it makes good.
+A few hundred seconds of speech go through the network once. Each utterance is there twice, side by side: as the float
+network has it, and as the network has it in which all layers so far are quantized. When both reach a layer, its weights
+are quantized for the inputs at hand (svq.quant.output_error), its bias takes up the shift of the mean output, and a
+batch norm takes up what is left of the shift and the spread of its input. So each layer also makes good the errors of
+the layers before it.
 
-Of a recurrent module each matrix is calibrated for the error of what it adds to the gates. Layer after layer and
-direction after direction: the matrix of the inputs first, then that of the states, whose inputs are the states that a
-layer with its first matrix quantized comes to.
+Each matrix of a recurrent module is calibrated for the error of what it adds to the gates, layer after layer and
+direction after direction. The matrix of the inputs comes first, then that of the states. The inputs of the latter are
+the states that the layer reaches with its first matrix quantized.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from svq.quant.output_error import (
 from svq.quant.quantizers import make_quantizer, with_codebook
 
 METHODS = ("kmqat", "uniform", "pot", "apot", "integer")
-INSIDE = 0.1  # of the way from a threshold to the level
-SPREADS = 0.25, 4.0  # between which the variance of a batch norm's input may have changed
+INSIDE = 0.1  # float weights are put this share of the way from a threshold to the level
+SPREADS = 0.25, 4.0  # limits of the factor by which the variance of a batch norm's input may change
 
 
 @torch.no_grad()
 def calibrate_(net: nn.Module, config: QuantConfig, feats: torch.Tensor, title: str = "calibrate") -> nn.Module:
-    """Quantize the layers of float `net` in place, for the least error of their outputs on `feats`; return `net`.
+    """Quantizes the layers of float `net` in place, for the least error of their outputs on `feats`; returns `net`.
 
-    feats: (B, T, F), utterances or stretches of them; all go through the network at once. The float weights that stay
-    behind the quantizers are the ones there were, moved to where they have the codes found. Raises UserError, and leaves
-    `net` as it was but in eval mode, for a method whose levels follow from the weights at every step, for layers that
-    are quantized already, are not there or take no part, for numbers that are not float32, and for `feats` that are none
-    or not finite.
+    feats: (B, T, F), utterances or stretches of them; all go through the network at once. The float weights behind the
+    quantizers are the old ones, moved just so far that they get the codes found. Raises UserError for a method whose
+    levels follow from the weights at every step, for layers that are quantized already, do not exist or take no part in
+    the embedding, for weights or `feats` that are not float32, and for `feats` that are empty or not finite. `net` is
+    then as it was, but in eval mode.
     """
     if config.method not in METHODS:
         raise UserError(f"method {config.method} cannot be calibrated; take one of {', '.join(METHODS)}")
@@ -83,7 +83,7 @@ def _check_numbers(layers: dict, feats: torch.Tensor) -> None:
 
 
 class _Calibration:
-    """Hooks on a network while calibration data pass, the first half of each batch in float, the second quantized."""
+    """Hooks on a network while calibration data pass: the first half of each batch in float, the second quantized."""
 
     def __init__(self, net: nn.Module, config: QuantConfig, layers: dict, size: int, norm_of_layer: dict[str, str],
                  title: str):
@@ -114,10 +114,13 @@ class _Calibration:
             hook.remove()
 
     def finish(self) -> None:
-        """Put everything into the network."""
+        """Puts weights, quantizers, biases and statistics of batch norms into the network.
+
+        Raises UserError for a layer that took no part in the pass.
+        """
         for name, layer in self.layers.items():
             if not isinstance(layer, nn.Module) and not isinstance(layer.module, nn.RNNBase):
-                self._fit(name, layer.weight, None)  # a cell, which is called step by step
+                self._fit(name, layer.weight, None)  # a cell, called step by step: it has no hook, hence no moments
             if name not in self.weights:
                 raise UserError(f"layer {name} takes no part in the embedding; leave it in float: layers: {{{name}: 32}}")
         for name, layer in self.layers.items():
@@ -133,15 +136,17 @@ class _Calibration:
         next(self.bar, None)
 
     def _halves(self, name: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What comes to a module in the float and in the quantized network; utterances, or frames of one after the
-        other, come first."""
+        """Splits the input of a module into that of the float and that of the quantized network.
+
+        Dimension 0 holds utterances, or the frames of one utterance after the other.
+        """
         if len(x) % (2 * self.size):
-            raise UserError(f"{name}: its input has {len(x)} rows for {2 * self.size} utterances, and which is whose "
-                            "cannot be told; quantize this network without ptq.calibrate")
+            raise UserError(f"{name}: its input has {len(x)} rows for {2 * self.size} utterances, so it is unclear "
+                            "whose they are; quantize this network without ptq.calibrate")
         return x.split(len(x) // 2)
 
     def _fit(self, name: str, weight: torch.Tensor, moments, groups: int = 1) -> tuple:
-        """Quantize the weight of a layer, once; returns it and its quantizer."""
+        """Quantizes the weight of a layer, once; returns the quantized weight and its quantizer."""
         self.weights[name] = fit_weight(weight.detach(), self.config, self.config.bits_of(name), groups, moments)
         next(self.bar)
         return self.weights[name]
@@ -158,7 +163,7 @@ class _Calibration:
         return hook
 
     def _calibrate(self, name, bias, module, before, after, expected) -> None:
-        """Quantize a layer for the inputs of both networks, (B, ...), and correct its bias by the float outputs."""
+        """Quantizes a layer for the inputs of both networks, (B, ...), and corrects its bias by the float outputs."""
         centred = module.bias is not None or name in self.with_norm
         moments = moments_of(module, before, after, centred)
         weight, _ = self._fit(name, module.weight, moments, getattr(module, "groups", 1))
@@ -182,7 +187,7 @@ class _Calibration:
     def _norm_hook(self, name):
         def hook(module, inputs, output):
             before, after = self._halves(name, inputs[0])
-            if module.running_mean is None:  # it takes the statistics of the batch: that of each network its own
+            if module.running_mean is None:  # it uses the statistics of the batch: each network gets those of its own
                 return torch.cat([module.forward(before), module.forward(after)])
             if name not in self.norms:
                 self.norms[name] = matched_statistics(module, before, after)
@@ -193,14 +198,14 @@ class _Calibration:
 
 
 def run(module: nn.Module, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """What a convolution or linear layer gives for x with this weight and bias in the place of its own."""
+    """Computes the output of a convolution or linear layer for x with the given weight and bias in place of its own."""
     return F.linear(x, weight, bias) if isinstance(module, nn.Linear) else module._conv_forward(x, weight, bias)
 
 
 def fit_weight(weight: torch.Tensor, config: QuantConfig, bits: int, groups: int, moments):
-    """The quantized weight, of the shape of `weight`, and the quantizer that has its levels.
+    """Quantizes one weight; returns the quantized weight, of the same shape, and the quantizer that has its levels.
 
-    moments: of the layer's inputs (svq.quant.output_error); None: they are not known, and the weights are rounded.
+    moments: those of the layer's inputs (svq.quant.output_error); None: they are unknown, and the weight is rounded.
     """
     if moments is None:
         quantizer = make_quantizer(weight, config, bits)
@@ -216,17 +221,17 @@ def fit_weight(weight: torch.Tensor, config: QuantConfig, bits: int, groups: int
     codes, levels = quantize_layer(Fit(target, square, levels, shared, free))
     table = levels[0, 0] if shared else levels.flatten(0, 1)
     quantizer = with_codebook(quantizer, weight, table)
-    # The quantizer's own rounding of its levels is what will be packed.
+    # The levels are taken from the quantizer, since its own rounding of them is what will be packed.
     kept = quantizer.codebook()
     kept = kept.expand(len(weight), -1).reshape(*target.shape[:2], -1)
     return values_of(codes, kept).view_as(weight), quantizer
 
 
 def within_cells(weight: torch.Tensor, quantized: torch.Tensor, quantizer) -> torch.Tensor:
-    """Move float weights no farther than to where `quantizer` gives `quantized`, of the same shape.
+    """Moves float weights just so far that `quantizer` gives `quantized`, of the same shape.
 
-    From there finetuning starts at the quantized weights, and may take a weight back over the threshold that it was
-    moved across: were it put on its level, in the middle of the cell, it would stay there.
+    So finetuning starts at the quantized weights, and may still take a weight back over the threshold that it was moved
+    across. A weight put on its level, in the middle of the cell, would stay there.
     """
     codes = quantizer.codes(quantized).long()
     levels, thresholds = quantizer.codebook(), quantizer.thresholds()
@@ -240,7 +245,10 @@ def within_cells(weight: torch.Tensor, quantized: torch.Tensor, quantizer) -> to
 
 
 def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shared: bool) -> torch.Tensor:
-    """(K,) or (C, K) k-means levels of weights T (G, O, N), each weighed by its entry on the diagonal of S (G, N, N)."""
+    """Computes k-means levels of weights T (G, O, N), each weighed by its entry on the diagonal of S (G, N, N).
+
+    Returns `count` levels for all weights, (K,), if `shared`, else for each output channel, (C, K).
+    """
     weights = square.diagonal(dim1=-2, dim2=-1)[:, None].expand(target.shape)
     rows = (1, -1) if shared else (target.shape[0] * target.shape[1], -1)
     found = optimal_levels(target.reshape(rows).cpu().numpy(), count, weights.reshape(rows).cpu().numpy())
@@ -248,16 +256,18 @@ def weighted_levels(target: torch.Tensor, square: torch.Tensor, count: int, shar
 
 
 def channel_means(module: nn.Module, output: torch.Tensor) -> torch.Tensor:
-    """(C,) float64: the mean of a layer's output over everything but its channels."""
+    """Averages a layer's output over everything but its channels: (C,) float64."""
     channels = output.dim() - 1 if isinstance(module, nn.Linear) else 1
     within = [d for d in range(1, output.dim()) if d != channels]
-    # Utterance by utterance first, so that no copy in float64 is made of all of it.
+    # Utterance by utterance first, so that the whole output is not copied to float64.
     return (output.float().mean(within) if within else output).double().mean(0)
 
 
 def matched_statistics(norm: _BatchNorm, before: torch.Tensor, after: torch.Tensor):
-    """Running mean and variance (C,) with which `norm` gives for inputs `after` the mean and spread that it gives for
-    `before` with its own. Both (B, C, ...)."""
+    """Computes the running mean and variance (C,) of `norm` for which its output keeps its mean and spread.
+
+    With them, inputs `after` (B, C, ...) give the mean and spread that inputs `before` give with the norm's own ones.
+    """
     over = [0, *range(2, before.dim())]
     found = zip(*(torch.var_mean(x, over, correction=0) for x in (before, after)))
     variances, means = (torch.stack(pair).double() for pair in found)
@@ -273,8 +283,8 @@ class RecurrentCalibration:
     """The quantized matrices of one recurrent module, and their quantizers, found for its inputs in both networks.
 
     module: nn.LSTM, nn.GRU or nn.RNN in float, left as it is; `quantized` is its quantized copy. fit: quantizes a
-    matrix; it is called for those named in `names` (as `weight_ih_l0`). quantizers: by these names. The matrix of a
-    projection (proj_size), whose inputs the module does not show, is fitted to its weights alone: its moments are None.
+    matrix; it is called for those in `names` (such as `weight_ih_l0`). quantizers: by these names. The matrix of a
+    projection (proj_size) is fitted to its weights alone (moments None), because the module does not show its inputs.
     """
 
     def __init__(self, module: nn.RNNBase, names: set[str], fit: Fitting):
@@ -284,14 +294,14 @@ class RecurrentCalibration:
         self.quantizers: dict[str, nn.Module] = {}
 
     def run(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        """Quantize for inputs (B, T, I) of the float and of the quantized network."""
+        """Quantizes the matrices for inputs (B, T, I) of the module in the float and in the quantized network."""
         for layer in range(self.module.num_layers):
             found = [self._direction(f"l{layer}{suffix}", before, after)
                      for suffix in ("", "_reverse")[: 1 + self.module.bidirectional]]
             before, after = (torch.cat(sequences, -1) for sequences in zip(*found))
 
     def _direction(self, suffix: str, before: torch.Tensor, after: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The outputs (B, T, H) of one direction of one layer, float and quantized."""
+        """Quantizes one direction of one layer; returns its outputs (B, T, H), float and quantized."""
         if suffix.endswith("_reverse"):
             before, after = before.flip(1), after.flip(1)
         self._quantize(f"weight_ih_{suffix}", f"bias_ih_{suffix}", before, after)
@@ -315,7 +325,7 @@ class RecurrentCalibration:
 
 
 def _run(module: nn.RNNBase, suffix: str, x: torch.Tensor) -> torch.Tensor:
-    """The outputs (B, T, H) of one direction of one layer of `module` for inputs (B, T, I), forwards in time."""
+    """Runs one direction of one layer of `module` on inputs (B, T, I), forwards in time; returns outputs (B, T, H)."""
     options = {"proj_size": module.proj_size} if isinstance(module, nn.LSTM) else {}
     if isinstance(module, nn.RNN):
         options["nonlinearity"] = module.nonlinearity
@@ -327,22 +337,27 @@ def _run(module: nn.RNNBase, suffix: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def _previous(states: torch.Tensor) -> torch.Tensor:
-    """The state (B, T, H) that each step began with, at first zeros, of the states that the steps ended with."""
+    """Gives the states (B, T, H) that steps begin with, the first one zeros, from the states that they end with."""
     return torch.cat([torch.zeros_like(states[:, :1]), states[:, :-1]], 1)
 
 
 def both_inputs(module: nn.RNNBase, inputs: tuple, size: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """What came to `module`, (B, T, I) of the float and of the quantized network. UserError for packed sequences and for
-    states given to begin with."""
+    """Splits the input of `module` into those of the float and of the quantized network, (B, T, I) each.
+
+    Raises UserError for packed sequences and for given initial states.
+    """
     x = inputs[0]
     if not isinstance(x, torch.Tensor) or x.dim() != 3 or (len(inputs) > 1 and inputs[1] is not None):
-        raise UserError(f"layer {name}: takes packed sequences or states to begin with, for which it cannot be "
-                        "calibrated; quantize this network without ptq.calibrate")
+        raise UserError(f"layer {name}: takes packed sequences or initial states, for which it cannot be calibrated; "
+                        "quantize this network without ptq.calibrate")
     return (x if module.batch_first else x.transpose(0, 1)).split(size)
 
 
 def joined(module: nn.RNNBase, outputs: tuple, quantized: tuple, size: int) -> tuple:
-    """The outputs of a module, those of the second half of the batch replaced by those of the quantized one."""
+    """Returns `outputs` of a module with the second half of the batch replaced by `quantized`, of the quantized one.
+
+    Both hold a sequence and final states, as recurrent modules return them; size: utterances in each half.
+    """
     batch = 0 if module.batch_first else 1
     states, others = ((part,) if isinstance(part, torch.Tensor) else part for part in (outputs[1], quantized[1]))
     states = tuple(torch.cat([one[:, :size], other], 1) for one, other in zip(states, others))

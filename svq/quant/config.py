@@ -1,4 +1,4 @@
-"""`QuantConfig`: how the weights of a network are quantized. No torch here: configs are checked in milliseconds."""
+"""`QuantConfig`: settings of the quantization of weights. No torch here: a config is checked in milliseconds."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from svq.quant.methods import FLOAT_BITS, METHODS
 
 @dataclasses.dataclass(frozen=True)
 class QuantConfig:
-    """How weights are quantized. Sections and equations are those of Liu et al., "Towards lightweight
-    speaker verification via adaptive neural network quantization".
+    """Settings of the quantization of a network's weights.
+
+    Sections and equations are those of Liu et al., "Towards lightweight speaker verification via adaptive neural
+    network quantization".
 
     method: `kmqat`, k-means levels with a learned scale (III-B); `uniform`, `pot`, `apot`, fixed levels
         (eqs. 1 to 3) with a learned scale; `twn`, ternary weights; `admm`; `static` and `adaptive`,
         the binary quantizers (V-A and V-B); `integer`, an integer grid with a learned scale (svq.quant.integer);
         `nested`, k-means levels whose codes begin with those of fewer bits (svq.quant.nested).
     bits: bits per weight, 1 to 8; `static` and `adaptive` have 1, `twn` has 2, `integer` at least 2.
-    partition: of the weights, by which k-means levels are their parts' means: `lloyd`, the parts of least squared error
-        (k-means proper), or one of two readings of III-B step 1: `width`, intervals of equal width, or `count`, parts of
-        equally many weights.
+    partition: how the weights are cut into parts, whose means are the k-means levels: `lloyd`, the parts of least
+        squared error (k-means proper), or one of two readings of III-B step 1: `width`, intervals of equal width, or
+        `count`, parts of equally many weights.
     retention: share of the weights, round the centre, that k-means levels are fitted to; none: 0.9 for width and count,
         as in the paper, and all weights for lloyd.
-    rescaling: of k-means levels to [-1, 1], `symmetric` (eq. 7) or `asymmetric` (eq. 6).
-    per_channel: a codebook for each output channel, which loses less where nothing is trained or calibrated
-        afterwards, or (false) one for each layer, as in the paper, which makes a smaller file.
-    binary: what quantizes layers of 1 bit: `same` as layers of more, or one of the binary quantizers.
-    layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float. A name may be a pattern, as
-        "layers.[01].*" (fnmatch); a layer's own name goes before patterns, a later pattern before earlier ones.
+    rescaling: how k-means levels are scaled to [-1, 1]: `symmetric` (eq. 7) or `asymmetric` (eq. 6).
+    per_channel: true: a codebook for each output channel, which loses less where nothing is trained or calibrated
+        afterwards; false: one for each layer, as in the paper, which makes a smaller file.
+    binary: the quantizer of layers of 1 bit: `same` as that of layers of more bits, or one of the binary quantizers.
+    layers: bits of single layers by name, in place of `bits`; 32 leaves a layer in float. A name may be a pattern, such
+        as "layers.[01].*" (fnmatch). A layer's own name wins over patterns, a later pattern over earlier ones.
     rho: weight of ADMM's penalty, relative to the mean squared weight of a layer (see `ADMMQuantizer`).
-    scheme: of the integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
+    scheme: kind of integer grid: `symmetric`, as far below zero as above it, or `affine`, with a zero point.
     range: what the integer grid covers: `minmax`, all weights; `percentile`, so many per cent of them; `mse`, the range
         of the least squared error; `kl`, that of the least divergence between histograms (svq.quant.integer).
-    percentile: of the weights that range `percentile` covers, above 50 and at most 100.
-    precisions: of method nested: the bits at which the network can be used, ascending, `bits` the last of them; none:
-        half of `bits`, rounded up, and `bits`.
+    percentile: per cent of the weights that range `percentile` covers, above 50 and at most 100.
+    precisions: the bits at which a network of method nested can be used, ascending, `bits` the last of them; none: half
+        of `bits`, rounded up, and `bits`.
     Raises ValueError for values out of range, and for settings that the method does not have.
     """
 
@@ -74,7 +76,7 @@ class QuantConfig:
         self._check_method()
 
     def _check_method(self):
-        """ValueError for a setting that would have no effect, or that the method cannot follow."""
+        """Raises ValueError for a setting that would have no effect, or that the method cannot follow."""
         method = METHODS[self.method]
         for field in dataclasses.fields(self):
             methods = methods_of(field.name)
@@ -98,19 +100,19 @@ class QuantConfig:
                                  "bits only")
 
     def at(self, precision: int) -> QuantConfig:
-        """The plain config of one of the precisions of method nested."""
+        """Returns the plain k-means config of one precision of this config of method nested."""
         layers = self.layers and {name: bits if bits == FLOAT_BITS else precision for name, bits in self.layers.items()}
         return dataclasses.replace(self, method="kmqat", bits=precision, precisions=None, layers=layers)
 
     def bits_of(self, layer: str) -> int:
-        """Bits of the layer with that name; 32: it stays in float."""
+        """Returns the bits of the layer named `layer`; 32 means that it stays in float."""
         named = self.layers or {}
         matching = [bits for pattern, bits in named.items() if fnmatchcase(layer, pattern)]
         return named[layer] if layer in named else [self.bits, *matching][-1]
 
 
 def methods_of(setting: str) -> list[str]:
-    """The methods that have a setting, a field of QuantConfig: those that name it, or all."""
+    """Lists the methods that have `setting`, a field of QuantConfig: those that name it, or else all."""
     return [name for name, method in METHODS.items() if setting in method.settings] or list(METHODS)
 
 

@@ -1,11 +1,11 @@
-"""Weights on an integer grid, as kernels for integers take them: a scale and, affine, a zero point.
+"""Weights on an integer grid, as integer kernels take them: a scale and, in scheme affine, a zero point.
 
 The grid is that of Jacob et al., "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference", CVPR 2018, eq. 1; its learned scale that of Esser et al., "Learned step size quantization", ICLR 2020,
 eq. 3.
 
-Where it begins and ends is fitted to each weight tensor or each of its channels. A grid is `scale * (code - zero)` for
-the codes 0 ... count - 1. `zero` is a code, so that a weight of 0 stays 0. Rows are (R, N): all weights of a layer, or
+A grid is `scale * (code - zero)` for the codes 0 ... count - 1. `zero` is a code, so that a weight of 0 stays 0. The
+ends of the grid are fitted to each weight tensor or each of its channels. Rows are (R, N): all weights of a layer, or
 those of each output channel.
 """
 
@@ -20,13 +20,13 @@ from svq.quant.nearest import FEW, PIECE, SOME
 
 
 class IntegerQuantizer(Quantizer):
-    """scale * (code - zero), code = round(w / scale) + zero clipped to 0 ... count - 1; ties go to the even code.
+    """Rounds weights to scale * (code - zero), code = round(w / scale) + zero clipped to 0 ... count - 1.
 
-    weight: what the grid is fitted to. scheme, rule, percentile, per_channel: see `svq.quant.integer.fit_grid`.
-    What is learned is `alpha` = scale * (count - 1) / 2, half the width of the grid, () or (C,): of the size of the
-    largest weights whatever the bits, so that one learning rate suits all of them. The zero of an affine
-    grid is an integer and stays where it was put. Gradients pass to the weights unchanged, as with the
-    other quantizers here, also where they are clipped.
+    Ties go to the even multiple of the scale. weight: the grid is fitted to it. scheme, rule, percentile, per_channel:
+    see `svq.quant.integer.fit_grid`. The learned parameter is `alpha` = scale * (count - 1) / 2, half the width of the
+    grid, () or (C,). It is of the size of the largest weights whatever the bits, so that one learning rate suits all
+    bits. The zero of an affine grid is an integer and stays where it was put. Gradients pass unchanged to the weights,
+    clipped ones included.
     """
 
     def __init__(self, weight: torch.Tensor, bits: int, scheme: str, rule: str, percentile: float,
@@ -42,11 +42,11 @@ class IntegerQuantizer(Quantizer):
         return (self.count - 1) / 2
 
     def scale(self) -> torch.Tensor:
-        """() or (C,), above zero."""
+        """Gives the scale of the grid, above zero: () or (C,)."""
         return scale_of(self.alpha) / self._half
 
     def zero(self) -> torch.Tensor:
-        """The code of the weight 0, a whole number: () or (C,), in the type of the scale."""
+        """Gives the code of the weight 0, a whole number in the type of the scale: () or (C,)."""
         return torch.full_like(self.alpha, self.count // 2) if self.zero_code is None else self.zero_code
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
@@ -64,19 +64,22 @@ class IntegerQuantizer(Quantizer):
 
 
 def on_grid(weight: torch.Tensor, scale: torch.Tensor, zero: torch.Tensor, count: int) -> torch.Tensor:
-    """The codes less zero (float, shape of the weight) nearest to weight / scale."""
+    """Rounds weight / scale to the nearest codes less zero (float, shape of the weight)."""
     low = -along(zero, weight)
     return (weight / along(scale, weight)).round_().clamp_(low, low + (count - 1))
 
 
 class _ToGrid(torch.autograd.Function):
-    """The weight on the grid. To the scale goes, with v = w / scale, round(v) - v; where v is clipped, that end."""
+    """Rounds the weight to the grid.
+
+    With v = w / scale, the gradient of the scale is round(v) - v; where v is clipped, it is the end of the grid.
+    """
 
     @staticmethod
     def forward(ctx, w, scale, zero, count):
         quantized = on_grid(w, scale, zero, count).mul_(along(scale, w))
         ctx.count = count
-        # The convolution keeps the quantized weight anyway: saving it costs no memory, steps would.
+        # The convolution keeps the quantized weight anyway, so that saving it costs no memory; saving steps would.
         ctx.save_for_backward(w, scale, zero, quantized)
         return quantized
 
@@ -95,14 +98,14 @@ class _ToGrid(torch.autograd.Function):
 
 KL_BINS = 2048
 KL_TRIES = 64  # clipping thresholds that are compared
-SHRINK, TILT, ROUNDS = 8, 3, 3  # of the search of the least squared error: widths, ways to cut them, times
+SHRINK, TILT, ROUNDS = 8, 3, 3  # the search of the least squared error tries so many widths, cuts of each, and rounds
 
 
 def grid_size(bits: int, scheme: str) -> int:
-    """How many values a grid has: 2^bits, or 2^bits - 1 where it is symmetric.
+    """Counts the values of an integer grid: 2^bits, or 2^bits - 1 where it is symmetric.
 
-    A symmetric grid goes from -(2^(bits-1) - 1) to 2^(bits-1) - 1. The one code that it leaves unused (-128 of 8
-    bits) would make it lopsided, and integer kernels want symmetric weights from -127 to 127.
+    A symmetric grid goes from -(2^(bits-1) - 1) to 2^(bits-1) - 1. It leaves one code unused (-128 of 8 bits), which
+    would make it lopsided: integer kernels want symmetric weights from -127 to 127.
     """
     return 2**bits - (scheme == "symmetric")
 
@@ -110,7 +113,7 @@ def grid_size(bits: int, scheme: str) -> int:
 @torch.no_grad()
 def fit_grid(weight: torch.Tensor, bits: int, scheme: str = "symmetric", rule: str = "mse",
              percentile: float = 99.9, per_channel: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale (> 0) and zero of the grid for `weight`: () both, or (C,) `per_channel`, in the weight's type.
+    """Fits the integer grid for `weight`; returns scale (> 0) and zero: () both, or (C,) `per_channel`, in its type.
 
     rule: `minmax`, from the smallest to the largest weight; `percentile`, the range that holds so many per cent of the
     weights; `mse`, the range of the least squared error; `kl`, see `kl_threshold`. A symmetric range reaches
@@ -128,14 +131,14 @@ def fit_grid(weight: torch.Tensor, bits: int, scheme: str = "symmetric", rule: s
 
 
 def to_grid(low: torch.Tensor, high: torch.Tensor, bits: int, scheme: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero (R,) of the grid from `low` (<= 0) to `high` (>= 0), each (R,)."""
+    """Computes scale and zero (R,) of the grids from `low` (<= 0) to `high` (>= 0), each (R,)."""
     count = grid_size(bits, scheme)
     if scheme == "symmetric":
         scale, zero = torch.maximum(-low, high) / (count // 2), torch.full_like(low, count // 2)
     else:
         scale = (high - low) / (count - 1)
         zero = (-low / torch.where(scale > 0, scale, 1.0)).round().clamp(0, count - 1)
-    # Weights below what their type divides by well are as good as zero.
+    # Weights too small to be divided by in their type count as zero.
     return torch.where(scale > torch.finfo(scale.dtype).tiny * count, scale, 1.0), zero
 
 
@@ -144,7 +147,7 @@ def _minmax(rows, bits, scheme, percentile):
 
 
 def _percentile(rows, bits, scheme, percentile):
-    """Symmetric: the percentile of the magnitudes; else as many weights are left out at either end."""
+    """Gives the range up to a percentile of the magnitudes; an affine one leaves out as many weights at either end."""
     values = rows.cpu().numpy()
     if scheme == "symmetric":
         high = np.percentile(np.abs(values), percentile, axis=1)
@@ -155,7 +158,7 @@ def _percentile(rows, bits, scheme, percentile):
 
 
 def _kl(rows, bits, scheme, percentile):
-    """The threshold of `kl_threshold` at both ends; affine ranges reach no further than the weights."""
+    """Gives the range between the thresholds of `kl_threshold`; affine ranges reach no further than the weights."""
     levels = grid_size(bits, "symmetric") // 2 + 1
     few = max(1, (1 << 20) // max(KL_BINS, rows.shape[1]))  # rows, so that their histograms stay small
     high = torch.cat([kl_threshold(piece.abs(), levels) for piece in rows.split(few)])
@@ -169,13 +172,13 @@ RULES = {"minmax": _minmax, "percentile": _percentile, "kl": _kl}
 
 
 def kl_threshold(magnitudes: torch.Tensor, levels: int, bins: int = KL_BINS, tries: int = KL_TRIES) -> torch.Tensor:
-    """(R,) where magnitudes (R, N) are to be clipped so that `levels` values keep most of their distribution.
+    """Finds where to clip magnitudes (R, N) so that `levels` values keep most of their distribution: (R,).
 
-    Migacz, "8-bit inference with TensorRT", GTC 2017. Of the histogram of a row in `bins` bins, P is the first i
-    bins with all that lies beyond added to the last of them; Q is the first i bins merged into `levels` even
-    groups, each spread again over those of its bins that P does not leave empty. Of `tries` thresholds at even
-    distances, from `levels` bins to all of them, the one of the least Kullback-Leibler divergence of Q from P is
-    taken, the widest of equal ones. Sums of groups come from running sums, so that all rows go together.
+    Migacz, "8-bit inference with TensorRT", GTC 2017. Each row has a histogram of `bins` bins. P is its first i bins
+    with all that lies beyond added to the last of them. Q is the first i bins merged into `levels` even groups, each
+    spread again over those of its bins that P does not leave empty. `tries` thresholds are compared, at even distances
+    from `levels` bins to all bins; the one of the least Kullback-Leibler divergence of Q from P is taken, the widest of
+    equal ones. Sums of groups come from running sums, so that all rows are computed together.
     """
     largest = magnitudes.amax(1, keepdim=True).double()
     step = torch.where(largest > 0, largest, 1.0) / bins
@@ -195,12 +198,12 @@ def kl_threshold(magnitudes: torch.Tensor, levels: int, bins: int = KL_BINS, tri
         groups, members = mass[:, edges].diff(dim=1), filled[:, edges].diff(dim=1)
         inside, beyond = mass[:, [i]], total - mass[:, [i]]
         last = counts[:, [i - 1]]
-        # In P the last bin holds what lies beyond, in Q it does not: but Q counts it as one that is filled.
+        # P's last bin also holds what lies beyond, Q's does not; but Q counts it as a filled one.
         members[:, -1:] += (beyond > 0) & (last == 0)
         reference = groups.clone()
         reference[:, -1:] += beyond
         entropy = spread[:, [i]] - torch.special.xlogy(last, last) + torch.special.xlogy(last + beyond, last + beyond)
-        # sum P log(P / Q), all terms times the row's total: P = counts / total, Q = group / members / inside.
+        # Sum of P log(P / Q), all terms times the row's total: P = counts / total, Q = group / members / inside.
         crossed = torch.special.xlogy(reference, groups / members.clamp(min=1) / inside).sum(1, keepdim=True)
         divergence = (entropy - torch.special.xlogy(total, total) - crossed) / total
         better = divergence < best - 1e-12
@@ -209,11 +212,11 @@ def kl_threshold(magnitudes: torch.Tensor, levels: int, bins: int = KL_BINS, tri
 
 
 def _least_squares(rows: torch.Tensor, bits: int, scheme: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and zero (R,) of a small squared error of rows (R, N) by their nearest grid values.
+    """Finds scale and zero (R,) of a grid whose nearest values leave a small squared error of rows (R, N).
 
-    Ranges narrower than that from the smallest to the largest weight are compared: by how much, and, affine, how
-    much of that is taken from the lower end. Two more rounds look closer about the best. The last steps improve
-    codes and scale in turn. Of many weights the rounds take FEW.
+    The search compares ranges narrower than that from the smallest to the largest weight: by how much, and, if affine,
+    how much of that is cut off at the lower end. Two more rounds look closer around the best. The last steps improve
+    codes and scale in turn. The rounds look at FEW weights only.
     """
     count = grid_size(bits, scheme)
 
@@ -227,7 +230,7 @@ def _least_squares(rows: torch.Tensor, bits: int, scheme: str) -> tuple[torch.Te
         high = torch.maximum(-low, high)
         low = -high
     span = (high - low).clamp(min=torch.finfo(rows.dtype).tiny * count)
-    least = (rows.square().mean(1).sqrt() / span).clamp(1e-3, 1.0)  # of many alike weights the best is no narrower
+    least = (rows.square().mean(1).sqrt() / span).clamp(1e-3, 1.0)  # the best range of many similar weights is no less
     width, tilt = least.sqrt(), torch.full_like(least, 0.5)
     ratio, lean = least.rsqrt(), 0.5  # how far the candidates reach about these
     best = torch.full_like(least, float("inf"))
@@ -251,19 +254,19 @@ def _least_squares(rows: torch.Tensor, bits: int, scheme: str) -> tuple[torch.Te
 
 
 def _steps(rows, scale, zero, count):
-    """The codes less zero nearest to rows (R, N) / scale (R,)."""
+    """Rounds rows (R, N) / scale (R,) to the nearest codes less zero."""
     low = -zero[:, None]
     return (rows / scale[:, None]).round_().clamp_(low, low + (count - 1))
 
 
 def _error(rows, scale, zero, count):
-    """(R,) root of the squared error."""
+    """Computes the root of the squared error of each row: (R,)."""
     q = _steps(rows, scale, zero, count)
     return torch.linalg.vector_norm(torch.addcmul(rows, q, scale[:, None], value=-1, out=q), dim=1)
 
 
 def _refit(rows, scale, zero, count):
-    """(R,) the best scales for the codes that `scale` and `zero` give: <w, q> / <q, q>, q being the codes less zero."""
+    """Computes the best scales (R,) for the codes of `scale` and `zero`: <w, q> / <q, q>, q = the codes less zero."""
     q = _steps(rows, scale, zero, count)
     product = (rows * q).sum(1, dtype=torch.float64)
     square = q.square_().sum(1, dtype=torch.float64)

@@ -3,7 +3,7 @@
 Equations and sections are those of Liu et al., "Towards lightweight speaker verification via adaptive
 neural network quantization". Levels ascend.
 
-Clusters of sorted numbers are runs of them, so that a clustering is a choice of where runs begin. Wu, "Optimal
+Clusters of sorted numbers are runs of them, so that clustering means choosing where runs begin: Wu, "Optimal
 quantization by matrix searching", Journal of Algorithms 1991; Wang and Song, "Ckmeans.1d.dp", The R Journal 2011.
 """
 
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 
 CELLS_OF_ONE = 512
-LARGEST_SEARCH = 64  # clusters; more of them are made by cutting these further
+LARGEST_SEARCH = 64  # clusters that are searched for; more are made by cutting these further
 STEPS = 100
-BLOCK = 1 << 18  # entries of the search's tables that are held at a time
+BLOCK = 1 << 18  # entries of the search's tables held at a time
 
 
 class SortedRows:
-    """Numbers (R, N), sorted within their rows, with running sums: what the means of runs are computed from.
+    """Numbers (R, N), sorted within their rows, with running sums, from which the means of runs are computed.
 
-    values: (R, N). weights: (R, N) above or equal to zero, how much each number counts; None: all count alike.
-    `mass` and `moment`, (R, N + 1) float64, are the sums of weights and of weights times values before each place;
-    values less `centre` (R, 1), the middle one of each row, so that sums round little.
+    values: (R, N). weights: (R, N), not negative, how much each number counts; None: all count alike. `mass` and
+    `moment`, (R, N + 1) float64, are the sums of weights and of weights times values before each place. Sums are of
+    values less `centre` (R, 1), the middle value of each row, so that they round little.
     """
 
     def __init__(self, values: np.ndarray, weights: np.ndarray | None = None):
@@ -42,15 +42,18 @@ class SortedRows:
         self.moment = _running(terms if weights is None else terms * weights)
 
     def mass_at(self, places: np.ndarray) -> np.ndarray:
-        """(R, P) the sum of the weights before each of the places (R, P)."""
+        """Gives the sum of the weights before each of the places (R, P): (R, P) float64."""
         return places.astype(np.float64) if self.mass is None else np.take_along_axis(self.mass, places, axis=1)
 
     def moment_at(self, places: np.ndarray) -> np.ndarray:
-        """(R, P) the sum of weights times values before each of the places (R, P)."""
+        """Gives the sum of weights times values, less the centre, before each of the places (R, P): (R, P) float64."""
         return np.take_along_axis(self.moment, places, axis=1)
 
     def means(self, edges: np.ndarray, otherwise: np.ndarray | None = None) -> np.ndarray:
-        """(R, K) the means of the runs between edges (R, K + 1); of an empty run, `otherwise` or the value there."""
+        """Computes the means (R, K) of the runs between edges (R, K + 1).
+
+        An empty run gets `otherwise` (R, K), or without it the value that stands there.
+        """
         mass, moment = np.diff(self.mass_at(edges), axis=1), np.diff(self.moment_at(edges), axis=1)
         if otherwise is None:
             last = self.values.shape[1] - 1
@@ -60,13 +63,13 @@ class SortedRows:
         return np.maximum.accumulate(found, axis=1)
 
     def places(self, thresholds: np.ndarray) -> np.ndarray:
-        """(R, K - 1) how many values of a row are at most each of its ascending thresholds."""
+        """Counts, for each of the ascending thresholds (R, K - 1), the values of its row that do not exceed it."""
         found = torch.searchsorted(torch.from_numpy(self.values),
                                    torch.from_numpy(thresholds.astype(self.values.dtype)), right=True)
         return found.numpy()
 
     def rows(self, some: slice) -> SortedRows:
-        """A few of the rows."""
+        """Returns the rows in the slice `some`."""
         part = object.__new__(SortedRows)
         part.centre, part.values, part.moment = self.centre[some], self.values[some], self.moment[some]
         part.mass = None if self.mass is None else self.mass[some]
@@ -74,21 +77,22 @@ class SortedRows:
 
 
 def _running(terms: np.ndarray) -> np.ndarray:
-    """(R, N + 1) float64: 0 and the sums of the first 1, 2, ... of the terms (R, N)."""
+    """Computes 0 and the sums of the first 1, 2, ... of the terms (R, N): (R, N + 1) float64."""
     sums = np.zeros((len(terms), terms.shape[1] + 1))
     np.cumsum(terms, axis=1, dtype=np.float64, out=sums[:, 1:])
     return sums
 
 
 def optimal_levels(values: np.ndarray, count: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Find the `count` levels of each row of `values` that leave the least (weighted) squared error.
+    """Finds the `count` levels of each row of `values` that leave the least (weighted) squared error.
 
-    values: (R, N). weights: (R, N), not negative, or None. Returns (R, count) float64, ascending. A row of fewer
-    values gets levels between them, too; one of more, but fewer different ones, repeats levels.
+    values: (R, N). weights: (R, N), not negative, or None. Returns (R, count) float64, ascending. A row of fewer than
+    `count` values also gets levels between them; a row of more values, but fewer different ones, repeats levels.
 
-    Up to CELLS_OF_ONE values in one row, or 16 + 2 * count in each of several, the optimum is exact. Of more, the best
-    way to cut at the edges of so many cells is found, and then Lloyd's algorithm moves the cuts to where no single one
-    can be bettered. More than LARGEST_SEARCH levels start from the best runs of that number, each cut further.
+    The optimum is exact for up to CELLS_OF_ONE values in one row, or 16 + 2 * count in each of several rows. With more
+    values, each row is divided into so many cells, the best cuts at their edges are found, and Lloyd's algorithm moves
+    the cuts to where no single one can be improved. More than LARGEST_SEARCH levels start from the best runs of that
+    number, each of which is cut further.
     """
     rows = SortedRows(np.asarray(values), weights)
     runs = min(count, LARGEST_SEARCH)
@@ -111,7 +115,7 @@ def _levels(rows: SortedRows, count: int, runs: int, most: int) -> np.ndarray:
 
 
 def _with_others_between(values: np.ndarray, count: int) -> np.ndarray:
-    """(R, count) levels for as many values (R, N) or fewer: the values, and the spare ones evenly between them."""
+    """Gives levels (R, count) for values (R, N), N <= count: the values, and the spare levels evenly between them."""
     last = values.shape[1] - 1
     knots = np.arange(last + 1) * (count - 1) // max(last, 1)
     places = np.arange(count)
@@ -123,20 +127,20 @@ def _with_others_between(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def best_runs(rows: SortedRows, cuts: np.ndarray, count: int) -> np.ndarray:
-    """Choose, for each row, the edges (R, count + 1) of the runs of least squared error among the places `cuts`.
+    """Chooses, for each row, the edges (R, count + 1) of the runs of least squared error among the places `cuts`.
 
-    cuts: (R, M + 1) ascending, from 0 to N. With fewer than `count` cells the last runs are empty. What squared error
-    there is within the cells is the same whatever the choice. The rest of a run's is the sum of moment^2 / mass of its
-    cells less that of the run.
+    cuts: (R, M + 1) ascending, from 0 to N. With fewer than `count` cells the last runs are empty. The squared error
+    within the cells is the same whatever the choice. The rest of a run's error is the sum of moment^2 / mass over its
+    cells, less moment^2 / mass of the run.
     """
     mass, moment = rows.mass_at(cuts), rows.moment_at(cuts)
-    between = mass[:, :, None] - mass[:, None, :]  # [j, i] from cut i to cut j, where j > i
+    between = mass[:, :, None] - mass[:, None, :]  # [j, i]: from cut i to cut j, where j > i
     cells = cuts.shape[1] - 1
     error = _outward(_ratio(np.diff(moment, axis=1), np.diff(mass, axis=1)))
     error = error[:, :, None] - error[:, None, :] - _ratio(moment[:, :, None] - moment[:, None, :], between)
     error[:, np.arange(cells + 1) >= np.arange(cells + 1)[:, None]] = np.inf
     if cuts.shape[1] <= rows.values.shape[1]:
-        error = error.astype(np.float32)  # Lloyd's algorithm comes after
+        error = error.astype(np.float32)  # precise enough: Lloyd's algorithm follows
     runs = min(count, cells)
     best, begins = error[:, :, 0], []
     for _ in range(runs - 1):
@@ -151,14 +155,14 @@ def best_runs(rows: SortedRows, cuts: np.ndarray, count: int) -> np.ndarray:
 
 
 def _ratio(moment: np.ndarray, mass: np.ndarray) -> np.ndarray:
-    """moment^2 / mass, and 0 where there is no mass."""
+    """Computes moment^2 / mass, and 0 where there is no mass."""
     return moment * moment / np.where(mass > 0, mass, np.inf)
 
 
 def _outward(terms: np.ndarray) -> np.ndarray:
-    """(R, M + 1) sums of the terms (R, M) from the middle on, and before it less those up to it.
+    """Computes running sums (R, M + 1) of the terms (R, M) that are 0 in the middle, and negative sums before it.
 
-    Differences are those of the running sums, but one far value takes no digits from the sums of all others.
+    Their differences are those of ordinary running sums, but one far value costs the sums of all others no digits.
     """
     middle = terms.shape[1] // 2
     before, after = np.cumsum(terms[:, :middle][:, ::-1], axis=1)[:, ::-1], np.cumsum(terms[:, middle:], axis=1)
@@ -166,15 +170,18 @@ def _outward(terms: np.ndarray) -> np.ndarray:
 
 
 def _cells(rows: SortedRows, count: int) -> np.ndarray:
-    """(R, count + 1) places that cut each row into cells: a third of them by number, a third by width, and a third by
-    the logarithm of how many values lie beyond, so that neither a crowd of values nor a far one takes them all."""
+    """Finds the places (R, count + 1) that cut each row into cells.
+
+    The cells are spread by a third each over the number of values, their range, and the logarithm of how many values
+    lie beyond, so that neither a crowd of values nor a far one takes them all.
+    """
     size = rows.values.shape[1]
     low = rows.values[:, :1].astype(np.float64)
     width = rows.values[:, -1:] - low
     width[width == 0] = 1.0
 
     def share(at):
-        """From 0 to 3, never falling."""
+        """Gives the position of places in the spread of the cells: from 0 to 3, never falling."""
         number, beyond = at / (size - 1), np.log((at + 1) / (size - at)) / np.log(size)
         return number + (np.take_along_axis(rows.values, at, axis=1) - low) / width + (1 + beyond) / 2
 
@@ -189,10 +196,10 @@ def _cells(rows: SortedRows, count: int) -> np.ndarray:
 
 
 def _cut_further(rows: SortedRows, edges: np.ndarray, count: int) -> np.ndarray:
-    """(R, count) levels: one for each of the runs between `edges` (R, L + 1), and the others spread over them.
+    """Gives levels (R, count): one for each run between `edges` (R, L + 1), and the others spread over the runs.
 
-    A run gets a share of these by its density to the power 1/3, to which optimal levels tend as they become many
-    (Panter and Dite, Proc. IRE 1951), evenly over its width.
+    A run gets its share of these by its density to the power 1/3, evenly over its width: the distribution that optimal
+    levels tend to as they become many (Panter and Dite, Proc. IRE 1951).
     """
     last = rows.values.shape[1] - 1
     low, high = (np.take_along_axis(rows.values, at.clip(0, last), axis=1).astype(np.float64)
@@ -210,9 +217,9 @@ def _cut_further(rows: SortedRows, edges: np.ndarray, count: int) -> np.ndarray:
 
 
 def lloyd(rows: SortedRows, levels: np.ndarray) -> np.ndarray:
-    """Improve levels (R, K), ascending, by Lloyd's algorithm, until they stay as they are (or STEPS times).
+    """Improves levels (R, K), ascending, by Lloyd's algorithm, until they stay as they are (or STEPS times).
 
-    Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 1982. The error never rises.
+    Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 1982. The squared error never rises.
     """
     size, before = rows.values.shape[1], None
     for _ in range(STEPS):
@@ -227,21 +234,21 @@ def lloyd(rows: SortedRows, levels: np.ndarray) -> np.ndarray:
 
 def kmeans_levels(weights: np.ndarray, bits: int, partition: str = "lloyd", retention: float | None = None,
                   per_channel: bool = False) -> np.ndarray:
-    """Find the 2^bits levels of KMQAT for one layer, in the units of the weights, ascending: (2^bits,) float64.
+    """Computes the 2^bits levels of KMQAT for one layer, in the units of the weights, ascending: (2^bits,) float64.
 
-    Section III-B, steps 1 and 2: the central share `retention` of the sorted weights is kept ("outliers" go), cut into
-    2^bits parts, and the mean of each part (k-means with k = 1) is a level. "Evenly partition the weights" can be read
-    in two ways, and the paper does not say which is meant: `partition` width, intervals of equal width, and count,
-    parts of equally many weights. `lloyd` is k-means proper: the parts are those that leave the least squared error
-    (svq.quant.levels). retention None: 0.9 for width and count, as in the paper; all weights for lloyd, which gives
-    outliers no more than they are worth.
-    per_channel: the same for each weights[i] alone, (C, 2^bits).
+    Section III-B, steps 1 and 2: the central share `retention` of the sorted weights is kept ("outliers" go) and cut
+    into 2^bits parts; the mean of each part (k-means with k = 1) is a level. The paper's "evenly partition the weights"
+    can be read in two ways: `partition` width, intervals of equal width, or count, parts of equally many weights.
+    `lloyd` is k-means proper: its parts are those that leave the least squared error (`optimal_levels`).
+    retention None: 0.9 for width and count, as in the paper; all weights for lloyd, which gives outliers no more than
+    they are worth.
+    per_channel: computes levels for each weights[i] alone, (C, 2^bits).
     """
     if retention is None:
         retention = RETENTION[partition]
     rows = np.asarray(weights).reshape(len(weights) if per_channel else 1, -1)
     size = rows.shape[1]
-    # Of a tiny layer at least the middle is kept.
+    # At least the middle weight is kept, also of a tiny layer.
     cut = min(int(round(size * (1.0 - retention) / 2.0)), (size - 1) // 2)
     if cut:
         rows = np.partition(rows, sorted({cut, size - cut - 1}), axis=1)[:, cut : size - cut]
@@ -250,13 +257,13 @@ def kmeans_levels(weights: np.ndarray, bits: int, partition: str = "lloyd", rete
 
 
 def _means_of_widths(rows: np.ndarray, count: int) -> np.ndarray:
-    """(R, count) means of the weights in intervals of equal width; an interval without weights gets its centre."""
+    """Computes the means (R, count) of the weights in intervals of equal width; an empty interval gets its centre."""
     kept = rows.astype(np.float64)
     low, high = kept.min(axis=1), kept.max(axis=1)
     edges = np.linspace(low, high, count + 1, axis=1)
     span = np.where(high > low, high - low, 1.0)
     interval = ((kept - low[:, None]) / span[:, None] * count).astype(np.int64).clip(0, count - 1)
-    # By rounding a weight at an edge may be one off; an interval holds its left edge, the last one both.
+    # Rounding may put a weight at an edge one interval off; an interval holds its left edge, the last one both edges.
     start = np.arange(len(rows))[:, None] * (count + 1)
     interval += (kept >= edges.ravel()[start + interval + 1]) & (interval < count - 1)
     interval -= kept < edges.ravel()[start + interval]
@@ -269,8 +276,10 @@ def _means_of_widths(rows: np.ndarray, count: int) -> np.ndarray:
 
 
 def _means_of_counts(rows: np.ndarray, count: int) -> np.ndarray:
-    """(R, count) means of the sorted weights in runs of equally many, up to one; of fewer weights than levels some
-    repeat."""
+    """Computes the means (R, count) of the sorted weights in runs of equally many, give or take one.
+
+    With fewer weights than levels some means repeat.
+    """
     edges = np.arange(count + 1) * rows.shape[1] // count
     return SortedRows(rows).means(np.tile(edges, (len(rows), 1)))
 
@@ -280,10 +289,10 @@ RETENTION = {"width": 0.9, "count": 0.9, "lloyd": 1.0}
 
 
 def rescale_symmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Levels (..., K) divided by their largest magnitude, and that magnitude (...): the initial alpha.
+    """Divides levels (..., K) by their largest magnitude; returns them and that magnitude (...), the initial alpha.
 
     Section III-B step 3, eq. 7 read with -q_max mapped to -1 and q_max to 1: zero stays zero.
-    Levels that are all zero keep alpha = 1.
+    Levels that are all zero get alpha = 1.
     """
     largest = np.abs(levels).max(axis=-1)
     alpha = np.where(largest > 0, largest, 1.0)
@@ -291,9 +300,9 @@ def rescale_symmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def rescale_asymmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Levels (..., K) stretched to reach from -1 to 1, the initial alpha (...) and centre (...).
+    """Stretches levels (..., K) to reach from -1 to 1; returns them, the initial alpha (...) and the centre (...).
 
-    Eq. 6, which moves zero: the levels are alpha times those returned, plus the centre. Levels that are
+    Eq. 6, which moves zero: the given levels are alpha times the returned ones, plus the centre. Levels that are
     all equal become 0, with alpha = 1.
     """
     low, high = levels[..., :1], levels[..., -1:]
@@ -302,27 +311,27 @@ def rescale_asymmetric(levels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.n
 
 
 def uniform_levels(bits: int) -> np.ndarray:
-    """Eq. 1: the 2^bits - 1 evenly spaced levels from -1 to 1; at 1 bit -1 and 1."""
+    """Returns the 2^bits - 1 evenly spaced levels from -1 to 1 (eq. 1), ascending; at 1 bit -1 and 1."""
     steps = 2 ** (bits - 1) - 1
     return _signed(np.arange(1, steps + 1) / steps if bits > 1 else [])
 
 
 def pot_levels(bits: int) -> np.ndarray:
-    """Eq. 2, powers of two: 0 and +-2^-i for i from 0 to 2^(bits-1) - 2; at 1 bit -1 and 1.
+    """Returns the levels that are powers of two (eq. 2), ascending: 0 and +-2^-i for i from 0 to 2^(bits-1) - 2.
 
-    As printed, i goes on to 2^(bits-1) - 1, which makes 2^bits + 1 levels, more than `bits` bits can
-    number. The smallest magnitude is left out here: 2^bits - 1 levels remain.
+    At 1 bit they are -1 and 1. As printed, i goes on to 2^(bits-1) - 1, which makes 2^bits + 1 levels, more than `bits`
+    bits can number. The smallest magnitude is left out here: 2^bits - 1 levels remain.
     """
     return _signed([2.0**-i for i in range(2 ** (bits - 1) - 1)])
 
 
 def apot_levels(bits: int) -> np.ndarray:
-    """Eq. 3, sums of powers of two, divided by the largest: 2^bits - 1 levels; at 1 bit -1 and 1.
+    """Returns the 2^bits - 1 levels that are sums of powers of two (eq. 3), divided by the largest; at 1 bit -1 and 1.
 
-    Li et al., "Additive powers-of-two quantization", ICLR 2020: one bit is the sign, each further pair of
-    bits a term that is 0 or one of three powers of two, and an odd bit a term that is 0 or one power.
-    The exponents -1, -2, ... are dealt to the terms in turn; the term of one bit gets its own between the
-    second and the third round, as for the 4 bits of that paper's program: {0, 1/2, 1/4, 1/16} + {0, 1/8}.
+    Li et al., "Additive powers-of-two quantization", ICLR 2020: one bit is the sign. Each further pair of bits is a
+    term that is 0 or one of three powers of two; an odd bit is a term that is 0 or one power. The exponents -1, -2, ...
+    are dealt to the terms in turn. The term of one bit gets its own between the second and the third round, as in the
+    program of that paper for 4 bits: {0, 1/2, 1/4, 1/16} + {0, 1/8}.
     """
     pairs, odd = divmod(bits - 1, 2)
     exponents = itertools.count(1)
@@ -336,7 +345,7 @@ def apot_levels(bits: int) -> np.ndarray:
 
 
 def _signed(magnitudes) -> np.ndarray:
-    """Ascending levels of these magnitudes, of both signs, and 0; without magnitudes -1 and 1."""
+    """Gives the ascending levels that have these magnitudes, with both signs, and 0; without magnitudes -1 and 1."""
     magnitudes = np.sort(np.asarray(magnitudes, dtype=np.float64))
     if not magnitudes.size:
         return np.array([-1.0, 1.0])

@@ -1,5 +1,7 @@
-"""The methods of quantization by name, and what each says of itself. No torch here: a method's quantizers are made in
-the module that it names, which is brought in when the first one is."""
+"""The table of quantization methods: each one's name, settings and checks.
+
+No torch here: a method names the module that makes its quantizers, and this is imported when the first one is made.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True)
 class Method:
-    """What a method of quantization is to `QuantConfig`.
+    """One method of quantization, as `QuantConfig` sees it.
 
-    made_in: the module, and the function there, that makes the quantizer of one weight: (weight, config, bits) -> a
-    svq.quant.base.Quantizer; written `module:function`. settings: the fields of QuantConfig that only this method and
-    others that name them have. bits: the only number of bits that it has; None: those of the config. check: raises
-    ValueError for a config that it cannot follow.
+    made_in: `module:function`, the function that makes the quantizer of one weight: (weight, config, bits) -> a
+    svq.quant.base.Quantizer. settings: the fields of QuantConfig that are reserved for the methods that name them.
+    bits: the only number of bits that the method has; None: any that the config asks for. check: raises ValueError for
+    a config that the method cannot follow.
     """
 
     made_in: str
@@ -26,13 +28,13 @@ class Method:
     check: Callable[[object], None] | None = None
 
     def make(self, weight, config, bits: int):
-        """The quantizer of `weight`, a tensor, that `config` (a QuantConfig) asks for, of `bits` bits."""
+        """Makes the quantizer of `bits` bits that `config` (a QuantConfig) asks for, for the tensor `weight`."""
         module, _, function = self.made_in.partition(":")
         return getattr(importlib.import_module(module), function)(weight, config, bits)
 
 
 def check_integer(config) -> None:
-    """ValueError for a QuantConfig with layers of 1 bit, which no integer grid around zero has."""
+    """Raises ValueError for a QuantConfig of method integer with layers of 1 bit: there is no grid of so few."""
     if config.binary != "same":
         return
     if config.bits == 1:
@@ -43,9 +45,9 @@ def check_integer(config) -> None:
 
 
 def check_nested(config) -> None:
-    """Fills in `precisions` of a QuantConfig.
+    """Checks a QuantConfig of method nested, and fills in its `precisions`.
 
-    ValueError where they do not lead up to `bits`, and for layers of other bits.
+    Raises ValueError where the precisions do not lead up to `bits`, and for layers of other bits.
     """
     if config.bits == 1:
         raise ValueError("method nested has codes within codes, for which 1 bit is too few; set bits")
@@ -65,7 +67,7 @@ def check_nested(config) -> None:
                              f"{FLOAT_BITS} for float")
 
 
-METHODS = {  # in the order that messages name them in
+METHODS = {  # messages name them in this order
     "kmqat": Method("svq.quant.quantizers:kmeans", ("partition", "retention", "rescaling")),
     "uniform": Method("svq.quant.quantizers:uniform"),
     "pot": Method("svq.quant.quantizers:pot"),

@@ -10,50 +10,52 @@ import torch
 
 PIECE = 1 << 16
 TRIES, STEPS = 8, 3
-# Primes: that many weights at even distances come by every position in a kernel. Of all rows, and at least of each.
+# Samples of weights, of all rows together and at least of each row. Primes, so that weights at even distances visit
+# every position in a kernel.
 FEW, FEW_OF_ROW = 16381, 509
 SOME, SOME_OF_ROW = 262139, 1021
 
 
 def midpoints(table: torch.Tensor) -> torch.Tensor:
-    """The thresholds (..., K-1) between the ascending values (..., K) of a table."""
+    """Computes the thresholds (..., K-1) midway between the ascending values (..., K) of a table."""
     return (table[..., 1:] + table[..., :-1]) / 2
 
 
 @torch.no_grad()
 def count_below(w: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """How many thresholds lie below each weight: its code (int32, shape of w). A tie takes the lower code."""
+    """Counts the thresholds below each weight: its code (int32, shape of w). A tie takes the lower code."""
     rows = thresholds.dim() == 2
     return _in_memory_order(w, lambda x: bucketize(x, thresholds if rows else thresholds[None]), rows)
 
 
 @torch.no_grad()
 def look_up(table: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """table[codes], with a row for each channel table[c, codes[c]]; in the memory layout of `codes`."""
+    """Looks up table[codes], or table[c, codes[c]] with a row for each channel; in the memory layout of `codes`."""
     return _in_memory_order(codes, lambda x: table.view(-1).index_select(0, _in_rows(x, table)), table.dim() == 2)
 
 
 def _in_rows(codes: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
-    """Codes (R, N) as indices (R * N,) into the flattened table (K,) or (R, K)."""
+    """Turns codes (R, N) into indices (R * N,) into the flattened table (K,) or (R, K)."""
     if table.dim() == 2:
         codes = codes + torch.arange(0, table.numel(), table.shape[1], dtype=codes.dtype, device=codes.device)[:, None]
     return codes.reshape(-1)
 
 
 def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """How many of the ascending `thresholds` (R, K-1) of its row lie below each element of `x` (R, N); int32 (R, N).
+    """Counts, for each element of `x` (R, N), the ascending `thresholds` (R, K-1) of its row below it: int32 (R, N).
 
-    The same as torch.searchsorted, several times as fast on a CPU: the binary search there mispredicts
-    branches. Few thresholds are compared one by one. Else cells are numbered without a branch, a table
-    holds the thresholds in lower cells, and one comparison settles the one in the same cell. A cell's
-    number never falls as x grows, in floating point neither, so this is exact. Cells are of equal width;
-    where two thresholds would share one, an eighth of an octave; where they share that, torch searches.
+    The result is that of torch.searchsorted, but several times as fast on a CPU, since the binary search there
+    mispredicts branches. Few thresholds are compared one by one. More are counted by cells: a cell's number is computed
+    without a branch, a table holds the number of thresholds in lower cells, and one comparison settles the threshold in
+    the same cell. This is exact, because a cell's number never falls as x grows, not even in floating point. Cells have
+    equal width; where two thresholds would share a cell, cells are an eighth of an octave; where they share that, too,
+    torch searches.
     """
     search = _search(x, thresholds)
     if search is None:
         return torch.searchsorted(thresholds.contiguous(), x.contiguous(), out_int32=True)
     codes = torch.empty(x.shape, dtype=torch.int32)
-    # Pieces that stay in the cache between the passes: some rows, or a part of a row.
+    # Pieces (some rows, or a part of a row) that stay in the cache between the passes.
     height = max(1, PIECE // max(1, x.shape[1]))
     for row in range(0, len(x), height):
         rows = slice(row, row + height)
@@ -63,7 +65,7 @@ def bucketize(x: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
 
 
 def _search(x: torch.Tensor, thresholds: torch.Tensor):
-    """What counts thresholds faster than torch.searchsorted; None where nothing does."""
+    """Chooses a callable that counts thresholds faster than torch.searchsorted; None where none does."""
     if x.device.type != "cpu" or x.shape[1] < thresholds.shape[1]:
         return None
     if thresholds.shape[1] <= 3:
@@ -75,7 +77,7 @@ def _search(x: torch.Tensor, thresholds: torch.Tensor):
 
 
 class _Comparisons:
-    """Counts the thresholds below by comparing with each."""
+    """Counts the thresholds below values by comparing with each threshold."""
 
     def __init__(self, thresholds: torch.Tensor):
         self.columns = thresholds.split(1, dim=1)
@@ -87,9 +89,9 @@ class _Comparisons:
 
 
 class _Cells:
-    """Counts the thresholds below by the cell that a value is in; `exact` if no two thresholds share one.
+    """Counts the thresholds below a value by the cell that it is in; `exact` if no two thresholds share a cell.
 
-    cells: how many there are. `_cell` numbers those of values (R, N), int32, from the lowest on.
+    cells: how many cells there are. `_cell` gives the cells of values (R, N) as int32 numbers, from the lowest on.
     """
 
     cells: int
@@ -115,7 +117,7 @@ class _Grid(_Cells):
 
     def __init__(self, thresholds: torch.Tensor):
         self.cells = 8 * (thresholds.shape[1] + 1)
-        # The outermost thresholds fall inside the grid.
+        # The margin puts the outermost thresholds inside the grid.
         span = thresholds[:, -1:] - thresholds[:, :1]
         margin = (span + thresholds.abs().amax(1, keepdim=True)) / self.cells
         self.scale = self.cells / (span + 2 * margin)
@@ -124,7 +126,7 @@ class _Grid(_Cells):
         self._count(thresholds)
 
     def _cell(self, values, rows):
-        # A product and a sum of their own: rounded together or not, as a loop's body and tail differ, cells could swap.
+        # Product and sum are separate operations. Fused in a loop's body but not in its tail, they could swap cells.
         number = torch.mul(values, self.scale[rows]).add_(self.shift[rows]).clamp_(0, self.cells - 1).to(torch.int32)
         return number.clamp_(0, self.cells - 1)  # NaN became some integer: it must not index outside
 
@@ -140,15 +142,15 @@ class _Octaves(_Cells):
 
     def _cell(self, values, rows):
         bits = values.contiguous().view(torch.int32)
-        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # of negative ones the larger has the smaller magnitude
+        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # a larger negative number has a smaller magnitude
         return (ordered >> 20) + self.cells // 2
 
 
 def _in_memory_order(x: torch.Tensor, function, rows: bool) -> torch.Tensor:
-    """Applies a function of matrices to `x` in the order in which it lies in memory, as one row or as x[0], x[1], ...
+    """Applies a function of matrices to `x` in the order in which it lies in memory: as one row, or x[0], x[1], ...
 
-    So a channels-last weight is neither copied to another layout nor comes back in one, which would
-    make the convolutions after it convert it again at every step.
+    So a channels-last weight is not copied to another layout, and the result keeps the layout: otherwise the
+    convolution would convert it again at every step.
     """
     order = sorted(range(x.dim()), key=lambda d: (rows and d > 0, -x.stride(d), d))
     back = sorted(range(x.dim()), key=order.__getitem__)
@@ -159,15 +161,15 @@ def _in_memory_order(x: torch.Tensor, function, rows: bool) -> torch.Tensor:
 @torch.no_grad()
 def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool = False,
                         first: torch.Tensor | None = None) -> torch.Tensor:
-    """The alpha > 0, () or (C,), that makes the squared error of w by its nearest alpha * levels small.
+    """Finds the alpha > 0, () or (C,), for which the nearest of alpha * levels leave little squared error of w.
 
-    levels: ascending, (K,), or with per_channel (C, K). first: a scale, () or (C,), to be tried with others, so that
-    none worse is found.
+    levels: ascending, (K,), or with per_channel (C, K). first: a scale, () or (C,), that is tried as well, so that the
+    result is no worse.
 
-    For given codes the best scale is <w, q> / <q, q>, and the error it leaves ||w||^2 - <w, q>^2 / <q, q>.
-    The codes of a few scales from half the root mean square to the largest weight are tried, and of a few
-    about the best of these (of many weights, on FEW); from there codes and scale are improved in turn (on
-    SOME, but at the end on all). Weights that are all zero get 1.
+    For given codes q the best scale is <w, q> / <q, q>, and it leaves the error ||w||^2 - <w, q>^2 / <q, q>. A few
+    scales from half the root mean square to the largest weight are tried, then a few around the best of these (on a
+    sample of FEW weights). From there codes and scale are improved in turn (on SOME weights, at the end on all).
+    Weights that are all zero get 1.
     """
     rows = w.reshape(len(w) if per_channel else 1, -1)
 
@@ -178,7 +180,7 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
     few, some = sample(FEW, FEW_OF_ROW), sample(SOME, SOME_OF_ROW)
 
     def refit(rows, scale):
-        """(R,) the best scales for the codes that `scale` gives, and by how much they lower the error."""
+        """Computes the best scales (R,) for the codes of `scale`, and by how much they lower the error."""
         if levels.dim() == 1:  # one table for all rows, once each is divided by its scale
             units = (rows / scale[:, None].to(w.dtype)).view(1, -1)
             q = look_up(levels, bucketize(units, midpoints(levels)[None].to(w.dtype))).view(rows.shape)
@@ -190,7 +192,7 @@ def least_squares_scale(w: torch.Tensor, levels: torch.Tensor, per_channel: bool
         return product / square, product.square() / square
 
     def best_of(low, high):
-        """The best of TRIES scales (R,) at even ratios from `low` to `high`."""
+        """Finds the best of TRIES scales (R,) at even ratios from `low` to `high`."""
         scales = torch.stack([low * (high / low) ** (i / (TRIES - 1)) for i in range(TRIES)])
         gains = refit(few.repeat(TRIES, 1), scales.view(-1))[1].view(scales.shape)
         return scales.gather(0, gains.argmax(0, keepdim=True))[0]

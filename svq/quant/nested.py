@@ -1,13 +1,13 @@
 """Codes within codes: one set of weights that is used at several precisions.
 
-A weight's code of few bits is the beginning of its code of many: all thresholds between the levels of the highest
-precision are sorted, and a lower precision leaves out all but every second, fourth, ... of them. KMQAT's levels are
-made for this: they are the means of equal intervals (Liu et al., "Towards lightweight speaker verification via adaptive
-neural network quantization", III-B), and the intervals of 4 bits cut those of 2 bits in four.
+A weight's code of few bits is the beginning of its code of many. Of the sorted thresholds between the levels of the
+highest precision, a lower precision keeps only every second, fourth, ... one. KMQAT's levels suit this: they are the
+means of equal intervals (Liu et al., "Towards lightweight speaker verification via adaptive neural network
+quantization", III-B), and the intervals of 4 bits cut those of 2 bits in four.
 
-One network, trained jointly for all its precisions, with batch norms of each one's own, since weights of other levels
-give activations of other statistics: Yu et al., "Any-precision deep neural networks", AAAI 2021, section 3. There the
-activations are quantized too and levels are even; here each precision has levels of its own.
+One network is trained jointly for all its precisions (Yu et al., "Any-precision deep neural networks", AAAI 2021,
+section 3). Each precision has batch norms of its own, because weights of other levels give activations of other
+statistics. The paper quantizes the activations too, and its levels are even; here each precision has its own levels.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from svq.quant.nearest import count_below, look_up
 
 
 class _ToCells(torch.autograd.Function):
-    """levels[codes]. To the weights the gradient passes unchanged; that of the levels is exact, as the codes do not
-    depend on them: a level's is the sum over the weights that have it."""
+    """Looks up levels[codes].
+
+    The gradient passes unchanged to the weights. That of a level is the sum over the weights that have it; it is exact,
+    because the codes do not depend on the levels.
+    """
 
     @staticmethod
     def forward(ctx, weight, levels, codes):
@@ -45,14 +48,14 @@ class _ToCells(torch.autograd.Function):
 class NestedQuantizer(Quantizer):
     """The quantizer `top` of the highest precision, and levels for the beginnings of its codes.
 
-    weight: what is to be quantized. precisions: ascending, the last one the bits of `top`. `precision` is the one
-    in use, the highest until `set_precision_` says another.
+    weight: the weight to be quantized. precisions: ascending, the last one the bits of `top`. `precision` is the one
+    in use, the highest until `set_precision_` sets another.
 
-    At the highest precision this is `top`. The levels of a lower one, (2^bits,) or per channel (C, 2^bits), are learned
-    one by one: with thresholds that are not its own, a single scale would have nothing to learn where a batch norm
-    follows. They start as the means of the weights that have them, which is where the squared error is least; one that
-    no weight has starts amid the levels of `top` that it stands for. In whatever order learning puts them, they are
-    used sorted.
+    At the highest precision this is `top`. Each level of a lower precision, (2^bits,) or per channel (C, 2^bits), is
+    learned by itself: the thresholds are those of `top`, so that a single scale would have nothing to learn where a
+    batch norm follows. Levels start as the means of the weights that have them, where the squared error is least; a
+    level that no weight has starts as the mean of the levels of `top` that it stands for. Levels are used sorted, in
+    whatever order learning puts them.
     """
 
     def __init__(self, weight: torch.Tensor, precisions: Sequence[int], top: Quantizer):
@@ -64,7 +67,7 @@ class NestedQuantizer(Quantizer):
                                        for bits in self.precisions[:-1]})
 
     def codebook(self) -> torch.Tensor:
-        """(K,) or (C, K): the levels of the present precision, ascending."""
+        """Returns the levels of the present precision, ascending: (K,) or (C, K)."""
         return self.top.codebook() if self.precision == self.bits else self._levels().detach()
 
     def thresholds(self) -> torch.Tensor:
@@ -81,7 +84,7 @@ class NestedQuantizer(Quantizer):
 
 
 def _cell_means(weight: torch.Tensor, codes: torch.Tensor, codebook: torch.Tensor, bits: int) -> torch.Tensor:
-    """(2^bits,) or (C, 2^bits): the means of the weights whose codes begin alike; without any, of the levels."""
+    """Averages the weights whose codes begin alike, or the levels where there are none: (2^bits,) or (C, 2^bits)."""
     shape = (*codebook.shape[:-1], 2**bits)
     cells = codebook.view(*shape, -1)
     rows = len(weight) if codebook.dim() == 2 else 1
@@ -93,7 +96,7 @@ def _cell_means(weight: torch.Tensor, codes: torch.Tensor, codebook: torch.Tenso
 
 
 class PrecisionNorms(nn.ModuleDict):
-    """A batch norm for each precision, by its bits; all start as `norm`. `precision` is the one in use.
+    """A batch norm for each precision, by its bits; all start as copies of `norm`. `precision` is the one in use.
 
     Yu et al., "Slimmable neural networks", ICLR 2019, section 3.3: switchable batch normalization.
     """
@@ -106,13 +109,13 @@ class PrecisionNorms(nn.ModuleDict):
         return self[str(self.precision)](x)
 
     def lower_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of all precisions but the highest."""
+        """Yields the parameters of the batch norms of all precisions but the highest."""
         return (parameter for bits in self.precisions[:-1] for parameter in self[str(bits)].parameters())
 
 
 def switch_norms_(net: nn.Module, precisions: Sequence[int]) -> nn.Module:
-    """Puts one for each precision in place of every batch norm of `net` that is not such already; returns `net`."""
-    made = {}  # a norm that two modules share is shared afterwards
+    """Replaces every batch norm of `net` by one for each precision, where that is not done already; returns `net`."""
+    made = {}  # a norm that two modules share stays shared
     for parent in [module for module in net.modules() if not isinstance(module, PrecisionNorms)]:
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
@@ -121,13 +124,15 @@ def switch_norms_(net: nn.Module, precisions: Sequence[int]) -> nn.Module:
 
 
 def precisions_of(net: nn.Module) -> tuple[int, ...]:
-    """The precisions at which `net` can be used, ascending; none where it is not a nested network."""
+    """Gives the precisions at which `net` can be used, ascending; none where it is not a nested network."""
     return next((module.precisions for module in net.modules() if isinstance(module, NestedQuantizer)), ())
 
 
 def set_precision_(net: nn.Module, precision: int) -> nn.Module:
-    """From now on `net` works at that precision, in training and in eval mode; returns `net`. UserError where it is
-    none of those that it was made for."""
+    """Sets `net` to work at a precision, in training and in eval mode, from now on; returns `net`.
+
+    Raises UserError for a precision that `net` was not made for.
+    """
     if precision not in precisions_of(net):
         raise UserError(no_such_precision("the network", precisions_of(net), precision))
     for module in net.modules():
@@ -137,7 +142,7 @@ def set_precision_(net: nn.Module, precision: int) -> nn.Module:
 
 
 def no_such_precision(where, precisions: Sequence[int], precision: int) -> str:
-    """What is wrong, in one line, where `precision` is not one of the precisions (none: not a nested model)."""
+    """Returns the message, in one line, for a precision that `where` lacks; no precisions: it is not a nested model."""
     if not precisions:
-        return f"{where}: not a nested model, which has precisions to choose from; leave precision {precision} out"
+        return f"{where}: not a nested model, so there is no precision to choose; leave precision {precision} out"
     return f"{where}: has the precisions {', '.join(map(str, precisions))}; {precision} is none of them"

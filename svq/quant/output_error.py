@@ -1,19 +1,19 @@
 """Codes and levels of one layer for the least error of its output, given the moments of its inputs.
 
-With W the float weights, X and Y the inputs in the float and in the quantized network, the squared error of the output
-of weights Q is, up to a constant, tr((Q - T) S (Q - T)^T), where S = E[Y Y^T] and T = W E[X Y^T] S^-1 are the weights
-that best give the float network's output from the inputs there are. Q is found in three steps:
+Let W be the float weights, and X and Y the inputs in the float and in the quantized network. The squared error of the
+output of weights Q is, up to a constant, tr((Q - T) S (Q - T)^T), with S = E[Y Y^T] and T = W E[X Y^T] S^-1. T are the
+weights that best give the float network's output from the quantized network's inputs. Q is found in three steps:
 
 1. levels by k-means, each weight weighed by its entry on the diagonal of S;
 2. codes column after column, the error of each carried to the columns that are not quantized yet (Frantar et al.,
    "GPTQ: accurate post-training quantization for generative pre-trained transformers", ICLR 2023, algorithm 1);
 3. in turn, the levels of least error for these codes, and each column's codes for those of all others.
 
-No step raises the error but the first, and of step 2 that is made sure of.
+Steps 2 and 3 never raise the error; for step 2 this is checked.
 
-The moments of the inputs are taken in both networks. A weight (O, I / G, ...) of G groups is seen as (G, O / G, N): in
-each group rows of N numbers, each row the product of which with a column of N inputs is an output. A convolution's
-columns are the patches that it slides over.
+The moments of the inputs are measured in both networks. A weight (O, I / G, ...) of G groups is seen as (G, O / G, N):
+each group has rows of N numbers, and a row times a column of N inputs is an output. A convolution's columns are the
+patches that it slides over.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-DAMPING = 0.01  # of the mean of the diagonal of S, added to it
+DAMPING = 0.01  # this share of the mean of the diagonal of S is added to the diagonal
 ROUNDS, BLOCK = 4, 128
 FEW = 32  # levels
-ENOUGH = 1e-3  # a round that lowers the error by less of it is the last
+ENOUGH = 1e-3  # a round that lowers the error by less than this share of it is the last
 
 
 @dataclasses.dataclass
 class Fit:
-    """Weights T (G, O, N) and S (G, N, N) of one layer, and of the levels (G, O, K) each row's own.
+    """T (G, O, N) and S (G, N, N) of one layer, and the levels (G, O, K) of each row.
 
-    shared: whether all rows have one codebook. free: whether each level is fitted, or a common scale of them.
+    shared: whether all rows have one codebook. free: whether each level is fitted, or only a common scale of them.
     """
 
     target: torch.Tensor
@@ -45,15 +45,16 @@ class Fit:
     free: bool
 
     def error(self, values: torch.Tensor) -> float:
-        """Of quantized weights (G, O, N), the sum over the outputs."""
+        """Computes the squared output error of quantized weights (G, O, N), up to a constant, summed over outputs."""
         off = (values - self.target).double()
         return float(((off @ self.square.double()) * off).sum())
 
 
 def prepare(weight: torch.Tensor, moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute T and S, shrunk and damped, of weights W (G, O, N) in float32: (G, O, N), (G, N, N).
+    """Computes T (G, O, N) and S (G, N, N), shrunk and damped, of weights W (G, O, N), all in float32.
 
-    Of inputs that never change, with a diagonal of zero, only the damping is left: their weights stay as they are.
+    Inputs that never change have zeros on the diagonal. Only the damping is left of them: their weights stay as they
+    are.
     """
     size = moments.square.shape[-1]
     diagonal = moments.square.diagonal(dim1=-2, dim2=-1)
@@ -64,18 +65,18 @@ def prepare(weight: torch.Tensor, moments: Moments) -> tuple[torch.Tensor, torch
     alone = (torch.diag_embed(x.diagonal(dim1=-2, dim2=-1)) for x in (moments.square, moments.cross))
     square, cross = (x.lerp(y, share) for x, y in zip((moments.square, moments.cross), alone))
     square = square + ridge
-    # Where the data say nothing the ridge keeps W.
+    # Where the data say nothing, the ridge keeps W.
     wanted = weight.double() @ (cross + ridge)
     factor = torch.linalg.cholesky(square)
     return torch.cholesky_solve(wanted.mT, factor).mT.float(), square.float()
 
 
 def shrinkage(moments: Moments) -> torch.Tensor:
-    """Compute the share (G,), from 0 to 1, by which correlations measured on these few columns are best made smaller.
+    """Computes the share (G,), from 0 to 1, by which correlations measured on few columns are best made smaller.
 
-    Without that, codes are fitted to what is chance in them: of half as many columns as inputs, the output error on
-    other data is then twice that of the nearest levels. Chen et al., "Shrinkage algorithms for MMSE covariance
-    estimation", IEEE Trans. Signal Processing 2010, eq. 23, with the diagonal as what is shrunk to.
+    Without shrinkage, codes are fitted to chance: with half as many columns as inputs, the output error on other data
+    is twice that of the nearest levels. Chen et al., "Shrinkage algorithms for MMSE covariance estimation", IEEE Trans.
+    Signal Processing 2010, eq. 23, here with the diagonal as the target of the shrinkage.
     """
     diagonal = moments.square.diagonal(dim1=-2, dim2=-1)
     unit = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
@@ -87,7 +88,7 @@ def shrinkage(moments: Moments) -> torch.Tensor:
 
 
 def quantize_layer(fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find codes (G, O, N) int64 and levels (G, O, K) by steps 2 and 3."""
+    """Finds codes (G, O, N) int64 and levels (G, O, K) of a layer by steps 2 and 3 of svq.quant.output_error."""
     plain = nearest(fit.target, fit.levels)
     codes = with_feedback(fit)
     best = fit.error(values_of(codes, fit.levels))
@@ -106,18 +107,18 @@ def quantize_layer(fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def values_of(codes: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """levels (G, O, K) taken at codes (G, O, N)."""
+    """Looks up codes (G, O, N) in the levels (G, O, K) of their rows: quantized weights (G, O, N)."""
     return levels.gather(-1, codes)
 
 
 def nearest(weight: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
-    """Codes of the levels (G, O, K) nearest to weights (G, O, N); a tie takes the lower one."""
+    """Finds the codes of the levels (G, O, K) nearest to weights (G, O, N); a tie takes the lower one."""
     middles = ((levels[..., 1:] + levels[..., :-1]) / 2).contiguous()
     return torch.searchsorted(middles, weight.contiguous())
 
 
 class _Nearest:
-    """The same for one column of weights (G, O) after the other: the quicker way to count the middles below each."""
+    """Finds the codes of one column of weights (G, O) at a time, by the quickest way to count the middles below."""
 
     def __init__(self, fit: Fit):
         self.middles = ((fit.levels[..., 1:] + fit.levels[..., :-1]) / 2).contiguous()
@@ -132,7 +133,10 @@ class _Nearest:
 
 
 def with_feedback(fit: Fit) -> torch.Tensor:
-    """Step 2: codes (G, O, N); columns of much input power first, whose errors the many others can make up for."""
+    """Finds codes (G, O, N) column after column, each one's error carried to the columns left (GPTQ, algorithm 1).
+
+    Columns of much input power come first, because many others can then make up for their errors.
+    """
     order = fit.square.diagonal(dim1=-2, dim2=-1).mean(0).argsort(descending=True, stable=True)
     square = fit.square[:, order][:, :, order].double()
     upper = torch.linalg.cholesky(torch.linalg.inv(square), upper=True).float()
@@ -154,7 +158,7 @@ def with_feedback(fit: Fit) -> torch.Tensor:
 
 
 def improve(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
-    """Give each column in turn the codes of least error, all other columns as they are; (G, O, N)."""
+    """Gives each column in turn the codes of least error while all other columns stay; returns codes (G, O, N)."""
     codes, values = codes.clone(), values_of(codes, fit.levels)
     codes_of = _Nearest(fit)
     slope = (values - fit.target) @ fit.square
@@ -173,10 +177,10 @@ def improve(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
 
 
 def refit(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
-    """Fit the levels (G, O, K), ascending, that leave the least error for codes (G, O, N): a linear least squares.
+    """Fits the levels (G, O, K), ascending, that leave the least error for codes (G, O, N), by linear least squares.
 
     Levels that would lose their order stay as they are. Of more than FEW levels only the scale is fitted: many levels
-    have little left to gain, for a time that grows with their number.
+    have little to gain, and the time grows with their number.
     """
     if not fit.free or fit.levels.shape[-1] > FEW:
         return _rescaled(fit, codes)
@@ -198,14 +202,17 @@ def refit(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
 
 
 def _solve(products: torch.Tensor, sides: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-    """(R, K) the solutions of R least squares problems, drawn a little to the present levels: some may have no codes."""
+    """Solves R least squares problems of K levels: (R, K), drawn a little to the present levels.
+
+    The pull keeps a level that no code refers to.
+    """
     diagonal = products.diagonal(dim1=-2, dim2=-1)
     ridge = 1e-4 * diagonal.mean(-1, keepdim=True).clamp(min=1e-30)
     return torch.linalg.solve(products + torch.diag_embed(ridge.expand_as(diagonal)), sides + ridge * present)
 
 
 def _rescaled(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
-    """The levels times the factor of least error, one for all rows or for each."""
+    """Multiplies the levels by the factor of least error, one for all rows or one for each."""
     values = values_of(codes, fit.levels).double()
     toward = values @ fit.square.double()
     product, square = (toward * fit.target).sum(-1, keepdim=True), (toward * values).sum(-1, keepdim=True)
@@ -215,17 +222,20 @@ def _rescaled(fit: Fit, codes: torch.Tensor) -> torch.Tensor:
     return (fit.levels * factor).float()
 
 
-LEAST_COLUMNS = 16384  # looked at of a layer at least (where there are as many), and
-COLUMNS_PER_INPUT = 4  # so many times the length of a column
+# A layer is measured on at least so many columns (where it has as many), and on so many times the length of a column.
+LEAST_COLUMNS = 16384
+COLUMNS_PER_INPUT = 4
 PART = 8  # utterances whose patches are held at a time
 
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """What the error of a layer's output is computed from; float64, of columns less their means where `centred`.
+    """Moments of a layer's inputs, from which the error of its output is computed; float64.
 
-    square: (G, N, N) the mean product of the quantized network's inputs with each other. cross: (G, N, N) that of the
-    float network's with the quantized one's. means: (G, N) of the one and of the other. columns: how many were looked at.
+    square: (G, N, N), the mean products of the quantized network's inputs with each other. cross: (G, N, N), those of
+    the float network's inputs with the quantized network's. Both are of inputs less their means where that was asked
+    for (`MomentSums.moments`). means: (G, N), of the float and of the quantized network. columns: how many were
+    measured.
     """
 
     square: torch.Tensor
@@ -235,21 +245,21 @@ class Moments:
 
 
 def as_rows(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """(O, I / G, ...) -> (G, O / G, N)."""
+    """Reshapes a weight (O, I / G, ...) of G groups to rows (G, O / G, N)."""
     return weight.reshape(groups, len(weight) // groups, -1)
 
 
 def places(module: nn.Module, x: torch.Tensor) -> int:
-    """Count the columns that one input x[0] of a convolution or linear layer has."""
+    """Counts the columns that one input x[0] of a convolution or linear layer has."""
     if isinstance(module, nn.Linear):
         return x[0].numel() // x.shape[-1]
     return math.prod(_output_size(module, x))
 
 
 def patches(module: nn.Module, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Take the columns at places `chosen` (P,) of the input of a convolution or linear layer: (B, ...) -> (B, G, N, P).
+    """Takes the columns at places `chosen` (P,) of a convolution's or linear layer's input: (B, ...) -> (B, G, N, P).
 
-    `as_rows(weight)` times a column is the output at that place, of the flattened output, without its bias.
+    `as_rows(weight)` times a column is the output, without bias, at that place of the flattened output.
     """
     if isinstance(module, nn.Linear):
         return x.reshape(len(x), -1, x.shape[-1])[:, chosen].transpose(1, 2)[:, None]
@@ -274,7 +284,7 @@ def _output_size(module: nn.Module, x: torch.Tensor) -> list[int]:
 
 
 def _coordinates(flat: torch.Tensor, size) -> list[torch.Tensor]:
-    """Of places in a flattened array of that size, their coordinates."""
+    """Gives the coordinates, one tensor for each axis, of places in a flattened array of the given size."""
     found = []
     for length in reversed(size):
         found.insert(0, flat % length)
@@ -283,7 +293,7 @@ def _coordinates(flat: torch.Tensor, size) -> list[torch.Tensor]:
 
 
 class MomentSums:
-    """Adds up columns of both networks, less the means of the first of them, so that sums of squares keep their digits."""
+    """Adds up columns of both networks, less the means of the first ones so that sums of squares keep their digits."""
 
     def __init__(self):
         self.shifts = None
@@ -291,7 +301,7 @@ class MomentSums:
         self.columns = 0
 
     def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
-        """before, after: (B, G, N, P) of the float and of the quantized network."""
+        """Adds columns (B, G, N, P): `before` of the float network, `after` of the quantized one."""
         before, after = (x.permute(1, 2, 0, 3).flatten(2) for x in (before, after))
         if self.shifts is None:
             self.shifts = before.mean(-1), after.mean(-1)
@@ -315,9 +325,10 @@ class MomentSums:
 
 
 def moments_of(module: nn.Module, before: torch.Tensor, after: torch.Tensor, centred: bool) -> Moments:
-    """Measure a layer's moments on its inputs in the float network and in the quantized one, (B, ...) both.
+    """Measures a layer's moments on its inputs in the float and in the quantized network, (B, ...) both.
 
-    Where there are more columns than needed, as many of each of the batch are drawn, always the same ones.
+    Where there are more columns than needed, equally many of each item of the batch are drawn, in every run the same.
+    centred: whether products are of inputs less their means.
     """
     if before.dim() == 2:  # rows for a linear layer, of an utterance or a frame each
         before, after = before[None], after[None]
@@ -325,14 +336,14 @@ def moments_of(module: nn.Module, before: torch.Tensor, after: torch.Tensor, cen
     wanted = -(-max(LEAST_COLUMNS, COLUMNS_PER_INPUT * length) // len(before))
     draw, sums = torch.Generator().manual_seed(0), MomentSums()
     for one, other in zip(before.split(PART), after.split(PART)):
-        # Not the same places of every part.
+        # Each part has its own places.
         chosen = torch.randperm(there, generator=draw)[:wanted] if wanted < there else torch.arange(there)
         sums.add(patches(module, one, chosen), patches(module, other, chosen))
     return sums.moments(centred)
 
 
 def sequence_moments(before: torch.Tensor, after: torch.Tensor, centred: bool) -> Moments:
-    """Measure the moments of inputs (B, T, N) to a matrix that is applied at every step."""
+    """Measures the moments of inputs (B, T, N), of both networks, to a matrix that is applied at every step."""
     sums = MomentSums()
     for one, other in zip(before.split(PART), after.split(PART)):
         sums.add(*(x.transpose(1, 2)[:, None] for x in (one, other)))

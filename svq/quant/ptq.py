@@ -1,8 +1,8 @@
-"""Quantization without training: what is done to a network before its weights are quantized, and after.
+"""Quantization without training: steps before and after the weights of a network are quantized.
 
-Before: batch norms are folded. After: the mean shift that quantized weights give to a layer's output is taken off
-again; Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2;
-here measured on data, layer after layer in the order of execution, with all layers before it corrected.
+Before: batch norms are folded. After: biases are corrected for the mean shift that quantized weights give to a layer's
+output (Nagel et al., "Data-free quantization through weight equalization and bias correction", ICCV 2019, section 4.2).
+Here the shift is measured on data, layer after layer in the order of execution, with all earlier layers corrected.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from svq.quant.calibrated import calibrate_, channel_means
 
 @dataclasses.dataclass(frozen=True)
 class PTQConfig:
-    """What svq.bin.quantize does beside quantizing; training with the same config does without it.
+    """Settings of what svq.bin.quantize does beside quantizing; training with the same config ignores them.
 
     calibrate: codes and levels are chosen for the error of each layer's output, and biases and batch norms take up what
         is left of its shift (svq.quant.calibrated).
     fold_batch_norm: batch norms right after a convolution are folded into it (svq.quant.batchnorm_fold).
-    bias_correction: the mean shift of every quantized layer's output is taken off (svq.quant.ptq), as
-        measured.
-    utterances, crop_seconds: so many stretches of so many seconds of the data given as --data, chosen by `seed` of the
-        config, are measured on. All go through the network in one batch, which takes memory accordingly.
+    bias_correction: the mean shift of every quantized layer's output is measured and taken off again (svq.quant.ptq).
+    utterances, crop_seconds: the number and length of the stretches of speech to measure on, taken from the data given
+        as --data and chosen by `seed` of the config. All go through the network in one batch, which takes memory
+        accordingly.
+    Raises ValueError for settings out of range, or that do nothing.
     """
 
     fold_batch_norm: bool = False
@@ -53,21 +54,24 @@ class PTQConfig:
 
     @property
     def measures(self) -> bool:
-        """Whether the network is looked at on speech."""
+        """Whether the network is measured on speech."""
         return self.calibrate or self.bias_correction
 
 
 @dataclasses.dataclass(frozen=True)
 class PTQResult:
-    """folded: norm -> layer, for `ModelConfig.folded`, None where nothing was. corrections: one for each layer.
-    calibrated: the number of stretches of speech that codes and levels were chosen on; 0: of the weights alone."""
+    """The result of quantization without training.
+
+    folded: norm -> layer, for `ModelConfig.folded`; None where nothing was folded. corrections: one for each layer.
+    calibrated: the number of stretches of speech that codes and levels were chosen on; 0: on the weights alone.
+    """
 
     folded: dict[str, str] | None
     corrections: list[Correction]
     calibrated: int = 0
 
     def summary(self) -> str:
-        """One line, empty where there is nothing to say."""
+        """Tells the result in one line, empty where there is nothing to tell."""
         said = [] if self.folded is None else [f"{len(self.folded)} batch norms folded"]
         if self.calibrated:
             said.append(f"calibrated on {self.calibrated} stretches of speech")
@@ -80,9 +84,10 @@ class PTQResult:
 
 
 def quantize_without_training_(net: nn.Module, quant: QuantConfig, ptq: PTQConfig, feats: torch.Tensor) -> PTQResult:
-    """Folds, quantizes and corrects float `net`, in place, as `ptq` says.
+    """Folds, quantizes and corrects float `net`, in place, as `ptq` says; returns what was done.
 
-    feats: (B, T, F) of calibration data; what is folded does not depend on their values.
+    feats: (B, T, F) of calibration data; which norms are folded does not depend on their values. Raises UserError where
+    folding or calibration does.
     """
     net.eval()
     folded = fold_into_layers_(net, feats[:2]) or None if ptq.fold_batch_norm else None
@@ -96,9 +101,9 @@ def quantize_without_training_(net: nn.Module, quant: QuantConfig, ptq: PTQConfi
 
 @dataclasses.dataclass(frozen=True)
 class Correction:
-    """What was done for one layer: `where` its shift was taken off (None: nowhere), and its root mean square then.
+    """The bias correction of one layer: where its shift was taken off (None: nowhere), and how large the shift was.
 
-    shift: nan for a matrix of a recurrent module, which has no output of its own.
+    shift: root mean square over channels; nan for a matrix of a recurrent module, which has no output of its own.
     """
 
     layer: str
@@ -111,7 +116,7 @@ class Correction:
 
 @torch.no_grad()
 def output_means(net: nn.Module, feats: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The mean output (C,) of every convolution and linear layer of `net`, in eval mode, on `feats` (B, T, F)."""
+    """Measures the mean output (C,) of each convolution and linear layer of `net`, in eval mode, on feats (B, T, F)."""
     means = {}
 
     def hook_of(name):
@@ -134,11 +139,12 @@ def output_means(net: nn.Module, feats: torch.Tensor) -> dict[str, torch.Tensor]
 def correct_biases_(net: nn.Module, feats: torch.Tensor, means: dict[str, torch.Tensor]) -> list[Correction]:
     """Takes the shift of every quantized layer's mean output off its bias, in place; returns what was done.
 
-    net: quantized. feats: (B, T, F), all in one batch: while they pass, every layer is corrected before its output goes
-    on, so that one pass does what the method does layer by layer. means: `output_means` of the float network on
-    the same. Of a layer without a bias the shift goes to the running mean of the batch norm right after it, if nothing
-    else reads its output. A layer that has neither is left as it is; one that runs again is corrected by its first run.
-    So are matrices of recurrent modules: their outputs go through gates and back in, and no bias undoes that.
+    net: quantized. feats: (B, T, F), all in one batch. While they pass, every layer is corrected before its output goes
+    on, so that one pass does what the method does layer by layer. means: `output_means` of the float network on the
+    same `feats`. The shift of a layer without a bias goes to the running mean of the batch norm right after it, if
+    nothing else reads its output. A layer that has neither stays as it is. A layer that runs more than once is
+    corrected by its first run. Matrices of recurrent modules stay as they are: their outputs go through gates and back
+    in, and no bias undoes that.
     """
     norm_of = {layer: net.get_submodule(norm) for norm, layer in norms_after_layers(net, feats).items()}
     done: dict[str, Correction] = {}
@@ -154,7 +160,7 @@ def correct_biases_(net: nn.Module, feats: torch.Tensor, means: dict[str, torch.
                 module.bias -= shift.to(module.bias)
                 return output - _along_channels(module, shift.to(output), output)
             if where == "norm":
-                # Its output is then what it was for an input of the mean before.
+                # The norm then gives for the shifted input what it gave before for the unshifted one.
                 norm_of[name].running_mean += shift.to(norm_of[name].running_mean)
             return None
         return hook
@@ -171,5 +177,5 @@ def correct_biases_(net: nn.Module, feats: torch.Tensor, means: dict[str, torch.
 
 
 def _along_channels(module: nn.Module, values: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """Values (C,) in a shape that broadcasts with the layer's output."""
+    """Reshapes values (C,) so that they broadcast with the layer's output."""
     return values if isinstance(module, nn.Linear) else values.view(-1, *[1] * (output.dim() - 2))

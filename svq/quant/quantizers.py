@@ -2,8 +2,8 @@
 
 Equations and sections are those of Liu et al., "Towards lightweight speaker verification via adaptive
 neural network quantization". ADMM, the alternating direction method of multipliers: Leng et al., "Extremely low bit
-neural network: squeeze the last bit out with ADMM", AAAI 2018. Bits are fixed in ternary weights (Li, Liu et al.,
-"Ternary weight networks", 2016) and in the static and the adaptive binary ones (section V).
+neural network: squeeze the last bit out with ADMM", AAAI 2018. The quantizers of fixed bits are the ternary one (Li,
+Liu et al., "Ternary weight networks", 2016) and the static and the adaptive binary ones (section V).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ SHARE = 0.7
 
 
 class TernaryQuantizer(Quantizer):
-    """-alpha, 0 or alpha, in 2 bits: nothing is learned but the float weights.
+    """Ternary weights, in 2 bits: -alpha, 0 or alpha. Nothing is learned but the float weights.
 
-    A weight becomes 0 up to 0.7 times the mean magnitude, and alpha is the mean magnitude of the others.
-    Both are computed from the weights at every forward in training mode and kept; in eval mode the last
+    Weights up to a threshold, 0.7 times the mean magnitude, become 0; alpha is the mean magnitude of the others. In
+    training mode every forward computes threshold and alpha from the weights, and keeps them. In eval mode the last
     ones are used, so that codebook, codes and forward agree whatever comes first.
     """
 
@@ -51,7 +51,7 @@ class TernaryQuantizer(Quantizer):
 
     @torch.no_grad()
     def refit(self, weight: torch.Tensor) -> None:
-        """Threshold and alpha of the present weights."""
+        """Computes threshold and alpha of the present weights, and keeps them."""
         magnitude = weight.detach().abs()
         over = tuple(range(1, weight.dim())) if self.alpha.dim() else tuple(range(weight.dim()))
         threshold = magnitude.mean(over, keepdim=True) * SHARE
@@ -61,12 +61,12 @@ class TernaryQuantizer(Quantizer):
 
 
 class StaticBinaryQuantizer(Quantizer):
-    """-alpha or alpha by the sign of the weight (section V-A); alpha is learned, from the mean magnitude on.
+    """Static binary weights: -alpha or alpha by the sign of the weight (section V-A).
 
-    The weight is divided by its mean magnitude (eq. 10), clipped to [-1, 1] and rounded to -1 or 1
-    (eq. 11), zero to -1, and multiplied by alpha (eq. 12). Gradients are those of these equations with
-    the rounding passed straight through: a weight beyond the mean magnitude, being clipped, gets none
-    but what reaches it through the mean.
+    alpha is learned and starts at the mean magnitude. The weight is divided by its mean magnitude (eq. 10), clipped to
+    [-1, 1], rounded to -1 or 1, zero to -1 (eq. 11), and multiplied by alpha (eq. 12). Gradients are those of these
+    equations with the rounding passed straight through. So a weight beyond the mean magnitude, which is clipped, gets
+    its gradient through the mean only.
     """
 
     def __init__(self, weight: torch.Tensor, per_channel: bool = False):
@@ -85,11 +85,11 @@ class StaticBinaryQuantizer(Quantizer):
 
 
 class AdaptiveBinaryQuantizer(Quantizer):
-    """beta - alpha below beta, beta + alpha above it (section V-B, eq. 13); beta itself takes the lower.
+    """Adaptive binary weights: beta - alpha up to beta, beta + alpha above it (section V-B, eq. 13).
 
-    Both are learned, starting from the mean (eq. 14) and the standard deviation (eq. 16) of the weights.
-    Their gradients are those of eq. 13, with each weight on its side of beta; to the weights the
-    gradient passes unchanged (eq. 5).
+    beta and alpha are learned; they start at the mean (eq. 14) and the standard deviation (eq. 16) of the weights.
+    Their gradients are those of eq. 13, with each weight on its side of beta. The gradient passes unchanged to the
+    weights (eq. 5).
     """
 
     def __init__(self, weight: torch.Tensor, per_channel: bool = False):
@@ -113,27 +113,27 @@ class AdaptiveBinaryQuantizer(Quantizer):
 
 
 def _mean(x: torch.Tensor, per_channel: bool) -> torch.Tensor:
-    """The mean of all of x, (), or of each x[i], (C,)."""
+    """Averages all of x, to (), or each x[i], to (C,)."""
     return x.mean(tuple(range(1, x.dim()))) if per_channel else x.mean()
 
 
 def _signs(positive: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """1 where `positive`, else -1."""
+    """Gives 1 where `positive`, else -1, in the type of `like`."""
     return positive.to(like.dtype).mul_(2).sub_(1)
 
 
 class ADMMQuantizer(Quantizer):
-    """Uniform levels times a scale, reached by training in float with a penalty.
+    """Uniform levels times a scale, reached by training in float with a penalty (ADMM).
 
-    In training mode the float weight W passes as it is, and to its gradient that of the augmented
-    Lagrangian is added, rho / mean(W0^2) * (W - G + U), once for every backward pass: G are quantized
-    weights, U the scaled multipliers, W0 the weights at the start. Relative to the mean square, the penalty
-    weighs the same in a layer of small weights as in one of large weights. In SGD it shrinks W - G + U by
-    the learning rate times rho / mean(W0^2) at a step, which must stay well below 1.
+    In training mode the float weight W passes as it is. Every backward pass adds the gradient of the augmented
+    Lagrangian to that of W: rho / mean(W0^2) * (W - G + U). G are quantized weights, U the scaled multipliers, W0 the
+    weights at the start. Being relative to the mean square, the penalty weighs the same in a layer of small weights as
+    in one of large weights. A step of SGD shrinks W - G + U by the share learning rate * rho / mean(W0^2), which must
+    stay well below 1.
 
-    `outer_update`, between epochs, does G = the levels nearest to W + U, their scale fitted by least squares,
-    and U = U + W - G; at the start U is 0. In eval mode forward returns W quantized, with a scale fitted to W at the latest
-    update. Nothing is learned but W; G - U and U are buffers of its shape, so that a checkpoint holds them.
+    `outer_update`, called between epochs, sets G to the levels nearest to W + U, their scale fitted by least squares,
+    and U to U + W - G; at the start U is 0. In eval mode forward returns W quantized, with a scale fitted to W at the
+    latest update. Nothing is learned but W. G - U and U are buffers of its shape, so that a checkpoint holds them.
     """
 
     def __init__(self, weight: torch.Tensor, bits: int, levels, rho: float, per_channel: bool = False):
@@ -157,7 +157,7 @@ class ADMMQuantizer(Quantizer):
 
     @torch.no_grad()
     def outer_update(self, weight: torch.Tensor) -> None:
-        """G = projection of W + U, U = U + W - G, with the present weight W."""
+        """Updates G to the projection of W + U, and U to U + W - G, with the present float weight W."""
         total = weight + self.multipliers
         projected = self._nearest(total, least_squares_scale(total, self.levels, self.per_channel))
         self.multipliers.copy_(total - projected)
@@ -166,17 +166,17 @@ class ADMMQuantizer(Quantizer):
 
     @torch.no_grad()
     def refit(self, weight: torch.Tensor) -> None:
-        """The scale of the quantized weights, fitted to the weight."""
+        """Fits the scale of the quantized weights to the present float weight, by least squares."""
         self.alpha.copy_(least_squares_scale(weight, self.levels, self.per_channel))
 
     def _nearest(self, weight: torch.Tensor, alpha: torch.Tensor) -> torch.Tensor:
-        """The weight on the nearest of alpha times the levels."""
+        """Rounds each weight to the nearest of alpha times the levels."""
         table = self.levels * alpha[..., None]
         return look_up(table, count_below(weight, midpoints(table)))
 
 
 class _Penalized(torch.autograd.Function):
-    """The weight; strength * (weight - target) is added to its gradient."""
+    """Passes the weight as it is, and adds strength * (weight - target) to its gradient."""
 
     @staticmethod
     def forward(ctx, weight, target, strength):
@@ -190,18 +190,18 @@ class _Penalized(torch.autograd.Function):
 
 
 class _ToLevels(torch.autograd.Function):
-    """Q = alpha * q + centre with q the level nearest to (w - centre) / alpha, and its straight-through gradients.
+    """Rounds w to Q = alpha * q + centre, q being the level nearest to (w - centre) / alpha.
 
-    To w the gradient passes unchanged (eq. 5). For alpha and the centre the rounding counts as adding a
-    constant to (w - centre) / alpha clipped to [-1, 1], as in LSQ and APoT: where w is not clipped,
-    dQ/dalpha is q - (w - centre) / alpha and dQ/dcentre 0, and where it is they are q and 1.
+    The gradient passes unchanged to w (eq. 5). For alpha and the centre, rounding counts as adding a constant to
+    (w - centre) / alpha clipped to [-1, 1], as in LSQ and APoT. So dQ/dalpha is q - (w - centre) / alpha and dQ/dcentre
+    is 0 where w is not clipped; where it is clipped, they are q and 1.
     """
 
     @staticmethod
     def forward(ctx, w, alpha, centre, levels):
         table = affine(levels, alpha, centre)
         quantized = look_up(table, count_below(w, midpoints(table)))
-        # The convolution keeps the quantized weight anyway: saving it costs no memory, codes would.
+        # The convolution keeps the quantized weight anyway, so that saving it costs no memory; saving codes would.
         ctx.save_for_backward(w, alpha, centre, quantized)
         return quantized
 
@@ -220,16 +220,16 @@ class _ToLevels(torch.autograd.Function):
 
 
 def affine(levels: torch.Tensor, alpha: torch.Tensor, centre: torch.Tensor | None) -> torch.Tensor:
-    """alpha * levels + centre: (K,), or (C, K) if any of them is per channel."""
+    """Computes alpha * levels + centre: (K,), or (C, K) if any of the three is per channel."""
     scaled = levels * alpha[..., None]
     return scaled if centre is None else scaled + centre[..., None]
 
 
 class LevelQuantizer(Quantizer):
-    """The nearest of fixed levels times a learned scale (eq. 4), plus a learned centre if one is given.
+    """Fixed levels times a learned scale (eq. 4), plus a learned centre if one is given; a weight takes the nearest.
 
-    weight: what is to be quantized, for its type and device. levels: ascending, within [-1, 1], (K,) or per
-    channel (C, K). alpha, centre: what they start from, () or (C,). The scale is |alpha| (see `scale_of`).
+    weight: the weight to be quantized, for its type and device. levels: ascending, within [-1, 1], (K,) or per
+    channel (C, K). alpha, centre: the initial values, () or (C,). The scale is |alpha| (see `scale_of`).
     """
 
     def __init__(self, weight: torch.Tensor, bits: int, levels, alpha, centre=None):
@@ -247,7 +247,7 @@ class LevelQuantizer(Quantizer):
 
 
 def kmeans(weight, config, bits):
-    """Make KMQAT's quantizer (section III-B): levels fitted to the float weights, and the least-squares scale of them.
+    """Makes KMQAT's quantizer (section III-B): levels fitted to the float weights, and their least-squares scale.
 
     With asymmetric rescaling, which moves zero, a centre is learned too.
     """
@@ -257,7 +257,8 @@ def kmeans(weight, config, bits):
         levels, alpha, *centre = level_sets.rescale_asymmetric(levels)
     else:
         levels, alpha, *centre = level_sets.rescale_symmetric(levels)
-    if config.partition != "lloyd" or config.retention not in (None, 1.0):  # of all weights its levels are their means
+    # Levels of lloyd on all weights are means of their parts, so that their scale is the best one already.
+    if config.partition != "lloyd" or config.retention not in (None, 1.0):
         levels, alpha, *centre = (torch.as_tensor(x).to(weight) for x in (levels, alpha, *centre))
         centred = weight - along(centre[0], weight) if centre else weight
         alpha = least_squares_scale(centred, levels, config.per_channel, alpha)
@@ -265,7 +266,10 @@ def kmeans(weight, config, bits):
 
 
 def _fixed(level_set):
-    """Eqs. 1 to 3: the same levels for every layer; the scale starts where the squared error is least."""
+    """Returns the maker of quantizers of a fixed level set (eqs. 1 to 3), the same for every layer.
+
+    The scale starts where the squared error is least.
+    """
 
     def make(weight, config, bits):
         levels = torch.from_numpy(level_set(bits)).to(weight)
@@ -302,15 +306,16 @@ def nested_levels(weight, config, bits):
 
 
 def make_quantizer(weight: torch.Tensor, config, bits: int) -> Quantizer:
-    """The quantizer that `config` (a QuantConfig) asks for, of `bits` bits, initialised from `weight`."""
+    """Makes the quantizer of `bits` bits that `config` (a QuantConfig) asks for, initialised from `weight`."""
     method = config.binary if bits == 1 and config.binary != "same" else config.method
     return METHODS[method].make(weight.detach(), config, bits)
 
 
 def with_codebook(quantizer: Quantizer, weight: torch.Tensor, codebook: torch.Tensor) -> Quantizer:
-    """Make a quantizer of the kind of `quantizer` whose codebook is the given one: (K,) or per channel (C, K), ascending.
+    """Makes a quantizer of the kind of `quantizer` with the given codebook: ascending, (K,) or per channel (C, K).
 
-    Of a kind that has only its scale to fit, it must be a multiple of the present one. weight: for type and device.
+    For a kind that has only a scale to fit, the codebook must be a multiple of the present one. weight: the weight to
+    be quantized, for its type and device.
     """
     made = copy.deepcopy(quantizer)
     if isinstance(made, AdaptiveBinaryQuantizer):

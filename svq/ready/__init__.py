@@ -1,5 +1,7 @@
-"""The model in the box: verifier.onnx, a small verifier that takes waveforms, and its card CARD.md, which says what it
-learned from, how often it errs, and what it is not for."""
+"""The model in the box: verifier.onnx, a small verifier that takes waveforms, and its card, CARD.md.
+
+The card says what the model learned from, how often it errs, and what it is not for.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ _FOLDER = os.path.dirname(os.path.abspath(__file__))
 
 
 def path() -> str:
-    """Where verifier.onnx lies; UserError where this svq came without it."""
+    """Gives the path of the model in the box, verifier.onnx; UserError where this svq came without it."""
     return _there("verifier.onnx")
 
 
 def card() -> str:
-    """Where CARD.md lies; UserError where this svq came without it."""
+    """Gives the path of the model's card, CARD.md; UserError where this svq came without it."""
     return _there("CARD.md")
 
 

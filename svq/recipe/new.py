@@ -1,7 +1,7 @@
 """Makes the folder of a new recipe: run.sh, conf/, local/, README.md and the links that every recipe has.
 
 run.sh is that of egs/speechocean762 with another head and other stages 0 and 1 (utils/new_recipe/); the stages of the
-method are its own, line by line.
+method stay the same, line by line.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from pathlib import Path
 
 from svq.data import given
 from svq.data.datadir import DataDir
-from svq.data.reshape import speakers_shared
-from svq.errors import UserError, some_of
+from svq.data.shared import require_disjoint
+from svq.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = "speechocean762"
-LINKS = ("path.sh", "cmd.sh", "steps", "utils")             # of every recipe, to the top
+LINKS = ("path.sh", "cmd.sh", "steps", "utils")             # links to the top that every recipe has
 LOCAL = ("table.sh", "prepare_noise_rir.sh", "prepare_noise_rir.py")
-NOT_FOR_OTHERS = ("ready.yaml",)                            # settings of BASE that only it has a use for
+NOT_FOR_OTHERS = ("ready.yaml",)                            # settings of BASE that no other recipe can use
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN = re.compile(r"[A-Za-z0-9_./+:,@%-]*")
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """What a recipe is made for. Paths are absolute; an empty one is not given. root: where relative paths of wav.scp begin."""
+    """The data that a recipe is made for. Paths are absolute; an empty one was not given. root: folder that relative paths
+    in wav.scp start from."""
 
     train_data: str
     test_data: str
@@ -41,21 +42,21 @@ class Given:
     root: str = ""
 
     def directories(self) -> dict[str, str]:
-        """The data directories by what they are for."""
+        """Gives the data directories by their use: train, dev (if given), test."""
         return {name: path for name, path in (("train", self.train_data), ("dev", self.dev_data), ("test", self.test_data)) if path}
 
 
 def speakers_to_set_aside(train_data) -> int:
-    """How many training speakers calibrate: a tenth, from 10 to 100, but at most a third of them, and at least 2."""
+    """Counts the training speakers to set aside for calibration: a tenth, from 10 to 100, but at most a third, at least 2."""
     speakers = len(DataDir(train_data).speakers)
     return max(min(max(speakers // 10, 10), 100, speakers // 3), 2)
 
 
 def make(name: str, what: Given, title: str = "", egs=None) -> Path:
-    """Makes the folder egs/<name>, whole or not at all, and tries its first stage on the lists; gives its path.
+    """Makes the folder egs/<name>, whole or not at all, and tries its stage 1 on the lists; gives its path.
 
-    title: of the report; empty: the name. egs: folder that it goes into, by default that of this checkout. UserError where
-    it is there already, or where data directories or trial lists are such that the recipe could not run.
+    title: title of the report; empty: the name. egs: folder that it goes into, by default that of this checkout. UserError
+    where it is there already, or where the recipe could not run with these data directories or trial lists.
     """
     egs = Path(egs or ROOT / "egs").resolve()
     if not (ROOT / "egs" / BASE / "run.sh").is_file():
@@ -81,20 +82,11 @@ def make(name: str, what: Given, title: str = "", egs=None) -> Path:
 
 
 def require_usable(what: Given) -> None:
-    """UserError where a data directory is not sound, or two of them share speakers or recordings."""
+    """Refuses, by UserError, data directories that are not sound, and two that share speakers or recordings."""
     places = list(what.directories().values())
     for place in places:
         given.require_usable(place)
-    shared = speakers_shared(places)
-    if shared:
-        raise UserError(f"speakers in two data directories: {some_of(f'{s} ({a} and {b})' for s, a, b in shared)}; nobody may be "
-                        "trained on and tested")
-    seen: dict[str, str] = {}
-    for place in places:
-        values = set(DataDir(place).table("wav.scp").values())
-        for value in sorted(values & seen.keys())[:1]:
-            raise UserError(f"{place}/wav.scp and {seen[value]}/wav.scp: both have the recording {value}")
-        seen.update(dict.fromkeys(values, place))
+    require_disjoint(places)
 
 
 def write(folder: Path, name: str, what: Given, title: str) -> None:
@@ -115,7 +107,7 @@ def write(folder: Path, name: str, what: Given, title: str) -> None:
 
 
 def run_text(base: str, name: str, what: Given, title: str) -> str:
-    """The run.sh of a new recipe, from that of BASE."""
+    """Writes the text of the run.sh of a new recipe, from that of BASE; UserError where BASE's is not as expected."""
     base = _once(r"^export SVQ_ALLOW_PIPES=.*\n", "", base)
     base = _once(r"^trials=.*\n", _option('trials="dev/trials test/trials"', "trial lists; the first one calibrates"), base)
     base = _once(r"^title=.*\n", _option(f"title={quoted(title)}", "the report's title"), base)
@@ -133,7 +125,7 @@ def run_text(base: str, name: str, what: Given, title: str) -> str:
 
 
 def readme_text(folder: Path, name: str, what: Given) -> str:
-    """README.md: the data, how to run it, what to change."""
+    """Writes the text of README.md: the data, how to run the recipe, what to change."""
     rows = []
     for part, place in what.directories().items():
         data = DataDir(place)
@@ -150,8 +142,8 @@ def readme_text(folder: Path, name: str, what: Given) -> str:
 
 
 def try_stage_1(folder: Path, what: Given) -> None:
-    """Runs local/prepare_data.sh of a recipe as its stage 1 will, on the lists, into a folder that goes; UserError with its
-    line where it fails."""
+    """Runs local/prepare_data.sh of a recipe as its stage 1 will, into a folder that is removed again; UserError with the last
+    line of its errors where it fails."""
     tried = folder / ".try"
     options = [f"--{field.name.replace('_', '-')}={getattr(what, field.name)}" for field in dataclasses.fields(what)]
     done = subprocess.run(["bash", "local/prepare_data.sh", *options, f"--data={tried}"], cwd=folder, text=True,
@@ -166,36 +158,36 @@ def try_stage_1(folder: Path, what: Given) -> None:
 
 
 def quoted(text: str) -> str:
-    """A text as the value of an option at the top of a script, which utils/parse_options.sh can read; UserError where there is
-    no way to write it."""
+    """Quotes a text as the value of an option at the top of a script, as utils/parse_options.sh reads it; UserError where no
+    quotes can hold it."""
     if _PLAIN.fullmatch(text):
         return text
     if not set(text) & set('"$`\\\n'):
         return f'"{text}"'
     if not set(text) & set("'\n"):
         return f"'{text}'"
-    raise UserError(f"{text!r}: holds an apostrophe and a quotation mark, $, ` or \\, or a line break; a script can name no such "
-                    "thing: call it otherwise")
+    raise UserError(f"{text!r}: holds an apostrophe and a quotation mark, $, ` or \\, or a line break; a script can hold no such "
+                    "name; choose another")
 
 
 def _option(assignment: str, comment: str) -> str:
-    """A line of the options, its comment in the column of the others where there is room."""
+    """Writes the line of an option, with its comment in the column of the others where there is room."""
     return f"{assignment:<29} # {comment}\n" if len(assignment) < 30 else f"{assignment}  # {comment}\n"
 
 
 def fill(text: str, values: dict[str, str]) -> str:
-    """A template with its @WORDS@ replaced, each of which must have a value."""
+    """Fills in a template: replaces its @WORDS@, each of which must have a value."""
     return re.sub(r"@([A-Z_]+)@", lambda found: values[found[1]], text)
 
 
 def _aligned(head: str) -> str:
-    """The options of a head in which values were filled in, their comments in one column."""
+    """Puts the comments of a filled-in head's options in one column."""
     return re.sub(r"""^([a-z_]+=(?:'[^'\n]*'|"[^"\n]*"|\S*)) *# (.*)\n""", lambda found: _option(*found.groups()), head,
                   flags=re.MULTILINE)
 
 
 def _once(pattern: str, by: str, text: str) -> str:
-    """The text with the one place that fits a pattern replaced."""
+    """Replaces the one place that matches a pattern; UserError where there is none, or more than one."""
     text, count = re.subn(pattern, lambda _: by, text, flags=re.MULTILINE)
     if count != 1:
         raise UserError(f"egs/{BASE}/run.sh: {count} lines where svq/recipe/new.py knows one: {pattern}")
@@ -203,7 +195,7 @@ def _once(pattern: str, by: str, text: str) -> str:
 
 
 def _between(text: str, start: str, end: str | None) -> str:
-    """The lines from one that begins so up to one that begins otherwise."""
+    """Cuts out the lines from the first that matches `start` up to the next that matches `end` (None: to the end)."""
     first = re.search(start, text, re.MULTILINE)
     last = re.compile(end, re.MULTILINE).search(text, first.end()) if first and end else None
     if not first or (end and not last):

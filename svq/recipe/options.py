@@ -1,4 +1,4 @@
-"""The options of a run.sh as far as they can be checked by themselves: counts, words that are known, trial lists, limits."""
+"""Reads the options of a run.sh and checks what can be checked of them alone: counts, known words, trial lists, limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from svq.names import NAME, list_name
 # The least value of each option that is a number.
 COUNTS = {"stage": 0, "stop_stage": 0, "nj": 1, "extract_nj": 1, "systems_nj": 1, "search_nj": 1, "num_gpus": 0,
           "max_probes": 2, "lda_dim": 0, "top_n": 2, "cohort_per_spk": 0, "analysis_utts": 0}
-# What runs systems in INT8 arithmetic, and how the names of its files end.
+# The runtimes of systems in INT8 arithmetic, and the endings of their files.
 RUNTIMES = {"openvino": "xml", "onnxruntime": "onnx"}
 _COUNT = re.compile(r"-?[0-9]{1,18}\Z")
 _LIST = re.compile(r"(?:[A-Za-z0-9_+-][A-Za-z0-9._+-]*/)+trials(?:_[A-Za-z0-9_+-]+)?\Z")
@@ -22,8 +22,8 @@ _LIST = re.compile(r"(?:[A-Za-z0-9_+-][A-Za-z0-9._+-]*/)+trials(?:_[A-Za-z0-9_+-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """A run.sh's options by the same names; those that are lists are split at blanks. What a recipe does not have is as if
-    it were not used. Made by `read_options`, which checks them."""
+    """The options of a run.sh, by the same names; lists are split at blanks. An option that a recipe lacks has the value that
+    turns it off. `read_options` makes and checks them."""
 
     systems: tuple[str, ...] = ()
     trials: tuple[str, ...] = ()
@@ -46,17 +46,20 @@ class Options:
     from_elsewhere: bool = False
 
     def runs(self, stage: int) -> bool:
-        """Whether stage `stage` is among those to run."""
+        """Says whether stage `stage` is among those to run."""
         return self.stage <= stage <= self.stop_stage
 
     @property
     def cohort(self) -> str:
-        """The data set whose embeddings are the cohort of AS-norm and give the mean and PLDA."""
+        """The data set whose embeddings are the cohort of AS-norm and give the mean and the PLDA."""
         return "cohort" if self.cohort_per_spk else "train"
 
 
 def read_options(given: Mapping[str, str]) -> tuple[Options, list[str]]:
-    """(options, what is wrong with them, a line each) of the texts `given`; names that are not known are left alone."""
+    """Reads the texts `given`, by option; ignores names that it does not know.
+
+    Returns the options, and a line for each thing that is wrong with them.
+    """
     problems = [f"{_flag(name)}: a tab or line break in {value!r}" for name, value in given.items()
                 if name in _FIELDS and re.search(r"[\t\n]", value)]
     values: dict = {}
@@ -104,7 +107,7 @@ def _words(options: Options) -> list[str]:
 
 
 def _lists(options: Options) -> list[str]:
-    """Trial lists lie in data sets of the data folder, and no two have one name in the results."""
+    """Lists what is wrong with trial lists: each must lie in a set of the data folder, and have its own name in the results."""
     problems, named = [], {}
     for trials in dict.fromkeys(options.trials):
         if not _LIST.match(trials):
@@ -139,13 +142,13 @@ def _limits(options: Options) -> list[str]:
 
 
 def twice(words: Iterable[str]) -> list[str]:
-    """The words that occur more than once, each once."""
+    """Lists the words that occur more than once, each of them once."""
     words = list(words)
     return [word for word in dict.fromkeys(words) if words.count(word) > 1]
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean ...?` where one of `known` is written nearly like `word`, else a full stop."""
+    """Writes `; did you mean ...?` where one of `known` is spelled nearly like `word`, else a full stop."""
     import difflib
 
     close = difflib.get_close_matches(word, list(known), 1)

@@ -1,8 +1,8 @@
-"""Everything that a run.sh needs to know before stage 0, from its options, its folder of settings and what is made already.
+"""Works out all that a run.sh needs to know before stage 0, from its options, its folder of settings and what is made.
 
 `resolve_recipe` checks it all and gives a `Recipe`: lists of names, fields by kind and key, and notes on what is left out.
-svq.bin.systems prints it for the shell. Stages are numbered as in every run.sh. `schema=true` among the options holds every
-config against its schema, too, which needs torch and so is not for dry runs.
+svq.bin.systems prints it for the shell. Stages are numbered as in every run.sh. With `schema=true` among the options every
+config is also checked against its schema; that needs torch, so dry runs go without.
 """
 
 from __future__ import annotations
@@ -26,15 +26,18 @@ QUANTIZATION, SEARCHING, ANALYSIS, CASCADES = 5, 13, 14, 15  # stages
 
 @dataclasses.dataclass
 class Recipe:
-    """lists: name -> names of systems, data sets or others, in the order in which they are worked on. fields: (field, key)
-    -> text. notes: (stage, what it leaves out)."""
+    """A resolved recipe.
+
+    lists: name -> names of systems, data sets or others, in the order in which they are worked on. fields: (field, key) ->
+    text. notes: (stage, what it leaves out).
+    """
 
     lists: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     fields: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
     notes: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
     def lines(self) -> Iterable[str]:
-        """As svq.bin.systems prints it: fields parted by tabs, the last one perhaps empty."""
+        """Yields the lines that svq.bin.systems prints: fields separated by tabs, the last one perhaps empty."""
         for name, words in self.lists.items():
             yield f"list\t{name}\t{' '.join(words)}"
         for (field, key), value in self.fields.items():
@@ -44,7 +47,10 @@ class Recipe:
 
 
 def resolve_recipe(given: Mapping[str, str]) -> Recipe:
-    """The recipe with options `given`, name -> text. Raises UserError with a line for each mistake that can be seen now."""
+    """Resolves the recipe with the options `given`, name -> text.
+
+    Raises UserError with a line for each mistake that can be seen before anything runs.
+    """
     options, problems = read_options(given)
     conf = Conf(options.conf, options.exp)
     systems = {}
@@ -63,7 +69,7 @@ def resolve_recipe(given: Mapping[str, str]) -> Recipe:
 
 
 def _missing(systems: dict[str, Resolved], conf: Conf, options: Options) -> list[str]:
-    """What systems are made from has to be among them, or made already."""
+    """Lists the systems whose teacher or float network is neither among the systems nor made already, a line each."""
     if options.from_elsewhere or options.stage > QUANTIZATION:
         return []
     problems = []
@@ -80,7 +86,7 @@ def _missing(systems: dict[str, Resolved], conf: Conf, options: Options) -> list
 
 
 def _no_network(each: Resolved, name: str, conf: Conf) -> str:
-    """What to add where what a system is made from is no network at all."""
+    """Words an addition to the message for where `name`, which `each` is made from, is no network at all; else ""."""
     if each.kind in (MEMBER, EXPORTED) or conf.names.parse(name).student or conf.is_network(name):
         return ""
     told = f", and no network: there is neither {conf.path(name)}.yaml nor {conf.exp}/{name}/config.yaml"
@@ -91,7 +97,7 @@ def _no_network(each: Resolved, name: str, conf: Conf) -> str:
 
 
 class _Plan:
-    """The lists and fields of a recipe, from its resolved systems."""
+    """Works out the lists and fields of a recipe from its resolved systems."""
 
     def __init__(self, options: Options, conf: Conf, systems: dict[str, Resolved]):
         self.options, self.conf, self.systems = options, conf, systems
@@ -102,7 +108,7 @@ class _Plan:
         return [each for each in self.systems.values() if each.kind in kinds]
 
     def _starts(self) -> dict[str, Resolved]:
-        """What calibrated systems are finetuned from, once for all seeds, and is not among the systems itself."""
+        """Finds the NAME-ptq systems that finetuning starts from and that are not in --systems; one serves all seeds."""
         found = {}
         for each in self.of_kind(FINETUNED):
             if each.start.endswith(PTQ) and each.start not in self.systems and each.start not in found:
@@ -115,7 +121,7 @@ class _Plan:
         return self._check_search() + self._check_analysis() + self._check_cascades()
 
     def _check_float(self, option: str, stage: int, names: Iterable[str]) -> list[str]:
-        """Names given to an option have to be float networks, and there when the stage comes."""
+        """Lists what is wrong with names given to an option that takes float networks; nothing if its stage does not run."""
         problems = []
         for name in names if self.options.runs(stage) else ():
             try:
@@ -128,7 +134,7 @@ class _Plan:
         return problems
 
     def _check_rows(self, option: str, rows: Iterable[str], nets: Iterable[str]) -> list[str]:
-        """Rows given to an option have to be in the tables of the networks that it goes with."""
+        """Lists the rows given to an option that the tables of its networks do not have, or that cannot be read."""
         problems = []
         for file, row in itertools.product(dict.fromkeys(map(self.conf.finetuning_of, nets)), rows):
             if not os.path.isfile(file):
@@ -167,7 +173,7 @@ class _Plan:
         return []
 
     def check_schema(self) -> list[str]:
-        """Every config against its schema, which takes torch a second or more to import."""
+        """Checks every config against its schema; gives a line for each mistake. Imports torch: a second or more."""
         from svq.config import load_config
         from svq.train.config import AggregationTrainConfig, TrainConfig
 
@@ -185,11 +191,11 @@ class _Plan:
     # ---- what stages work on
 
     def parents(self, meets) -> list[str]:
-        """The float networks of the quantized systems that meet a condition, sorted."""
+        """Lists the float networks of the quantized systems that meet a condition, sorted."""
         return sorted({each.system.net for each in self.of_kind(*ROW_KINDS) if meets(each)})
 
     def level_teachers(self) -> dict[str, list[str]]:
-        """Teacher -> the levels of it that are cached for its students, sorted."""
+        """Gives, for each teacher, the levels that are cached for its students; both sorted."""
         found: dict[str, set[str]] = {}
         for each in self.of_kind(STUDENT):
             if each.levels:
@@ -197,7 +203,7 @@ class _Plan:
         return {teacher: sorted(found[teacher]) for teacher in sorted(found)}
 
     def block_tables(self) -> dict[str, Resolved]:
-        """NET:ROW -> a system whose blocks are measured: NET_ROW and NET_ROW-ptq go by one table."""
+        """Gives, for each NET:ROW, a system whose blocks are measured: NET_ROW and NET_ROW-ptq share one table."""
         found: dict[str, Resolved] = {}
         for each in self.of_kind(*ROW_KINDS):
             if each.measures_blocks:
@@ -208,12 +214,12 @@ class _Plan:
         return sorted({*(each.name for each in self.of_kind(ROUNDED)), *self.starts})
 
     def control(self, net: str) -> str:
-        """What others are compared with: the float system with the same finetuning, where there is one."""
+        """Names the system that others are compared with: the float one with the same finetuning, where there is one."""
         control = f"{net}_{FLOAT_ROW}"
         return control if control in self.systems else net
 
     def compared(self, net: str) -> list[str]:
-        """The other systems made from a float network."""
+        """Lists the other systems made from a float network."""
         return [name for name, each in self.systems.items()
                 if each.system.net == net and name not in (net, self.control(net))]
 
@@ -234,11 +240,11 @@ class _Plan:
         return [ladder for ladder in self.options.ladders if not self._gone(ladder)]
 
     def _gone(self, ladder: str) -> str:
-        """The first rung that is not among the systems, or nothing."""
+        """Names the first rung that is not among the systems; "" if all are."""
         return next((rung for rung in ladder.split(":") if rung not in self.systems), "")
 
     def bits(self, each: Resolved) -> str:
-        """The table of bits of a system; one that others are finetuned from and is not listed has theirs."""
+        """Gives the path of a system's table of bits. An unlisted system that others are finetuned from has theirs."""
         if not (each.allocates or each.selects):
             return each.given_bits
         name = each.name
@@ -251,7 +257,7 @@ class _Plan:
             return ""
         return os.path.join(self.options.exp, each.system.net, f"blocks_{each.system.row}")
 
-    # ---- as the shell gets it
+    # ---- what the shell gets
 
     def recipe(self) -> Recipe:
         made = Recipe(self._lists(), self._values(), self.notes)
@@ -292,7 +298,7 @@ class _Plan:
                 ("value", "int8_suffix"): RUNTIMES[options.int8_runtime]}
 
     def _fields(self, each: Resolved) -> dict[str, str]:
-        """What every system has a field for; nothing where it does not apply."""
+        """Gives the fields of a system; one that does not apply to it is empty."""
         system, exp = each.system, self.options.exp
         model = model_of(system, self.options)
         of_row = each.kind in ROW_KINDS
@@ -308,7 +314,7 @@ class _Plan:
             "model": model, "model_file": model if system.int8 else os.path.join(exp, each.name, "model.safetensors")}
 
     def _keyed(self, fields: dict[tuple[str, str], str]) -> None:
-        """Fields of teachers of levels, of tables of blocks, of float systems, trial lists and ladders."""
+        """Adds the fields of teachers of levels, tables of blocks, float systems, trial lists and ladders."""
         options = self.options
         for teacher, levels in self.level_teachers().items():
             fields["levels", teacher] = " ".join(levels)

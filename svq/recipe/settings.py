@@ -1,4 +1,4 @@
-"""What a recipe's folder of settings says of its systems: which file or row is whose, and the parts that the stages go by."""
+"""Reads a recipe's folder of settings: which file or row belongs to which system, and the parts that the stages go by."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from svq.errors import UserError
 from svq.names import Names, System, compose
 from svq.rows import row_names
 
-FINETUNE = "finetune.yaml"    # of systems that are finetuned, with the tables of quantization; NET.finetune.yaml: of NET's
-STUDENTS = "students.yaml"    # of students, with the tables of distillation
-AGGREGATION = "aggregation.yaml"  # of the dictionary that makes levels of pooling lde
-SEARCH = "search.yaml"        # of a search of settings
-# Files of the folder that no network can be called after; nor after NET.finetune.yaml and the like.
+FINETUNE = "finetune.yaml"    # settings of finetuned systems, naming the tables of rows; NET.finetune.yaml: for those of NET
+STUDENTS = "students.yaml"    # settings of students, naming the tables of distillation rows
+AGGREGATION = "aggregation.yaml"  # settings of the dictionary that makes levels of pooling lde
+SEARCH = "search.yaml"        # settings of a search
+# No network can have one of these names, or a name such as NET.finetune: the folder has other files of these names.
 RESERVED = ("finetune", "students", "aggregation", "search", "quant", "distill")
 
 
 def is_reserved(name: str) -> bool:
-    """Whether conf/NAME.yaml is something else than a network's settings."""
+    """Says whether conf/NAME.yaml, for this name, is a file other than the settings of a network."""
     return name.rpartition(".")[2] in RESERVED
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The merged settings of one config, `file` (perhaps FILE.yaml:ROW). Parts that are not there, or null, are None."""
+    """The merged settings of one config, `file` (perhaps FILE.yaml:ROW). A part that is missing or null is None."""
 
     file: str
     tree: dict
 
     def part(self, key: str) -> dict | None:
-        """A part such as `quant`. UserError for one that is no mapping."""
+        """Gives a part such as `quant`, None where there is none. UserError for one that is no mapping."""
         value = self.tree.get(key)
         if value is not None and not isinstance(value, dict):
             raise UserError(f"{self.file}: '{key}' must be a mapping of keys to values, not {value!r}")
         return value
 
     def value(self, key: str, word: str):
-        """A value in a part; None where either is not there."""
+        """Gives a value in a part; None where either is missing."""
         return (self.part(key) or {}).get(word)
 
     @property
@@ -73,7 +73,7 @@ class Settings:
 
     @property
     def input(self) -> str:
-        """What a training reads: wav or feats."""
+        """The input that a training reads: wav or feats."""
         return str(self.value("data", "input") or "wav")
 
 
@@ -94,48 +94,51 @@ class Conf:
         return Names(frozenset(self.rows(self.finetune)), frozenset(self.rows(self.students)), self.is_network)
 
     def rows(self, file: str) -> list[str]:
-        """The rows of the tables that config `file` names."""
+        """Lists the rows of the tables that config `file` names; nothing where there is no such file."""
         return row_names(row_tables(file)) if os.path.isfile(file) else []
 
     def read(self, file: str) -> Settings:
-        """The settings of a config or of FILE.yaml:ROW, read once. UserError for what is wrong with it."""
+        """Reads the settings of a config or of FILE.yaml:ROW, once. UserError for what is wrong with it."""
         if file not in self._settings:
             self._settings[file] = Settings(file, read_tree(file))
         return self._settings[file]
 
     def own_file(self, stem: str, seed: int | None) -> str:
-        """conf/NAME-sN.yaml or conf/NAME.yaml where that is there, else nothing."""
+        """Finds conf/STEM-sSEED.yaml or else conf/STEM.yaml; gives "" where neither is there."""
         for name in dict.fromkeys((compose(stem, seed), stem)):
             if not is_reserved(name) and os.path.isfile(self.path(f"{name}.yaml")):
                 return self.path(f"{name}.yaml")
         return ""
 
     def finetuning_of(self, net: str) -> str:
-        """How systems of float network `net` are finetuned: conf/NET.finetune.yaml, for all seeds, or conf/finetune.yaml."""
+        """Gives the file that says how systems of float network `net` are finetuned.
+
+        That is conf/NET.finetune.yaml, for all seeds of NET, or else conf/finetune.yaml.
+        """
         own = self.path(f"{self.names.parse(net).stem}.{FINETUNE}")
         return own if os.path.isfile(own) else self.finetune
 
     def is_network(self, name: str) -> bool:
-        """Whether `name` has settings here or a model folder."""
+        """Says whether `name` has settings here or a model folder."""
         found = Names(frozenset()).parse(name)
         return bool(self.own_file(found.stem, found.seed)) or self.is_made_elsewhere(name)
 
     def networks(self) -> list[str]:
-        """The networks that have settings here."""
+        """Lists the networks that have settings here, sorted."""
         files = os.listdir(self.folder) if os.path.isdir(self.folder) else []
         names = {file[:-len(".yaml")] for file in files if file.endswith(".yaml")}
         return sorted(name for name in names if not is_reserved(name))
 
     def is_made_elsewhere(self, name: str) -> bool:
-        """Whether there is a model folder of that name."""
+        """Says whether there is a model folder of that name, with its config."""
         return os.path.isfile(os.path.join(self.exp, name, "config.yaml"))
 
     def is_made(self, name: str) -> bool:
-        """Whether a system's model is there already."""
+        """Says whether the model of a system is there already."""
         return os.path.isfile(os.path.join(self.exp, name, "model.safetensors"))
 
     def config_of(self, system: System) -> str:
-        """The config of a system that is trained or quantized; nothing for a network that was made elsewhere."""
+        """Gives the config by which a system is trained or quantized; "" for a network that was made elsewhere."""
         if system.row is not None:
             return f"{self.finetuning_of(system.net)}:{system.row}"
         own = self.own_file(system.stem, system.seed)
@@ -144,7 +147,7 @@ class Conf:
         return f"{self.students}:{system.level_row}"
 
     def given_bits(self, system: System) -> str:
-        """A table of bits made by hand or elsewhere: conf/SYSTEM.bits.tsv or conf/ROW.bits.tsv; nothing where none is."""
+        """Finds a table of bits made by hand or elsewhere: conf/SYSTEM.bits.tsv or conf/ROW.bits.tsv; "" where none is."""
         for name in dict.fromkeys((system.name, system.stem, system.row)):
             if os.path.isfile(self.path(f"{name}.bits.tsv")):
                 return self.path(f"{name}.bits.tsv")

@@ -1,4 +1,4 @@
-"""Systems of a recipe resolved one at a time: what kind each is, what it is made from and with which settings."""
+"""Resolves the systems of a recipe one at a time: what kind each is, what it is made from and with which settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from svq.recipe.settings import AGGREGATION, Conf, Settings, is_reserved
 from svq.rows import unknown_row
 
 TEACHER, IMPORTED, STUDENT = "teacher", "imported", "student"       # float networks
-ROUNDED, FINETUNED = "rounded", "finetuned"                         # of a row: as it is, or trained
+ROUNDED, FINETUNED = "rounded", "finetuned"                         # quantized by a row: without, or with training
 MEMBER, EXPORTED = "member", "exported"
 FLOAT_KINDS = (TEACHER, IMPORTED, STUDENT)
 ROW_KINDS = (ROUNDED, FINETUNED)
@@ -21,10 +21,10 @@ ROW_KINDS = (ROUNDED, FINETUNED)
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """A system and what the stages need to know of it. Nothing ("", ()) where something does not apply.
+    """A system and what the stages need to know of it. A field that does not apply is empty: "" or ().
 
-    kind: one of the words above. config: its settings, FILE.yaml or FILE.yaml:ROW. teacher: the system that it learns from,
-    levels: the cached levels. needs: the systems that must be there before it can be made.
+    kind: one of the words above. config: its settings, FILE.yaml or FILE.yaml:ROW. teacher: the system that it learns from;
+    levels: the cached levels that it learns. needs: the systems that must be there before it can be made.
     """
 
     system: System
@@ -47,7 +47,7 @@ class Resolved:
 
     @property
     def selects(self) -> bool:
-        """Whether blocks of it that stay in float are to be chosen."""
+        """Whether a choice is to be made of the blocks that stay in float."""
         return self.kind in ROW_KINDS and not self.given_bits and self.settings.part("select") is not None
 
     @property
@@ -57,15 +57,18 @@ class Resolved:
 
     @property
     def start(self) -> str:
-        """What a finetuned system starts from: its float network, or NAME-ptq where its row chooses levels on speech."""
+        """The system that finetuning starts from: the float network, or NAME-ptq where the row chooses levels on speech."""
         if self.kind != FINETUNED:
             return ""
         return self.system.start if self.settings.calibrates else self.system.net
 
 
 def resolve(name: str, conf: Conf, options: Options) -> Resolved:
-    """The system called `name`. UserError where there can be none: an unknown row, no network, ends that do not go with
-    it, settings that cannot be read."""
+    """Resolves the system called `name`.
+
+    UserError where there can be no such system: an unknown row, no network, ends of the name that do not go with it, or
+    settings that cannot be read.
+    """
     system = conf.names.parse(name)
     if system.int8:
         of = resolve(system.exported_from, conf, options)
@@ -81,7 +84,7 @@ def resolve(name: str, conf: Conf, options: Options) -> Resolved:
 
 
 def model_of(system: System, options: Options) -> str:
-    """What computes a system's embeddings: a model folder, or an exported file in it."""
+    """Gives the path of the model that computes a system's embeddings: a model folder, or an exported file in it."""
     folder = os.path.join(options.exp, system.name)
     return os.path.join(folder, f"model.{RUNTIMES[options.int8_runtime]}") if system.int8 else folder
 
@@ -145,7 +148,7 @@ def _student(system: System, conf: Conf, options: Options) -> Resolved:
 
 
 def needs_dictionary(levels) -> bool:
-    """Whether any of a teacher's levels goes through the learned dictionary (svq/distill/levels.py)."""
+    """Says whether any of a teacher's levels goes through the learned dictionary (svq/distill/levels.py)."""
     return any(level == "lde_aggr" or level.endswith(":lde") for level in levels)
 
 
@@ -180,7 +183,7 @@ def _network(system: System, conf: Conf, options: Options) -> Resolved:
 
 
 def _unknown_row(system: System, conf: Conf) -> str:
-    """What to add where a name may have been meant as NETWORK_ROW, or has its ends in another order."""
+    """Words an addition to a message: the name may be meant as NETWORK_ROW, or has its ends in the wrong order; else ""."""
     again = conf.names.parse(system.stem)
     if again.stem != system.stem:
         return f"; the ends of a name come in the order {ENDS}"

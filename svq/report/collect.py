@@ -1,7 +1,7 @@
-"""What a report holds, and how it is collected: from a recipe's exp/ folder to the rows of results.tsv and the contents.
+"""Contents of a report, collected from a recipe's exp/ folder: the rows of results.tsv, and all that report.html draws.
 
-Among it: how near the embeddings of NAME-int8, a system in INT8 arithmetic, are to those of NAME, which it comes
-from. How it is drawn is elsewhere.
+Part of it is how near the embeddings of NAME-int8, a system in INT8 arithmetic, are to those of NAME, which it comes
+from. svq.report.html draws it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 import yaml
 
 from svq.backend import metrics
-from svq.backend.bootstrap import EerInterval
+from svq.backend.bootstrap import EerInterval, SpeakerSamples, interval
 from svq.backend.embeddings import EmbeddingReader, unit_length
 from svq.backend.scores import Trials, read_scores, read_trials, split
 from svq.errors import UserError, located
 from svq.files import read_json, require_file
 from svq.names import INT8, Names, list_name
 from svq.numbers import printed
+from svq.report.compared import Against, against
+from svq.report.replicates import cllr_samples, min_dcf_samples
 from svq.report.results import Row, parent_of, unique
 
 CURVES = ("step", "epoch", "lr", "margin", "loss", "accuracy")
@@ -65,12 +67,14 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All that the page shows.
+    """Contents of report.html.
 
-    scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its
-    curves.csv, where it has one. layers: quantized system -> up to three layers. provenance:
-    system -> the tree of its provenance.yaml. agreement: NAME-int8 -> set -> how near to NAME. parents: quantized
-    system -> the float one that it was made from, where that is there.
+    scored: (system, list) -> Scored of `backend` and `norm`. curves: system -> columns of its curves.csv, where it has
+    one. layers: quantized system -> up to three layers. provenance: system -> the tree of its provenance.yaml.
+    agreement: NAME-int8 -> set -> how near to NAME. parents: quantized system -> the float one that it was made from,
+    where that is there; against: what its change is measured from. samples: row -> measure -> (replicates,) from the
+    same resampled speakers for all systems: the EER of every row, of the plotted ones also minDCF(0.01) and Cllr;
+    nothing where no interval was asked for.
     """
 
     title: str
@@ -83,6 +87,8 @@ class Report:
     provenance: dict[str, dict]
     agreement: dict[str, dict[str, Agreement]] = dataclasses.field(default_factory=dict)
     parents: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    against: dict[str, Against | None] = dataclasses.field(default_factory=dict)
+    samples: dict[Row, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
 
     @property
     def systems(self) -> list[str]:
@@ -109,9 +115,11 @@ _BLOCK = 1 << 13  # embeddings held at a time
 
 
 def int8_agreement(exp, systems: Iterable[str]) -> dict[str, dict[str, Agreement]]:
-    """NAME-int8 -> set -> Agreement, of those of `systems` that have embeddings of some set, as NAME does, under `exp`.
+    """Measures how near systems in INT8 arithmetic are to those that they were exported from.
 
-    Raises UserError for embeddings that cannot be read, are not finite or zero, or have not the same dimension.
+    Gives NAME-int8 -> set -> Agreement, for each NAME-int8 of `systems` and each set whose embeddings both it and NAME
+    have under `exp`. Raises UserError for embeddings that cannot be read, are not finite or zero, or have not the same
+    dimension.
     """
     found = {}
     for system in systems:
@@ -131,7 +139,10 @@ def int8_agreement(exp, systems: Iterable[str]) -> dict[str, dict[str, Agreement
 
 
 def cosines(path, other) -> np.ndarray:
-    """(n,) float64: between the embeddings of two scp files, of every utterance that is in both."""
+    """Gives the cosine (n,) float64 between the embeddings of two scp files, of every utterance that is in both.
+
+    Raises UserError for embeddings of different dimensions.
+    """
     first, second = EmbeddingReader(path), EmbeddingReader(other)
     if first.dim != second.dim:
         raise UserError(f"{path}: embeddings of {first.dim} values, but {other} has {second.dim}; redo stage 6")
@@ -147,7 +158,7 @@ def cosines(path, other) -> np.ndarray:
 
 
 def summarized(values: np.ndarray) -> Agreement:
-    """`values`: cosines (n,), n above 0."""
+    """Sums up cosines (n,), n above 0."""
     low = min(float(np.quantile(values, _OUTSIDE)), 1 - 1e-6)
     counts, edges = np.histogram(values, _BINS, (low, 1.0))
     return Agreement(len(values), tuple(np.quantile(values, SHARES).tolist()), counts, edges)
@@ -155,7 +166,7 @@ def summarized(values: np.ndarray) -> Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to report on: every system x list x backend x norm, in this order.
+    """Contents of a report: every system x list x backend x norm, in this order.
 
     trials: paths of trial lists. plot: the (backend, norm) of headline table and plots.
     bootstrap: resamples for the interval of the EER, 0 for none; seed: theirs.
@@ -187,12 +198,12 @@ class Plan:
 
 
 def score_path(exp, system: str, trials: str, backend: str, norm: str, suffix: str = "score") -> Path:
-    """Where a score file (suffix "score") or its calibrated twin ("llr") lies."""
+    """Gives the path of a score file (suffix "score") or of its calibrated twin ("llr")."""
     return Path(exp) / system / "scores" / trials / f"{backend}_{norm}.{suffix}"
 
 
 def require(path, stage: int) -> Path:
-    """`path`, or UserError naming it and the stage which makes it."""
+    """Gives `path` where that file is there. Raises UserError naming it and the stage that makes it where it is not."""
     if not Path(path).is_file():
         raise UserError(f"{path} is missing; stage {stage} makes it")
     return Path(path)
@@ -213,12 +224,15 @@ def require_all(plan: Plan) -> None:
 
 
 def summary_stage(system: str) -> int:
-    """The stage that makes a system's summary.json: export or packing."""
+    """Gives the stage that makes a system's summary.json: export or packing."""
     return 5 if system.endswith(INT8) else 10
 
 
 def read_summary(exp, system: str) -> dict:
-    """avg_bits (float), size_bytes and params (int) of exp/<system>/summary.json, checked."""
+    """Reads avg_bits (float), size_bytes and params (int) of exp/<system>/summary.json.
+
+    Raises UserError where the file is missing or malformed, or one of them is no positive number.
+    """
     stage = summary_stage(system)
     path = require(Path(exp) / system / "summary.json", stage)
     try:
@@ -234,8 +248,9 @@ def read_summary(exp, system: str) -> dict:
     return found
 
 
-def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored]]:
-    """All rows, and the scores of the plotted back end by (system, list).
+def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored], dict[Row, dict[str, np.ndarray]]]:
+    """Gives all rows, the scores of the plotted back end by (system, list), and what rows measure under resampled
+    speakers.
 
     Raises UserError naming the first missing, malformed or stale file and the stage that makes it.
     """
@@ -245,32 +260,44 @@ def collect(plan: Plan) -> tuple[list[Row], dict[tuple[str, str], Scored]]:
     if plan.bootstrap:
         intervals = {name: EerInterval(lists[name], path.parent, plan.bootstrap, plan.seed)
                      for name, path in zip(lists, plan.trials)}
-    rows, scored = [], {}
+    rows, scored, samples = [], {}, {}
     for system in plan.systems:
         size = read_summary(plan.exp, system)
         for name, trials in lists.items():
             for backend in plan.backends:
                 for norm in plan.norms:
                     found = read_scored(plan.exp, system, name, backend, norm, trials)
-                    low = high = np.nan
+                    plotted = (backend, norm) == plan.plot
+                    drawn, low, high = {}, np.nan, np.nan
                     if plan.bootstrap:
-                        low, high = intervals[name](found.target, found.nontarget)
+                        eers = intervals[name].samples(found.target, found.nontarget)
+                        low, high = (100 * bound for bound in interval(eers))
+                        drawn = {"eer": 100 * eers, **(resampled(found, intervals[name].drawn) if plotted else {})}
                     names = dict(system=system, trials=name, backend=backend, norm=norm)
-                    rows.append(Row(**names, **measures(found), **size, eer_low=low, eer_high=high))
-                    if (backend, norm) == plan.plot:
+                    row = Row(**names, **measures(found), **size, eer_low=low, eer_high=high)
+                    rows.append(row)
+                    samples[row] = drawn
+                    if plotted:
                         scored[system, name] = found
-    return rows, scored
+    return rows, scored, samples
+
+
+def resampled(scored: Scored, drawn: SpeakerSamples) -> dict[str, np.ndarray]:
+    """Gives (replicates,) of the measures of the headline beside the EER, by their columns of a Row."""
+    return {"mindcf01": min_dcf_samples(drawn, scored.target, scored.nontarget, 0.01),
+            "cllr": cllr_samples(drawn, scored.llr_target, scored.llr_nontarget)}
 
 
 def read_scored(exp, system: str, name: str, backend: str, norm: str, trials: Trials) -> Scored:
-    """Raw and calibrated scores of one list, split by class; UserError if not those of `trials`."""
+    """Reads the raw and the calibrated scores of one list, split by class. Raises UserError if they are not those of
+    `trials`."""
     raw, llr = (split(read_scores(score_path(exp, system, name, backend, norm, suffix)), trials)
                 for suffix in ("score", "llr"))
     return Scored(*raw, *llr)
 
 
 def measures(scored: Scored) -> dict:
-    """The measures of a Row by column name: eer in percent, costs normalized, Cllr in bits."""
+    """Gives the measures of a Row by their columns: eer in percent, costs normalized, Cllr in bits."""
     raw, llr = (scored.target, scored.nontarget), (scored.llr_target, scored.llr_nontarget)
     return {
         "eer": 100 * metrics.eer(*raw),
@@ -285,12 +312,17 @@ def measures(scored: Scored) -> dict:
 
 
 def collect_report(plan: Plan, title: str, names: Names) -> Report:
-    """Everything that report.html shows. names: the grammar of the systems' names."""
-    rows, scored = collect(plan)
+    """Reads all that report.html shows. names: the grammar of the systems' names.
+
+    Raises UserError naming the first file that is missing or malformed.
+    """
+    rows, scored, samples = collect(plan)
     bits = {row.system: row.avg_bits for row in rows}
     # An exported system has a file for its runtime, and no weights to look at.
     quantized = [row.system for row in rows
                  if row.avg_bits < 32 and (plan.exp / row.system / "model.safetensors").exists()]
+    provenance = _present(plan, "provenance.yaml", _read_provenance)
+    settings = {system: tree["config"] for system, tree in provenance.items() if isinstance(tree.get("config"), dict)}
     return Report(
         title=title,
         rows=rows,
@@ -299,9 +331,11 @@ def collect_report(plan: Plan, title: str, names: Names) -> Report:
         scored=scored,
         curves=_present(plan, "curves.csv", read_curves),
         layers={system: read_layers(plan.exp / system) for system in dict.fromkeys(quantized)},
-        provenance=_present(plan, "provenance.yaml", _read_provenance),
+        provenance=provenance,
         agreement=int8_agreement(plan.exp, plan.systems),
         parents={system: parent_of(system, bits, names) for system in bits},
+        against={system: against(system, bits, names, settings) for system in bits},
+        samples=samples,
     )
 
 
@@ -312,7 +346,7 @@ def _present(plan: Plan, name: str, read) -> dict:
 
 
 def read_curves(path) -> dict[str, np.ndarray]:
-    """Columns of a curves.csv as float64 arrays, empty ones for a run that ended before its first row.
+    """Reads the columns of a curves.csv as float64 arrays, empty ones for a run that ended before its first row.
 
     Raises UserError naming file and line when malformed.
     """
@@ -342,8 +376,8 @@ def _read_provenance(path) -> dict:
 
 
 def read_layers(model_dir) -> list[Layer]:
-    """The first, the middle and the last quantized layer of a packed model: a first convolution,
-    one half-way, and the embedding layer."""
+    """Reads the first, the middle and the last quantized layer of a packed model: a first convolution, one half-way,
+    and the embedding layer. Raises UserError where no layer is quantized."""
     from svq.models import load_model  # torch: seconds, and only for quantized systems
     from svq.quant import quantized_layers
 

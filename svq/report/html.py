@@ -1,4 +1,4 @@
-"""report.html: one file with every table and plot, no script and nothing to download.
+"""report.html: one file with every table and plot, and nothing to download.
 
 `render` is a pure function of a `Report`: the same results give the same bytes.
 """
@@ -10,14 +10,18 @@ from html import escape
 
 import yaml
 
+from svq.backend.bootstrap import interval
+from svq.draw.figure import dashes
 from svq.draw.page import page
-from svq.report import plots
+from svq.draw.tables import Cell, Head, card
+from svq.report import findings, plots
 from svq.report.collect import SHARES, Report
-from svq.report.results import MEASURES, Row, best_values, format_value, unique
+from svq.report.compared import best_of, change
+from svq.report.results import MEASURES, Row, format_value, unique
 
 
 def render(report: Report) -> str:
-    """The page as HTML text."""
+    """Gives report.html as text; the same report gives the same bytes."""
     sections = [
         ("headline", "Headline", _headline(report)),
         ("sizes", "Size and error", _sizes(report)),
@@ -47,112 +51,131 @@ def _summary(report: Report) -> str:
 _SHORT = {"eer": ("EER %", ".2f"), "mindcf01": ("minDCF .01", ".3f"), "mindcf05": ("minDCF .05", ".3f"),
           "cllr": ("Cllr", ".3f"), "mincllr": ("min Cllr", ".3f"), "actdcf01": ("actDCF .01", ".3f")}
 _HEADLINE = ("eer", "mindcf01", "cllr")
+_ABREAST = 3  # trial lists in a table; more do not fit a screen
 
 
 def _headline(report: Report) -> str:
+    lists = report.lists
+    tables = [_headline_table(report, lists[i:i + _ABREAST]) for i in range(0, len(lists), _ABREAST)]
+    said = "".join(f'<p class="finding">{escape(findings.headline(report, name))}</p>' for name in lists)
+    note = f"Back end {report.backend}, score normalization {report.norm}. "
+    if _has_intervals(report):
+        note += ("Under a figure: its 95 % interval over resampled speakers. Marked: the least figure of a column and all that "
+                 "the same resampled speakers cannot tell from it; nothing where that would be all. ")
+    if any(report.against.values()):
+        note += ("Under a quantized system's name: what its figures are measured against; under each figure the change from that, "
+                 "coloured where the interval of the difference leaves out 0. ")
+    if any(report.parents.values()):
+        note += "Under its size: how many times smaller it is than the float network that it was made from. "
+    return f'{said}{"".join(tables)}<p class="note">{escape(note + _without_control(report))}</p>'
+
+
+def _has_intervals(report: Report) -> bool:
+    return any(not math.isnan(row.eer_low) for row in report.rows)
+
+
+def _without_control(report: Report) -> str:
+    """Says which changes also hold what finetuning did."""
+    lost: dict[str, list[str]] = {}
+    for system, found in report.against.items():
+        if found is not None and found.finetuned:
+            lost.setdefault(found.system, []).append(system)
+    said = [f"Nothing here is finetuned as {', '.join(names)} but for the quantization ({net}_float would be): the change from "
+            f"{net} also holds what finetuning brought." for net, names in lost.items()]
+    return " ".join(said)
+
+
+def _headline_table(report: Report, lists: list[str]) -> str:
     rows = {(row.system, row.trials): row for row in report.headline()}
-    best = best_values(rows.values())
-    width = len(_HEADLINE)
-    top = '<tr><th rowspan="2">system</th><th rowspan="2">bits</th><th rowspan="2">file, MB</th>'
-    top += "".join(f'<th class="group" colspan="{width}">{escape(t)}</th>' for t in report.lists) + "</tr>"
-    second = "".join(f"<th{_edge(i)}>{_SHORT[n][0]}</th>"
-                     for _ in report.lists for i, n in enumerate(_HEADLINE))
+    columns = [(trials, name) for trials in lists for name in _HEADLINE]
+    best = {column: _best_in_print([rows[system, column[0]] for system in report.systems], column[1], report)
+            for column in columns}
+    heads = [Head("system"), Head("bits"), Head("file, MB")] + [Head(_SHORT[name][0], trials) for trials, name in columns]
     body = []
-    for system in report.systems:
-        parent = report.parents.get(system)
-        cells = _size_cells(rows, report.lists[0], system, parent)
-        for trials in report.lists:
-            row, origin = rows[system, trials], rows.get((parent, trials))
-            cells += [_measure_cell(row, name, best, origin, _edge(i))
-                      for i, name in enumerate(_HEADLINE)]
-        body.append(f"<tr><td>{escape(system)}</td>{''.join(cells)}</tr>")
-    note = (f"Back end {escape(report.backend)}, score normalization {escape(report.norm)}. The best "
-            "figure of each column is marked; under a quantized system's figures stands the relative "
-            "change from the float system it was made from, and under its size the compression ratio.")
-    return f'<p class="note">{note}</p>' + _wrap(f"<thead>{top}<tr>{second}</tr></thead>", body)
+    for place, system in enumerate(report.systems):
+        found = report.against.get(system)
+        row = rows[system, lists[0]]
+        cells = [Cell(system, ((found.said, ""),) if found else ()), Cell(f"{row.avg_bits:.3g}"),
+                 Cell(f"{row.size_bytes / 1e6:.2f}", ((_size_said(row, rows.get((report.parents.get(system), lists[0]))), ""),))]
+        cells += [_headline_cell(report, rows[system, trials], rows.get((found and found.system, trials)), name,
+                                 place in best[trials, name]) for trials, name in columns]
+        body.append(cells)
+    return card(heads, body)
 
 
-def _size_cells(rows, trials: str, system: str, parent: str | None) -> list[str]:
-    row = rows[system, trials]
-    ratio = ""
-    if parent:
-        ratio = f"<small>÷ {rows[parent, trials].size_bytes / row.size_bytes:.2f}</small>"
-    weights = f"<small>{row.params / 1e6:.2f} M weights</small>"
-    return [f"<td>{row.avg_bits:.3g}</td>", f"<td>{row.size_bytes / 1e6:.2f}{ratio or weights}</td>"]
+def _best_in_print(rows: list[Row], name: str, report: Report) -> set[int]:
+    """Places of the figures to mark (`best_of`), with all that look the same as one of them."""
+    found = best_of([getattr(row, name) for row in rows], [report.samples.get(row, {}).get(name) for row in rows])
+    texts = {_text(rows[i], name) for i in found}
+    alike = {i for i, row in enumerate(rows) if found and _text(row, name) in texts}
+    return alike if len(alike) < len(rows) else set()
 
 
-def _edge(index: int) -> str:
-    return ' class="edge"' if index == 0 else ""
+def _text(row: Row, name: str) -> str:
+    value = getattr(row, name)
+    return "-" if math.isnan(value) else format(value, _SHORT[name][1])
 
 
-def _measure_cell(row: Row, name: str, best, origin: Row | None = None, attributes: str = "") -> str:
-    value, form = getattr(row, name), _SHORT[name][1]
-    text = format(value, form)
-    if text == format(best[row.trials, name], form):
-        attributes = attributes.replace('"edge"', '"edge best"') or ' class="best"'
-    return f"<td{attributes}>{text}{_change(value, origin and getattr(origin, name))}</td>"
+def _size_said(row: Row, parent: Row | None) -> str:
+    return f"÷ {parent.size_bytes / row.size_bytes:.2f}" if parent else f"{row.params / 1e6:.2f} M weights"
 
 
-def _change(value: float, origin: float | None) -> str:
-    """Relative change from the parent's figure, in percent."""
-    if not origin:
-        return ""
-    change = 100 * (value / origin - 1)
-    kind = "worse" if change > 0.05 else "better" if change < -0.05 else "same"
-    return f'<small class="{kind}">{change:+.1f} %</small>'.replace("-", "−")
+def _headline_cell(report: Report, row: Row, other: Row | None, name: str, best: bool) -> Cell:
+    samples = report.samples.get(row, {}).get(name)
+    small = _interval(row, name, samples)
+    if other is not None:
+        found = change(getattr(row, name), samples, getattr(other, name), report.samples.get(other, {}).get(name))
+        if not math.isnan(found.percent):
+            small += ((f"{found.percent:+.1f} %".replace("-", "−"), found.told),)
+    return Cell(_text(row, name), small, best)
+
+
+def _interval(row: Row, name: str, samples=None) -> tuple[tuple[str, str], ...]:
+    """The interval of a figure as a line below it; that of the EER is the row's."""
+    low, high = (row.eer_low, row.eer_high) if name == "eer" else (math.nan, math.nan) if samples is None else interval(samples)
+    form = _SHORT[name][1]
+    return () if math.isnan(low) or math.isnan(high) else ((f"{low:{form}} to {high:{form}}", ""),)
 
 
 def _full_table(report: Report) -> str:
+    heads = [Head("system"), Head("back end", left=True), Head("norm", left=True)]
+    heads += [Head(_SHORT[name][0]) for name in MEASURES] + [Head("bits"), Head("bytes"), Head("weights")]
     parts = []
-    names = [name for name in MEASURES]
-    heads = '<th>system</th><th class="l">back end</th><th class="l">norm</th>'
-    heads += "".join(f"<th>{_SHORT[name][0]}</th>" for name in names)
-    heads += "<th>bits</th><th>bytes</th><th>weights</th>"
-    best = best_values(report.rows)
     for trials in report.lists:
-        body, last = [], None
-        for row in [row for row in report.rows if row.trials == trials]:
-            cells = f'<td>{escape(row.system)}</td><td class="l">{escape(row.backend)}</td>'
-            cells += f'<td class="l">{escape(row.norm)}</td>'
-            cells += "".join(_interval_cell(row, best) if name == "eer" else
-                             _measure_cell(row, name, best) for name in names)
-            cells += f"<td>{format_value('avg_bits', row.avg_bits).rstrip('0').rstrip('.')}</td>"
-            cells += f"<td>{row.size_bytes:,}</td><td>{row.params:,}</td>"
-            body.append(f'<tr{_new_system(row, last)}>{cells}</tr>')
-            last = row
-        parts.append(f"<h3>{escape(trials)}</h3>" + _wrap(f"<thead><tr>{heads}</tr></thead>", body))
-    note = "Under the EER: its 95 % interval from a bootstrap over speakers. "
-    note = note if any(not math.isnan(row.eer_low) for row in report.rows) else ""
+        rows = [row for row in report.rows if row.trials == trials]
+        best = _best_in_print(rows, "eer", report)
+        body = []
+        for place, row in enumerate(rows):
+            cells = [Cell(row.system), Cell(row.backend), Cell(row.norm)]
+            cells += [Cell(_text(row, name), _interval(row, name) if name == "eer" else (), name == "eer" and place in best)
+                      for name in MEASURES]
+            cells += [Cell(format_value("avg_bits", row.avg_bits).rstrip("0").rstrip(".")), Cell(f"{row.size_bytes:,}"),
+                      Cell(f"{row.params:,}")]
+            body.append(cells)
+        breaks = {i for i in range(1, len(rows)) if rows[i].system != rows[i - 1].system}
+        parts.append(_folded(report, trials, card(heads, body, breaks)))
+    note = ""
+    if _has_intervals(report):
+        note = ("Under the EER: its 95 % interval from a bootstrap over speakers. Marked: the least EER, and all that the same "
+                "resampled speakers cannot tell from it; nothing where that would be all. ")
     note += "actDCF and Cllr are those of the calibrated scores; the least Cllr allows any monotone map."
     return f'<p class="note">{note}</p>' + "".join(parts)
 
 
-def _new_system(row: Row, last: Row | None) -> str:
-    return ' class="break"' if last is not None and last.system != row.system else ""
-
-
-def _interval_cell(row: Row, best) -> str:
-    cell = _measure_cell(row, "eer", best)
-    if math.isnan(row.eer_low):
-        return cell
-    return cell.replace("</td>", f"<small>{row.eer_low:.2f} to {row.eer_high:.2f}</small></td>")
-
-
-def _wrap(head: str, body: list[str]) -> str:
-    return f'<div class="table card"><table>{head}<tbody>{"".join(body)}</tbody></table></div>'
-
-
 # ---- plots
 
-def _grid(figures: list[str]) -> str:
-    cards = "".join(f'<figure class="card">{svg}</figure>' for svg in figures)
+def _grid(figures: list[tuple[str, str]]) -> str:
+    """Figures side by side. figures: (what it finds, SVG) each."""
+    cards = "".join(f'<figure class="card"><figcaption class="finding">{escape(said)}</figcaption>{svg}</figure>'
+                    for said, svg in figures)
     return f'<div class="plots">{cards}</div>'
 
 
 def _legend(report: Report) -> str:
     items = []
     for index, system in enumerate(report.systems):
-        pattern = ' stroke-dasharray="6 3"' if report.dashed(system) else ""
+        lengths = " ".join(f"{1.5 * length:g}" for length in dashes(report.dashed(system), index))
+        pattern = f' stroke-dasharray="{lengths}"' if lengths else ""
         line = (f'<svg viewBox="0 0 30 10" aria-hidden="true"><path d="M0 5H30" fill="none" '
                 f'stroke="var(--s{index % 8})" stroke-width="3"{pattern}/></svg>')
         items.append(f"<li>{line}{escape(system)}</li>")
@@ -170,7 +193,8 @@ def _dets(report: Report) -> str:
             fpr, fnr = det_curve(scored.target, scored.nontarget)[:2]
             value = eer(scored.target, scored.nontarget)
             curves.append(plots.Det(index, report.dashed(system), fpr, fnr, value))
-        figures.append(plots.det_plot(curves, trials, f"det{number}"))
+        said = findings.spread("EER", [(report.systems[c.index], 100 * c.eer) for c in curves], ".2f", " %")
+        figures.append((said, plots.det_plot(curves, trials, f"det{number}")))
     note = "Circles: equal error rates; triangles: least cost at a target prior of 0.01; squares: at 0.05."
     return f'<p class="note">{note}</p>{_legend(report)}{_grid(figures)}'
 
@@ -183,7 +207,7 @@ def _sizes(report: Report) -> str:
                         row.eer_low, row.eer_high, report.parents.get(row.system))
             for row in report.headline() if row.trials == trials
         ]
-        figures.append(plots.size_plot(points, trials, f"size{number}"))
+        figures.append((findings.size(report, trials), plots.size_plot(points, trials, f"size{number}")))
     note = "Dashed lines lead from a float system to its quantized forms; bars are 95 % intervals."
     if all(math.isnan(row.eer_low) for row in report.rows):
         note = "Dashed lines lead from a float system to its quantized forms."
@@ -199,12 +223,18 @@ def _histograms(report: Report) -> str:
         for index, system in enumerate(report.systems):
             scored = report.scored[system, trials]
             threshold = eer_threshold(scored.target, scored.nontarget)
-            figures.append(plots.score_histogram(scored.target, scored.nontarget, threshold, index,
-                                                 system, f"hist{number}-{index}"))
-        opened = " open" if number == len(report.lists) - 1 or not _is_dev(trials) else ""
-        parts.append(f'<details{opened}><summary>{escape(trials)}</summary>{_grid(figures)}</details>')
+            figures.append((findings.scores(scored.target, scored.nontarget, threshold),
+                            plots.score_histogram(scored.target, scored.nontarget, threshold, index,
+                                                  system, f"hist{number}-{index}")))
+        parts.append(_folded(report, trials, _grid(figures)))
     note = "Grey: non-target trials; coloured: target trials; dashed line: the equal-error threshold."
     return f'<p class="note">{note}</p>{"".join(parts)}'
+
+
+def _folded(report: Report, trials: str, body: str) -> str:
+    """A part of the page that is about one list; it is closed for a development list."""
+    opened = " open" if trials == report.lists[-1] or not _is_dev(trials) else ""
+    return f"<details{opened}><summary>{escape(trials)}</summary>{body}</details>"
 
 
 def _is_dev(trials: str) -> bool:
@@ -226,8 +256,9 @@ def _calibration(report: Report) -> str:
             curves.append(plots.Reliability(
                 index, report.dashed(system),
                 *plots.reliability(scored.llr_target, scored.llr_nontarget)))
-        figures.append(plots.cllr_plot(points, trials, f"cllr{number}"))
-        figures.append(plots.reliability_plot(curves, trials, f"reliability{number}"))
+        figures.append((findings.calibration(points), plots.cllr_plot(points, trials, f"cllr{number}")))
+        figures.append((findings.reliability(curves, report.systems),
+                        plots.reliability_plot(curves, trials, f"reliability{number}")))
     note = ("Cost of the scores read as log-likelihood ratios: hollow as they came, full after "
             "calibration on the development list, the bar the least that any monotone map could "
             "reach. Reliability at equal priors: on the diagonal, stated probabilities hold.")
@@ -237,7 +268,7 @@ def _calibration(report: Report) -> str:
 
 def _training(report: Report) -> str:
     figures = [
-        plots.training_curves(report.curves[system], index, system, f"train{index}")
+        (findings.training(report.curves[system]), plots.training_curves(report.curves[system], index, system, f"train{index}"))
         for index, system in enumerate(report.systems) if _has_curves(report, system)
     ]
     others = [escape(system) for system in report.systems if not _has_curves(report, system)]
@@ -253,8 +284,8 @@ def _levels(report: Report) -> str:
     parts = []
     for index, system in enumerate(report.systems):
         figures = [
-            plots.level_plot(layer.weights, layer.levels, layer.bits, index, layer.name,
-                             f"level{index}-{number}")
+            (findings.levels(layer.weights, layer.levels),
+             plots.level_plot(layer.weights, layer.levels, layer.bits, index, layer.name, f"level{index}-{number}"))
             for number, layer in enumerate(report.layers.get(system, []))
         ]
         if figures:
@@ -269,19 +300,17 @@ def _agreement(report: Report) -> str:
     rows, figures = [], []
     for index, system in enumerate(report.systems):
         for number, (name, found) in enumerate(report.agreement.get(system, {}).items()):
-            cells = "".join(f"<td>{value:.4f}</td>" for value in found.quantiles)
-            rows.append(f'<tr><td>{escape(system)}</td><td class="l">{escape(name)}</td>'
-                        f"<td>{found.utterances:,}</td>{cells}</tr>")
-            figures.append(plots.cosine_histogram(found.counts, found.edges, index, f"{system}, {name}",
-                                                  f"int8-{index}-{number}"))
+            rows.append([Cell(system), Cell(name), Cell(f"{found.utterances:,}"),
+                         *(Cell(f"{value:.4f}") for value in found.quantiles)])
+            figures.append((findings.agreement(found), plots.cosine_histogram(
+                found.counts, found.edges, index, f"{system}, {name}", f"int8-{index}-{number}")))
     if not rows:
         return ""
-    heads = '<th>system</th><th class="l">set</th><th>utterances</th>'
-    heads += "".join(f"<th>{'least' if share == 0 else 'median' if share == 0.5 else f'{100 * share:g} %'}</th>"
-                     for share in SHARES)
+    heads = [Head("system"), Head("set", left=True), Head("utterances")]
+    heads += [Head("least" if share == 0 else "median" if share == 0.5 else f"{100 * share:g} %") for share in SHARES]
     note = ("Cosines between the embeddings of the same utterances, once from the system in INT8 arithmetic and once "
             "from the one that it was exported from. The histograms leave out the lowest 0.2 %.")
-    return f'<p class="note">{note}</p>' + _wrap(f"<thead><tr>{heads}</tr></thead>", rows) + _grid(figures)
+    return f'<p class="note">{note}</p>' + card(heads, rows) + _grid(figures)
 
 
 def _provenance(report: Report) -> str:
@@ -289,21 +318,18 @@ def _provenance(report: Report) -> str:
     if not known:
         return ""
     packages = unique(name for tree in known.values() for name in tree.get("versions", {}))
-    heads = "<th>system</th><th>seed</th><th class=\"l\">commit</th>"
-    heads += "".join(f"<th>{escape(str(name))}</th>" for name in packages)
+    heads = [Head("system"), Head("seed"), Head("commit", left=True), *(Head(str(name)) for name in packages)]
     body = []
     for system, tree in known.items():
         cells = [system, tree.get("seed", "?"), tree.get("git", "?")]
         cells += [tree.get("versions", {}).get(name, "?") for name in packages]
-        text = [escape(str(cell)) for cell in cells]
-        body.append(f'<tr><td>{text[0]}</td><td>{text[1]}</td><td class="l"><code>{text[2]}</code></td>'
-                    + "".join(f"<td>{cell}</td>" for cell in text[3:]) + "</tr>")
+        body.append([Cell(str(cell)) for cell in cells])
     configs = "".join(
         f'<details class="card"><summary>Configuration of {escape(system)}</summary>'
         f"<pre>{escape(_yaml(tree.get('config', {})))}</pre></details>"
         for system, tree in known.items()
     )
-    return _wrap(f"<thead><tr>{heads}</tr></thead>", body) + configs
+    return card(heads, body) + configs
 
 
 def _yaml(tree) -> str:

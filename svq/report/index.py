@@ -1,7 +1,7 @@
 """exp/index.html: one page that links all others of an experiment, which link back to it.
 
-The folder of an experiment is the one that holds report.html. The report and every page below it call `finish` once they
-are written, so that the index always names the pages that are there.
+The folder of an experiment is the one that holds report.html. The report and every page below it call `finish` once
+they are written, so that the index always names the pages that are there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from svq.atomic import atomic_write
-from svq.draw.page import link_back, page
+from svq.draw.page import linked, listing, page
 from svq.files import open_file
 
-REPORT, INDEX = "report.html", "index.html"
+REPORT, INDEX, LISTING = "report.html", "index.html", "pages.js"
 # Where pages are, what kind they are, and what they say.
 PAGES = (
     (REPORT, "Report", "Shows all systems side by side: error rates with intervals, sizes, detection curves, calibration, training."),
@@ -52,31 +52,44 @@ def finish(path) -> None:
     if folder is None:
         return
     text = path.read_text(encoding="utf-8")
+    links = [(_way(path.parent, folder / INDEX), f"All pages of {title_of(folder / REPORT)}")]
+    if path.name != REPORT or path.parent != folder:
+        links.append((_way(path.parent, folder / REPORT), "Report"))
     with atomic_write(path) as file:
-        file.write(link_back(text, _way(path.parent, folder)))
+        file.write(linked(text, links, _way(path.parent, folder / LISTING)))
     write_index(folder)
     above = folder_of(folder)                  # of a table's folder within an experiment's
     if above is not None:
         write_index(above)
 
 
-def _way(start: Path, folder: Path) -> str:
-    return quote(os.path.relpath(folder / INDEX, start))
+def _way(start: Path, file: Path) -> str:
+    return quote(os.path.relpath(file, start))
 
 
 def folder_of(path: Path) -> Path | None:
-    """The nearest folder above a page that holds report.html, or None."""
+    """Finds the nearest folder above a page that holds report.html; None where there is none."""
     return next((folder for folder in path.parents if (folder / REPORT).is_file()), None)
 
 
 def write_index(folder) -> None:
-    """Writes <folder>/index.html of the pages that are there. Two at a time wait for each other."""
+    """Writes <folder>/index.html of the pages that are there, and pages.js, by which each of them shows links to all.
+
+    Two at a time wait for each other.
+    """
     folder = Path(os.path.abspath(folder))
     above = folder_of(folder)
     with _alone(folder):
-        text = render(entries(folder))
+        found = entries(folder)
+        text = render(found)
+        if above:
+            text = linked(text, [(_way(folder, above / INDEX), f"All pages of {title_of(above / REPORT)}")],
+                          _way(folder, above / LISTING))
+        with atomic_write(folder / LISTING) as file:
+            others = [(quote(entry.path), _short(entry, found)) for entry in found]
+            file.write(listing([(INDEX, f"All pages of {title_of(folder / REPORT)}"), *others]))
         with atomic_write(folder / INDEX) as file:
-            file.write(link_back(text, _way(folder, above)) if above else text)
+            file.write(text)
 
 
 @contextlib.contextmanager
@@ -87,14 +100,14 @@ def _alone(folder: Path):
 
 
 def entries(folder) -> list[Entry]:
-    """The pages of an experiment, in the order of PAGES and then of their names."""
+    """Lists the pages of an experiment, in the order of PAGES and then of their names."""
     folder = Path(folder)
     return [Entry(path.relative_to(folder).as_posix(), kind, title_of(path), sentence)
             for pattern, kind, sentence in PAGES for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def title_of(path: Path) -> str:
-    """The title that a page has; its file's name where it has none."""
+    """Reads the title of a page; gives its file's name where it has none."""
     with open_file(path, "r", encoding="utf-8", errors="replace") as file:
         found = _TITLE.search(file.read(4096))
     return unescape(found[1]) if found else path.name
@@ -107,8 +120,18 @@ def _label(entry: Entry, others: list[Entry]) -> str:
     return f"{entry.title} ({entry.path.rpartition('/')[0]})"
 
 
+def _short(entry: Entry, others: list[Entry]) -> str:
+    """Its kind; where there are others of that, also what tells them apart: the folder's parts that differ."""
+    of_kind = [other for other in others if other.kind == entry.kind]
+    if len(of_kind) == 1:
+        return entry.kind
+    parts = [other.path.split("/") for other in of_kind]
+    common = set(parts[0]).intersection(*parts)
+    return f"{entry.kind}: {' '.join(part for part in entry.path.split('/') if part not in common) or entry.path}"
+
+
 def render(found: list[Entry]) -> str:
-    """The index as HTML text; the same entries give the same bytes."""
+    """Gives the index as HTML text; the same entries give the same bytes."""
     sections = []
     for kind in dict.fromkeys(entry.kind for entry in found):
         of_kind = [entry for entry in found if entry.kind == kind]

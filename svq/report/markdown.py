@@ -10,7 +10,8 @@ from svq.draw.tables import markdown_table
 from svq.errors import UserError, located
 from svq.files import open_file
 from svq.names import STUDENT, Names
-from svq.report.results import Row, best_values, unique
+from svq.report.compared import best_by_interval
+from svq.report.results import Row, unique
 
 _SHOWN = {"eer": ".2f", "mindcf01": ".3f", "mindcf05": ".3f", "cllr": ".3f", "actdcf01": ".3f"}
 _HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01)", "minDCF(0.05)",
@@ -18,13 +19,15 @@ _HEADS = ("system", "back end", "norm", "EER (%)", "95 % interval", "minDCF(0.01
 
 
 def made_by(command: str, hardware: str) -> list[str]:
-    """Paragraphs on where results are from: what was typed, a line on the machine; either may be empty."""
+    """Gives paragraphs on where results are from: the command that was typed, a line on the machine; either may be
+    empty."""
     parts = [f"Made by\n\n{_fenced(command)}"] if command else []
     return parts + ([f"on {hardware}."] if hardware else [])
 
 
 def markdown(rows: list[Row]) -> str:
-    """A Markdown table per trial list, the best figure of each column in bold."""
+    """Gives a Markdown table for each trial list, with the lowest EER in bold and all whose intervals meet its
+    interval."""
     parts = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
@@ -48,11 +51,14 @@ def _table(rows: list[Row]) -> str:
 
 def _body(rows: list[Row], mark) -> tuple[list[str], list[list[str]]]:
     """Heads and cells of a table; the interval's column is left out when no row has one."""
-    best = best_values(rows, tuple(_SHOWN))
+    best = {rows[i] for i in best_by_interval([(row.eer, row.eer_low, row.eer_high) for row in rows])}
     intervals = any(not math.isnan(row.eer_low) for row in rows)
     lines = []
     for row in rows:
-        cells = {name: _measure(row, name, best, mark) for name in _SHOWN}
+        cells = {name: "-" if math.isnan(getattr(row, name)) else format(getattr(row, name), form)
+                 for name, form in _SHOWN.items()}
+        if row in best:
+            cells["eer"] = mark(cells["eer"])
         line = [row.system, row.backend, row.norm, cells["eer"], _interval(row)]
         line += [cells[name] for name in ("mindcf01", "mindcf05", "cllr", "actdcf01")]
         line += [f"{row.avg_bits:.3g}", f"{row.size_bytes / 1e6:.3f}", f"{row.params / 1e6:.3f}"]
@@ -61,15 +67,6 @@ def _body(rows: list[Row], mark) -> tuple[list[str], list[list[str]]]:
     if not intervals:
         heads, lines = _drop(heads), [_drop(line) for line in lines]
     return heads, lines
-
-
-def _measure(row: Row, name: str, best, mark) -> str:
-    value = getattr(row, name)
-    if math.isnan(value):
-        return "-"
-    text = format(value, _SHOWN[name])
-    least = format(best[row.trials, name], _SHOWN[name])
-    return mark(text) if text == least else text
 
 
 def _interval(row: Row) -> str:
@@ -81,7 +78,7 @@ def _drop(cells: list[str]) -> list[str]:
 
 
 def latex(rows: list[Row]) -> str:
-    """A booktabs table of all rows, a block per trial list."""
+    """Gives a LaTeX (booktabs) table of all rows, a block for each trial list."""
     blocks = []
     for trials in unique(row.trials for row in rows):
         chosen = [row for row in rows if row.trials == trials]
@@ -109,7 +106,7 @@ def _escaped(row: Row) -> Row:
 
 
 def markers(name: str) -> tuple[str, str]:
-    """The lines that a table stands between."""
+    """Gives the two lines that the table of a Markdown file stands between."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
@@ -117,7 +114,7 @@ BEGIN, END = markers("results")
 
 
 def insert(text: str, table: str, path="RESULTS.md", marker: str = "results") -> str:
-    """`text` with what stands between the two marker lines replaced by `table`; the rest is untouched.
+    """Puts `table` between the two marker lines of `text`, in place of what stands there; the rest stays as it is.
 
     Raises UserError when a marker is missing, doubled or in the wrong order.
     """
@@ -153,7 +150,8 @@ _STUDENT_HEADS = ["System", "Weights (M)", "fewer than teacher", "Bits", "File (
 
 
 def teacher_of(name: str, systems: set[str], names: Names) -> str | None:
-    """What a system is measured against: student-xvector-narrowBN_kmqat2 -> xvector; None where that is not there.
+    """Gives the system that another is measured against: student-xvector-narrowBN_kmqat2 -> xvector; None where it is
+    not there.
 
     A student trained with labels only, which has no teacher, is measured against the first that the others have.
     """
@@ -168,8 +166,8 @@ def teacher_of(name: str, systems: set[str], names: Names) -> str | None:
 
 
 def student_tables(rows: list[Row], names: Names) -> str:
-    """Markdown: a line for each system, with EER, its interval and minDCF for every back end and normalization. names: the
-    grammar of the systems' names."""
+    """Gives Markdown tables, one for each trial list, with a line for each system: EER, its interval and minDCF for
+    every back end and normalization. names: the grammar of the systems' names."""
     systems = {row.system for row in rows}
     parts = []
     for trials in unique(row.trials for row in rows):

@@ -8,15 +8,19 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-from svq.draw.tables import markdown_table
+from svq.draw import tables as drawn
+from svq.draw.tables import Head, card, markdown_table
 from svq.names import PTQ
+from svq.report.compared import best_by_interval
 from svq.report.markdown import escape_latex
 from svq.report.results import Row, System, finetuned, in_order, unique
 
-NOTE = ("Bold: the best of the systems that have as many bits, rounded up, and the same float system. "
+NOTE = ("Bold: of the systems that have as many bits, rounded up, and the same float system, the lowest EER and all whose "
+        "intervals meet its interval; nothing where that would be all. "
         "Compression ratio: bytes of the float system's file by those of this one.")
 _NOTE_BEFORE = " Before finetuning: the same network quantized and not trained since."
 _NUM_LABELS = 2  # columns of text
+INTERVAL = "95 % interval"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,14 +54,17 @@ class Table:
         return len(self.heads) - sum(width for _, width in self.groups)
 
     def starts(self) -> list[int]:
-        """The first column of each trial list, counted from 0."""
+        """Gives the first column of each trial list, counted from 0."""
         widths = [self.labels] + [width for _, width in self.groups]
         return list(itertools.accumulate(widths))[:-1]
 
 
 def paper_tables(rows: list[Row], systems: dict[str, System], wanted: list[Row] | None = None) -> list[Table]:
-    """The tables of the `wanted` rows (all by default); `rows` hold their float systems and those before
-    finetuning too. systems: of `read_systems`."""
+    """Makes the tables of the `wanted` rows (all by default), one for each back end and normalization.
+
+    rows: hold also the float systems of these and the systems before finetuning. systems: of
+    svq.report.results.read_systems.
+    """
     wanted = rows if wanted is None else wanted
     places = list(dict.fromkeys((row.backend, row.norm) for row in wanted))
     return [_table(rows, systems, [row for row in wanted if (row.backend, row.norm) == place]) for place in places]
@@ -87,42 +94,38 @@ def _table(rows: list[Row], systems: dict[str, System], wanted: list[Row]) -> Ta
 class _Columns:
     """The columns of a trial list: those that no row has anything for are left out."""
 
-    def __init__(self, shown: list[Row], found: dict[tuple[str, str], Row], best: dict):
+    def __init__(self, shown: list[Row], found: dict[tuple[str, str], Row], best: set[tuple[str, str]]):
         self.found, self.best = found, best
         self.interval = any(not math.isnan(row.eer_low) for row in shown)
         self.before = any((row.system + PTQ, row.trials) in found for row in shown)
-        self.heads = ["EER (%)"] + ["95 % interval"] * self.interval + ["minDCF(0.01)"]
+        self.heads = ["EER (%)"] + [INTERVAL] * self.interval + ["minDCF(0.01)"]
         self.heads += ["EER (%) before finetuning"] * self.before
 
     def cells(self, name: str, trials: str) -> list[Cell]:
         row, before = self.found.get((name, trials)), self.found.get((name + PTQ, trials))
         if row is None:
             return [Cell("-")] * len(self.heads)
-        cells = [self._measure(row, "eer", ".2f")]
+        cells = [Cell(f"{row.eer:.2f}", (name, trials) in self.best)]
         if self.interval:
             cells.append(Cell("-" if math.isnan(row.eer_low) else f"{row.eer_low:.2f} to {row.eer_high:.2f}"))
-        cells.append(self._measure(row, "mindcf01", ".3f"))
+        cells.append(Cell(f"{row.mindcf01:.3f}"))
         if self.before:
             cells.append(Cell("-" if before is None else f"{before.eer:.2f}"))
         return cells
 
-    def _measure(self, row: Row, name: str, form: str) -> Cell:
-        text = format(getattr(row, name), form)
-        least = self.best.get((row.system, row.trials, name))
-        return Cell(text, least is not None and text == format(least, form))
 
-
-def _best(rows: list[Row], systems: dict[str, System]) -> dict[tuple[str, str, str], float]:
-    """(system, list, measure) -> the least value of its class, for classes of two systems and more."""
+def _best(rows: list[Row], systems: dict[str, System]) -> set[tuple[str, str]]:
+    """(system, list) of the EERs to mark, each among those of its class."""
     classes: dict[tuple, list[Row]] = {}
     for row in rows:
         classes.setdefault((systems[row.system].root, bit_class(row.avg_bits), row.trials), []).append(row)
-    return {(row.system, row.trials, name): min(getattr(other, name) for other in peers)
-            for peers in classes.values() if len(peers) > 1 for row in peers for name in ("eer", "mindcf01")}
+    return {(peers[i].system, peers[i].trials) for peers in classes.values()
+            for i in best_by_interval([(row.eer, row.eer_low, row.eer_high) for row in peers])}
 
 
 def bit_class(avg_bits: float) -> int:
-    """Bits rounded up; a mixed system of the size of a 2-bit one may have a hundredth of a bit more."""
+    """Rounds bits up; a mixed system of the size of a 2-bit one may have a hundredth of a bit more and is of 2 bits
+    still."""
     return math.ceil(avg_bits - 0.05)
 
 
@@ -152,25 +155,19 @@ def as_markdown(tables: Iterable[Table]) -> str:
 
 
 def as_html(table: Table) -> str:
-    labels, edges = table.labels, set(table.starts())
-    top = "".join(f'<th rowspan="2"{_classes(left=0 < i < _NUM_LABELS)}>{escape(head)}</th>'
-                  for i, head in enumerate(table.heads[:labels]))
-    top += "".join(f'<th class="group" colspan="{width}">{escape(name)}</th>' for name, width in table.groups)
-    second = "".join(f"<th{_classes(i in edges)}>{escape(head)}</th>"
-                     for i, head in enumerate(table.heads[labels:], labels))
-    body = []
-    for line in table.lines:
-        cells = "".join(f"<td{_classes(i in edges, cell.bold, 0 < i < _NUM_LABELS)}>{escape(cell.text)}</td>"
-                        for i, cell in enumerate(line.cells))
-        opens = ' class="break"' if line.opens else ""
-        body.append(f"<tr{opens}>{cells}</tr>")
-    return (f'<p class="note">{escape(table.note)}</p><div class="table card"><table><thead><tr>{top}</tr>'
-            f"<tr>{second}</tr></thead><tbody>{''.join(body)}</tbody></table></div>")
+    """Gives the table as a card of a page, with the interval below the EER, and its note."""
+    groups = [""] * table.labels + [name for name, width in table.groups for _ in range(width)]
+    below = {i - 1: i for i, head in enumerate(table.heads) if head == INTERVAL}
+    own = [i for i in range(len(table.heads)) if i not in below.values()]
+    heads = [Head(table.heads[i], groups[i], i < _NUM_LABELS) for i in own]
+    rows = [[_shown(line.cells[i], line.cells[below[i]] if i in below else None) for i in own] for line in table.lines]
+    breaks = {i for i, line in enumerate(table.lines) if line.opens}
+    return card(heads, rows, breaks) + f'<p class="note">{escape(table.note)}</p>'
 
 
-def _classes(edge: bool = False, best: bool = False, left: bool = False) -> str:
-    names = " ".join(name for name, on in (("edge", edge), ("best", best), ("l", left)) if on)
-    return f' class="{names}"' if names else ""
+def _shown(cell: Cell, interval: Cell | None) -> drawn.Cell:
+    small = ((interval.text, ""),) if interval is not None and interval.text != "-" else ()
+    return drawn.Cell(cell.text, small, cell.bold)
 
 
 _LATEX_HEAD = r"""% Compiles alone; \usepackage{standalone,booktabs} lets a paper \input it.
@@ -182,7 +179,7 @@ _LATEX_HEAD = r"""% Compiles alone; \usepackage{standalone,booktabs} lets a pape
 
 
 def as_latex(tables: Iterable[Table]) -> str:
-    """A document with a booktabs table for each of `tables`."""
+    """Gives a LaTeX document with a booktabs table for each of `tables`."""
     return _LATEX_HEAD + "\n\\bigskip\n\n".join(_tabular(table) for table in tables) + "\\end{document}\n"
 
 

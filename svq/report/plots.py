@@ -31,13 +31,13 @@ class Det(NamedTuple):
 
 
 def operating_point(fpr, fnr, p_target: float) -> tuple[float, float]:
-    """(fpr, fnr) where p_target * fnr + (1 - p_target) * fpr is least: the minDCF point."""
+    """Finds the minDCF point: (fpr, fnr) where p_target * fnr + (1 - p_target) * fpr is least."""
     best = int(np.argmin(p_target * np.asarray(fnr) + (1 - p_target) * np.asarray(fpr)))
     return float(fpr[best]), float(fnr[best])
 
 
 def thin_curve(x, y, points: int = _MAX_DET_POINTS):
-    """At most about `points` of a polyline's vertices, evenly along its length; ends are kept."""
+    """Keeps at most about `points` of the vertices of a polyline x, y (n,), evenly along its length, and both ends."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(x) <= points:
         return x, y
@@ -48,7 +48,7 @@ def thin_curve(x, y, points: int = _MAX_DET_POINTS):
 
 
 def thin_mean(y, points: int = _MAX_CURVE_POINTS) -> np.ndarray:
-    """Means of at most `points` consecutive stretches of a series (a long training log)."""
+    """Averages a series (n,), such as a long training log, over at most `points` consecutive stretches."""
     y = np.asarray(y, float)
     if len(y) <= points:
         return y
@@ -57,7 +57,7 @@ def thin_mean(y, points: int = _MAX_CURVE_POINTS) -> np.ndarray:
 
 
 def det_plot(curves: Sequence[Det], title: str, name: str) -> str:
-    """DET curves on probit axes: EER as circles, the points of minDCF(0.01) and (0.05) as marks."""
+    """Draws DET curves on probit axes: EER as circles, the points of minDCF(0.01) and (0.05) as marks."""
     low, high = _det_range(curves)
     ticks = [tick for tick in _DET_TICKS if low <= tick <= high]
     with fig.rc():
@@ -83,7 +83,7 @@ def _draw_det(axes, curve: Det, low: float, high: float) -> None:
     seen = np.flatnonzero((x >= lowest) & (x <= highest) & (y >= lowest) & (y <= highest))
     if len(seen):
         part = slice(max(seen[0] - 1, 0), seen[-1] + 2)
-        axes.plot(*thin_curve(x[part], y[part]), color=colour, linestyle=dash(curve.dashed))
+        axes.plot(*thin_curve(x[part], y[part]), color=colour, linestyle=dash(curve.dashed, curve.index))
     points = [((curve.eer, curve.eer), "o")]
     points += [(operating_point(curve.fpr, curve.fnr, p), m) for p, m in ((0.01, "v"), (0.05, "s"))]
     for (fpr, fnr), marker in points:
@@ -101,7 +101,7 @@ def _det_range(curves: Sequence[Det]) -> tuple[float, float]:
 
 
 def score_histogram(target, nontarget, threshold: float, index: int, title: str, name: str) -> str:
-    """Densities of target and non-target scores, and the equal-error threshold."""
+    """Draws densities of target and non-target scores, (n,) and (m,), and the equal-error threshold."""
     target, nontarget = np.asarray(target, float), np.asarray(nontarget, float)
     # The two tails beyond 0.05 % of a list hold nothing to see but stretch the axis.
     both = [np.quantile(part, [0.0005, 0.9995]) for part in (target, nontarget)]
@@ -124,7 +124,8 @@ def score_histogram(target, nontarget, threshold: float, index: int, title: str,
 
 
 def cosine_histogram(counts, edges, index: int, title: str, name: str) -> str:
-    """How many utterances have which cosine between two systems' embeddings of them."""
+    """Draws how many utterances have which cosine between two systems' embeddings. counts: (bins,). edges: (bins +
+    1,)."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=2.0)
         axes.stairs(counts, edges, fill=True, color=fig.series(index), alpha=0.35, linewidth=0)
@@ -140,7 +141,7 @@ def cosine_histogram(counts, edges, index: int, title: str, name: str) -> str:
 
 
 def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name: str) -> str:
-    """Loss, accuracy, learning rate and margin of one run, over its epochs.
+    """Plots loss, accuracy, learning rate and margin of one run over its epochs.
 
     curves: columns of curves.csv: epoch, lr, margin, loss, accuracy (a fraction).
     """
@@ -162,7 +163,7 @@ def training_curves(curves: dict[str, np.ndarray], index: int, title: str, name:
 
 
 def level_plot(weights, levels, bits: int, index: int, title: str, name: str) -> str:
-    """A layer's weight histogram with its quantization levels (levels already scaled by alpha)."""
+    """Draws the histogram of a layer's weights with its quantization levels, which are already scaled by alpha."""
     weights = np.asarray(weights, float).ravel()
     levels = np.unique(np.asarray(levels, float))
     counts, edges = weight_histogram(weights, levels)
@@ -191,44 +192,25 @@ class Sized(NamedTuple):
 
 
 def size_plot(points: Sequence[Sized], title: str, name: str) -> str:
-    """EER over the size of the model file, a thin line from each float system to its quantized forms."""
+    """Plots EER over the size of the model file, with a thin line from each float system to its quantized forms."""
     place = {point.system: point for point in points}
     with fig.rc():
-        figure, (axes,) = fig.panels()
+        figure, (axes,) = fig.panels(height=fig.height_beside(len(points)))
         for point in points:
             if point.parent in place:
                 origin = place[point.parent]
                 axes.plot([origin.size_bytes / 1e6, point.size_bytes / 1e6], [origin.eer, point.eer],
-                          color=fig.MUTED, linewidth=0.8, linestyle=dash(True), zorder=1)
+                          color=fig.MUTED, linewidth=0.6, linestyle=dash(True), zorder=1)
         for point in points:
-            _draw_sized(axes, point, below=_crowded(point, points))
+            colour, x = fig.series(point.index), point.size_bytes / 1e6
+            if np.isfinite(point.low) and np.isfinite(point.high):
+                axes.vlines(x, point.low, point.high, color=colour, linewidth=1.2, alpha=0.7)
+            axes.plot(x, point.eer, "o", color=colour, markersize=6.5, markeredgecolor=fig.SURFACE, markeredgewidth=0.8)
         axes.set_xscale("log")
         _pad_size_axes(axes, points)
+        fig.names_beside(axes, [(point.size_bytes / 1e6, point.eer, point.system, fig.series(point.index)) for point in points])
         fig.caption(axes, title, "model file (MB, 10⁶ bytes)", "EER (%)")
         return fig.to_svg(figure, name, f"EER over model size, {title}")
-
-
-def _crowded(point: Sized, points: Sequence[Sized]) -> bool:
-    """Whether a name above this point would run into another point or that point's name."""
-    room = _eer_bounds(points)[1] - _eer_bounds(points)[0] or 1.0
-    for other in points:
-        near = abs(np.log(other.size_bytes / point.size_bytes)) < 1.3
-        rise = (other.eer - point.eer) / room
-        tie = rise == 0 and other.size_bytes > point.size_bytes
-        if near and (tie or 0 < rise < 0.15):
-            return True
-    return False
-
-
-def _draw_sized(axes, point: Sized, below: bool) -> None:
-    colour, x = fig.series(point.index), point.size_bytes / 1e6
-    if np.isfinite(point.low) and np.isfinite(point.high):
-        axes.vlines(x, point.low, point.high, color=colour, linewidth=1.2, alpha=0.7)
-    axes.plot(x, point.eer, "o", color=colour, markersize=6.5,
-              markeredgecolor=fig.SURFACE, markeredgewidth=0.8)
-    axes.annotate(point.system, (x, point.eer), (0, -7 if below else 7), textcoords="offset points",
-                  ha="center", va="top" if below else "bottom", fontsize=8, parse_math=False,
-                  bbox={"facecolor": fig.SURFACE, "edgecolor": "none", "alpha": 0.75, "pad": 0.8})
 
 
 def _eer_bounds(points: Sequence[Sized]) -> tuple[float, float]:
@@ -240,9 +222,9 @@ def _eer_bounds(points: Sequence[Sized]) -> tuple[float, float]:
 def _pad_size_axes(axes, points: Sequence[Sized]) -> None:
     sizes = np.array([point.size_bytes for point in points]) / 1e6
     low, high = _eer_bounds(points)
-    axes.set_xlim(sizes.min() / 1.9, sizes.max() * 1.9)
+    axes.set_xlim(sizes.min() / 1.5, sizes.max() * 1.5)
     room = max(high - low, 0.1 * high, 1e-3)
-    axes.set_ylim(max(0.0, low - 0.3 * room), high + 0.3 * room)
+    axes.set_ylim(max(0.0, low - 0.08 * room), high + 0.08 * room)
     axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -260,7 +242,8 @@ class Calibrated(NamedTuple):
 
 
 def cllr_plot(points: Sequence[Calibrated], title: str, name: str) -> str:
-    """What calibration brought, a line a system: raw (hollow), calibrated (full), minimum (bar)."""
+    """Plots the Cllr before and after calibration, a line for each system: raw (hollow), calibrated (full), minimum
+    (bar)."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=max(1.9, 1.0 + 0.34 * len(points)))
         for row, point in enumerate(points):
@@ -288,7 +271,7 @@ class Reliability(NamedTuple):
 
 
 def reliability(llr_target, llr_nontarget, bins: int = 10) -> tuple[np.ndarray, np.ndarray]:
-    """Stated against observed probability of a target, at equal priors.
+    """Sets stated against observed probabilities of a target, at equal priors.
 
     llr_*: natural-log likelihood ratios. The two classes are weighted to the same mass, since a
     trial list's own share of targets is arbitrary. Returns the weighted mean of the stated
@@ -312,13 +295,13 @@ def reliability(llr_target, llr_nontarget, bins: int = 10) -> tuple[np.ndarray, 
 
 
 def reliability_plot(curves: Sequence[Reliability], title: str, name: str) -> str:
-    """Reliability diagram: the diagonal is perfect calibration."""
+    """Draws a reliability diagram; its diagonal is perfect calibration."""
     with fig.rc():
         figure, (axes,) = fig.panels(height=fig.WIDTH)
         axes.plot([0, 1], [0, 1], color=fig.MUTED, linewidth=0.8)
         for curve in curves:
             axes.plot(curve.stated, curve.observed, "o", color=fig.series(curve.index),
-                      linestyle=dash(curve.dashed), markersize=3.5)
+                      linestyle=dash(curve.dashed, curve.index), markersize=3.5)
         axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
         fig.caption(axes, title, "stated probability of a target", "observed share of targets")
         return fig.to_svg(figure, name, f"Reliability of calibrated scores, {title}")

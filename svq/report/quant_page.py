@@ -1,4 +1,4 @@
-"""From a recipe's exp/ folder to the page on quantization: a float network and what was made of it, in figures."""
+"""The page on quantization, from a recipe's exp/ folder: a float network and the systems made of it, in figures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from svq.report.results import FAMILIES, FLOAT, Row, System, in_order, unique
 
 
 def frontiers(rows: Sequence[Row], systems: dict[str, System]) -> list[Drawn]:
-    """A figure for each trial list; rows: of one back end and normalization."""
+    """Draws EER against file size, a figure for each trial list. rows: of one back end and normalization."""
     figures = []
     for trials in unique(row.trials for row in rows):
         row_of = {row.system: row for row in rows if row.trials == trials}
@@ -41,10 +41,10 @@ def frontiers(rows: Sequence[Row], systems: dict[str, System]) -> list[Drawn]:
 
 def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", methods: Sequence[str] = ("kmqat",),
               bits: Sequence[int] = (4, 3)) -> list[Drawn]:
-    """The figures that look into the networks, those that there is something to show for.
+    """Draws the figures that look into the networks; one that there is nothing to show for is left out.
 
-    parent: the float system. systems: those made from it; what was exported has no layers to show. layer: whose
-    levels are shown (the embedding layer by default), by each of `methods` at each of `bits`. UserError for a layer
+    parent: the float system. systems: those made from it; what was exported has no layers to show. layer: its levels
+    are shown (of the embedding layer by default), by each of `methods` at each of `bits`. Raises UserError for a layer
     that the network has not.
     """
     net, config = load_model(Path(exp) / parent)
@@ -69,7 +69,7 @@ def of_layers(exp, parent: str, systems: Sequence[System], layer: str = "", meth
 
 
 def embedding_layer(net: nn.Module) -> str:
-    """The last linear layer, or the last layer of all where none is linear."""
+    """Finds the name of the last linear layer, or of the last layer of all where none is linear."""
     layers = list(quantizable(net))
     linear = [name for name, module in layers if isinstance(module, nn.Linear)]
     return linear[-1] if linear else layers[-1][0]
@@ -77,7 +77,8 @@ def embedding_layer(net: nn.Module) -> str:
 
 @torch.no_grad()
 def levels_of(weight: torch.Tensor, method: str, bits: int) -> plots.Levels:
-    """The levels that `method` starts from for a float weight, one codebook for all of it, and how well they fit it."""
+    """Gives the levels that `method` starts from for a float weight, one codebook for all of it, and how well they fit
+    it."""
     config = from_dict({"method": method, "bits": bits, "per_channel": False}, QuantConfig, "levels to show")
     quantizer = make_quantizer(weight, config, bits).eval()
     codebook, codes = quantizer.codebook().numpy(), quantizer.codes(weight).numpy()
@@ -87,7 +88,7 @@ def levels_of(weight: torch.Tensor, method: str, bits: int) -> plots.Levels:
 
 
 def allocations(layers: Sequence[str], systems: Sequence[System]) -> list[plots.Allocation]:
-    """The mixed systems, each different sharing of bits once, with a uniform one of about as many bits."""
+    """Lists the mixed systems, each different sharing of bits once, with a uniform one of about as many bits."""
     uniform = [system for system in systems if system.bits and not system.mixed and not system.variant]
     # KMQAT where there are several: it is what the paper's mixed systems are made of.
     uniform.sort(key=lambda system: system.family != FAMILIES["kmqat"])
@@ -125,9 +126,10 @@ def _binarized(exp, system: System, weights: dict[str, torch.Tensor]) -> list[pl
 
 
 def from_low_to_deep(weights: dict[str, torch.Tensor]) -> list[str]:
-    """The first convolution, and of each width (output channels) of the network the last one wider than one frame.
+    """Names the first convolution, and for each width (output channels) of the network the last one wider than one
+    frame.
 
-    Where a network has no such convolution, its first and its last layer.
+    A network without such a convolution gives its first and its last layer.
     """
     wide = [name for name, weight in weights.items() if weight.dim() > 2 and weight[0, 0].numel() > 1]
     if not wide:
@@ -137,7 +139,7 @@ def from_low_to_deep(weights: dict[str, torch.Tensor]) -> list[str]:
 
 
 def render(title: str, tables: Sequence[Table], figures: Sequence[Drawn]) -> str:
-    """The page as HTML text."""
+    """Gives the page on quantization as HTML text."""
     parts = [f"<h3>{escape(table.backend)}, {escape(table.norm)}</h3>{as_html(table)}" for table in tables]
     sections = [("table", "Results", "".join(parts))] if parts else []
     sections += [(drawn.name, drawn.title, section(drawn)) for drawn in figures]

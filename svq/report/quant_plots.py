@@ -15,6 +15,7 @@ from matplotlib.transforms import ScaledTranslation
 
 from svq.draw import figure as fig
 from svq.draw.figure import Drawn, draw_histogram, nice_ticks, weight_histogram
+from svq.report import findings
 from svq.report.results import FLOAT_BITS
 
 _MARKERS = "osD^vP*X<>hp"
@@ -36,7 +37,7 @@ class Point(NamedTuple):
 
 
 def frontier(points: Sequence[Point], floats: Sequence[Point], trials: str) -> Drawn:
-    """EER against file size, a line for each family, float systems across (fig. 6)."""
+    """Plots EER against file size, a line for each family, float systems across (fig. 6)."""
     families = list(dict.fromkeys(point.family for point in points))
     with fig.rc():
         figure, (axes,) = fig.panels(width=4.8, height=4.4)
@@ -68,7 +69,8 @@ def frontier(points: Sequence[Point], floats: Sequence[Point], trials: str) -> D
     note += "Hollow: another seed, or a variant of the method. Families of one size are drawn slightly apart."
     rows = [(p.family, p.system, *p[3:]) for p in [*floats, *points]]
     return Drawn(f"frontier_{trials}", f"Error against size: {trials}", note, svg,
-                 ("family", "system", "bits", "megabytes", "eer", "eer_low", "eer_high"), rows)
+                 ("family", "system", "bits", "megabytes", "eer", "eer_low", "eer_high"), rows,
+                 findings.frontier(points, floats))
 
 
 def _draw_family(axes, points: Sequence[Point], index: int, transform) -> None:
@@ -106,7 +108,7 @@ class Levels(NamedTuple):
 
 
 def levels(weights: np.ndarray, methods: Sequence[Levels], bits: int, layer: str) -> Drawn:
-    """A layer's weight histogram with the levels of each method (figs. 2 and 7)."""
+    """Draws the histogram of a layer's weights with the levels of each method (figs. 2 and 7)."""
     weights = np.asarray(weights, float).ravel()
     books = np.concatenate([method.codebook for method in methods])
     counts, edges = weight_histogram(weights, books)
@@ -132,7 +134,8 @@ def levels(weights: np.ndarray, methods: Sequence[Levels], bits: int, layer: str
     table = [("histogram", *row) for row in zip(edges[:-1], edges[1:], counts)]
     for method in methods:
         table += [(method.method, level, level, count) for level, count in zip(method.codebook, method.counts)]
-    return Drawn(name, f"Levels of {bits} bits", note, svg, ("series", "low", "high", "weights"), table)
+    said = findings.spread("Error", [(method.method, 100 * method.error) for method in methods], ".2f", " %")
+    return Drawn(name, f"Levels of {bits} bits", note, svg, ("series", "low", "high", "weights"), table, said)
 
 
 class Layer(NamedTuple):
@@ -154,7 +157,7 @@ class Allocation(NamedTuple):
 
 
 def bits_by_layer(layers: Sequence[Layer], allocations: Sequence[Allocation]) -> Drawn:
-    """Bits of every layer of mixed systems beside uniform ones, under the layers' average traces (fig. 8)."""
+    """Draws the bits of every layer of mixed systems beside uniform ones, under the layers' average traces (fig. 8)."""
     traced = any(np.isfinite(layer.trace) for layer in layers)
     heights = [1.1] * traced + [0.75] * len(allocations)
     names = [layer.name for layer in layers]
@@ -178,7 +181,7 @@ def bits_by_layer(layers: Sequence[Layer], allocations: Sequence[Allocation]) ->
     columns = ("layer", "shape", "weights", "trace", "trace_std_error", *(a.system for a in allocations))
     rows = [(layer.name, "x".join(map(str, layer.shape)), int(np.prod(layer.shape)), layer.trace, layer.error,
              *(allocation.bits[i] for allocation in allocations)) for i, layer in enumerate(layers)]
-    return Drawn("bits_by_layer", "Bits by layer", note, svg, columns, rows)
+    return Drawn("bits_by_layer", "Bits by layer", note, svg, columns, rows, findings.bits_by_layer(names, allocations))
 
 
 def _draw_traces(axes, layers: Sequence[Layer]) -> None:
@@ -220,7 +223,7 @@ class Binarized(NamedTuple):
 
 
 def binarized(panels: Sequence[Sequence[Binarized]]) -> Drawn:
-    """Pre-trained weights and what binary systems make of them, a row for each system (fig. 9)."""
+    """Draws pre-trained weights and their values in binary systems, a row of panels for each system (fig. 9)."""
     rows = []
     with fig.rc():
         figure, axes = fig.panels(len(panels), len(panels[0]), width=5.8, height=0.3 + 2.0 * len(panels))
@@ -239,7 +242,8 @@ def binarized(panels: Sequence[Sequence[Binarized]]) -> Drawn:
     note = ("Grey, left axis: histogram of the float weights before quantization. Bars, right axis: share of the "
             "weights that take each value once finetuned.")
     columns = ("system", "layer", "series", "low", "high", "weights")
-    return Drawn("binarized", "Binarized weights", note, svg, columns, rows)
+    said = findings.binarized([each for row in panels for each in row])
+    return Drawn("binarized", "Binarized weights", note, svg, columns, rows, said)
 
 
 def _draw_values(axes, each: Binarized, labelled: bool) -> None:
@@ -258,7 +262,8 @@ def _draw_values(axes, each: Binarized, labelled: bool) -> None:
 
 
 def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
-    """Densities of the float weights of lower and deeper layers (fig. 5)."""
+    """Draws densities of the float weights of lower and deeper layers (fig. 5). layers: (name, weights of any shape)
+    each."""
     rows = []
     with fig.rc():
         figure, (axes,) = fig.panels(width=4.6, height=3.2)
@@ -276,11 +281,15 @@ def weight_densities(layers: Sequence[tuple[str, np.ndarray]]) -> Drawn:
             text.set_parse_math(False)
         svg = fig.to_svg(figure, "weights", "Densities of the float weights of lower and deeper convolutions")
     note = "The first convolution, and of each width of the network the last one, before quantization."
-    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "weight", "density"), rows)
+    said = findings.spread("Standard deviation", [(name, float(np.std(weights))) for name, weights in layers], ".2g")
+    return Drawn("weights", "Weights from input to embedding", note, svg, ("layer", "weight", "density"), rows, said)
 
 
 def density(weights: np.ndarray, points: int = 101) -> tuple[np.ndarray, np.ndarray]:
-    """Where, and the density there, of (n,) weights: Gaussian kernels of Scott's width, over nearly all of them."""
+    """Estimates the density of (n,) weights, over nearly all of them, by Gaussian kernels of Scott's width.
+
+    Gives (points,) where, and (points,) the density there.
+    """
     # Of a large layer a few thousand quantiles stand for all its weights.
     sample = np.quantile(weights, (np.arange(count := min(len(weights), 4000)) + 0.5) / count)
     width = 1.06 * sample.std() * count**-0.2 or 1e-6  # constant weights: a spike

@@ -10,7 +10,6 @@ A report has to know more of each system: the float network it comes from, its m
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 import typing
 from collections.abc import Iterable
@@ -68,7 +67,10 @@ _DECIMALS = {"eer": 4, "eer_low": 4, "eer_high": 4, "avg_bits": 4}
 
 
 def format_value(name: str, value) -> str:
-    """One field as text: names as they are, counts whole, measures with a fixed number of decimals."""
+    """Formats one field: names as they are, counts whole, measures with a fixed number of decimals.
+
+    Raises UserError for a name that is empty or holds blanks or '|'.
+    """
     if _TYPES[name] is str:
         if not _NAME.match(value):
             raise UserError(f"results: {name} {value!r} must not be empty or hold blanks or '|'")
@@ -126,15 +128,15 @@ def _parse(path, number: int, line: str, header: list[str], place: dict[str, int
 
 
 def unique(values) -> list[str]:
-    """The different values, in the order they first come."""
+    """Lists the different values, in the order in which they first come."""
     return list(dict.fromkeys(values))
 
 
 def parent_of(system: str, bits: dict[str, float], names: Names) -> str | None:
-    """The float system that a quantized one was made from, by name: teacher_kmqat4 -> teacher.
+    """Finds the float system that a quantized one was made from, by name: teacher_kmqat4 -> teacher.
 
-    bits: average bits per weight of every system in the report. None for a float system, or
-    when that system is not in the report. teacher_float-int8 was made from teacher_float.
+    bits: average bits per weight of every system in the report. Gives None for a float system, and
+    where its network is not in the report. teacher_float-int8 was made from teacher_float.
     """
     if bits[system] >= 32:
         return None
@@ -142,20 +144,7 @@ def parent_of(system: str, bits: dict[str, float], names: Names) -> str | None:
     return next((name for name in (found.exported_from, found.net) if bits.get(name, 0) >= 32), None)
 
 
-# Smaller is better in each of these; they are the columns in which a table marks the best.
 MEASURES = ("eer", "mindcf01", "mindcf05", "cllr", "mincllr", "actdcf01")
-
-
-def best_values(rows, names=MEASURES) -> dict[tuple[str, str], float]:
-    """(trial list, column) -> the least value. Compare in print, so that all who tie are marked."""
-    best: dict[tuple[str, str], float] = {}
-    for row in rows:
-        for name in names:
-            value = getattr(row, name)
-            if not math.isnan(value):
-                key = (row.trials, name)
-                best[key] = min(best.get(key, math.inf), value)
-    return best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +173,8 @@ class System:
 
 
 def read_systems(exp, rows: Iterable[Row], names: Names) -> dict[str, System]:
-    """name -> System for every system of the results, from exp/<system>/config.yaml. names: the grammar of their names.
+    """Reads name -> System for every system of the results, from exp/<system>/config.yaml. names: the grammar of their
+    names.
 
     An exported system, a file for a runtime with INT8 arithmetic, has no config: it is what its name and its row say.
     Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
@@ -202,7 +192,8 @@ def _exported(name: str, bits: dict[str, float], names: Names) -> System:
 
 
 def _layer_bits(config) -> dict[str, int]:
-    """Layer -> bits of a quantized network; nothing for a float one, and for one of which a choice left all in float."""
+    """Layer -> bits of a quantized network; nothing for a float one, and for one of which a choice left all in
+    float."""
     import torch
 
     from svq.quant.api import quantizable
@@ -251,7 +242,7 @@ def _root(name: str, bits: dict[str, float], names: Names) -> str:
 
 
 def _family(own: str, method: str, bits: set[int]) -> str:
-    """By the letters that begin the row's name, as in kmqat4, or by the config where there are none."""
+    """The family, by the letters that begin the row's name, as in kmqat4, or by the config where there are none."""
     said = re.match(r"[A-Za-z]*", own).group(0) or ("mixed" if len(bits) > 1 else method)
     return FAMILIES.get(said, said)
 
@@ -263,7 +254,7 @@ def _kind(method: str, bits: set[int]) -> str:
 
 
 def in_order(systems: Iterable[System]) -> list[System]:
-    """By root, then family, then falling bits; what ties stays in the order given."""
+    """Sorts systems by root, then family, then falling bits; those that tie stay in the order given."""
     systems = list(systems)
     roots = unique(system.root for system in systems)
     families = [*FAMILIES.values(), *unique(system.family for system in systems)]
@@ -271,6 +262,6 @@ def in_order(systems: Iterable[System]) -> list[System]:
 
 
 def finetuned(names: Iterable[str]) -> list[str]:
-    """The names that have a line of their own: all but those before finetuning of another one."""
+    """Lists the names that have a line of their own: all but NAME-ptq beside NAME."""
     names = list(names)
     return [name for name in names if not before_finetuning(name, names)]

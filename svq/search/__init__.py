@@ -1,4 +1,4 @@
-"""Searches for the settings of quantization-aware finetuning, shared by any number of workers, and their trade-off table.
+"""Searches for the settings of quantization-aware finetuning, shared by any number of workers, and the trade-off table.
 
-A trial is a training of svq/train; nothing of how to train may live here.
+A trial is a training of svq/train. Code that trains belongs there, not here.
 """

@@ -18,12 +18,12 @@ from svq.evaluation.identification import IdentifyConfig
 from svq.train.config import TrainConfig
 from svq.train.run import total_epochs
 
-LENGTH_KEYS = ("epochs", "stage_epochs", "multi_stage", "quant.bits")  # what the epochs of a trial depend on
+LENGTH_KEYS = ("epochs", "stage_epochs", "multi_stage", "quant.bits")  # settings that a trial's epochs depend on
 
 
 @dataclasses.dataclass(frozen=True)
 class ParameterConfig:
-    """Where a setting is looked for: `low` to `high`, both in it, on a logarithmic scale with `log`; or `choices`."""
+    """The range in which a setting is searched: `low` to `high` inclusive, logarithmic with `log`; or `choices`."""
 
     low: float | None = None
     high: float | None = None
@@ -47,19 +47,19 @@ class ParameterConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SearchConfig:
-    """A search.
+    """The settings of a search.
 
     space: ParameterConfig by dotted key of svq.train.config.TrainConfig, such as schedule.lr or quant.bits.
-    trials: how many in all, whatever the number of workers. seed: of the sampler; the k-th trial of one worker is
-    always the same one.
-    objective: what is made small, in percent on the development data: `eer` of its trials, or 100 less the top-1
-        accuracy of `identification`. To it is added `size_weight` x packed bytes / float bytes: percent points that a
-        model of the float one's size would be worth.
+    trials: how many in all, whatever the number of workers. seed: of the sampler; a search by one worker always draws
+        the same settings for its k-th trial.
+    objective: the error that the search minimizes, in percent on the development data: `eer` of its trials, or 100
+        less the top-1 accuracy of `identification`. The value of a trial is this error plus `size_weight` x packed
+        bytes / float bytes: a model as large as the float one pays `size_weight` percent points.
     sampler: `tpe` (tree-structured Parzen estimator, after `startup_trials` random ones) or `random`.
-    pruner: `median` stops a trial that is worse, after an epoch, than half of those before it were there, but not
-        before `startup_trials` are complete; `hyperband` gives few trials all epochs; `none`. No trial is stopped
-        within its first `warmup_epochs`.
-    retries: how often a trial is taken up again whose worker died.
+    pruner: `median` stops a trial when it is worse after an epoch than the median of earlier trials at that epoch,
+        once `startup_trials` are complete; `hyperband` lets few trials train for all epochs; `none` stops no trial.
+        No trial is stopped within its first `warmup_epochs`.
+    retries: how often a trial is taken up again when its worker died.
     """
 
     space: dict
@@ -87,7 +87,7 @@ class SearchConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """A setting to look for. integer: it takes whole numbers only."""
+    """A setting to search. integer: it takes whole numbers only."""
 
     key: str
     range: ParameterConfig
@@ -95,10 +95,11 @@ class Parameter:
 
 
 def load_search(path, train, sets: typing.Sequence[str] = ()) -> tuple[SearchConfig, list[Parameter]]:
-    """The search in the YAML `path` over trainings by the YAML `train` with overrides `sets`, and its parameters.
+    """Reads a search and checks it against the training that it tunes; gives the search and its parameters.
 
-    UserError, one line, for a training whose bits are not the search's to give, for an unknown key, for one that is no
-    setting of a training, and for a range that the training would refuse, at either end.
+    path: YAML file of a SearchConfig. train: YAML file of a TrainConfig. sets: overrides of it, `key=value`.
+    UserError, one line, for a training without `quant` or with `allocate` or `select`, for a key that is unknown or no
+    single setting, and for a range with an end that the training refuses.
     """
     search = load_config(path, SearchConfig)
     config = load_config(train, TrainConfig, sets)
@@ -120,9 +121,10 @@ def load_search(path, train, sets: typing.Sequence[str] = ()) -> tuple[SearchCon
 
 
 def most_epochs(train, parameters: typing.Sequence[Parameter], sets: typing.Sequence[str], net: nn.Module) -> int:
-    """The most epochs that a trial from `net` can have, as far as choices and ends of ranges tell.
+    """Computes the most epochs that a trial from `net` can take, over all choices and ends of ranges of `parameters`.
 
-    UserError for settings that go together in the YAML `train` but not with the layers of `net`.
+    train, sets: see `load_search`. UserError for settings that go together in the file `train` but do not suit the
+    layers of `net`.
     """
     ends = [_ends(parameter) for parameter in parameters if parameter.key in LENGTH_KEYS]
     return max(total_epochs(load_config(train, TrainConfig, [*sets, *pairs]), net)
@@ -130,7 +132,7 @@ def most_epochs(train, parameters: typing.Sequence[Parameter], sets: typing.Sequ
 
 
 def override(key: str, value) -> str:
-    """`key=value` as svq.config takes it."""
+    """Writes a setting as the text `key=value` that svq.config takes as an override."""
     return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
@@ -155,7 +157,7 @@ def _parameter(path, key: str, value) -> Parameter:
 
 
 def _type_of(path, key: str):
-    """The type of a dotted key of TrainConfig; UserError where there is none, or it is not a single setting."""
+    """Finds the type of a dotted key of TrainConfig; UserError where there is none or it is not a single setting."""
     schema, seen = TrainConfig, ""
     for name in key.split("."):
         hints = typing.get_type_hints(schema) if dataclasses.is_dataclass(schema) else {}
@@ -166,7 +168,7 @@ def _type_of(path, key: str):
             raise UserError(f"{path}: space.{key}: a training has no setting '{seen}{name}'{hint}")
         schema, seen = _without_none(hints[name]), f"{seen}{name}."
     if dataclasses.is_dataclass(schema) or schema is dict:
-        raise UserError(f"{path}: space.{key} is not a single setting but a group of them; name one of it")
+        raise UserError(f"{path}: space.{key} is not a single setting but a group of them; name one of them")
     return schema
 
 

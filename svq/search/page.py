@@ -1,8 +1,8 @@
-"""index.html of a search: the trade-off table and Optuna's figures in our own style, and the files beside it.
+"""The page of a search, index.html, and the files beside it: the trade-off table and figures as Optuna has them.
 
-Figures show how the search went, what each setting did, and what the pruner saw. Each takes plain values of the study
-and gives a `Drawn`, of svq.draw.figure. Complete trials are full marks, pruned ones hollow, at the last value that was
-measured.
+The figures show how the search went, what each setting did, and what the pruner saw. Each function that draws takes
+plain values of the study and gives a `Drawn` of svq.draw.figure. Complete trials are full marks. Pruned ones are
+hollow, at the last value that was measured.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from svq.draw import figure as fig
 from svq.draw.figure import Drawn, nice_ticks
 from svq.draw.page import page, section, write_figures
 from svq.draw.tables import write_rows
+from svq.report import findings
 from svq.report.index import finish
 from svq.search import tradeoff
 from svq.search.storage import latest, quiet_optuna
@@ -27,7 +28,7 @@ FEWEST = 4  # complete trials that say anything about what matters
 
 
 class Trial(NamedTuple):
-    """index, state (complete, pruned, fail, ...), value or nan, settings, and what was measured after each epoch."""
+    """A trial of the study: index, state (complete, pruned, fail, ...), value or nan, settings, value by epoch."""
 
     index: int
     state: str
@@ -37,8 +38,8 @@ class Trial(NamedTuple):
 
 
 class Importance(NamedTuple):
-    """Of a setting. importance: share of Optuna's PED-ANOVA, or nan; correlation: Spearman's, of the setting with the
-    value, nan for choices of words."""
+    """The importance of a setting, as a share by Optuna's PED-ANOVA, or nan. correlation: Spearman's, of the setting
+    with the trial's value; nan for choices of words."""
 
     key: str
     importance: float
@@ -46,13 +47,14 @@ class Importance(NamedTuple):
 
 
 def trials_of(study) -> list[Trial]:
-    """The trials by index, each as it stands; of one taken up again its last try."""
+    """Gives the trials of a study in the order of their indices. A trial that was taken up again counts by its last
+    try."""
     return [Trial(index, trial.state.name.lower(), trial.value if trial.state.name == "COMPLETE" else math.nan,
                   dict(trial.params), dict(trial.intermediate_values)) for index, trial in latest(study).items()]
 
 
 def importances(study) -> tuple[list[Importance], str]:
-    """The settings that were drawn, the most important first, and a note on what that is worth."""
+    """Ranks the settings of a study, the most important first; gives them and a note on what the ranking is worth."""
     done = [trial for trial in trials_of(study) if trial.state == "complete"]
     keys = list(dict.fromkeys(key for trial in done for key in trial.params))
     note = ("Optuna's PED-ANOVA, which needs no scikit-learn (its fANOVA would): how far the settings of the best "
@@ -91,14 +93,14 @@ ERROR = "value (error + size), %"
 
 
 def last_value(trial: Trial) -> float:
-    """The trial's value, or the last that was measured of it; nan where nothing was."""
+    """Gives the value of a complete trial, else the last value measured in training; nan where none was."""
     if trial.state == "complete":
         return trial.value
     return trial.intermediate[max(trial.intermediate)] if trial.intermediate else math.nan
 
 
 def running_best(trials: Sequence[Trial]) -> list[float]:
-    """The lowest value of the complete trials up to each one; nan before the first."""
+    """Gives for each trial the lowest value among the complete trials up to it; nan before the first of those."""
     values = [trial.value if trial.state == "complete" else math.inf for trial in trials]
     best = np.minimum.accumulate(values) if values else []
     return [float(value) if math.isfinite(value) else math.nan for value in best]
@@ -113,7 +115,7 @@ def _marks(axes, x, trials: Sequence[Trial], x_of) -> None:
 
 
 def history(trials: Sequence[Trial]) -> Drawn:
-    """Value of every trial, and the best up to it."""
+    """Draws the value of every trial and the best value up to it."""
     best = running_best(trials)
     with fig.rc():
         figure, (axes,) = fig.panels(width=5.6, height=3.2)
@@ -125,11 +127,21 @@ def history(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "history", "value of every trial")
     rows = [(str(t.index), t.state, last_value(t), b) for t, b in zip(trials, best)]
     return Drawn("history", "How the search went", "Full: complete. Hollow: pruned, at the last value measured.", svg,
-                 ("trial", "state", "value", "best"), rows)
+                 ("trial", "state", "value", "best"), rows, _said_of_history(trials))
+
+
+def _said_of_history(trials: Sequence[Trial]) -> str:
+    done = [trial for trial in trials if trial.state == "complete"]
+    said = f"Complete trials: {len(done)} of {len(trials)}"
+    if not done:
+        return f"{said}."
+    least = min(done, key=lambda trial: trial.value)
+    ties = sum(trial.value == least.value for trial in done)
+    return f"{said}; the lowest value is {least.value:.3f} %, of trial {least.index}{f' and {ties - 1} more' if ties > 1 else ''}."
 
 
 def importance(found: Sequence[Importance], note: str) -> Drawn:
-    """A bar for each setting."""
+    """Draws the importance of every setting as a bar. note: the figure's, see `importances`."""
     with fig.rc():
         figure, (axes,) = fig.panels(width=5.6, height=0.7 + 0.32 * len(found))
         place = np.arange(len(found))[::-1]
@@ -143,13 +155,14 @@ def importance(found: Sequence[Importance], note: str) -> Drawn:
         fig.caption(axes, "", "importance", "")
         svg = fig.to_svg(figure, "importance", "importance of every setting")
     return Drawn("importance", "What mattered", note, svg, ("setting", "importance", "rank_correlation"),
-                 [tuple(each) for each in found])
+                 [tuple(each) for each in found],
+                 findings.spread("Importance", [(each.key, each.importance) for each in found], ".2f"))
 
 
 def slices(trials: Sequence[Trial]) -> Drawn:
-    """Value against each setting alone."""
+    """Draws the trials' values against each setting alone, a panel for each."""
     keys = keys_of(trials)
-    columns = min(3, len(keys))
+    columns = min(2, len(keys))  # more would be too small on a phone
     with fig.rc():
         rows = -(-len(keys) // columns)
         figure, axes = fig.panels(rows, columns, width=0.6 + 2.3 * columns, height=0.3 + 2.2 * rows)
@@ -164,11 +177,22 @@ def slices(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "slices", "value against every setting")
     values = [(str(t.index), t.state, last_value(t), *(_plain(t.params.get(key)) for key in keys)) for t in trials]
     return Drawn("slices", "Setting by setting", "The other settings differ from mark to mark: what lines up here may "
-                 "be the doing of another one.", svg, ("trial", "state", "value", *keys), values)
+                 "be the doing of another one.", svg, ("trial", "state", "value", *keys), values, _said_of_slices(trials, keys))
+
+
+def _said_of_slices(trials: Sequence[Trial], keys: Sequence[str]) -> str:
+    """The setting that the value goes with most, by rank."""
+    done = [trial for trial in trials if trial.state == "complete"]
+    found = [(key, _correlation(done, key)) for key in keys] if len(done) >= FEWEST else []
+    found = [(key, value) for key, value in found if not math.isnan(value)]
+    if not found:
+        return "Too few complete trials, or none with different numbers, to say which setting the value goes with."
+    key, value = max(found, key=lambda each: abs(each[1]))
+    return f"The value goes most with {key}: rank correlation {value:+.2f} over {len(done)} complete trials."
 
 
 def parallel(trials: Sequence[Trial]) -> Drawn:
-    """A line for each trial through all of its settings; the best third stands out."""
+    """Draws each trial as a line through all of its settings; the best third stands out."""
     keys = keys_of(trials)
     complete = sorted((t for t in trials if t.state == "complete"), key=lambda t: t.value)
     best = {t.index for t in complete[: max(1, len(complete) // 3)]}
@@ -190,12 +214,22 @@ def parallel(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "parallel", "settings of every trial")
     rows = [(str(t.index), str(t.index in best).lower(), *(scales[key].share(t.params[key]) for key in keys))
             for t in trials if all(key in t.params for key in keys)]
+    chosen = [f"{key} {_ends([t.params[key] for t in complete if t.index in best and key in t.params])}" for key in keys]
+    said = f"The best {len(best)} of {len(complete)}: {'; '.join(chosen)}." if best else "No trial is complete."
     return Drawn("parallel", "Settings together", "A line is a trial, low to high of what was tried from bottom to "
-                 "top; coloured: the best third. Dashed: pruned.", svg, ("trial", "best_third", *keys), rows)
+                 "top; coloured: the best third. Dashed: pruned.", svg, ("trial", "best_third", *keys), rows, said)
+
+
+def _ends(values: Sequence) -> str:
+    """The least and the greatest of some numbers, or all different words."""
+    if all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
+        low, high = (f"{end:.3g}" for end in ((min(values), max(values)) if values else (math.nan, math.nan)))
+        return low if low == high else f"{low} to {high}"
+    return " or ".join(sorted({str(value) for value in values}))
 
 
 def intermediate(trials: Sequence[Trial]) -> Drawn:
-    """What was measured after each epoch."""
+    """Draws the value that was measured after each epoch, a line for each trial."""
     with fig.rc():
         figure, (axes,) = fig.panels(width=5.6, height=3.2)
         for trial in trials:
@@ -210,8 +244,11 @@ def intermediate(trials: Sequence[Trial]) -> Drawn:
         svg = fig.to_svg(figure, "intermediate", "value after every epoch")
     rows = [(str(t.index), t.state, str(epoch), t.intermediate[epoch])
             for t in trials for epoch in sorted(t.intermediate)]
+    pruned = sum(trial.state == "pruned" for trial in trials)
+    last = max(epoch for trial in trials for epoch in trial.intermediate)
+    said = f"Given up early: {pruned} of {len(trials)} trials. The last epoch that was measured: {last}."
     return Drawn("intermediate", "After each epoch", "What the pruner saw; dashed: pruned.", svg,
-                 ("trial", "state", "epoch", "value"), rows)
+                 ("trial", "state", "epoch", "value"), rows, said)
 
 
 def keys_of(trials: Sequence[Trial]) -> list[str]:
@@ -223,7 +260,10 @@ def _plain(value):
 
 
 class Scale:
-    """Places values of one setting on a line: words in their order, numbers as they are or by their logarithm."""
+    """A scale that places the values of one setting on a line.
+
+    Words are placed in alphabetical order, numbers as they are or by their logarithm.
+    """
 
     def __init__(self, values: Sequence):
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
@@ -238,7 +278,7 @@ class Scale:
         return math.log10(value) if self.log else float(value)
 
     def share(self, value) -> float:
-        """From 0, the least that was tried, to 1."""
+        """Gives the place of a value between 0, the least that was tried, and 1, the most."""
         return 0.5 if self.high == self.low else (self.number(value) - self.low) / (self.high - self.low)
 
     def ends(self) -> str:
@@ -256,7 +296,7 @@ class Scale:
 
 
 def figures_of(study) -> tuple[list[Drawn], str]:
-    """Every figure that there is something to show for, and a note on those that there is not."""
+    """Draws every figure that the study has values for; gives them and a note on what is missing."""
     trials = trials_of(study)
     shown = [trial for trial in trials if trial.params]
     if not shown:
@@ -271,7 +311,7 @@ def figures_of(study) -> tuple[list[Drawn], str]:
 
 def write(folder, title: str, rows: Sequence[tradeoff.Row], about: tradeoff.Conditions,
           figures: Sequence[Drawn] = (), note: str = "") -> None:
-    """index.html, tradeoff.md, tradeoff.tsv and each figure as .svg and .tsv, the page last."""
+    """Writes tradeoff.tsv, tradeoff.md, each figure as .svg and .tsv, and last index.html into `folder`."""
     folder = os.fspath(folder)
     write_rows(os.path.join(folder, "tradeoff.tsv"), tradeoff.Row, rows)
     with atomic_write(os.path.join(folder, "tradeoff.md")) as file:

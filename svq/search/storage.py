@@ -1,14 +1,15 @@
-"""The SQLite file that workers share, the locks by which they know of each other, and which trial a worker does next.
+"""The SQLite file that the workers of a search share, their locks, and the choice of a worker's next trial.
 
-A lock here is a POSIX record lock (fcntl): the kernel, or the file server, gives it up when its process ends, however
-it ends. SQLite itself rests on such locks, so they work wherever the study can be shared at all; there are no
+A lock here is a POSIX record lock (fcntl): the kernel, or the file server, releases it when its process ends, however
+it ends. SQLite itself rests on such locks, so they work wherever the study can be shared at all. There are no
 heartbeats to miss and no clocks to compare.
 
-Of trials there are so many in all, none is done twice at a time, none is lost with its worker. A trial has an index,
-0 to trials - 1, and a folder by that name. When its worker dies it is failed and put up again under the same index,
-with the same settings and what was measured so far; its training goes on from its checkpoint. All decisions are taken
-under one lock. A trial at work is told from a dead one by the lock in its folder. A worker may be killed between any
-two steps of this: the next one to take the lock mends it.
+A search has a fixed number of trials. No two workers do the same trial at a time, and no trial is lost with its
+worker. A trial has an index, 0 to trials - 1, and a folder by that name. When its worker dies, another worker marks
+the trial as failed and queues it again under the same index, with the same settings and the values measured so far;
+its training goes on from its checkpoint. Workers take all decisions under one lock. A trial at work holds the lock in
+its folder, a dead one does not. A worker may be killed between any two of these steps: the next one to take the lock
+repairs what it left.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from svq.errors import UserError, require, some_of
 from svq.search.config import Parameter, SearchConfig
 
 STUDY = "svq"
-WAIT_SECONDS = 120  # for another worker that is writing
+WAIT_SECONDS = 120  # how long to wait for another worker that is writing
 WAITING_FOR_OTHERS = "waiting"
 
 
@@ -41,7 +42,7 @@ class AnotherSearch(UserError):
 
 
 def quiet_optuna():
-    """The module, without its own log and its warnings about experimental parts."""
+    """Imports Optuna and silences its log and its warnings about experimental features. UserError without Optuna."""
     optuna = require("optuna")
     require("sqlalchemy.orm")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -50,10 +51,11 @@ def quiet_optuna():
 
 
 def open_study(path, about: dict | None = None):
-    """The study in the file `path`. about: what the search is; with it the file is made where there is none, without it
-    the study is read as it is.
+    """Opens the study in the SQLite file `path`.
 
-    UserError, one line, where the file is missing, damaged or cannot be written; AnotherSearch where it holds another.
+    about: a description of the search, to be stored in the study or compared with the one there. With it a missing file
+    is made; without it the study is only read. UserError, one line, where the file is missing, damaged or cannot be
+    written; AnotherSearch where the study has another description.
     """
     path = os.fspath(path)
     optuna = quiet_optuna()
@@ -78,7 +80,7 @@ def open_study(path, about: dict | None = None):
 
 
 def _check_file(path: str, writing: bool) -> None:
-    """UserError unless `path` is an SQLite file, or can become one; what SQLAlchemy says of it fills a screen."""
+    """Raises UserError unless `path` is an SQLite file or can become one: SQLAlchemy's own message fills a screen."""
     if not writing and not os.path.isfile(path):
         raise UserError(f"{path}: no such study; svq.bin.search makes it")
     try:
@@ -104,13 +106,16 @@ def _difference(known, about: dict) -> str:
 
 
 class FileLock:
-    """A lock on a file, one process at a time; given up by `release` and by the end of the process."""
+    """A lock on a file that one process at a time can hold. `release` and the end of the process give it up."""
 
     def __init__(self, path):
         self.path, self.file = os.fspath(path), None
 
     def take(self, wait: bool = True) -> bool:
-        """Whether the lock is ours now; with `wait` it always is, in the end. UserError where there are no locks."""
+        """Takes the lock and says whether this process holds it now. With `wait` it waits until it does.
+
+        UserError where the file system has no locks.
+        """
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         file = open(self.path, "a")  # noqa: SIM115: open for as long as the lock is held
         try:
@@ -119,8 +124,8 @@ class FileLock:
             file.close()
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 return False
-            raise UserError(f"{self.path}: this file system has no locks ({error.strerror}), which workers that share "
-                            "a study need; keep the study on another") from None
+            raise UserError(f"{self.path}: this file system has no locks ({error.strerror}); workers that share a "
+                            "study need them: keep the study on another file system") from None
         self.file = file
         return True
 
@@ -138,7 +143,7 @@ class FileLock:
 
 
 def is_held(path) -> bool:
-    """Whether another process holds the FileLock `path`. Not for one that this process holds itself."""
+    """Says whether another process holds the FileLock `path`. Do not ask of a lock that this process holds itself."""
     lock = FileLock(path)
     free = lock.take(wait=False)
     lock.release()
@@ -146,15 +151,16 @@ def is_held(path) -> bool:
 
 
 FALSE, TRUE, ALWAYS = "false", "true", "always"
-LEFT = ("trials", "best", "best.yaml", "trials.tsv")  # beside the study
+LEFT = ("trials", "best", "best.yaml", "trials.tsv")  # what a search leaves beside the study
 BEGUN_BY = "begun_by"
 
 
 def begin(folder, path, about: dict, restart: str = FALSE, restart_id: str | None = None):
-    """The study in the file `path` of the search `about` in `folder`; to be called under the search's lock.
+    """Opens the study of a search, or begins a new one; to be called under the search's lock.
 
-    restart: what to do with a search that is there: `false` goes on with it, and UserError where it is another one;
-    `true` sets another one aside; `always` sets any aside, but once only for workers of the same `restart_id`.
+    folder: of the search. path: the study's file. about: a description of the search, see `open_study`. restart: what
+    happens to a search that is there already. `false` goes on with it; UserError where it is another search. `true`
+    sets another search aside. `always` sets any search aside, but only once for all workers with the same `restart_id`.
     """
     again = False
     try:
@@ -175,10 +181,10 @@ def begin(folder, path, about: dict, restart: str = FALSE, restart_id: str | Non
 
 
 def set_aside(folder, path) -> str:
-    """Moves a study and all that its search left in `folder` to folder/old.N, which is returned.
+    """Moves a study and all that its search left in `folder` to folder/old.N; returns that path.
 
-    The study goes last: where this is killed in between, the next one sets aside the rest. UserError where a worker
-    has a trial at work.
+    The study goes last: if the process is killed in between, the next one moves the rest. UserError where a worker is
+    still at work on a trial.
     """
     folder = os.fspath(folder)
     locks = sorted(glob.glob(os.path.join(glob.escape(folder), "trials", "*", ".lock")))
@@ -197,13 +203,13 @@ def set_aside(folder, path) -> str:
 
 
 def next_old(folder) -> str:
-    """Where a search would be set aside: another name after each that was."""
+    """Gives the path folder/old.N to which the next search would be set aside. N grows by one each time."""
     numbers = [int(name[4:]) for name in os.listdir(folder) if name.startswith("old.") and name[4:].isdecimal()]
     return os.path.join(os.fspath(folder), f"old.{max(numbers, default=0) + 1}")
 
 
 def _rebase(path: str) -> None:
-    """Mends the `base` of a best.yaml that went one folder deeper."""
+    """Corrects the relative `base` of a best.yaml that was moved one folder deeper."""
     with contextlib.suppress(FileNotFoundError):
         with open(path) as file:
             comment, *rest = file.readlines()
@@ -216,7 +222,8 @@ def _rebase(path: str) -> None:
 
 @dataclasses.dataclass
 class Claim:
-    """A trial that is ours. trial: of Optuna. known: epoch -> value measured before its first worker died."""
+    """A trial that this worker has taken. tries: how often it was taken, this time included. trial: Optuna's object.
+    known: epoch -> value, as far as earlier workers measured it."""
 
     index: int
     tries: int
@@ -234,7 +241,7 @@ def lock_of(trials_dir, index: int) -> str:
 
 
 def distributions(parameters: list[Parameter]) -> dict:
-    """Optuna's distribution of each parameter."""
+    """Translates each parameter into Optuna's distribution; gives them by key."""
     kinds = quiet_optuna().distributions
     found = {}
     for each in parameters:
@@ -249,17 +256,20 @@ def distributions(parameters: list[Parameter]) -> dict:
 
 
 def sampler(search: SearchConfig, index: int):
-    """What draws the settings of trial `index`: seeded by that, so that workers need not agree on anything."""
+    """Makes the Optuna sampler that draws the settings of trial `index`.
+
+    Its seed depends on the search's seed and the index alone, so workers need not agree on anything.
+    """
     samplers = quiet_optuna().samplers
     seed = (search.seed * 1_000_003 + index) % 2**32
     if search.sampler == "random":
         return samplers.RandomSampler(seed=seed)
-    # constant_liar: trials at work elsewhere count as poor, so that workers do not try the same settings.
+    # constant_liar: trials at work elsewhere count as poor ones, so that workers do not try the same settings.
     return samplers.TPESampler(seed=seed, n_startup_trials=search.startup_trials, constant_liar=True)
 
 
 def pruner(search: SearchConfig, epochs: int):
-    """What stops trials; epochs: the most that one can have."""
+    """Makes the Optuna pruner that stops poor trials. epochs: the most that a trial can take."""
     pruners = quiet_optuna().pruners
     if search.pruner == "median":  # epochs count from 1
         return pruners.MedianPruner(search.startup_trials, n_warmup_steps=search.warmup_epochs + 1)
@@ -270,24 +280,25 @@ def pruner(search: SearchConfig, epochs: int):
 
 
 def latest(study) -> dict[int, object]:
-    """Index -> its last trial, as it stands in the study; indices ascending."""
+    """Gives the last try of every trial of the study by index, as it stands there; indices ascend."""
     found = {}
     for trial in study.get_trials(deepcopy=False):
-        if "index" in trial.user_attrs:  # else its worker died while taking it
+        if "index" in trial.user_attrs:  # without one its worker died while taking it
             found[trial.user_attrs["index"]] = trial
     return dict(sorted(found.items()))
 
 
 def is_done(trial, search: SearchConfig) -> bool:
-    """Complete, pruned, or given up after all its retries."""
+    """Says whether a trial is over: complete, pruned, or given up after all its retries."""
     return trial.state.name in ("COMPLETE", "PRUNED") or (
         trial.state.name == "FAIL" and trial.user_attrs["tries"] > search.retries)
 
 
 def claim(study, search: SearchConfig, parameters: list[Parameter], trials_dir) -> Claim | str | None:
-    """The next trial to do; WAITING_FOR_OTHERS where all are taken but may come back; None where all are done.
+    """Takes the next trial that is to be done.
 
-    To be called under the search's lock, by a process that has no trial at work.
+    Returns WAITING_FOR_OTHERS where all are taken but one may come back, None where all are done. To be called under
+    the search's lock, by a process that has no trial at work. trials_dir: holds the trials' folders.
     """
     _take_up_dead(study, search, trials_dir)
     found = latest(study)
@@ -307,7 +318,7 @@ def claim(study, search: SearchConfig, parameters: list[Parameter], trials_dir) 
 
 
 def _take_up_dead(study, search: SearchConfig, trials_dir) -> None:
-    """Fails the trials whose workers are gone, and puts them up again."""
+    """Marks the trials whose workers are gone as failed, and queues them again while they have retries left."""
     optuna = quiet_optuna()
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
@@ -317,7 +328,7 @@ def _take_up_dead(study, search: SearchConfig, trials_dir) -> None:
     for index, trial in latest(study).items():
         if trial.state != states.FAIL or is_done(trial, search):
             continue
-        # Drawn again where its worker died before they were all written: by the same seed, they are the same.
+        # Settings that a dead worker had not written yet are drawn again: the seed is the same, so are they.
         study.add_trial(optuna.create_trial(
             state=states.WAITING, params=trial.params, distributions=trial.distributions,
             intermediate_values=trial.intermediate_values,

@@ -1,6 +1,7 @@
-"""The table that sets a float network against what was made of it: what was counted, assumed and measured, apart.
+"""The trade-off table: a float network beside the systems that were made of it.
 
-Measured of each system: identification, EER, bytes, operations and latency.
+Each system has its identification accuracy, EER, bytes, operations and latency. The table keeps apart what was counted,
+what is assumed and what was measured.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from svq.quant.api import FLOAT_BITS, QuantConfig, average_bits, quantizable
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A system. bits: per weight. size_bytes: on disk. top1, top5, eer and their 95 % intervals: percent. gflops:
-    counted; gflops_equivalent: under an assumption; latency_ms: measured."""
+    """A system in the table. bits: per weight. size_bytes: on disk. top1, top5, eer and the 95 % intervals: percent.
+    gflops: counted; gflops_equivalent: under an assumption; latency_ms: measured."""
 
     system: str
     file: str
@@ -53,7 +54,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Conditions:
-    """What the rows were measured under. assumption: behind gflops_equivalent."""
+    """The conditions under which the rows were measured. assumption: the one behind gflops_equivalent, in words."""
 
     data: str
     speakers: int
@@ -72,7 +73,7 @@ LEFT = 2  # columns of words
 
 
 def cells(rows: Sequence[Row]) -> list[list[str]]:
-    """The table's text; latency is set against that of the first row."""
+    """Gives the table's cells as text. The last column sets the latency against the first row's."""
     return [[row.system, row.backend, f"{row.bits:.3g}", f"{row.size_bytes:,}", f"{row.top1:.2f}",
              f"{row.top1_low:.1f} to {row.top1_high:.1f}", f"{row.top5:.2f}", f"{row.eer:.2f}",
              f"{row.eer_low:.2f} to {row.eer_high:.2f}", f"{row.gflops:.4g}", f"{row.gflops_equivalent:.4g}",
@@ -80,7 +81,7 @@ def cells(rows: Sequence[Row]) -> list[list[str]]:
 
 
 def notes(rows: Sequence[Row], about: Conditions) -> list[str]:
-    """How to read it, and what of it is not real."""
+    """Gives the notes that explain the table's columns and say which figures are theoretical."""
     found = [
         f"Identification: {about.speakers} speakers of {about.data}, one segment of {about.probe_seconds:g} s or less "
         f"enrolled, {about.probes} probes, plain cosine. Intervals are from resampled speakers. EER: all trials of the "
@@ -106,17 +107,19 @@ def markdown(rows: Sequence[Row], about: Conditions) -> str:
 
 
 def html(rows: Sequence[Row], about: Conditions) -> str:
-    """The table and its notes as HTML."""
+    """Gives the trade-off table and its notes as HTML."""
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes(rows, about))
     return html_table(HEADS, cells(rows), LEFT) + f'<ul class="note">{listed}</ul>'
 
 
 def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: IdentifyConfig, seconds: float,
             times: int, num_threads: int, replicates: int) -> list[Row]:
-    """A row for each (name, path): a model folder, a .svq, or an exported .onnx or .xml file.
+    """Measures systems on development data; gives a row of the trade-off table for each.
 
-    data_dir, trials_path: what identification and EER are measured on. seconds: length of the utterance that operations
-    and latency are of; times: calls of each. UserError naming the file that cannot be used.
+    systems: (name, path) pairs; a path is a model folder, a .svq, or an exported .onnx or .xml file. data_dir,
+    trials_path: the data for identification and EER. seconds: length of the utterance for which operations are counted
+    and latency is measured. times: how often each system is called for its latency. UserError naming the file that
+    cannot be used.
     """
     listed = DevelopmentList(data_dir, trials_path)
     interval = EerInterval(read_trials(trials_path), data_dir, replicates, config.seed)
@@ -141,7 +144,10 @@ def examine(systems: Sequence[tuple[str, str]], data_dir, trials_path, config: I
 
 
 def counted_as(embedder: Embedder) -> ModelConfig:
-    """The config whose bits are those of the arithmetic that is assumed: of an INT8 file 8."""
+    """Gives the model's config with the bits of the arithmetic that it is counted in.
+
+    Layers of an INT8 file have 8 bits, except those that it computes in float. Other models keep their own bits.
+    """
     metadata = embedder.metadata
     if not metadata.precision.startswith("int8"):
         return metadata.config
@@ -150,7 +156,10 @@ def counted_as(embedder: Embedder) -> ModelConfig:
 
 
 def embed_listed(listed: DevelopmentList, embedder: Embedder) -> np.ndarray:
-    """(N, D) embeddings of a list's whole utterances, one at a time, from their waveforms."""
+    """Embeds the whole utterances of a list from their waveforms, one at a time; gives (N, D) float32.
+
+    UserError naming an utterance that cannot be read or has no sound.
+    """
     wav, rate = DataDir(listed.data_dir).wav, embedder.config.front_end.rate
 
     def embedding(utterance: str) -> np.ndarray:
@@ -162,8 +171,11 @@ def embed_listed(listed: DevelopmentList, embedder: Embedder) -> np.ndarray:
 
 
 def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
-    """Bytes on disk and bits per weight. Of a folder the packed model where there is one; of a quantized one without,
-    what packing it would give."""
+    """Gives the bytes on disk and the mean bits per weight of a model.
+
+    A quantized model folder counts by its packed model.svq, or without one by what packing would write; a float folder
+    by model.safetensors; any other model by its file or files.
+    """
     if os.path.isdir(path):
         net, config = load_model(path)
         packed = os.path.join(path, "model.svq")
@@ -175,7 +187,7 @@ def size_and_bits(path: str, embedder: Embedder) -> tuple[int, float]:
 
 
 def mean_bits(config) -> float:
-    """Bits per weight of all layers by the config alone."""
+    """Computes the mean bits per weight over all layers from a model's config alone."""
     import torch
 
     with torch.device("meta"):

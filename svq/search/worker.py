@@ -1,6 +1,6 @@
-"""A worker of a search: takes one trial after the other until so many are done, by it and all others together.
+"""A worker of a search: does one trial after another until all workers together have done all trials.
 
-A trial is a training of svq's own with the settings that were drawn, measured on development data epoch by epoch.
+A trial is a training by svq.train with the settings that were drawn, measured on development data epoch by epoch.
 """
 
 from __future__ import annotations
@@ -43,15 +43,20 @@ POLL_SECONDS = 2.0
 
 
 def for_inference(net: nn.Module) -> nn.Module:
-    """A copy of `net` in eval mode; `net` itself may go on training.
+    """Copies `net` into eval mode; `net` itself may go on training.
 
-    Its quantizers stay: a copy shares the class of a quantized layer, and freeze_ would take the weight out of both.
+    The copy keeps its quantizers: it shares the class of each quantized layer with `net`, so freeze_ would take the
+    weight out of both.
     """
     return copy.deepcopy(net).eval()
 
 
 class Eer:
-    """EER in percent of a trial list over utterances of `data_dir`, by cosines of embeddings less their own mean."""
+    """The EER of a network in percent, over a trial list of utterances of `data_dir`.
+
+    Scores are cosines of embeddings after the mean of these embeddings is subtracted. trials: the list's path; None:
+    the file `trials` in `data_dir`.
+    """
 
     def __init__(self, data_dir, front_end: FrontEndConfig, trials: str | None = None):
         utterances = Utterances(data_dir, front_end)
@@ -59,7 +64,10 @@ class Eer:
         self.utterances = self.listed.only(utterances)
 
     def __call__(self, net: nn.Module) -> float:
-        """net: in eval mode, features (B, T, F) -> embeddings (B, D); UserError naming what has no embedding."""
+        """Measures `net`, in eval mode: features (B, T, F) -> embeddings (B, D).
+
+        UserError naming an utterance that has no embedding.
+        """
         device = device_of(net)
         self.utterances.device, self.utterances.front_end = str(device), self.utterances.front_end.to(device)
         score = self.listed.cosines(self.listed.embeddings(net, self.utterances, device=str(device)))
@@ -67,7 +75,7 @@ class Eer:
 
 
 class IdentificationError:
-    """100 less the top-1 accuracy, in percent, of telling the speakers of `data_dir` apart."""
+    """The error of a network in identifying the speakers of `data_dir`: 100 less the top-1 accuracy in percent."""
 
     def __init__(self, data_dir, front_end: FrontEndConfig, config: IdentifyConfig):
         self.data_dir, self.rate = data_dir, front_end.rate
@@ -75,7 +83,7 @@ class IdentificationError:
         self.plan = plan_segments(data_dir, config, front_end.rate)
 
     def __call__(self, net: nn.Module) -> float:
-        """As of `Eer`."""
+        """Measures `net`, in eval mode: features (B, T, F) -> embeddings (B, D)."""
         device = device_of(net)
         front_end = self.front_end.to(device)
 
@@ -96,13 +104,13 @@ def device_of(net: nn.Module) -> torch.device:
 
 
 class Pruned(Exception):
-    """The pruner has seen enough of this trial."""
+    """Raised when the pruner stops the trial."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a trial ended. value: what the search makes small, None where it was stopped; error: in percent;
-    size_bytes: packed; epochs: how many were done; why: it was stopped, or nothing."""
+    """The end of a trial. value: the one that the search minimizes, None where the trial was stopped. error: in
+    percent. size_bytes: of the packed model. epochs: how many were done. why: the reason of a stop, else empty."""
 
     value: float | None
     error: float | None
@@ -113,8 +121,8 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What all trials share. run: options of the training, its `out` and `set` those of no trial yet.
-    measure: a network in eval mode -> error in percent. trials_dir: folder of the trials' folders."""
+    """The setup that all trials share. run: options of the training; each trial changes `out` and adds to `set`.
+    measure: a network in eval mode -> error in percent. trials_dir: holds the trials' folders."""
 
     search: SearchConfig
     run: RunOptions
@@ -124,7 +132,7 @@ class Setup:
 
 
 class Watch:
-    """Called after each epoch: measures, reports and stops the training where the pruner says so."""
+    """A hook that the training calls after each epoch: measures, reports, raises Pruned where the pruner says so."""
 
     def __init__(self, setup: Setup, claim: Claim, epochs: int, share: float):
         self.setup, self.claim, self.epochs, self.share = setup, claim, epochs, share
@@ -133,14 +141,14 @@ class Watch:
     def __call__(self, epoch: int, net: nn.Module) -> None:
         self.last = epoch
         if epoch >= self.epochs:
-            return  # the averaged weights are measured instead
+            return  # run_trial measures the last epoch, after weights are averaged
         if epoch not in self.claim.known:
             self.report(epoch, self.setup.measure(for_inference(net)))
         if self.claim.trial.should_prune():
             raise Pruned
 
     def report(self, epoch: int, error: float) -> float:
-        """Tells the study what was measured after `epoch`; returns the value that is made small."""
+        """Reports the error (percent) measured after `epoch` to the study; returns the value that is minimized."""
         value = error + self.setup.search.size_weight * self.share
         print(f"trial {self.claim.index}: epoch {epoch} of {self.epochs}: {self.setup.search.objective} error "
               f"{error:.3f} %, value {value:.4f}", flush=True)
@@ -151,9 +159,9 @@ class Watch:
 
 
 def run_trial(setup: Setup, claim: Claim) -> Outcome:
-    """Trains from where an earlier worker was stopped, if one was; leaves the trial's model in its folder.
+    """Runs a trial: trains, and leaves the model in the trial's folder. Goes on where an earlier worker was stopped.
 
-    A loss that is no number ends the trial, as the pruner does; any other UserError is the search's.
+    A loss that is no number ends the trial as the pruner does. Any other UserError is raised: it ends the search.
     """
     drawn = tuple(override(key, value) for key, value in sorted(claim.trial.params.items()))
     run = dataclasses.replace(setup.run, out=folder_of(setup.trials_dir, claim.index), set=setup.run.set + drawn)
@@ -172,8 +180,10 @@ def run_trial(setup: Setup, claim: Claim) -> Outcome:
 
 
 def cost_of(run: RunOptions, config: TrainConfig) -> tuple[int, int]:
-    """Bytes of the packed model that a trial with these settings ends in, but for the few that batch norm may add, and
-    the trial's epochs."""
+    """Gives the bytes of the packed model that a trial with these settings ends in, and the trial's epochs.
+
+    The bytes leave out the few that batch norm may add.
+    """
     net, full = starting_network(config, run)
     return packed_bytes(net, full.quant, dataclasses.replace(full.model, quant=full.quant)), total_epochs(full, net)
 
@@ -183,7 +193,7 @@ def drop_checkpoints(folder: str) -> None:
 
 
 def best_of(study):
-    """The complete trial of the lowest value, the first of several; None before there is one."""
+    """Finds the complete trial with the lowest value, the first among equals; None before one is complete."""
     complete = [trial for trial in latest(study).values() if trial.state.name == "COMPLETE"]
     return min(complete, key=lambda trial: (trial.value, trial.user_attrs["index"]), default=None)
 
@@ -211,7 +221,7 @@ def tidy(study, parameters: list[Parameter], folder, train: str, sets: tuple[str
 
 
 def write_table(path, study, parameters: list[Parameter]) -> None:
-    """A line for each trial; nan for what is not known."""
+    """Writes the table of trials, trials.tsv: a line for each trial with its settings, nan for what is not known."""
     keys = [parameter.key for parameter in parameters]
     with atomic_write(path) as file:
         file.write("\t".join([*COLUMNS, *keys]) + "\n")
@@ -228,11 +238,11 @@ def _field(value) -> str:
 
 
 def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
-    """`best` and `best.yaml`; the link is there whole or not at all."""
+    """Writes best.yaml and, replacing it in one step, `best`, a link to the best trial's folder, into `folder`."""
     settings: dict = {}
     pairs = [text.partition("=")[::2] for text in sets]
     for key, value in [*pairs, *sorted(best.params.items())]:
-        # A word is YAML here as it was in the trial: "[2, 4]" is a list.
+        # The trial read a word as YAML, so it is read as YAML here: "[2, 4]" is a list.
         value = yaml.safe_load(value) if isinstance(value, str) else value
         *path, last = key.split(".")
         branch = settings
@@ -241,7 +251,7 @@ def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
         branch[last] = value
     with atomic_write(os.path.join(folder, "best.yaml")) as file:
         file.write(f"# Trial {best.user_attrs['index']} of the search in trials.tsv: value {best.value:.6g}.\n")
-        yaml.safe_dump({"base": os.path.relpath(train, folder), **settings}, file, sort_keys=False, width=math.inf)  # one line a base
+        yaml.safe_dump({"base": os.path.relpath(train, folder), **settings}, file, sort_keys=False, width=math.inf)  # no line is broken
     link, temporary = os.path.join(folder, "best"), os.path.join(folder, ".best.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
@@ -251,11 +261,12 @@ def write_best(folder: str, best, train: str, sets: tuple[str, ...]) -> None:
 
 def work(study, search: SearchConfig, parameters: list[Parameter], folder, run: Callable[[Claim], Outcome],
          settle: Callable[[], None], poll: float = POLL_SECONDS) -> int:
-    """Does trials until all are done; returns how many this worker did.
+    """Works on trials until all are done; returns how many this worker did.
 
     folder: of the search; trials are in folder/trials. run: does one trial. settle: brings the folder in line with the
-    study, called under the search's lock. A worker that finds none left waits for those at work elsewhere, for it may
-    have to take up one of a worker that dies. UserError where the search has been set aside meanwhile.
+    study; it is called under the search's lock. poll: seconds between looks for a free trial. A worker that finds no
+    free trial waits for the others: it takes up the trial of any that dies. UserError where the search has been set
+    aside meanwhile.
     """
     trials_dir = os.path.join(os.fspath(folder), "trials")
     lock, done = FileLock(os.path.join(os.fspath(folder), ".lock")), 0
@@ -278,7 +289,7 @@ def work(study, search: SearchConfig, parameters: list[Parameter], folder, run: 
                 tell(study, mine, outcome)
                 settle()
         except Stopped:
-            mine.trial.set_user_attr("tries", mine.tries - 1)  # asked to end: none of its tries has failed
+            mine.trial.set_user_attr("tries", mine.tries - 1)  # the worker was asked to end: no try has failed
             raise
         finally:
             mine.lock.release()
@@ -300,5 +311,5 @@ def tell(study, mine: Claim, outcome: Outcome) -> None:
 
 
 def settler(study, parameters: list[Parameter], folder, train: str, sets: tuple[str, ...]) -> Callable[[], None]:
-    """`settle` of `work`."""
+    """Makes the function `settle` that `work` calls to bring the folder in line with the study, see `tidy`."""
     return lambda: tidy(study, parameters, folder, train, sets)

@@ -1,4 +1,4 @@
-"""Training: configs, heads, schedules, the one loop, checkpoints, and what a run takes from folders and leaves there.
+"""Training: configs, heads, schedules, the one loop, checkpoints, and reading and writing of model folders.
 
-What a student is compared with is in svq/distill, what scores a network in svq/evaluation.
+svq/distill has the targets of students; svq/evaluation scores networks.
 """

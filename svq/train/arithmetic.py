@@ -9,7 +9,7 @@ from torch import nn
 
 
 def low_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that products are computed in, bfloat16 or float16; None: float32 throughout.
+    """Gives the type that products are computed in, bfloat16 or float16; None: float32 throughout.
 
     precision: as in TrainConfig. `auto` is bfloat16 where the device multiplies in it (GPU, AMX, AVX-512 BF16).
     """
@@ -24,7 +24,7 @@ def low_precision(precision: str, device: torch.device) -> torch.dtype | None:
 
 
 def autocast(dtype: torch.dtype | None, device: torch.device):
-    """Context in which products are computed in `dtype`."""
+    """Makes a context in which products are computed in `dtype`."""
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
@@ -32,14 +32,16 @@ LEAST_SCALE = 2.0 ** -10  # of a loss in float16: a gradient that is too large f
 
 
 def gradient_scaler(dtype: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler:
-    """What scales losses so that gradients in float16 do not vanish, and leaves out a step whose gradients are too large
-    for it. It does nothing for other types."""
+    """Makes what scales losses so that gradients in float16 do not vanish, and leaves out steps whose gradients overflow.
+
+    It does nothing for other types.
+    """
     return torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
 
 
 @contextlib.contextmanager
 def as_written(net: nn.Module):
-    """Context in which a compiled `net` runs as it is written: for inputs of other sizes, and copies."""
+    """Makes a context in which a compiled `net` runs as it is written: for inputs of other sizes, and copies."""
     compiled, net._compiled_call_impl = net._compiled_call_impl, None
     try:
         yield net
@@ -48,11 +50,11 @@ def as_written(net: nn.Module):
 
 
 def memory_format(net: nn.Module, channels_last: bool, device: torch.device) -> torch.memory_format:
-    """The layout to train `net` in: channels-last where that is asked for and safe.
+    """Chooses the layout to train `net` in: channels-last where that is asked for and safe.
 
-    On the CPU torch 2.13 (oneDNN) writes outside of its buffers, in bfloat16 and channels-last, in the backward
-    pass of a strided 1x1 convolution of fewer than 16 input channels, as networks of width 8 have in their
-    shortcuts. With 16 and more, without stride, or in the contiguous layout it does not.
+    On the CPU, in bfloat16 and channels-last, torch 2.13 (oneDNN) writes outside of its buffers in the backward pass of
+    a strided 1x1 convolution of fewer than 16 input channels. Networks of width 8 have such convolutions in their
+    shortcuts. With 16 channels or more, without stride, or in the contiguous layout this does not happen.
     """
     unsafe = device.type == "cpu" and any(_strided_narrow_1x1(module) for module in net.modules())
     return torch.channels_last if channels_last and not unsafe else torch.contiguous_format

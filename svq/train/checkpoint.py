@@ -1,5 +1,7 @@
-"""Checkpoints that hold everything a run needs to go on as if it had never stopped, and ends once one is written:
-SIGTERM, or SIGUSR1, which a cluster sends before its time limit."""
+"""Checkpoints, which hold all that a run needs to go on as if it had never stopped, and requests to end.
+
+SIGTERM, or SIGUSR1, which a cluster sends before its time limit, ends a run once a checkpoint is written.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def save_checkpoint(path, state: dict) -> None:
 
 
 def load_checkpoint(path) -> dict | None:
-    """The state at `path`, or None where there is no file. Only plain data is read, never code."""
+    """Loads the state at `path`, or returns None where there is no file. Only plain data is read, never code.
+
+    Raises UserError for a file that is damaged or no checkpoint.
+    """
     if not os.path.exists(path):
         return None
     try:
@@ -39,9 +44,9 @@ def load_checkpoint(path) -> dict | None:
 
 
 class RunningAverage:
-    """The mean of several state dicts, kept as sums so that it costs one copy of the model.
+    """The mean of several state dicts, kept as sums, so that it takes the memory of just one copy of the model.
 
-    Integer tensors (batch-norm's counters) are not averaged: the last one counts.
+    Integer tensors (batch norm's counters) are not averaged: the last one counts.
     """
 
     def __init__(self, sums: dict[str, torch.Tensor] | None = None, count: int = 0):
@@ -58,7 +63,7 @@ class RunningAverage:
         self.count += 1
 
     def mean(self) -> dict[str, torch.Tensor]:
-        """The averages in float32; UserError before the first `add`."""
+        """Computes the averages, in float32. Raises UserError before the first `add`."""
         if not self.count:
             raise UserError("no checkpoint to average yet")
         return {
@@ -71,13 +76,13 @@ class RunningAverage:
 
 
 class Stopped(SystemExit):
-    """Raised once the state of a run that was asked to end is written: the exit status is 128 plus the signal's number."""
+    """Raised once a run that was asked to end has written its state; exits with status 128 plus the signal's number."""
 
 
 class StopRequest:
-    """Within `with StopRequest() as request`, the signals only set `request.signal`; they do what they did before after it.
+    """A context in which SIGTERM and SIGUSR1 only set `signal` (0 until then); afterwards they do what they did before.
 
-    Python changes handlers in a process's main thread alone: in another one nothing is ever requested.
+    Python changes handlers only in a process's main thread: in another thread nothing is ever requested.
     """
 
     def __init__(self):
@@ -94,14 +99,14 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame) -> None:
-        self.signal = self.signal or number  # of several, the first says how the run ends
+        self.signal = self.signal or number  # the first of several signals says how the run ends
 
     def flag(self, like: torch.Tensor) -> torch.Tensor:
-        """1 where an end is asked for, else 0, as a tensor like the given one: processes that train together add theirs."""
+        """Gives 1 where an end is asked for, else 0, in a tensor like the given one, for a sum over all processes."""
         return torch.full_like(like, float(bool(self.signal)))
 
     def stop(self, state: str) -> None:
-        """Raises Stopped after saying in one line that `state`, a file, is where the same command goes on."""
+        """Raises Stopped, after telling in one line that the same command goes on from the file `state`."""
         number = self.signal or signal.SIGTERM  # another process was asked
         print(f"ended by {signal.Signals(number).name}; the same command goes on from {state}", file=sys.stderr, flush=True)
         raise Stopped(128 + number)

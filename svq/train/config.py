@@ -9,6 +9,7 @@ from svq.bits.allocation import AllocateConfig
 from svq.bits.selection import SelectConfig
 from svq.config import check_choices
 from svq.data.augment import AugmentConfig, SpecAugmentConfig
+from svq.data.speeds import check_speeds
 from svq.distill.objective import DistillConfig
 from svq.errors import UserError
 from svq.network import ModelConfig
@@ -19,15 +20,19 @@ from svq.train.optimizer import OptimizerConfig, ScheduleConfig
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where samples come from.
+    """Settings of the samples that training reads.
 
     input: `wav` reads waveforms (and can augment them), `feats` the features of stage 2.
-    crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any.
+    crop_seconds: length of the random crop. num_workers: processes that read; the result is the same for any number.
+    speeds: each utterance of `wav` is read at each of these speeds in every epoch; a speed other than 1 makes new speakers.
+        By default those in the data directory's file `speeds`, else 1 alone.
+    Raises ValueError for values out of range.
     """
 
     input: Literal["wav", "feats"] = "wav"
     crop_seconds: float = 2.0
     num_workers: int = 1
+    speeds: tuple[float, ...] | None = None
 
     def __post_init__(self):
         check_choices(self)
@@ -35,28 +40,36 @@ class DataConfig:
             raise ValueError(f"num_workers is {self.num_workers}; it must not be negative")
         if self.crop_seconds <= 0:
             raise ValueError(f"crop_seconds is {self.crop_seconds}; it must be positive")
+        if self.speeds is not None:
+            check_speeds(self.speeds)
+        if self.input != "wav" and self.speeds not in (None, (1.0,)):
+            raise ValueError("speeds need waveforms; set data.input to wav or drop speeds")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One training run.
+    """Settings of one training run.
 
-    batch_size: samples per step over all processes. average: how many last epochs' weights are averaged
-    into the final model. precision: `bf16` or `fp16` autocast, `fp32`, or `auto`: bf16 where the hardware
-    computes in it. channels_last: the layout of networks, but in fp32. num_threads: threads of this process on CPU; part of the result's last bits.
-    freeze_batch_norm: batch norms go on with the means and variances that they have, in place of those of each batch. For
-        finetuning towards a network's own embeddings, of which those of a batch are noisy estimates.
-    compile: torch.compile writes kernels for the network, once a run and in minutes; where it cannot, one line says so and the
-        network runs as it is. cudnn_benchmark: on a GPU, cuDNN tries what it has for each convolution and takes the
-        fastest: killed and resumed, a run is then the same up to rounding only.
-    checkpoint_minutes: also between epochs, a checkpoint this often.
+    batch_size: samples per step over all processes. average: number of last epochs whose weights are averaged into the
+        final model. precision: `bf16` or `fp16` autocast, `fp32`, or `auto`: bf16 where the hardware computes in it.
+    channels_last: the layout of networks, but in fp32.
+    num_threads: threads of this process on the CPU; the result's last bits depend on them.
+    freeze_batch_norm: batch norms keep the means and variances that they have, in place of those of each batch. This
+        is for finetuning towards a network's own embeddings, where statistics of a batch are only noisy estimates.
+    compile: torch.compile writes kernels for the network, once a run and in minutes. If it cannot, one line says so, and
+        the network runs as it is.
+    cudnn_benchmark: on a GPU, cuDNN tries what it has for each convolution and takes the fastest. A resumed run is then
+        the same up to rounding only.
+    checkpoint_minutes: a checkpoint is also written between epochs, after so many minutes.
     allocate: how svq.bin.allocate makes the table of bits that training takes as --bits.
     select: how svq.bin.select chooses the layers that stay in float.
-    ptq: what svq.bin.quantize does beside quantizing; finetuning (svq.bin.train) does without it.
-    multi_stage: quantize and finetune layers of few bits first, those of more bits in later stages (Liu et al.,
-    section IV, algorithm 1); `epochs` are shared among the stages, each with its own run of the schedule.
-    stage_epochs: a list of the epochs of each stage of multi_stage, from the lowest bits on, or of one number for all
-    stages. A stage has no share of `epochs` then, and they have no effect.
+    ptq: steps of svq.bin.quantize beside quantizing; finetuning (svq.bin.train) ignores them.
+    multi_stage: layers of few bits are quantized and finetuned first, those of more bits in later stages (Liu et al.,
+        "Towards lightweight speaker verification via adaptive neural network quantization", section IV, algorithm 1).
+        `epochs` are shared among the stages, each with its own run of the schedule.
+    stage_epochs: the epochs of each stage of multi_stage, from the lowest bits on, or one number for all stages;
+        `epochs` then has no effect.
+    Raises ValueError for values out of range, and for settings that contradict each other.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -120,10 +133,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class AggregationTrainConfig(TrainConfig):
-    """A training config for svq.bin.train_aggregation; the model is the teacher's, the rest as in TrainConfig.
+    """Settings of svq.bin.train_aggregation; the model is the teacher's, other settings are those of TrainConfig.
 
-    level: whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map brings
-    each frame first. components: of the dictionary. dim: size of the vector.
+    level: the level whose layers are aggregated, see svq.distill.levels. channels: dimensions to which an affine map
+    first brings each frame. components: components of the dictionary. dim: size of the vector.
     """
 
     level: str = "lde_aggr"
@@ -138,7 +151,7 @@ class AggregationTrainConfig(TrainConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
 
     def check_keys(self, where) -> None:
-        """UserError for settings of TrainConfig that mean nothing here, where only a dictionary is trained."""
+        """Raises UserError, naming `where`, for settings of TrainConfig that mean nothing for training a dictionary."""
         defaults = TrainConfig()
         for name in ("model", "distill", "quant", "allocate", "multi_stage"):
             if getattr(self, name) != getattr(defaults, name):

@@ -1,4 +1,4 @@
-"""What a training shows: its curves as CSV, and a bar or plain lines while it runs."""
+"""The curves of a training as CSV, and the bar or plain lines that it shows while it runs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ COLUMNS = ("step", "epoch", "lr", "margin", "loss", "accuracy")
 
 
 class Curves:
-    """Rows of means over a few steps each; rewritten whole, so that a resumed run leaves no double rows, and no other
-    ones than an undisturbed run does: how fast it was stands in the log."""
+    """Training curves: rows of means over a few steps each.
+
+    The file is rewritten as a whole, so that a resumed run leaves the same rows as an undisturbed one, and none twice.
+    Speed is therefore not in it, but in the log.
+    """
 
     def __init__(self, path, every: int, rows: list | None = None, sums: list | None = None):
         self.path, self.every = path, every
@@ -21,7 +24,7 @@ class Curves:
         self.sums = sums or [0.0, 0.0, 0]  # loss, correct answers, samples since the last row
 
     def add(self, step: int, epoch: float, lr: float, margin: float, loss: float, correct: int, samples: int):
-        """Counts one step (numbered from 1); loss is the batch's mean."""
+        """Counts one step (numbered from 1); `loss` is the batch's mean, `correct` and `samples` are counts."""
         self.sums[0] += loss * samples
         self.sums[1] += correct
         self.sums[2] += samples
@@ -42,7 +45,7 @@ class Curves:
 
 
 class Progress:
-    """A tqdm bar on a terminal; in a log a line every `seconds`."""
+    """Progress of training: a tqdm bar on a terminal, a line every `seconds` in a log."""
 
     def __init__(self, total_steps: int, done: int, batch_size: int, seconds: float = 10.0, silent: bool = False):
         self.total, self.batch_size, self.seconds = total_steps, batch_size, seconds

@@ -1,4 +1,4 @@
-"""Several processes as one: the environment of torchrun or srun, and batch norm over the whole batch."""
+"""Training by several processes as one: the environment of torchrun or srun, and batch norm over the whole batch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class World:
 
 
 def place() -> tuple[int, int, int]:
-    """This process's rank, the number of processes, and its number among those of its machine.
+    """Returns this process's rank, the number of processes, and its number among those of its machine.
 
-    Reads what torchrun tells, else what srun tells each process of a step (SLURM_PROCID, SLURM_STEP_NUM_TASKS,
-    SLURM_LOCALID); (0, 1, 0) where neither started this process. The script of a Slurm job, which stands for all of the
-    job's tasks but is one process, is no step.
+    Reads the environment that torchrun sets, else the one that srun sets for each process of a step (SLURM_PROCID,
+    SLURM_STEP_NUM_TASKS, SLURM_LOCALID). Returns (0, 1, 0) where neither started this process. The script of a Slurm
+    job is no step: it has the environment of all of the job's tasks but is one process.
     """
     if "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", 0))
@@ -41,14 +41,14 @@ def place() -> tuple[int, int, int]:
 
 
 def join_world() -> World:
-    """Joins the process group that torchrun or srun announces in the environment; alone without one.
+    """Joins the process group that torchrun or srun announces in the environment; without one the process is alone.
 
     Uses CUDA with NCCL where there are GPUs, else CPU with Gloo. The processes meet at MASTER_ADDR and MASTER_PORT,
-    which torchrun sets itself and utils/slurm_task.py before it calls srun.
+    which torchrun sets itself, and utils/slurm_task.py before it calls srun. Raises UserError where they are not set.
     """
     rank, size, local = place()
     cuda = torch.cuda.is_available()
-    # Under srun --gpus-per-task each process sees its own GPU alone.
+    # Under srun --gpus-per-task each process sees only its own GPU.
     device = torch.device("cuda", local % torch.cuda.device_count()) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
@@ -67,7 +67,7 @@ def leave_world(world: World) -> None:
 
 
 class _SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes; so is its gradient, for every process's loss sees the sum."""
+    """Sums a tensor over all processes, and its gradient too, because every process's loss sees the sum."""
 
     @staticmethod
     def forward(ctx, x):
@@ -111,7 +111,7 @@ class GlobalBatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
-        """Moves the running statistics; without a momentum they are the means over all batches, as in torch."""
+        """Updates the running statistics; without a momentum they are the means over all batches, as in torch."""
         self.num_batches_tracked += 1
         share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, share)
@@ -119,7 +119,10 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def synchronize_batch_norm(net: nn.Module, world: World) -> nn.Module:
-    """`net` with batch norm over all processes: the same statistics as one process with the whole batch."""
+    """Gives the batch norms of `net` statistics over all processes, as one process with the whole batch has.
+
+    Returns `net`, changed in place or, on GPUs, converted to SyncBatchNorm.
+    """
     if world.size == 1:
         return net
     if world.device.type == "cuda":

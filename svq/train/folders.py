@@ -1,4 +1,4 @@
-"""What a run takes from the folder of a trained model, and what it leaves in its own."""
+"""Reading what a run starts from in the folder of a trained model, and writing the folder of its own."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from svq.train.objective import AAMSoftmax
 
 
 def starting_network(config: TrainConfig, options, finetune: bool = False) -> tuple[nn.Module, TrainConfig]:
-    """The network of `options.init`, or a new one where that is None, and `config` with what is known only now.
+    """Loads the network of `options.init`, or builds a new one where that is None; returns it and the completed config.
 
-    `config.model` becomes the float model of --init, `config.quant.layers` the bits of --bits; where the model of
-    --init is quantized already, `config.quant` says how. Nothing is quantized yet by `config`.
-    finetune: such a network, say one that was calibrated, is welcome where `config.quant` agrees with it.
+    In the config, `model` becomes the float model of --init, and `quant.layers` the bits of --bits. Where the model of
+    --init is quantized already, `quant` says how. Nothing is quantized by `config` yet.
+    finetune: whether a network that is quantized already, for example calibrated, is accepted if `config.quant` agrees
+    with it. Raises UserError where --init, --bits and the config do not fit each other.
     """
     if config.allocate is not None and options.bits is None:
         raise UserError(f"{options.config}: `allocate` gives every layer its bits; make the table with svq.bin.allocate "
@@ -54,7 +55,7 @@ def starting_network(config: TrainConfig, options, finetune: bool = False) -> tu
 
 
 def check_quantization(wanted: QuantConfig, found: QuantConfig, net: nn.Module, config: TrainConfig, options) -> None:
-    """UserError unless the quantized network of --init is quantized as it shall be."""
+    """Raises UserError unless the quantized network of --init, by config `found`, is quantized as `wanted` says."""
     same = dataclasses.replace(found, bits=wanted.bits, layers=wanted.layers) == wanted
     other = [name for name, _ in quantizable(net) if found.bits_of(name) != wanted.bits_of(name)]
     if not same or other:
@@ -66,7 +67,10 @@ def check_quantization(wanted: QuantConfig, found: QuantConfig, net: nn.Module, 
 
 
 def layer_bits(path, net: nn.Module) -> dict[str, int]:
-    """Bits by layer from a bits.tsv made for `net`, in the order of the network whatever that of the rows."""
+    """Reads bits by layer from a bits.tsv made for `net`; the order is that of the network, not of the rows.
+
+    Raises UserError where the table is wrong or not for `net`.
+    """
     rows = read_bits(path)
     check_bits(rows, net, path)
     bits = bits_by_layer(rows)
@@ -74,7 +78,10 @@ def layer_bits(path, net: nn.Module) -> dict[str, int]:
 
 
 def check_model_keys(given: dict | None, model: ModelConfig, options) -> None:
-    """UserError where the config asks for another model than --init holds; keys it does not give are not compared."""
+    """Raises UserError where the config asks for another model than --init holds; only the keys it gives count.
+
+    given: `model` of the config, as written.
+    """
     found = to_dict(model)
     found["net"] = to_dict(nets.options_of(model.arch)) | found["net"]  # lists for tuples, as YAML has them
     for key, value, has in _differences(given or {}, found, "model"):
@@ -93,7 +100,7 @@ def _differences(given: dict, found: dict, prefix: str):
 
 
 def take_head(head: AAMSoftmax, folder, train_set: TrainSet) -> None:
-    """Fills `head` with the classifier in `folder`. UserError unless it tells just the speakers of `train_set` apart."""
+    """Fills `head` with the classifier in `folder`. Raises UserError unless its speakers are those of `train_set`."""
     if read_speakers(folder) != list(train_set.speakers):
         raise UserError(f"{folder}/speakers.txt: the classifier there was trained on other speakers than "
                         f"{train_set.data_dir} holds; use the data of that training")
@@ -102,7 +109,7 @@ def take_head(head: AAMSoftmax, folder, train_set: TrainSet) -> None:
 
 
 def read_speakers(folder) -> list[str]:
-    """The speakers that the classifier in `folder` tells apart."""
+    """Reads the list of speakers that the classifier in `folder` tells apart. Raises UserError where there is none."""
     path = os.path.join(folder, "speakers.txt")
     try:
         with open_file(path, "r", encoding="utf-8") as file:
@@ -112,13 +119,13 @@ def read_speakers(folder) -> list[str]:
 
 
 def read_head(folder: str) -> tuple[dict | None, list[str] | None]:
-    """Tensors and speakers of the classifier in `folder`; None and None where it has none."""
+    """Reads tensors and speakers of the classifier in `folder`; gives None and None where it has none."""
     path = os.path.join(folder, "head.safetensors")
     return (load_tensors(path), read_speakers(folder)) if os.path.exists(path) else (None, None)
 
 
 def save_head(folder, head: dict | None, speakers: list[str] | None) -> None:
-    """Writes what `read_head` reads; nothing for None."""
+    """Writes the classifier's tensors and speakers to `folder`, as `read_head` reads them; writes nothing for None."""
     if head is not None:
         save_tensors(os.path.join(folder, "head.safetensors"), head)
         with atomic_write(os.path.join(folder, "speakers.txt")) as file:
@@ -126,9 +133,10 @@ def save_head(folder, head: dict | None, speakers: list[str] | None) -> None:
 
 
 def save_trained(folder, net: nn.Module, config: TrainConfig, head: dict | None, speakers: list[str] | None) -> None:
-    """Writes all that belongs to the model of `config`; model.safetensors last, for it says that the rest is there.
+    """Writes a trained model's folder; model.safetensors comes last, as the sign that all else is there.
 
-    head: the classifier's tensors; it and its speakers may be missing.
+    config: its `model` and `quant` become the model's config. head, speakers: the classifier's tensors and speakers, or
+    None.
     """
     save_head(folder, head, speakers)
     write_provenance(folder, config, config.seed)

@@ -1,4 +1,4 @@
-"""The one training loop: teacher, student and quantization-aware finetuning all run through it."""
+"""The one training loop, for teachers, students and quantization-aware finetuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from svq.atomic import remove_leftovers
 from svq.config import to_dict
 from svq.data.augment import spec_augment
-from svq.data.dataset import EpochBatches, TrainSet, make_loader
+from svq.data.dataset import TrainSet, epoch_batches, make_loader
 from svq.data.frontend import FrontEnd, check_stored
 from svq.data.mixing import Unmixed
 from svq.distill.objective import Teacher
@@ -41,14 +41,16 @@ class Trainer:
     Args:
         config: the run's settings.
         objective: network, head and losses, on any device; moved to the world's.
-        train_set: what to train on.
-        folder: where `<checkpoints>/last.pt` and `curves.csv` go.
+        train_set: the data to train on.
+        folder: `<checkpoints>/last.pt` and `curves.csv` go here.
         run_id: digest of all that the result depends on; a checkpoint of another run is not resumed.
-        teacher: what the objective learns from beside the labels, or None; it is frozen here.
-        after: the trainer that the same run had in its stage before; steps, epochs and curves go on from there,
-            the schedule begins anew.
-        after_epoch: called with the number of the epoch, from 1, and the network in training once an epoch and its
+        teacher: the teacher that the objective learns from beside the labels, or None; it is frozen here.
+        after: the trainer of the stage before in the same run; steps, epochs and curves go on from there, the schedule
+            begins anew.
+        after_epoch: called with the number of the epoch, from 1, and the network in training, once an epoch and its
             checkpoint are done, and again where a run is resumed there; it must leave the network as it is.
+
+    Raises UserError where the data do not fill one batch, or where stored features do not fit the model's front end.
     """
 
     def __init__(self, config: TrainConfig, objective: Objective, train_set: TrainSet, folder, run_id: str,
@@ -91,10 +93,10 @@ class Trainer:
         self.request, self.must_stop = StopRequest(), False
 
     def run(self) -> None:
-        """Trains to the end, from the last checkpoint where there is one of this run.
+        """Trains to the end, from the last checkpoint where this run has one.
 
-        Where SIGTERM or SIGUSR1 asks this process, or one that trains with it, to end, raises svq.train.checkpoint.Stopped
-        once the step is done and a checkpoint of it is written.
+        Raises svq.train.checkpoint.Stopped where SIGTERM or SIGUSR1 asked this process, or one that trains with it, to
+        end, once the step is done and its checkpoint is written. Raises NonFiniteLoss for a loss that is not a number.
         """
         with self.request:
             self._run()
@@ -184,10 +186,10 @@ class Trainer:
         progress.update(self.step, epoch, float(mean_loss), int(all_correct) / samples, lr)
 
     def _over_processes(self, loss: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
-        """The whole batch's mean loss and right answers, each process having those of its slice, and how many processes
-        were asked to end.
+        """Adds up over all processes: gives the batch's mean loss, its right answers, and how many were asked to end.
 
-        So all processes see a loss that is no number at the same step, end after the same one, and none is left waiting.
+        Each process has the loss and right answers of its slice. With the sums all processes see a loss that is no
+        number at the same step and end after the same step, so that none is left waiting.
         """
         found = torch.stack([loss.float() / self.world.size, correct.float(), self.request.flag(correct.float())])
         if self.world.size > 1:
@@ -196,7 +198,7 @@ class Trainer:
 
     @torch.no_grad()
     def _features(self, inputs: torch.Tensor | Unmixed) -> torch.Tensor:
-        """Waveforms (B, samples) or log-mels (B, T, F) -> normalised, masked features (B, T, F)."""
+        """Computes normalised, masked features (B, T, F) from waveforms (B, samples) or log-mels (B, T, F)."""
         if isinstance(inputs, Unmixed):
             inputs = inputs.mixed()
         if self.config.data.input == "wav":
@@ -215,17 +217,17 @@ class Trainer:
 
     @torch.no_grad()
     def _teach(self, feats: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None = None) -> tuple:
-        """The teacher's part: its embeddings, or cached `targets` in their place, and logits, where asked for."""
+        """Gives the teacher's part: its embeddings, or cached `targets` in their place, and logits, where asked for."""
         taught = () if self.teacher is None else self.teacher(feats, labels)
         return taught if targets is None else (targets, *taught[1:])
 
     def _check_finite(self, value: torch.Tensor, what: str, step: int | None = None) -> None:
-        """NonFiniteLoss naming the batch of `step` (from 0; the present one by default) unless `value` is finite."""
+        """Raises NonFiniteLoss, naming the batch of `step` (from 0; None: the present), unless `value` is finite."""
         if torch.isfinite(value):
             return
         step = self.step if step is None else step
         epoch, batch = divmod(step, self.steps_per_epoch)
-        whole = EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=batch)
+        whole = epoch_batches(self.train_set, self.config.batch_size, epoch, start_batch=batch)
         items = next(iter(whole))
         names = some_of([self.train_set.utterance(i) for i in items])
         kept = self.checkpoint_path if os.path.exists(self.checkpoint_path) else "no checkpoint yet"
@@ -233,9 +235,8 @@ class Trainer:
                             f"{batch + 1}: {names}); lower schedule.lr or look at these recordings. "
                             f"Last good state: {kept}")
 
-    def _batches(self, epoch: int, start: int = 0) -> EpochBatches:
-        return EpochBatches(len(self.train_set), self.config.batch_size, self.config.seed, epoch, start_batch=start,
-                            rank=self.world.rank, world_size=self.world.size)
+    def _batches(self, epoch: int, start: int = 0):
+        return epoch_batches(self.train_set, self.config.batch_size, epoch, start, self.world.rank, self.world.size)
 
     def _wrap(self, objective: Objective) -> nn.Module:
         if self.world.size == 1:
@@ -245,7 +246,7 @@ class Trainer:
         return DistributedDataParallel(objective, device_ids=devices, broadcast_buffers=False)
 
     def _save_if_due(self) -> None:
-        """A checkpoint after every epoch and every `checkpoint_minutes`; averages over the last epochs."""
+        """Writes a checkpoint after every epoch and every `checkpoint_minutes`; averages weights of the last epochs."""
         epoch, done = divmod(self.step, self.steps_per_epoch)
         if done == 0 and epoch > self.total_steps // self.steps_per_epoch - self.config.average:
             self.average.add(self.objective.state_dict())
@@ -254,7 +255,7 @@ class Trainer:
             self._save()
 
     def _save(self) -> None:
-        # The last step may have led out of the numbers; the checkpoint before it is the good one then.
+        # The last step may have made weights infinite or NaN; the checkpoint before it must then stay.
         for name, parameter in self.objective.named_parameters():
             self._check_finite(parameter.detach().abs().amax(), f"largest weight of {name}", self.step - 1)
         save_checkpoint(self.checkpoint_path, self._state())
@@ -262,12 +263,14 @@ class Trainer:
         self.saved_at, self.saved_step = time.monotonic(), self.step
 
     def _while_wanted(self, loader) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches. A program that a recording is read through may be ended before this process: that is no error
-        of a run that is to end as well."""
+        """Yields the batches, and ends without an error where reading fails in a run that is asked to end.
+
+        A program that recordings are read through may get the signal before this process does.
+        """
         try:
             yield from loader
         except (UserError, OSError):
-            if not self.request.signal or self.world.size > 1:  # other processes would wait for this one's part
+            if not self.request.signal or self.world.size > 1:  # other processes would wait for this one's slice
                 raise
             self.must_stop = True
 
@@ -277,7 +280,7 @@ class Trainer:
         if self.world.is_main and self.saved_step != self.step:
             self._save()
         if self.world.size > 1:
-            dist.barrier()  # who ends first would have torchrun end the one that writes
+            dist.barrier()  # the first process to end would make torchrun end the one that writes
         self.request.stop(self.checkpoint_path)
 
     def _end_epoch(self) -> None:

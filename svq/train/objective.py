@@ -1,7 +1,7 @@
-"""What a run minimizes: classification by a head, and the distance to a teacher where there is one.
+"""Objectives of training: classification by a head, and the distance to a teacher where there is one.
 
-Heads are not part of the model that is deployed: one for training, and one for speakers that a network was not trained
-on, without training.
+Heads are not part of the model that is deployed. One is trained; another is made without training, for speakers that a
+network was not trained on.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class AAMSoftmax(nn.Module):
 
 def imprinted(embeddings: Iterable[tuple[str, np.ndarray | UserError]], labels: dict[str, int], classes: int,
               source="data") -> torch.Tensor:
-    """Class weights (C, D) float32 of length 1: of each class the mean direction of its embeddings.
+    """Computes class weights (C, D), float32 of length 1: for each class the mean direction of its embeddings.
 
-    "Imprinting": Qi, Brown and Lowe, "Low-shot learning with imprinted weights", CVPR 2018, section 3.2: every
-    embedding at length 1, their mean by class, at length 1 again. With the scale of an AAM softmax the class weights
-    say what a nearest-mean classifier by cosine would.
+    "Imprinting": Qi, Brown and Lowe, "Low-shot learning with imprinted weights", CVPR 2018, section 3.2: embeddings are
+    scaled to length 1, averaged by class, and scaled to length 1 again. With the scale of an AAM softmax, the class
+    weights decide as a nearest-mean classifier by cosine would.
 
-    embeddings: (utterance, (D,)), or an error in its place. labels: of every utterance.
-    UserError that lists, with `source`, utterances that have no embedding.
+    embeddings: pairs of an utterance and its embedding (D,), or an error in its place. labels: class of each utterance.
+    Raises UserError that names `source` and lists utterances without an embedding.
     """
     sums, failed = None, []
     for key, vector in embeddings:
@@ -75,14 +75,14 @@ class Objective(nn.Module):
     """Network, head and losses as one module, so that DistributedDataParallel wraps them together.
 
     Where the losses of `distill` do not depend on the labels, the head learns to tell the speakers apart by the
-    embeddings as they are and has no effect on the network: it is there for what comes after (finetuning,
-    sensitivity). Without labels of any use it may be None.
+    embeddings as they are, without an effect on the network. It serves later steps (finetuning, sensitivity). It may be
+    None where labels are of no use.
 
-    A nested network learns for all its precisions in every step, from the mean of their losses. It costs a forward and
-    a backward pass for each, as much as training each by itself. One precision drawn for a step would cost less, but
-    then each one's batch norms see only some of the steps, and the shared weights, with the optimizer's momentum and
-    second moments, go to and fro between the precisions.
-    per_frame: the teacher's part is for each frame, and the network gives `frame_outputs`.
+    A nested network learns for all its precisions in every step, from the mean of their losses. This takes a forward
+    and a backward pass for each, as much as training each by itself. Drawing one precision for each step would cost
+    less, but then each one's batch norms would see only some of the steps, and the shared weights, with the optimizer's
+    momentum and second moments, would go to and fro between the precisions.
+    per_frame: whether the teacher's part is frame by frame; the network then gives `frame_outputs`.
     """
 
     def __init__(self, net: nn.Module, head: AAMSoftmax | None, distill: DistillConfig | None = None,
@@ -96,11 +96,11 @@ class Objective(nn.Module):
     def forward(self, feats: torch.Tensor, labels: torch.Tensor, margin: float,
                 teacher: torch.Tensor | None = None,
                 teacher_logits: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (B, T, F), labels (B,), the teacher's embeddings (B, D') or, per frame, (B, T, D'), and logits
-        (B, C), or None where the config does not ask for them -> loss, right answers (both scalar).
+        """Computes the loss and the number of right answers (both scalar) of a batch.
 
-        The right answers are counted with the margin on, as the loss sees them; of a nested network, those of the
-        highest precision, at which it is left.
+        feats: (B, T, F). labels: (B,). teacher: the teacher's embeddings (B, D'), or (B, T, D') per frame.
+        teacher_logits: (B, C). Both are None where the config does not ask for them. Right answers are counted with the
+        margin on, as the loss sees them. Those of a nested network are of the highest precision, at which it is left.
         """
         precisions = precisions_of(self.net)
         if not precisions:
@@ -114,9 +114,9 @@ class Objective(nn.Module):
 
     def _minimize(self, feats: torch.Tensor, labels: torch.Tensor, margin: float, teacher: torch.Tensor | None,
                   teacher_logits: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss and right answers of the network as it is now."""
+        """Computes loss and right answers of the network at its present precision."""
         outputs = (self.net.frame_outputs(feats) if self.per_frame else self.net(feats)).float()
-        # Cosines in bfloat16 have two digits; times the scale they would be logits rounded to 1/8.
+        # Cosines in bfloat16 have two digits; times the scale they would give logits rounded to 1/8.
         with torch.autocast(feats.device.type, enabled=False):
             if self.per_frame and outputs.shape[1] != teacher.shape[1]:
                 raise UserError(f"the student gives {outputs.shape[1]} frames for a crop, the cached levels have "
@@ -129,7 +129,7 @@ class Objective(nn.Module):
                 if self.head is None:
                     return taught, labels.new_zeros(())
                 probe, right = self._classify(embeddings.detach(), labels, margin)
-                return taught + (probe - probe.detach()), right  # the head's gradient, and the loss without it
+                return taught + (probe - probe.detach()), right  # this adds the head's gradient, but not its loss
             loss, right = self._classify(embeddings, labels, margin)
             loss = self.config.label_weight * loss + taught
             if self.config.logit_weight > 0:
@@ -143,13 +143,13 @@ class Objective(nn.Module):
 
     @property
     def probes(self) -> bool:
-        """Whether the head only looks on."""
+        """Whether the head only looks on: it learns, but has no effect on the network."""
         return self.config is not None and self.config.without_labels
 
     def clip_gradients(self, limit: float) -> torch.Tensor:
-        """Brings the gradient to length `limit` where it is longer; returns its length before.
+        """Scales the gradient to length `limit` where it is longer; returns its length before.
 
-        A head that only looks on is clipped apart: it must not shorten what the network learns.
+        A head that only looks on is clipped separately: it must not shorten the gradient of the network.
         """
         if not self.probes or self.head is None:
             return nn.utils.clip_grad_norm_(self.parameters(), limit)

@@ -1,6 +1,6 @@
-"""The optimizer with its parameter groups, its learning rate and the margin at every step.
+"""The optimizer and its parameter groups, learning rate and margin at every step.
 
-Learning rate and margin are pure functions of the step: nothing to save, nothing to resume.
+Learning rate and margin are pure functions of the step: there is nothing to save and nothing to resume.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from svq.quant.api import quantizers
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """`sgd` (Nesterov momentum) or `adamw`. Norms, biases and quantizer scales take no weight decay.
+    """Settings of the optimizer: `sgd` (Nesterov momentum) or `adamw`.
 
-    scale_lr: what the learning rate of quantizer scales is multiplied with. A scale's gradient sums over
-    a whole layer of weights, so at the weights' own rate it would move much faster than they do.
+    Norms, biases and quantizer scales have no weight decay. scale_lr: the learning rate of quantizer scales is
+    multiplied by this. A scale's gradient sums over a whole layer of weights, so at the weights' own rate it would move
+    much faster than they do. Raises ValueError for values out of range.
     """
 
     name: Literal["sgd", "adamw"] = "sgd"
@@ -42,10 +43,10 @@ class OptimizerConfig:
 
 
 def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW, over three groups: matrices with weight decay; norms and
-    biases without; quantizer scales without and with their own factor on the learning rate (`factor`).
+    """Makes the optimizer of `module`: SGD with Nesterov momentum, or AdamW, over three groups of parameters.
 
-    On a GPU one kernel updates all tensors of a group (`fused`).
+    Matrices have weight decay; norms and biases have none; quantizer scales have none, and their own factor on the
+    learning rate (`factor` of the group).
     """
     scales = {id(p) for _, _, quantizer in quantizers(module) for p in quantizer.parameters()}
     groups: dict[str, list] = {"matrix": [], "vector": [], "scale": []}
@@ -80,11 +81,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """Warm-up, decay and margin, in epochs (fractions allowed).
+    """Settings of warm-up, decay and margin, in epochs (fractions allowed).
 
-    lr: the highest rate, reached after `warmup_epochs` of linear growth; then `decay` to `final_lr`
+    lr: the highest rate, reached after `warmup_epochs` of linear growth; then it falls by `decay` to `final_lr`
     (exponential: the same factor every step; cosine: half a cosine).
     margin: AAM margin; 0 until `margin_start_epoch`, then growing linearly until `margin_full_epoch`.
+    Raises ValueError for values out of range.
     """
 
     lr: float = 0.1
@@ -109,10 +111,10 @@ class ScheduleConfig:
 
 
 def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epochs: int) -> float:
-    """The rate of step `step` (from 0) of a run of `epochs` epochs."""
+    """Computes the learning rate of step `step` (from 0) in a run of `epochs` epochs."""
     total = steps_per_epoch * epochs
     warmup = min(config.warmup_epochs * steps_per_epoch, total)
-    # The decay counts from step 0, as in WeSpeaker, so that warm-up only scales the curve down.
+    # The decay begins at step 0, as in WeSpeaker, so that warm-up only scales the curve down.
     share = step / max(total - 1, 1)
     if config.decay == "exponential":
         lr = config.lr * (config.final_lr / config.lr) ** share
@@ -122,7 +124,7 @@ def learning_rate(config: ScheduleConfig, step: int, steps_per_epoch: int, epoch
 
 
 def margin(config: ScheduleConfig, step: int, steps_per_epoch: int) -> float:
-    """The margin of step `step` (from 0)."""
+    """Computes the AAM margin of step `step` (from 0)."""
     start = config.margin_start_epoch * steps_per_epoch
     full = config.margin_full_epoch * steps_per_epoch
     if step >= full:

@@ -1,7 +1,7 @@
-"""One training run in this process, from its options: what svq.bin.train and the trials of a search have in common.
+"""One training run in this process, from its options. svq.bin.train and the trials of a search both use it.
 
-It learns from labels, a teacher beside the student, or a teacher's cached levels; as one stage or, for networks of
-mixed precision, as several: low bits first.
+A network learns from labels, a teacher that runs beside the student, or a teacher's cached levels. A run has one stage
+or, for networks of mixed precision, several: low bits first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from svq.train.objective import AAMSoftmax, Objective
 
 @dataclasses.dataclass(frozen=True)
 class RunOptions:
-    """The options of svq.bin.train by name; `python -m svq.bin.train --help` says what they are."""
+    """The options of svq.bin.train by name; `python -m svq.bin.train --help` explains them."""
 
     config: str
     data: str
@@ -46,10 +46,11 @@ class RunOptions:
 
 
 def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None = None) -> tuple[nn.Module, TrainConfig]:
-    """Trains, writes the model folder `options.out`; returns the network and the config, that of --init filled in.
+    """Trains a network and writes the model folder `options.out`; returns the network and the completed config.
 
-    options: a RunOptions, or arguments parsed to the same names. after_epoch: as of svq.train.loop.Trainer; what it
-    raises ends the run, whose last checkpoint stays.
+    options: a RunOptions, or arguments parsed to the same names. after_epoch: see svq.train.loop.Trainer; an exception
+    from it ends the run, whose last checkpoint stays. The config is completed by that of --init. Raises UserError for
+    options that do not fit each other.
     """
     config = with_augmentation(load_config(options.config, TrainConfig, options.set), options)
     check_options(config, options)
@@ -57,7 +58,7 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
     torch.manual_seed(config.seed)
     net, config = starting_network(config, options, finetune=True)
     train_set = TrainSet(options.data, config.data.input, config.data.crop_seconds, config.seed, config.augment,
-                         rate=config.model.front_end.rate)
+                         rate=config.model.front_end.rate, speeds=config.data.speeds)
     head = make_head(config, options, train_set)
     teacher, objective = make_objective(config, net, head, options, train_set)
     world = join_world()
@@ -69,7 +70,7 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
 
 
 def with_augmentation(config: TrainConfig, options) -> TrainConfig:
-    """`config` with the directories of noise and rooms filled in; without augmentation where there are none."""
+    """Fills the directories of noise and rooms into `config`; drops augmentation, saying so, where there are none."""
     if config.augment is None:
         return config
     found = {"noise_dir": options.noise or config.augment.noise_dir, "rir_dir": options.rir or config.augment.rir_dir}
@@ -93,8 +94,11 @@ def check_options(config: TrainConfig, options) -> None:
 
 
 def decisive(config: TrainConfig) -> TrainConfig:
-    """`config` without what the trained weights do not depend on: how many processes read, how often a checkpoint is
-    written, how a table of bits came about, and what is done in place of training."""
+    """Resets the settings of `config` that the trained weights do not depend on.
+
+    These are: how many processes read, how often a checkpoint is written, how a table of bits was made, and what is
+    done in place of training.
+    """
     defaults = TrainConfig()
     return dataclasses.replace(
         config, checkpoint_minutes=defaults.checkpoint_minutes, allocate=None, select=None, ptq=None,
@@ -102,11 +106,11 @@ def decisive(config: TrainConfig) -> TrainConfig:
 
 
 def run_id(config: TrainConfig, options) -> str:
-    """Digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
+    """Computes the digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
 
-    How a table of bits came about may change in between: its bits are in quant.layers.
+    How a table of bits was made may change in between: its bits are in quant.layers.
     """
-    lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel")
+    lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel", "shards.index", "speeds")
     files = [os.path.join(options.data, name) for name in lists]
     if config.augment is not None:
         files += [os.path.join(folder, "wav.scp") for folder in (config.augment.noise_dir, config.augment.rir_dir) if folder]
@@ -118,10 +122,10 @@ def run_id(config: TrainConfig, options) -> str:
 
 
 def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax | None:
-    """The classifier, that of --init where there is one; None where nothing can come of it.
+    """Makes the classifier, or takes that of --init where there is one; returns None where a classifier is of no use.
 
-    That is where the network learns without labels and every utterance has a speaker of its own, which is
-    how Kaldi's data directories say that speakers are not known.
+    It is of no use where the network learns without labels and every utterance has its own speaker, which is how
+    Kaldi's data directories say that speakers are unknown.
     """
     if config.distill is not None and config.distill.without_labels and train_set.num_speakers == len(train_set):
         return None
@@ -132,7 +136,11 @@ def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax |
 
 
 def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, train_set: TrainSet):
-    """The teacher that runs beside the student (None: there is none, or its cached levels do) and what to minimize."""
+    """Makes the teacher that runs beside the student, and the objective.
+
+    The teacher is None where there is none, or where its cached levels are enough; these go to `train_set.targets`.
+    Raises UserError where teacher, targets and student do not fit each other.
+    """
     if options.teacher is None:
         return None, Objective(net, head)
     teacher_net, model = load_model(options.teacher)
@@ -151,14 +159,14 @@ def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, t
     train_set.targets = Targets(options.targets, targets, train_set.keys, options.teacher, teacher_net, model)
     per_frame = train_set.targets.per_frame
     if per_frame and not getattr(net, "has_frame_outputs", False):
-        raise UserError(f"{options.config}: {config.model.arch} gives no output for each frame, which levels "
-                        f"{', '.join(targets.levels)} are for; take FCStudent of pooling mean, or pool the levels")
+        raise UserError(f"{options.config}: {config.model.arch} gives no output for each frame, but levels "
+                        f"{', '.join(targets.levels)} need it; take FCStudent with pooling mean, or pool the levels")
     embedding = EmbeddingObjective(config.model.embed_dim, train_set.targets.dim)
     return teacher, Objective(net, head, distill, embedding, per_frame)
 
 
 def check_front_ends(config: TrainConfig, folder, model) -> None:
-    """UserError unless a student may learn from a teacher whose front end is another than its own."""
+    """Raises UserError unless a student may learn from a teacher whose front end differs from its own."""
     front_end = f"{folder}: its front end {to_dict(model.front_end)} is not the student's"
     if config.distill.targets is None or config.distill.logit_weight > 0:
         raise UserError(front_end)
@@ -168,18 +176,19 @@ def check_front_ends(config: TrainConfig, folder, model) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Layers of up to `bits` bits are quantized, the others in float (0: all of them); `epochs` of training."""
+    """A stage of a run of `epochs` epochs: layers of up to `bits` bits are quantized, the others (0: all) in float."""
 
     bits: int
     epochs: int
 
 
 def plan_stages(config: TrainConfig, net: nn.Module) -> list[Stage]:
-    """The stages of a run: one, or with `multi_stage` one for each bit width that layers of `net` have, ascending.
+    """Plans the stages of a run: one, or with `multi_stage` one for each bit width of layers of `net`, ascending.
 
-    Liu et al., section IV, algorithm 1, train every stage until convergence: `stage_epochs` says for how long. Without
-    it the stages share `epochs` as equally as they can, the last ones taking what is left over, so that a run of
-    several stages costs what a run of one does and the two can be compared.
+    Liu et al., "Towards lightweight speaker verification via adaptive neural network quantization", section IV,
+    algorithm 1, train every stage until convergence; `stage_epochs` says for how long. Without it the stages share
+    `epochs` as equally as possible, the last ones taking what is left over, so that a run of several stages costs what
+    a run of one does and the two can be compared.
     Raises UserError where `epochs` are fewer than the stages, or where `stage_epochs` are for another number of them.
     """
     layers = [name for name, _ in quantizable(net)]
@@ -208,7 +217,7 @@ def _given_epochs(config: TrainConfig, widths: list[int]) -> list[int]:
 
 
 def total_epochs(config: TrainConfig, net: nn.Module) -> int:
-    """The epochs of a run in all its stages together; UserError as of plan_stages."""
+    """Counts the epochs of a run in all its stages together. Raises UserError as plan_stages does."""
     return sum(stage.epochs for stage in plan_stages(config, net))
 
 
@@ -221,11 +230,11 @@ def quantize_up_to_(net: nn.Module, config: QuantConfig, bits: int) -> None:
 
 def train(config: TrainConfig, objective: Objective, train_set, folder, run_id: str, world: World = World(),
           teacher: Teacher | None = None, after_epoch: Callable[[int, nn.Module], None] | None = None) -> None:
-    """Quantizes and trains the network of `objective`, stage by stage; arguments as of Trainer.
+    """Quantizes and trains the network of `objective`, stage by stage; the arguments are those of Trainer.
 
-    Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so
-    on), and starts from the averaged weights of the one before; epochs, and with them the order of the data,
-    go on counting. A run that was killed loads the checkpoints of its finished stages one after the other.
+    Each of several stages has its own schedule, optimizer and checkpoint (`checkpoints/stage1/last.pt` and so on), and
+    starts from the averaged weights of the stage before. Epochs, and with them the order of the data, go on counting. A
+    run that was killed loads the checkpoints of its finished stages one after the other.
     """
     stages = plan_stages(config, objective.net)
     trainer = None

@@ -1,4 +1,4 @@
-"""What sensitivities are measured of: losses on crops of a data directory, batch after batch, and the samples so far.
+"""Losses on crops of a data directory, for the measurement of sensitivities, and a checkpoint of the samples so far.
 
 svq.bits.sensitivity measures; svq.bin.sensitivity puts both together.
 """
@@ -21,7 +21,7 @@ from svq.train.objective import AAMSoftmax, Objective
 
 
 class Crops(nn.Module):
-    """What is computed of a batch of crops as `TrainSet` gives them; this much: their features."""
+    """Base of functions of a batch of crops as `TrainSet` gives them; computes their features."""
 
     def __init__(self, front_end: FrontEndConfig, train_set: TrainSet, device):
         super().__init__()
@@ -31,7 +31,10 @@ class Crops(nn.Module):
         self.train_set, self.device = train_set, device
 
     def features(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Crops (B, samples) or stored features (B, T, F) -> what the network takes, (B, T, F)."""
+        """Computes the network's input (B, T, F) from crops (B, samples) or stored features (B, T, F).
+
+        Raises UserError for stored features of another size than the model takes.
+        """
         inputs = inputs.to(self.device)
         if self.train_set.input == "wav":
             return self.front_end(inputs)
@@ -43,7 +46,7 @@ class Crops(nn.Module):
 
 
 class LabelLoss(Crops):
-    """The classification loss (scalar)."""
+    """The classification loss (scalar) of a batch of crops."""
 
     def __init__(self, net, head: AAMSoftmax, front_end, train_set, margin: float, device):
         super().__init__(front_end, train_set, device)
@@ -56,9 +59,9 @@ class LabelLoss(Crops):
 
 
 class Embeddings(Crops):
-    """The network's embeddings at length 1, (B, D).
+    """The network's embeddings (B, D) of a batch of crops, at length 1.
 
-    Half the squared distance of two of them is one minus their cosine, the loss whose Hessian is measured.
+    Half the squared distance of two embeddings is one minus their cosine: the loss whose Hessian is measured.
     """
 
     def __init__(self, net, front_end, train_set, device):
@@ -71,7 +74,7 @@ class Embeddings(Crops):
 
 
 def endless_batches(train_set: TrainSet, batch_size: int, seed: int, first: int):
-    """Yields batches from number `first` on; as in training, every epoch brings new crops in a new order."""
+    """Yields batches without end, from number `first` on; as in training, every epoch has new crops in a new order."""
     epoch, start = divmod(first, len(EpochBatches(len(train_set), batch_size, seed, 0)))
     for epoch in itertools.count(epoch):
         batches = EpochBatches(len(train_set), batch_size, seed, epoch, start_batch=start)
@@ -80,7 +83,7 @@ def endless_batches(train_set: TrainSet, batch_size: int, seed: int, first: int)
 
 
 class Checkpoint:
-    """The samples so far, in a file; those of another run are not taken up."""
+    """A file with the samples so far; those of another run are not taken up."""
 
     def __init__(self, path: str, run_id: str):
         self.path, self.run_id = path, run_id

@@ -16,8 +16,10 @@ from svq.train.config import TrainConfig
 
 
 def largest_batch(config: TrainConfig, train_set: TrainSet, size: int) -> tuple:
-    """A batch of `size` items as a loader gives it, with as much in it as there can be: with augmentation on the device,
-    every waveform in a room and in noise."""
+    """Makes a batch of `size` items as a loader gives it, with as much in it as there can be.
+
+    With augmentation on the device, every waveform is in a room and in noise.
+    """
     first, label, *targets = train_set.item(0, 0)
     first = first[0] if isinstance(first, tuple) else first
     inputs = torch.from_numpy(first).expand(size, *first.shape).contiguous()
@@ -65,7 +67,7 @@ def compile_or_not(net: nn.Module, attempt: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def one_line_for_memory(config: TrainConfig, device: torch.device, share: int, when: str):
-    """UserError that says what to lower, where the device's memory does not suffice."""
+    """Makes a context in which a lack of the device's memory becomes a UserError that says what to lower."""
     try:
         yield
     except torch.OutOfMemoryError:

@@ -134,8 +134,10 @@ def test_xvectors_and_npz_score_as_embeddings_do(trained, capfd):
         expected[path.name] = path.read_bytes()
     vectors = dict(kaldiio.load_scp("exp/s/embeddings/test/embedding.scp").items())
     np.savez("test.npz", ids=np.array(list(vectors)), embeddings=np.stack(list(vectors.values())))
-    call(score, *COHORT, TEST[0], "test.npz", "exp/npz")
-    assert Path("exp/npz/cosine_none.score").read_bytes() == expected["cosine_none.score"]
+    np.savez("by_name.npz", **vectors)
+    for name in ("test", "by_name"):
+        call(score, *COHORT, TEST[0], f"{name}.npz", f"exp/{name}")
+        assert Path(f"exp/{name}/cosine_none.score").read_bytes() == expected["cosine_none.score"]
     capfd.readouterr()
     for folder, name in (("train", "spk_embedding"), ("test", "embedding")):
         as_kaldi_has_them(f"exp/s/embeddings/{folder}", name)

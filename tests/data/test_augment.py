@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.data.augment import (Augment, AugmentConfig, SpecAugmentConfig, add_noise, from_direct_path, reverberate,
-                              spec_augment, wrap)
+from svq.data.augment import (Augment, AugmentConfig, SpecAugmentConfig, add_noise, convolved, from_direct_path,
+                              reverberate, spec_augment, wrap)
 from svq.data.datadir import create
 from svq.errors import UserError
 
@@ -218,3 +218,12 @@ def test_spec_augment_ranks_share_the_masks_of_one_process():
     whole = spec_augment(feats, 7)
     parts = [spec_augment(feats[4 * r:4 * r + 4], 7, rank=r, world_size=2) for r in range(2)]
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("samples, longest", [(32240, 16000), (5000, 9000), (4096, 4096), (4097, 1), (1, 1), (100, 3)])
+def test_convolution_is_that_of_the_sums(samples, longest):
+    rng = np.random.default_rng(samples)
+    signal, response = (rng.standard_normal(size).astype(np.float32) for size in (samples, longest))
+    expected = np.convolve(signal.astype(np.float64), response.astype(np.float64))[:samples]
+    found = convolved(signal, response)
+    assert found.dtype == np.float32 and np.abs(found - expected).max() < 1e-5 * np.abs(expected).max() + 1e-6

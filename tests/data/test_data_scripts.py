@@ -154,7 +154,7 @@ def test_disjoint_and_other_verbs(recipe):
         assert done.returncode == status, done.stderr
         return done.stdout + done.stderr
 
-    assert "svq.bin.data_dir: speakers in two directories: spk00" in verb("disjoint", "data/train", "data/train", status=1)
+    assert "svq.bin.data_dir: speakers in two data directories: spk00" in verb("disjoint", "data/train", "data/train", status=1)
     run("perturb_data_dir_speed.sh", "0.9", "data/train", "data/slow")
     verb("disjoint", "data/train", "data/slow")
     verb("spk2utt", "data/train/utt2spk", "spk2utt")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from svq.data import fix as fix_module
-from svq.data import reshape
+from svq.data import reshape, shared
 from svq.data.datadir import DataDir, create, index_speakers
 from svq.data.fix import fix
 from svq.data.speed import perturb_speed
@@ -284,8 +284,8 @@ def test_combine_refuses_repeats_and_names_what_it_leaves_out(tmp_path):
     (tmp_path / "b" / "spk2gender").write_text("spk00 m\n")
     with pytest.raises(UserError, match="`spk00` is in .* with another value"):
         reshape.combine(tmp_path / "all", [a, tmp_path / "b"])
-    assert reshape.speakers_shared([a, tmp_path / "b"]) == []
-    assert [s for s, *_ in reshape.speakers_shared([a, a])] == ["spk00", "spk01", "spk02"]
+    assert shared.speakers_shared([a, tmp_path / "b"]) == []
+    assert [s for s, *_ in shared.speakers_shared([a, a])] == ["spk00", "spk01", "spk02"]
 
 
 def test_merge_checks_that_nothing_was_lost(tmp_path):

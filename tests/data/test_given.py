@@ -11,7 +11,7 @@ from svq.bin import data_dir as worker
 from svq.data.aside import draw_speakers, set_aside
 from svq.data.datadir import DataDir
 from svq.data.given import copy
-from svq.data.reshape import speakers_shared
+from svq.data.shared import speakers_shared
 from svq.data.table import write_table
 from svq.data.trials import available, make_trials
 from svq.data.validate import validate

@@ -48,6 +48,16 @@ def test_on_a_device(sets):
         torch.testing.assert_close(moved.mixed().cpu(), wanted, atol=2e-5, rtol=1e-4)
 
 
+def test_pieces_of_a_batch_are_joined(sets):
+    """As workers give them that read shards, some without a room or a noise."""
+    items = [sets[1].item(0, i)[0] for i in range(8)]
+    whole = Unmixed.of(items)
+    for cuts in ((0, 3, 8), (0, 1, 2, 8)):
+        joined = Unmixed.joined([Unmixed.of(items[first:last]) for first, last in zip(cuts, cuts[1:])])
+        torch.testing.assert_close(joined.mixed(), whole.mixed(), atol=1e-6, rtol=0)
+        assert torch.equal(joined.waveforms, whole.waveforms) and torch.equal(joined.in_noise, whole.in_noise)
+
+
 def test_silence_stays_and_says_nothing(tmp_path):
     silent, loud = np.zeros(800, np.float32), np.ones(800, np.float32)
     room = np.ones(3, np.float32)

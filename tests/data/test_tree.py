@@ -212,3 +212,17 @@ def test_a_table_reads_as_it_was_written(tmp_path_factory, rows):
         csv.writer(file).writerows([("path", "speaker"), *((f"wav/{name}", speaker) for name, speaker in rows)])
     found, _, _ = of_table(str(folder / "t.csv"))
     assert [(one.path, one.speaker) for one in found] == [(str(folder / "wav" / name), speaker) for name, speaker in rows]
+
+
+def test_made_again_it_keeps_lists_and_says_what_is_gone(tmp_path, capfd):
+    record(tmp_path / "tree", "a/1.wav", "b/1.wav")
+    make(tmp_path / "tree", tmp_path / "data")
+    kept = {"trials": "a-1 b-1 nontarget\na-1 a-1 target\n", "trials_hard": "b-1 a-1 nontarget\nb-1 b-1 target\n", "spk2gender": "a f\nb m\n"}
+    for name, text in {**kept, "feats.scp": "a-1 x.ark:4\n"}.items():
+        (tmp_path / "data" / name).write_text(text)
+    capfd.readouterr()
+    make(tmp_path / "tree", tmp_path / "data")
+    assert {name: (tmp_path / "data" / name).read_text() for name in kept} == kept
+    told = capfd.readouterr().err
+    assert "kept spk2gender, trials, trials_hard" in told and "removed feats.scp" in told
+    assert not (tmp_path / "data" / "feats.scp").exists()

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from svq.data.trials import count_pairs, draw_pairs, make_trials
+from svq.data.datadir import create
+from svq.data.trials import count_pairs, draw_pairs, make_trials, without_targets
 from svq.data.validate import validate
 from svq.errors import UserError
 from tests.builders import data_dir
@@ -156,3 +157,9 @@ def test_what_cannot_be_made(tmp_path):
     with pytest.raises(UserError, match="take a spk2gender"):
         make_trials(folder, same_gender=True)
     assert not list(folder.glob("*trials*"))
+
+
+def test_speakers_with_too_few_utterances_have_no_target_trials(tmp_path):
+    utterances = {"a-1": "a", "a-2": "a", "b-1": "b", "c-1": "c", "c-2": "c", "c-3": "c"}
+    path = create(tmp_path, wav=dict.fromkeys(utterances, "x.wav"), utt2spk=utterances)
+    assert without_targets(path) == ["b"] and without_targets(path, enroll_utts=2) == ["a", "b"]

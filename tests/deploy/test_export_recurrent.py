@@ -77,14 +77,14 @@ def test_names_of_matrices_may_be_kept_in_float(monkeypatch):
 
 def test_projections_are_refused(monkeypatch):
     net, config = network(monkeypatch, projection=4)
-    with pytest.raises(UserError, match="^rnn: an LSTM with projections .*, which ONNX has not; use a packed file$"):
+    with pytest.raises(UserError, match="^rnn: an LSTM with projections .*; ONNX has none: use a packed file$"):
         export_float(net, config)
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])
 def test_a_loop_over_frames_takes_one_duration(monkeypatch, tmp_path, kind):
     net, config = network(monkeypatch, kind=kind)
-    with pytest.raises(UserError, match="^rnn: a loop over frames is unrolled, .* say which, as --seconds$"):
+    with pytest.raises(UserError, match="^rnn: a loop over frames is unrolled, .* name it by --seconds$"):
         export_float(net, config)
     write(export_float(net, config, seconds=0.3), tmp_path / "x.onnx")
     x = feats(28)

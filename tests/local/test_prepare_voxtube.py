@@ -52,7 +52,7 @@ def test_refusals(corpus, tmp_path):
     assert "5 speakers have 2 videos, not 400" in refused(prepare_voxtube, *options)
     meta = ("--meta", corpus / "resources")
     assert "klingon not in" in refused(prepare_voxtube, *options, *meta, "--languages", "klingon")
-    assert "--languages takes --meta" in refused(prepare_voxtube, *options, "--languages", "english")
+    assert "--languages needs --meta" in refused(prepare_voxtube, *options, "--languages", "english")
     assert "no folder named as a channel" in refused(prepare_voxtube, "--corpus", corpus, *options[2:])
     assert "--meta takes VoxTube's folder" in refused(prepare_voxtube, *options, "--meta", tmp_path)
     (tmp_path / "language_gender_meta.csv").write_text("speaker_id,gender,language\nUCx,unknown,english\n")

@@ -189,7 +189,7 @@ def test_the_defaults_of_the_recipes(monkeypatch, recipe, conf, folder, finetune
     options = options_of(recipe)
     made = resolve_recipe({**options, "conf": conf, "exp": "no such folder", **elsewhere})
     assert made.lists["teachers"] == ["teacher"] and made.lists["students"] == ["student"]
-    assert made.lists["finetuned"] == finetuned.split() and made.lists["allocated"] == allocated
+    assert made.lists["finetuned"] == ["teacher_float", *finetuned.split()] and made.lists["allocated"] == allocated
     assert made.lists["sensitive"] == ["teacher"] and made.lists["rounded"] == made.lists["selected"] == []
     assert made.lists["packed"] == options["systems"].split() and made.lists["quantized_parents"] == ["student", "teacher"]
     assert made.lists["analysed"] == options["analysis"].split() and not made.notes

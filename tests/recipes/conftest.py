@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
+
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_adaptive", "student_kmqat4-ptq",
            "student_kmqat4-ptq-int8", "teacher_selected8-ptq", "teacher_nested4", "teacher_nested4-2bit")
@@ -21,8 +23,9 @@ SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_ada
 # all pages.
 KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/"
                   r"|/levels/[^/]+/parts/")
-# Logs, stamps and locks say when; checkpoints are states in between; the rest holds what a clock measured.
-NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/report/|\.tmp(\.|$)|\.tmp\d+$")
+# Logs, stamps and locks say when; checkpoints are states in between; an earlier search is set aside in old.1; the rest holds
+# what a clock measured.
+NOT_RESULTS = re.compile(r"(^|/)(log|checkpoints)/|(^|/)\.(done|lock|inputs)|(^|/)study\.db|/search/(report|old\.\d+)/|\.tmp(\.|$)|\.tmp\d+$")
 LADDERS = ("teacher_nested4-2bit:teacher_nested4:teacher", "teacher_adaptive:teacher_gone")
 
 
@@ -82,7 +85,7 @@ def mini(tmp_path_factory) -> tuple[Run, Run]:
     run_recipe("mini", *undisturbed.options, "--nj", 1, "--stop-stage", 3)
     kill_in_training(killed)
     assert not (killed.exp / "teacher" / "model.safetensors").exists(), "it was not killed half-way"
-    run_recipe("mini", *killed.options)
+    run_recipe("mini", *killed.options, **warm.environment())
     return killed, undisturbed
 
 

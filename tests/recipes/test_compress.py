@@ -19,6 +19,7 @@ from svq.compression.plan import Settings, most_utterances
 from svq.errors import UserError
 from svq.models import load_model
 from svq.train.objective import imprinted
+from tests import warm
 from tests.builders import data_dir
 from tests.helpers import run_worker
 from tests.importing import formula
@@ -55,8 +56,9 @@ class Compressing:
     def __call__(self, *options, status: int = 0, **replaced) -> str:
         words = self.words({"out": self.folder / "out", **replaced})
         command = ["bash", "steps/compress.sh", *map(str, (*words, *QUICK, *options))]
+        shared = {} if status else warm.environment()
         done = subprocess.run(command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                              stderr=subprocess.STDOUT, env={**os.environ, **shared, "OMP_NUM_THREADS": "1"})
         assert done.returncode == status, done.stdout[-4000:]
         return done.stdout
 

@@ -12,6 +12,7 @@ from svq.config_files import row_tables
 from svq.models import load_model
 from svq.rows import row_names
 from svq.train.config import TrainConfig
+from tests import warm
 from tests.recipes.conftest import ROOT, run_recipe
 
 STUDENT = "student-teacher-layers"
@@ -23,7 +24,7 @@ ROWS = [f"{conf}:{row}" for conf in CONFS for row in row_names(row_tables(conf))
 @pytest.fixture(scope="module")
 def levels(mini) -> Path:
     """The folder of the teacher's levels, after stages 4 and 5."""
-    run_recipe("mini", *mini[0].options, "--systems", SYSTEMS, "--stage", 4, "--stop-stage", 5)
+    run_recipe("mini", *mini[0].options, "--systems", SYSTEMS, "--stage", 4, "--stop-stage", 5, **warm.environment())
     return mini[0].exp / "teacher" / "levels" / "train"
 
 
@@ -51,7 +52,7 @@ def test_another_row_leaves_the_levels_as_they_are(mini, levels):
     before = (levels / "utterance.json").stat().st_mtime_ns
     options = ("--systems", SYSTEMS + " student-teacher-one-s2", "--stage", 4, "--stop-stage", 4)
     try:
-        said = run_recipe("mini", *mini[0].options, *options)
+        said = run_recipe("mini", *mini[0].options, *options, **warm.environment())
     finally:
         table.write_text(rows)
     assert "make" in said and (levels / "utterance.json").stat().st_mtime_ns == before

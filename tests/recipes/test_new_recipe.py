@@ -18,6 +18,7 @@ from svq.data.datadir import DataDir, create
 from svq.errors import UserError
 from svq.recipe import new
 from svq.report.results import read_results
+from tests import warm
 from tests.builders import voice
 from tests.helpers import run_worker
 from tests.recipes.conftest import ROOT, copy_conf
@@ -105,7 +106,7 @@ def test_development_data_of_ones_own(given):
     ({"train_data": "gone"}, "gone: no such data directory"), ({"title": "'\""}, "holds an apostrophe and a quotation mark"),
     ({"name": "a/b"}, "`a/b` is no name for a recipe"), ({"name": ".a"}, "`.a` is no name"), ({"name": "a b"}, "no name"),
     ({"dev_trials": "list"}, "--dev-trials is a list of --dev-data"), ({"test_data": "{train}"}, "speakers in two data directories: s00"),
-    ({"dev_data": "{dev}", "dev_speakers": 3}, "--dev-data does without")])
+    ({"dev_data": "{dev}", "dev_speakers": 3}, "--dev-data makes that needless")])
 def test_what_is_refused_leaves_nothing(given, change, words):
     places = {"train": given.folder / "train/data", "dev": given.dev}
     change = {key: str(value).format(**places) for key, value in change.items()}
@@ -137,7 +138,7 @@ def test_recordings_and_commands_in_the_lists(given, monkeypatch):
     test = given.folder / "test/data/wav.scp"
     lines = test.read_text()
     test.write_text(lines.replace(str(given.folder / "test/wav/s20-0.wav"), str(given.folder / "train/wav/s00-0.wav")))
-    with pytest.raises(UserError, match="both have the recording .*s00-0.wav"):
+    with pytest.raises(UserError, match="the recording .*s00-0.wav is in two of the data directories"):
         given()
     test.write_text(lines.replace(str(given.folder), "cat x |\n"[:-1] + str(given.folder), 1))
     test.write_text("".join(f"{line} |\n" for line in lines.splitlines()))
@@ -162,7 +163,9 @@ def corpus(root: Path, first: int, speakers: int) -> list[str]:
 
 
 def shell(*words, status=0) -> str:
-    done = subprocess.run(["bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    environment = {**os.environ, **warm.environment()}
+    done = subprocess.run(["bash", *map(str, words)], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+                          env=environment)
     assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
     return done.stdout if status == 0 else done.stderr
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import pytest
 
 from tests.recipes.conftest import ROOT, run_recipe
@@ -20,6 +23,14 @@ RECIPES = sorted(path.parent.name for path in (ROOT / "egs").glob("*/run.sh"))
 def test_bad_option_exits_2(recipe, options, told):
     output = run_recipe(recipe, *options, status=2)
     assert told in output and len(output.splitlines()) == 1
+
+
+@pytest.mark.skipif(not shutil.which("dash"), reason="no shell here that is not bash")
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_another_shell_hands_over_to_bash(recipe):
+    command = ["dash", "run.sh", "--title", "two words", "--stage", "x"]
+    done = subprocess.run(command, cwd=ROOT / "egs" / recipe, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "run.sh: --stage takes an integer, not 'x'\n")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -164,3 +164,11 @@ def test_a_row_by_hand_has_its_bits_taken(planned, tmp_path):
 def test_mistakes_are_one_line_before_anything_is_done(planned, options, told):
     error = planned("net net_grid", *options, status=2)
     assert told in error and len(error.splitlines()) == 1
+
+
+def test_a_list_that_nobody_makes_is_said_before_anything_is_trained(planned):
+    planned("net", "--trials", "dev/trials exam/trials")
+    missing = planned.said.index("data/exam/trials is missing: stage 1 makes no such list (--trials)")
+    assert missing < planned.said.index("exp/net/model.safetensors")
+    planned("net", "--trials", "dev/trials test/trials")
+    assert "is missing" not in planned.said

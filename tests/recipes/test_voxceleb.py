@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 
 from svq.report.results import read_results
+from tests import warm
 from tests.local import corpora
 from tests.recipes.conftest import ROOT, copy_conf, run_recipe
 
@@ -35,8 +36,8 @@ def test_whole_recipe(tmp_path):
                "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf", "--data", tmp_path / "data", "--exp",
                tmp_path / "exp", "--counts", tree / "counts", "--dev-speakers", "4", "--nj", "2", "--extract-nj", "1",
                "--cohort-per-spk", "4"]
-    environment["PATH"] = f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}"
-    run_recipe("voxceleb", *options, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", PATH=environment["PATH"])
+    environment = {**os.environ, **warm.environment(), "PATH": f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}"}
+    run_recipe("voxceleb", *options, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", **environment)
     rows = read_results(tmp_path / "exp" / "results.tsv")
     lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
     assert [(r.system, r.trials, r.norm) for r in rows] == [
@@ -44,7 +45,9 @@ def test_whole_recipe(tmp_path):
     counts = {name: utterances_of_speakers(tmp_path / "data" / name) for name in ("train", "cohort")}
     assert counts["cohort"] == {speaker: min(4, count) for speaker, count in counts["train"].items()}
     assert len((tmp_path / "data" / "cohort" / "feats.scp").open().readlines()) == sum(counts["cohort"].values())
-    speakers = {line.split()[1] for line in (tmp_path / "data" / "train_sp" / "utt2spk").open()}
+    assert not (tmp_path / "data" / "train_sp").exists() and list((tmp_path / "data" / "train_wav" / "shards").glob("*.tar"))
+    speakers = (tmp_path / "exp" / "teacher" / "speakers.txt").read_text().split()
+    assert len(speakers) == 3 * len(counts["train"])
     assert {name.split("-")[0] for name in speakers} >= {"sp0.9", "sp1.1"}
     a_table_of_the_paper(tmp_path / "exp", options, environment)
 

@@ -1,6 +1,7 @@
 """Cosines between the embeddings of NAME and NAME-int8: found, counted, drawn."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -72,6 +73,8 @@ def test_report_shows_them(tmp_path):
     report = collect_report(plan, "with INT8", Names(frozenset()))
     page = html.render(report)
     section = page[page.index('<section id="int8">'):page.index('<section id="provenance">')]
-    assert '<td>teacher-int8</td><td class="l">test</td><td>400</td>' in section and section.count("<svg") == 1
-    assert all(f"<td>{value:.4f}</td>" in section for value in report.agreement["teacher-int8"]["test"].quantiles)
+    cells = re.sub(r' data-h="[^"]*"', "", section)
+    assert '<td>teacher-int8</td><td class="l">test</td><td>400</td>' in cells and section.count("<svg") == 1
+    assert f"of {400} utterances" in section
+    assert all(f">{value:.4f}</td>" in section for value in report.agreement["teacher-int8"]["test"].quantiles)
     assert 'id="int8"' not in html.render(dataclasses.replace(report, agreement={}))

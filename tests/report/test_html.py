@@ -1,5 +1,6 @@
 """The page: self-contained, reproducible, small, and it says what the table says."""
 
+import dataclasses
 import re
 from html.parser import HTMLParser
 
@@ -10,6 +11,7 @@ from svq.draw import figure
 from svq.errors import UserError
 from svq.report import collect, html, plots
 from svq.report.collect import Layer, Report, Scored
+from svq.report.compared import Against
 from svq.report.results import Row
 from tests.report import fake
 
@@ -45,6 +47,7 @@ def report(tmp_path, **changes):
         backend="cosine", norm="none", scored=scored,
         curves={s: collect.read_curves(tmp_path / s / "curves.csv") for s in SYSTEMS},
         layers={"teacher_kmqat4": layers(3)}, parents={"teacher_kmqat4": "teacher"},
+        against={"teacher_kmqat4": Against("teacher")},
         provenance={s: {"seed": 7, "git": "abc123", "versions": {"torch": "2.13.0"},
                         "config": {"net": "<ResNet34> & co"}} for s in SYSTEMS})
     return Report(**{**values, **changes})
@@ -90,7 +93,7 @@ def test_the_page_needs_nothing_else(page):
     assert checker.references and all(ref.startswith("#") for ref in checker.references)
     assert {ref[1:] for ref in checker.references} <= set(checker.ids)
     assert len(checker.ids) == len(set(checker.ids))
-    assert "://" not in page and "<script" not in page and "@import" not in page
+    assert "://" not in page and "@import" not in page and page.count("<script") == 1 and "<script>" in page
 
 
 def test_same_report_same_bytes(page, tmp_path):
@@ -119,25 +122,63 @@ def test_text_is_escaped(page):
 
 def headline_cells(page):
     part = page[page.index('id="headline"'): page.index('id="sizes"')]
-    lines = re.findall(r"<tr><td>(\w+)</td>(.*?)</tr>", part)
-    return {name: re.findall(r"<td([^>]*)>(.*?)</td>", cells) for name, cells in lines}
+    lines = re.findall(r'<tr><td data-h="system">(\w+)(.*?)</td>(.*?)</tr>', part)
+    return {name: [("", said), *re.findall(r"<td data-h=\"[^\"]*\"([^>]*)>(.*?)</td>", cells)] for name, said, cells in lines}
 
 
 def test_headline(page):
+    """Without resampled speakers: figures, changes and ratios, and nothing is marked or coloured."""
     cells = headline_cells(page)
     assert list(cells) == list(SYSTEMS)
-    eer = {name: values[2] for name, values in cells.items()}
-    assert eer["teacher"] == (' class="edge"', "3.40")
-    assert eer["student"] == (' class="edge best"', "2.90")
+    eer = {name: values[3] for name, values in cells.items()}
+    assert eer["teacher"] == (' class="edge"', "3.40<small>2.90 to 3.90</small>")
     change = 100 * (3.3 / 3.4 - 1)
-    assert eer["teacher_kmqat4"][1] == f'3.30<small class="better">−{-change:.1f} %</small>'
+    assert eer["teacher_kmqat4"][1] == f'3.30<small>2.80 to 3.80</small><small class=same>−{-change:.1f} %</small>'
     ratio = 26_500_000 / 3_390_000
-    assert cells["teacher_kmqat4"][1][1] == f"3.39<small>÷ {ratio:.2f}</small>"
+    assert cells["teacher_kmqat4"][2][1] == f"3.39<small>÷ {ratio:.2f}</small>"
+    assert 'best"' not in page[page.index('id="headline"'): page.index('id="scores"')]
 
 
-def test_ties_are_all_best(page):
-    for values in headline_cells(page).values():
-        assert "best" in values[3][0]  # minDCF is 0.3 for all of them
+def headline(tmp_path, **changes):
+    """The page's headline, of systems whose measures vary together."""
+    found = report(tmp_path, **changes)
+    luck = np.random.default_rng(0).normal(0, 0.4, 200)
+    own = {s: np.random.default_rng(i).normal(0, 0.005, 200) for i, s in enumerate(found.systems)}
+    samples = {row: {name: getattr(row, name) * (1 + luck + own[row.system]) for name in ("eer", "mindcf01", "cllr")}
+               for row in found.rows}
+    return f'id="headline"{html._headline(dataclasses.replace(found, samples=samples))}id="sizes"'
+
+
+def test_the_best_and_what_cannot_be_told_from_it_are_marked(tmp_path):
+    """All intervals overlap by far: differences of the same resampled speakers decide."""
+    rows = [row(s, "test", eer=eer, eer_low=1.0, eer_high=7.0) for s, eer in zip(SYSTEMS, (3.4, 2.90, 2.91))]
+    cells = headline_cells(headline(tmp_path, rows=rows))
+    assert ["best" in cells[s][3][0] for s in SYSTEMS] == [False, True, True]
+    assert not any("best" in cells[s][4][0] for s in SYSTEMS)  # minDCF is 0.3 for all of them: no mark says anything
+
+
+def test_a_change_is_coloured_only_where_it_is_told_from_0(tmp_path):
+    against = {"teacher_kmqat4": Against("teacher", finetuned=True)}
+    rows = [row(s, "test", eer=eer) for s, eer in zip(SYSTEMS, (3.4, 2.9, 3.401))]
+    text = headline(tmp_path, rows=rows, against=against)
+    assert "<small class=same>+0.0 %</small>" in headline_cells(text)["teacher_kmqat4"][3][1]
+    assert "against teacher, not finetuned" in headline_cells(text)["teacher_kmqat4"][0][1]
+    assert "the change from teacher also holds what finetuning brought" in text
+    rows = [row(s, "test", eer=eer) for s, eer in zip(SYSTEMS, (3.4, 2.9, 4.4))]
+    text = headline(tmp_path, rows=rows, against=against)
+    assert "<small class=worse>+29.4 %</small>" in headline_cells(text)["teacher_kmqat4"][3][1]
+
+
+def test_every_figure_has_a_finding(page):
+    assert page.count('<figure class="card"><figcaption class="finding">') == page.count("<figure")
+    assert not re.findall(r'class="finding">[^<]*\bnan\b', page)
+
+
+def test_more_lists_than_fit_a_screen_make_several_tables(tmp_path):
+    lists = ("a", "b", "c", "d")
+    scored = {("teacher", name): Scored(*[np.arange(4.0)] * 4) for name in lists}
+    part = headline(tmp_path, rows=[row("teacher", name) for name in lists], scored=scored)
+    assert part.count("<table>") == 2 and [part.count(f'colspan="3">{name}<') for name in lists] == [1] * 4
 
 
 def test_without_logs_layers_intervals_and_provenance(tmp_path):

@@ -1,5 +1,6 @@
 """exp/index.html: links the pages that are there, and they link back."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
@@ -7,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from svq.draw.page import link_back, page
+from svq.draw.page import linked, listing, page
 from svq.report.index import entries, finish, folder_of
 
 PAGES = {
@@ -53,14 +54,18 @@ def test_every_page_is_linked_and_links_back(tmp_path, order):
     assert links.title.strip() == "mini & more"
     assert {unquote(href): text for href, text in links.found} == PAGES
     for name in PAGES:
-        href, _ = Links(tmp_path / name).found[0]
+        href, words = Links(tmp_path / name).found[0]
+        assert words == f"All pages of {'a table' if name.startswith('bits') else 'mini & more'}"
         target = ((tmp_path / name).parent / unquote(href)).resolve()
         assert target == (tmp_path / ("bits_net" if name.startswith("bits") else "") / "index.html").resolve()
-    assert ("../index.html", "← All pages") in Links(tmp_path / "bits_net/index.html").found
-    once = (tmp_path / "index.html").read_bytes()
+    assert ("../index.html", "All pages of mini & more") in Links(tmp_path / "bits_net/index.html").found
+    names = ["index.html", "pages.js", *PAGES]
+    once = [(tmp_path / name).read_bytes() for name in names]
     for name in PAGES:
         make(tmp_path, name)
-    assert (tmp_path / "index.html").read_bytes() == once
+    assert [(tmp_path / name).read_bytes() for name in names] == once
+    reports = [href for href, words in Links(tmp_path / "analysis/net/scores/index.html").found if words == "Report"]
+    assert reports == ["../../../report.html"]
 
 
 def test_each_kind_has_a_sentence(tmp_path):
@@ -100,8 +105,30 @@ def test_pages_that_end_at_the_same_time_are_all_there(tmp_path):
     assert len(Links(tmp_path / "index.html").found) == 13
 
 
-def test_the_link_is_there_once():
+def test_every_page_knows_of_all_others(tmp_path):
+    """The script beside the index has them all; pages made first need not be written again."""
+    make(tmp_path, "report.html")
+    first = (tmp_path / "report.html").read_bytes()
+    for name in list(PAGES)[1:]:
+        make(tmp_path, name)
+    assert (tmp_path / "report.html").read_bytes() == first
+    text = (tmp_path / "pages.js").read_text()
+    found = json.loads(text[text.index("= [") + 2: text.index("].map") + 1])
+    assert [unquote(path) for path, _ in found] == ["index.html", *(entry.path for entry in entries(tmp_path))]
+    words = [word for _, word in found]
+    assert len(set(words)) == len(words) and "Layers: layers_kmqat4-ptq" in words
+    for name in PAGES:
+        source = re.search(r'<script src="([^"]*)">', (tmp_path / name).read_text())[1]
+        assert ((tmp_path / name).parent / unquote(source)).is_file()
+
+
+def test_links_are_there_once():
     text = page("T", "s", [("a", "A", "b")], "f")
-    once = link_back(text, "../index.html")
-    assert link_back(once, "../index.html") == once and once.count('class="back"') == 1
-    assert link_back(once, "x.html") == link_back(text, "x.html")
+    once = linked(text, [("../index.html", "All")], "../pages.js")
+    assert linked(once, [("../index.html", "All")], "../pages.js") == once and once.count('class="pages"') == 1
+    assert linked(once, [("x.html", "X")], "x.js") == linked(text, [("x.html", "X")], "x.js")
+
+
+def test_a_title_is_no_script():
+    assert "</script" not in linked(page("T", "s", [], "f"), [("a", "</script><b>")], "x.js").split('class="pages"')[1].split("<script")[0]
+    assert json.dumps('b"\n') in listing([("a", 'b"\n')])

@@ -93,7 +93,7 @@ def read_split(path, trials):
 
 def test_every_number_of_every_row(tmp_path):
     lists = fake.write_tree(tmp_path, SYSTEMS, backends=("cosine",))
-    rows, _ = collect.collect(plan(tmp_path))
+    rows, _, _ = collect.collect(plan(tmp_path))
     assert len(rows) == 2 * 3 * 1 * 2
     for row in rows:
         stem = tmp_path / "exp" / row.system / "scores" / row.trials / f"{row.backend}_{row.norm}"
@@ -112,7 +112,7 @@ def test_every_number_of_every_row(tmp_path):
 
 def test_rows_follow_the_order_given(tree):
     given_order = plan(tree, systems=("teacher_kmqat4", "teacher"), norms=("asnorm", "none"))
-    rows, _ = collect.collect(given_order)
+    rows, _, _ = collect.collect(given_order)
     expected = [(s, t, "cosine", n) for s in ("teacher_kmqat4", "teacher")
                 for t in ("dev", "test", "test_all") for n in ("asnorm", "none")]
     assert [(r.system, r.trials, r.backend, r.norm) for r in rows] == expected
@@ -177,13 +177,13 @@ def test_broken_summary(tree, summary):
 
 
 def test_interval_holds_the_rate_and_is_the_same_again(tree):
-    rows, _ = collect.collect(plan(tree, bootstrap=30, seed=1))
+    rows, _, _ = collect.collect(plan(tree, bootstrap=30, seed=1))
     assert all(row.eer_low <= row.eer <= row.eer_high and row.eer_low < row.eer_high for row in rows)
-    again, _ = collect.collect(plan(tree, bootstrap=30, seed=1))
+    again, _, _ = collect.collect(plan(tree, bootstrap=30, seed=1))
     assert again == rows
-    other, _ = collect.collect(plan(tree, bootstrap=30, seed=2))
+    other, _, _ = collect.collect(plan(tree, bootstrap=30, seed=2))
     assert other != rows
-    without, _ = collect.collect(plan(tree))
+    without, _, _ = collect.collect(plan(tree))
     assert all(math.isnan(row.eer_low) and math.isnan(row.eer_high) for row in without)
 
 
@@ -240,7 +240,7 @@ def test_any_text_is_read_or_refused_in_one_line(tmp_path_factory, text):
 
 
 def test_first_columns_are_the_promised_ones(tree, tmp_path):
-    rows, _ = collect.collect(plan(tree))
+    rows, _, _ = collect.collect(plan(tree))
     results.write_results(tmp_path / "results.tsv", rows)
     header = (tmp_path / "results.tsv").read_text().split("\n")[0]
     promised = "system trials backend norm eer mindcf01 mindcf05 cllr avg_bits size_bytes params"

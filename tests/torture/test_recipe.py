@@ -115,45 +115,53 @@ def test_then_all_is_up_to_date(torture):
     assert not differences(torture.recipe.files(), torture.undisturbed.files[STAGES[-1]])
 
 
-def test_vanished_files_are_made_again(torture, draw):
+@pytest.fixture
+def whole(torture):
+    """The recipe, run to its end: by the tests above, or now where those below are run alone."""
+    status, said = torture.recipe.whole()
+    assert status == 0, said
+    return torture
+
+
+def test_vanished_files_are_made_again(whole, draw):
     """Results of all stages, some dozens at a time."""
-    expected = torture.undisturbed.files[STAGES[-1]]
+    expected = whole.undisturbed.files[STAGES[-1]]
     names = sorted(name for name in expected if not name.startswith(("conf/", "corpus/")) and not KEPT.search(name))
     for _ in range(2):
         gone = draw.sample(names, 36)
         for name in gone:
-            (torture.recipe.folder / name).unlink()
-        status, said = torture.recipe.whole()
-        missing = differences(torture.recipe.files(), expected)
-        torture.vanished += [(name, "no" if name in missing else "yes") for name in gone]
+            (whole.recipe.folder / name).unlink()
+        status, said = whole.recipe.whole()
+        missing = differences(whole.recipe.files(), expected)
+        whole.vanished += [(name, "no" if name in missing else "yes") for name in gone]
         assert status == 0, said
         assert not missing
 
 
-def test_a_read_only_disk_is_one_line(torture):
-    if torture.disk.why_not:
-        pytest.skip(f"no disk of our own: {torture.disk.why_not}")
-    torture.disk.read_only()
+def test_a_read_only_disk_is_one_line(whole):
+    if whole.disk.why_not:
+        pytest.skip(f"no disk of our own: {whole.disk.why_not}")
+    whole.disk.read_only()
     try:
-        status, said = torture.recipe.whole()
-        dry, plan = torture.recipe.whole("--dry-run")
+        status, said = whole.recipe.whole()
+        dry, plan = whole.recipe.whole("--dry-run")
     finally:
-        torture.disk.grow()
+        whole.disk.grow()
     assert status == 1 and "Read-only file system" in said and "Traceback" not in said, said
     assert dry == 0 and "0 to make" in plan, plan
-    assert torture.recipe.whole()[0] == 0
+    assert whole.recipe.whole()[0] == 0
 
 
 @pytest.mark.parametrize("name, stage", [("data", 2), ("corpus", 0), ("exp", 3)])
-def test_a_read_only_folder(torture, name, stage):
+def test_a_read_only_folder(whole, name, stage):
     """What is only read may be so; who would write there says so in a line, and changes nothing."""
-    with ReadOnlyView(torture.recipe.folder / name) as view:
+    with ReadOnlyView(whole.recipe.folder / name) as view:
         if view.why_not:
             pytest.skip(f"nothing can be mounted: {view.why_not}")
         begun = time.time()
-        status, said = torture.recipe.stage(stage, "--force")
-        assert status and "Read-only file system" in said + torture.recipe.logs(begun), said
+        status, said = whole.recipe.stage(stage, "--force")
+        assert status and "Read-only file system" in said + whole.recipe.logs(begun), said
         assert "Traceback" not in said, said
-    status, said = torture.recipe.whole()
+    status, said = whole.recipe.whole()
     assert status == 0, said
-    assert not differences(torture.recipe.files(), torture.undisturbed.files[STAGES[-1]])
+    assert not differences(whole.recipe.files(), whole.undisturbed.files[STAGES[-1]])

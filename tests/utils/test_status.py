@@ -63,6 +63,12 @@ def test_done_and_stale(shell, status, once):
                if "other" not in path.parts and path.name != "scores" and path.is_file())
 
 
+def test_of_several_jobs_the_log_of_the_one_that_failed(status, once):
+    once("a", 'mkdir -p log; run.py JOB=1:3 log/a.JOB.log bash -c \'echo job JOB says so; ((JOB != 2))\'', code=1)
+    lines = status()
+    assert lines[0].startswith("  failed") and "code 1" in lines[0] and lines[1].endswith("log/a.2.log: job 2 says so")
+
+
 def test_running_failed_interrupted(shell, status, once):
     log = 'mkdir -p log; run.py log/"${1##*/}".log bash -c \'%s\''
     once("a", log % "echo too bad; exit 3", code=1)

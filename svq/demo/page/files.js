@@ -1,12 +1,12 @@
 "use strict";
-// Recordings from files: WAVs by our own reader, everything else by the browser's decoders. A browser resamples what it
-// decodes to the rate that it is asked for, so it is asked for the file's own, which is read off the file first.
+// Recordings from files: WAVs by our own reader, everything else by the browser's decoders. A browser resamples to the
+// rate that it is asked for. So the file's own rate is read off the file first, and the browser is asked for that.
 
-/** What the user can mend: its text is one line. */
+/** An error that the user can mend; its text is one line. */
 class Problem extends Error {}
 
 const Files = (() => {
-  const USUAL = 48000;    // where the rate cannot be read off the file
+  const USUAL = 48000;    // the rate where none can be read off the file
   const MP3_RATES = { 3: [44100, 48000, 32000], 2: [22050, 24000, 16000], 0: [11025, 12000, 8000] };
 
   function starts(bytes, name, at = 0) {
@@ -25,7 +25,7 @@ const Files = (() => {
     return 10 + size + (bytes[5] & 16 ? 10 : 0);
   }
 
-  /** The rate of the frame that begins here; null where none does. */
+  /** The rate of the MP3 frame that begins here; null where none begins. */
   function ofMp3(bytes, from) {
     let at = from;
     while (bytes[at] === 0) at++;     // padding of the tag

@@ -1,5 +1,5 @@
 "use strict";
-// The page: starts the network, compares what the two panels hold, and shows what came out.
+// The page: starts the network, compares the recordings of the two panels, and shows the result.
 
 const PRIORS = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99];
 const PARTS = ["svqSources", "svqModel", "svqRuntime"];     // what the files of data/ bring
@@ -64,7 +64,7 @@ const Page = {
     for (const id of ["prior", "c-miss", "c-fa", "own"]) byId(id).addEventListener("input", () => this.refresh());
   },
 
-  /** What the settings say; null, with a line, where they cannot be used. */
+  /** The costs that the user has set; null, with a line on the page, where they cannot be used. */
   costs() {
     const pTarget = this.priors[byId("prior").value], own = byId("own");
     byId("prior-value").textContent = percent(pTarget);

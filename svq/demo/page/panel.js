@@ -1,10 +1,10 @@
 "use strict";
-// One side of the comparison: its buttons, its recordings, and what is said of them.
+// One side of the comparison: its buttons, its recordings, and the lines about them.
 
 const LONGEST = 300;    // seconds after which a recording ends by itself
 
 class Panel {
-  /** root: the section. many: whether it keeps several recordings. changed: called when they are others. */
+  /** root: the section. many: whether it keeps several recordings. changed: called when the recordings change. */
   constructor(root, engine, many, changed) {
     Object.assign(this, { root, engine, many, changed, recordings: [], recorder: null, taken: 0, atWork: 0 });
     this.button = root.querySelector(".record");
@@ -83,7 +83,7 @@ class Panel {
     this.status(on ? "Recording …" : "");
   }
 
-  /** A recording from whatever gives {rate, channels}; or the line that says why there is none. */
+  /** Adds the recording that source() gives as {rate, channels}, or shows the line that says why there is none. */
   async take(name, source, fromMicrophone) {
     this.atWork++;
     this.root.classList.add("computing");

@@ -1,11 +1,11 @@
 "use strict";
-// The microphone: its samples as they come, without the echo cancelling, noise suppression and gain control of calls,
-// which would change the voice.
+// The microphone: its samples as they come. Echo cancelling, noise suppression and gain control, made for calls, would
+// change the voice, so they are off.
 
 const PATIENCE = 5000;    // milliseconds that sound may take to start
 
 class Recorder {
-  /** Starts; `heard` is called with every block, [Float32Array] by channel. */
+  /** Starts the microphone; calls `heard` with every block, [Float32Array] by channel. */
   static async start(heard) {
     if (!navigator.mediaDevices || typeof AudioWorkletNode === "undefined") {
       throw new Problem("no microphone for this page: browsers give one to pages of https, of localhost and, some of them, " +
@@ -26,7 +26,7 @@ class Recorder {
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
     await started(this.context);
-    // A page that was opened from a file may load a worklet from no file and no blob, but from the address itself.
+    // A page that was opened from a file may load a worklet from no file and no blob, but from a data: address.
     await this.context.audioWorklet.addModule(`data:text/javascript,${encodeURIComponent(svqSources.capture)}`);
     this.parts = [];
     this.node = new AudioWorkletNode(this.context, "capture");
@@ -48,7 +48,7 @@ class Recorder {
     return new Problem(mends[error.name] || `the microphone does not start (${error.message || error.name}); choose a recording`);
   }
 
-  /** Ends; {rate, channels: [Float32Array]} of all that was heard. */
+  /** Ends the recording; gives all of it as {rate, channels: [Float32Array]}. */
   async stop() {
     await new Promise((ended) => {
       this.ended = ended;

@@ -19,13 +19,13 @@ const Scores = (() => {
     return Math.min(1, Math.max(-1, a.reduce((sum, x, d) => sum + x * b[d], 0)));
   }
 
-  /** The log-likelihood ratio from which on accepting costs less than rejecting. */
+  /** Bayes' threshold: at this log-likelihood ratio and above, accepting costs no more than rejecting. */
   function bayes({ pTarget, cMiss, cFa }) {
     return Math.log(cFa * (1 - pTarget)) - Math.log(cMiss * pTarget);
   }
 
-  /** {score, llr, threshold, accepted} of embeddings; null for what is not known.
-   *  costs: {pTarget, cMiss, cFa, threshold}: threshold (null: Bayes') is of the llr, without a calibration of the score. */
+  /** Compares embeddings; gives {score, llr, threshold, accepted}, null for what is not known. costs: {pTarget, cMiss,
+   *  cFa, threshold}. The threshold (null: Bayes') is one of the llr, or of the score where there is no calibration. */
   function decide(enrolled, test, { mean, calibration }, costs) {
     const score = cosine(voice(enrolled, mean), voice([test], mean));
     const llr = calibration ? calibration.slope * score + calibration.offset : null;

@@ -1,9 +1,9 @@
 "use strict";
-// WAV files, read as svq/data/wavfile.py reads them, at their own rate; and written, as 32-bit floats, so that a recording
-// that is saved holds the very samples that were heard here.
+// WAV files. They are read as svq/data/wavfile.py reads them, at their own rate. They are written as 32-bit floats, so
+// that a saved recording holds the very samples that were heard here.
 
 const Wav = (() => {
-  const UNKNOWN = 0x7fff0000;    // sizes of programs that streamed and could not know them
+  const UNKNOWN = 0x7fff0000;    // programs that stream do not know the size and write this or more
 
   function text(view, at) {
     return String.fromCharCode(...new Uint8Array(view.buffer, view.byteOffset + at, 4));
@@ -49,7 +49,7 @@ const Wav = (() => {
     return { ...layout, start: at, frames: Math.floor((streamed ? present : length) / block) };
   }
 
-  /** What gives a sample at a byte, full scale 1; undefined for kinds that are left to the browser. */
+  /** The function that reads a sample at a byte, full scale 1; undefined for kinds that are left to the browser. */
   function reader({ format, bits }) {
     return {
       "1 8": (view, at) => (view.getUint8(at) - 128) / 128,

@@ -9,7 +9,7 @@ class Capture extends AudioWorkletProcessor {
     this.parts = [];
     this.filled = 0;
     this.on = true;
-    this.port.onmessage = () => {     // stop: what is left, then the word that it is all
+    this.port.onmessage = () => {     // stop: hands on the rest, then null as a sign that this was all
       this.flush();
       this.port.postMessage(null);
       this.on = false;

@@ -1,7 +1,7 @@
 "use strict";
-// What svq/data/audio.py and svq/data/sources.py ask of a recording before it is embedded; their numbers come in `rules`.
+// The checks of a recording before it is embedded, as in svq/data/audio.py and sources.py; `rules` has the numbers.
 
-/** What the user can mend: its text is one line. */
+/** An error that the user can mend; its text is one line. */
 class Refusal extends Error {}
 
 const Sound = (() => {
