@@ -39,7 +39,7 @@ class Speech:
     """Stands for a svq.data.dataset.TrainSet: buzzes whose pitch belongs to the speaker, and noise. A quarter of them get a
     room and a quarter noise where `augmented`."""
 
-    input, data_dir, targets, rate = "wav", "synthetic", None, 16000
+    input, data_dir, targets, shards, rate, seed = "wav", "synthetic", None, None, 16000, 1
 
     def __init__(self, speakers: int, utterances: int, frames: int, augmented: bool = False):
         self.num_speakers, self.count, self.frames, self.augmented = speakers, utterances, frames, augmented
