@@ -19,7 +19,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 # The bench beside this one measures files; spawned processes find it, too.
-from latency import Server, about, measure, noise, serve
+from latency import CLOCKS, Server, about, measure, noise, serve
 
 WAY = "ONNX Runtime float"  # what runs them; arithmetic is the file's own
 FORMS = ("plain float", "compact float", "plain INT8", "compact INT8")
@@ -82,7 +82,7 @@ def make_files(packed, folder):
 def report(label, packed, options):
     with tempfile.TemporaryDirectory() as folder:
         files, differences, taken = make_files(packed, folder)
-        servers = {form: Server(serve, files[form], WAY, options.threads) for form in FORMS}
+        servers = {form: Server(serve, files[form], WAY, options.threads, options.clock) for form in FORMS}
         seconds = measure(servers, [1], 298, options.rounds)
         size = os.path.getsize(packed)
         print(f"\n{label}: model.svq {size:,} bytes; made compact in {taken:.1f} s")
@@ -101,6 +101,8 @@ def main():
     arguments.add_argument("--bits", type=int, nargs="+", default=[8, 4, 3, 2, 1])
     arguments.add_argument("--model", nargs="+", default=[], help="packed files to take instead")
     arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("--clock", choices=list(CLOCKS), default="wall",
+                           help="processor: of all threads together, which other work on the machine changes less")
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
     print(f"{about()}; {options.threads} threads")

@@ -115,6 +115,11 @@ def test_then_all_is_up_to_date(torture):
     assert not differences(torture.recipe.files(), torture.undisturbed.files[STAGES[-1]])
 
 
+def lasting(names: list[str]) -> list[str]:
+    """Leaves out what analyses keep for their next run: made again of features made again, it has other names."""
+    return [name for name in names if not KEPT.search(name)]
+
+
 @pytest.fixture
 def whole(torture):
     """The recipe, run to its end: by the tests above, or now where those below are run alone."""
@@ -132,7 +137,7 @@ def test_vanished_files_are_made_again(whole, draw):
         for name in gone:
             (whole.recipe.folder / name).unlink()
         status, said = whole.recipe.whole()
-        missing = differences(whole.recipe.files(), expected)
+        missing = lasting(differences(whole.recipe.files(), expected))
         whole.vanished += [(name, "no" if name in missing else "yes") for name in gone]
         assert status == 0, said
         assert not missing
@@ -164,4 +169,4 @@ def test_a_read_only_folder(whole, name, stage):
         assert "Traceback" not in said, said
     status, said = whole.recipe.whole()
     assert status == 0, said
-    assert not differences(whole.recipe.files(), whole.undisturbed.files[STAGES[-1]])
+    assert not lasting(differences(whole.recipe.files(), whole.undisturbed.files[STAGES[-1]]))
