@@ -74,7 +74,7 @@ def parse_options():
 
 def allocate_config(config, options):
     """Gives the AllocateConfig of the training's config, with the options of the command line in place of its values."""
-    from svq.bits.allocation import AllocateConfig
+    from svq.bits.config import AllocateConfig
     from svq.config import from_dict, to_dict
 
     tree = {} if config.allocate is None else to_dict(config.allocate)

@@ -2,9 +2,8 @@
 
   python3 -m svq.bin.systems systems="teacher teacher_kmqat4" trials="dev/trials test/trials" conf=conf exp=exp ...
 
-It ignores options that it does not know: recipes have their own. schema=true also checks every config against its
-schema; that imports torch, which takes a second or more, where the rest takes a tenth of one. Prints lines of fields
-separated by tabs, for the shell:
+It ignores options that it does not know: recipes have their own. Checks every config against its schema, too, and
+imports no torch for it. Prints lines of fields separated by tabs, for the shell:
 
   list  NAME   words                     such as teachers, students, rounded, finetuned, sets
   of    FIELD  KEY  value                such as config, net, bits, model, of a system; the value may be empty

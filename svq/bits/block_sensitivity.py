@@ -24,7 +24,8 @@ from svq.names import BLOCK_LEVELS
 from svq.numbers import integer, number
 from svq.pack.file import packed_bytes
 from svq.quant.api import FLOAT_BITS, QuantConfig, freeze_, quantizable, quantize_
-from svq.quant.ptq import PTQConfig, quantize_without_training_
+from svq.quant.ptq_config import PTQConfig
+from svq.quant.ptq import quantize_without_training_
 
 FLOAT, ALL = "float", "all"  # names of the rows that are not blocks
 

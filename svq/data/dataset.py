@@ -21,7 +21,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from svq.data import audio
-from svq.data.augment import Augment, AugmentConfig, wrap
+from svq.data.augment_config import AugmentConfig
+from svq.data.augment import Augment, wrap
 from svq.data.datadir import DataDir
 from svq.data.fbank import num_samples
 from svq.data.features import Matrix, job_slice

@@ -32,7 +32,7 @@ from svq.data.features import Matrix, ark_writer, merge_parts, read_matrix, read
 from svq.data.frontend import FrontEndConfig
 from svq.data.table import Table
 from svq.distill.levels import Clock, Level, find_level
-from svq.distill.objective import TargetsConfig
+from svq.distill.config import TargetsConfig
 from svq.errors import UserError, some_of
 from svq.files import open_file, read_json
 from svq.network import ModelConfig

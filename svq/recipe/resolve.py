@@ -62,9 +62,7 @@ def resolve_recipe(given: Mapping[str, str]) -> Recipe:
     refuse(problems)
     refuse(_missing(systems, conf, options))
     plan = _Plan(options, conf, systems)
-    refuse(plan.check())
-    if given.get("schema") == "true":
-        refuse(plan.check_schema())
+    refuse(plan.check() + plan.check_schema())
     return plan.recipe()
 
 
@@ -173,7 +171,9 @@ class _Plan:
         return []
 
     def check_schema(self) -> list[str]:
-        """Checks every config against its schema; gives a line for each mistake. Imports torch: a second or more."""
+        """Checks every config that something is trained by against its schema; gives a line for each mistake."""
+        if self.options.from_elsewhere or self.options.stage > QUANTIZATION:
+            return []
         from svq.config import load_config
         from svq.train.config import AggregationTrainConfig, TrainConfig
 

@@ -2,20 +2,77 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from svq.bits.allocation import AllocateConfig
+from svq.bits.config import AllocateConfig
 from svq.bits.selection import SelectConfig
 from svq.config import check_choices
-from svq.data.augment import AugmentConfig, SpecAugmentConfig
+from svq.data.augment_config import AugmentConfig, SpecAugmentConfig
 from svq.data.speeds import check_speeds
-from svq.distill.objective import DistillConfig
+from svq.distill.config import DistillConfig
 from svq.errors import UserError
 from svq.network import ModelConfig
 from svq.quant import QuantConfig
-from svq.quant.ptq import PTQConfig
-from svq.train.optimizer import OptimizerConfig, ScheduleConfig
+from svq.quant.ptq_config import PTQConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Settings of the optimizer: `sgd` (Nesterov momentum) or `adamw`.
+
+    Norms, biases and quantizer scales have no weight decay. scale_lr: the learning rate of quantizer scales is
+    multiplied by this. A scale's gradient sums over a whole layer of weights, so at the weights' own rate it would move
+    much faster than they do. Raises ValueError for values out of range.
+    """
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    grad_clip: float = field(default=5.0, metadata={"infinite": True})
+    scale_lr: float = 0.01
+
+    def __post_init__(self):
+        check_choices(self)
+        for name in ("weight_decay", "scale_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is {self.momentum}; it must be at least 0 and below 1")
+        if self.grad_clip <= 0:
+            raise ValueError(f"grad_clip is {self.grad_clip}; it must be positive (.inf: no clipping)")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Settings of warm-up, decay and margin, in epochs (fractions allowed).
+
+    lr: the highest rate, reached after `warmup_epochs` of linear growth; then it falls by `decay` to `final_lr`
+    (exponential: the same factor every step; cosine: half a cosine).
+    margin: AAM margin; 0 until `margin_start_epoch`, then growing linearly until `margin_full_epoch`.
+    Raises ValueError for values out of range.
+    """
+
+    lr: float = 0.1
+    final_lr: float = 5e-5
+    warmup_epochs: float = 6.0
+    decay: Literal["exponential", "cosine"] = "exponential"
+    margin: float = 0.2
+    margin_start_epoch: float = 20.0
+    margin_full_epoch: float = 40.0
+
+    def __post_init__(self):
+        check_choices(self)
+        if not 0 < self.final_lr <= self.lr:
+            raise ValueError(f"final_lr is {self.final_lr}; it must be above 0 and at most lr ({self.lr})")
+        if not 0 <= self.margin < math.pi / 2:
+            raise ValueError(f"margin is {self.margin}; it must be in [0, pi/2)")
+        if self.margin_full_epoch < self.margin_start_epoch:
+            raise ValueError("margin_full_epoch must not come before margin_start_epoch")
+        for name in ("warmup_epochs", "margin_start_epoch"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
 @dataclass(frozen=True)

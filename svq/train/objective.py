@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.distill.objective import DistillConfig, EmbeddingObjective, soft_label_loss
+from svq.distill.config import DistillConfig
+from svq.distill.objective import EmbeddingObjective, soft_label_loss
 from svq.errors import UserError, some_of
 from svq.quant.nested import precisions_of, set_precision_
 

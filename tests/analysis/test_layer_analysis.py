@@ -27,7 +27,7 @@ from svq.names import PART_LEVELS
 from svq.network import ModelConfig
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import quantizable, quantizers
-from svq.quant.ptq import PTQConfig
+from svq.quant.ptq_config import PTQConfig
 from svq.quant.quantizers import make_quantizer
 from tests.builders import data_dir
 from tests.helpers import run_worker

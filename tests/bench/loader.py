@@ -26,7 +26,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from svq.data import audio, shard_index, shard_making  # noqa: E402
-from svq.data.augment import AugmentConfig, spec_augment  # noqa: E402
+from svq.data.augment_config import AugmentConfig
+from svq.data.augment import spec_augment  # noqa: E402
 from svq.data.datadir import create  # noqa: E402
 from svq.data.dataset import TrainSet, epoch_batches, make_loader  # noqa: E402
 from svq.data.frontend import FrontEnd, FrontEndConfig  # noqa: E402

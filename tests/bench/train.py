@@ -24,7 +24,8 @@ from svq.nets import build  # noqa: E402
 from svq.quant import QuantConfig, quantize_  # noqa: E402
 from svq.train.objective import AAMSoftmax, Objective  # noqa: E402
 from svq.train.arithmetic import autocast, low_precision  # noqa: E402
-from svq.train.optimizer import OptimizerConfig, make_optimizer, set_learning_rate  # noqa: E402
+from svq.train.config import OptimizerConfig
+from svq.train.optimizer import make_optimizer, set_learning_rate  # noqa: E402
 
 CPU = torch.device("cpu")
 CLASSES = 500

@@ -12,17 +12,8 @@ from hypothesis import strategies as st
 
 from svq.backend.calibration import mean_text
 from svq.bin import allocate as worker
-from svq.bits.allocation import (
-    AllocateConfig,
-    Allocator,
-    Problem,
-    allocate,
-    choose,
-    make_problem,
-    pareto,
-    sections_of,
-    uniform_choice,
-)
+from svq.bits.config import AllocateConfig
+from svq.bits.allocation import Allocator, Problem, allocate, choose, make_problem, pareto, sections_of, uniform_choice
 from svq.bits.table import LayerBits, bits_by_layer, check_bits, read_bits
 from svq.config import from_dict
 from svq.errors import UserError

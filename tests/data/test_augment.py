@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.data.augment import (Augment, AugmentConfig, SpecAugmentConfig, add_noise, convolved, from_direct_path,
-                              reverberate, spec_augment, wrap)
+from svq.data.augment_config import AugmentConfig, SpecAugmentConfig
+from svq.data.augment import Augment, add_noise, convolved, from_direct_path, reverberate, spec_augment, wrap
 from svq.data.datadir import create
 from svq.errors import UserError
 

@@ -12,7 +12,8 @@ import soundfile
 import torch
 
 from svq.data import audio
-from svq.data.augment import Augment, AugmentConfig
+from svq.data.augment_config import AugmentConfig
+from svq.data.augment import Augment
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.features import COMPRESSION, Matrix, read_matrix, read_vector, write_ark
 from svq.errors import UserError

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from svq.data.augment import Augment, AugmentConfig, Drawn
+from svq.data.augment_config import AugmentConfig
+from svq.data.augment import Augment, Drawn
 from svq.data.dataset import EpochBatches, TrainSet, make_loader
 from svq.data.mixing import Unmixed, fast_length
 from tests.builders import data_dir

@@ -15,7 +15,8 @@ from svq.config import load_config
 from svq.data.dataset import TrainSet
 from svq.distill.cache import Targets
 from svq.distill.levels import LevelOutputs, find_level
-from svq.distill.objective import DistillConfig, EmbeddingObjective, TargetsConfig
+from svq.distill.config import DistillConfig, TargetsConfig
+from svq.distill.objective import EmbeddingObjective
 from svq.errors import UserError
 from svq.models import load_model
 from svq.network import load_tensors

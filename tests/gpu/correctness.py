@@ -20,7 +20,8 @@ from svq.data.frontend import FrontEnd
 from svq.data.mixing import Unmixed
 from svq.errors import UserError
 from svq.quant import QuantConfig
-from svq.quant.ptq import PTQConfig, quantize_without_training_
+from svq.quant.ptq_config import PTQConfig
+from svq.quant.ptq import quantize_without_training_
 from svq.train.distributed import World
 from svq.train.loop import Trainer
 from svq.train.objective import AAMSoftmax

@@ -20,7 +20,8 @@ from svq.pack.file import load_packed, packed_bytes, save_packed
 from svq.pack.reading import read_packed
 from svq.quant import QuantConfig, batchnorm_fold as fold, quantize_
 from svq.quant.api import quantizable, quantizers
-from svq.quant.ptq import PTQConfig, channel_means, correct_biases_, output_means, quantize_without_training_
+from svq.quant.ptq_config import PTQConfig
+from svq.quant.ptq import channel_means, correct_biases_, output_means, quantize_without_training_
 from svq.train.config import TrainConfig
 from tests.builders import data_dir
 from tests.helpers import run_worker

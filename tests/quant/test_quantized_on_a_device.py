@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from svq.quant import QuantConfig
-from svq.quant.ptq import PTQConfig, quantize_without_training_
+from svq.quant.ptq_config import PTQConfig
+from svq.quant.ptq import quantize_without_training_
 from tests.simulated_device import simulated_device
 
 

@@ -32,7 +32,8 @@ from svq.quant.api import (
 )
 from svq.quant.base import RecurrentWeight, detach_, tensor_of
 from svq.quant.nested import set_precision_
-from svq.train.optimizer import OptimizerConfig, make_optimizer
+from svq.train.config import OptimizerConfig
+from svq.train.optimizer import make_optimizer
 from svq.train.run import quantize_up_to_
 from tests.quant.recurrent_nets import EMBED, FEATS, KINDS, by_hand, feats, recurrent, register
 

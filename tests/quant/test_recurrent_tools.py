@@ -14,7 +14,8 @@ from torch import nn
 from svq.analysis.layer_measures import movements
 from svq.analysis.layer_subjects import parts_of
 from svq.bin import block_sensitivity, layer_analysis, pack, train
-from svq.bits.allocation import AllocateConfig, allocate, make_problem
+from svq.bits.config import AllocateConfig
+from svq.bits.allocation import allocate, make_problem
 from svq.bits.block_run import bits_rows
 from svq.bits.block_sensitivity import part_bytes, quantized_copy, read_blocks
 from svq.bits.sensitivity import GaussNewtonEstimator, StoppingRule, TraceEstimator
@@ -30,7 +31,8 @@ from svq.pack.file import load_packed, save_packed
 from svq.quant import QuantConfig, quantize_
 from svq.quant.api import count_parameters, float_weight, quantizable, quantizers
 from svq.quant.batchnorm_fold import fold_into_layers_, norms_after_layers
-from svq.quant.ptq import PTQConfig, output_means, quantize_without_training_
+from svq.quant.ptq_config import PTQConfig
+from svq.quant.ptq import output_means, quantize_without_training_
 from svq.report import quant_page
 from svq.report.results import System
 from svq.search.tradeoff import mean_bits, size_and_bits

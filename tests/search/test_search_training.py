@@ -13,13 +13,13 @@ import pytest
 import yaml
 
 from svq.bin import search as worker, tradeoff, train
-from svq.bits.allocation import AllocateConfig
+from svq.bits.config import AllocateConfig
 from svq.bits.selection import SelectConfig
 from svq.config import load_config
 from svq.errors import UserError
 from svq.models import load_model
 from svq.quant import QuantConfig
-from svq.quant.ptq import PTQConfig
+from svq.quant.ptq_config import PTQConfig
 from svq.search.config import SearchConfig
 from svq.search.storage import latest, open_study, set_aside
 from svq.search.worker import best_of

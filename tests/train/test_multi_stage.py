@@ -23,7 +23,8 @@ from svq.quant.api import quantizable, quantizers
 from svq.quant.quantizers import make_quantizer
 from svq.train.checkpoint import load_checkpoint
 from svq.train.config import TrainConfig
-from svq.train.optimizer import ScheduleConfig, learning_rate
+from svq.train.config import ScheduleConfig
+from svq.train.optimizer import learning_rate
 from svq.train.run import RunOptions, Stage, plan_stages, quantize_up_to_, run_id, total_epochs
 
 LAYERS = 6

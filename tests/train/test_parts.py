@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from svq.files import fingerprint
-from svq.distill.objective import DistillConfig, EmbeddingObjective, Teacher, soft_label_loss
+from svq.distill.config import DistillConfig
+from svq.distill.objective import EmbeddingObjective, Teacher, soft_label_loss
 from svq.errors import UserError
 from svq.nets import build
 from svq.quant import QuantConfig, quantize_
@@ -22,15 +23,8 @@ from svq.train.checkpoint import RunningAverage, load_checkpoint, save_checkpoin
 from svq.train.distributed import GlobalBatchNorm, World, join_world, place, synchronize_batch_norm
 from svq.train.curves import Curves
 from svq.train.objective import AAMSoftmax, Objective
-from svq.train.optimizer import (
-    OptimizerConfig,
-    ScheduleConfig,
-    learning_rate,
-    make_optimizer,
-    load_optimizer,
-    margin,
-    set_learning_rate,
-)
+from svq.train.config import OptimizerConfig, ScheduleConfig
+from svq.train.optimizer import learning_rate, make_optimizer, load_optimizer, margin, set_learning_rate
 
 
 def slow_logits(embeddings, weight, labels, scale, margin):
