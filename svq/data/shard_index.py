@@ -20,6 +20,7 @@ from svq.data.speeds import write_speeds
 from svq.data.table import Table, write_table
 from svq.data.wavark import carry_tables
 from svq.errors import UserError, located, some_of
+from svq.files import open_file
 from svq.files import fingerprint, read_json
 
 MADE = ("wav.scp", "utt2dur", "utt2spk", "spk2utt")
@@ -74,7 +75,7 @@ class _Part:
     def __init__(self, path: str, index: str):
         self.path, self.index = os.fspath(path), index
         try:
-            with open(index, encoding="utf-8") as file:
+            with open_file(index, "r", encoding="utf-8") as file:
                 head, *self.lines = file.read().splitlines()
             mark, _, size = head.split()
             self.size = int(size)

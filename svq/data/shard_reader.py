@@ -11,6 +11,7 @@ import numpy as np
 from svq.data.shard_index import ShardIndex
 from svq.data.shard_order import ShardBatches
 from svq.errors import UserError
+from svq.files import open_file
 
 GAP = 64 << 10  # bytes; a gap of so many or fewer between two wanted recordings is read, not skipped
 PIECE = 8 << 20  # bytes, the most that are read at once; only a longer recording takes more
@@ -89,7 +90,7 @@ class LaneReader:
     def _bytes(self, shard: int, begin: int, end: int) -> bytes:
         path = self.index.paths[shard]
         try:
-            with open(path, "rb", buffering=0) as file:
+            with open_file(path, "rb", buffering=0) as file:
                 file.seek(begin)
                 pieces, left = [], end - begin
                 while left and (piece := file.read(left)):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from svq.data.datadir import DataDir, index_speakers
 from svq.data.rxfilename import parse
 from svq.errors import UserError, some_of
+from svq.files import open_file
 
 _PROBE = 4096  # bytes from the middle of a file that tell most files of one size apart
 
@@ -54,7 +55,7 @@ def _copies(files: dict[str, int]) -> Iterator[tuple[str, str]]:
     """Yields the pairs among files of one size, path -> number of the directory, that are equal and in different ones."""
     alike = defaultdict(list)
     for path in files:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             file.seek(max(0, os.path.getsize(path) // 2 - _PROBE // 2))
             alike[file.read(_PROBE)].append(path)
     for paths in alike.values():

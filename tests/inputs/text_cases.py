@@ -39,7 +39,7 @@ def configs() -> list[Case]:
         "~", "9" * 5000),
               "scale": ("0", "-1", ".inf", "-.inf", ".nan", "\u0663", "'\uff13'", "1_0", "true", "x", "'nan'", "1e999",
                   "0x10"),
-              "seed": ("-1", "1.5", "x"), "precision": ("fp16", "true", "3", "~"), "batch_size": ("0", "-8", "x"),
+              "seed": ("-1", "1.5", "x"), "precision": ("fp8", "true", "3", "~"), "batch_size": ("0", "-8", "x"),
               "checkpoint_minutes": (".nan", ".inf", "x"), "channels_last": ("yes please", "1", "'true'")}
     good = {"scale: 1e-4": 1e-4, "scale: 1E5": 1e5, "scale: .5": 0.5, "scale: +2.5": 2.5, "scale: '3.5'": 3.5,
         "scale: 7": 7.0}

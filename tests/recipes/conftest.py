@@ -20,8 +20,8 @@ SYSTEMS = ("teacher", "student", "teacher_best2", "teacher_mixed2", "teacher_ada
            "student_kmqat4-ptq-int8", "teacher_selected8-ptq", "teacher_nested4", "teacher_nested4-2bit")
 # What is no result that a step promises. What an analysis keeps for its next run, as checkpoints are kept, is made again
 # when something asks for it; for the course of a training nobody wants to train again; the next page writes the list of
-# all pages.
-KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/index\.html$|/search/trials/"
+# all pages, twice.
+KEPT = re.compile(r"/(layers|blocks)_[^/]+/(embeddings|probes)/|/(curves\.csv|provenance\.yaml)$|^exp/(index\.html|pages\.js)$|/search/trials/"
                   r"|/levels/[^/]+/parts/")
 # Logs, stamps and locks say when; checkpoints are states in between; an earlier search is set aside in old.1; the rest holds
 # what a clock measured.
