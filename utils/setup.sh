@@ -136,7 +136,7 @@ urllib.request.urlopen(sys.argv[1], timeout=int(sys.argv[2]))' "$1/torch/" "$ANS
 choose_torch() {
   INDEX=()
   if torch_is_there; then return; fi
-  case ${SVQ_TORCH-auto} in
+  case ${SVQ_TORCH:-auto} in
     cuda) ;;
     cpu) INDEX=(--extra-index-url "$CPU_BUILDS") ;;
     auto)

@@ -20,8 +20,7 @@ from svq.data.speeds import write_speeds
 from svq.data.table import Table, write_table
 from svq.data.wavark import carry_tables
 from svq.errors import UserError, located, some_of
-from svq.files import open_file
-from svq.files import fingerprint, read_json
+from svq.files import fingerprint, open_file, read_json
 
 MADE = ("wav.scp", "utt2dur", "utt2spk", "spk2utt")
 

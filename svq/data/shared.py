@@ -31,12 +31,13 @@ def recordings_shared(sources: Sequence) -> Iterator[tuple[str, str]]:
     """Yields (recording, recording) for each two that are one and stand in different data directories.
 
     Two are one where wav.scp says the same of both, where they are links to one file, or copies of it: files of one size
-    are compared, byte by byte where a part of them is equal.
+    are compared, byte by byte where a part of them is equal. A directory of features alone has no recordings.
     """
     texts: dict[str, int] = {}
     files: dict[int, dict[str, int]] = defaultdict(dict)  # size -> {real path: number of the directory}
     for number, source in enumerate(sources):
-        for text in DataDir(source).table("wav.scp").values():
+        folder = DataDir(source)
+        for text in folder.table("wav.scp").values() if folder.has("wav.scp") else ():
             if texts.setdefault(text, number) != number:
                 yield text, text
                 continue

@@ -58,3 +58,10 @@ def test_commands_are_compared_as_text(directories):
     same, other = "sox x.wav -t wav - |", "sox y.wav -t wav - |"
     assert list(recordings_shared(directories({"s1": same}, {"s2": other}))) == []
     assert list(recordings_shared(directories({"s1": same}, {"s2": same}))) == [(same.rstrip(), same.rstrip())]
+
+
+def test_a_directory_of_features_has_no_recordings(directories):
+    a, b, _, _ = directories.files.values()
+    sources = directories({"s1": a}, {"s2": b})
+    (sources[0] / "wav.scp").rename(sources[0] / "feats.scp")
+    require_disjoint(sources)
