@@ -17,7 +17,7 @@ import torch
 CELLS_OF_ONE = 512
 LARGEST_SEARCH = 64  # clusters that are searched for; more are made by cutting these further
 STEPS = 100
-BLOCK = 1 << 18  # entries of the search's tables held at a time
+BLOCK = 1 << 19  # entries of the search's tables held at a time
 
 
 class SortedRows:
@@ -33,8 +33,8 @@ class SortedRows:
             values, self.mass = np.sort(values, axis=1), None
         else:
             order = np.argsort(values, axis=1, kind="stable")
-            values = np.take_along_axis(values, order, axis=1)
-            weights = np.take_along_axis(weights, order, axis=1).astype(np.float64)
+            values = _take(values, order)
+            weights = _take(weights, order).astype(np.float64)
             self.mass = _running(weights)
         middle = values.shape[1] // 2
         self.values, self.centre = values, values[:, middle : middle + 1]
@@ -43,11 +43,11 @@ class SortedRows:
 
     def mass_at(self, places: np.ndarray) -> np.ndarray:
         """Gives the sum of the weights before each of the places (R, P): (R, P) float64."""
-        return places.astype(np.float64) if self.mass is None else np.take_along_axis(self.mass, places, axis=1)
+        return places.astype(np.float64) if self.mass is None else _take(self.mass, places)
 
     def moment_at(self, places: np.ndarray) -> np.ndarray:
         """Gives the sum of weights times values, less the centre, before each of the places (R, P): (R, P) float64."""
-        return np.take_along_axis(self.moment, places, axis=1)
+        return _take(self.moment, places)
 
     def means(self, edges: np.ndarray, otherwise: np.ndarray | None = None) -> np.ndarray:
         """Computes the means (R, K) of the runs between edges (R, K + 1).
@@ -57,7 +57,7 @@ class SortedRows:
         mass, moment = np.diff(self.mass_at(edges), axis=1), np.diff(self.moment_at(edges), axis=1)
         if otherwise is None:
             last = self.values.shape[1] - 1
-            otherwise = np.take_along_axis(self.values, np.minimum(edges[:, :-1], last), axis=1)
+            otherwise = _take(self.values, np.minimum(edges[:, :-1], last))
         found = np.where(mass > 0, self.centre + moment / np.where(mass > 0, mass, 1.0), otherwise)
         # A mean of rounded sums may leave its run by an ulp; levels must stay ordered.
         return np.maximum.accumulate(found, axis=1)
@@ -74,6 +74,11 @@ class SortedRows:
         part.centre, part.values, part.moment = self.centre[some], self.values[some], self.moment[some]
         part.mass = None if self.mass is None else self.mass[some]
         return part
+
+
+def _take(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Takes table[r, places[r, p]]: (R, P) for a table (R, N) and places (R, P). numpy.take_along_axis, less its checks."""
+    return table.reshape(-1).take(places + np.arange(0, table.size, table.shape[1])[:, None])
 
 
 def _running(terms: np.ndarray) -> np.ndarray:
@@ -97,7 +102,7 @@ def optimal_levels(values: np.ndarray, count: int, weights: np.ndarray | None = 
     rows = SortedRows(np.asarray(values), weights)
     runs = min(count, LARGEST_SEARCH)
     most = CELLS_OF_ONE if len(values) == 1 else 16 + 2 * runs
-    step = max(1, BLOCK // (most + 1) ** 2)
+    step = max(1, BLOCK // (most * (most - runs + 1)))
     levels = [_levels(rows.rows(slice(i, i + step)), count, runs, most) for i in range(0, len(values), step)]
     return np.ascontiguousarray(np.concatenate(levels))
 
@@ -133,25 +138,41 @@ def best_runs(rows: SortedRows, cuts: np.ndarray, count: int) -> np.ndarray:
     within the cells is the same whatever the choice. The rest of a run's error is the sum of moment^2 / mass over its
     cells, less moment^2 / mass of the run.
     """
-    mass, moment = rows.mass_at(cuts), rows.moment_at(cuts)
-    between = mass[:, :, None] - mass[:, None, :]  # [j, i]: from cut i to cut j, where j > i
     cells = cuts.shape[1] - 1
-    error = _outward(_ratio(np.diff(moment, axis=1), np.diff(mass, axis=1)))
-    error = error[:, :, None] - error[:, None, :] - _ratio(moment[:, :, None] - moment[:, None, :], between)
-    error[:, np.arange(cells + 1) >= np.arange(cells + 1)[:, None]] = np.inf
+    runs = min(count, cells)
+    width = cells - runs + 1  # cells of the longest run, when every run has one; and how many ends a run may have
+    error = _errors_of_runs(rows.mass_at(cuts), rows.moment_at(cuts), width)
     if cuts.shape[1] <= rows.values.shape[1]:
         error = error.astype(np.float32)  # precise enough: Lloyd's algorithm follows
-    runs = min(count, cells)
-    best, begins = error[:, :, 0], []
-    for _ in range(runs - 1):
-        total = error + best[:, None]
-        begins.append(total.argmin(axis=2))
-        best = np.take_along_axis(total, begins[-1][:, :, None], axis=2)[:, :, 0]
+    best, begins = error[:, np.arange(width), width - 1 - np.arange(width)], []
+    for run in range(1, runs):
+        before = _windows(best, width, np.inf)
+        total = error[:, run : run + width] + before
+        found = total.argmin(axis=2)
+        best = _take(total.reshape(-1, width), found.reshape(-1, 1)).reshape(found.shape)
+        begins.append(found + np.arange(run - width + 1, run + 1))
     end = np.full((len(cuts), 1), cells)
     chosen = [end] * (count - runs + 1)
-    for begin in reversed(begins):
-        chosen.insert(0, np.take_along_axis(begin, chosen[0], axis=1))
-    return np.take_along_axis(cuts, np.concatenate([0 * end, *chosen], axis=1), axis=1)
+    for run, begin in reversed(list(enumerate(begins, 1))):
+        chosen.insert(0, _take(begin, chosen[0] - run - 1))
+    return _take(cuts, np.concatenate([0 * end, *chosen], axis=1))
+
+
+def _errors_of_runs(mass: np.ndarray, moment: np.ndarray, width: int) -> np.ndarray:
+    """Computes the errors (R, M, width) of runs of cells, less those of their cells, from running sums (R, M + 1).
+
+    [:, j - 1, w] is that of the run of width - w cells that ends at cut j; where no so many cells lie before, any number.
+    """
+    error = _outward(_ratio(np.diff(moment, axis=1), np.diff(mass, axis=1)))
+    error, mass, moment = (x[:, 1:, None] - _windows(x[:, :-1], width, 0.0) for x in (error, mass, moment))
+    error -= _ratio(moment, mass)
+    return error
+
+
+def _windows(x: np.ndarray, width: int, before: float) -> np.ndarray:
+    """Views each place of x (R, M) with the width - 1 places before it: (R, M, width); before the first stands `before`."""
+    padded = np.concatenate([np.full((len(x), width - 1), before, x.dtype), x], axis=1)
+    return np.lib.stride_tricks.sliding_window_view(padded, width, axis=1)
 
 
 def _ratio(moment: np.ndarray, mass: np.ndarray) -> np.ndarray:
@@ -183,7 +204,7 @@ def _cells(rows: SortedRows, count: int) -> np.ndarray:
     def share(at):
         """Gives the position of places in the spread of the cells: from 0 to 3, never falling."""
         number, beyond = at / (size - 1), np.log((at + 1) / (size - at)) / np.log(size)
-        return number + (np.take_along_axis(rows.values, at, axis=1) - low) / width + (1 + beyond) / 2
+        return number + (_take(rows.values, at) - low) / width + (1 + beyond) / 2
 
     wanted = np.tile(np.linspace(0, 3, count + 1)[1:-1], (len(low), 1))
     begin, end = np.ones(wanted.shape, dtype=np.int64), np.full(wanted.shape, size - 1)
@@ -202,7 +223,7 @@ def _cut_further(rows: SortedRows, edges: np.ndarray, count: int) -> np.ndarray:
     levels tend to as they become many (Panter and Dite, Proc. IRE 1951).
     """
     last = rows.values.shape[1] - 1
-    low, high = (np.take_along_axis(rows.values, at.clip(0, last), axis=1).astype(np.float64)
+    low, high = (_take(rows.values, at.clip(0, last)).astype(np.float64)
                  for at in (edges[:, :-1], edges[:, 1:] - 1))
     some = np.diff(edges, axis=1) > 0
     width = np.where(some, high - low, 0.0)
@@ -212,7 +233,7 @@ def _cut_further(rows: SortedRows, edges: np.ndarray, count: int) -> np.ndarray:
     ends = _running(share)
     wanted = (np.arange(count) + 0.5) / count * ends[:, -1:]
     run = torch.searchsorted(torch.from_numpy(ends[:, 1:].copy()), torch.from_numpy(wanted)).numpy()
-    low, width, share, begin = (np.take_along_axis(x, run, axis=1) for x in (low, width, share, ends))
+    low, width, share, begin = (_take(x, run) for x in (low, width, share, ends))
     return np.maximum.accumulate(low + (wanted - begin) / share * width, axis=1)
 
 
