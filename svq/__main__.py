@@ -23,6 +23,7 @@ COMMANDS = {  # the command as typed: its module of svq.bin, and what it does
     "identify": ("identify", "says which voice of a store a recording is"),
     "inspect": ("inspect", "shows what a packed model holds"),
     "export": ("export", "writes a model as a file for ONNX Runtime or OpenVINO"),
+    "download": ("download", "gets a published checkpoint by its name"),
     "import": ("import_checkpoint", "imports a network that another toolkit trained"),
     "compress": ("compress", "does the parts of steps/compress.sh, which compresses a model to so many megabytes"),
 }

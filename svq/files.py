@@ -39,6 +39,15 @@ def open_file(path, mode: str = "rb", **how):
     return open(require_file(path), mode, **how)
 
 
+def sha256_of(path) -> str:
+    """Computes the SHA-256 of a file's content, in hexadecimal digits. UserError where `open_file` raises it."""
+    total = hashlib.sha256()
+    with open_file(path) as file:
+        while piece := file.read(1 << 20):
+            total.update(piece)
+    return total.hexdigest()
+
+
 def read_json(path):
     """Reads JSON file `path`; ValueError where it is not JSON, is cut short or nested too deeply, or gives a key twice.
 

@@ -33,7 +33,7 @@ FLOORS = (
     ("network",),
     ("quant",),
     ("backend", "nets"),
-    ("data", "draw"),
+    ("data", "draw", "hub"),
     ("config", "names"),
     ("config_files",),
     ("rows",),

@@ -8,13 +8,12 @@ Reads only tensors from FILE (a state dict, .pt or .safetensors), never code.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 
 from svq.cli import parser, run_main
 from svq.config import to_dict, write_provenance
 from svq.errors import UserError, some_of
-from svq.files import open_file
+from svq.files import sha256_of
 
 
 def main() -> None:
@@ -28,7 +27,7 @@ def main() -> None:
     if os.path.exists(options.out) and not os.path.isdir(options.out):
         raise UserError(f"{options.out}: a file; --out takes a folder")
     found = import_checkpoint(options.file, options.origin, options.arch, Options(options.rate, options.num_mels))
-    digest = sha256(options.file)
+    digest = sha256_of(options.file)
     write_provenance(options.out, {"from": options.origin, "file": os.path.basename(options.file), "sha256": digest,
                                    "left_out": sorted(found.left_out), "model": to_dict(found.config)}, seed=0)
     save_model(options.out, found.net, found.config)
@@ -56,14 +55,6 @@ def parse_options() -> argparse.Namespace:
     if options.rate < 1 or options.num_mels < 0:
         arguments.error("--rate must be at least 1 and --num-mels must not be negative")
     return options
-
-
-def sha256(path) -> str:
-    total = hashlib.sha256()
-    with open_file(path) as file:
-        while piece := file.read(1 << 20):
-            total.update(piece)
-    return total.hexdigest()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ Trains nothing. With --into, the table also goes into a Markdown file, between i
     <!-- zoo:begin -->
     <!-- zoo:end -->
 
-Where a parameter count is more than 0.5 % off the published one, the reason stands below the table.
+With --published, the table of the checkpoints that `svq download` knows goes into another file likewise, and nothing else
+is done. Where a parameter count is more than 0.5 % off the published one, the reason stands below the table.
 """
 
 from pathlib import Path
@@ -22,14 +23,20 @@ def main():
     args.add_argument("--only", nargs="+", metavar="ARCH", help="show only networks of these architectures")
     args.add_argument("--into", "--markdown", type=Path, help="Markdown file with the markers")
     args.add_argument("--marker", default="zoo", help="name in the two marker lines")
+    args.add_argument("--published", type=Path, help="Markdown file, with the markers, for the published checkpoints")
     args = args.parse_args()
     from svq.evaluation.operations import frames_in
-    from svq.evaluation.zoo import markdown, measure, unexplained
+    from svq.evaluation.zoo import markdown, measure, published_markdown, unexplained
+    from svq.hub.catalogue import catalogue
     from svq.report.markdown import update_file
 
     for width in args.bits:
         if not 1 <= width <= 8:
             raise UserError(f"--bits {width}: it must be from 1 to 8")
+    if args.published:
+        table = published_markdown(list(catalogue().values()), args.bits)
+        update_file(args.published, table, "published")
+        return
     frames = frames_in(args.seconds)
     if frames < 1:
         raise UserError(f"--seconds {args.seconds:g}: not the length of a recording of one frame (0.025 s) or more")

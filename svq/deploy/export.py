@@ -17,8 +17,9 @@ from svq.atomic import atomic_path
 from svq.deploy.graph import EXAMPLE_FRAMES, GraphFrontEnd, LayerNode, initializer, layer_nodes, to_onnx
 from svq.deploy.int8 import WEIGHTS, Int8Config, Snapped, dynamic_int8, snap, static_int8
 from svq.deploy.runtimes import BIN_KEY, KEY, Metadata
-from svq.deploy.seal import file_digest, sealed
+from svq.deploy.seal import sealed
 from svq.errors import UserError, require, some_of
+from svq.files import sha256_of
 from svq.network import ModelConfig
 from svq.quant.api import FLOAT_BITS, QuantConfig, quantizable, quantizable_modules
 
@@ -217,7 +218,7 @@ def _write_openvino(graph: Exported, path: str) -> None:
         model.set_rt_info(graph.metadata.dumps(), [KEY])
         # Half precision would halve the file of a float network, and change its embeddings.
         openvino.save_model(model, target, compress_to_fp16=False)
-        model.set_rt_info(file_digest(os.path.join(scratch, "model.bin")), [BIN_KEY])
+        model.set_rt_info(sha256_of(os.path.join(scratch, "model.bin")), [BIN_KEY])
         openvino.save_model(model, target, compress_to_fp16=False)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)

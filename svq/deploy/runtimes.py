@@ -19,9 +19,9 @@ import numpy as np
 
 from svq.config import from_dict, to_dict
 from svq.data.numpy_front_end import NumpyFrontEnd
-from svq.deploy.seal import check_seal, file_digest
+from svq.deploy.seal import check_seal
 from svq.errors import UserError, require
-from svq.files import fingerprint, require_file
+from svq.files import fingerprint, require_file, sha256_of
 from svq.hardware import has_vnni
 from svq.network import ModelConfig
 
@@ -300,7 +300,7 @@ def _load_openvino(path: str, num_threads: int):
     metadata = Metadata.loads(_openvino_info(model), path)
     if model.has_rt_info([BIN_KEY]):
         _, weights = files_of(path)
-        if file_digest(weights) != model.get_rt_info([BIN_KEY]).astype(str):
+        if sha256_of(weights) != model.get_rt_info([BIN_KEY]).astype(str):
             raise UserError(f"{weights}: not the weights of {path}: another file's, damaged or altered; copy both, or export "
                             "it again")
     if metadata.saturates and has_vnni() is False:

@@ -1,7 +1,7 @@
 """The seal of an ONNX file: the SHA-256 of its content, at the very end of the file.
 
 The seal is one more entry of the file's metadata, so every runtime reads the file, and a check needs no parser. An .xml
-of OpenVINO has no weights; it keeps the SHA-256 of the .bin that has them, see `file_digest`.
+of OpenVINO has no weights; it keeps the SHA-256 of the .bin that has them, see svq.files.sha256_of.
 """
 
 from __future__ import annotations
@@ -16,15 +16,6 @@ DIGITS = 64
 # A field of ModelProto: metadata_props (14), bytes of the entry; its key (1) and value (2), each with its length.
 HEAD = (bytes([14 << 3 | 2, 4 + len(SEAL) + DIGITS, 1 << 3 | 2, len(SEAL)]) + SEAL + bytes([2 << 3 | 2, DIGITS]))
 PIECE = 1 << 20
-
-
-def file_digest(path) -> str:
-    """Computes the SHA-256 of a file's content, in hexadecimal digits. UserError where there is no such file."""
-    total = hashlib.sha256()
-    with open(require_file(path), "rb") as file:
-        while piece := file.read(PIECE):
-            total.update(piece)
-    return total.hexdigest()
 
 
 def sealed(content: bytes) -> bytes:

@@ -8,9 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
+from torch import nn
+
 from svq.data.frontend import FrontEndConfig
 from svq.draw.tables import markdown_table
 from svq.evaluation.operations import count_flops
+from svq.hub.catalogue import Published
 from svq.nets import ARCHITECTURES, num_parameters, usual_sizes
 from svq.network import ModelConfig
 from svq.pack.file import packed_bytes
@@ -118,15 +122,27 @@ class ZooRow:
 def measure(name: str, entry: ZooEntry, frames: int, bits: Sequence[int]) -> ZooRow:
     """Builds the network of `entry`, untrained, and measures it; computes, quantizes and writes nothing.
 
-    frames: of the utterance that FLOPs are counted for. bits: the widths at which packed files are sized.
+    frames: of the utterance that FLOPs are counted for; 0: FLOPs are not counted, and are 0. bits: the widths at which
+    packed files are sized.
     """
     front_end = FrontEndConfig(num_mels=entry.feat_dim)
     config = ModelConfig(entry.arch, dict(entry.options), entry.embed_dim, front_end)
-    net = config.build().eval()
+    net = without_weights(config)
     packed = tuple(packed_bytes(net, QuantConfig("kmqat", width, per_channel=False), config) for width in bits)
     float_bytes = safetensors_bytes({name: (tensor.dtype, tensor.shape) for name, tensor in net.state_dict().items()})
-    flops = count_flops(net.to("meta"), entry.feat_dim, frames)
+    flops = count_flops(net.to("meta"), entry.feat_dim, frames) if frames else 0
     return ZooRow(name, entry, num_parameters(net), flops, float_bytes, packed)
+
+
+def without_weights(config: ModelConfig) -> nn.Module:
+    """Builds a network whose numbers are all 0, which is quicker than drawing them, where only shapes count."""
+    with torch.device("meta"):
+        net = config.build().eval()
+    net.to_empty(device="cpu")
+    with torch.no_grad():
+        for numbers in (*net.parameters(), *net.buffers()):
+            numbers.zero_()
+    return net
 
 
 def markdown(rows: Sequence[ZooRow], seconds: float, bits: Sequence[int]) -> str:
@@ -143,6 +159,21 @@ def markdown(rows: Sequence[ZooRow], seconds: float, bits: Sequence[int]) -> str
     if off:
         notes.append("More than 0.5 % off the published count:\n\n" + "\n".join(off))
     return "\n\n".join([table, *notes])
+
+
+def published_markdown(checkpoints: Sequence[Published], bits: Sequence[int]) -> str:
+    """Writes the table of published checkpoints in Markdown, with the bytes that their networks come to at `bits`."""
+    sizes = {}
+    for name, entry in entries().items():
+        if any(each.arch == entry.arch for each in checkpoints):
+            sizes.setdefault(entry.arch, measure(name, entry, 0, bits))
+    heads = ["name", "network", "licence", "published EER (%)", "test", "parameters", *(f"{width}-bit (bytes)" for width in bits)]
+    lines = []
+    for each in checkpoints:
+        row = sizes[each.arch]
+        lines.append([f"`{each.name}`", row.name, each.licence, "-" if each.eer is None else f"{each.eer:.2f}",
+                      "-" if each.eer is None else each.test, f"{row.parameters:,}", *(f"{size:,}" for size in row.packed)])
+    return markdown_table(heads, lines, left=(0, 1, 2, heads.index("test")))
 
 
 def unexplained(rows: Sequence[ZooRow]) -> list[str]:

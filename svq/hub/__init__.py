@@ -1,0 +1,1 @@
+"""Published checkpoints by name: where they are, and how they get here."""
