@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections import Counter
 
 from svq.report.results import read_results
-from tests import warm
-from tests.local import corpora
 from tests.recipes.conftest import ROOT, copy_conf, run_recipe
+from tests.recipes.voxceleb_miniature import miniature
 
 
 def test_missing_corpora_are_named_with_their_source(tmp_path):
@@ -19,24 +17,10 @@ def test_missing_corpora_are_named_with_their_source(tmp_path):
 
 
 def test_whole_recipe(tmp_path):
-    voices = tmp_path / "voices"
-    run_recipe("mini", "--debug", "--corpus", tmp_path / "corpus", "--data", tmp_path / "mini", "--exp", tmp_path / "none",
-               "--stop-stage", 1)
-    parts = [str(tmp_path / "mini" / part) for part in ("train", "dev", "test")]
-    environment = {**os.environ, "PATH": f"{ROOT / 'utils'}:{os.environ['PATH']}"}
-    subprocess.run(["bash", "utils/combine_data.sh", str(voices), *parts], cwd=ROOT, env=environment, check=True)
-    tree = tmp_path / "official layout"
-    corpora.voxceleb(tree, source=voices)
-    corpora.musan(tree)
-    corpora.rirs_noises(tree)
     copy_conf(tmp_path / "conf")
     finetuning = tmp_path / "conf" / "finetune.yaml"
     finetuning.write_text(finetuning.read_text().replace("input: feats", "input: wav"))  # no features of all speeds
-    options = ["--vox1", tree / "vox1", "--vox2", tree / "vox2", "--lists", tree / "trials", "--musan", tree / "musan",
-               "--rirs", tree / "RIRS_NOISES", "--conf", tmp_path / "conf", "--data", tmp_path / "data", "--exp",
-               tmp_path / "exp", "--counts", tree / "counts", "--dev-speakers", "4", "--nj", "2", "--extract-nj", "1",
-               "--cohort-per-spk", "4"]
-    environment = {**os.environ, **warm.environment(), "PATH": f"{ROOT / 'tests' / 'local' / 'stand_in'}:{os.environ['PATH']}"}
+    options, environment = miniature(tmp_path)
     run_recipe("voxceleb", *options, "--systems", "teacher teacher_kmqat4", "--backends", "cosine", **environment)
     rows = read_results(tmp_path / "exp" / "results.tsv")
     lists = ("dev", "vox1_O", "vox1_E", "vox1_H")
