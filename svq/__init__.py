@@ -2,8 +2,8 @@
 
 Folders stand on floors, and imports point downwards only (tests/test_floors.py has the order). From the top: the
 command (__main__.py: svq verify, ...); bin; the features analysis, cascade, compression, demo, search and report;
-deploy, importing; train; bits, distill; evaluation; pack; quant; backend, nets; data, draw. ready holds the model in
-the box.
+deploy, importing; train; bits, distill; evaluation; pack; quant; backend, nets; data, draw, hub. ready holds the model
+in the box.
 
 Modules outside the folders: those for users (`Verifier`, `voices`, `models`), a network's config and tensors
 (network.py), the workers' options (cli.py), and modules that any folder may use: errors, atomic, config, names,
