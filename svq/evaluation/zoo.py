@@ -90,6 +90,8 @@ PUBLISHED = {
     "ECAPA-TDNN 512 (SpeechBrain)": ZooEntry("ECAPASpeechBrain512", {}, 80, 192, "6.2",
                                              "Desplanques et al. 2020, table 1"),
     "ECAPA-TDNN 1024 (SpeechBrain)": ZooEntry("ECAPASpeechBrain", {}, 80, 192, "20.8", "3D-Speaker"),
+    "CAM++": ZooEntry("CAMPPlus", {}, 80, 512, "7.18", "3D-Speaker, WeSpeaker"),
+    "CAM++ (200,000 speakers)": ZooEntry("CAMPPlus", {"variance_floor": 1e-12}, 80, 192),
     "ECAPA-TDNNLite": ZooEntry("ECAPALite", {}, 80, 192, "0.318", "Lin et al. 2022"),
 }
 

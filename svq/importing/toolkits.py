@@ -25,6 +25,7 @@ import torch
 from svq.data.fbank import ClovaFbank
 from svq.data.frontend import FrontEndConfig
 from svq.importing import architectures
+from svq.importing.campplus import campplus
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
 
@@ -70,6 +71,7 @@ WESPEAKER = Origin(
         Family("ECAPA_TDNN", ("layer1.conv.weight", "layer4.se_res2block.0.conv.weight", "pool.linear1.weight"),
                wespeaker_ecapa),
         architectures.x_vector(wespeaker_front_end, variance_floor=1e-7),
+        campplus(wespeaker_front_end, variance_floor=1e-7),
     ),
     left_out={r"projection\..*": "classifier"},
 )
@@ -83,6 +85,7 @@ THREEDSPEAKER = Origin("3dspeaker", (
     architectures.resnet(threedspeaker_front_end, variance_floor=1e-8),
     architectures.ecapa_tdnn(threedspeaker_front_end),
     architectures.x_vector(threedspeaker_front_end, variance_floor=1e-8),
+    campplus(threedspeaker_front_end, variance_floor=1e-12),
 ))
 
 

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import ecapa, resnet, seresnet, student, tdnn
+from svq.nets import campplus, ecapa, resnet, seresnet, student, tdnn
 
 FAMILIES = (
     resnet,
     seresnet,
     tdnn,
     ecapa,
+    campplus,
     student,
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}

@@ -18,12 +18,15 @@ class StatisticsPooling(nn.Module):
     Computed in float32 under autocast, because squares in bfloat16 lose what tells speakers apart.
 
     Args:
-        variance_floor: added to the variance, so that its root has a finite slope at 0.
+        variance_floor: added to the variance, so that its root has a finite slope at 0; above 0 and below 1, or
+            ValueError.
         deviation_offset: added to the deviation; SpeechBrain's x-vectors have 1e-5 there.
     """
 
     def __init__(self, variance_floor: float = VARIANCE_FLOOR, deviation_offset: float = 0.0):
         super().__init__()
+        if not 0 < variance_floor < 1:
+            raise ValueError(f"variance_floor is {variance_floor}; it must be above 0 and below 1")
         self.variance_floor = variance_floor
         self.deviation_offset = deviation_offset
 

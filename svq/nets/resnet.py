@@ -21,15 +21,18 @@ from svq.nets.pooling import VARIANCE_FLOOR, StatisticsPooling
 EXPANSION = 4  # times as many channels inside an inverted bottleneck
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+Stride = int | tuple[int, int]  # of frequency and time, where they differ
+
+
+def conv3x3(inputs: int, outputs: int, stride: Stride = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 
-def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def conv1x1(inputs: int, outputs: int, stride: Stride = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
 
 
-def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+def shortcut(inputs: int, outputs: int, stride: Stride) -> nn.Sequential:
     """Makes a shortcut: the identity, or a 1x1 convolution and a batch norm where the shape changes."""
     if stride == 1 and inputs == outputs:
         return nn.Sequential()
@@ -41,7 +44,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, channels: int, stride: int):
+    def __init__(self, inputs: int, channels: int, stride: Stride):
         super().__init__()
         self.conv1 = conv3x3(inputs, channels, stride)
         self.bn1 = nn.BatchNorm2d(channels)

@@ -67,12 +67,15 @@ def attended(x: torch.Tensor, scores: torch.Tensor, deviation: bool, floor: floa
     return torch.cat([mean, variance.clamp(min=floor).sqrt()], dim=1)
 
 
-def init_he_(net: nn.Module) -> None:
-    """Initialises every 2-d convolution of `net` by He's method, by its outputs; other layers keep torch's values."""
+def init_he_(net: nn.Module, layers: tuple[type[nn.Module], ...] = (nn.Conv2d,), mode: str = "fan_out") -> None:
+    """Initialises the weights of `net` by He's method; other layers than `layers`, and biases, keep torch's values.
+
+    mode: `fan_out` counts the outputs that a value goes to, `fan_in` the inputs that a value comes from.
+    """
     for module in net.modules():
         # On the meta device torch would draw nothing, but take seconds to import its compiler first.
-        if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, layers) and not module.weight.is_meta:
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
 class SEBlock(nn.Module):

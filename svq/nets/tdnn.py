@@ -87,8 +87,6 @@ class TDNN(nn.Module):
         super().__init__()
         if segments not in (1, 2):
             raise ValueError(f"segments is {segments}; it must be 1 or 2")
-        if not 0 < variance_floor < 1:
-            raise ValueError(f"variance_floor is {variance_floor}; it must be above 0 and below 1")
         sizes = [feat_dim] + [width] * (len(self.LAYERS) - 1) + [wide]
         for name, inputs, outputs, (context, dilation) in zip(self.FRAME_LAYERS, sizes, sizes[1:], self.LAYERS):
             self.add_module(name, TDNNLayer(inputs, outputs, context, dilation, 1, padding, activation, affine))
@@ -164,11 +162,11 @@ def check_choice(name: str, value: str, choices) -> None:
         raise ValueError(f"{name} is '{value}'; it must be one of {', '.join(choices)}")
 
 class FirstLayer(nn.Module):
-    """Convolution over 5 frames, batch norm, ReLU: (B, F, T) -> (B, C, T)."""
+    """Convolution over 5 frames, batch norm, ReLU: (B, F, T) -> (B, C, T / stride), rounded up."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, stride: int = 1):
         super().__init__()
-        self.conv = nn.Conv1d(inputs, outputs, 5, padding=2, bias=False)
+        self.conv = nn.Conv1d(inputs, outputs, 5, stride=stride, padding=2, bias=False)
         self.bn = nn.BatchNorm1d(outputs)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -186,8 +184,11 @@ class DenseLayer(nn.Module):
         self.conv2 = nn.Conv1d(bottleneck, growth, 3, padding=dilation, dilation=dilation, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.conv1(F.relu(self.bn1(x)))
-        return self.conv2(F.relu(self.bn2(x)))
+        return self.conv2(self.hidden(x))
+
+    def hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Computes the input of the second convolution: (B, C, T) -> (B, bottleneck, T)."""
+        return F.relu(self.bn2(self.conv1(F.relu(self.bn1(x)))))
 
 
 class DenseBlock(nn.ModuleList):

@@ -8,14 +8,17 @@ import numpy as np
 import torch
 
 RATE = 16000
+FRAMES = 83  # usual length of the features
 
 
-def checkpoint(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def checkpoint(shapes: dict[str, tuple[int, ...]], gain: float = 1.0) -> dict[str, torch.Tensor]:
     """A state dict of these names and shapes; each tensor depends on its own name and shape alone.
 
-    Scales are such that values neither die out nor blow up on the way through a network.
+    Scales are such that values neither die out nor blow up on the way through a network; matrices and kernels are
+    multiplied by `gain`.
     """
-    return {name: torch.from_numpy(np.asarray(tensor(name, tuple(shape)))) for name, shape in shapes.items()}
+    state = {name: torch.from_numpy(np.asarray(tensor(name, tuple(shape)))) for name, shape in shapes.items()}
+    return {name: values * gain if values.dim() > 1 else values for name, values in state.items()}
 
 
 def compact(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
@@ -69,7 +72,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return values.astype(np.float32)
 
 
-def features(num_mels: int, frames: int = 83) -> torch.Tensor:
+def features(num_mels: int, frames: int = FRAMES) -> torch.Tensor:
     """Features (1, frames, num_mels) float32, of no recording."""
     return torch.from_numpy(np.random.RandomState(1).standard_normal((1, frames, num_mels)).astype(np.float32))
 

@@ -5,13 +5,14 @@
     python tests/importing/make_fixtures.py 3dspeaker /path/to/3D-Speaker
     python tests/importing/make_fixtures.py clova /path/to/voxceleb_trainer
 
-writes tests/importing/fixtures/<origin>_*.json. The checkout is only imported from; torchaudio has to be installed
+writes tests/importing/fixtures/<origin>_*.json; names behind the checkout, such as campplus, make these alone. The checkout is only imported from; torchaudio has to be installed
 beside torch (2.11.0 was; its Python code suffices), and packages that the checkout imports but needs for no network or
 front end may be missing: empty modules stand in for them. A fixture holds, of one network:
 
 - origin, arch: where it is from, and what it must become here;
 - layers: its state dict's names and shapes (formula.expand gives them, formula.checkpoint fills them);
 - front_end: the settings that the import must record;
+- gain, length: of the weights and the features, as formula takes them, where they are not the usual ones;
 - from_features: the first NUMBERS numbers of the embedding of `formula.features`;
 - from_waveform: the same of `formula.waveform`, through the toolkit's own front end;
 - rows: some rows of that front end's features of the waveform, normalised.
@@ -35,12 +36,16 @@ import torch
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 NUMBERS = 32
+DENSE = {"gain": 2.0, "length": 290}  # no shortcut keeps values up, and features of several segments are needed
 ROWS = (0, 40, -1)
-NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl"}
+NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl",
+              "silero_vad", "whisper", "peft", "transformers",
+              "umap", "hdbscan", "onnxruntime", "librosa"}
 
 
 def wespeaker():
     import torchaudio.compliance.kaldi as kaldi
+    from wespeaker.models.campplus import CAMPPlus
     from wespeaker.models.ecapa_tdnn import ECAPA_TDNN, ECAPA_TDNN_GLOB_c512
     from wespeaker.models.resnet import Bottleneck, ResNet, ResNet34
     from wespeaker.models.tdnn import XVEC
@@ -57,6 +62,7 @@ def wespeaker():
     yield "ecapa_glob_c512", "ECAPA512", ECAPA_TDNN_GLOB_c512(80, 192), front_end, settings
     yield "ecapa_small", "ECAPA512", ECAPA_TDNN(channels=64, embed_dim=48), front_end, settings
     yield "xvec", "XVector", XVEC(80), front_end, settings
+    yield "campplus_small", "CAMPPlus", CAMPPlus(80, 64, growth_rate=8, init_channels=24), front_end, settings, DENSE
 
 
 def speechbrain():
@@ -84,6 +90,7 @@ def speechbrain():
 
 def threedspeaker():
     import torchaudio.compliance.kaldi as kaldi
+    from speakerlab.models.campplus.DTDNN import CAMPPlus
     from speakerlab.models.ecapa_tdnn.ECAPA_TDNN import ECAPA_TDNN
     from speakerlab.models.resnet.ResNet import ResNet
     from speakerlab.models.xvector.TDNN import Xvector
@@ -96,6 +103,8 @@ def threedspeaker():
     yield "resnet34_small", "ResNet34", ResNet(m_channels=8, feat_dim=80, embedding_size=64), front_end, settings
     yield "ecapa_small", "ECAPASpeechBrain512", ECAPA_TDNN(80, lin_neurons=48, channels=[64] * 4 + [192]), front_end, \
         settings
+    yield "campplus_small", "CAMPPlus", CAMPPlus(80, embedding_size=64, growth_rate=8, init_channels=24), front_end, \
+        settings, DENSE
     yield "xvector_small", "XVector", Xvector(80, hid_dim=96, stats_dim=200, embed_dim=64), front_end, settings
 
 
@@ -162,19 +171,20 @@ def embedding(net, feats, takes_waveforms):
 
 
 @torch.no_grad()
-def fixture(origin, arch, net, front_end, settings) -> dict:
+def fixture(origin, arch, net, front_end, settings, inputs=types.MappingProxyType({})) -> dict:
     import formula
 
     state = {name: tensor for name, tensor in net.eval().state_dict().items() if not name.startswith("torchfb")}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     assert formula.expand(formula.compact(shapes)) == shapes
-    net.load_state_dict(formula.checkpoint(shapes), strict=False)
+    net.load_state_dict(formula.checkpoint(shapes, inputs.get("gain", 1.0)), strict=False)
     wave = formula.waveform()
     rows = front_end(wave) if front_end else inside(net, wave)
     num_mels = rows.shape[-1]
+    feats = formula.features(num_mels, inputs.get("length", formula.FRAMES))
     return {
-        "origin": origin, "arch": arch, "front_end": {"num_mels": num_mels, **settings},
-        "from_features": numbers(embedding(net, formula.features(num_mels), not front_end)[:NUMBERS]),
+        "origin": origin, "arch": arch, "front_end": {"num_mels": num_mels, **settings}, **inputs,
+        "from_features": numbers(embedding(net, feats, not front_end)[:NUMBERS]),
         "from_waveform": numbers((embedding(net, rows, False) if front_end else net(wave).reshape(-1))[:NUMBERS]),
         "frames": rows.shape[1], "rows": {str(row): numbers(rows[0, row], 5) for row in ROWS},
         "layers": formula.compact(shapes),
@@ -186,13 +196,15 @@ def numbers(tensor, digits: int = 7) -> list[float]:
 
 
 def main() -> None:
-    origin, checkout = sys.argv[1:]
+    origin, checkout, *only = sys.argv[1:]
     sys.path.insert(0, checkout)
     sys.meta_path.append(StandIns())
     makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova}
-    for name, arch, net, front_end, settings in makers[origin]():
+    for name, *parts in makers[origin]():
+        if only and name not in only:
+            continue
         path = HERE / "fixtures" / f"{origin}_{name}.json"
-        found = fixture(origin, arch, net, front_end, settings)
+        found = fixture(origin, *parts)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
         path.write_text(f"{{\n{lines}\n}}\n")
         print(f"{path}: {path.stat().st_size} bytes")

@@ -16,6 +16,7 @@ NARROW_NETS = {
     "XVectorSpeechBrain": {"width": 24, "wide": 40},
     "ETDNN": {"width": 24, "wide": 40},
     "DTDNN": {"width": 16, "growth": 8, "bottleneck": 16},
+    "CAMPPlus": {"width": 4, "channels": 16, "growth": 8, "bottleneck": 16, "layers": (2, 3, 2)},
     "ECAPA512": {**ECAPA, "wide": 48},
     "ECAPASpeechBrain": {**ECAPA, "wide": 96},
     "ECAPALite": {**ECAPA, "wide": 24},

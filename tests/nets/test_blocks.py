@@ -42,6 +42,7 @@ def test_ecapa(arch):
     ("ResNet18", {"second_layer": True}, "conv1", "second.2", 1 + 8 + 2),
     ("DFResNet56", {}, "conv1", "embedding", 1 + 18 + 3 + 1),
     ("DTDNN", {}, "frame1", "embedding", 6),
+    ("CAMPPlus", {}, "head", "embedding", 9),
     ("FCStudent", {}, "hidden.0", "embedding", 8),
     ("XVector", {}, "frame1", "segment2", 7),
 ])
