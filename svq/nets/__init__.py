@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import campplus, ecapa, resnet, seresnet, student, tdnn
+from svq.nets import campplus, ecapa, redimnet, redimnet2, resnet, seresnet, student, tdnn
 
 FAMILIES = (
     resnet,
@@ -19,6 +19,8 @@ FAMILIES = (
     tdnn,
     ecapa,
     campplus,
+    redimnet,
+    redimnet2,
     student,
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}
