@@ -27,7 +27,7 @@ from torch.onnx.operators import shape_as_tensor
 from svq.data.fbank import with_mirrored_edges
 from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
 from svq.errors import require
-from svq.nets import pooling
+from svq.nets import pooling, redimnet
 from svq.quant.api import FoldedBatchNorm, quantizable_modules
 
 OPSET = 17
@@ -71,6 +71,16 @@ def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
     return squares.sum(dim=-1) / (frames - 1).clamp(min=1).to(x.dtype)
 
 
+def traced_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Computes `svq.nets.redimnet.attention` with a softmax over rows.
+
+    OpenVINO 2026.4.1 takes one over columns between two products for an operation of its own, and gives weights whose
+    sum is not 1.
+    """
+    weights = (key @ (query * query.shape[-1] ** -0.5).transpose(2, 3)).softmax(dim=2)
+    return (value.transpose(2, 3) @ weights).transpose(2, 3)
+
+
 class ScaleAndShift(_BatchNorm):
     """A `FoldedBatchNorm` written as a batch norm, which the exporter folds into the convolution before it."""
 
@@ -87,19 +97,19 @@ class ScaleAndShift(_BatchNorm):
 def traceable(net: nn.Module):
     """Makes `net` traceable inside a `with` block.
 
-    Pooling computes variances in a way that holds for any number of frames, and folded batch norms of a packed file are
-    batch norms again.
+    Pooling computes variances in a way that holds for any number of frames, attention in a way that every runtime gets
+    right, and folded batch norms of a packed file are batch norms again.
     """
-    own, norms = pooling.variance, {}
+    own, norms = (pooling.variance, redimnet.attention), {}
     for parent in net.modules():
         norms |= {(parent, name): child for name, child in parent.named_children() if isinstance(child, FoldedBatchNorm)}
-    pooling.variance = traced_variance
+    pooling.variance, redimnet.attention = traced_variance, traced_attention
     try:
         for (parent, name), norm in norms.items():
             setattr(parent, name, ScaleAndShift(norm))
         yield
     finally:
-        pooling.variance = own
+        pooling.variance, redimnet.attention = own
         for (parent, name), norm in norms.items():
             setattr(parent, name, norm)
 

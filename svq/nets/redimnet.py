@@ -83,6 +83,11 @@ class ResidualBlock(nn.Module):
         return F.relu(y + x)
 
 
+def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Means of values (B, H, T, C) with the weights softmax(query key^T / sqrt(C)): (B, H, T, C)."""
+    return F.scaled_dot_product_attention(query, key, value)
+
+
 class SelfAttention(nn.Module):
     """Attention of HEADS heads between all frames, and a feed-forward layer, each added and normalised.
 
@@ -92,9 +97,6 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        if channels % HEADS:
-            raise ValueError(f"a context block would have {channels} channels (width x feat_dim / reduction); they must "
-                             f"be a multiple of its {HEADS} heads")
         self.query, self.key, self.value, self.out = (nn.Linear(channels, channels) for _ in range(4))
         self.norm1 = nn.LayerNorm(channels, eps=LAYER_NORM_EPS)
         self.hidden = nn.Linear(channels, channels)
@@ -105,7 +107,7 @@ class SelfAttention(nn.Module):
         batch, frames, channels = x.shape
         query, key, value = (layer(x).reshape(batch, frames, HEADS, channels // HEADS).transpose(1, 2)
                              for layer in (self.query, self.key, self.value))
-        seen = F.scaled_dot_product_attention(query, key, value)
+        seen = attention(query, key, value)
         x = self.norm1(x + self.out(seen.transpose(1, 2).reshape(batch, frames, channels)))
         return self.norm2(x + self.output(F.gelu(self.hidden(x), approximate="tanh")))
 
@@ -113,11 +115,15 @@ class SelfAttention(nn.Module):
 class ContextBlock(nn.Module):
     """Convolutions over more and more frames, then attention, in few channels; the input is added.
 
-    (B, C, T) -> (B, C, T). hidden: the few channels.
+    (B, C, T) -> (B, C, T). reduction: C is divided by it, and rounded down to a multiple of HEADS, for the few channels.
     """
 
-    def __init__(self, channels: int, hidden: int):
+    def __init__(self, channels: int, reduction: int):
         super().__init__()
+        hidden = channels // reduction // HEADS * HEADS
+        if not hidden:
+            raise ValueError(f"reduction {reduction} of {channels} numbers a frame (width x feat_dim) leaves fewer than "
+                             f"{HEADS} channels for attention; give smaller reductions or a larger width")
         self.reduce = nn.Conv1d(channels, hidden, 1)
         self.norm = ChannelNorm(hidden)
         self.convs = nn.Sequential(*(ConvNeXtBlock(nn.Conv1d, nn.BatchNorm1d, hidden, kernel, 1) for kernel in KERNELS))
@@ -197,6 +203,14 @@ def groups_of(channels: int, group_width: int) -> int:
     return groups
 
 
+def inside_of(channels: int, expansion: int) -> int:
+    """Gives the channels inside a stage that ends with `channels`: `expansion` percent; ValueError where none are left."""
+    inside = channels * expansion // 100
+    if not inside:
+        raise ValueError(f"expansions {expansion} of {channels} channels leaves none; they are percentages")
+    return inside
+
+
 def block_of(form: str, channels: int, bands: int, group_width: int) -> nn.Module:
     """Makes a block for maps (B, channels, bands, T); form: one of FORMS."""
     if form == "convnext":
@@ -232,8 +246,8 @@ class ReDimNet(nn.Module):
         frequency_strides: what each stage divides the frequencies by, and multiplies the channels by.
         depths: number of blocks in each stage.
         expansions: channels inside each stage, as a percentage of those at its end.
-        reductions: what the numbers of a frame are divided by in the context block of each stage; where there are
-            fewer reductions than stages, the first stages have no context block.
+        reductions: what the numbers of a frame are divided by, for the channels of the context block of each stage
+            (rounded down to a multiple of 4); where there are fewer reductions than stages, the first have no such block.
         group_width: channels in a group of the 3x3 convolutions.
         global_context: argument of the pooling; see `AttentiveStatisticsPooling`.
         pool_norm: whether batch norm follows the pooling; WeSpeaker's ReDimNets have none.
@@ -251,7 +265,7 @@ class ReDimNet(nn.Module):
         stages = []
         for stage, (stride, depth, expansion) in enumerate(zip(frequency_strides, depths, expansions)):
             outputs = stride * channels
-            inside = outputs * expansion // 100
+            inside = inside_of(outputs, expansion)
             down = nn.Conv2d(channels, inside, (stride, 1), (stride, 1))
             blocks = [block_of(form, inside, bands // stride, group_width) for _ in range(depth)]
             squeeze = nn.Sequential()
@@ -259,7 +273,7 @@ class ReDimNet(nn.Module):
                 squeeze = nn.Sequential(
                     nn.Conv2d(inside, outputs, 3, padding=1, groups=groups_of(outputs, group_width)),
                     nn.BatchNorm2d(outputs, eps=SQUEEZE_EPS), nn.GELU(), nn.Conv2d(outputs, outputs, 1))
-            context = ContextBlock(size, size // contexts[stage]) if contexts[stage] else None
+            context = ContextBlock(size, contexts[stage]) if contexts[stage] else None
             stages.append(Stage(Aggregation(stage + 1, size), bands, down, blocks, squeeze, context))
             channels, bands = outputs, bands // stride
         self.stages = nn.ModuleList(stages)

@@ -17,7 +17,8 @@ from torch import nn
 
 from svq.nets.pooling import AttentiveStatisticsPooling
 from svq.nets.redimnet import (
-    SQUEEZE_EPS, Aggregation, ChannelNorm, ContextBlock, Stage, block_of, checked, to_frames, to_maps,
+    SQUEEZE_EPS, Aggregation, ChannelNorm, ContextBlock, Stage, block_of, checked, inside_of, to_frames,
+    to_maps,
 )
 from svq.nets.tdnn import at_least
 
@@ -46,7 +47,7 @@ class ReDimNet2(nn.Module):
         feat_dim, embed_dim, width, form, frequency_strides, depths, expansions, reductions, group_width,
             global_context: as in `ReDimNet`.
         time_strides: what each stage divides the frame rate by; it is divided by all so far.
-        head: channels of a 1x1 convolution before pooling; 0: none.
+        head: whether a 1x1 convolution comes before the pooling. head_width: its channels.
         group_norm: whether a group norm, of as many groups as `width`, follows the stem and every stage.
         dual: whether stages give what their context block takes, too.
     """
@@ -54,8 +55,8 @@ class ReDimNet2(nn.Module):
     def __init__(self, feat_dim: int = 72, embed_dim: int = 192, width: int = 24, form: str = "resnet",
                  frequency_strides: tuple[int, ...] = (1, 2, 1, 2, 1, 2), time_strides: tuple[int, ...] = (1, 1, 2, 1, 2, 1),
                  depths: tuple[int, ...] = (2, 3, 4, 5, 4, 3), expansions: tuple[int, ...] = (400, 300, 200, 100, 100, 100),
-                 reductions: tuple[int, ...] = (24, 24, 24, 24, 24, 24), group_width: int = 1, head: int = 0,
-                 group_norm: bool = False, dual: bool = False, global_context: bool = True):
+                 reductions: tuple[int, ...] = (24, 24, 24, 24, 24, 24), group_width: int = 1, head: bool = False,
+                 head_width: int = 224, group_norm: bool = False, dual: bool = False, global_context: bool = True):
         super().__init__()
         contexts = checked(form, feat_dim, frequency_strides, depths, expansions, reductions)
         if len(time_strides) != len(depths):
@@ -73,7 +74,7 @@ class ReDimNet2(nn.Module):
         for stride, slower, depth, expansion, context in zip(frequency_strides, accumulate(time_strides, mul), depths,
                                                             expansions, contexts):
             outputs = stride * channels
-            inside = outputs * expansion // 100
+            inside = inside_of(outputs, expansion)
             down = nn.Conv2d(channels, inside, (stride, slower), (stride, slower), groups=math.gcd(channels, inside))
             blocks = [block_of(form, inside, bands // stride, group_width) for _ in range(depth)]
             squeeze = nn.Sequential()
@@ -81,13 +82,13 @@ class ReDimNet2(nn.Module):
                 squeeze = nn.Sequential(nn.Conv2d(inside, outputs, 1), nn.BatchNorm2d(outputs, eps=SQUEEZE_EPS))
             made = 2 if dual and context else 1
             stages.append(Stage(Aggregation(count, size), bands, down, blocks, squeeze,
-                                ContextBlock(size, size // context) if context else None, slower, norms(made), dual))
+                                ContextBlock(size, context) if context else None, slower, norms(made), dual))
             channels, bands, count = outputs, bands // stride, count + made
         self.stages = nn.ModuleList(stages)
         self.bands = bands
         self.aggregate = Aggregation(count, size)
-        self.head = nn.Conv2d(channels, head, 1) if head else nn.Sequential()
-        pooled = head * bands if head else size
+        self.head = nn.Conv2d(channels, head_width, 1) if head else nn.Sequential()
+        pooled = head_width * bands if head else size
         self.pool = AttentiveStatisticsPooling(pooled, global_context=global_context)
         self.bn = nn.BatchNorm1d(2 * pooled)
         self.embedding = nn.Linear(2 * pooled, embed_dim)
@@ -105,13 +106,13 @@ class ReDimNet2(nn.Module):
 
 _SMALL = dict(expansions=(200, 100, 100, 100, 100, 100))
 NETWORKS = {
-    "ReDimNet2B0": partial(ReDimNet2, width=12, **_SMALL, reductions=(36, 36, 36, 36, 18, 18), head=64),
+    "ReDimNet2B0": partial(ReDimNet2, width=12, **_SMALL, reductions=(36, 36, 36, 36, 18, 18), head=True, head_width=64),
     "ReDimNet2B1": partial(ReDimNet2, width=16, **_SMALL, reductions=(32, 32, 32, 32, 16, 16)),
     "ReDimNet2B2": partial(ReDimNet2, width=20, **_SMALL, frequency_strides=(1, 2, 1, 3, 1, 2),
                            reductions=(40, 30, 30, 20, 20, 10)),
     "ReDimNet2B3": ReDimNet2,
     "ReDimNet2B4": partial(ReDimNet2, width=32),
-    "ReDimNet2B5": partial(ReDimNet2, width=48, reductions=(48, 48, 48, 48, 32, 32), head=256),
+    "ReDimNet2B5": partial(ReDimNet2, width=48, reductions=(48, 48, 48, 48, 32, 32), head=True, head_width=256),
     "ReDimNet2B6": partial(ReDimNet2, width=64, depths=(3, 4, 5, 5, 4, 3), expansions=(300, 200, 200, 100, 75, 50),
-                           reductions=(64, 64, 48, 48, 32, 24), head=224),
+                           reductions=(64, 64, 48, 48, 32, 24), head=True),
 }

@@ -12,7 +12,12 @@ from svq.network import ModelConfig
 # On processors with AMX, OpenVINO 2026.4.1 crashes in an INT8 convolution over time of 16 channels; of 32 it does not.
 SIZES = {"ResNet18": {"width": 8}, "ECAPA512": {"channels": 16, "wide": 24}, "XVector": {"width": 32, "wide": 24},
          "ECAPASpeechBrain": {"channels": 16, "wide": 24}, "DFResNet56": {"width": 4}, "FCStudent": {"width": 16},
-         "CAMPPlus": {"width": 4, "channels": 32, "growth": 16, "bottleneck": 32, "layers": (2, 2, 2)}}
+         "CAMPPlus": {"width": 4, "channels": 32, "growth": 16, "bottleneck": 32, "layers": (2, 2, 2)},
+         "ReDimNetB2": {"width": 4, "frequency_strides": (1, 2), "depths": (1, 1), "expansions": (100, 200),
+                        "reductions": (20,), "group_width": 2},
+         "ReDimNet2B6": {"width": 4, "form": "resnet_se", "frequency_strides": (2, 2), "time_strides": (2, 2),
+                         "depths": (1, 1), "expansions": (100, 50), "reductions": (40, 20), "head_width": 6,
+                         "group_norm": True, "dual": True}}
 
 
 def small_config(arch: str, **front_end) -> ModelConfig:

@@ -14,7 +14,7 @@ from svq.deploy.runtimes import load_embedder
 from svq.errors import UserError, require
 from svq.hardware import has_vnni, warn_without_vnni
 from svq.models import save_model
-from svq.nets import pooling
+from svq.nets import pooling, redimnet
 from tests.builders import voice
 from tests.deploy.small_nets import SIZES, cosines, feats, small_config, small_net, trained_like
 
@@ -59,7 +59,7 @@ def test_embeddings_are_those_of_torch(folder, arch):
 
 
 def test_tracing_leaves_the_networks_as_they_are(resnet):
-    assert pooling.variance.__module__ == "svq.nets.pooling"
+    assert pooling.variance.__module__ == "svq.nets.pooling" and redimnet.attention.__module__ == "svq.nets.redimnet"
 
 
 def test_batch_norms_are_folded(resnet):

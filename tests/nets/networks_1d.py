@@ -1,4 +1,4 @@
-"""The 1-d networks at a tenth of their width, and what is asked of each of them."""
+"""Networks over frames at a tenth of their width, and what is asked of each of them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ NARROW_NETS = {
     "ECAPA512": {**ECAPA, "wide": 48},
     "ECAPASpeechBrain": {**ECAPA, "wide": 96},
     "ECAPALite": {**ECAPA, "wide": 24},
+    "ReDimNetB2": {"width": 4, "frequency_strides": (1, 2), "depths": (1, 1), "expansions": (100, 200),
+                   "reductions": (10,), "group_width": 2},
+    "ReDimNet2B6": {"width": 4, "form": "resnet_se", "frequency_strides": (1, 2, 1), "time_strides": (1, 2, 2),
+                    "depths": (1, 1, 1), "expansions": (300, 100, 50), "reductions": (20, 10), "head_width": 6,
+                    "group_norm": True, "dual": True},
 }
 FEAT_DIM, EMBED_DIM = 20, 12
 

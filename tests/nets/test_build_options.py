@@ -70,4 +70,4 @@ def test_every_network_can_be_built_with_its_defaults_given():
     for arch in nets.ARCHITECTURES:
         if arch != "Net":
             with torch.device("meta"):
-                nets.build(arch, 40, 16, **nets.options_of(arch))
+                nets.build(arch, *nets.usual_sizes(arch), **nets.options_of(arch))

@@ -21,7 +21,11 @@ from tests.deploy.small_nets import trained_like
 MELS = 24
 NETS = {"ResNet18": {"width": 4}, "ECAPA512": {"channels": 16, "wide": 24}, "XVector": {"width": 32, "wide": 24},
         "DFResNet56": {"width": 4}, "DTDNN": {"width": 16, "growth": 8, "bottleneck": 16}, "FCStudent": {"width": 24},
-        "ECAPALite": {"channels": 16, "wide": 24}}
+        "ECAPALite": {"channels": 16, "wide": 24},
+        "ReDimNetB2": {"width": 4, "frequency_strides": (1, 2), "depths": (1, 1), "expansions": (100, 200),
+                       "reductions": (6,), "group_width": 2},
+        "ReDimNet2B6": {"width": 4, "frequency_strides": (1, 2), "time_strides": (2, 2), "depths": (1, 1),
+                        "expansions": (300, 100), "reductions": (8,), "head_width": 6}}
 
 
 def features(batch=24, frames=50, seed=1):
@@ -115,7 +119,8 @@ def test_embeddings_are_much_nearer_than_with_rounded_weights(arch, per_channel)
         assert distance(found, net, others) < most * distance(rounded(net, config), net, others), bits
 
 
-@pytest.mark.parametrize("arch, bits", [("ResNet18", 2), ("DFResNet56", 3), ("DTDNN", 2), ("ECAPALite", 3)])
+@pytest.mark.parametrize("arch, bits", [("ResNet18", 2), ("DFResNet56", 3), ("DTDNN", 2), ("ECAPALite", 3),
+                                        ("ReDimNetB2", 2), ("ReDimNet2B6", 3)])
 def test_so_they_are_of_deeper_networks_and_when_packed(arch, bits, tmp_path):
     net, others, config = network(arch), features(seed=2), QuantConfig(bits=bits)
     found = calibrated(net, config)
