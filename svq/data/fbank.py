@@ -8,9 +8,9 @@ filters on the mel scale from 20 Hz to the Nyquist frequency, log floored at flo
 Published networks take the same with a Hamming window (`--window-type=hamming`)
 or with samples in [-1, 1]: svq.data.frontend chooses.
 
-`SpeechBrainFbank` and `ClovaFbank` are centre-padded short-time Fourier transforms. Both pad the waveform by half a
-window at either end, so that frame t is centred on sample t * hop, and use a periodic Hamming window of 25 ms every 10
-ms. They differ from each other, and from Kaldi's, in padding, filters and logarithm.
+`SpeechBrainFbank`, `ClovaFbank`, `ReDimNetFbank` and `ReDimNet2Fbank` are padded short-time Fourier transforms, with a
+Hamming window of 25 ms. All but the last pad the waveform by half a window at either end, so that frame t is centred on
+sample t * hop. They differ from each other, and from Kaldi's, in padding, filters and logarithm.
 
 The tables (windows, filters, sizes) are those of svq.data.mels, as they are for svq.data.numpy_front_end.
 """
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.data.mels import (
-    EPSILON, INT16_SCALE, LEAST_POWER, OFFSET, PREEMPHASIS, RANGE_DB, centred_tables, kaldi_tables,
+    EPSILON, HOP_MS, INT16_SCALE, LEAST_POWER, OFFSET, PREEMPHASIS, RANGE_DB, centred_tables, kaldi_tables,
 )
 from svq.data.mels import num_frames as num_frames, num_samples as num_samples  # users take them from here
 
@@ -130,7 +130,9 @@ def mean_normalize(feats: torch.Tensor) -> torch.Tensor:
 
 
 class CentredFbank(nn.Module):
-    """Log-mels of centred frames: waveforms (B, T) float in [-1, 1] -> (B, 1 + T // hop, num_mels) float32.
+    """Log-mels of centred frames: waveforms (B, T) float in [-1, 1] -> (B, frames, num_mels) float32.
+
+    There are 1 + T // hop frames, fewer where less is padded (`ReDimNet2Fbank`).
 
     T must hold one window, and where edges are mirrored, more than half a transform; ValueError otherwise. Gradients do
     not flow through.
@@ -140,15 +142,18 @@ class CentredFbank(nn.Module):
         full_scale: the value that a sample of 1.0 counts as.
         preemphasis: x[i] - preemphasis * x[i-1] is taken over the whole waveform; the first sample takes the second
             one for its predecessor. 0 leaves the waveform as it is.
+        hop_ms: milliseconds from frame to frame.
+        normalize: whether each waveform first gets mean 0 and deviation 1.
     """
 
     kind: str  # of svq.data.mels.CENTRED
 
-    def __init__(self, num_mels: int = 80, rate: int = 16000, full_scale: float = 1.0, preemphasis: float = 0.0):
+    def __init__(self, num_mels: int = 80, rate: int = 16000, full_scale: float = 1.0, preemphasis: float = 0.0,
+                 hop_ms: int = HOP_MS, normalize: bool = False):
         super().__init__()
-        self.num_mels, self.rate, self.preemphasis = num_mels, rate, preemphasis
-        self.tables = tables = centred_tables(self.kind, num_mels, rate, full_scale)
-        self.length, self.hop, self.fft_size, self.padding = tables.length, tables.hop, tables.fft_size, tables.padding
+        self.num_mels, self.rate, self.preemphasis, self.normalize = num_mels, rate, preemphasis, normalize
+        self.tables = tables = centred_tables(self.kind, num_mels, rate, full_scale, hop_ms)
+        self.length, self.hop, self.fft_size = tables.length, tables.hop, tables.fft_size
         self.shortest = tables.shortest
         self.register_buffer("window", torch.from_numpy(tables.window).float(), persistent=False)
         self.register_buffer("mel", torch.from_numpy(tables.filters), persistent=False)
@@ -163,16 +168,23 @@ class CentredFbank(nn.Module):
             raise ValueError(f"expected waveforms (B, T), got shape {tuple(waveforms.shape)}")
         if waveforms.shape[1] < self.shortest:
             raise ValueError(f"{waveforms.shape[1]} samples are too few; the shortest recording has {self.shortest}")
-        waveforms = waveforms.float()
-        if self.preemphasis:
-            before = F.pad(waveforms, (1, 0), mode="reflect")[:, :-1]
-            waveforms = waveforms - self.preemphasis * before
-        spectrum = torch.stft(waveforms, self.fft_size, self.hop, self.length, self.window, center=True,
-                              pad_mode=self.padding, return_complex=True)
+        spectrum = torch.stft(self.padded(waveforms.float()), self.fft_size, self.hop, self.length, self.window,
+                              center=False, return_complex=True)[:, : len(self.mel)]
         power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+        if self.tables.limits[0]:
+            power = power.clamp(*self.tables.limits)
         # On an accelerator float32 products may be set to TF32, which is too coarse here.
         dtype = torch.float32 if power.device.type == "cpu" else torch.float64
         return self.logarithm(torch.matmul(power.to(dtype), self.mel.to(dtype)).float())
+
+    def padded(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalizes and pre-emphasises waveforms (B, T) as the settings say, and pads them: (B, T + 2 pad)."""
+        if self.normalize:
+            x = x - x.mean(dim=1, keepdim=True)
+            x = x / (x.square().mean(dim=1, keepdim=True).sqrt() + self.tables.silence)
+        if self.preemphasis:
+            x = x - self.preemphasis * torch.cat([x[:, 1:2], x[:, :-1]], dim=1)
+        return F.pad(x[:, None], (self.tables.pad, self.tables.pad), mode=self.tables.padding)[:, 0]
 
     def logarithm(self, mels: torch.Tensor) -> torch.Tensor:
         """Takes the logarithm of mel powers (B, frames, num_mels), as the kind of front end defines it."""
@@ -205,3 +217,26 @@ class ClovaFbank(CentredFbank):
 
     def logarithm(self, mels):
         return (mels + OFFSET).log()
+
+
+class ReDimNetFbank(ClovaFbank):
+    """The features of ReDimNet (redimnet/layers/features.py): as `ClovaFbank`, with filters from 20 to 7600 Hz."""
+
+    kind = "redimnet"
+
+
+class ReDimNet2Fbank(CentredFbank):
+    """The features of ReDimNet2 (redimnet2/layers/features_tf.py, TFMelBanks).
+
+    The waveform is padded with zeros by half a hop, the window is symmetric, the transform has 512 points or more, and
+    the filters are triangles in mel from 20 to 7600 Hz. Powers and mel powers are between 1e-8 and 1e8.
+    """
+
+    kind = "redimnet2"
+
+    def logarithm(self, mels):
+        least, most = self.tables.limits
+        return (mels.clamp(least, most) + least).log()
+
+
+CENTRED_FBANKS = {kind.kind: kind for kind in (SpeechBrainFbank, ClovaFbank, ReDimNetFbank, ReDimNet2Fbank)}

@@ -11,16 +11,16 @@ import os
 import torch
 from torch import nn
 
-from svq.data.fbank import ClovaFbank, Fbank, SpeechBrainFbank, mean_normalize
+from svq.data.fbank import CENTRED_FBANKS, Fbank, mean_normalize
 from svq.data.front_end_config import VARIANCE_FLOOR as VARIANCE_FLOOR
 from svq.data.front_end_config import FrontEndConfig as FrontEndConfig  # users take it from here
-from svq.data.mels import INT16_SCALE, PREEMPHASIS
+from svq.data.mels import HOP_MS, INT16_SCALE, PREEMPHASIS
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
 # The settings assumed for features without feats.yaml: those of other toolkits or made by an older svq.
 BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS, "high_hz": 0.0,
-             "snip_edges": True}
+             "snip_edges": True, "hop_ms": HOP_MS, "waveform_normalize": False}
 
 
 class FrontEnd(nn.Module):
@@ -53,8 +53,8 @@ def filter_bank(config) -> nn.Module:
     if config.fbank == "kaldi":
         return Fbank(config.num_mels, config.rate, config.window, config.full_scale, config.preemphasis,
                      config.high_hz, config.snip_edges)
-    kind = {"speechbrain": SpeechBrainFbank, "clova": ClovaFbank}[config.fbank]
-    return kind(config.num_mels, config.rate, config.full_scale, config.preemphasis)
+    return CENTRED_FBANKS[config.fbank](config.num_mels, config.rate, config.full_scale, config.preemphasis,
+                                        config.hop_ms, config.waveform_normalize)
 
 
 def takes_stored(config, data_dir) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 
 PREEMPHASIS = 0.97
 LOW_HZ = 20.0
+HOP_MS = 10  # from frame to frame, unless a config says otherwise
 INT16_SCALE = 32768.0
 EPSILON = float(np.finfo(np.float32).eps)  # the least power that Kaldi takes the logarithm of
 LEAST_POWER, RANGE_DB = 1e-10, 80  # SpeechBrain's least power, and how far under the peak its decibels reach
@@ -82,9 +83,9 @@ def mel(hertz):
     return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
 
 
-def mel_corners(num_mels: int, rate: int) -> np.ndarray:
-    """Gives frequencies in Hz, (num_mels + 2,) float64, evenly spaced in mel from 0 to half of `rate`."""
-    return 700 * (10 ** (np.linspace(0, mel(rate // 2), num_mels + 2) / 2595) - 1)
+def mel_corners(num_mels: int, low: float, high: float) -> np.ndarray:
+    """Gives frequencies in Hz, (num_mels + 2,) float64, evenly spaced in mel from `low` to `high`."""
+    return 700 * (10 ** (np.linspace(mel(low), mel(high), num_mels + 2) / 2595) - 1)
 
 
 def speechbrain_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -106,20 +107,41 @@ def clova_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
     return np.minimum((bins - left) / (centre - left), (right - bins) / (right - centre))
 
 
+def redimnet2_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Computes ReDimNet2's mel filters, (bins, num_mels) float64: triangles in mel between neighbouring centres.
+
+    Arguments, and values below zero, as in `speechbrain_filters`.
+    """
+    return clova_filters(mel(bins), mel(corners))
+
+
 @dataclass(frozen=True)
 class Centred:
     """The traits of one kind of centre-padded transform.
 
     padding: its name in numpy.pad and torch. smallest_fft: the least number of points of the DFT. filters: (frequencies
-    of bins, corners) -> mel filters.
+    of bins, corners) -> mel filters. low_hz, high_hz: where the first filter begins and the last one ends, at most half
+    the rate. limits: of powers and mel powers. silence: added to the deviation that a waveform is divided by.
+    short: whether padding is half a hop in place of half a transform, the window is symmetric, the Nyquist bin is left
+    out, and the other bins are taken for frequencies from 0 to the Nyquist frequency, both included.
     """
 
     padding: str
     smallest_fft: int
     filters: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    low_hz: float = 0.0
+    high_hz: float = float("inf")
+    limits: tuple[float, float] = (0.0, float("inf"))
+    silence: float = 0.0
+    short: bool = False
 
 
-CENTRED = {"speechbrain": Centred("constant", 400, speechbrain_filters), "clova": Centred("reflect", 512, clova_filters)}
+CENTRED = {
+    "speechbrain": Centred("constant", 400, speechbrain_filters),
+    "clova": Centred("reflect", 512, clova_filters),
+    "redimnet": Centred("reflect", 512, clova_filters, LOW_HZ, 7600.0, silence=1e-6),
+    "redimnet2": Centred("constant", 512, redimnet2_filters, LOW_HZ, 7600.0, (1e-8, 1e8), 1e-8, short=True),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +150,8 @@ class Tables:
 
     length, hop: of frames, in samples. fft_size: points of the DFT. window: (length,) float64, times full scale.
     filters: (bins, num_mels) float32, for the first bins of the power spectrum. edges: samples to mirror at the start
-    and the end. padding: the kind of padding, by half a transform at either end, that centres the frames; None for
-    none.
+    and the end. padding: the kind of padding, by `pad` samples at either end, before frames as long as a transform are
+    cut; None for none. limits: of powers and mel powers. silence: added to the deviation of a waveform.
     """
 
     length: int
@@ -139,17 +161,22 @@ class Tables:
     filters: np.ndarray
     edges: tuple[int, int] = (0, 0)
     padding: str | None = None
+    pad: int = 0
+    limits: tuple[float, float] = (0.0, float("inf"))
+    silence: float = 0.0
 
     @property
     def shortest(self) -> int:
         """The fewest samples that a waveform needs: a frame, and with mirror padding, one more than are mirrored."""
-        return max(self.length, self.fft_size // 2 + 1) if self.padding == "reflect" else self.length
+        return max(self.length, self.pad + 1) if self.padding == "reflect" else self.length
 
     def num_frames(self, samples: int) -> int:
         """Gives the number of frames of `samples` samples; 0 where they are too few."""
         if samples < self.shortest:
             return 0
-        return 1 + (samples // self.hop if self.padding else (samples + sum(self.edges) - self.length) // self.hop)
+        if self.padding:
+            return 1 + (samples + 2 * self.pad - self.fft_size) // self.hop
+        return 1 + (samples + sum(self.edges) - self.length) // self.hop
 
 
 def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_hz: float = 0.0,
@@ -162,16 +189,19 @@ def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_
                   mel_filters(num_mels, fft_size, rate, high_hz), (0, 0) if snip_edges else mirrored_edges(rate))
 
 
-def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float) -> Tables:
-    """Computes the tables of `kind`, one of CENTRED: a periodic Hamming window of 25 ms every 10 ms."""
-    length, hop = rate * 25 // 1000, rate * 10 // 1000
-    fft_size = CENTRED[kind].smallest_fft
+def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float, hop_ms: int = HOP_MS) -> Tables:
+    """Computes the tables of `kind`, one of CENTRED: a Hamming window of 25 ms every `hop_ms`."""
+    traits, length, hop = CENTRED[kind], rate * 25 // 1000, rate * hop_ms // 1000
+    fft_size = traits.smallest_fft
     while fft_size < length:
         fft_size *= 2
-    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)
-    bins = np.linspace(0, rate // 2, fft_size // 2 + 1)
-    filters = CENTRED[kind].filters(bins[:, None], mel_corners(num_mels, rate)).clip(min=0)
-    return Tables(length, hop, fft_size, window * full_scale, filters.astype(np.float32), padding=CENTRED[kind].padding)
+    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - traits.short))
+    bins = np.linspace(0, rate // 2, fft_size // 2 + (not traits.short))
+    corners = mel_corners(num_mels, traits.low_hz, min(traits.high_hz, rate // 2))
+    filters = traits.filters(bins[:, None], corners).clip(min=0)
+    pad = hop // 2 + (fft_size - length) // 2 if traits.short else fft_size // 2
+    return Tables(length, hop, fft_size, window * full_scale, filters.astype(np.float32), padding=traits.padding,
+                  pad=pad, limits=traits.limits, silence=traits.silence)
 
 
 def tables_of(config) -> Tables:
@@ -179,4 +209,4 @@ def tables_of(config) -> Tables:
     if config.fbank == "kaldi":
         return kaldi_tables(config.num_mels, config.rate, config.window, config.full_scale, config.high_hz,
                             config.snip_edges)
-    return centred_tables(config.fbank, config.num_mels, config.rate, config.full_scale)
+    return centred_tables(config.fbank, config.num_mels, config.rate, config.full_scale, config.hop_ms)

@@ -24,7 +24,8 @@ class NumpyFrontEnd:
     def __init__(self, config: FrontEndConfig):
         self.config, self.bank = config, tables_of(config)
         self._prepare = self._kaldi_frames if config.fbank == "kaldi" else self._centred_frames
-        self._logarithm = {"kaldi": _kaldi_log, "speechbrain": _decibels, "clova": _clova_log}[config.fbank]
+        self._logarithm = {"kaldi": _kaldi_log, "speechbrain": _decibels, "clova": _clova_log, "redimnet": _clova_log,
+                           "redimnet2": self._limited_log}[config.fbank]
 
     def __call__(self, waveforms: np.ndarray) -> np.ndarray:
         """Computes features (B, frames, num_mels); ValueError for waveforms of another shape or less than one frame."""
@@ -42,7 +43,7 @@ class NumpyFrontEnd:
         for start in range(0, len(frames), CHUNK_FRAMES):
             part = slice(start, start + CHUNK_FRAMES)
             spectrum = np.fft.rfft(self._cleaned(frames[part]) * window, bank.fft_size)[:, : len(bank.filters)]
-            out[part] = (spectrum.real**2 + spectrum.imag**2).astype(np.float32) @ bank.filters
+            out[part] = (spectrum.real**2 + spectrum.imag**2).clip(*bank.limits).astype(np.float32) @ bank.filters
         return out
 
     def _kaldi_frames(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,12 +54,14 @@ class NumpyFrontEnd:
 
     def _centred_frames(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         bank, size = self.bank, self.bank.fft_size
+        if self.config.waveform_normalize:
+            x = (x - x.mean()) / (x.std() + bank.silence)
         if self.config.preemphasis:
             x = x - self.config.preemphasis * np.concatenate([x[1:2], x[:-1]])
         window = np.zeros(size)
         start = (size - bank.length) // 2
         window[start : start + bank.length] = bank.window
-        return sliding_window_view(np.pad(x, size // 2, mode=bank.padding), size)[:: bank.hop], window
+        return sliding_window_view(np.pad(x, bank.pad, mode=bank.padding), size)[:: bank.hop], window
 
     def _cleaned(self, frames: np.ndarray) -> np.ndarray:
         """Subtracts the mean from Kaldi's frames, then pre-emphasises them; others come back as they are.
@@ -69,6 +72,10 @@ class NumpyFrontEnd:
             return frames
         frames = frames - frames.mean(axis=1, keepdims=True)
         return frames - self.config.preemphasis * np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+
+    def _limited_log(self, mels: np.ndarray) -> np.ndarray:
+        least, most = self.bank.limits
+        return np.log(mels.clip(least, most) + np.float32(least))
 
     def _normalized(self, feats: np.ndarray) -> np.ndarray:
         if self.config.mean_normalize:

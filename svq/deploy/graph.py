@@ -248,16 +248,16 @@ class GraphFrontEnd(nn.Module):
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         spectrum = F.conv1d(self._padded(waveforms)[:, None], self.matrix, stride=self.hop)
         real, imaginary = spectrum.chunk(2, dim=1)
-        mels = F.conv1d(real.square() + imaginary.square(), self.mel)
+        power = real.square() + imaginary.square()
+        if self.bank.tables.limits[0]:
+            power = power.clamp(*self.bank.tables.limits)
+        mels = F.conv1d(power, self.mel)
         return self._normalized(self._logarithm(mels)).transpose(1, 2)
 
     def _padded(self, x: torch.Tensor) -> torch.Tensor:
         if self.kaldi:
             return with_mirrored_edges(x, *self.bank.edges) if any(self.bank.edges) else x
-        if self.bank.preemphasis:
-            x = x - self.bank.preemphasis * torch.cat([x[:, 1:2], x[:, :-1]], dim=1)
-        half = self.bank.fft_size // 2
-        return F.pad(x[:, None], (half, half), mode=self.bank.padding)[:, 0]
+        return self.bank.padded(x)
 
     def _logarithm(self, mels: torch.Tensor) -> torch.Tensor:
         return mels.clamp(min=self.bank.epsilon).log() if self.kaldi else self.bank.logarithm(mels)
@@ -302,4 +302,4 @@ def centred_matrix(bank) -> np.ndarray:
     window = np.zeros(size)
     start = (size - length) // 2
     window[start:start + length] = bank.window.double().numpy()
-    return fourier(size // 2 + 1, size) * window
+    return fourier(len(bank.mel), size) * window

@@ -39,7 +39,7 @@ def centred_table(constants: Constants, bank) -> str:
     """
     size, length = bank.fft_size, bank.length
     start = (size - length) // 2
-    waves = _fourier(constants, size // 2 + 1, size, start, start + length)
+    waves = _fourier(constants, len(bank.mel), size, start, start + length)
     found = constants.node("Mul", waves, _window(constants, bank))
     return _padded(constants, found, start, size - length - start) if size > length else found
 

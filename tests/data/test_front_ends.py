@@ -29,6 +29,8 @@ KINDS = {
     "speechbrain": FrontEndConfig(fbank="speechbrain"),
     "fast": FrontEndConfig(fbank="clova", num_mels=40, variance_normalize=True),
     "half": FrontEndConfig(fbank="clova", num_mels=64, variance_normalize=True, preemphasis=0.97),
+    "redimnet": FrontEndConfig(fbank="redimnet", num_mels=72, hop_ms=15),
+    "redimnet2": FrontEndConfig(fbank="redimnet2", num_mels=72, waveform_normalize=True),
 }
 
 
@@ -87,6 +89,18 @@ def test_clovas(name, num_mels, preemphasis):
     np.testing.assert_allclose(found, normalised, rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("name", signals())
+@pytest.mark.parametrize("kind", ["redimnet", "redimnet2"])
+@pytest.mark.parametrize("num_mels, hop_ms, level", [(72, 15, False), (60, 10, True)])
+def test_redimnets(name, kind, num_mels, hop_ms, level):
+    """A constant offset, far above the signal, is taken off in float32 where the waveform is normalised."""
+    wave = signals()[name]
+    config = FrontEndConfig(fbank=kind, num_mels=num_mels, hop_ms=hop_ms, waveform_normalize=level)
+    expected = getattr(renderings, kind)(wave, num_mels, 16 * hop_ms, level)
+    np.testing.assert_allclose(bank(config, wave), expected, rtol=0, atol=5e-3)
+    assert np.abs(expected).max() > 1
+
+
 def test_a_click_raises_speechbrains_floor():
     """80 dB under the loudest value of the utterance: of each utterance its own, whatever shares its batch."""
     soft = 1e-4 * np.random.RandomState(0).standard_normal(16000).astype(np.float32)
@@ -103,7 +117,8 @@ def test_the_default_is_as_it_was():
     assert torch.equal(FrontEnd(FrontEndConfig(mean_normalize=False))(wave), Fbank()(wave))
 
 
-@pytest.mark.parametrize("fbank, shortest", [("kaldi", 200), ("speechbrain", 200), ("clova", 257)])
+@pytest.mark.parametrize("fbank, shortest", [("kaldi", 200), ("speechbrain", 200), ("clova", 257),
+                                             ("redimnet", 257), ("redimnet2", 200)])
 def test_the_shortest_recording_at_8_khz(fbank, shortest):
     """clova's edges are mirrored: half a transform of samples must be there for that."""
     config = FrontEndConfig(fbank=fbank, rate=8000, num_mels=40)
@@ -178,7 +193,10 @@ def test_packed_files_say_it_shortly(kind, tmp_path):
     ({"full_scale": 0}, "full_scale is 0"), ({"preemphasis": 1.5}, "preemphasis is 1.5"),
     ({"window": "hann"}, "'window' is 'hann'"), ({"high_hz": -8000}, "high_hz is -8000"), ({"high_hz": 8001}, "at most"),
     ({"high_hz": float("nan")}, "not nan"), ({"high_hz": 15}, "high_hz is 15"),
-    ({"fbank": "clova", "high_hz": -400}, "takes 0.0 only"), ({"fbank": "speechbrain", "snip_edges": False}, "takes True")])
+    ({"fbank": "clova", "high_hz": -400}, "takes 0.0 only"), ({"fbank": "speechbrain", "snip_edges": False}, "takes True"),
+    ({"hop_ms": 15}, "hop_ms is 15; fbank kaldi takes 10 only"), ({"fbank": "redimnet", "hop_ms": 0}, "hop_ms is 0"),
+    ({"fbank": "clova", "waveform_normalize": True}, "takes False only"),
+    ({"fbank": "redimnet2", "high_hz": -400}, "takes 0.0 only")])
 def test_settings_out_of_range(tree, words):
     with pytest.raises(UserError, match=words):
         from_dict(tree, FrontEndConfig)
@@ -187,5 +205,7 @@ def test_settings_out_of_range(tree, words):
 def test_what_a_definition_brings_with_it():
     assert to_dict(FrontEndConfig(fbank="speechbrain")) == {
         "rate": 16000, "num_mels": 80, "mean_normalize": True, "variance_normalize": False, "fbank": "speechbrain",
-        "window": "hamming", "full_scale": 1.0, "preemphasis": 0.0, "high_hz": 0.0, "snip_edges": True}
+        "window": "hamming", "full_scale": 1.0, "preemphasis": 0.0, "high_hz": 0.0, "snip_edges": True, "hop_ms": 10,
+        "waveform_normalize": False}
+    assert FrontEndConfig(fbank="redimnet2").preemphasis == FrontEndConfig(fbank="redimnet").preemphasis == 0.97
     assert from_dict({"rate": 16000, "num_mels": 80, "mean_normalize": True}, FrontEndConfig) == FrontEndConfig()

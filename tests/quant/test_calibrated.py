@@ -22,10 +22,10 @@ MELS = 24
 NETS = {"ResNet18": {"width": 4}, "ECAPA512": {"channels": 16, "wide": 24}, "XVector": {"width": 32, "wide": 24},
         "DFResNet56": {"width": 4}, "DTDNN": {"width": 16, "growth": 8, "bottleneck": 16}, "FCStudent": {"width": 24},
         "ECAPALite": {"channels": 16, "wide": 24},
-        "ReDimNetB2": {"width": 4, "frequency_strides": (1, 2), "depths": (1, 1), "expansions": (100, 200),
-                       "reductions": (6,), "group_width": 2},
-        "ReDimNet2B6": {"width": 4, "frequency_strides": (1, 2), "time_strides": (2, 2), "depths": (1, 1),
-                        "expansions": (300, 100), "reductions": (8,), "head_width": 6}}
+        "ReDimNetB2": {"width": 4, "frequency_strides": [1, 2], "depths": [1, 1], "expansions": [100, 200],
+                       "reductions": [6], "group_width": 2},
+        "ReDimNet2B6": {"width": 4, "frequency_strides": [1, 2], "time_strides": [2, 2], "depths": [1, 1],
+                        "expansions": [300, 100], "reductions": [8], "head_width": 6}}
 
 
 def features(batch=24, frames=50, seed=1):
