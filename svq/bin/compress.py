@@ -15,7 +15,7 @@ from svq.compression.plan import METHODS, Settings, most_utterances, target_byte
 from svq.errors import UserError
 from svq.numbers import integer
 
-ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "svq")
+ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "redimnet", "svq")
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from svq import nets
 from svq.errors import UserError, some_of
-from svq.importing.plan import Family, Options, Origin, Plan, State, read_state
+from svq.importing.plan import Family, Options, Origin, Plan, State, read_checkpoint
 from svq.importing.toolkits import ORIGINS
 from svq.network import ModelConfig, load_state
 
@@ -40,7 +40,9 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
     origin: the toolkit that wrote it, one of ORIGINS. arch: the architecture that it must be; None: any. UserError,
     naming the file, for a file that is no checkpoint, a network that is not known here, and tensors that do not fit.
     """
-    whole = without_prefix(read_state(path), ORIGINS[origin].prefixes)
+    state, told = read_checkpoint(path)
+    options = replace(options, model_config=told)
+    whole = without_prefix(state, ORIGINS[origin].prefixes)
     family = family_of(path, origin, whole)
     try:
         plan = family.plan(whole, options)

@@ -61,10 +61,14 @@ class Family:
 
 @dataclass(frozen=True)
 class Options:
-    """The user's options for facts that tensors do not tell. rate: samples a second. num_mels: 0: not given."""
+    """Facts that tensors do not tell. rate: samples a second. num_mels: 0: not given. Both are the user's.
+
+    model_config: the network's arguments that lie beside the tensors in some files; None where there are none.
+    """
 
     rate: int = 16000
     num_mels: int = 0
+    model_config: Mapping | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,15 @@ def count(state: State, pattern: str) -> int:
     return len({found[1] for found in (re.match(pattern, name) for name in state) if found})
 
 
-def read_state(path) -> dict[str, torch.Tensor]:
+def read_state(path) -> State:
+    """Reads the state dict in `path`, as `read_checkpoint` does."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path) -> tuple[State, Mapping | None]:
     """Reads the state dict in `path`, a .safetensors or a file of torch.save: on the CPU, floating point as float32.
+
+    Gives with it what lies beside it as `model_config`, None where there is nothing.
 
     The state dict may lie under one of WRAPPERS beside other things (epoch, optimizer). UserError for a file that is no
     whole checkpoint, holds more than tensors, or has values that are not finite.
@@ -106,7 +117,8 @@ def read_state(path) -> dict[str, torch.Tensor]:
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{path}: {name} holds values that are not finite; copy the file again")
-    return state
+    told = found.get("model_config") if isinstance(found, Mapping) else None
+    return state, told if isinstance(told, Mapping) else None
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:

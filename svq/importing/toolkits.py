@@ -14,6 +14,8 @@ clovaai/voxceleb_trainer: the network under `__S__.`, the loss under `__L__.`, a
 models/ResNetSE34L.py (fast ResNet34, 40 mel channels) and models/ResNetSE34V2.py (64, with pre-emphasis); utils.py.
 Its front end: torchaudio's mel spectrogram, log(x + 1e-6), every channel with mean 0 and deviation 1 over the
 utterance. No tensor tells whether the logarithm is taken (`--log_input`); the published checkpoints are used with it.
+
+ReDimNet and ReDimNet2, of their authors: redimnet.py.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import torch
 
 from svq.data.fbank import ClovaFbank
 from svq.data.frontend import FrontEndConfig
-from svq.importing import architectures
+from svq.importing import architectures, redimnet
 from svq.importing.campplus import campplus
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
@@ -72,8 +74,10 @@ WESPEAKER = Origin(
                wespeaker_ecapa),
         architectures.x_vector(wespeaker_front_end, variance_floor=1e-7),
         campplus(wespeaker_front_end, variance_floor=1e-7),
+        redimnet.wespeaker_first(wespeaker_front_end),
+        redimnet.WESPEAKER_SECOND,
     ),
-    left_out={r"projection\..*": "classifier"},
+    left_out={r"projection\..*": "classifier", **redimnet.SINGLE},
 )
 
 
@@ -225,4 +229,5 @@ CLOVA = Origin(
 )
 
 
-ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (WESPEAKER, SPEECHBRAIN, THREEDSPEAKER, CLOVA)}
+ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (WESPEAKER, SPEECHBRAIN, THREEDSPEAKER, CLOVA,
+                                                                   redimnet.REDIMNET)}

@@ -35,6 +35,7 @@ def compact(shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
             text[layer] = "x".join(map(str, shape)) + (" + bias" if f"{layer}.bias" in shapes else "")
         else:
             text[name] = "= " + "x".join(map(str, shape))
+            continue
         done |= {key for key in shapes if key.rpartition(".")[0] == layer}
     return text
 

@@ -4,6 +4,8 @@
     python tests/importing/make_fixtures.py speechbrain /path/to/speechbrain
     python tests/importing/make_fixtures.py 3dspeaker /path/to/3D-Speaker
     python tests/importing/make_fixtures.py clova /path/to/voxceleb_trainer
+    python tests/importing/make_fixtures.py redimnet /path/to/ReDimNet
+    python tests/importing/make_fixtures.py redimnet2 /path/to/redimnet2
 
 writes tests/importing/fixtures/<origin>_*.json; names behind the checkout, such as campplus, make these alone. The checkout is only imported from; torchaudio has to be installed
 beside torch (2.11.0 was; its Python code suffices), and packages that the checkout imports but needs for no network or
@@ -13,12 +15,13 @@ front end may be missing: empty modules stand in for them. A fixture holds, of o
 - layers: its state dict's names and shapes (formula.expand gives them, formula.checkpoint fills them);
 - front_end: the settings that the import must record;
 - gain, length: of the weights and the features, as formula takes them, where they are not the usual ones;
+- model_config: the network's arguments, where published files have them beside the tensors;
 - from_features: the first NUMBERS numbers of the embedding of `formula.features`;
 - from_waveform: the same of `formula.waveform`, through the toolkit's own front end;
 - rows: some rows of that front end's features of the waveform, normalised.
 
-The fixtures in the repository were made with wespeaker dfa7419, speechbrain 9c826ef, 3D-Speaker 09e7806 and
-voxceleb_trainer f51bab8, torch 2.13 and torchaudio 2.11, on a CPU. SpeechBrain's statistics pooling adds random noise
+The fixtures in the repository were made with wespeaker dfa7419, speechbrain 9c826ef, 3D-Speaker
+09e7806, voxceleb_trainer f51bab8, ReDimNet c994fce and redimnet2 ffe8f27, torch 2.13 and torchaudio 2.11, on a CPU. SpeechBrain's statistics pooling adds random noise
 of up to 9e-5 to its means; it is set to zero here, as no parity can be had with it.
 """
 
@@ -39,8 +42,7 @@ NUMBERS = 32
 DENSE = {"gain": 2.0, "length": 290}  # no shortcut keeps values up, and features of several segments are needed
 ROWS = (0, 40, -1)
 NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl",
-              "silero_vad", "whisper", "peft", "transformers",
-              "umap", "hdbscan", "onnxruntime", "librosa"}
+              "silero_vad", "whisper", "peft", "transformers", "umap", "hdbscan", "onnxruntime", "librosa"}
 
 
 def wespeaker():
@@ -63,6 +65,43 @@ def wespeaker():
     yield "ecapa_small", "ECAPA512", ECAPA_TDNN(channels=64, embed_dim=48), front_end, settings
     yield "xvec", "XVector", XVEC(80), front_end, settings
     yield "campplus_small", "CAMPPlus", CAMPPlus(80, 64, growth_rate=8, init_channels=24), front_end, settings, DENSE
+    yield from wespeaker_redimnets(kaldi)
+
+
+def wespeaker_redimnets(kaldi):
+    from wespeaker.frontend.tfmel import TFMelBanks
+    from wespeaker.models.redimnet import ReDimNet
+    from wespeaker.models.redimnet2 import ReDimNet2Wrap
+
+    def front_end(wave):
+        feats = kaldi.fbank(wave * 32768, num_mel_bins=24, frame_length=25, frame_shift=10, dither=0.0,
+                            sample_frequency=16000, window_type="hamming", use_energy=False)
+        return (feats - feats.mean(dim=0))[None]
+
+    tfmel = TFMelBanks(n_mels=24, hop_length=160, win_length=400, n_fft=512, f_min=20, f_max=7600, do_preemph=True,
+                       norm_signal=True, do_spec_aug=False, eps=1e-8)
+    first = ReDimNet(24, 4, "conv+att", "basic_resnet_fwse", [(1, 1, 2, K33, 6), (2, 1, 1, K33, 3)], 2, None, 48)
+    yield "redimnet_small", "ReDimNetB2", first, front_end, {"window": "hamming"}
+    second = ReDimNet2Wrap(24, 4, embed_dim=48, out_channels=6, return_2d_output=True, stages_setup=TWO)
+    yield "redimnet2_small", "ReDimNet2B6", Transposed(second), lambda wave: tfmel(wave).transpose(1, 2), \
+        {"fbank": "redimnet2", "waveform_normalize": True}
+
+
+class Transposed(torch.nn.Module):
+    """A network of features (B, F, T) as one of features (B, T, F), with the same state dict."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, feats):
+        return self.net(feats.transpose(1, 2))
+
+    def state_dict(self):
+        return self.net.state_dict()
+
+    def load_state_dict(self, state, strict):
+        return self.net.load_state_dict(state, strict)
 
 
 def speechbrain():
@@ -118,6 +157,40 @@ def clova():
         {**settings, "preemphasis": 0.97}
 
 
+def redimnet():
+    from redimnet.model import ReDimNetWrap
+
+    stages = [(1, 1, 1, K33, None), (2, 2, 2, K33, 6), (3, 1, 1, K33, 12)]
+    yield published("resnet_small", "ReDimNetB2", ReDimNetWrap, {"fbank": "redimnet", "hop_ms": 15},
+                    F=24, C=4, block_1d_type="conv+att", block_2d_type="basic_resnet", stages_setup=stages,
+                    group_divisor=1, embed_dim=48, hop_length=240, global_context_att=True)
+    yield published("convnext_small", "ReDimNetB2", ReDimNetWrap, {"fbank": "redimnet2", "waveform_normalize": True},
+                    F=24, C=4, block_1d_type="conv+att", block_2d_type="convnext_like", stages_setup=stages[:2],
+                    group_divisor=4, embed_dim=48, feat_type="tf", spec_params={"norm_signal": True})
+
+
+def redimnet2():
+    from redimnet2.redimnet2 import ReDimNet2Wrap
+
+    settings = {"fbank": "redimnet2", "waveform_normalize": True}
+    given = dict(F=24, C=4, causal="none", return_2d_output=True, embed_dim=48, feat_type="tf",
+                 spec_params={"do_preemph": True, "norm_signal": True})
+    yield published("two_small", "ReDimNet2B6", ReDimNet2Wrap, settings, **given, stages_setup=TWO, out_channels=6,
+                    dual_agg=True, agg_gnorm=True)
+    yield published("two_without_head", "ReDimNet2B3", ReDimNet2Wrap, {"fbank": "redimnet", "waveform_normalize": True},
+                    **{**given, "feat_type": "pt"}, stages_setup=TWO)
+
+
+K33 = [(3, 3)]
+TWO = [((2, 1), 1, 3, K33, None), ((1, 2), 1, 1, K33, 6), ((2, 2), 1, 0.75, K33, 12)]
+
+
+def published(name, arch, kind, settings, **arguments):
+    net = kind(**arguments)
+    net.model_config = arguments
+    return name, arch, net, None, settings
+
+
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Empty modules for the packages NOT_NEEDED."""
 
@@ -150,21 +223,26 @@ class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return type(name, (Exception,), {}) if name.endswith("Error") else StandIns.Anything()
 
 
+def begins(net):
+    """The module of a network that takes waveforms to which features (B, 1, F, T) are given."""
+    return net.backbone if hasattr(net, "backbone") else net.conv1
+
+
 def inside(net, wave):
-    """What a network that takes waveforms gives its first convolution, as features (1, T, F)."""
+    """What a network that takes waveforms makes of them first, as features (1, T, F)."""
     seen = []
-    handle = net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    handle = begins(net).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     net(wave)
     handle.remove()
     return seen[0][:, 0].transpose(1, 2)
 
 
 def embedding(net, feats, takes_waveforms):
-    """(D,) of features; of a network that takes waveforms, by giving its first convolution the features."""
+    """(D,) of features; of a network that takes waveforms, by putting the features in place of its own."""
     if not takes_waveforms:
         out = net(feats)
         return (out[-1] if isinstance(out, tuple) else out).reshape(-1)
-    handle = net.conv1.register_forward_pre_hook(lambda module, inputs: feats.transpose(1, 2)[:, None])
+    handle = begins(net).register_forward_pre_hook(lambda module, inputs: feats.transpose(1, 2)[:, None])
     out = net(torch.zeros(1, 16000))
     handle.remove()
     return out.reshape(-1)
@@ -174,7 +252,7 @@ def embedding(net, feats, takes_waveforms):
 def fixture(origin, arch, net, front_end, settings, inputs=types.MappingProxyType({})) -> dict:
     import formula
 
-    state = {name: tensor for name, tensor in net.eval().state_dict().items() if not name.startswith("torchfb")}
+    state = {name: tensor for name, tensor in net.eval().state_dict().items() if not name.startswith(("torchfb", "spec."))}
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     assert formula.expand(formula.compact(shapes)) == shapes
     net.load_state_dict(formula.checkpoint(shapes, inputs.get("gain", 1.0)), strict=False)
@@ -185,6 +263,9 @@ def fixture(origin, arch, net, front_end, settings, inputs=types.MappingProxyTyp
     return {
         "origin": origin, "arch": arch, "front_end": {"num_mels": num_mels, **settings}, **inputs,
         "from_features": numbers(embedding(net, feats, not front_end)[:NUMBERS]),
+    told = {"model_config": net.model_config} if hasattr(net, "model_config") else {}
+        "origin": origin, "arch": arch, **told, "front_end": {"num_mels": num_mels, **settings},
+        "from_features": numbers(embedding(net, formula.features(num_mels), not front_end)[:NUMBERS]),
         "from_waveform": numbers((embedding(net, rows, False) if front_end else net(wave).reshape(-1))[:NUMBERS]),
         "frames": rows.shape[1], "rows": {str(row): numbers(rows[0, row], 5) for row in ROWS},
         "layers": formula.compact(shapes),
@@ -205,6 +286,12 @@ def main() -> None:
             continue
         path = HERE / "fixtures" / f"{origin}_{name}.json"
         found = fixture(origin, *parts)
+    makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova,
+              "redimnet": redimnet, "redimnet2": redimnet2}
+    for name, arch, net, front_end, settings in makers[origin]():
+        toolkit = origin.replace("redimnet2", "redimnet")  # one toolkit here, two checkouts
+        path = HERE / "fixtures" / f"{toolkit}_{name}.json"
+        found = fixture(toolkit, arch, net, front_end, settings)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
         path.write_text(f"{{\n{lines}\n}}\n")
         print(f"{path}: {path.stat().st_size} bytes")

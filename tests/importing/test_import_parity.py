@@ -33,6 +33,8 @@ def case(request, tmp_path_factory):
         state["projection.weight"] = torch.ones(7, 3)
     if fixture["origin"] == "clova":
         state = {f"__S__.{name}": tensor for name, tensor in state.items()} | {"__L__.w": torch.ones(1)}
+    if "model_config" in fixture:
+        state = {"state_dict": state, "model_config": fixture["model_config"]}
     torch.save(state, folder / "origin.pt")
     # The fixtures of clova are without the filters that tell how many mel channels there are.
     told = ("--num-mels", fixture["front_end"]["num_mels"]) if fixture["origin"] == "clova" else ()
@@ -42,7 +44,8 @@ def case(request, tmp_path_factory):
 
 
 def test_there_are_fixtures_of_all_origins():
-    assert {path.stem.partition("_")[0] for path in FIXTURES} == {"wespeaker", "speechbrain", "3dspeaker", "clova"}
+    assert {path.stem.partition("_")[0] for path in FIXTURES} == {"wespeaker", "speechbrain", "3dspeaker", "clova",
+                                                               "redimnet"}
 
 
 def test_is_recognised(case):
@@ -93,7 +96,9 @@ def test_what_was_imported_is_written_down(case):
     fixture, folder, _, config = case
     told = yaml.safe_load((folder / "model" / "provenance.yaml").read_text())["config"]
     assert told["from"] == fixture["origin"] and len(told["sha256"]) == 64
-    assert told["left_out"] == {"wespeaker": ["projection.weight"], "clova": ["__L__.w"]}.get(fixture["origin"], [])
+    left_out = {"wespeaker": ["projection.weight"], "clova": ["__L__.w"]}.get(fixture["origin"], [])
+    single = {"backbone.stage0.0.w", "backbone.inputs_weights.0"}  # of one output, which a ReDimNet need not weigh
+    assert told["left_out"] == sorted([*left_out, *single.intersection(fixture["layers"])])
     assert told["model"] == to_dict(config)
 
 
