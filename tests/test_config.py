@@ -245,6 +245,16 @@ def test_values_out_of_range_name_their_key(key, value):
     assert key.rsplit(".", 1)[-1] in str(error.value) or "model.quant" in str(error.value)
 
 
+@pytest.mark.parametrize("settings, said", [
+    ({"epochs": 20}, "after epoch 20 of 20"), ({"epochs": 21}, ""), ({"epochs": 2, "schedule": {"margin": 0}}, ""),
+    ({"epochs": 2, "distill": {"label_weight": 0}}, ""), ({"epochs": 2, "distill": {}}, "of 2"),
+    ({"epochs": 1, "schedule": {"margin_start_epoch": 1, "margin_full_epoch": 1}}, "of 1"),
+    ({"quant": {}, "multi_stage": True, "stage_epochs": [30, 5]}, "of 5")])
+def test_a_margin_that_is_never_used(settings, said):
+    found = from_dict(settings, TrainConfig).without_margin()
+    assert said in found and bool(said) == bool(found)
+
+
 def test_augmentation_needs_waveforms():
     with pytest.raises(UserError, match="augment works on waveforms"):
         load_config(None, TrainConfig, ["augment.prob=0.5", "data.input=feats"])

@@ -1,8 +1,7 @@
 """Works out all that a run.sh needs to know before stage 0, from its options, its folder of settings and what is made.
 
-`resolve_recipe` checks it all and gives a `Recipe`: lists of names, fields by kind and key, and notes on what is left out.
-svq.bin.systems prints it for the shell. Stages are numbered as in every run.sh. With `schema=true` among the options every
-config is also checked against its schema; that needs torch, so dry runs go without.
+`resolve_recipe` checks it all, the configs against their schema, too, and gives a `Recipe`: lists of names, fields by kind
+and key, and notes on what is left out. svq.bin.systems prints it for the shell. Stages are numbered as in every run.sh.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from svq.recipe.systems import (EXPORTED, FINETUNED, FLOAT_KINDS, IMPORTED, MEMB
                                 Resolved, model_of, needs_dictionary, resolve)
 from svq.rows import unknown_row
 
-QUANTIZATION, SEARCHING, ANALYSIS, CASCADES = 5, 13, 14, 15  # stages
+TRAINING, DISTILLATION, QUANTIZATION, SEARCHING, ANALYSIS, CASCADES = 3, 4, 5, 13, 14, 15  # stages
+TRAINED_IN = {TEACHER: TRAINING, STUDENT: DISTILLATION, FINETUNED: QUANTIZATION}  # by kind of system
 
 
 @dataclasses.dataclass
@@ -171,7 +171,10 @@ class _Plan:
         return []
 
     def check_schema(self) -> list[str]:
-        """Checks every config that something is trained by against its schema; gives a line for each mistake."""
+        """Checks every config that something is trained by against its schema; gives a line for each mistake.
+
+        Notes where a config is sound but trains without its margin.
+        """
         if self.options.from_elsewhere or self.options.stage > QUANTIZATION:
             return []
         from svq.config import load_config
@@ -180,12 +183,16 @@ class _Plan:
         configs = {each.config: TrainConfig for each in self.systems.values() if each.config}
         if any(map(needs_dictionary, self.level_teachers().values())):
             configs[self.conf.path(AGGREGATION)] = AggregationTrainConfig
+        trained = {each.config: TRAINED_IN[each.kind] for each in self.of_kind(*TRAINED_IN)}
         problems = []
         for config, schema in configs.items():
             try:
-                load_config(config, schema)
+                said = load_config(config, schema).without_margin()
             except UserError as error:
                 problems.append(str(error))
+                continue
+            if said and config in trained:
+                self.notes.append((trained[config], f"{config}: {said}"))
         return problems
 
     # ---- what stages work on

@@ -176,6 +176,19 @@ class TrainConfig:
             raise ValueError("augment works on waveforms; set data.input to wav or drop augment")
         self._check_stages()
 
+    def without_margin(self) -> str:
+        """Says that the margin begins only after the last epoch, so that training goes without it; "" where it is used.
+
+        Of a run of `multi_stage` whose stages share `epochs`, it looks at the run as a whole.
+        """
+        schedule, epochs = self.schedule, min(self.stage_epochs or (self.epochs,))
+        if not schedule.margin or (self.distill is not None and self.distill.label_weight == 0):
+            return ""
+        if schedule.margin_start_epoch < epochs:
+            return ""
+        return (f"the margin begins after epoch {schedule.margin_start_epoch:g} of {epochs}, so that it stays 0 throughout; lower "
+                "schedule.margin_start_epoch (and margin_full_epoch), raise epochs, or set schedule.margin to 0")
+
     def _check_stages(self):
         if self.multi_stage and self.quant is None:
             raise ValueError("multi_stage is about the bits of layers; it needs a quantizer under quant")

@@ -54,6 +54,8 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
     """
     config = with_augmentation(load_config(options.config, TrainConfig, options.set), options)
     check_options(config, options)
+    if said := config.without_margin():
+        print(f"{options.config}: {said}", flush=True)
     torch.set_num_threads(config.num_threads)
     torch.manual_seed(config.seed)
     net, config = starting_network(config, options, finetune=True)
@@ -81,6 +83,7 @@ def with_augmentation(config: TrainConfig, options) -> TrainConfig:
 
 
 def check_options(config: TrainConfig, options) -> None:
+    """Raises UserError where options of a training and its config do not fit: one without the other that it needs."""
     if (config.distill is not None) != (options.teacher is not None):
         raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither")
     if (config.distill is not None and config.distill.targets is not None) != (options.targets is not None):

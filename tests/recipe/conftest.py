@@ -7,7 +7,7 @@ import pytest
 from svq.recipe.resolve import resolve_recipe
 
 FILES = {
-    "conf/finetune.yaml": "rows: quant.yaml\nepochs: 2\ndata: {input: feats}\n",
+    "conf/finetune.yaml": "rows: quant.yaml\nepochs: 2\nschedule: {margin: 0}\ndata: {input: feats}\n",
     "conf/quant.yaml": """float:
 grid: {quant: {method: integer, bits: 8}, ptq: {bias_correction: true, utterances: 8}}
 budget: {base: grid, select: {max_eer_loss: 0.1, search: greedy}}
@@ -45,8 +45,8 @@ computed:
     "conf/aggregation.yaml": "level: lde_aggr\n",
     "conf/search.yaml": "trials: 1\n",
     "conf/student.yaml": "distill: {label_weight: 1.0}\n",
-    "conf/net.yaml": "epochs: 1\n", "conf/other.yaml": "epochs: 1\n", "conf/my_net.yaml": "epochs: 1\n",
-    "conf/teacher.yaml": "epochs: 1\n",
+    "conf/net.yaml": "epochs: 1\nschedule: {margin: 0}\n", "conf/other.yaml": "epochs: 1\nschedule: {margin: 0}\n", "conf/my_net.yaml": "epochs: 1\nschedule: {margin: 0}\n",
+    "conf/teacher.yaml": "epochs: 1\nschedule: {margin: 0}\n",
     "exp/speechbrain_ecapa/config.yaml": "arch: ECAPA512\n", "exp/speechbrain_ecapa/model.safetensors": ""}
 
 

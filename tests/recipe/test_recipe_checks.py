@@ -182,6 +182,19 @@ def test_settings_that_something_is_trained_by_are_held_to_their_schema(folder, 
     resolved("net", stage="6")  # nothing is trained
 
 
+def test_a_margin_that_begins_after_the_last_epoch_is_said(folder, resolved):
+    late = "epochs: 2\nschedule: {margin: 0.2, margin_start_epoch: 2, margin_full_epoch: 8}\n"
+    (folder / "conf" / "net.yaml").write_text(late)
+    (folder / "conf" / "finetune.yaml").write_text("rows: quant.yaml\n" + late.replace("start_epoch: 2", "start_epoch: 5"))
+    notes = resolved("net net_grid net_speech net_grid-ptq other").notes
+    assert [stage for stage, _ in notes] == [3, 5]  # row `speech` learns without labels, and so without a margin
+    assert notes[0][1].startswith("conf/net.yaml: the margin begins after epoch 2 of 2, so that it stays 0 throughout; lower ")
+    assert notes[1][1].startswith("conf/finetune.yaml:grid: the margin begins after epoch 5 of 2")
+    assert resolved("net_grid-ptq", from_elsewhere="true").notes == []
+    (folder / "conf" / "net.yaml").write_text(late.replace("epochs: 2\n", "epochs: 3\n"))
+    assert resolved("net").notes == []
+
+
 def worker(folder, *words):
     from tests.recipes.conftest import ROOT
 
