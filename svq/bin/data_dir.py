@@ -27,8 +27,8 @@ def do_validate(args) -> int:
         raise UserError(f"{args.data}: {problems.total} {noun}")
     folder = DataDir(args.data)
     print(f"{args.data}: sound; {len(folder.utt2spk)} utterances of {len(folder.speakers)} speakers")
-    if problems.uneven():
-        print(f"{args.data}: {problems.uneven()}", file=sys.stderr)
+    if told := problems.about_rates():
+        print(f"{args.data}: {told}", file=sys.stderr)
 
 
 def do_fix(args) -> None:

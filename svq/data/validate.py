@@ -20,6 +20,7 @@ from svq.data.datadir import (
     spk2utt_blocks,
     wrong_lines,
 )
+from svq.data.front_end_config import FrontEndConfig
 from svq.data.rxfilename import require_allowed
 from svq.data.table import Table, find, to_bytes_array
 from svq.data.trial_list import NOT_TRIALS, form_of, is_word, sides
@@ -56,13 +57,18 @@ class Problems:
         more = self.total - len(self.shown)
         return self.shown + ([f"... and {more} more"] if more else [])
 
-    def uneven(self) -> str:
-        """Says that recordings have different rates, which is no mistake but lowers scores; empty where they have one."""
+    def about_rates(self) -> str:
+        """Says that recordings have different rates, or one below that of networks; no mistake, but it costs accuracy. Else ""."""
         if len(self.rates) < 2:
-            return ""
+            return "".join(_narrow(rate) for rate in self.rates if rate < FrontEndConfig.rate)
         told = ", ".join(f"{count} of {rate} (first: {key})" for rate, (count, key) in sorted(self.rates.items()))
         return (f"recordings of different rates, in samples a second: {told}; those of a lower one hold nothing above half of it, "
                 "where other voices go on")
+
+
+def _narrow(rate: int) -> str:
+    return (f"all recordings have {rate} samples a second: a network of {FrontEndConfig.rate} hears nothing above {rate / 2:g} Hz; to "
+            f"train for this rate, set model.front_end.rate: {rate} in the settings of networks (conf/*.yaml)")
 
 
 def validate(path, check_audio: str = "header", threads: int = 4, limit: int = 20, trials: bool = True) -> Problems:

@@ -6,6 +6,7 @@ Bytes up to 32 are blanks. In any list, a line that holds control characters or 
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def padded(raw: bytes) -> bytearray:
 def read_padded(path) -> tuple[bytearray, int]:
     """Reads a text file into a buffer as `padded` makes it, and gives it with the file's size in bytes.
 
-    UserError where the file cannot be read.
+    UserError where the file cannot be read, or begins with a byte order mark.
     """
     try:
         with open_file(path) as file:
@@ -156,6 +157,8 @@ def read_padded(path) -> tuple[bytearray, int]:
                 raise UserError(f"{path}: changed while it was read")
     except OSError as error:
         raise UserError(f"{path}: {os.strerror(error.errno).lower()}") from None
+    if raw.startswith(codecs.BOM_UTF8):
+        raise UserError(f"{path}: begins with a byte order mark; save it as UTF-8 without one")
     return raw, size
 
 
@@ -282,9 +285,17 @@ def read_columns(path, counts):
     bad = np.flatnonzero(per_line != (fields if fields in counts else -1))
     if len(bad):
         expected = " or ".join(map(str, counts if fields not in counts else (fields,)))
-        raise UserError(located(path, int(bad[0]) + 1,
-                                f"{per_line[bad[0]]} fields where {expected} are expected"))
+        found = int(per_line[bad[0]])
+        raise UserError(located(path, int(bad[0]) + 1, f"{found} fields where {expected} are expected{_why_few(tokens, line, bad[0])}"))
     return [tokens.take(slice(column, None, fields)) for column in range(fields)]
+
+
+def _why_few(tokens, line, row) -> str:
+    """Guesses why a line, from 0, has too few fields; "" where nothing tells."""
+    words = list(tokens.take(np.flatnonzero(line == row)))
+    if not words:
+        return ": an empty line; take it out"
+    return "; write blanks in place of commas" if len(words) == 1 and "," in words[0] else ""
 
 
 def read_pairs(path):

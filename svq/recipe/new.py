@@ -130,12 +130,12 @@ def readme_text(folder: Path, name: str, what: Given) -> str:
     for part, place in what.directories().items():
         data = DataDir(place)
         rows.append(f"| {part} | `{place}` | {len(data.speakers)} | {len(data.utt2spk)} |")
-    drawn = "all target pairs and a draw of 100,000 others"
-    dev = (f"Scores are calibrated and settings chosen on `{what.dev_data}`: " + (f"`{what.dev_trials}`." if what.dev_trials
-                                                                                  else f"{drawn}.")
+    drawn = "all target pairs and 100,000 other pairs, drawn"
+    dev = (f"The recipe calibrates scores and chooses settings on `{what.dev_data}`: " +
+           (f"`{what.dev_trials}`." if what.dev_trials else f"{drawn}.")
            if what.dev_data else
-           f"There is no development data, so {what.dev_speakers} of the training speakers are set aside (`dev_speakers`, drawn; up "
-           f"to 20 utterances of each): nobody trains on them, and on {drawn} of theirs scores are calibrated and settings chosen.")
+           f"You gave no development data. So the recipe draws {what.dev_speakers} training speakers (`dev_speakers`), sets up to 20 "
+           f"utterances of each aside, and trains on none of theirs. On them it calibrates scores and chooses settings: {drawn}.")
     docs = os.path.relpath(ROOT / "docs", folder)
     return fill(_template("README.md"), {"NAME": name, "TABLE": "\n".join(rows), "TEST_TRIALS": what.test_trials, "DEV": dev,
                                          "DOCS": docs})

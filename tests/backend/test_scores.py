@@ -122,7 +122,9 @@ def test_many_lines_cross_every_block(tmp_path):
 @pytest.mark.parametrize("content, message", [
     (b"", r"t: empty file$"),
     (b"a b target\na b\n", r"t:2: 2 fields where 3 are expected$"),
-    (b"a b target\n\na b target\n", r"t:2: 0 fields"),
+    (b"a b target\n\na b target\n", r"t:2: 0 fields where 3 are expected: an empty line; take it out$"),
+    (b"a,b,1\n", r"t:1: 1 fields where 3 are expected; write blanks in place of commas$"),
+    (b"\xef\xbb\xbfa b 1\n", r"t: begins with a byte order mark; save it as UTF-8 without one$"),
     (b"a b target x\n", r"t:1: 4 fields where 3 are expected$"),
     (b"a b target\na b targit\n", r"t:2: 'targit' where target or nontarget"),
     (b"a b nontarges\n", r"t:1: 'nontarges'"),

@@ -1,8 +1,11 @@
-"""Recordings of several rates in one data directory are no mistake, and are said."""
+"""Recordings of several rates, or of a low one, are no mistake, and are said."""
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import pytest
 import soundfile
 
 from svq.bin import data_dir as worker
@@ -28,6 +31,10 @@ def test_counts_of_each_rate(tmp_path, capsys):
     assert "sound" in told.out and "2 of 8000 (first: a-2), 1 of 16000 (first: a-1)" in told.err
 
 
-def test_one_rate_is_not_worth_a_word(tmp_path, capsys):
-    run_worker(worker.main, "validate", directory(tmp_path, {"a-1": 8000, "b-1": 8000}))
-    assert not capsys.readouterr().err
+@pytest.mark.parametrize("rate, words", [
+    (8000, "all recordings have 8000 samples a second: a network of 16000 hears nothing above 4000 Hz; .*front_end.rate: 8000 in"),
+    (16000, ""), (22050, "")])
+def test_one_rate_is_said_where_it_is_below_that_of_networks(tmp_path, capsys, rate, words):
+    run_worker(worker.main, "validate", directory(tmp_path, {"a-1": rate, "b-1": rate}))
+    told = capsys.readouterr().err.strip().splitlines()
+    assert len(told) == bool(words) and all(re.search(words, line) for line in told)
