@@ -1,9 +1,11 @@
-"""Docstrings stand alone: a public function's begins with its verb ("Reads ..."), none begins in the middle of a sentence."""
+"""Docstrings stand alone: a public function's begins with its verb ("Reads ..."), none begins in the middle of a sentence.
+What a module offers to others has one."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -48,3 +50,42 @@ def test_a_docstring_begins_with_its_verb(path):
         if first in MIDDLE or (function and not verb):
             wrong.append(f"{path}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}")
     assert not wrong, "\n".join(wrong)
+
+
+def undocumented(path) -> Iterator[str]:
+    """Public functions, classes and methods without a docstring that other modules name.
+
+    A method needs none that overrides a documented one, nor do `forward` and `backward`, whose class tells the shapes.
+    """
+    tree = ast.parse(path.read_text())
+    stack = [(tree, "", None)]
+    while stack:
+        node, prefix, owner = stack.pop()
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) or child.name.startswith("_"):
+                continue
+            inherited = owner is not None and (child.name in ("forward", "backward") or overrides(owner, child.name))
+            if MODULES[child.name] > 1 and not inherited and not ast.get_docstring(child):
+                yield f"{path}:{child.lineno}: {prefix}{child.name}"
+            if isinstance(child, ast.ClassDef):
+                stack.append((child, f"{child.name}.", child))
+
+
+def overrides(owner: ast.ClassDef, name: str) -> bool:
+    """Says whether a class of the package that `owner` builds on documents the method."""
+    for base in owner.bases:
+        above = CLASSES.get(ast.unparse(base).rpartition(".")[2].partition("[")[0])
+        if above is not None and (overrides(above, name) or any(
+                isinstance(child, ast.FunctionDef) and child.name == name and ast.get_docstring(child) for child in above.body)):
+            return True
+    return False
+
+
+# Workers document themselves by their module, which --help prints, and networks by their classes.
+LIBRARY = [path for path in FILES if path.relative_to(ROOT / "svq").parts[0] not in ("bin", "nets")]
+MODULES = Counter(word for path in FILES for word in set(re.findall(r"\w+", path.read_text())))  # that have the word
+CLASSES = {node.name: node for path in FILES for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ClassDef)}
+
+
+def test_what_other_modules_use_has_a_docstring():
+    assert not [line for path in LIBRARY for line in undocumented(path)]

@@ -169,6 +169,7 @@ def eer_change(after: Measured, before: Measured) -> Change:
 
 
 def mindcf_change(after: Measured, before: Measured) -> Change:
+    """Gives the change of minDCF, absolute."""
     return change(after.mindcf, before.mindcf, after.mindcfs, before.mindcfs)
 
 

@@ -54,6 +54,7 @@ class Findings:
 
     @property
     def levels(self) -> list[str]:
+        """The levels of parts that were measured, such as block and layer, in order."""
         return list(dict.fromkeys(row.level for row in self.parts))
 
 
@@ -102,11 +103,13 @@ def _sections(found: Findings) -> list[tuple[str, str, str, tables.Shown]]:
 
 
 def markdown(found: Findings) -> str:
+    """Writes the findings as Markdown: a headline sentence, then a table a section."""
     parts = [f"## {title}\n\n{shown.markdown()}\n{note}\n" for _, title, note, shown in _sections(found)]
     return f"# {found.title}\n\n{found.said}\n\n" + "\n".join(parts)
 
 
 def html(found: Findings, figures: dict[str, list[Drawn]]) -> str:
+    """Writes the findings as a page. figures: the drawings by level."""
     sections = [(key, title, f'<p class="note">{escape(note)}</p>{shown.html()}')
                 for key, title, note, shown in _sections(found)]
     sections += [(drawn.name, drawn.title, section(drawn)) for level in figures.values() for drawn in level]

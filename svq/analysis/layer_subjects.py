@@ -259,6 +259,7 @@ class FinetunedSubject:
         return self.norms_feats is not None and len(layers) < len(self.weights)
 
     def embeddings(self, layers: list[str], title: str) -> np.ndarray:
+        """Gives the embeddings, (N, D), of the network in which `layers` alone are quantized; kept ones are read."""
         return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
     def renormed_embeddings(self, title: str) -> np.ndarray:

@@ -129,13 +129,16 @@ class Shown:
     cells: list[tuple[str, ...]]
 
     def markdown(self) -> str:
+        """Writes the table as Markdown."""
         return markdown_table(self.heads, self.cells, self.left) + "\n"
 
     def html(self) -> str:
+        """Writes the table as HTML."""
         return html_table(self.heads, self.cells, self.left)
 
 
 def systems(rows: Sequence[SystemRow]) -> Shown:
+    """Makes the table of systems: EER and minDCF with intervals, what each lost, and the drift of embeddings."""
     heads = ("network", "EER (%)", "95 %", "EER loss", "95 %", "minDCF(0.01)", "95 %", "minDCF loss", "95 %", "drift")
     return Shown(heads, 1, [
         (row.system, _n(row.eer, ".2f"), _span(row.eer_low, row.eer_high, ".2f"), _n(row.eer_loss, "+.2f"),
@@ -171,6 +174,7 @@ def retention(rows: Sequence[PartRow]) -> Shown:
 
 
 def correlations(rows: Sequence[CorrelationRow]) -> Shown:
+    """Makes the table of how well what is known before tells the loss of parts: rank correlations with intervals."""
     heads = ("parts", "what is known", "loss", "number", "Spearman", "95 %", "Spearman p", "Kendall", "95 %", "Kendall p",
              "unexplained", "95 %", "repeatable")
     return Shown(heads, 3, [
@@ -181,6 +185,7 @@ def correlations(rows: Sequence[CorrelationRow]) -> Shown:
 
 
 def of_level(rows: Sequence, level: str, wanted: Callable = lambda row: True) -> list:
+    """Selects the rows of one level that `wanted` says yes to."""
     return [row for row in rows if row.level == level and wanted(row)]
 
 

@@ -116,10 +116,12 @@ class Analysis:
 
     @property
     def reference(self) -> str:
+        """The name of the system that the others are compared with."""
         return self.config.parsed[0].name
 
     @property
     def compared(self) -> list[str]:
+        """The names of the systems that are compared with the reference."""
         return [system.name for system in self.config.parsed[1:]]
 
 

@@ -119,6 +119,7 @@ class ScoreAnalysisConfig:
 
     @property
     def parsed(self) -> list[System]:
+        """The systems that `systems` names; the first is the reference."""
         return [System.parse(text) for text in self.systems]
 
 
@@ -158,6 +159,7 @@ def read_list(path, config: ScoreAnalysisConfig) -> ScoredList:
 
 
 def score_file(config: ScoreAnalysisConfig, system: str, name: str, suffix: str = "score") -> Path:
+    """Gives the path of a system's scores of list `name`, or of its .llr."""
     return Path(config.exp) / system / "scores" / name / f"{config.scores}.{suffix}"
 
 

@@ -37,6 +37,7 @@ def summary(out: Analysis) -> str:
 
 
 def markdown(out: Analysis) -> str:
+    """Writes the analysis as Markdown: its summary, all tables, notes."""
     parts = [summary(out), *(score_tables.markdown(table) for table in score_tables.tables(out)), *out.notes]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 

@@ -31,11 +31,13 @@ class Table:
 
 
 def markdown(table: Table, level: str = "###") -> str:
+    """Writes a table as Markdown under its title; `level` is the mark of a heading."""
     lines = markdown_table(table.heads, table.rows, table.left)
     return "\n\n".join(part for part in (f"{level} {table.title}", table.note, lines) if part) + "\n"
 
 
 def html(table: Table) -> str:
+    """Writes a table as HTML, below its note."""
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return note + html_table(table.heads, table.rows, table.left)
 

@@ -66,6 +66,7 @@ class SpeakerSamples:
 
     @property
     def cells(self) -> int:
+        """The number of cells: a speaker for the target trials, a pair of speakers for the others."""
         return self.draws.shape[1] + len(self.sides[0])
 
     def weights(self) -> Iterator[np.ndarray]:

@@ -62,6 +62,7 @@ class Calibration:
         return {name: value for name, value in asdict(self).items() if value is not None}
 
     def save(self, path):
+        """Writes the calibration as JSON, whole or not at all."""
         write_json(path, self.as_dict())
 
     @classmethod

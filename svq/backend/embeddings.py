@@ -65,6 +65,7 @@ class EmbeddingReader:
 
     @property
     def index(self):
+        """The places of ids, an IdIndex; made when it is first asked for."""
         if self._index is None:
             self._index = IdIndex(self.ids, self.path)
         return self._index

@@ -75,6 +75,7 @@ class SpeakerStatistics:
 
     @property
     def total(self):
+        """The number of utterances of all speakers."""
         return int(self.counts.sum())
 
     @property

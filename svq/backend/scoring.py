@@ -123,9 +123,11 @@ class Cosine:
         return unit_length(average.astype(np.float32)), np.ones(len(average))
 
     def enroll_side(self, x, counts=1):
+        """Gives the enrolment side of a cosine, (n, D): the embeddings as they are."""
         return x
 
     def test_side(self, x):
+        """Gives the test side of a cosine, (n, D): the embeddings as they are."""
         return x
 
 
@@ -140,6 +142,7 @@ class PldaScores:
         self.process, self.enroll_side, self.test_side = plda.process, plda.enroll_side, plda.test_side
 
     def models(self, average, counts):
+        """Gives speaker models, (n, D), and their numbers of utterances, (n,), as the scoring of enrolments takes them."""
         if self.by_the_book:
             return average, counts.astype(np.float64)
         return self.plda.unit(average), np.ones(len(average))

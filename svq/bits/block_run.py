@@ -111,12 +111,14 @@ class BlockRun:
 
     @property
     def listed(self) -> DevelopmentList:
+        """The development list; read when it is first asked for."""
         if self._listed is None:
             self._listed = listed_of(self.config)
         return self._listed
 
     @property
     def store(self) -> EmbeddingStore:
+        """The store of embeddings of this run; opened when it is first asked for."""
         if self._store is None:
             self._store = store_of(self.config, self.folder, self.listed, self.model.front_end,
                                    self.config.model_digest)
@@ -152,6 +154,7 @@ class BlockRun:
         return self.store.get(self.variant(layers), lambda: self.network(layers), title)
 
     def measured(self, layers: list[str], title: str) -> Measured:
+        """Measures, on the development list, the network in which `layers` are quantized; title: what progress says."""
         c = self.config
         return measure(self.listed, self.embeddings(layers, title), c.center, c.bootstrap, c.seed)
 

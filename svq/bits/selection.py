@@ -107,6 +107,7 @@ class Selection:
         object.__setattr__(self, "smallest", self.file_bytes(self.saved > 0))
 
     def names(self, mask: np.ndarray) -> list[str]:
+        """Names the blocks that `mask`, (blocks,) bool, chooses."""
         return [name for name, chosen in zip(self.blocks, mask) if chosen]
 
     def total(self, mask: np.ndarray) -> float:

@@ -43,6 +43,7 @@ class LayerSensitivity:
 
     @property
     def relative_error(self) -> float:
+        """The standard error of the trace, over the trace."""
         return relative(self.std_error, self.trace)
 
 
@@ -67,6 +68,7 @@ class StoppingRule:
             raise ValueError(f"tolerance is {self.tolerance}; it must not be negative")
 
     def done(self, samples: Sequence[float]) -> bool:
+        """Says whether these samples of a trace are enough: as many as allowed, or within the tolerance."""
         if len(samples) < self.min_probes:
             return False
         trace, std_error = mean_and_error(samples)

@@ -49,6 +49,7 @@ class Grid:
     cost: np.ndarray
 
     def at(self, place) -> tuple[float, ...]:
+        """Gives the deltas at a place of the grid, one for each rung but the last."""
         return tuple(float(deltas[i]) for deltas, i in zip(self.deltas, place))
 
 

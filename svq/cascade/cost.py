@@ -181,6 +181,7 @@ class Counted:
     costs: np.ndarray
 
     def total(self, unit: str) -> float:
+        """Sums the costs of all rungs in one unit of UNITS."""
         return float(self.costs[:, UNITS.index(unit)].sum())
 
     def share(self, unit: str, other: Counted) -> float:

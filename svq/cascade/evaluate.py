@@ -33,6 +33,7 @@ class Point:
 
     @classmethod
     def of(cls, operating: Operating, threshold: float) -> Point:
+        """Makes the operating point of a ladder, with the threshold that it came to."""
         return cls(operating.p_target, operating.c_miss, operating.c_fa, threshold, operating.eer)
 
     def act_weights(self) -> tuple[float, float]:
@@ -91,6 +92,7 @@ class Row:
     cost: tuple[float, float, float]
 
     def value(self, name: str) -> float:
+        """Gives one of MEASURES by name."""
         return float(self.measures[MEASURES.index(name)])
 
 
@@ -117,10 +119,12 @@ class Replay:
         self.plain = self.samples(0)
 
     def samples(self, replicates: int, seed: int = 0) -> SpeakerSamples:
+        """Draws resamples of the speakers of the list, for intervals."""
         listed = self.listed
         return SpeakerSamples(listed.target, listed.enroll_speaker, listed.test_speaker, replicates, seed)
 
     def settle(self, deltas) -> np.ndarray:
+        """Finds the rung (n,), from 0, that settles each trial with these deltas (R - 1,)."""
         return settle(self.values, self.point.threshold, deltas)
 
     def measured(self, rung, samples: SpeakerSamples | None = None) -> np.ndarray:
@@ -139,6 +143,7 @@ class Replay:
         return (self.costs * through).sum(axis=0)
 
     def counted(self, through: np.ndarray, accounting: str = STREAMING) -> Counted:
+        """Counts embeddings and costs, as `count` does. through: (R, n) bool, which rungs each trial goes through."""
         return count(self.listed, through, self.table, accounting)
 
     def shares(self, through: np.ndarray) -> np.ndarray:

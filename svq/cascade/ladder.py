@@ -96,6 +96,7 @@ class Operating:
             raise ValueError("threshold must be finite")
 
     def describe(self) -> str:
+        """Says in words where the threshold comes from."""
         if self.eer:
             return "the threshold of the last rung's EER on the development list"
         if self.threshold not in (None, bayes_threshold(self.p_target, self.c_miss, self.c_fa)):
@@ -132,6 +133,7 @@ class Ladder:
 
     @property
     def names(self) -> list[str]:
+        """The names of the rungs, the cheapest first."""
         return [rung.name for rung in self.rungs]
 
     def deltas(self, path="the ladder") -> np.ndarray:

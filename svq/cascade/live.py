@@ -247,4 +247,5 @@ class LiveCascade:
 
     @property
     def load_seconds(self) -> dict[str, float]:
+        """Seconds to load each rung, of those that were loaded."""
         return {live.rung.name: live.load_seconds for live in self.rungs if live.load_seconds}

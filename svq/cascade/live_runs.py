@@ -37,6 +37,7 @@ def write_trials(folder, names: list[str], settled: Iterable[Settled]) -> None:
 
 
 def write_embeddings(folder, embedded: Iterable[Embedded]) -> None:
+    """Writes what each embedding of a run took, a line each, whole or not at all."""
     with atomic_write(os.path.join(folder, EMBEDDINGS)) as file:
         file.write("\t".join(Embedded._fields) + "\n")
         for one in embedded:
@@ -172,6 +173,7 @@ def alone(run: dict) -> bool:
 
 
 def heads(runs: Sequence[dict]) -> list[str]:
+    """Gives the heads of the table of runs."""
     return [head.format(last=runs[0]["rungs"][-1]) for head in HEADS]
 
 
@@ -192,6 +194,7 @@ def _row(run: dict, whole: float) -> list[str]:
 
 
 def note(runs: Sequence[dict]) -> str:
+    """Says under which conditions runs were measured."""
     first = runs[0]
     return (f"Measured over {first['trials']:,} trials of {first['list']}, one at a time, {first['num_threads']} thread"
             f"{'s' * (first['num_threads'] != 1)}: each utterance embedded at most once a rung, enrolments when they "

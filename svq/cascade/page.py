@@ -38,6 +38,7 @@ class Evaluated(NamedTuple):
 
 
 def heads(names: Sequence[str]) -> list[str]:
+    """Gives the heads of the table of operating points, for rungs of these names."""
     return [head.format(last=names[-1]) for head in HEADS]
 
 

@@ -39,10 +39,12 @@ class CascadeVerification:
 
     @property
     def rung(self) -> str:
+        """The name of the rung that settled the trial."""
         return self.said[-1].rung
 
     @property
     def decision(self) -> str:
+        """The decision in a word: accept or reject."""
         return "accept" if self.accepted else "reject"
 
 

@@ -23,6 +23,7 @@ class Speech:
 
     @property
     def utterances(self) -> int:
+        """The number of utterances."""
         return len(self.speaker)
 
     @property

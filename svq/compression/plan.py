@@ -65,6 +65,7 @@ class Settings:
 
     @property
     def bits(self) -> tuple[int, ...]:
+        """The bits that a layer may get, ascending: the candidates, or those that the method works at."""
         lowest = 1 if self.fitted and self.method != "integer" else 2
         return tuple(sorted(set(self.candidates or (bits for bits in CANDIDATES if bits >= lowest))))
 

@@ -67,6 +67,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
+        """The size of the first file over that of the last."""
         return self.steps[0].size_bytes / self.steps[-1].size_bytes
 
 

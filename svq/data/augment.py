@@ -51,6 +51,7 @@ class Augment:
 
     @classmethod
     def from_config(cls, config: AugmentConfig, rate: int = 16000) -> "Augment":
+        """Makes an Augment of the settings, for samples at `rate` Hz."""
         return cls(rate=rate, **vars(config))
 
     def __call__(self, wav: np.ndarray, rng: np.random.Generator) -> np.ndarray:

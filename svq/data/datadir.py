@@ -54,6 +54,7 @@ class DataDir:
         self._tables: dict[str, Table] = {}
 
     def has(self, name: str) -> bool:
+        """Says whether the directory has a file of that name."""
         return (self.path / name).is_file()
 
     def table(self, name: str) -> Table:
@@ -72,6 +73,7 @@ class DataDir:
 
     @property
     def has_segments(self) -> bool:
+        """Whether utterances are parts of recordings (`segments`)."""
         return self.has("segments")
 
     @functools.cached_property
@@ -93,14 +95,17 @@ class DataDir:
 
     @property
     def utt2spk(self) -> Table:
+        """The speaker of each utterance. UserError where the table is missing or malformed."""
         return self.table("utt2spk")
 
     @property
     def utt2dur(self) -> Table:
+        """The seconds of each utterance, as text. UserError where the table is missing or malformed."""
         return self.table("utt2dur")
 
     @property
     def feats(self) -> Table:
+        """The features of each utterance. UserError where feats.scp is missing, malformed, or runs commands unasked."""
         table = self.table("feats.scp")
         require_allowed(table)
         return table
@@ -214,9 +219,11 @@ class Recordings(Table):
         self.named = named
 
     def value(self, i: int) -> str | Rx:
+        """Gives the recording of row `i`, with the channel that is named for it."""
         return self._of_channel(self.key(i), super().value(i))
 
     def items(self, indices: np.ndarray | None = None) -> Iterator[tuple[str, str | Rx]]:
+        """Yields (key, recording) of these rows, or of all, each with the channel that is named for it."""
         for key, value in super().items(indices):
             yield key, self._of_channel(key, value)
 

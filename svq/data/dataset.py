@@ -133,6 +133,7 @@ class TrainSet:
 
     @property
     def num_speakers(self) -> int:
+        """The number of speakers; copies at another speed count as speakers of their own."""
         return len(self.speakers)
 
     def __len__(self) -> int:
@@ -145,6 +146,7 @@ class TrainSet:
         return np.concatenate([np.char.add(prefix(speed).encode(), keys) for speed in self.speeds])
 
     def utterance(self, index: int) -> str:
+        """Names the utterance of a sample, with the prefix of its speed."""
         speed, row = divmod(int(index), len(self.lines))
         return prefix(self.speeds[speed]) + self.utterances.key(self.lines[row])
 

@@ -53,6 +53,7 @@ class Info:
 
     @property
     def seconds(self) -> float:
+        """The length in seconds."""
         return self.frames / self.rate
 
 
@@ -84,6 +85,7 @@ class Samples:
         self.samples, self.info = samples, Info(rate, samples.shape[1], len(samples))
 
     def read(self, start: int, count: int) -> np.ndarray:
+        """Reads `count` frames from `start`: (count, channels)."""
         return self.samples[start : start + count]
 
 
@@ -129,6 +131,7 @@ class Mono:
             raise Unreadable(f"has only {self.info.channels} channels; mend reco2file_and_channel")
 
     def read(self, start: int, count: int) -> np.ndarray:
+        """Reads `count` frames from `start`: mono float32 (count,). Unreadable for NaN, or channels that no average stands for."""
         samples = self.source.read(start, count)
         peak = float(np.abs(samples).max(initial=0.0))
         if not math.isfinite(peak):
@@ -352,6 +355,7 @@ def probe_pipe(command: str, stack) -> None:
 
 @contextlib.contextmanager
 def naming(rxfilename: str | Rx):
+    """Turns what goes wrong inside into a UserError that names the recording."""
     try:
         yield
     except Unreadable as error:

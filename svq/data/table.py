@@ -162,9 +162,11 @@ class Table:
         return self._raw[place : min(place + len(text), self.size)] == text
 
     def key(self, i: int) -> str:
+        """Gives the key of row `i`."""
         return self._raw[self._start[i] : self._key_end[i]].decode()
 
     def value(self, i: int) -> str:
+        """Gives the value of row `i`, which may hold blanks."""
         return self._raw[self._value_start[i] : self._value_end[i]].decode()
 
     def __getitem__(self, key):
@@ -187,6 +189,7 @@ class Table:
         return list(self)
 
     def values(self) -> Iterator[str]:
+        """Yields all values, in the order of the file."""
         for _, value in self.items():
             yield value
 

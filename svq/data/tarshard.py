@@ -32,6 +32,7 @@ class Entry:
 
     @property
     def crc(self) -> int:
+        """The CRC-32 of the bytes."""
         return zlib.crc32(self.data)
 
 

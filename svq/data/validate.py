@@ -43,6 +43,7 @@ class Problems:
         self.rates: dict[int, list] = {}
 
     def add(self, path, text: str, line: int | None = None) -> None:
+        """Adds a problem of a file, at a line from 1 where one is known."""
         self.total += 1
         if len(self.shown) < self.limit:
             self.shown.append(f"{path}: {text}" if line is None else located(path, line, text))
@@ -54,6 +55,7 @@ class Problems:
         self.total += len(rows)
 
     def lines(self) -> list[str]:
+        """Lists the texts of the first problems, and how many more there are."""
         more = self.total - len(self.shown)
         return self.shown + ([f"... and {more} more"] if more else [])
 

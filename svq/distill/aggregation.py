@@ -41,6 +41,7 @@ class AggregationConfig:
         return self.channels * (self.inputs + self.components * self.dim)
 
     def build(self) -> "Aggregation":
+        """Makes the dictionary, with random weights."""
         return Aggregation(self.inputs, self.channels, self.components, self.dim)
 
 

@@ -146,6 +146,7 @@ class Part:
         self.made_from = f"{made_from} {job} of {num_jobs}"
 
     def is_done(self) -> bool:
+        """Says whether the part is there, whole, and made from the same teacher and data."""
         with contextlib.suppress(OSError, ValueError):
             done = read_json(f"{self.name}.json") == {"made_from": self.made_from}
             return done and all(os.path.exists(f"{self.name}.{kind}") for kind in ("ark", "scp"))
@@ -288,6 +289,7 @@ class CachedLevel:
                             f"make it anew with {MAKER}")
 
     def vector(self, index: int) -> np.ndarray:
+        """Gives the level of an utterance, (dim,), less the mean and of length 1; UserError for one of another size."""
         specifier = self.table.value(self.lines[index])
         vector = read_vector(specifier)
         if len(vector) != self.dim:

@@ -127,6 +127,7 @@ class Making:
 
 
 def megabytes(size: int) -> str:
+    """Writes a number of bytes in megabytes."""
     return f"{size / 1e6:,.1f} MB"
 
 

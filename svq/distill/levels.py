@@ -138,6 +138,7 @@ class LevelOutputs(nn.Module):
         self.clocks = self._measure(num_mels)
 
     def train(self, mode: bool = True):
+        """Stays in evaluation mode whatever `mode` says: the teacher is frozen."""
         return super().train(False)  # stays frozen, whatever is trained around it
 
     @torch.no_grad()

@@ -57,6 +57,7 @@ class DevelopmentList:
                 raise UserError(f"{trials}: no {kind} trials among {len(chosen)} utterances; take more of them")
 
     def describe(self) -> str:
+        """Says how many utterances, speakers and trials the list has."""
         return (f"{len(self.ids)} utterances of {len(np.unique(self.speaker))} speakers, "
                 f"{int(self.target.sum())} target and {int((~self.target).sum())} non-target trials")
 

@@ -163,6 +163,7 @@ class PackedLayer(NamedTuple):
     grid: int = PLAIN
 
     def as_list(self) -> list:
+        """Gives the fields as the metadata of a file hold them; `grid` only where there is one."""
         return list(self if self.grid else self[:-1])
 
     def stored(self) -> dict[str, int]:

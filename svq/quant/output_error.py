@@ -313,6 +313,7 @@ class MomentSums:
         self.columns += after.shape[-1]
 
     def moments(self, centred: bool) -> Moments:
+        """Computes the moments of all columns so far; centred: around the means."""
         square, cross = self.square / self.columns, self.cross / self.columns
         first, second = self.first / self.columns, self.second / self.columns
         means = first + self.shifts[0], second + self.shifts[1]

@@ -282,26 +282,32 @@ uniform, pot, apot = map(_fixed, (level_sets.uniform_levels, level_sets.pot_leve
 
 
 def twn(weight, config, bits):
+    """Makes the ternary quantizer of a weight."""
     return TernaryQuantizer(weight, config.per_channel)
 
 
 def static(weight, config, bits):
+    """Makes the quantizer of a weight to -1 and +1."""
     return StaticBinaryQuantizer(weight, config.per_channel)
 
 
 def adaptive(weight, config, bits):
+    """Makes the quantizer of a weight to two levels around its own centre."""
     return AdaptiveBinaryQuantizer(weight, config.per_channel)
 
 
 def admm(weight, config, bits):
+    """Makes the quantizer that ADMM draws to uniform levels."""
     return ADMMQuantizer(weight, bits, level_sets.uniform_levels(bits), config.rho, config.per_channel)
 
 
 def integer_grid(weight, config, bits):
+    """Makes the quantizer of a weight to an integer grid."""
     return integer.IntegerQuantizer(weight, bits, config.scheme, config.range, config.percentile, config.per_channel)
 
 
 def nested_levels(weight, config, bits):
+    """Makes the quantizer whose codes begin with those of fewer bits, from k-means levels of the most bits."""
     return nested.NestedQuantizer(weight, config.precisions, kmeans(weight, config, bits))
 
 

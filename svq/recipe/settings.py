@@ -86,6 +86,7 @@ class Conf:
         self._settings: dict[str, Settings] = {}
 
     def path(self, name: str) -> str:
+        """Gives the path of a file of the folder."""
         return os.path.join(self.folder, name)
 
     @functools.cached_property

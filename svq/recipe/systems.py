@@ -38,6 +38,7 @@ class Resolved:
 
     @property
     def name(self) -> str:
+        """The name of the system."""
         return self.system.name
 
     @property

@@ -92,20 +92,25 @@ class Report:
 
     @property
     def systems(self) -> list[str]:
+        """The names of the systems, in the order of the results."""
         return unique(row.system for row in self.rows)
 
     @property
     def lists(self) -> list[str]:
+        """The names of the trial lists, in the order of the results."""
         return unique(row.trials for row in self.rows)
 
     @property
     def bits(self) -> dict[str, float]:
+        """The average bits of each system."""
         return {row.system: row.avg_bits for row in self.rows}
 
     def headline(self) -> list[Row]:
+        """Selects the rows of the back end and normalization of the headline."""
         return [r for r in self.rows if (r.backend, r.norm) == (self.backend, self.norm)]
 
     def dashed(self, system: str) -> bool:
+        """Says whether the curves of a system are dashed, as those of quantized systems are."""
         return self.bits[system] < 32
 
 

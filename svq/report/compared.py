@@ -85,6 +85,7 @@ class Against:
 
     @property
     def said(self) -> str:
+        """Words for what a change is measured against, and the settings in which its finetuning differs."""
         if self.differs:
             return f"against {self.system}, finetuned otherwise: {', '.join(self.differs)}"
         return f"against {self.system}{', not finetuned' if self.finetuned else ''}"

@@ -97,6 +97,7 @@ _LATEX.update({char: "\\" + char for char in "&%$#_{}"})
 
 
 def escape_latex(text: str) -> str:
+    """Escapes the characters that LaTeX takes for commands."""
     return "".join(_LATEX.get(char, char) for char in text)
 
 

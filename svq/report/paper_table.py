@@ -25,6 +25,8 @@ INTERVAL = "95 % interval"
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
+    """A cell of a table: its text, and whether it is bold."""
+
     text: str
     bold: bool = False
 
@@ -143,6 +145,7 @@ def _opens(system: System, last: System | None) -> str:
 
 
 def as_markdown(tables: Iterable[Table]) -> str:
+    """Writes the tables as Markdown, each under its back end and normalization."""
     parts = []
     for table in tables:
         labels = table.labels

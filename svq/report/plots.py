@@ -264,6 +264,8 @@ def cllr_plot(points: Sequence[Calibrated], title: str, name: str) -> str:
 
 
 class Reliability(NamedTuple):
+    """A curve of a system: the probability of a target that scores state, and the share observed, (points,) each."""
+
     index: int
     dashed: bool
     stated: np.ndarray

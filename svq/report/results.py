@@ -169,6 +169,7 @@ class System:
 
     @property
     def mixed(self) -> bool:
+        """Whether layers have different bits."""
         return len(set(self.bits.values())) > 1
 
 

@@ -273,6 +273,7 @@ class Scale:
         self.values, self.low, self.high = values, min(places), max(places)
 
     def number(self, value) -> float:
+        """Gives the place of a value on the scale: the number of a word, a logarithm, or the value."""
         if self.words is not None:
             return float(self.words.index(str(value)))
         return math.log10(value) if self.log else float(value)
@@ -282,6 +283,7 @@ class Scale:
         return 0.5 if self.high == self.low else (self.number(value) - self.low) / (self.high - self.low)
 
     def ends(self) -> str:
+        """Says the two ends of the scale."""
         if self.words is not None:
             return f"{self.words[0]} to {self.words[-1]}"
         return f"{min(self.values):.3g} to {max(self.values):.3g}"

@@ -130,6 +130,7 @@ class FileLock:
         return True
 
     def release(self) -> None:
+        """Releases the lock, if it is held."""
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -233,6 +234,7 @@ class Claim:
 
 
 def folder_of(trials_dir, index: int) -> str:
+    """Gives the folder of a trial of the search by its number, from 0."""
     return os.path.join(os.fspath(trials_dir), f"{index:04d}")
 
 

@@ -103,6 +103,7 @@ def notes(rows: Sequence[Row], about: Conditions) -> list[str]:
 
 
 def markdown(rows: Sequence[Row], about: Conditions) -> str:
+    """Writes the table and its notes as Markdown."""
     return markdown_table(HEADS, cells(rows), LEFT) + "\n\n" + "\n".join(f"- {note}" for note in notes(rows, about)) + "\n"
 
 

@@ -100,6 +100,7 @@ class IdentificationError:
 
 
 def device_of(net: nn.Module) -> torch.device:
+    """Gives the device that the parameters of a network are on."""
     return next(net.parameters()).device
 
 

@@ -54,6 +54,7 @@ class RunningAverage:
         self.count = count
 
     def add(self, state: dict[str, torch.Tensor]) -> None:
+        """Adds the weights of a network; floats are averaged, of others the last value counts."""
         for name, tensor in state.items():
             if tensor.is_floating_point() and name in self.sums:
                 self.sums[name] += tensor.detach().cpu().double()
@@ -72,6 +73,7 @@ class RunningAverage:
         }
 
     def state(self) -> dict:
+        """Gives all that a checkpoint must hold to go on."""
         return {"sums": self.sums, "count": self.count}
 
 

@@ -35,12 +35,14 @@ class Curves:
         self.sums = [0.0, 0.0, 0]
 
     def write(self) -> None:
+        """Writes the curves as CSV, whole or not at all."""
         with atomic_write(self.path) as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows([f"{x:.6g}" if isinstance(x, float) else x for x in row] for row in self.rows)
 
     def state(self) -> dict:
+        """Gives all that a checkpoint must hold to go on."""
         return {"rows": self.rows, "sums": self.sums}
 
 
@@ -59,6 +61,7 @@ class Progress:
             self.bar = tqdm(total=total_steps, initial=done, unit="step", dynamic_ncols=True)
 
     def update(self, step: int, epoch: float, loss: float, accuracy: float, lr: float) -> None:
+        """Shows a step: on a terminal in the bar, in a log as a line every so many seconds."""
         if self.silent:
             return
         now = time.monotonic()
@@ -73,5 +76,6 @@ class Progress:
                   f"lr {lr:.3g} {rate:.1f} samples/s {left:.0f} s left", file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """Ends the bar."""
         if self.bar is not None:
             self.bar.close()

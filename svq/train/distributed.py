@@ -23,6 +23,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
         return self.rank == 0
 
 
@@ -62,6 +63,7 @@ def join_world() -> World:
 
 
 def leave_world(world: World) -> None:
+    """Leaves the processes of a training, if there are several."""
     if world.size > 1:
         dist.destroy_process_group()
 

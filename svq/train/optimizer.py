@@ -47,6 +47,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate of each group: `lr` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["factor"]
 

@@ -89,6 +89,7 @@ class Checkpoint:
         self.path, self.run_id = path, run_id
 
     def load(self) -> dict[str, list[float]] | None:
+        """Reads the samples of each layer from the checkpoint; None where there is none of this run, saying so."""
         remove_leftovers(self.path)
         state = load_checkpoint(self.path)
         if state is None:
@@ -100,8 +101,10 @@ class Checkpoint:
         return state["samples"]
 
     def save(self, samples: dict[str, list[float]]) -> None:
+        """Writes the samples of each layer, whole or not at all."""
         save_checkpoint(self.path, {"run_id": self.run_id, "samples": samples})
 
     def remove(self) -> None:
+        """Removes the checkpoint."""
         if os.path.exists(self.path):
             os.unlink(self.path)

@@ -315,6 +315,19 @@ def test_programs_only_when_asked_for(machine):
     assert "ffmpeg is missing and no package manager" in machine.setup("--with", "ffmpeg", code=1)
 
 
+def test_what_the_pages_say_is_done(machine):
+    from tests.test_docs import COMMANDS, program_of
+
+    machine.has_apt()
+    machine.user(0)
+    asked = [program_of(words)[1] for _, words, _ in COMMANDS if program_of(words)[0] == "utils/setup.sh"]
+    for options in asked:
+        machine.setup(*options)
+    called = machine.calls()
+    assert len(asked) > 5 and {*ALL, "pip requirements-test.txt", "pip requirements-deploy.txt"} <= set(called)
+    assert {"ffmpeg", "npm", "chromium"} <= {call.split()[3] for call in called if " install " in call}
+
+
 @pytest.mark.parametrize("args, code", [(["--with", "vlc"], 1), (["--extras", "no"], 1),
                                         (["--extras"], 2), (["--no-such", "1"], 2)])
 def test_wrong_command_line(machine, args, code):
