@@ -80,8 +80,8 @@ def _without_control(report: Report) -> str:
     for system, found in report.against.items():
         if found is not None and found.finetuned:
             lost.setdefault(found.system, []).append(system)
-    said = [f"Nothing here is finetuned as {', '.join(names)} but for the quantization ({net}_float would be): the change from "
-            f"{net} also holds what finetuning brought." for net, names in lost.items()]
+    said = [f"The control of {', '.join(names)} is not here ({net}_float: finetuned alike, in float), so a change from {net} also holds "
+            "what finetuning brought." for net, names in lost.items()]
     return " ".join(said)
 
 
