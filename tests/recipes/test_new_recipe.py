@@ -69,7 +69,12 @@ def test_a_recipe_has_all_that_others_have_and_none_of_their_results(given):
     text = (folder / "run.sh").read_text() + (folder / "README.md").read_text() + (folder / "local/prepare_data.sh").read_text()
     assert not re.search(r"@[A-Z]|speechocean|malayalam|\$corpus|extra_corpus", text)
     assert option_lines(folder)["title"] == "mine" and option_lines(folder)["dev_speakers"] == "3"
-    assert "3 of the training speakers are set aside" in (folder / "README.md").read_text()
+    assert "draws 3 training speakers" in (folder / "README.md").read_text()
+
+
+def test_sh_hands_over_to_bash(given):
+    done = subprocess.run(["sh", given() / "run.sh", "--help"], text=True, capture_output=True)
+    assert done.returncode == 0 and "mine: a recipe for a corpus of your own" in done.stdout and not done.stderr
 
 
 def test_the_stages_of_the_method_are_those_of_the_recipe_it_comes_from(given):

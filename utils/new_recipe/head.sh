@@ -7,6 +7,7 @@
 #   bash run.sh --stage 5         stage 5 and what follows
 #
 # A finished piece of work is skipped; a killed run goes on where it was.
+[ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 train_data=@TRAIN_DATA@  # data directory of the speakers to train on
