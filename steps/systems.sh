@@ -15,6 +15,7 @@
 #   ${device_of[$system]}       where it computes them: cpu or cuda
 #   ${calibration_of[$system]}  the calibration that goes into its packed file; empty: none
 #
+# $cohort is the data directory of the cohort; $means_only says whether nothing takes its embeddings but their means.
 # svq.bin.systems says what else there is. Of the trial lists, $dev_list is the first and $test_list the second.
 
 declare -A kind_of=() net_of=() row_of=() start_of=() teacher_of=() levels_of=() config_of=() input_of=() seed_of=() \
@@ -34,7 +35,7 @@ while IFS=$'\t' read -r _svq_what _svq_name _svq_key _svq_value; do
   esac
 done <<< "$_svq_table"
 
-cohort=${value_of[cohort]} report=${value_of[report]}
+cohort=${value_of[cohort]} report=${value_of[report]} means_only=${value_of[means_only]}
 read -ra test_lists <<< "$trials"
 dev_list=${test_lists[0]} test_list=${test_lists[1]-${test_lists[0]}}
 test_lists=("${test_lists[@]:1}")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes a data directory of some utterances of another. Trial lists are left out.
 # Usage: utils/subset_data_dir.sh [--first|--last|--shortest|--per-spk|--speakers] <src-dir> <count> <dest-dir>
+#        utils/subset_data_dir.sh --per-spk --num-spk <speakers> <src-dir> <count> <dest-dir>
 #        utils/subset_data_dir.sh --utt-list <file> | --spk-list <file> <src-dir> <dest-dir>
 # Without an option, it takes <count> utterances spread evenly over the list.
 set -euo pipefail
@@ -8,6 +9,8 @@ first=false     # take the first <count>
 last=false      # take the last <count>
 shortest=false  # take the shortest <count> (by utt2dur)
 per_spk=false   # take <count> of each speaker (all of a speaker that has fewer)
+num_spk=0       # with --per-spk, of so many speakers, drawn; <count> may be 0 then: all of each. 0: of all speakers
+seed=1          # seed of the draw of speakers
 speakers=false  # take whole speakers until there are <count> utterances
 utt_list=       # file whose first column names the utterances
 spk_list=       # file whose first column names the speakers
@@ -25,7 +28,7 @@ if [[ -n $utt_list || -n $spk_list ]]; then
 else
   [[ ${#ways[@]} -le 1 ]] || usage "one of ${ways[*]/#/--}"
   [[ $# -eq 3 && $2 =~ ^[0-9]+$ ]] || usage "usage: [options] <src-dir> <count> <dest-dir>"
-  args=(--count "$2" --how "${ways[0]:-even}" -- "$1" "$3")
+  args=(--count "$2" --how "${ways[0]:-even}" --num-spk "$num_spk" --seed "$seed" -- "$1" "$3")
 fi
 . "${0%"${0##*/}"}../path.sh"
 python3 -m svq.bin.data_dir subset "${args[@]}"

@@ -9,7 +9,7 @@
 #     --voxtube /corpora/voxtube --trials "dev/trials cnceleb/trials commonbench/trials voxtube/trials"
 #
 # Works in the folder of the other recipe, with its data and exp, and adds data/cnceleb and so on as test sets. Skips what
-# that recipe has made, if --backends, --norms, --cohort-per-spk, --top-n and --lda-dim are the same as there.
+# that recipe has made, if --backends, --norms, --cohort-*, --top-n and --lda-dim are the same as there.
 [ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -40,7 +40,9 @@ cascade_limits=eer_loss=0.05   # what a cascade may lose or cost on the first li
 cascade_run=false              # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 lda_dim=256                    # dimensions kept before PLDA
 top_n=300                      # cohort speakers in AS-norm
-cohort_per_spk=0               # utterances of each training speaker in the cohort; 0: all
+cohort_speakers=0              # training speakers in the cohort, drawn; 0: all
+cohort_per_spk=0               # utterances of each of them in the cohort; 0: all
+cohort_means=true              # without the back end plda, the cohort's means are stored, and none of its embeddings
 data=data                      # data directories of $from; relative to the folder of $from
 exp=exp                        # systems of $from; relative to the folder of $from
 table=                         # name of a table (local/table.sh): report, table.md and table.tex go to $report/$table; empty: none
@@ -91,7 +93,7 @@ if stage 2 "features"; then
 fi
 
 if stage 6 "embeddings"; then
-  for set in $sets; do
+  for set in $sets $cohort; do
     if [[ " $far_sets " != *" $set "* ]]; then need "$data/$set/feats.scp" "$from/run.sh makes it"; fi
   done
   for system in $systems; do
@@ -107,7 +109,12 @@ if stage 6 "embeddings"; then
   all_done
   at_a_time "$systems_nj"
   for system in $systems; do
-    once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+    if [[ $means_only == true ]]; then
+      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" \
+        "$data/$cohort" "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
+    else
+      once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+    fi
   done
   all_done
 fi

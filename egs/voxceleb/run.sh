@@ -47,7 +47,9 @@ shards=flac                   # what training reads: archives of flac (the very 
                               # empty: decoded copies at every speed (0.8 TB, 0.26 TB without speed_perturb)
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
-cohort_per_spk=0              # utterances of each training speaker in the cohort (AS-norm, mean, PLDA); 0: all
+cohort_speakers=0             # training speakers in the cohort (AS-norm, mean, PLDA), drawn; 0: all
+cohort_per_spk=0              # utterances of each of them in the cohort; 0: all
+cohort_means=true             # without the back end plda, the cohort's means are stored (6 MB a system), and none of its embeddings
 conf=conf                     # folder of the settings of systems
 data=data                     # data directories
 exp=exp                       # everything that is computed
@@ -87,14 +89,14 @@ if stage 2 "features"; then
   else
     once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$all_speeds" "$data/train_wav"
   fi
-  for set in train dev vox1; do
+  if [[ $cohort != train ]]; then
+    once --in "$data/train/wav.scp" --in "$data/train/utt2spk" --out "$data/$cohort/wav.scp" --out "$data/$cohort/utt2spk" \
+      --out "$data/$cohort/spk2utt" -- \
+      utils/subset_data_dir.sh --per-spk --num-spk "$cohort_speakers" "$data/train" "$cohort_per_spk" "$data/$cohort"
+  fi
+  for set in "$cohort" dev vox1; do
     once steps/make_fbank.sh --cmd "$train_cmd" --nj "$nj" "$data/$set"
   done
-  if [[ $cohort != train ]]; then
-    once --in "$data/train/feats.scp" --in "$data/train/utt2spk" --out "$data/$cohort/feats.scp" --out "$data/$cohort/utt2spk" \
-      --out "$data/$cohort/spk2utt" --also "$data/$cohort" -- \
-      utils/subset_data_dir.sh --per-spk "$data/train" "$cohort_per_spk" "$data/$cohort"
-  fi
 fi
 
 find_augmentation
@@ -179,7 +181,12 @@ if stage 6 "embeddings"; then
   all_done
   at_a_time "$systems_nj"
   for system in $systems; do
-    once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+    if [[ $means_only == true ]]; then
+      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" \
+        "$data/$cohort" "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
+    else
+      once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
+    fi
   done
   all_done
 fi

@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 from svq.atomic import atomic_path
+from svq.backend.speaker_sums import SpeakerSums
 from svq.data.ids import IdIndex, missing_message
 from svq.data.words import MAX_KEY, Tokens, read_groups, read_pairs, rows_at
 from svq.errors import UserError, located
@@ -341,8 +342,7 @@ def speaker_means(groups, reader, length_normalize=False):
     groups: Groups; reader: EmbeddingReader.  length_normalize: scales each utterance to
     length 1 first.  UserError lists utterances without an embedding.
     """
-    sums = np.zeros((len(groups.names), reader.dim))
+    sums = SpeakerSums(len(groups.names), reader.dim)
     for block, group in groups.blocks(reader):
-        add_by_group(sums, unit_length(block) if length_normalize else block, group)
-    mean = sums.sum(axis=0) / groups.counts.sum()
-    return (sums / groups.counts[:, None]).astype(np.float32), mean.astype(np.float32)
+        sums.add(unit_length(block) if length_normalize else block, group)
+    return sums.means()

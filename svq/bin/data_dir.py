@@ -51,7 +51,7 @@ def do_subset(args) -> None:
         raise UserError("give one of --count, --utt-list and --spk-list")
     folder = DataDir(args.source)
     if args.count is not None:
-        chosen = reshape.choose(folder, args.count, args.how)
+        chosen = reshape.choose(folder, args.count, args.how, args.num_spk, args.seed)
     else:
         chosen = reshape.chosen_by_list(folder, args.utt_list or args.spk_list, args.spk_list is not None)
     reshape.subset(args.source, args.dest, chosen)
@@ -145,6 +145,8 @@ def build_parser():
     add("--count", type=int, help="how many utterances")
     ways = ["even", "first", "last", "shortest", "per-spk", "speakers"]
     add("--how", choices=ways, default="even", help="which ones; per-spk: COUNT of each speaker")
+    add("--num-spk", type=int, default=0, help="with per-spk: of so many speakers, drawn; COUNT 0: all of each; 0: of all speakers")
+    add("--seed", type=int, default=1, help="seed of the draw of speakers")
     add("--utt-list", help="file whose first column names the utterances")
     add("--spk-list", help="file whose first column names the speakers")
     verb(do_combine, "dest", "sources+", help="makes one directory of several")

@@ -23,16 +23,24 @@ def main() -> None:
     options = parse_options()
     from svq.data.extraction import Utterances, compute_on
 
-    exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
-    if exported and options.device != "cpu":
-        raise UserError(f"{options.model}: an exported model runs on the CPU only; leave out --device")
     compute_on(options.device, options.num_threads)
-    in_runtime = exported or options.runtime not in (None, "torch")
-    config, takes_waveforms, run = (exported_model if in_runtime else torch_model)(options)
+    config, takes_waveforms, run = any_model(options)
     for data_dir, out in places(options):
         utterances = Utterances(data_dir, config.front_end, options.input, options.job, options.num_jobs,
                                 options.max_seconds, options.device, takes_waveforms)
         extract(run, utterances, data_dir, out)
+
+
+def any_model(options):
+    """Loads the model of the options into torch or a runtime; gives what `torch_model` gives.
+
+    UserError for an exported model on another device than the CPU.
+    """
+    exported = os.path.splitext(options.model)[1] in (".onnx", ".xml")
+    if exported and options.device != "cpu":
+        raise UserError(f"{options.model}: an exported model runs on the CPU only; leave out --device")
+    in_runtime = exported or options.runtime not in (None, "torch")
+    return (exported_model if in_runtime else torch_model)(options)
 
 
 def places(options) -> list[tuple[str, str]]:
@@ -89,8 +97,13 @@ def parse_options():
     arguments.add_argument("data_dir", help="Kaldi data directory")
     arguments.add_argument("model", help="model folder, a packed .svq file, or an exported .onnx or .xml")
     arguments.add_argument("out", help="name of the outputs without .ark and .scp")
-    add_extraction_options(arguments)
     arguments.add_argument("--sets", default="", help="data directories under DATA_DIR, separated by commas; empty: one")
+    return parsed(arguments)
+
+
+def parsed(arguments):
+    """Adds the options that say how any model runs, and parses all; exits with 2 where one is out of range."""
+    add_extraction_options(arguments)
     arguments.add_argument("--runtime", choices=["torch", "onnxruntime", "openvino"],
                            help="what runs the model (None: torch, onnxruntime for .onnx, openvino for .xml)")
     arguments.add_argument("--max-seconds", type=float, default=0.0, help="seconds to read of each utterance; 0: all")

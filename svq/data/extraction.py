@@ -71,7 +71,8 @@ class Utterances:
         keys = np.sort(folder.utt2spk.key_array)
         frames = self._frames(folder, keys)
         blocks = _blocks(frames)
-        mine = np.flatnonzero(_in_slice(blocks, job_slice(blocks.max() + 1, job, num_jobs)))
+        part = job_slice(blocks.max() + 1, job, num_jobs)
+        mine, self.end = np.flatnonzero(_in_slice(blocks, part)), part.stop  # the number after that of its last block
         self.longest = int(frames[mine].max(initial=0))  # frames, about; 0 where nothing tells
         self.keys = [key.decode() for key in keys[mine]]
         self.lines = self._lines(self.table, keys[mine])
@@ -95,7 +96,11 @@ class Utterances:
         return np.clip(frames, 0.0, self.max_seconds * 100 or 1e9)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.order)
+
+    def from_block(self, number: int) -> None:
+        """Leaves out the utterances of blocks before block `number`: an earlier run has done them."""
+        self.order = self.order[self.block_of[self.order] >= number]
 
     def sample(self, count: int, seed: int) -> None:
         """Keeps only `count` utterances, drawn at random, in the order of the draw; all where there are fewer."""

@@ -155,17 +155,32 @@ def split(source, jobs: int, per_utterance: bool = False) -> Path:
 # ---- subset
 
 
+_SPEAKERS = 6  # keeps this random stream apart from others
+
+
 def _evenly(count: int, wanted: int) -> np.ndarray:
     return np.arange(wanted, dtype=np.int64) * count // max(wanted, 1)
 
 
-def choose(folder: DataDir, count: int, how: str = "even") -> np.ndarray:
+def _drawn(sizes: np.ndarray, count: int, seed: int, where) -> np.ndarray:
+    """Draws `count` of the speakers, of `sizes` utterances each, evenly: their numbers, ascending; all if `count` is 0."""
+    if not 0 <= count <= len(sizes):
+        raise UserError(f"{where}: {count} speakers are asked for, and it has {len(sizes)}")
+    return np.sort(np.random.default_rng([_SPEAKERS, seed]).permutation(len(sizes))[:count]) if count else np.arange(len(sizes))
+
+
+def choose(folder: DataDir, count: int, how: str = "even", speakers: int = 0, seed: int = 1) -> np.ndarray:
     """Chooses `count` utterances of a data directory, and gives their lines of utt2spk, ascending.
 
     how: even (spread over the list), first, last, shortest, per-spk (`count` of each speaker, or all where a speaker
-    has fewer) or speakers (whole speakers until there are `count`). UserError where there are too few.
+    has fewer) or speakers (whole speakers until there are `count`). speakers: with per-spk, how many speakers to draw with
+    `seed`, 0 for all; `count` may then be 0, for all utterances of each. UserError where there are too few.
     """
     total = len(folder.utt2spk)
+    if speakers and how != "per-spk":
+        raise UserError("a number of speakers to draw goes with a number of utterances of each: per-spk")
+    if count == 0 and speakers:
+        count = total
     if count < 1:
         raise UserError(f"a subset of {count} utterances makes no sense")
     if how in ("per-spk", "speakers"):
@@ -174,7 +189,8 @@ def choose(folder: DataDir, count: int, how: str = "even") -> np.ndarray:
         sizes = np.bincount(index)
         begins = np.cumsum(sizes) - sizes
         if how == "per-spk":
-            pieces = [order[b + _evenly(n, min(n, count))] for b, n in zip(begins.tolist(), sizes.tolist())]
+            drawn = _drawn(sizes, speakers, seed, folder.path)
+            pieces = [order[b + _evenly(n, min(n, count))] for b, n in zip(begins[drawn].tolist(), sizes[drawn].tolist())]
             return np.sort(np.concatenate(pieces))
         if count > total:
             raise UserError(f"{folder.path}: has {total} utterances, {count} are asked for")

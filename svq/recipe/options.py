@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Iterable, Mapping
 
@@ -13,7 +14,7 @@ from svq.names import NAME, list_name
 
 # The least value of each option that is a number.
 COUNTS = {"stage": 0, "stop_stage": 0, "nj": 1, "extract_nj": 1, "systems_nj": 1, "search_nj": 1, "num_gpus": 0,
-          "max_probes": 2, "lda_dim": 0, "top_n": 2, "cohort_per_spk": 0, "analysis_utts": 0}
+          "max_probes": 2, "lda_dim": 0, "top_n": 2, "cohort_per_spk": 0, "cohort_speakers": 0, "analysis_utts": 0}
 # The runtimes of systems in INT8 arithmetic, and the endings of their files.
 RUNTIMES = {"openvino": "xml", "onnxruntime": "onnx"}
 _COUNT = re.compile(r"-?[0-9]{1,18}\Z")
@@ -36,6 +37,8 @@ class Options:
     stage: int = 0
     stop_stage: int = 99
     cohort_per_spk: int = 0
+    cohort_speakers: int = 0
+    cohort_means: bool = False
     int8_runtime: str = "openvino"
     search: tuple[str, ...] = ()
     search_row: str = ""
@@ -52,7 +55,12 @@ class Options:
     @property
     def cohort(self) -> str:
         """The data set whose embeddings are the cohort of AS-norm and give the mean and the PLDA."""
-        return "cohort" if self.cohort_per_spk else "train"
+        return "cohort" if self.cohort_per_spk or self.cohort_speakers else "train"
+
+    @property
+    def means_only(self) -> bool:
+        """Whether the cohort's means are all that is computed of it: nothing else asked for takes its embeddings."""
+        return self.cohort_means and "plda" not in self.backends and self.cohort not in map(os.path.dirname, self.trials)
 
 
 def read_options(given: Mapping[str, str]) -> tuple[Options, list[str]]:

@@ -295,13 +295,14 @@ class _Plan:
             "packed": [name for name, each in self.systems.items() if each.kind != EXPORTED],
             "quantized_parents": [net for net in self.parents(lambda each: True) if net in self.systems],
             "list_names": [list_name(path) for path in options.trials],
-            "sets": sorted({options.cohort, *(os.path.dirname(path) for path in options.trials)}),
+            "sets": sorted({*(() if options.means_only else (options.cohort,)), *map(os.path.dirname, options.trials)}),
             "analysed": self.analysed(), "layers_analysed": self.layers_analysed(), "ladders": self.ladders(),
             "searched": list(options.search)}
 
     def _values(self) -> dict[tuple[str, str], str]:
         options = self.options
         return {("value", "cohort"): options.cohort, ("value", "report"): options.report or options.exp,
+                ("value", "means_only"): "true" if options.means_only else "false",
                 ("value", "int8_suffix"): RUNTIMES[options.int8_runtime]}
 
     def _fields(self, each: Resolved) -> dict[str, str]:

@@ -249,6 +249,13 @@ def test_subset_by_count_and_list(tmp_path):
     assert reshape.choose(source, 5, "speakers").tolist() == list(range(8))
     assert reshape.choose(source, 2, "per-spk").tolist() == [0, 2, 4, 6, 8, 10]
     assert reshape.choose(source, 9, "per-spk").tolist() == list(range(12))
+    drawn = reshape.choose(source, 1, "per-spk", speakers=2)
+    assert len(drawn) == 2 and set(drawn.tolist()) < {0, 2, 4, 6, 8, 10}
+    assert drawn.tolist() == reshape.choose(source, 1, "per-spk", speakers=2).tolist()
+    assert len({tuple(reshape.choose(source, 0, "per-spk", speakers=2, seed=seed).tolist()) for seed in range(9)}) > 1
+    for wrong in ({"count": 0, "how": "per-spk"}, {"count": 1, "how": "per-spk", "speakers": 99}, {"count": 1, "speakers": 2}):
+        with pytest.raises(UserError):
+            reshape.choose(source, **wrong)
     (tmp_path / "list").write_text("spk02\nspk00 more on the line\n")
     rows = reshape.chosen_by_list(source, tmp_path / "list", speakers=True)
     reshape.subset(source.path, tmp_path / "sub", rows)

@@ -165,6 +165,15 @@ def test_trial_lists_and_data_sets(resolved):
     assert resolved("net", report="out").fields["value", "report"] == "out"
 
 
+@pytest.mark.parametrize("given, means_only, sets", [
+    ({}, "true", ["dev"]), ({"cohort_speakers": "600"}, "true", ["dev"]), ({"cohort_means": "false"}, "false", ["dev", "train"]),
+    ({"backends": "cosine plda"}, "false", ["dev", "train"]), ({"trials": "dev/trials train/trials"}, "false", ["dev", "train"])])
+def test_embeddings_of_the_cohort_are_computed_only_where_something_takes_them(resolved, given, means_only, sets):
+    made = resolved("net", **{"trials": "dev/trials", "cohort_means": "true", **given})
+    assert (made.fields["value", "means_only"], made.lists["sets"]) == (means_only, sets)
+    assert made.fields["value", "cohort"] == ("cohort" if "cohort_speakers" in given else "train")
+
+
 def options_of(recipe):
     """The options at the top of a recipe's run.sh with their defaults."""
     found = {}
