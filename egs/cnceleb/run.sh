@@ -110,8 +110,8 @@ if stage 6 "embeddings"; then
   at_a_time "$systems_nj"
   for system in $systems; do
     if [[ $means_only == true ]]; then
-      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" \
-        "$data/$cohort" "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
+      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" "$data/$cohort" \
+        "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
     else
       once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
     fi

@@ -42,9 +42,8 @@ cascade_limits=eer_loss=0.05  # what a cascade may lose or cost on the first lis
 cascade_run=false             # true: also run cascades, and each rung alone, one trial at a time, and measure seconds
 max_probes=200                # probes of a Hessian trace, at most (stage 5)
 speed_perturb=true            # train on speech at 0.9 and 1.1 times the speed, too, as that of new speakers (17,982 in all)
-shards=flac                   # what training reads: archives of flac (the very samples, 0.15 TB), vorbis or opus (lossy, 0.05 to 0.06 TB)
-                              # or original (files as published), other speeds made as it reads (docs/storage.md);
-                              # empty: decoded copies at every speed (0.8 TB, 0.26 TB without speed_perturb)
+shards=flac                   # what training reads: archives of flac (0.15 TB), vorbis or opus (lossy, 0.05 to 0.06 TB) or original, speeds
+                              # made as it reads (docs/storage.md); empty: decoded copies at every speed (0.8 TB, or 0.26 TB at one)
 lda_dim=256                   # dimensions kept before PLDA
 top_n=300                     # cohort speakers in AS-norm
 cohort_speakers=0             # training speakers in the cohort (AS-norm, mean, PLDA), drawn; 0: all
@@ -62,7 +61,6 @@ title="VoxCeleb"              # title of the report
 export SVQ_ALLOW_PIPES=${SVQ_ALLOW_PIPES:-true}   # stage 1 writes lists whose lines run SoX and ffmpeg; only those are read
 . utils/stages.sh
 . steps/systems.sh
-
 all_speeds=$([[ $speed_perturb == true ]] && echo train_sp || echo train)
 
 if stage 0 "corpora"; then
@@ -90,8 +88,7 @@ if stage 2 "features"; then
     once utils/copy_wav.sh --cmd "$train_cmd" --nj "$nj" "$data/$all_speeds" "$data/train_wav"
   fi
   if [[ $cohort != train ]]; then
-    once --in "$data/train/wav.scp" --in "$data/train/utt2spk" --out "$data/$cohort/wav.scp" --out "$data/$cohort/utt2spk" \
-      --out "$data/$cohort/spk2utt" -- \
+    once --in "$data/train/wav.scp" --in "$data/train/utt2spk" --out "$data/$cohort/wav.scp" --out "$data/$cohort/utt2spk" --out "$data/$cohort/spk2utt" -- \
       utils/subset_data_dir.sh --per-spk --num-spk "$cohort_speakers" "$data/train" "$cohort_per_spk" "$data/$cohort"
   fi
   for set in "$cohort" dev vox1; do
@@ -182,8 +179,8 @@ if stage 6 "embeddings"; then
   at_a_time "$systems_nj"
   for system in $systems; do
     if [[ $means_only == true ]]; then
-      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" \
-        "$data/$cohort" "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
+      once steps/extract_means.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$system]}" "$data/$cohort" \
+        "${model_of[$system]}" "$exp/$system/embeddings/$cohort"
     else
       once steps/speaker_means.sh --cmd "$train_cmd" "$data/$cohort" "$exp/$system/embeddings/$cohort"
     fi

@@ -80,7 +80,7 @@ def do_job(run: Callable[[object], Iterable], utterances, data_dir, path, made_f
 
 
 class _Share:
-    """What is left of a job's utterances: speaker and block of each, and how far all blocks so far are summed whole."""
+    """The utterances that are left to a job: speaker and block of each, and how far all blocks so far are summed whole."""
 
     def __init__(self, utterances, folder: DataDir):
         rows = np.sort(utterances.order)

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from svq.data import audio
 from svq.data.augment_config import AugmentConfig
 from svq.data.augment import Augment, wrap
-from svq.data.datadir import DataDir
+from svq.data.datadir import DataDir, index_speakers
 from svq.data.fbank import num_samples
 from svq.data.features import Matrix, job_slice
 from svq.data.mixing import Unmixed
@@ -79,7 +79,7 @@ class TrainSet:
         self.samples = num_samples(self.frames, rate)
 
         utt2spk = self._table("utt2spk", "stage 1")
-        names, labels = np.unique(utt2spk.value_array(), return_inverse=True)
+        names, labels = index_speakers(utt2spk.value_array())
         kept = self._kept(names, keep_speakers)
         new_label = np.cumsum(kept) - 1
         lines = np.flatnonzero(kept[labels])
@@ -87,14 +87,19 @@ class TrainSet:
         self.labels = of_speed[:, new_label[labels[lines]]].reshape(-1)
         self.utterances, self.lines = utt2spk, lines
         keys = utt2spk.key_array[lines]
-        self.recordings = self._table("wav.scp" if input == "wav" else "feats.scp",
-                                      "stage 1" if input == "wav" else "stage 2")
-        self.recording = self._align(self.recordings, keys)
         self.targets = None
-        self.shards = ShardIndex(data_dir, keys) if input == "wav" and has_shards(data_dir) else None
         if input == "wav":
             durations = self._table("utt2dur", "stage 1")
             self.seconds = durations.float_array()[self._align(durations, keys)].astype(np.float32)
+            del durations
+        self.shards = ShardIndex(data_dir, keys) if input == "wav" and has_shards(data_dir) else None
+        self.recordings = self.recording = None
+        if self.shards is None:  # else the index says where they are, in a quarter of the memory
+            self.recordings = self._table("wav.scp" if input == "wav" else "feats.scp",
+                                          "stage 1" if input == "wav" else "stage 2")
+            self.recording = self._align(self.recordings, keys)
+            self.recordings.forget()
+        utt2spk.forget()
 
     def _speakers_at(self, names: list[str]) -> tuple[list[str], np.ndarray]:
         """The sorted speakers of all speeds, and where each of `names` is among them, (speeds, names) int32."""
@@ -160,7 +165,7 @@ class TrainSet:
         rng = np.random.default_rng([_ITEMS, self.seed, epoch, index])
         where = rng.random()
         speed, row = divmod(int(index), len(self.lines))
-        specifier = self.recordings.value(self.recording[row])
+        specifier = self.shards.place(row) if self.recordings is None else self.recordings.value(self.recording[row])
         try:
             if self.input == "feats":
                 crop, first = self._feats(specifier, where)

@@ -16,11 +16,12 @@ import numpy as np
 from svq.atomic import atomic_write
 from svq.data.datadir import DataDir, write_spk2utt
 from svq.data.reshape import OF_TRAINING, _not_into_itself, _remove_others
+from svq.data.shard_tables import ShardTables, require_size
 from svq.data.speeds import write_speeds
-from svq.data.table import Table, write_table
+from svq.data.table import Table
 from svq.data.wavark import carry_tables
-from svq.errors import UserError, located, some_of
-from svq.files import fingerprint, open_file, read_json
+from svq.errors import UserError, some_of
+from svq.files import fingerprint, read_json
 
 MADE = ("wav.scp", "utt2dur", "utt2spk", "spk2utt")
 
@@ -32,75 +33,35 @@ def write_data_dir(dest, shards: Sequence[tuple[str, str]], source=None, speeds:
     its utterances. None: the shards are all there is. speeds: factors at which training reads each utterance. Returns
     the number of utterances. UserError names utterances that are in no shard or in two.
     """
-    tables = [_Part(path, index) for path, index in shards]
-    rows = [(key, number, *row) for number, part in enumerate(tables) for key, *row in part.rows()]
-    seen: dict[str, int] = {}
-    for key, number, *_ in rows:
-        if seen.setdefault(key, number) != number:
-            raise UserError(f"{tables[number].path}: {key} is also in {tables[seen[key]].path}; leave one of them out")
+    rows = ShardTables(shards)
     dest = Path(dest) if source is None else _not_into_itself(dest, source)
     dest.mkdir(parents=True, exist_ok=True)
     for name in OF_TRAINING:  # until all is written, the directory counts as one without shards
         (dest / name).unlink(missing_ok=True)
     made = set(MADE)
     if source is not None:
-        _require_all(source, seen)
+        _require_all(source, rows)
         made |= carry_tables(DataDir(source), dest, made)
-    write_table(dest / "utt2spk", ((key, speaker) for key, _, speaker, *_ in rows))
-    write_table(dest / "utt2dur", ((row[0], row[-1]) for row in rows))
-    write_spk2utt(dest / "spk2utt", Table.read(dest / "utt2spk"))
-    write_table(dest / "wav.scp", ((key, f"{tables[number].path}:{offset}") for key, number, _, offset, *_ in rows))
+    rows.write(dest / "utt2spk", lambda part: rows.speaker[part].tolist())
+    rows.write(dest / "utt2dur", lambda part: rows.seconds[part].tolist())
+    rows.write(dest / "wav.scp", rows.places)
     _remove_others(dest, made)
     if list(speeds) != [1.0]:
         write_speeds(dest, speeds)
-    write_table(dest / "shards.index", ((key, f"{number} {offset} {count} {crc}")
-                                        for key, number, _, offset, count, crc, _ in rows))
+    rows.write(dest / "shards.index", rows.lines)
+    count, about = len(rows), [[path, size] for path, size in zip(rows.paths, rows.sizes)]
+    del rows  # before spk2utt takes as much memory again
+    write_spk2utt(dest / "spk2utt", Table.read(dest / "utt2spk"))
     with atomic_write(dest / "shards.json") as file:
-        json.dump({"format": 1, "wav.scp": fingerprint(("file", dest / "wav.scp")),
-                   "shards": [[part.path, part.size] for part in tables]}, file, indent=0)
+        json.dump({"format": 1, "wav.scp": fingerprint(("file", dest / "wav.scp")), "shards": about}, file, indent=0)
         file.write("\n")
-    return len(rows)
+    return count
 
 
-def _require_all(source, found) -> None:
-    missing = [key for key in DataDir(source).utt2spk if key not in found]
+def _require_all(source, rows: ShardTables) -> None:
+    missing = rows.lacking(DataDir(source).utt2spk.key_array)
     if missing:
         raise UserError(f"{source}: {len(missing)} utterances are in no shard: {some_of(missing)}; make the shards again")
-
-
-class _Part:
-    """The table of one shard; UserError if the archive has another size than the table says."""
-
-    def __init__(self, path: str, index: str):
-        self.path, self.index = os.fspath(path), index
-        try:
-            with open_file(index, "r", encoding="utf-8") as file:
-                head, *self.lines = file.read().splitlines()
-            mark, _, size = head.split()
-            self.size = int(size)
-        except FileNotFoundError:
-            raise UserError(f"{path}: has no table {index}: its job was lost; run the step again") from None
-        except ValueError:
-            raise UserError(f"{index}: is no table of a shard; remove it and run the step again") from None
-        require_size(self.path, self.size)
-
-    def rows(self):
-        for number, line in enumerate(self.lines, 2):
-            fields = line.split()
-            if len(fields) != 6:
-                raise UserError(located(self.index, number, "is not `utterance speaker offset bytes crc seconds`"))
-            yield fields
-
-
-def require_size(path: str, size: int) -> None:
-    """Checks that the shard `path` exists and has `size` bytes; UserError if not."""
-    try:
-        found = os.path.getsize(path)
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}: a shard is missing; copy it back or make it again") from None
-    if found != size:
-        how = "cut short" if found < size else "altered"
-        raise UserError(f"{path}: {how}: it has {found} bytes, and {size} when it was made; copy it back or make it again")
 
 
 class ShardIndex:
@@ -119,8 +80,13 @@ class ShardIndex:
             digest = found["wav.scp"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{about}: not as steps/make_shards.sh writes it ({error}); make it again") from None
+        if not os.path.exists(os.path.join(data_dir, "wav.scp")):
+            raise UserError(f"{data_dir}/wav.scp is missing; make the shards again")
         if digest != fingerprint(("file", os.path.join(data_dir, "wav.scp"))):
             raise UserError(f"{about}: was not made for this wav.scp; make both again, or remove shards.json")
+        for name in ("segments", "reco2file_and_channel"):
+            if os.path.exists(os.path.join(data_dir, name)):
+                raise UserError(f"{os.path.join(data_dir, name)}: shards hold whole utterances of one channel; remove it, or shards.json")
         self.paths = [path for path, _ in shards]
         for path, size in shards:
             require_size(path, size)
@@ -131,19 +97,40 @@ class ShardIndex:
             raise UserError(f"{table.path}: no line for {error.args[0]}, which is in utt2spk") from None
         self.shard, self.offset, self.size, self.crc = _columns(table, rows, len(shards))
 
+    def place(self, row: int) -> str:
+        """Gives where the recording of an utterance lies, as wav.scp says it: `shard:offset`."""
+        return f"{self.paths[self.shard[row]]}:{self.offset[row]}"
+
 
 def _columns(table: Table, rows: np.ndarray, shards: int) -> tuple[np.ndarray, ...]:
     columns, ok = table.columns(4)
     try:
         if not ok.all():
             raise ValueError
-        shard, offset, size = (column[rows].astype(np.int64) for column in columns[:3])
-        crc = np.array([int(text, 16) for text in columns[3][rows].tolist()], np.uint32)
+        crc = _from_hex(columns.pop())[rows]
+        size, offset, shard = (columns.pop().astype(np.int64)[rows] for _ in range(3))
         if len(rows) and (min(shard.min(), offset.min(), size.min()) < 0 or shard.max() >= shards):
             raise ValueError
     except (ValueError, OverflowError):
         raise UserError(f"{table.path}: has lines that are not `utterance shard offset bytes crc`; make it again") from None
     return shard.astype(np.int32), offset, size.astype(np.int32), crc
+
+
+def _from_hex(words: np.ndarray) -> np.ndarray:
+    """Parses an `S` array (N,) of 8 hexadecimal digits each: (N,) uint32. ValueError for any other word."""
+    if words.dtype.itemsize != 8:
+        raise ValueError
+    value = np.zeros(len(words), np.uint32)
+    for digit in np.ascontiguousarray(words).view(np.uint8).reshape(-1, 8).T:
+        found = _DIGITS[digit]
+        if (found > 15).any():
+            raise ValueError
+        value = (value << np.uint32(4)) | found
+    return value
+
+
+_DIGITS = np.full(256, 99, np.uint8)  # value of each byte as a hexadecimal digit, 99 for none
+_DIGITS[np.frombuffer(b"0123456789abcdefABCDEF", np.uint8)] = [*range(16), *range(10, 16)]
 
 
 def has_shards(data_dir) -> bool:

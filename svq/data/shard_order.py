@@ -23,6 +23,7 @@ from svq.errors import UserError
 
 BLOCK_BYTES = 4 << 20
 LANES = 64
+_BLOCKS = 1 << 13  # blocks whose items are laid out together
 _SHUFFLE = 4  # keeps this random stream apart from those of svq.data.dataset and svq.data.shard_making
 
 
@@ -40,19 +41,30 @@ class Blocks:
     def of(cls, shard: np.ndarray, offset: np.ndarray, block_bytes: int = BLOCK_BYTES) -> "Blocks":
         """Cuts items into blocks of `block_bytes`; item i lies in shard[i] at byte offset[i], both (N,)."""
         order = np.lexsort((offset, shard))
-        place = np.stack([shard[order].astype(np.int64), offset[order] // block_bytes])
-        cuts = np.flatnonzero(np.any(place[:, 1:] != place[:, :-1], axis=0)) + 1
+        place = offset[order] // block_bytes
+        new = place[1:] != place[:-1]
+        place = shard[order]
+        new |= place[1:] != place[:-1]
+        cuts = np.flatnonzero(new) + 1
         return cls(order, np.concatenate([[0], cuts, [len(order)]]).astype(np.int64))
 
     def shuffled(self, rng: np.random.Generator, speeds: int) -> np.ndarray:
-        """Gives items at all speeds, (speeds * N,), whole blocks in random order; s * N + i is item i at speed s."""
-        blocks = rng.permutation(speeds * (len(self.start) - 1))
-        speed, block = np.divmod(blocks, len(self.start) - 1)
+        """Gives items at all speeds, (speeds * N,), whole blocks in random order; s * N + i is item i at speed s.
+
+        They are int32 where that suffices: an epoch of 90 million items is 360 MB.
+        """
+        total = speeds * len(self.order)
+        out = np.empty(total, np.int32 if total < 1 << 31 else np.int64)
+        speed, block = np.divmod(rng.permutation(speeds * (len(self.start) - 1)), len(self.start) - 1)
         length = np.diff(self.start)[block]
         ends = np.cumsum(length)
-        within = np.arange(ends[-1]) - np.repeat(ends - length, length)
-        place = np.repeat(self.start[block], length) + within
-        return self.order[place] + np.repeat(speed * len(self.order), length)
+        for first in range(0, len(block), _BLOCKS):  # so many at a time: what is in between takes several times as much
+            part = slice(first, first + _BLOCKS)
+            begin, count = int(ends[first] - length[first]), length[part]
+            within = np.arange(begin, int(ends[part][-1])) - np.repeat(ends[part] - count, count)
+            place = np.repeat(self.start[block[part]], count) + within
+            out[begin : begin + len(place)] = self.order[place] + np.repeat(speed[part] * len(self.order), count)
+        return out
 
 
 class ShardBatches:
@@ -101,7 +113,7 @@ class ShardBatches:
     def of_lane(self, lane: int, batch: int) -> np.ndarray:
         """Gives the items of batch `batch` that come from lane `lane`, one of this rank's."""
         count = int(self.slots[lane + 1] - self.slots[lane])
-        return self.items[lane - self.lanes.start][batch * count : (batch + 1) * count]
+        return self.items[lane - self.lanes.start][batch * count : (batch + 1) * count].astype(np.int64)
 
     def pools_of(self, lane: int, batch: int) -> range:
         """Gives the numbers of the pools of lane `lane` that hold its items of batch `batch`."""
@@ -116,7 +128,7 @@ class ShardBatches:
         if pool + 1 >= len(bounds):
             return np.empty(0, np.int64)
         done = self.start_batch * int(self.slots[lane + 1] - self.slots[lane])
-        return self.items[lane - self.lanes.start][max(int(bounds[pool]), done) : int(bounds[pool + 1])]
+        return self.items[lane - self.lanes.start][max(int(bounds[pool]), done) : int(bounds[pool + 1])].astype(np.int64)
 
 
 def _shares(batch_size: int, lanes: int, world_size: int) -> np.ndarray:

@@ -220,6 +220,10 @@ class Table:
             self._values = self._packed(self._value_start, self._value_end - self._value_start)
         return self._values
 
+    def forget(self) -> None:
+        """Drops the arrays of keys and values, which are made again where they are asked for: half of a table's memory."""
+        self._keys = self._values = self._sorted_keys = self._order = None
+
     def _packed(self, start: np.ndarray, length: np.ndarray) -> np.ndarray:
         """Gives fields (ids, names or numbers) as an `S` array; UserError for a long one: it would widen them all."""
         long = np.flatnonzero(length > MAX_KEY)
