@@ -260,12 +260,10 @@ def fixture(origin, arch, net, front_end, settings, inputs=types.MappingProxyTyp
     rows = front_end(wave) if front_end else inside(net, wave)
     num_mels = rows.shape[-1]
     feats = formula.features(num_mels, inputs.get("length", formula.FRAMES))
-    return {
-        "origin": origin, "arch": arch, "front_end": {"num_mels": num_mels, **settings}, **inputs,
-        "from_features": numbers(embedding(net, feats, not front_end)[:NUMBERS]),
     told = {"model_config": net.model_config} if hasattr(net, "model_config") else {}
-        "origin": origin, "arch": arch, **told, "front_end": {"num_mels": num_mels, **settings},
-        "from_features": numbers(embedding(net, formula.features(num_mels), not front_end)[:NUMBERS]),
+    return {
+        "origin": origin, "arch": arch, **told, "front_end": {"num_mels": num_mels, **settings}, **inputs,
+        "from_features": numbers(embedding(net, feats, not front_end)[:NUMBERS]),
         "from_waveform": numbers((embedding(net, rows, False) if front_end else net(wave).reshape(-1))[:NUMBERS]),
         "frames": rows.shape[1], "rows": {str(row): numbers(rows[0, row], 5) for row in ROWS},
         "layers": formula.compact(shapes),
@@ -280,18 +278,14 @@ def main() -> None:
     origin, checkout, *only = sys.argv[1:]
     sys.path.insert(0, checkout)
     sys.meta_path.append(StandIns())
-    makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova}
+    makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova,
+              "redimnet": redimnet, "redimnet2": redimnet2}
+    toolkit = origin.replace("redimnet2", "redimnet")  # one toolkit here, two checkouts
     for name, *parts in makers[origin]():
         if only and name not in only:
             continue
-        path = HERE / "fixtures" / f"{origin}_{name}.json"
-        found = fixture(origin, *parts)
-    makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova,
-              "redimnet": redimnet, "redimnet2": redimnet2}
-    for name, arch, net, front_end, settings in makers[origin]():
-        toolkit = origin.replace("redimnet2", "redimnet")  # one toolkit here, two checkouts
         path = HERE / "fixtures" / f"{toolkit}_{name}.json"
-        found = fixture(toolkit, arch, net, front_end, settings)
+        found = fixture(toolkit, *parts)
         lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
         path.write_text(f"{{\n{lines}\n}}\n")
         print(f"{path}: {path.stat().st_size} bytes")
