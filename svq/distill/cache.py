@@ -30,6 +30,7 @@ from svq.config import from_dict, to_dict
 from svq.data.datadir import DataDir
 from svq.data.features import Matrix, ark_writer, merge_parts, read_matrix, read_vector
 from svq.data.frontend import FrontEndConfig
+from svq.data.mels import HOP_MS
 from svq.data.table import Table
 from svq.distill.levels import Clock, Level, find_level
 from svq.distill.config import TargetsConfig
@@ -254,6 +255,9 @@ class Targets:
             raise UserError(f"{folder}: levels {', '.join(config.levels)} are of frames and of whole utterances; a "
                             "student learns one or the other")
         self.per_frame = kinds.pop()
+        if self.per_frame and teacher.front_end.hop_ms != HOP_MS:
+            raise UserError(f"{model}: has a frame every {teacher.front_end.hop_ms} ms; frame by frame a student learns from "
+                            f"a teacher of {HOP_MS} ms only: choose levels of whole utterances")
         self.dim = sum(level.dim for level in self.levels)
 
     def item(self, index: int, first: int, frames: int) -> np.ndarray:

@@ -61,6 +61,12 @@ _YU = "Yu and Li 2020, table 2"
 _DF = ("the four published counts are not of one layout; those of 179 and 233 layers are met, and so are the 29.12 MB "
        "that the same authors give 110 layers in 2024")
 
+_REDIMNET = "Yakovlev et al. 2024"
+_REDIMNET2 = "Yakovlev and Okhotnikov 2026"
+_WES = ("WeSpeaker, whose layouts these are, counts {} M too; the authors' published files of B2 and B5, of 20.58 and 31.17 "
+        "MB, hold as many numbers as these layouts")
+_CUT = "the paper cuts its counts off after one digit"
+
 PUBLISHED = {
     "ResNet18": ZooEntry("ResNet18"),
     "ResNet34": ZooEntry("ResNet34", published="6.63", source="WeSpeaker"),
@@ -93,6 +99,20 @@ PUBLISHED = {
     "CAM++": ZooEntry("CAMPPlus", {}, 80, 512, "7.18", "3D-Speaker, WeSpeaker"),
     "CAM++ (200,000 speakers)": ZooEntry("CAMPPlus", {"variance_floor": 1e-12}, 80, 192),
     "ECAPA-TDNNLite": ZooEntry("ECAPALite", {}, 80, 192, "0.318", "Lin et al. 2022"),
+    "ReDimNet-B0": ZooEntry("ReDimNetB0", {}, 60, 192, "1.0", _REDIMNET),
+    "ReDimNet-B1": ZooEntry("ReDimNetB1", {}, 72, 192, "2.2", _REDIMNET, _WES.format("2.1")),
+    "ReDimNet-B2": ZooEntry("ReDimNetB2", {}, 72, 192, "4.7", _REDIMNET, _WES.format("4.9")),
+    "ReDimNet-B3": ZooEntry("ReDimNetB3", {}, 72, 192, "3.0", _REDIMNET, _WES.format("3.2")),
+    "ReDimNet-B4": ZooEntry("ReDimNetB4", {}, 72, 192, "6.3", _REDIMNET, _WES.format("6.4")),
+    "ReDimNet-B5": ZooEntry("ReDimNetB5", {}, 72, 192, "9.2", _REDIMNET, _WES.format("7.65")),
+    "ReDimNet-B6": ZooEntry("ReDimNetB6", {}, 72, 192, "15.0", _REDIMNET),
+    "ReDimNet2-B0": ZooEntry("ReDimNet2B0", {}, 72, 192, "1.1", _REDIMNET2),
+    "ReDimNet2-B1": ZooEntry("ReDimNet2B1", {}, 72, 192, "2.1", _REDIMNET2, _CUT),
+    "ReDimNet2-B2": ZooEntry("ReDimNet2B2", {}, 72, 192, "3.6", _REDIMNET2, _CUT),
+    "ReDimNet2-B3": ZooEntry("ReDimNet2B3", {}, 72, 192, "4.1", _REDIMNET2, _CUT),
+    "ReDimNet2-B4": ZooEntry("ReDimNet2B4", {}, 72, 192, "6.6", _REDIMNET2, _CUT),
+    "ReDimNet2-B5": ZooEntry("ReDimNet2B5", {}, 72, 192, "8.9", _REDIMNET2, _CUT),
+    "ReDimNet2-B6": ZooEntry("ReDimNet2B6", {}, 72, 192, "12.3", _REDIMNET2, _CUT),
 }
 
 

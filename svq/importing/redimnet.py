@@ -19,25 +19,24 @@ from svq.data.front_end_config import FrontEndConfig
 from svq.data.mels import tables_of
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.nets import options_of, redimnet, redimnet2
-from svq.nets.redimnet import KERNELS
 from svq.network import ModelConfig
 
 RATE = 16000  # of all published files
+KINDS = {"pt": "redimnet", "pt_mel": "redimnet", "tf": "redimnet2", "tf_mel": "redimnet2"}
 CLASSES = {"convnext_like": "convnext", "basic_resnet": "resnet", "basic_resnet_fwse": "resnet_se"}
 # Values that arguments of the network must have where a file gives them; other arguments follow from the tensors.
 ONLY = {"block_1d_type": ("conv+att",), "block_2d_type": tuple(CLASSES), "pooling_func": ("ASTP",),
         "causal": ("none", False, None), "pad_right_samples": (None, 0), "before_pool_offset": (None, 0),
         "tf_optimized_arch": (False, None), "use_freq_pos_enc": (False, None), "att_dos": (None, {}),
-        "is_subnet": (False, None), "offset_fm_weights": (None, 0), "spec_in_channels": (1,)}
+        "is_subnet": (False, None), "feat_type": tuple(KINDS), "offset_fm_weights": (None, 0), "spec_in_channels": (1,)}
 FROM_TENSORS = {"F", "C", "stages_setup", "group_divisor", "out_channels", "embed_dim", "num_classes", "class_dropout",
                 "feat_agg_dropout", "head_activation", "global_context_att", "emb_bn", "return_all_outputs", "dual_agg",
                 "agg_gnorm", "compress_tconvs", "fm_weigthing_type"}
-FRONT_END = {"hop_length", "feat_type", "spec_params", "return_2d_output"}
+FRONT_END = {"hop_length", "spec_params", "return_2d_output"}
 # The same of the arguments of the front end (`spec_params`).
 ONLY_SPEC = {"sample_rate": (RATE,), "n_fft": (512,), "win_length": (400,), "f_min": (20,), "f_max": (7600,),
-             "do_preemph": (True,), "spec_norm": ("mn",), "eps": (1e-8,)}
+             "do_preemph": (True,), "spec_norm": ("mn",), "eps": (1e-8,), "norm_signal": (True, False)}
 TRAINING_SPEC = {"do_spec_aug", "freq_start_bin", "num_apply_spec_aug", "freq_mask_width", "time_mask_width"}
-KINDS = {"pt": "redimnet", "pt_mel": "redimnet", "tf": "redimnet2", "tf_mel": "redimnet2"}
 FILTERS = {"spec.torchfbank.2.mel_scale.fb": "redimnet", "spec.torchfbank.2.melbanks_pt": "redimnet2"}
 
 
@@ -137,16 +136,16 @@ def rules(state: State, first: int) -> list[Rule]:
              Rule(r"backbone\.stage(\d+)(?:_pre)?\.0\.w", r"stages.\1.aggregate.scores", first_of),
              Rule(r"backbone\.head\.(\w+)", r"head.\1"), Rule(r"pool\.(linear[12])\.(\w+)", r"pool.\1.\2"),
              Rule(r"bn\.(\w+)", r"bn.\1"), Rule(r"(?:linear|seg_1)\.(\w+)", r"embedding.\1")]
-    for stage in range(stages_of(state)):
-        theirs, ours, depth = rf"backbone\.stage{stage}(?:_pre)?", f"stages.{stage}", depth_of(state, stage)
-        found.append(Rule(rf"{theirs}\.{first}\.(\w+)", rf"{ours}.down.\1"))
-        for block in range(depth):
-            found += block_rules(rf"{theirs}\.{first + 1 + block}\.conv_block", f"{ours}.blocks.{block}")
-        found += [Rule(rf"{theirs}\.{first + 1 + depth}\.(\d)\.(\w+)", rf"{ours}.squeeze.\1.\2"),
-                  *context_rules(rf"backbone\.stage{stage}(?:_1d|\.\d+)", f"{ours}.context"),
-                  Rule(rf"backbone\.stage{stage}(?:_up_2d)?\.\d+\.(weight|bias)", rf"{ours}.norms.0.\1"),
-                  Rule(rf"backbone\.stage{stage}_up_1d\.\d+\.(weight|bias)", rf"{ours}.norms.1.\1")]
-    return found
+    stage, depths = r"backbone\.stage(\d+)(?:_pre)?", [depth_of(state, each) for each in range(stages_of(state))]
+    found.append(Rule(rf"{stage}\.{first}\.(\w+)", r"stages.\1.down.\2"))
+    for block in range(max(depths)):
+        found += block_rules(rf"{stage}\.{first + 1 + block}\.conv_block", rf"stages.\1.blocks.{block}")
+    for each, depth in enumerate(depths):
+        found.append(Rule(rf"backbone\.stage{each}(?:_pre)?\.{first + 1 + depth}\.(\d)\.(\w+)",
+                          rf"stages.{each}.squeeze.\1.\2"))
+    return [*found, *context_rules(r"backbone\.stage(\d+)(?:_1d|\.\d+)", r"stages.\1.context"),
+            Rule(r"backbone\.stage(\d+)(?:_up_2d)?\.\d+\.(weight|bias)", r"stages.\1.norms.0.\2"),
+            Rule(r"backbone\.stage(\d+)_up_1d\.\d+\.(weight|bias)", r"stages.\1.norms.1.\2")]
 
 
 def first_of(scores: torch.Tensor) -> torch.Tensor:
@@ -154,26 +153,26 @@ def first_of(scores: torch.Tensor) -> torch.Tensor:
 
 
 def block_rules(theirs: str, ours: str) -> list[Rule]:
-    """Gives the rules for a block of any form. theirs: a pattern of its name; ours: its name here."""
-    return [Rule(rf"{theirs}\.dwconvs\.0\.(\w+)", rf"{ours}.spread.\1"), Rule(rf"{theirs}\.norm\.(\w+)", rf"{ours}.norm.\1"),
-            Rule(rf"{theirs}\.pwconv1\.(\w+)", rf"{ours}.mix.\1"), Rule(rf"{theirs}\.conv([12])\.(\w+)", rf"{ours}.conv\1.\2"),
-            Rule(rf"{theirs}\.conv([12])pw\.(\w+)", rf"{ours}.mix\1.\2"), Rule(rf"{theirs}\.bn([12])\.(\w+)", rf"{ours}.bn\1.\2"),
-            Rule(rf"{theirs}\.se\.squeeze\.(\w+)", rf"{ours}.se.squeeze.\1"),
-            Rule(rf"{theirs}\.se\.exitation\.(\w+)", rf"{ours}.se.excite.\1")]
+    """Gives the rules for a block of any form. theirs: a pattern of its name, with one group; ours: its name here."""
+    return [Rule(rf"{theirs}\.dwconvs\.0\.(\w+)", rf"{ours}.spread.\2"), Rule(rf"{theirs}\.norm\.(\w+)", rf"{ours}.norm.\2"),
+            Rule(rf"{theirs}\.pwconv1\.(\w+)", rf"{ours}.mix.\2"),
+            Rule(rf"{theirs}\.(conv|bn)([12])\.(\w+)", rf"{ours}.\2\3.\4"),
+            Rule(rf"{theirs}\.conv([12])pw\.(\w+)", rf"{ours}.mix\2.\3"),
+            Rule(rf"{theirs}\.se\.squeeze\.(\w+)", rf"{ours}.se.squeeze.\2"),
+            Rule(rf"{theirs}\.se\.exitation\.(\w+)", rf"{ours}.se.excite.\2")]
 
 
 def context_rules(theirs: str, ours: str) -> list[Rule]:
-    """Gives the rules for a context block. theirs: a pattern of its name; ours: its name here."""
+    """Gives the rules for a context block. theirs: a pattern of its name, with one group; ours: its name here."""
     names = {r"red_dim_conv\.0": "reduce", r"red_dim_conv\.1": "norm", "exp_dim_conv": "expand",
              r"tcm\.4\.attention\.q_proj": "attention.query", r"tcm\.4\.attention\.k_proj": "attention.key",
              r"tcm\.4\.attention\.v_proj": "attention.value", r"tcm\.4\.attention\.out_proj": "attention.out",
              r"tcm\.4\.layer_norm": "attention.norm1", r"tcm\.4\.final_layer_norm": "attention.norm2",
              r"tcm\.4\.feed_forward\.intermediate_dense": "attention.hidden",
              r"tcm\.4\.feed_forward\.output_dense": "attention.output"}
-    found = [Rule(rf"{theirs}\.{name}\.(\w+)", rf"{ours}.{own}.\1") for name, own in names.items()]
-    for index in range(len(KERNELS)):
-        found += block_rules(rf"{theirs}\.tcm\.{index}", f"{ours}.convs.{index}")
-    return found
+    convs = {r"dwconvs\.0": "spread", "norm": "norm", "pwconv1": "mix"}
+    return [*(Rule(rf"{theirs}\.{name}\.(\w+)", rf"{ours}.{own}.\2") for name, own in names.items()),
+            *(Rule(rf"{theirs}\.tcm\.([0-3])\.{name}\.(\w+)", rf"{ours}.convs.\2.{own}.\3") for name, own in convs.items())]
 
 
 def check_arguments(given: Mapping, known: Mapping, others: set[str], where: str) -> None:
@@ -195,10 +194,8 @@ def front_end(state: State, options, num_mels: int) -> FrontEndConfig:
     spec = given.get("spec_params") or {}
     if not isinstance(spec, Mapping):
         raise ValueError("its model_config has spec_params that are no settings")
-    check_arguments(spec, ONLY_SPEC, TRAINING_SPEC | {"norm_signal"}, "spec_params")
-    kind, hop = KINDS.get(given.get("feat_type", "pt")), given.get("hop_length", 160)
-    if kind is None:
-        raise ValueError(f"its model_config has feat_type {given['feat_type']!r}, where {', '.join(KINDS)} are known here")
+    check_arguments(spec, ONLY_SPEC, TRAINING_SPEC, "spec_params")
+    kind, hop = KINDS[given.get("feat_type", "pt")], given.get("hop_length", 160)
     if type(hop) is not int or 1000 * hop % RATE:
         raise ValueError(f"its model_config has hop_length {hop!r}, which is no whole number of milliseconds")
     if options.rate != RATE:
@@ -221,10 +218,14 @@ def check_filters(state: State, config: FrontEndConfig) -> None:
                              f"{config.num_mels} channels")
 
 
-def check_two_dimensional(state: State, net: dict, given: Mapping) -> None:
-    """Raises ValueError for a ReDimNet2 that pools frames as they are, not as maps."""
+def check_second(state: State, net: dict, given: Mapping) -> None:
+    """Raises ValueError for a ReDimNet2 that pools frames as they are, not as maps, or has other groups in its norms."""
     if "time_strides" not in net:
         return
+    groups = given.get("agg_gnorm")
+    if groups not in (None, False, True) or type(groups) is int and groups:
+        if type(groups) is not int or groups != net["width"]:
+            raise ValueError(f"its model_config has agg_gnorm {groups!r}, where true or {net['width']} is known here")
     head = state.get("backbone.head.weight")
     if given.get("return_2d_output", False) is not True or head is not None and head.dim() != 4:
         raise ValueError("it pools frames (return_2d_output false), where ReDimNet2 pools maps (true) here")
@@ -234,7 +235,7 @@ def published(state: State, options) -> Plan:
     """Plans the import of a file of ReDimNet's and ReDimNet2's authors."""
     kind, net, num_mels = network(state, 2)
     config = front_end(state, options, num_mels)
-    check_two_dimensional(state, net, options.model_config)
+    check_second(state, net, options.model_config)
     return Plan(ModelConfig(arch_of(kind, net), net, state["linear.weight"].shape[0], config), rules(state, 2))
 
 
@@ -254,7 +255,7 @@ def wespeaker_second(state: State, options) -> Plan:
     kind, net, num_mels = network(state, 2)
     if kind is not redimnet2.ReDimNet2 or options.model_config is not None or any(name.startswith("spec.") for name in state):
         raise ValueError("it is a file of ReDimNet's authors: import it with --from redimnet")
-    check_two_dimensional(state, net, {"return_2d_output": "backbone.head.weight" in state})
+    check_second(state, net, {"return_2d_output": "backbone.head.weight" in state})
     config = FrontEndConfig(options.rate, num_mels, fbank="redimnet2", waveform_normalize=True)
     return Plan(ModelConfig(arch_of(kind, net), net, state["linear.weight"].shape[0], config), rules(state, 2))
 
