@@ -84,7 +84,7 @@ class ResidualBlock(nn.Module):
 
 
 def attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Means of values (B, H, T, C) with the weights softmax(query key^T / sqrt(C)): (B, H, T, C)."""
+    """Averages values (B, H, T, C) with the weights softmax(query key^T / sqrt(C)): (B, H, T, C)."""
     return F.scaled_dot_product_attention(query, key, value)
 
 

@@ -1,6 +1,7 @@
 """Students of cached levels: what they learn, resumed to the same bytes, and what is refused."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -87,6 +88,19 @@ def test_a_crop_has_the_frames_of_its_place(place):
             assert target.shape == (40, 20) and label == index // 8
             at = [np.abs(whole - row).sum(1).argmin() for row in used]
             assert at == list(range(at[0], at[0] + len(at)))  # one after the other, without repeats
+
+
+def test_frames_of_another_hop_are_refused(place, monkeypatch):
+    """A crop counts frames of 10 ms; whole utterances may be of any."""
+    from svq.data.frontend import FrontEndConfig
+    from svq.distill.cache import LevelInfo
+
+    slow, read = FrontEndConfig(num_mels=MELS, fbank="redimnet", hop_ms=15), LevelInfo.read
+    monkeypatch.setattr(LevelInfo, "read", lambda path: dataclasses.replace(read(path), front_end=slow))
+    keys, teacher = TrainSet(place.data, crop_seconds=0.4).keys, dataclasses.replace(place.config, front_end=slow)
+    with pytest.raises(UserError, match="has a frame every 15 ms; frame by frame .* choose levels of whole utterances"):
+        Targets(place.levels, TargetsConfig(("wideBN:none",), False), keys, place.teacher, place.net, teacher)
+    Targets(place.levels, TargetsConfig(("utterance",), False), keys, place.teacher, place.net, teacher)
 
 
 @pytest.mark.parametrize("stride, first, rows", [(1, 0, 30), (1, 7, 16), (2, 0, 15), (4, 1, 7)])
