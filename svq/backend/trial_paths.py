@@ -29,7 +29,8 @@ def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
     """Writes a list as `trials` (or `trials_<name>`) of a data directory, with its ids and `target|nontarget` labels.
 
     Gives the numbers of target and non-target trials. UserError, naming file and line, for a side that is no utterance,
-    a path that fits none or several, and a label that contradicts the speakers; also where all trials have one label.
+    a path that fits none or several, a label that contradicts the speakers, and a trial that is there twice; also where all
+    trials have one label.
     """
     out = Path(data_dir) / (f"trials_{name}" if name else "trials")
     if not is_trials(out.name) or len(out.name.split()) != 1 or "/" in name:
@@ -46,6 +47,7 @@ def take_trials(list_path, data_dir, name: str = "") -> tuple[int, int]:
         raise UserError(located(list_path, row + 1, why))
     taken = Trials(*sides, trials.target, trials.path)
     _check_labels(taken, data_dir)
+    _check_once(taken)
     targets = int(taken.target.sum())
     for kind, number in (("target", targets), ("nontarget", len(taken) - targets)):
         if number == 0:
@@ -80,6 +82,17 @@ def _check_labels(trials: Trials, data_dir) -> None:
                 f"{os.path.join(data_dir, 'utt2spk')} ({len(wrong)} such of {len(trials)}); mend the label (1 is a target) "
                 "or the speakers")
         raise UserError(located(trials.path, row + 1, text))
+
+
+def _check_once(trials: Trials) -> None:
+    """Raises UserError, naming the line, for a trial that is there twice, perhaps by a path and by an id."""
+    enroll, test = trials.enroll.array(), trials.test.array()
+    order = np.lexsort((test, enroll))
+    same = np.flatnonzero((enroll[order[1:]] == enroll[order[:-1]]) & (test[order[1:]] == test[order[:-1]]))
+    if len(same):
+        row = int(order[same + 1].min())
+        raise UserError(located(trials.path, row + 1, f"{trials.enroll[row]} {trials.test[row]}: the same trial is there already "
+                                                      f"({len(same)} such of {len(trials)}); take one out"))
 
 
 class Paths:

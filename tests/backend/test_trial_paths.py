@@ -63,6 +63,8 @@ def test_models_of_the_directory_are_no_paths(tmp_path, data):
     ("0 id10001/v1/00001.wav id10001/v1/00002.wav", "list:1: nontarget, and .* are of one speaker in .*1 such of 1"),
     ("1 id10001/v1/00001.wav id10002/v1/00002.wav", "list:1: target, and .* are of two speakers"),
     ("1 id10001/v1/00001.wav id10001/v1/00002.wav", "list: has no nontarget trial"),
+    ("1 id10001/v1/00001.wav id10001/v1/00002.wav\n0 id10001/v1/00001.wav id10002/v1/00002.wav\n1 id10001-v1-00001 id10001-v1-00002",
+     "list:3: id10001-v1-00001 id10001-v1-00002: the same trial is there already .1 such of 3.; take one out"),
     ("id10001/v1/00001.wav id10002/v1/00002.wav", "list:1: 2 fields where 3 are expected")])
 def test_what_is_refused_is_named_and_leaves_no_list(tmp_path, data, text, words):
     (tmp_path / "list").write_text(text + "\n")
