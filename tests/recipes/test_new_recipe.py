@@ -157,6 +157,25 @@ def test_how_many_speakers_are_set_aside(tmp_path, speakers, aside):
     assert new.speakers_to_set_aside(create(tmp_path / "d", wav=dict.fromkeys(ids, "x.wav"), utt2spk=ids)) == aside
 
 
+def test_lists_that_are_no_longer_given_go_and_ones_own_stay(given):
+    folder, given_test = given(), given.folder / "test/data"
+
+    def prepare(part):
+        options = {"train-data": given.folder / "train/data", "test-data": given_test, "test-trials": given.folder / "list",
+                   "dev-speakers": 3, "data": folder / "data", "part": part}
+        done = subprocess.run(["bash", "local/prepare_data.sh", *(f"--{key}={value}" for key, value in options.items())], cwd=folder,
+                              text=True, capture_output=True, env={**os.environ, **warm.environment()})
+        assert done.returncode == 0, done.stderr
+        return sorted(path.name for path in (folder / "data/test").glob("trials*"))
+
+    for name in ("hard", "easy"):
+        (given_test / f"trials_{name}").write_text("s20-0 s20-1 1\ns20-0 s21-0 0\n")
+    assert prepare("all") == ["trials", "trials_easy", "trials_hard"]
+    (folder / "data/test/trials_mine").write_text("s20-0 s20-1 target\ns20-0 s21-0 nontarget\n")
+    (given_test / "trials_hard").unlink()
+    assert prepare("trials") == ["trials", "trials_easy", "trials_mine"]
+
+
 def corpus(root: Path, first: int, speakers: int) -> list[str]:
     """A tree as VoxCeleb's; its recordings, relative to it."""
     rng, names = np.random.default_rng(first), []

@@ -37,9 +37,14 @@ if [[ $part != trials ]]; then
   fi
 fi
 
-# take_lists DATA-DIR SET: the lists trials_NAME of a directory that was given.
+# take_lists DATA-DIR SET: takes the lists trials_NAME of a directory that was given, and removes those taken before that it
+# has no more. Lists that you make in data/SET stay.
 take_lists() {
-  local list
+  local list note=$data/$2/.taken
+  if [[ -e $note ]]; then
+    while read -r list; do if [[ ! -e $1/$list ]]; then rm -f -- "$data/$2/$list"; fi; done < "$note"
+  fi
+  for list in "$1"/trials_*; do if [[ -e $list ]]; then printf '%s\n' "${list##*/}"; fi; done > "$note"
   for list in "$1"/trials_*; do
     if [[ -e $list ]]; then utils/take_trials.sh --name "${list##*/trials_}" "$list" "$data/$2"; fi
   done
