@@ -5,6 +5,7 @@
 #   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
 #   bash tests/run.sh --torture         one recipe killed, starved of disk and robbed of files: a quarter of an hour or more
 #   bash tests/run.sh --tables          the five tables of a paper, trained and scored at debug size: a quarter of an hour
+#   bash tests/run.sh --scale           lists of 30 million utterances: an hour, 14 GB of memory and 12 GB of disk
 #   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
 [ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
@@ -39,5 +40,10 @@ fi
 if [[ $1 == --tables ]]; then
   shift
   SVQ_TABLES=1 exec python3 -m pytest -q -p no:cacheprovider tests/recipes/test_paper_tables.py --durations 0 "$@"
+fi
+if [[ $1 == --scale ]]; then
+  shift
+  export SVQ_SCALE="${SVQ_SCALE:-30000000}"
+  exec python3 -m pytest -q -s -p no:cacheprovider tests/scale "$@"
 fi
 exec python3 -m pytest -q -p no:cacheprovider -n "${SVQ_TEST_JOBS:-2}" --dist loadgroup --no-loadscope-reorder "$@"
