@@ -60,6 +60,7 @@ class ZooEntry:
 _YU = "Yu and Li 2020, table 2"
 _DF = ("the four published counts are not of one layout; those of 179 and 233 layers are met, and so are the 29.12 MB "
        "that the same authors give 110 layers in 2024")
+_ERES2NET = "WeSpeaker's own code makes 9,887,808 parameters as well"
 
 _REDIMNET = "Yakovlev et al. 2024"
 _REDIMNET2 = "Yakovlev and Okhotnikov 2026"
@@ -98,6 +99,12 @@ PUBLISHED = {
     "ECAPA-TDNN 1024 (SpeechBrain)": ZooEntry("ECAPASpeechBrain", {}, 80, 192, "20.8", "3D-Speaker"),
     "CAM++": ZooEntry("CAMPPlus", {}, 80, 512, "7.18", "3D-Speaker, WeSpeaker"),
     "CAM++ (200,000 speakers)": ZooEntry("CAMPPlus", {"variance_floor": 1e-12}, 80, 192),
+    "ERes2Net-base": ZooEntry("ERes2NetBase", {}, 80, 192, "6.61", "3D-Speaker"),
+    "ERes2Net-base (512)": ZooEntry("ERes2NetBase", {}, 80, 512, "7.88", "WeSpeaker", _ERES2NET),
+    "ERes2Net-large": ZooEntry("ERes2NetLarge", {}, 80, 192, "22.46", "3D-Speaker"),
+    "ERes2Net-huge": ZooEntry("ERes2NetHuge", {}, 80, 192),
+    "ERes2NetV2": ZooEntry("ERes2NetV2", {}, 80, 192, "17.8", "3D-Speaker"),
+    "ERes2NetV2 w24s4ep4": ZooEntry("ERes2NetV2w24s4ep4", {}, 80, 192),
     "ECAPA-TDNNLite": ZooEntry("ECAPALite", {}, 80, 192, "0.318", "Lin et al. 2022"),
     "ReDimNet-B0": ZooEntry("ReDimNetB0", {}, 60, 192, "1.0", _REDIMNET),
     "ReDimNet-B1": ZooEntry("ReDimNetB1", {}, 72, 192, "2.2", _REDIMNET, _WES.format("2.1")),

@@ -73,7 +73,7 @@ ECAPA_RULES = [
 
 # No speaker verification network is known to have more mel channels: a reading with more is ruled out.
 MOST_MELS = 128
-RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
+RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "layer4.0.conv2.weight", "seg_1.weight")
 
 
 def resnet(front_end, variance_floor: float) -> Family:

@@ -28,6 +28,7 @@ from svq.data.fbank import ClovaFbank
 from svq.data.frontend import FrontEndConfig
 from svq.importing import architectures, redimnet
 from svq.importing.campplus import campplus
+from svq.importing.eres2net import eres2net
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
 from svq.network import ModelConfig
 
@@ -76,6 +77,7 @@ WESPEAKER = Origin(
         campplus(wespeaker_front_end, variance_floor=1e-7),
         redimnet.wespeaker_first(wespeaker_front_end),
         redimnet.WESPEAKER_SECOND,
+        eres2net(wespeaker_front_end, variance_floor=1e-7),
     ),
     left_out={r"projection\..*": "classifier", **redimnet.SINGLE},
 )
@@ -90,6 +92,8 @@ THREEDSPEAKER = Origin("3dspeaker", (
     architectures.ecapa_tdnn(threedspeaker_front_end),
     architectures.x_vector(threedspeaker_front_end, variance_floor=1e-8),
     campplus(threedspeaker_front_end, variance_floor=1e-12),
+    eres2net(threedspeaker_front_end, variance_floor=1e-8),
+    eres2net(threedspeaker_front_end, variance_floor=1e-8, version=2),
 ))
 
 

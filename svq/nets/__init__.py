@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import campplus, ecapa, redimnet, redimnet2, resnet, seresnet, student, tdnn
+from svq.nets import campplus, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, student, tdnn
 
 FAMILIES = (
     resnet,
@@ -21,6 +21,7 @@ FAMILIES = (
     campplus,
     redimnet,
     redimnet2,
+    eres2net,
     student,
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}

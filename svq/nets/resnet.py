@@ -39,6 +39,11 @@ def shortcut(inputs: int, outputs: int, stride: Stride) -> nn.Sequential:
     return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
+def second_embedding(embed_dim: int) -> nn.Sequential:
+    """Makes what follows a first embedding layer where there are two: ReLU, batch norm, linear: (B, D) -> (B, D)."""
+    return nn.Sequential(nn.ReLU(), nn.BatchNorm1d(embed_dim, affine=False), nn.Linear(embed_dim, embed_dim))
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut: `inputs` channels to `channels`."""
 
@@ -129,10 +134,7 @@ class ResNet(nn.Module):
         self.pool = StatisticsPooling(variance_floor)
         bands = -(-feat_dim // 8)  # three strides of 2, each rounding up
         self.embedding = nn.Linear(2 * channels * bands, embed_dim)
-        self.second = None
-        if second_layer:
-            self.second = nn.Sequential(nn.ReLU(), nn.BatchNorm1d(embed_dim, affine=False),
-                                        nn.Linear(embed_dim, embed_dim))
+        self.second = second_embedding(embed_dim) if second_layer else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Computes embeddings (B, D), not length-normalised, from log-mels (B, T, F)."""

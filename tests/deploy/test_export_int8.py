@@ -108,7 +108,8 @@ def test_plain_weights_take_nearly_all_integers():
     assert snap(np.zeros((2, 9), np.float32), np.zeros((2, 9), np.float32), codebook=True).scale.tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("arch, least", [("ResNet18", 0.99), ("ECAPA512", 0.95), ("XVector", 0.95), ("CAMPPlus", 0.95)])
+@pytest.mark.parametrize("arch, least", [("ResNet18", 0.99), ("ECAPA512", 0.95), ("XVector", 0.95), ("CAMPPlus", 0.95),
+                                         ("ERes2NetBase", 0.95)])
 def test_embeddings_stay_near(tmp_path, arch, least):
     """Random weights are the hard case: these networks have no margin trained into them."""
     graph, int8 = int8_of(arch, quant=None)

@@ -43,12 +43,14 @@ DENSE = {"gain": 2.0, "length": 290}  # no shortcut keeps values up, and feature
 ROWS = (0, 40, -1)
 NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl",
               "silero_vad", "whisper", "peft", "transformers", "umap", "hdbscan", "onnxruntime", "librosa"}
+LOUD = {"gain": 1.4}  # some activations reach their ceiling
 
 
 def wespeaker():
     import torchaudio.compliance.kaldi as kaldi
     from wespeaker.models.campplus import CAMPPlus
     from wespeaker.models.ecapa_tdnn import ECAPA_TDNN, ECAPA_TDNN_GLOB_c512
+    from wespeaker.models.eres2net import ERes2Net
     from wespeaker.models.resnet import Bottleneck, ResNet, ResNet34
     from wespeaker.models.tdnn import XVEC
 
@@ -65,6 +67,8 @@ def wespeaker():
     yield "ecapa_small", "ECAPA512", ECAPA_TDNN(channels=64, embed_dim=48), front_end, settings
     yield "xvec", "XVector", XVEC(80), front_end, settings
     yield "campplus_small", "CAMPPlus", CAMPPlus(80, 64, growth_rate=8, init_channels=24), front_end, settings, DENSE
+    yield "eres2net_two_layers", "ERes2NetHuge", ERes2Net(8, [3, 4, 6, 3], 24, 3, 4, feat_dim=80, embed_dim=48,
+                                                         two_emb_layer=True), front_end, settings
     yield from wespeaker_redimnets(kaldi)
 
 
@@ -131,6 +135,9 @@ def threedspeaker():
     import torchaudio.compliance.kaldi as kaldi
     from speakerlab.models.campplus.DTDNN import CAMPPlus
     from speakerlab.models.ecapa_tdnn.ECAPA_TDNN import ECAPA_TDNN
+    from speakerlab.models.eres2net import ERes2Net_huge
+    from speakerlab.models.eres2net.ERes2Net import ERes2Net
+    from speakerlab.models.eres2net.ERes2NetV2 import ERes2NetV2
     from speakerlab.models.resnet.ResNet import ResNet
     from speakerlab.models.xvector.TDNN import Xvector
 
@@ -144,6 +151,11 @@ def threedspeaker():
         settings
     yield "campplus_small", "CAMPPlus", CAMPPlus(80, embedding_size=64, growth_rate=8, init_channels=24), front_end, \
         settings, DENSE
+    yield "eres2net_small", "ERes2NetBase", ERes2Net(m_channels=8, embedding_size=48), front_end, settings
+    yield "eres2net_huge", "ERes2NetHuge", ERes2Net_huge.ERes2Net(m_channels=8, embedding_size=48), front_end, settings
+    yield "eres2netv2_small", "ERes2NetV2", ERes2NetV2(m_channels=12, embedding_size=48), front_end, settings, LOUD
+    yield "eres2netv2_w24s4ep4", "ERes2NetV2w24s4ep4", \
+        ERes2NetV2(m_channels=8, embedding_size=48, baseWidth=24, scale=4, expansion=4), front_end, settings
     yield "xvector_small", "XVector", Xvector(80, hid_dim=96, stats_dim=200, embed_dim=64), front_end, settings
 
 

@@ -43,6 +43,8 @@ def test_ecapa(arch):
     ("DFResNet56", {}, "conv1", "embedding", 1 + 18 + 3 + 1),
     ("DTDNN", {}, "frame1", "embedding", 6),
     ("CAMPPlus", {}, "head", "embedding", 9),
+    ("ERes2NetBase", {}, "conv1", "embedding", 1 + 16 + 3 + 3 + 1),
+    ("ERes2NetV2", {"second_layer": True}, "conv1", "second.2", 1 + 16 + 1 + 1 + 2),
     ("FCStudent", {}, "hidden.0", "embedding", 8),
     ("XVector", {}, "frame1", "segment2", 7),
 ])
