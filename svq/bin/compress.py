@@ -33,7 +33,7 @@ def do_check(args) -> None:
         inputs.check_speech(args.cohort)
     args.finetune = finetuning(args.finetune, speech, args.data, args.batch_size)
     plan = make_plan(settings_of(args, speech), speech, args.objective, args.model, args.origin,
-                     Options(args.rate, args.num_mels))
+                     Options(args.rate, args.num_mels, args.pooling))
     words = (plan.finetune, plan.objective, plan.head, tested.models, plan.per_channel)
     print(*(str(word).lower() for word in words))
 
@@ -168,6 +168,9 @@ def build_parser():
     add("--rate", type=int, default=16000, help="samples per second that a checkpoint was trained on")
     add("--num-mels", type=int, default=0,
         help="mel channels of the checkpoint; needed only where its tensors do not tell and an error asks for it")
+    add("--pooling", choices=["", "tstp", "tap", "tsdp"], default="",
+        help="what the checkpoint pools frames to: means and deviations (tstp), means (tap) or deviations (tsdp); needed "
+             "only where an error asks for it")
     add("--trials", required=True, help="trial list: enroll test [target|nontarget]")
     add("--trials-data", default="", help="data directory of its recordings; empty: the folder of --trials")
     add("--cohort", default="",

@@ -26,7 +26,8 @@ def main() -> None:
         raise UserError(f"--from {options.origin}: known are {', '.join(ORIGINS)}")
     if os.path.exists(options.out) and not os.path.isdir(options.out):
         raise UserError(f"{options.out}: a file; --out takes a folder")
-    found = import_checkpoint(options.file, options.origin, options.arch, Options(options.rate, options.num_mels))
+    found = import_checkpoint(options.file, options.origin, options.arch,
+                              Options(options.rate, options.num_mels, options.pooling))
     digest = sha256_of(options.file)
     write_provenance(options.out, {"from": options.origin, "file": os.path.basename(options.file), "sha256": digest,
                                    "left_out": sorted(found.left_out), "model": to_dict(found.config)}, seed=0)
@@ -51,6 +52,9 @@ def parse_options() -> argparse.Namespace:
     arguments.add_argument("--num-mels", type=int, default=0,
                            help="mel channels; needed only where the tensors do not tell and an error asks for them; 0: as "
                                 "the tensors tell")
+    arguments.add_argument("--pooling", choices=["", "tstp", "tap", "tsdp"], default="",
+                           help="what it pools frames to: means and deviations (tstp), means (tap) or deviations (tsdp); "
+                                "needed only where an error asks for it")
     options = arguments.parse_args()
     if options.rate < 1 or options.num_mels < 0:
         arguments.error("--rate must be at least 1 and --num-mels must not be negative")

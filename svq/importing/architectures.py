@@ -5,8 +5,7 @@ speakerlab/models/ecapa_tdnn/ECAPA_TDNN.py. Every convolution and every batch no
 names such as blocks.0.conv.conv.weight.
 
 ResNets as WeSpeaker and 3D-Speaker write them: wespeaker/models/resnet.py, speakerlab/models/resnet/ResNet.py: conv1,
-bn1, layer1 to layer4, statistics pooling, seg_1 and, with two embedding layers, seg_bn_1 (without scale and shift) and
-seg_2.
+bn1, layer1 to layer4, pooling, seg_1 and, with two embedding layers, seg_bn_1 (without scale and shift) and seg_2.
 
 X-vectors as WeSpeaker and 3D-Speaker write them: wespeaker/models/tdnn.py, speakerlab/models/xvector/TDNN.py: frame_1
 to frame_5, batch norms without scale and shift, statistics pooling, seg_1 and, in WeSpeaker's, seg_bn_1 and seg_2,
@@ -16,7 +15,9 @@ whose output is the embedding.
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.nets.resnet import RESNETS, BasicBlock, BottleneckBlock
+from svq.importing.poolings import EMBEDDING_RULES, Floors, pooling_of
+from svq.nets import resnet as resnets
+from svq.nets.resnet import BasicBlock, BottleneckBlock
 from svq.network import ModelConfig
 
 ECAPA_MARKS = ("blocks.0.conv.conv.weight", "mfa.conv.conv.weight", "asp.tdnn.conv.conv.weight", "fc.conv.weight")
@@ -73,57 +74,31 @@ ECAPA_RULES = [
 
 # No speaker verification network is known to have more mel channels: a reading with more is ruled out.
 MOST_MELS = 128
-RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "layer4.0.conv2.weight", "seg_1.weight")
+RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
 
 
-def resnet(front_end, variance_floor: float) -> Family:
+def resnet(front_end, floors: Floors) -> Family:
     """Describes the family of ResNets in WeSpeaker's form.
 
-    front_end: (num_mels, options) -> FrontEndConfig. variance_floor: added to variances in the pooling.
+    front_end: (num_mels, options) -> FrontEndConfig. floors: of the toolkit's poolings.
     """
 
     def plan(state: State, options) -> Plan:
         block = BottleneckBlock if "layer1.0.conv3.weight" in state else BasicBlock
         blocks = tuple(count(state, rf"layer{stage}\.(\d+)\.") for stage in range(1, 5))
         width = state["conv1.weight"].shape[0]
-        embed_dim, statistics = state["seg_1.weight"].shape
+        embed_dim = state["seg_1.weight"].shape[0]
         arch = resnet_of(block, blocks)
-        num_mels = mel_channels(statistics, 8 * width * block.expansion, options.num_mels)
-        net = {"width": width, "second_layer": "seg_2.weight" in state, "variance_floor": variance_floor}
+        num_mels, pooling = pooling_of(state, state["seg_1.weight"], 8 * width * block.expansion, options, floors)
+        net = {"width": width, "second_layer": "seg_2.weight" in state, **pooling}
         return Plan(ModelConfig(arch, net, embed_dim, front_end(num_mels, options)), resnet_rules(blocks))
 
     return Family("ResNet", RESNET_MARKS, plan)
 
 
-def mel_channels(statistics: int, channels: int, said: int = 0) -> int:
-    """Finds how many mel channels a ResNet with means and deviations in its pooling (TSTP) has.
-
-    statistics: number of values that its pooling gives. channels: of the last stage, which has an eighth as many
-    frequencies as there are mel channels. said: the user's number of mel channels, 0: none. A pooling has no
-    parameters and leaves no other trace: with twice the mel channels, means (TAP) or deviations (TSDP) alone give as
-    many values, and no network here has such a pooling. ValueError for these, for numbers that do not fit, and where
-    both readings are possible and the user has not said which.
-    """
-    bands, rest = divmod(statistics, channels)
-    both, one = 4 * bands, 8 * bands
-    if rest or not bands:
-        raise ValueError(f"its seg_1 takes {statistics} values, no multiple of the {channels} channels before it")
-    if said == one or not said and bands % 2:
-        raise ValueError(f"its pooling gives means or deviations alone (TAP or TSDP) of {one} mel channels, where only "
-                         "both together (TSTP) are known here")
-    if said and (said != both or bands % 2):
-        raise ValueError(f"its seg_1 takes {statistics} values, which are not those of --num-mels {said}" +
-                         ("" if bands % 2 else f" but of {both}"))
-    if not said and one <= MOST_MELS:
-        raise ValueError(f"its pooling of {statistics} values may be of means and deviations (TSTP) and {both} mel "
-                         f"channels, or of one of the two (TAP or TSDP) and {one}: say which, with --num-mels {both} "
-                         f"or --num-mels {one}")
-    return both
-
-
 def resnet_of(block, blocks: tuple[int, ...]) -> str:
     """Finds the name of the ResNet with this class and these numbers of blocks; ValueError where there is none."""
-    for name, make in RESNETS.items():
+    for name, make in resnets.NETWORKS.items():
         if (make.keywords["block"], make.keywords["blocks"]) == (block, blocks):
             return name
     raise ValueError(f"its stages have {', '.join(map(str, blocks))} blocks, which no ResNet known here has")
@@ -136,8 +111,7 @@ def resnet_rules(blocks: tuple[int, ...]) -> list[Rule]:
         for index in range(total):
             found.append(Rule(rf"layer{stage}\.{index}\.((?:conv|bn|shortcut)[.\d].*)", rf"layers.{number}.\1"))
             number += 1
-    return [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), *found, Rule(r"seg_1\.(\w+)", r"embedding.\1"),
-            Rule(r"seg_bn_1\.(\w+)", r"second.1.\1"), Rule(r"seg_2\.(\w+)", r"second.2.\1")]
+    return [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), *found, *EMBEDDING_RULES]
 
 
 X_VECTOR_MARKS = ("frame_1.conv_1d.weight", "frame_5.conv_1d.weight", "seg_1.weight")

@@ -61,13 +61,15 @@ class Family:
 
 @dataclass(frozen=True)
 class Options:
-    """Facts that tensors do not tell. rate: samples a second. num_mels: 0: not given. Both are the user's.
+    """Facts that tensors do not tell. rate: samples a second. num_mels: 0: not given. pooling: one of
+    svq.importing.poolings.TOLD; empty: not given. These are the user's.
 
     model_config: the network's arguments that lie beside the tensors in some files; None where there are none.
     """
 
     rate: int = 16000
     num_mels: int = 0
+    pooling: str = ""
     model_config: Mapping | None = None
 
 

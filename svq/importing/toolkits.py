@@ -26,10 +26,11 @@ import torch
 
 from svq.data.fbank import ClovaFbank
 from svq.data.frontend import FrontEndConfig
-from svq.importing import architectures, redimnet
+from svq.importing import architectures, maps, redimnet
 from svq.importing.campplus import campplus
 from svq.importing.eres2net import eres2net
 from svq.importing.plan import Family, Origin, Plan, Rule, State, count
+from svq.importing.poolings import Floors
 from svq.network import ModelConfig
 
 X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]  # of the layers of SpeechBrain's x-vector
@@ -67,10 +68,11 @@ WESPEAKER_ECAPA = [
     Rule(r"linear\.(\w+)", r"embedding.\1"),
 ]
 
+WESPEAKER_FLOORS = Floors(plain=1e-7, attentive=1e-7)
 WESPEAKER = Origin(
     "wespeaker",
     (
-        architectures.resnet(wespeaker_front_end, variance_floor=1e-7),
+        architectures.resnet(wespeaker_front_end, WESPEAKER_FLOORS),
         Family("ECAPA_TDNN", ("layer1.conv.weight", "layer4.se_res2block.0.conv.weight", "pool.linear1.weight"),
                wespeaker_ecapa),
         architectures.x_vector(wespeaker_front_end, variance_floor=1e-7),
@@ -78,6 +80,7 @@ WESPEAKER = Origin(
         redimnet.wespeaker_first(wespeaker_front_end),
         redimnet.WESPEAKER_SECOND,
         eres2net(wespeaker_front_end, variance_floor=1e-7),
+        maps.gemini_df_resnet(wespeaker_front_end, WESPEAKER_FLOORS),
     ),
     left_out={r"projection\..*": "classifier", **redimnet.SINGLE},
 )
@@ -88,7 +91,7 @@ def threedspeaker_front_end(num_mels: int, options) -> FrontEndConfig:
 
 
 THREEDSPEAKER = Origin("3dspeaker", (
-    architectures.resnet(threedspeaker_front_end, variance_floor=1e-8),
+    architectures.resnet(threedspeaker_front_end, Floors(plain=1e-8, attentive=1e-10)),
     architectures.ecapa_tdnn(threedspeaker_front_end),
     architectures.x_vector(threedspeaker_front_end, variance_floor=1e-8),
     campplus(threedspeaker_front_end, variance_floor=1e-12),

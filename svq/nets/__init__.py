@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import campplus, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, student, tdnn
+from svq.nets import campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, student, tdnn
 
 FAMILIES = (
     resnet,
+    dfresnet,
     seresnet,
     tdnn,
     ecapa,

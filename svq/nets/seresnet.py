@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.nets.resnet import conv1x1, conv3x3, shortcut
+from svq.nets.resnet import conv1x1, conv3x3, shortcut, stages
 
 BLOCKS = (3, 4, 6, 3)
 REDUCTION = 8  # channels are divided by this inside squeeze-and-excitation
@@ -81,6 +81,8 @@ def init_he_(net: nn.Module, layers: tuple[type[nn.Module], ...] = (nn.Conv2d,),
 class SEBlock(nn.Module):
     """Two 3x3 convolutions, squeeze-and-excitation and a shortcut: `inputs` channels to `channels`."""
 
+    expansion = 1
+
     def __init__(self, inputs: int, channels: int, stride: int):
         super().__init__()
         self.conv1 = conv3x3(inputs, channels, stride)
@@ -93,16 +95,6 @@ class SEBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn1(F.relu(self.conv1(x)))
         return F.relu(self.se(self.bn2(self.conv2(y))) + self.shortcut(x))
-
-
-def stages(width: int, strides: tuple[int, ...]) -> nn.Sequential:
-    """Makes the blocks of four stages, one after another: `width` channels, doubled from stage to stage."""
-    channels, blocks = width, []
-    for stage, (count, stride) in enumerate(zip(BLOCKS, strides)):
-        for index in range(count):
-            blocks.append(SEBlock(channels, width * 2**stage, stride if index == 0 else 1))
-            channels = width * 2**stage
-    return nn.Sequential(*blocks)
 
 
 def with_deviation(pooling: str) -> bool:
@@ -170,7 +162,7 @@ class ThinResNet(nn.Module):
         self.conv1 = nn.Conv2d(1, width, 7, stride=(2, 1), padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.stem = nn.MaxPool2d(3, stride=(2, 1), padding=1) if stem == "pooled" else nn.Identity()
-        self.layers = stages(width, strides)
+        self.layers = stages(SEBlock, width, BLOCKS, strides)
         self.pool = FrameAttention(8 * width, deviation)
         self.embedding = nn.Linear((2 if deviation else 1) * 8 * width, embed_dim)
         init_he_(self)
@@ -200,7 +192,7 @@ class HalfResNet(nn.Module):
         deviation = with_deviation(pooling)
         self.conv1 = nn.Conv2d(1, width, 3, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
-        self.layers = stages(width, (1, 2, 2, 2))
+        self.layers = stages(SEBlock, width, BLOCKS)
         outputs = 8 * width * -(-feat_dim // 8)  # three strides of 2, each rounding up
         self.pool = ChannelAttention(outputs, 128, deviation)
         self.embedding = nn.Linear((2 if deviation else 1) * outputs, embed_dim)

@@ -18,7 +18,8 @@ SIZES = {"ResNet18": {"width": 8}, "ECAPA512": {"channels": 16, "wide": 24}, "XV
          "ReDimNet2B6": {"width": 4, "form": "resnet_se", "frequency_strides": (2, 2), "time_strides": (2, 2),
                          "depths": (1, 1), "expansions": (100, 50), "reductions": (40, 20), "head_width": 6,
                          "group_norm": True, "dual": True},
-         "ERes2NetBase": {"width": 4}, "ERes2NetV2": {"width": 4}}
+         "ERes2NetBase": {"width": 4}, "ERes2NetV2": {"width": 4},
+         "GeminiDFResNet60": {"width": 4, "pooling": "mqmhastp"}}
 
 
 def small_config(arch: str, **front_end) -> ModelConfig:

@@ -42,7 +42,8 @@ NUMBERS = 32
 DENSE = {"gain": 2.0, "length": 290}  # no shortcut keeps values up, and features of several segments are needed
 ROWS = (0, 40, -1)
 NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl",
-              "silero_vad", "whisper", "peft", "transformers", "umap", "hdbscan", "onnxruntime", "librosa"}
+              "silero_vad", "whisper", "peft", "transformers", "umap", "hdbscan", "onnxruntime", "librosa",
+              "sklearn", "fire", "tableprint"}
 LOUD = {"gain": 1.4}  # some activations reach their ceiling
 
 
@@ -51,7 +52,8 @@ def wespeaker():
     from wespeaker.models.campplus import CAMPPlus
     from wespeaker.models.ecapa_tdnn import ECAPA_TDNN, ECAPA_TDNN_GLOB_c512
     from wespeaker.models.eres2net import ERes2Net
-    from wespeaker.models.resnet import Bottleneck, ResNet, ResNet34
+    from wespeaker.models.gemini_dfresnet import Gemini_DF_ResNet
+    from wespeaker.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet34
     from wespeaker.models.tdnn import XVEC
 
     def front_end(wave):
@@ -69,6 +71,12 @@ def wespeaker():
     yield "campplus_small", "CAMPPlus", CAMPPlus(80, 64, growth_rate=8, init_channels=24), front_end, settings, DENSE
     yield "eres2net_two_layers", "ERes2NetHuge", ERes2Net(8, [3, 4, 6, 3], 24, 3, 4, feat_dim=80, embed_dim=48,
                                                          two_emb_layer=True), front_end, settings
+    for pooling in ("TAP", "TSDP", "ASTP", "MHASTP", "MQMHASTP"):
+        net = ResNet(BasicBlock, [2, 2, 2, 2], m_channels=4, feat_dim=80, embed_dim=32, pooling_func=pooling)
+        yield f"resnet18_{pooling.lower()}", "ResNet18", net, front_end, settings
+    for suffix, options in (("", {}), ("_mqmhastp", {"pooling_func": "MQMHASTP", "two_emb_layer": True})):
+        net = Gemini_DF_ResNet([3, 3, 9, 3], [4, 4, 8, 16, 32], feat_dim=80, embed_dim=32, **options)
+        yield f"gemini60_small{suffix}", "GeminiDFResNet60", net, front_end, settings
     yield from wespeaker_redimnets(kaldi)
 
 
@@ -157,6 +165,9 @@ def threedspeaker():
     yield "eres2netv2_w24s4ep4", "ERes2NetV2w24s4ep4", \
         ERes2NetV2(m_channels=8, embedding_size=48, baseWidth=24, scale=4, expansion=4), front_end, settings
     yield "xvector_small", "XVector", Xvector(80, hid_dim=96, stats_dim=200, embed_dim=64), front_end, settings
+    for pooling in ("TSDP", "ASTP"):
+        net = ResNet(num_blocks=[2, 2, 2, 2], m_channels=4, feat_dim=80, embedding_size=32, pooling_func=pooling)
+        yield f"resnet18_{pooling.lower()}", "ResNet18", net, front_end, settings
 
 
 def clova():

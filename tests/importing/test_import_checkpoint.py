@@ -156,7 +156,7 @@ def without(state, *names):
 
 @pytest.mark.parametrize("state, words", [
     ({"encoder.weight": torch.ones(3)},
-     "none of wespeaker's networks that are known here (ResNet, ECAPA_TDNN, x-vector, CAM++, ERes2Net): it has tensors such "),
+     "none of wespeaker's networks that are known here (ResNet, "),
     ({**xvec(), "attention.weight": torch.ones(3)}, "XVector has no place for attention.weight"),
     ({**xvec(), "frame_9.bn.running_mean": torch.ones(3)}, "has no place for frame_9.bn.running_mean"),
     (without(xvec(), "frame_2.conv_1d.bias"), "nothing in it for frame2.conv.bias"),
@@ -202,7 +202,7 @@ def test_places_that_are_none(run, tmp_path):
 
 def as_theirs(ours, name):
     """A state dict of our ResNet `name` under the names of WeSpeaker and 3D-Speaker."""
-    blocks = resnet.RESNETS[name].keywords["blocks"]
+    blocks = resnet.NETWORKS[name].keywords["blocks"]
     places = [(stage, index) for stage, total in enumerate(blocks, 1) for index in range(total)]
     theirs = {}
     for key, tensor in ours.items():
@@ -215,7 +215,7 @@ def as_theirs(ours, name):
     return theirs
 
 
-@pytest.mark.parametrize("name", resnet.RESNETS)
+@pytest.mark.parametrize("name", resnet.NETWORKS)
 @pytest.mark.parametrize("two_layers", [False, True])
 def test_every_resnet_is_recognised(name, two_layers):
     """At its published size, and every tensor of it has its place."""
@@ -236,23 +236,49 @@ def resnet_state(bands, poolings, block):
     return {**theirs, "seg_1.weight": weight[:, :weight.shape[1] * poolings // 2].clone()}
 
 
+def told(mels, pooling):
+    return (*(("--num-mels", mels) if mels else ()), *(("--pooling", pooling) if pooling else ()))
+
+
 @pytest.mark.parametrize("origin", ["wespeaker", "3dspeaker"])
 @pytest.mark.parametrize("block", ["ResNet18", "ResNet50"])
-@pytest.mark.parametrize("mels, poolings, said, found", [
-    (80, 2, 0, 80), (80, 2, 80, 80), (40, 2, 40, 40), (64, 2, 64, 64),
-    (40, 2, 0, "say which, with --num-mels 40 or --num-mels 80"), (64, 2, 0, "--num-mels 64 or --num-mels 128"),
-    (80, 1, 0, "say which, with --num-mels 40 or --num-mels 80"),
-    (80, 1, 80, "means or deviations alone (TAP or TSDP) of 80"),
-    (40, 1, 0, "alone (TAP or TSDP) of 40 mel channels"), (40, 1, 40, "alone (TAP or TSDP) of 40 mel channels"),
-    (80, 2, 79, "are not those of --num-mels 79 but of 80"), (80, 2, 64, "not those of --num-mels 64 but of 80"),
-    (40, 1, 20, "are not those of --num-mels 20")])
-def test_poolings_of_a_resnet_that_shapes_do_not_tell(run, tmp_path, origin, block, mels, poolings, said, found):
+@pytest.mark.parametrize("mels, poolings, said, pooling, found", [
+    (80, 2, 0, "", (80, "tstp")), (80, 2, 80, "", (80, "tstp")), (40, 2, 40, "", (40, "tstp")),
+    (64, 2, 64, "tstp", (64, "tstp")), (64, 2, 0, "tstp", (64, "tstp")), (80, 1, 0, "tap", (80, "tap")),
+    (80, 1, 80, "tsdp", (80, "tsdp")), (40, 1, 0, "tsdp", (40, "tsdp")), (40, 2, 0, "tap", (80, "tap")),
+    (40, 2, 0, "", "of means and deviations and 40 mel channels, or of means or deviations alone and 80: say which"),
+    (64, 2, 0, "", "say which, with --pooling tstp, --pooling tap or --pooling tsdp"),
+    (80, 1, 80, "", "means or deviations alone of 80 mel channels: say which, with --pooling tap or --pooling tsdp"),
+    (40, 1, 0, "", "alone of 40 mel channels: say which"), (40, 1, 40, "", "say which, with --pooling tap or"),
+    (80, 2, 79, "", "are not those of --num-mels 79 but of means and deviations (tstp) of 80 mel channels, or means (tap)"),
+    (80, 2, 64, "tstp", "not those of --num-mels 64 --pooling tstp but of"),
+    (40, 1, 0, "tstp", "are not those of --pooling tstp but of means (tap) or deviations (tsdp) of 40")])
+def test_poolings_of_a_resnet_that_shapes_do_not_tell(run, tmp_path, origin, block, mels, poolings, said, pooling, found):
     state = resnet_state(mels // 8, poolings, block)
     if isinstance(found, str):
-        return refused(run, tmp_path, found, state, *(("--num-mels", said) if said else ()), origin=origin)
-    net, config = run(state, *(("--num-mels", said) if said else ()), origin=origin)
-    assert config.front_end.num_mels == found
+        return refused(run, tmp_path, found, state, *told(said, pooling), origin=origin)
+    net, config = run(state, *told(said, pooling), origin=origin)
+    assert (config.front_end.num_mels, config.net.get("pooling", "tstp")) == found
     assert torch.equal(net.embedding.weight, state["seg_1.weight"])
+
+
+@pytest.mark.parametrize("pooling", ["astp", "mhastp", "mqmhastp"])
+def test_attentive_poolings_tell_themselves(run, tmp_path, pooling):
+    ours = nets.build("ResNet18", 24, 6, width=4, pooling=pooling).state_dict()
+    theirs = as_theirs(ours, "ResNet18")
+    for name in list(theirs):
+        if name.startswith("pool.queries."):
+            _, _, query, head, layer, kind = name.split(".")
+            place = "pool" if pooling == "mhastp" else f"pool.n_query.{query}"
+            theirs[f"{place}.heads_att_trans.{head}.att_{int(layer) // 2}.{kind}"] = theirs.pop(name)
+    refused(run, tmp_path, f"its pooling is {pooling}; leave --pooling tap out", theirs, "--pooling", "tap")
+    net, config = run(theirs)
+    assert config.net["pooling"] == pooling and config.front_end.num_mels == 24
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in net.state_dict().items())
+    odd = {name: tensor[:, 1:] if name.endswith(("linear1.weight", "att_0.weight")) else
+           tensor[1:] if name.endswith(("linear2.weight", "linear2.bias")) else tensor for name, tensor in theirs.items()}
+    shutil.rmtree(tmp_path / "out")
+    refused(run, tmp_path, "looks like wespeaker's ResNet, but its pooling takes", odd)
 
 
 def test_mel_channels_that_the_tensors_contradict(run, tmp_path):

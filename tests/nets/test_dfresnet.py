@@ -5,10 +5,12 @@ import torch
 from torch import nn
 
 from svq.nets import build, num_parameters
-from svq.nets.resnet import Downsampling, InvertedBottleneck
+from svq.nets.dfresnet import Downsampling, InvertedBottleneck
 
 DEPTHS = {"DFResNet56": (3, 3, 9, 3), "DFResNet110": (3, 3, 27, 3), "DFResNet179": (3, 8, 45, 3),
           "DFResNet233": (3, 8, 63, 3)}
+GEMINI = {"GeminiDFResNet60": (3, 3, 9, 3), "GeminiDFResNet114": (3, 3, 27, 3), "GeminiDFResNet183": (3, 8, 45, 3),
+          "GeminiDFResNet237": (3, 8, 63, 3)}
 
 
 def meta(arch, *sizes, **options):
@@ -58,3 +60,31 @@ def test_a_block_is_the_identity_where_its_last_norm_gives_nothing():
 
 def test_downsampling_halves_both_directions_rounding_up():
     assert Downsampling(4, 8)(torch.zeros(2, 4, 5, 7)).shape == (2, 8, 3, 4)
+
+
+@pytest.mark.parametrize("arch", GEMINI)
+def test_names_of_gemini_networks_count_the_layers_between_stages(arch):
+    layers = [m for m in meta(arch, 80, 256).modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == int(arch.removeprefix("GeminiDFResNet"))
+
+
+@pytest.mark.parametrize("arch", GEMINI)
+@pytest.mark.parametrize("width, feat_dim, embed_dim", [(32, 80, 256), (4, 23, 64)])
+def test_parameters_of_gemini_networks_by_hand(arch, width, feat_dim, embed_dim):
+    total, inputs, bands = 11 * width, width, feat_dim
+    for stage, count in enumerate(GEMINI[arch]):
+        channels, bands = width * 2**stage, -(-bands // 2)
+        total += 9 * inputs * channels + 2 * channels + count * (8 * channels**2 + 54 * channels)
+        inputs = channels
+    total += (2 * channels * bands + 1) * embed_dim
+    assert num_parameters(meta(arch, feat_dim, embed_dim, width=width)) == total
+
+
+def test_gemini_networks_halve_frequency_four_times_and_time_once():
+    torch.manual_seed(0)
+    net, seen = build("GeminiDFResNet60", 48, 8, width=4).eval(), []
+    for module in net.layers:
+        if isinstance(module, Downsampling):
+            module.register_forward_hook(lambda module, given, out: seen.append(tuple(out.shape)))
+    net(torch.zeros(1, 50, 48))
+    assert seen == [(1, 4, 24, 50), (1, 8, 12, 25), (1, 16, 6, 25), (1, 32, 3, 25)]

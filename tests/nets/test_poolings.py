@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from svq.nets.pooling import (AttentiveStatisticsPooling, LearnableDictionaryEncoding, StatisticsPooling,
-                              full_precision)
+from svq.errors import UserError
+from svq.nets import build
+from svq.nets.pooling import (POOLINGS, AttentiveStatisticsPooling, LearnableDictionaryEncoding, MultiHeadPooling,
+                              StatisticsPooling, full_precision, make_pooling)
 
 FORMS = {
     "wespeaker": {},
@@ -109,7 +111,51 @@ def test_frames_at_a_component_add_nothing_to_it():
     assert pool(x)[0, :4].abs().max() < 1e-6
 
 
+def numpy_multi_head(pool, x):
+    """Query by query, head by head, frame by frame in float64; x (C, T)."""
+    found = []
+    for query in pool.queries:
+        for head, rows in zip(query, np.split(x, pool.heads)):
+            w1, b1, w2, b2 = (p.detach().double().numpy().squeeze(-1) if p.dim() == 3 else p.detach().double().numpy()
+                              for p in head.parameters())
+            scores = np.stack([w2 @ np.tanh(w1 @ rows[:, t] + b1) + b2 for t in range(x.shape[1])], 1)
+            weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+            mean = (weights * rows).sum(1)
+            found += [mean, np.sqrt((weights * rows**2).sum(1) - mean**2)]
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("options", [{"queries": 1, "heads": 2, "shared": True}, {"queries": 2, "heads": 3}])
+def test_multi_head_pooling_against_numpy(options):
+    torch.manual_seed(0)
+    pool = MultiHeadPooling(6, hidden=5, **options)
+    x = np.random.default_rng(0).normal(0, 2, (6, 13))
+    with torch.no_grad():
+        out = pool(torch.tensor(x, dtype=torch.float32)[None])[0].numpy()
+    np.testing.assert_allclose(out, numpy_multi_head(pool, x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", POOLINGS)
+def test_poolings_by_name_give_as_many_values_as_they_say(name):
+    torch.manual_seed(0)
+    pool, values = make_pooling(name, 16)
+    x = torch.randn(3, 16, 30)
+    out = pool(x)
+    assert out.shape == (3, values) and out.isfinite().all()
+    if name in ("tap", "tsdp"):
+        torch.testing.assert_close(out, x.mean(-1) if name == "tap" else x.std(-1))
+
+
+@pytest.mark.parametrize("arch, options, words", [
+    ("ResNet18", {"pooling": "asp"}, "arch ResNet18: pooling is 'asp'; it must be one of tstp, tap, tsdp, astp, mhastp")])
+def test_poolings_that_cannot_be(arch, options, words):
+    with pytest.raises(UserError) as error:
+        build(arch, 80, 12, **options)
+    assert words in str(error.value)
+
+
 POOLS = {"statistics": StatisticsPooling, "dictionary": lambda: LearnableDictionaryEncoding(5, 3),
+         "heads": lambda: MultiHeadPooling(5, queries=1, heads=1, hidden=4),
          **{form: (lambda form=form: attentive(form)) for form in FORMS}}
 
 

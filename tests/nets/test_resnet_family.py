@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
-from svq.nets import build, num_parameters, resnet, seresnet
+from svq.nets import build, dfresnet, num_parameters, resnet, seresnet
 from svq.network import ModelConfig
 from svq.pack.file import largest_distance, load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
 
-FAMILIES = (resnet, seresnet)
+FAMILIES = (resnet, dfresnet, seresnet)
 ALL = [arch for family in FAMILIES for arch in family.NETWORKS]
-ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
+ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "GeminiDFResNet60", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
 # A softmax over time takes off what is added to every frame, a batch norm what is added to every utterance.
 WITHOUT_GRADIENT = {
     "KiwanoResNet36": {"layers.1.shortcut.1.bias", "pool.scores.bias", "bn_pool.bias", "embedding.bias"},
@@ -24,6 +24,8 @@ PARAMETERS = {
     "ResNet152": 19_814_880, "ResNet221": 23_792_224, "ResNet293": 28_626_016,
     "KiwanoResNet36": 8_343_040, "KiwanoResNet200": 31_976_960, "ResNet34SpeechBrain": 15_438_336,
     "DFResNet56": 4_693_920, "DFResNet110": 7_177_632, "DFResNet179": 9_842_464, "DFResNet233": 12_326_176,
+    "GeminiDFResNet60": 4_047_840, "GeminiDFResNet114": 6_531_552, "GeminiDFResNet183": 9_196_384,
+    "GeminiDFResNet237": 11_680_096,
     "ThinResNet34": 1_437_078, "FastResNet34": 1_437_078, "ResNetSE34V2": 8_028_492}
 SIZES = {"KiwanoResNet36": (81, 256), "KiwanoResNet200": (81, 256), "ThinResNet34": (257, 512),
          "FastResNet34": (40, 512), "ResNetSE34V2": (64, 512)}
@@ -86,6 +88,9 @@ def test_gradient_reaches_every_parameter_and_the_input(arch):
     for seed in range(3):
         torch.manual_seed(seed)
         net = build(arch, 24, 12, width=8).train()
+        for name, parameter in net.named_parameters():
+            if name.endswith("bn1.bias"):  # at 0, scales before a convolution channel by channel have no effect
+                torch.nn.init.normal_(parameter, 0, 0.1)
         feats = seeded(6, 30, 24).requires_grad_()
         (net(feats) * seeded(6, 12, seed=2)).sum().backward()
         assert feats.grad.abs().sum(dim=(0, 2)).min() > 0  # every frame counts
@@ -122,7 +127,7 @@ def test_same_seed_same_network_same_embeddings(arch):
     with torch.no_grad():
         outs = [net(seeded(2, 30, 40)) for net in nets]
         assert torch.equal(outs[0], outs[1]) and torch.equal(outs[0], nets[0](seeded(2, 30, 40)))
-    assert not torch.equal(nets[0].conv1.weight, nets[2].conv1.weight)
+    assert not torch.equal(*(next(net.conv1.parameters()) for net in (nets[0], nets[2])))
 
 
 @pytest.mark.parametrize("arch", ONE_OF_EACH)

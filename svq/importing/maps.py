@@ -1,0 +1,43 @@
+"""Two-dimensional networks of WeSpeaker beside its ResNets, and the rules that say where each of their tensors goes.
+
+wespeaker/models/gemini_dfresnet.py: a stem and the layers between the stages in downsample_layers, the blocks in
+stages, pooling and embedding layers as in its ResNets.
+"""
+
+from __future__ import annotations
+
+from svq.importing.plan import Family, Plan, Rule, State, count
+from svq.importing.poolings import EMBEDDING_RULES, Floors, pooling_of
+from svq.nets import dfresnet
+from svq.network import ModelConfig
+
+
+def with_blocks(networks: dict, blocks: tuple[int, ...]) -> list[str]:
+    """Lists the networks with these numbers of blocks; ValueError where there is none."""
+    found = [name for name, make in networks.items() if make.keywords["blocks"] == blocks]
+    if not found:
+        raise ValueError(f"its stages have {', '.join(map(str, blocks))} blocks, which no such network known here has")
+    return found
+
+
+def gemini_df_resnet(front_end, floors: Floors) -> Family:
+    """Describes the family of Gemini DF-ResNets. front_end: (num_mels, options) -> FrontEndConfig."""
+
+    def plan(state: State, options) -> Plan:
+        blocks = tuple(count(state, rf"stages\.{stage}\.(\d+)\.") for stage in range(4))
+        arch = with_blocks(dfresnet.GEMINI, blocks)[0]
+        width = state["downsample_layers.0.0.weight"].shape[0]
+        num_mels, pooling = pooling_of(state, state["seg_1.weight"], 8 * width, options, floors, mels_a_band=16)
+        net = {"width": width, "second_layer": "seg_2.weight" in state, **pooling}
+        rules, number = [Rule(r"downsample_layers\.0\.0\.(\w+)", r"conv1.\1"),
+                         Rule(r"downsample_layers\.0\.1\.(\w+)", r"bn1.\1")], 0
+        for stage, total in enumerate(blocks):
+            rules += [Rule(rf"downsample_layers\.{stage + 1}\.0\.(\w+)", rf"layers.{number}.conv.\1"),
+                      Rule(rf"downsample_layers\.{stage + 1}\.1\.(\w+)", rf"layers.{number}.bn.\1")]
+            rules += [Rule(rf"stages\.{stage}\.{index}\.((?:conv|bn)\d\.\w+)", rf"layers.{number + 1 + index}.\1")
+                      for index in range(total)]
+            number += 1 + total
+        return Plan(ModelConfig(arch, net, state["seg_1.weight"].shape[0], front_end(num_mels, options)),
+                    [*rules, *EMBEDDING_RULES])
+
+    return Family("Gemini DF-ResNet", ("downsample_layers.0.0.weight", "stages.3.0.conv1.weight", "seg_1.weight"), plan)
