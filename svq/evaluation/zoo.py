@@ -87,6 +87,8 @@ PUBLISHED = {
     "Gemini DF-ResNet114": ZooEntry("GeminiDFResNet114", published="6.53", source="WeSpeaker"),
     "Gemini DF-ResNet183": ZooEntry("GeminiDFResNet183"),
     "Gemini DF-ResNet237": ZooEntry("GeminiDFResNet237"),
+    "SimAM-ResNet34": ZooEntry("SimAMResNet34", published="25.2", source="WeSpeaker"),
+    "SimAM-ResNet100": ZooEntry("SimAMResNet100", published="50.2", source="WeSpeaker"),
     "Thin-ResNet34": ZooEntry("ThinResNet34", {}, 257, 512, "1.4", "Chung et al. 2020"),
     "Fast-ResNet34": ZooEntry("FastResNet34", {}, 40, 512, "1.4", "Chung et al. 2020"),
     "ResNetSE34V2": ZooEntry("ResNetSE34V2", {}, 64, 512, "8.0", "Kwon et al. 2021"),

@@ -1,14 +1,15 @@
 """Two-dimensional networks of WeSpeaker beside its ResNets, and the rules that say where each of their tensors goes.
 
 wespeaker/models/gemini_dfresnet.py: a stem and the layers between the stages in downsample_layers, the blocks in
-stages, pooling and embedding layers as in its ResNets.
+stages, pooling and embedding layers as in its ResNets. wespeaker/models/samresnet.py: a ResNet under `front`, attentive
+statistics under `pooling`, the embedding layer `bottleneck`.
 """
 
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
 from svq.importing.poolings import EMBEDDING_RULES, Floors, pooling_of
-from svq.nets import dfresnet
+from svq.nets import dfresnet, simam
 from svq.network import ModelConfig
 
 
@@ -41,3 +42,29 @@ def gemini_df_resnet(front_end, floors: Floors) -> Family:
                     [*rules, *EMBEDDING_RULES])
 
     return Family("Gemini DF-ResNet", ("downsample_layers.0.0.weight", "stages.3.0.conv1.weight", "seg_1.weight"), plan)
+
+
+def simam_resnet(front_end) -> Family:
+    """Describes the family of SimAM-ResNets. front_end: (num_mels, options) -> FrontEndConfig."""
+
+    def plan(state: State, options) -> Plan:
+        blocks = tuple(count(state, rf"front\.layer{stage}\.(\d+)\.") for stage in range(1, 5))
+        arch = with_blocks(simam.NETWORKS, blocks)[0]
+        width, pooled = state["front.conv1.weight"].shape[0], state["pooling.attention.0.weight"].shape[1]
+        if pooled % (8 * width):
+            raise ValueError(f"its pooling takes {pooled} values, no multiple of the {8 * width} channels before it")
+        rules, number = [Rule(r"front\.(conv1|bn1)\.(\w+)", r"\1.\2")], 0
+        for stage, total in enumerate(blocks, 1):
+            for index in range(total):
+                theirs, ours = rf"front\.layer{stage}\.{index}", f"layers.{number}"
+                rules += [Rule(rf"{theirs}\.((?:conv|bn)\d\.\w+)", rf"{ours}.\1"),
+                          Rule(rf"{theirs}\.downsample\.(\d\.\w+)", rf"{ours}.shortcut.\1")]
+                number += 1
+        rules += [Rule(r"pooling\.attention\.0\.(\w+)", r"pool.hidden.\1"),
+                  Rule(r"pooling\.attention\.2\.(\w+)", r"pool.bn.\1"),
+                  Rule(r"pooling\.attention\.3\.(\w+)", r"pool.scores.\1"), Rule(r"bottleneck\.(\w+)", r"embedding.\1")]
+        return Plan(ModelConfig(arch, {"width": width}, state["bottleneck.weight"].shape[0],
+                                front_end(pooled // width, options)), rules)
+
+    return Family("SimAM-ResNet", ("front.conv1.weight", "front.layer4.0.conv1.weight", "pooling.attention.0.weight",
+                                   "bottleneck.weight"), plan)

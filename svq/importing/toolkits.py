@@ -81,6 +81,7 @@ WESPEAKER = Origin(
         redimnet.WESPEAKER_SECOND,
         eres2net(wespeaker_front_end, variance_floor=1e-7),
         maps.gemini_df_resnet(wespeaker_front_end, WESPEAKER_FLOORS),
+        maps.simam_resnet(wespeaker_front_end),
     ),
     left_out={r"projection\..*": "classifier", **redimnet.SINGLE},
 )

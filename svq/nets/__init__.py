@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, student, tdnn
+from svq.nets import campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, simam, student, tdnn
 
 FAMILIES = (
     resnet,
     dfresnet,
+    simam,
     seresnet,
     tdnn,
     ecapa,

@@ -54,6 +54,7 @@ def wespeaker():
     from wespeaker.models.eres2net import ERes2Net
     from wespeaker.models.gemini_dfresnet import Gemini_DF_ResNet
     from wespeaker.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet34
+    from wespeaker.models.samresnet import SimAM_ResNet34_ASP
     from wespeaker.models.tdnn import XVEC
 
     def front_end(wave):
@@ -74,6 +75,7 @@ def wespeaker():
     for pooling in ("TAP", "TSDP", "ASTP", "MHASTP", "MQMHASTP"):
         net = ResNet(BasicBlock, [2, 2, 2, 2], m_channels=4, feat_dim=80, embed_dim=32, pooling_func=pooling)
         yield f"resnet18_{pooling.lower()}", "ResNet18", net, front_end, settings
+    yield "simam_resnet34_small", "SimAMResNet34", SimAM_ResNet34_ASP(in_planes=8, embed_dim=48), front_end, settings
     for suffix, options in (("", {}), ("_mqmhastp", {"pooling_func": "MQMHASTP", "two_emb_layer": True})):
         net = Gemini_DF_ResNet([3, 3, 9, 3], [4, 4, 8, 16, 32], feat_dim=80, embed_dim=32, **options)
         yield f"gemini60_small{suffix}", "GeminiDFResNet60", net, front_end, settings

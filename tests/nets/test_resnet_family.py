@@ -6,18 +6,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
-from svq.nets import build, dfresnet, num_parameters, resnet, seresnet
+from svq.nets import build, dfresnet, num_parameters, resnet, seresnet, simam
 from svq.network import ModelConfig
 from svq.pack.file import largest_distance, load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
 
-FAMILIES = (resnet, dfresnet, seresnet)
+FAMILIES = (resnet, dfresnet, simam, seresnet)
 ALL = [arch for family in FAMILIES for arch in family.NETWORKS]
-ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "GeminiDFResNet60", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
+ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "GeminiDFResNet60", "SimAMResNet34", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
 # A softmax over time takes off what is added to every frame, a batch norm what is added to every utterance.
 WITHOUT_GRADIENT = {
     "KiwanoResNet36": {"layers.1.shortcut.1.bias", "pool.scores.bias", "bn_pool.bias", "embedding.bias"},
-    "ResNetSE34V2": {"pool.scores.bias", "pool.bn.bias"}}
+    "ResNetSE34V2": {"pool.scores.bias", "pool.bn.bias"}, "SimAMResNet34": {"pool.scores.bias", "pool.bn.bias"}}
 
 PARAMETERS = {
     "ResNet18": 4_105_440, "ResNet34": 6_634_336, "ResNet50": 11_131_360, "ResNet101": 15_892_448,
@@ -25,7 +25,7 @@ PARAMETERS = {
     "KiwanoResNet36": 8_343_040, "KiwanoResNet200": 31_976_960, "ResNet34SpeechBrain": 15_438_336,
     "DFResNet56": 4_693_920, "DFResNet110": 7_177_632, "DFResNet179": 9_842_464, "DFResNet233": 12_326_176,
     "GeminiDFResNet60": 4_047_840, "GeminiDFResNet114": 6_531_552, "GeminiDFResNet183": 9_196_384,
-    "GeminiDFResNet237": 11_680_096,
+    "GeminiDFResNet237": 11_680_096, "SimAMResNet34": 25_213_760, "SimAMResNet100": 50_232_896,
     "ThinResNet34": 1_437_078, "FastResNet34": 1_437_078, "ResNetSE34V2": 8_028_492}
 SIZES = {"KiwanoResNet36": (81, 256), "KiwanoResNet200": (81, 256), "ThinResNet34": (257, 512),
          "FastResNet34": (40, 512), "ResNetSE34V2": (64, 512)}
