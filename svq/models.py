@@ -27,13 +27,15 @@ def save_model(folder, net: nn.Module, config: ModelConfig) -> None:
     save_tensors(os.path.join(folder, "model.safetensors"), net.state_dict())
 
 
-def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConfig]:
+def load_model(path, precision: int | None = None, branches: bool = False) -> tuple[nn.Module, ModelConfig]:
     """Loads the network at `path`; returns it, in eval mode, and its config.
 
     `path`: a folder with config.yaml and model.safetensors (float or quantization-aware), or a packed
     `.svq` file. The network maps features (B, T, F) to embeddings (B, D).
     precision: the bits wanted of a nested model; network and config are then those of this precision alone. Without it
         a folder gives the nested network, set to its highest precision, and a packed file gives the highest one alone.
+    branches: whether a float network that is trained with branches (RepVGG) keeps them, to be trained on. Without it
+        they are merged, so that the network that is measured, quantized and exported is the one that is used.
     Raises UserError for a missing or damaged file, for tensors that do not fit the config, and for a precision that the
     model does not have.
     """
@@ -54,7 +56,21 @@ def load_model(path, precision: int | None = None) -> tuple[nn.Module, ModelConf
     if precision is not None:
         config = replace(config, quant=member_config(config.quant, precision, path))
         at_precision_(net, precision)
+    if config.quant is None and not branches:
+        config = merge_branches_(net, config)
     return net.eval(), config
+
+
+def merge_branches_(net: nn.Module, config: ModelConfig) -> ModelConfig:
+    """Merges the branches of `net`, in place, where it is a network that has such (RepVGG); gives its new config.
+
+    The merged network computes in eval mode what `net` did, up to rounding. Other networks and their configs stay as
+    they are, and so do quantized ones.
+    """
+    if not hasattr(net, "merge_") or config.net.get("merged") or config.quant is not None:
+        return config
+    net.merge_()
+    return replace(config, net={**config.net, "merged": True})
 
 
 def network_digest(net: nn.Module, config: ModelConfig) -> str:

@@ -89,12 +89,15 @@ def pack_untrained(options) -> None:
 
 def untrained_options(options) -> dict:
     """Gives the options of the network of --arch: its width, --width or else the network's own; nothing where it has none.
+    Branches are merged, as they are of every network that is quantized.
 
-    UserError for --width with such a network.
+    UserError for --width with a network without a width.
     """
     from svq.nets import options_of
 
     known = options_of(options.arch)
+    if "merged" in known and options.width is None:
+        return {"merged": True}
     if "width" in known:
         return {"width": known["width"] if options.width is None else options.width}
     if options.width is not None:

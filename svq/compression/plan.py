@@ -249,12 +249,13 @@ def starting_point(model, origin: str, options=None):
     origin: the toolkit of the checkpoint `model`, read with `options` (svq.importing.Options), or svq for a model
     folder. UserError for a model that cannot be read or is quantized already.
     """
+    from svq.models import load_model, merge_branches_
+
     if origin != "svq":
         from svq.importing import import_checkpoint
 
         found = import_checkpoint(model, origin, None, options)
-        return found.net, found.config
-    from svq.models import load_model
+        return found.net, merge_branches_(found.net, found.config)
 
     if not os.path.isdir(model):
         raise UserError(f"{model}: --from svq takes the folder of a float model, with config.yaml and "

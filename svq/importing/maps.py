@@ -2,14 +2,15 @@
 
 wespeaker/models/gemini_dfresnet.py: a stem and the layers between the stages in downsample_layers, the blocks in
 stages, pooling and embedding layers as in its ResNets. wespeaker/models/samresnet.py: a ResNet under `front`, attentive
-statistics under `pooling`, the embedding layer `bottleneck`.
+statistics under `pooling`, the embedding layer `bottleneck`. wespeaker/models/repvgg.py: blocks of branches, stage0 to
+stage4, as trained (rbr_dense, rbr_1x1 or rbr_dense_dilation, rbr_identity) or merged (rbr_reparam), and `seg`.
 """
 
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.importing.poolings import EMBEDDING_RULES, Floors, pooling_of
-from svq.nets import dfresnet, simam
+from svq.importing.poolings import EMBEDDING_RULES, POOLING_RULES, Floors, pooling_of
+from svq.nets import dfresnet, repvgg, simam
 from svq.network import ModelConfig
 
 
@@ -68,3 +69,39 @@ def simam_resnet(front_end) -> Family:
 
     return Family("SimAM-ResNet", ("front.conv1.weight", "front.layer4.0.conv1.weight", "pooling.attention.0.weight",
                                    "bottleneck.weight"), plan)
+
+
+def rep_vgg(front_end, floors: Floors, merged: bool) -> Family:
+    """Describes the family of RepVGGs with branches, or of merged ones. front_end: (num_mels, options) ->
+    FrontEndConfig."""
+    dense = "rbr_reparam" if merged else "rbr_dense.conv"
+
+    def plan(state: State, options) -> Plan:
+        blocks = tuple(count(state, rf"stage{stage}\.(\d+)\.") for stage in range(1, 5))
+        widths = tuple(state[f"stage{stage}.0.{dense}.weight"].shape[0] for stage in range(1, 5))
+        found = with_blocks(repvgg.NETWORKS, blocks)
+        arch = next((name for name in found if repvgg.NETWORKS[name].keywords["widths"] == widths), found[0])
+        dilated = state[f"stage0.{dense}.weight"].shape[2] == 5 or "stage0.rbr_dense_dilation.conv.weight" in state
+        num_mels, pooling = pooling_of(state, state["seg.weight"], widths[-1], options, floors)
+        net = {"widths": widths, "dilated": dilated, "excite": "stage0.se.fc_1.weight" in state, "merged": merged, **pooling}
+        rules = [*rep_block("stage0", "conv1")]
+        places = [(stage, index) for stage, total in enumerate(blocks, 1) for index in range(total)]
+        for number, (stage, index) in enumerate(places):
+            rules += rep_block(rf"stage{stage}\.{index}", f"layers.{number}")
+        return Plan(ModelConfig(arch, net, state["seg.weight"].shape[0], front_end(num_mels, options)),
+                    [*rules, *POOLING_RULES, Rule(r"seg\.(\w+)", r"embedding.\1")])
+
+    return Family("merged RepVGG" if merged else "RepVGG",
+                  (f"stage0.{dense}.weight", f"stage4.0.{dense}.weight", "seg.weight"), plan)
+
+
+def rep_block(theirs: str, ours: str) -> list[Rule]:
+    """Gives the rules for a block. theirs: a pattern of its name; ours: its name here."""
+    rules = [Rule(rf"{theirs}\.rbr_reparam\.(\w+)", rf"{ours}.conv.\1"),
+             Rule(rf"{theirs}\.rbr_identity\.(\w+)", rf"{ours}.identity.\1"),
+             Rule(rf"{theirs}\.se\.fc_1\.(\w+)", rf"{ours}.se.squeeze.\1"),
+             Rule(rf"{theirs}\.se\.fc_2\.(\w+)", rf"{ours}.se.excite.\1")]
+    for branch, name in (("rbr_dense", "dense"), ("rbr_1x1|rbr_dense_dilation", "second")):
+        rules += [Rule(rf"{theirs}\.(?:{branch})\.conv\.(\w+)", rf"{ours}.{name}.0.\1"),
+                  Rule(rf"{theirs}\.(?:{branch})\.bn\.(\w+)", rf"{ours}.{name}.1.\1")]
+    return rules

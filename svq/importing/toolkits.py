@@ -82,6 +82,8 @@ WESPEAKER = Origin(
         eres2net(wespeaker_front_end, variance_floor=1e-7),
         maps.gemini_df_resnet(wespeaker_front_end, WESPEAKER_FLOORS),
         maps.simam_resnet(wespeaker_front_end),
+        maps.rep_vgg(wespeaker_front_end, WESPEAKER_FLOORS, merged=False),
+        maps.rep_vgg(wespeaker_front_end, WESPEAKER_FLOORS, merged=True),
     ),
     left_out={r"projection\..*": "classifier", **redimnet.SINGLE},
 )

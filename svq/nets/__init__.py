@@ -11,12 +11,15 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, resnet, seresnet, simam, student, tdnn
+from svq.nets import (
+    campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, repvgg, resnet, seresnet, simam, student, tdnn,
+)
 
 FAMILIES = (
     resnet,
     dfresnet,
     simam,
+    repvgg,
     seresnet,
     tdnn,
     ecapa,

@@ -33,10 +33,14 @@ def starting_network(config: TrainConfig, options, finetune: bool = False) -> tu
         raise UserError(f"{options.config}: `allocate` gives every layer its bits; make the table with svq.bin.allocate "
                         "and name it with --bits")
     if options.init is None:
-        return config.model.build(), config
+        net = config.model.build()
+        if config.quant is not None and hasattr(net, "merge_") and not config.model.net.get("merged"):
+            raise UserError(f"{options.config}: {config.model.arch} has branches, and only what they are merged to is "
+                            "quantized; train it without `quant` first and name it by --init, or set net.merged: true")
+        return net, config
     if not os.path.isdir(options.init):
         raise UserError(f"{options.init}: --init takes the folder of a model, with config.yaml and model.safetensors")
-    net, model = load_model(options.init)
+    net, model = load_model(options.init, branches=config.quant is None)
     check_model_keys(read_tree(options.config, options.set).get("model"), model, options)
     quant = config.quant or model.quant
     if options.bits is not None:

@@ -19,8 +19,8 @@ SIZES = {"ResNet18": {"width": 8}, "ECAPA512": {"channels": 16, "wide": 24}, "XV
                          "depths": (1, 1), "expansions": (100, 50), "reductions": (40, 20), "head_width": 6,
                          "group_norm": True, "dual": True},
          "ERes2NetBase": {"width": 4}, "ERes2NetV2": {"width": 4},
-         "GeminiDFResNet60": {"width": 4, "pooling": "mqmhastp"},
-         "SimAMResNet34": {"width": 4}, "GeminiDFResNet60": {"width": 4, "pooling": "mqmhastp"}}
+         "SimAMResNet34": {"width": 4}, "GeminiDFResNet60": {"width": 4, "pooling": "mqmhastp"},
+         "RepVGGA0": {"widths": [4, 8, 8, 16], "merged": True}}
 
 
 def small_config(arch: str, **front_end) -> ModelConfig:

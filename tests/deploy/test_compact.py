@@ -197,8 +197,8 @@ LARGER = [("ResNet18", QuantConfig("integer", 4, scheme="affine"), True),
           ("ECAPASpeechBrain", QuantConfig(bits=4, per_channel=False), False),
           ("CAMPPlus", QuantConfig(bits=4), False), ("CAMPPlus", QuantConfig(bits=1), False),
           ("ERes2NetBase", QuantConfig(bits=4), False), ("ERes2NetV2", QuantConfig(bits=1), False),
-          ("GeminiDFResNet60", QuantConfig(bits=1), False),
-          ("SimAMResNet34", QuantConfig(bits=4), False), ("GeminiDFResNet60", QuantConfig(bits=1), False)]
+          ("SimAMResNet34", QuantConfig(bits=4), False), ("GeminiDFResNet60", QuantConfig(bits=1), False),
+          ("RepVGGA0", QuantConfig(bits=1), False)]
 
 
 def names(value):

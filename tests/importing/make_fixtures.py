@@ -53,6 +53,7 @@ def wespeaker():
     from wespeaker.models.ecapa_tdnn import ECAPA_TDNN, ECAPA_TDNN_GLOB_c512
     from wespeaker.models.eres2net import ERes2Net
     from wespeaker.models.gemini_dfresnet import Gemini_DF_ResNet
+    from wespeaker.models.repvgg import RepVGG
     from wespeaker.models.resnet import BasicBlock, Bottleneck, ResNet, ResNet34
     from wespeaker.models.samresnet import SimAM_ResNet34_ASP
     from wespeaker.models.tdnn import XVEC
@@ -79,6 +80,11 @@ def wespeaker():
     for suffix, options in (("", {}), ("_mqmhastp", {"pooling_func": "MQMHASTP", "two_emb_layer": True})):
         net = Gemini_DF_ResNet([3, 3, 9, 3], [4, 4, 8, 16, 32], feat_dim=80, embed_dim=32, **options)
         yield f"gemini60_small{suffix}", "GeminiDFResNet60", net, front_end, settings
+    for suffix, options in (("", {}), ("_merged", {"deploy": True}), ("_rsbb", {"block": "RepSPK"}),
+                            ("_rsbb_merged", {"block": "RepSPK", "deploy": True})):
+        net = RepVGG(num_blocks=[2, 4, 14, 1], strides=[1, 1, 2, 2, 2], width_multiplier=[1 / 8, 1 / 8, 1 / 8, 3 / 32],
+                     pooling_func="TSTP" if "rsbb" in suffix else "ASTP", feat_dim=80, embed_dim=32, **options)
+        yield f"repvgg_small{suffix}", "RepVGGA0", net, front_end, settings
     yield from wespeaker_redimnets(kaldi)
 
 

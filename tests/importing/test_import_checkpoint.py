@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from svq import nets
 from svq.bin import import_checkpoint
+from svq.compression.plan import starting_point
 from svq.errors import UserError
 from svq.importing import ORIGINS, Options, fill, uncommon
 from svq.importing.plan import read_state
@@ -279,6 +280,45 @@ def test_attentive_poolings_tell_themselves(run, tmp_path, pooling):
            tensor[1:] if name.endswith(("linear2.weight", "linear2.bias")) else tensor for name, tensor in theirs.items()}
     shutil.rmtree(tmp_path / "out")
     refused(run, tmp_path, "looks like wespeaker's ResNet, but its pooling takes", odd)
+
+
+def rep_vgg_state(**options):
+    """Tensors of a small RepVGG-A0 of WeSpeaker."""
+    torch.manual_seed(0)
+    ours = nets.build("RepVGGA0", 24, 6, widths=[4, 8, 8, 16], **options).state_dict()
+    places = [f"stage{stage}.{index}" for stage, total in enumerate((2, 4, 14, 1), 1) for index in range(total)]
+    second = "rbr_dense_dilation" if options.get("dilated") else "rbr_1x1"
+    theirs = {}
+    for name, tensor in ours.items():
+        block, _, rest = name.removeprefix("layers.").partition(".")
+        place = places[int(block)] if name.startswith("layers.") else {"conv1": "stage0", "embedding": "seg"}[block]
+        if block != "embedding":
+            for old, new in (("dense.0", "rbr_dense.conv"), ("dense.1", "rbr_dense.bn"), ("second.0", f"{second}.conv"),
+                             ("second.1", f"{second}.bn"), ("identity", "rbr_identity"), ("conv", "rbr_reparam"),
+                             ("se.squeeze", "se.fc_1"), ("se.excite", "se.fc_2")):
+                if rest.startswith(f"{old}."):
+                    rest = rest.replace(old, new, 1)
+                    break
+        theirs[f"{place}.{rest}"] = tensor
+    return ours, theirs
+
+
+@pytest.mark.parametrize("options", [{}, {"dilated": True, "excite": True}, {"merged": True, "excite": True},
+                                     {"merged": True, "dilated": True}])
+def test_rep_vgg_as_trained_and_merged(run, tmp_path, options):
+    ours, theirs = rep_vgg_state(**options)
+    refused(run, tmp_path, "may be of means and deviations and 24 mel channels", theirs)
+    run(theirs, "--num-mels", 24)
+    net, config = load_model(tmp_path / "out", branches=True)
+    assert config.net == {"widths": [4, 8, 8, 16], **options}
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in net.state_dict().items())
+    small, compressed = starting_point(tmp_path / "a checkpoint.pt", "wespeaker", Options(num_mels=24))
+    assert compressed.net["merged"] is True and small.conv1.dense is None  # of what there is to compress
+    shutil.rmtree(tmp_path / "out")
+    name = next(name for name in theirs if name.startswith("stage4.0.rbr"))
+    refused(run, tmp_path, ": ", without(theirs, name), "--num-mels", 24)
+    refused(run, tmp_path, "RepVGGA0 has no place for stage1.0.rbr_other.weight",
+            {**theirs, "stage1.0.rbr_other.weight": torch.ones(3)}, "--num-mels", 24)
 
 
 def test_mel_channels_that_the_tensors_contradict(run, tmp_path):

@@ -42,7 +42,7 @@ def case(request, tmp_path_factory):
         TOLD.get(request.param.stem, ())
     run_worker(import_checkpoint.main, folder / "origin.pt", "--from", fixture["origin"], "--out", folder / "model",
                *told)
-    return fixture, folder, *load_model(folder / "model")
+    return fixture, folder, *load_model(folder / "model", branches=True)
 
 
 def assert_near(found, expected, most: float) -> None:
@@ -64,10 +64,12 @@ def test_is_recognised(case):
 
 @torch.no_grad()
 def test_embedding_of_the_same_features(case):
-    fixture, _, net, config = case
+    """Also with merged branches, where it has such."""
+    fixture, folder, net, config = case
     feats = formula.features(config.front_end.num_mels, fixture.get("length", formula.FRAMES))
-    found = net(feats)[0, :len(fixture["from_features"])]
-    assert_near(found, fixture["from_features"], 1e-5)
+    for used in (net, load_model(folder / "model")[0]):
+        found = used(feats)[0, :len(fixture["from_features"])]
+        assert_near(found, fixture["from_features"], 1e-5)
     assert np.std(fixture["from_features"]) > 0.05  # the comparison could fail
 
 

@@ -147,7 +147,10 @@ def test_poolings_by_name_give_as_many_values_as_they_say(name):
 
 
 @pytest.mark.parametrize("arch, options, words", [
-    ("ResNet18", {"pooling": "asp"}, "arch ResNet18: pooling is 'asp'; it must be one of tstp, tap, tsdp, astp, mhastp")])
+    ("ResNet18", {"pooling": "asp"}, "arch ResNet18: pooling is 'asp'; it must be one of tstp, tap, tsdp, astp, mhastp"),
+    ("RepVGGA0", {"pooling": ""}, "pooling is ''; it must be one of"),
+    ("RepVGGA0", {"pooling": "mqmhastp", "widths": [1, 1, 1, 3]},
+     "arch RepVGGA0: 30 channels do not make 8 groups for the pooling; change the width or the mel channels")])
 def test_poolings_that_cannot_be(arch, options, words):
     with pytest.raises(UserError) as error:
         build(arch, 80, 12, **options)

@@ -6,14 +6,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from svq.data.frontend import FrontEndConfig
-from svq.nets import build, dfresnet, num_parameters, resnet, seresnet, simam
+from svq.nets import build, dfresnet, num_parameters, repvgg, resnet, seresnet, simam
 from svq.network import ModelConfig
 from svq.pack.file import largest_distance, load_packed, packed_bytes, save_packed
 from svq.quant import QuantConfig, quantize_
 
-FAMILIES = (resnet, dfresnet, simam, seresnet)
+FAMILIES = (resnet, dfresnet, simam, repvgg, seresnet)
 ALL = [arch for family in FAMILIES for arch in family.NETWORKS]
-ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "GeminiDFResNet60", "SimAMResNet34", "ThinResNet34", "FastResNet34", "ResNetSE34V2"]
+ONE_OF_EACH = ["ResNet50", "KiwanoResNet36", "DFResNet56", "GeminiDFResNet60", "SimAMResNet34", "RepVGGA0", "ThinResNet34",
+               "FastResNet34", "ResNetSE34V2"]
 # A softmax over time takes off what is added to every frame, a batch norm what is added to every utterance.
 WITHOUT_GRADIENT = {
     "KiwanoResNet36": {"layers.1.shortcut.1.bias", "pool.scores.bias", "bn_pool.bias", "embedding.bias"},
@@ -26,7 +27,8 @@ PARAMETERS = {
     "DFResNet56": 4_693_920, "DFResNet110": 7_177_632, "DFResNet179": 9_842_464, "DFResNet233": 12_326_176,
     "GeminiDFResNet60": 4_047_840, "GeminiDFResNet114": 6_531_552, "GeminiDFResNet183": 9_196_384,
     "GeminiDFResNet237": 11_680_096, "SimAMResNet34": 25_213_760, "SimAMResNet100": 50_232_896,
-    "ThinResNet34": 1_437_078, "FastResNet34": 1_437_078, "ResNetSE34V2": 8_028_492}
+    "RepVGGTinyA0": 6_833_792, "RepVGGA0": 14_380_960, "RepVGGA1": 19_363_968, "RepVGGA2": 34_009_536,
+    "RepVGGB0": 21_089_664, "ThinResNet34": 1_437_078, "FastResNet34": 1_437_078, "ResNetSE34V2": 8_028_492}
 SIZES = {"KiwanoResNet36": (81, 256), "KiwanoResNet200": (81, 256), "ThinResNet34": (257, 512),
          "FastResNet34": (40, 512), "ResNetSE34V2": (64, 512)}
 
@@ -36,9 +38,14 @@ def published(arch):
         return build(arch, *SIZES.get(arch, (80, 256)))
 
 
+def sizes(arch, width=4):
+    """The option that makes a network narrow."""
+    return {"widths": [width, 2 * width, 4 * width, 8 * width]} if arch in repvgg.NETWORKS else {"width": width}
+
+
 def narrow(arch, feat_dim=40, embed_dim=12, seed=0):
     torch.manual_seed(seed)
-    return build(arch, feat_dim, embed_dim, width=4)
+    return build(arch, feat_dim, embed_dim, **sizes(arch))
 
 
 def seeded(*shape, seed=1):
@@ -87,7 +94,7 @@ def test_gradient_reaches_every_parameter_and_the_input(arch):
     largest: dict[str, float] = {}
     for seed in range(3):
         torch.manual_seed(seed)
-        net = build(arch, 24, 12, width=8).train()
+        net = build(arch, 24, 12, **sizes(arch, 8)).train()
         for name, parameter in net.named_parameters():
             if name.endswith("bn1.bias"):  # at 0, scales before a convolution channel by channel have no effect
                 torch.nn.init.normal_(parameter, 0, 0.1)
@@ -140,7 +147,7 @@ def test_embedding_does_not_depend_on_the_rest_of_the_batch(arch):
 @pytest.mark.parametrize("arch", ONE_OF_EACH)
 def test_packed_and_loaded_again_it_gives_the_same_embeddings(arch, tmp_path):
     quant = QuantConfig("kmqat", 4)
-    config = ModelConfig(arch, {"width": 4}, 12, FrontEndConfig(num_mels=40), quant)
+    config = ModelConfig(arch, sizes(arch), 12, FrontEndConfig(num_mels=40), quant)
     net = quantize_(settled(arch), quant).eval()
     size = save_packed(tmp_path / "model.svq", net, config)
     assert size == packed_bytes(net, quant, config)
