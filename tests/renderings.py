@@ -95,3 +95,29 @@ def redimnet2(wave: np.ndarray, num_mels: int, hop: int, level: bool) -> np.ndar
     places = mel_of(np.linspace(0, 8000, 256))
     filters = triangles(places, np.linspace(mel_of(20), mel_of(7600), num_mels + 2))
     return np.log(np.clip(np.clip(rows, 1e-8, 1e8) @ filters, 1e-8, 1e8) + 1e-8)
+
+
+def slaney_mel(hertz: float) -> float:
+    return 3 * hertz / 200 if hertz < 1000 else 15 + 27 * np.log(hertz / 1000) / np.log(6.4)
+
+
+def slaney_hertz(mel: float) -> float:
+    return 200 * mel / 3 if mel < 15 else 1000 * 6.4 ** ((mel - 15) / 27)
+
+
+def resemblyzer(wave: np.ndarray, num_mels: int) -> np.ndarray:
+    """Powers (frames, num_mels) up to the end of the last window, which silence fills."""
+    wave = np.asarray(wave, np.float64)
+    starts = [0]
+    while 160 * (starts[-1] + 77) + 0.75 * 160 * 160 <= len(wave):
+        starts.append(starts[-1] + 77)
+    edges = [slaney_hertz(mel) for mel in np.linspace(0, slaney_mel(8000), num_mels + 2)]
+    weights = np.zeros((201, num_mels))
+    for m in range(num_mels):
+        low, centre, high = edges[m:m + 3]
+        for b in range(201):
+            weights[b, m] = max(0, min((40 * b - low) / (centre - low), (high - 40 * b) / (high - centre))) * 2 / (high - low)
+    wave = np.concatenate([np.zeros(200), wave, np.zeros(40000)])
+    frames = [wave[160 * t:160 * t + 400] * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 400))
+              for t in range(starts[-1] + 160)]
+    return np.array([np.abs(np.fft.rfft(frame)) ** 2 @ weights for frame in frames])

@@ -15,7 +15,7 @@ from svq.compression.plan import METHODS, Settings, most_utterances, target_byte
 from svq.errors import UserError
 from svq.numbers import integer
 
-ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "redimnet", "svq")
+ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "redimnet", "resemblyzer", "svq")
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 
@@ -111,6 +111,17 @@ def do_report(args) -> None:
     with atomic_write(os.path.join(args.folder, "report.md")) as file:
         file.write(report.as_markdown(found, facts))
     print("\n".join(report.as_lines(found)))
+
+
+def do_table(args) -> None:
+    """Puts several compressions of one network side by side: TABLE.md and TABLE.tsv."""
+    from svq.compression import sizes
+
+    found = sizes.read(args.folders)
+    for name, text in ((".tsv", sizes.as_tsv(found)), (".md", sizes.as_markdown(found))):
+        with atomic_write(args.table + name) as file:
+            file.write(text)
+    print(sizes.as_markdown(found), end="")
 
 
 def build_parser():
@@ -211,6 +222,9 @@ def build_parser():
     add("--bootstrap", type=int, default=200,
         help="resamplings of the speakers for the intervals of the EER; 0: no intervals")
     add("--seed", type=int, default=0)
+    add = verb(do_table, "puts several compressions of one network side by side")
+    add("folders", nargs="+", help="folders of compressions, each with its report.json")
+    add("--table", required=True, help="file that is made, without .md or .tsv")
     return parser
 
 

@@ -45,7 +45,7 @@ def parse_options() -> argparse.Namespace:
     arguments = parser(__doc__)
     arguments.add_argument("file", help="the checkpoint")
     arguments.add_argument("--from", dest="origin", required=True, metavar="ORIGIN",
-                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova or redimnet")
+                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova, redimnet or resemblyzer")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
     arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")

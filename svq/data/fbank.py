@@ -8,9 +8,9 @@ filters on the mel scale from 20 Hz to the Nyquist frequency, log floored at flo
 Published networks take the same with a Hamming window (`--window-type=hamming`)
 or with samples in [-1, 1]: svq.data.frontend chooses.
 
-`SpeechBrainFbank`, `ClovaFbank`, `ReDimNetFbank` and `ReDimNet2Fbank` are padded short-time Fourier transforms, with a
-Hamming window of 25 ms. All but the last pad the waveform by half a window at either end, so that frame t is centred on
-sample t * hop. They differ from each other, and from Kaldi's, in padding, filters and logarithm.
+`SpeechBrainFbank`, `ClovaFbank`, `ReDimNetFbank`, `ReDimNet2Fbank` and `ResemblyzerFbank` are padded short-time Fourier
+transforms with a window of 25 ms. All but ReDimNet2's pad the waveform by half a transform at either end, so that frame
+t is centred on sample t * hop. They differ from each other, and from Kaldi's, in padding, window, filters and logarithm.
 
 The tables (windows, filters, sizes) are those of svq.data.mels, as they are for svq.data.numpy_front_end.
 """
@@ -168,8 +168,10 @@ class CentredFbank(nn.Module):
             raise ValueError(f"expected waveforms (B, T), got shape {tuple(waveforms.shape)}")
         if waveforms.shape[1] < self.shortest:
             raise ValueError(f"{waveforms.shape[1]} samples are too few; the shortest recording has {self.shortest}")
-        spectrum = torch.stft(self.padded(waveforms.float()), self.fft_size, self.hop, self.length, self.window,
-                              center=False, return_complex=True)[:, : len(self.mel)]
+        frames, silence = self.num_frames(waveforms.shape[1]), self.tables.silence(waveforms.shape[1])
+        waveforms = self.padded(F.pad(waveforms.float(), (0, silence)))
+        spectrum = torch.stft(waveforms, self.fft_size, self.hop, self.length, self.window, center=False,
+                              return_complex=True)[:, : len(self.mel), :frames]
         power = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
         if self.tables.limits[0]:
             power = power.clamp(*self.tables.limits)
@@ -181,7 +183,7 @@ class CentredFbank(nn.Module):
         """Normalizes and pre-emphasises waveforms (B, T) as the settings say, and pads them: (B, T + 2 pad)."""
         if self.normalize:
             x = x - x.mean(dim=1, keepdim=True)
-            x = x / (x.square().mean(dim=1, keepdim=True).sqrt() + self.tables.silence)
+            x = x / (x.square().mean(dim=1, keepdim=True).sqrt() + self.tables.floor)
         if self.preemphasis:
             x = x - self.preemphasis * torch.cat([x[:, 1:2], x[:, :-1]], dim=1)
         return F.pad(x[:, None], (self.tables.pad, self.tables.pad), mode=self.tables.padding)[:, 0]
@@ -239,4 +241,19 @@ class ReDimNet2Fbank(CentredFbank):
         return (mels.clamp(least, most) + least).log()
 
 
-CENTRED_FBANKS = {kind.kind: kind for kind in (SpeechBrainFbank, ClovaFbank, ReDimNetFbank, ReDimNet2Fbank)}
+class ResemblyzerFbank(CentredFbank):
+    """The features of Resemblyzer (resemblyzer/audio.py): librosa's `melspectrogram`, mel powers without a logarithm.
+
+    The window is Hann's, the filters are triangles of area 1 on Slaney's scale, and zeros are added before and after the
+    waveform, as librosa 0.9 and later does. Zeros also fill the last window of the network, where the features end
+    (svq.data.mels.frames_of_windows), as resemblyzer/voice_encoder.py cuts them.
+    """
+
+    kind = "resemblyzer"
+
+    def logarithm(self, mels):
+        return mels
+
+
+CENTRED_FBANKS = {bank.kind: bank for bank in (SpeechBrainFbank, ClovaFbank, ReDimNetFbank, ReDimNet2Fbank,
+                                               ResemblyzerFbank)}

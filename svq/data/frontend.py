@@ -14,13 +14,13 @@ from torch import nn
 from svq.data.fbank import CENTRED_FBANKS, Fbank, mean_normalize
 from svq.data.front_end_config import VARIANCE_FLOOR as VARIANCE_FLOOR
 from svq.data.front_end_config import FrontEndConfig as FrontEndConfig  # users take it from here
-from svq.data.mels import HOP_MS, INT16_SCALE, PREEMPHASIS
+from svq.data.mels import HOP_MS, INT16_SCALE, LEAST_LEVEL, PREEMPHASIS
 from svq.data.stored import check_frames, read_made, said
 from svq.errors import UserError
 
 # The settings assumed for features without feats.yaml: those of other toolkits or made by an older svq.
 BY_OTHERS = {"fbank": "kaldi", "window": "povey", "full_scale": INT16_SCALE, "preemphasis": PREEMPHASIS, "high_hz": 0.0,
-             "snip_edges": True, "hop_ms": HOP_MS, "waveform_normalize": False}
+             "snip_edges": True, "hop_ms": HOP_MS, "waveform_normalize": False, "least_dbfs": None}
 
 
 class FrontEnd(nn.Module):
@@ -35,7 +35,7 @@ class FrontEnd(nn.Module):
         self.config, self.bank = config, filter_bank(config)
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return self.normalize(self.bank(waveforms))
+        return self.normalize(self.bank(loud_enough(waveforms, self.config.least_dbfs)))
 
     @torch.no_grad()
     def normalize(self, feats: torch.Tensor) -> torch.Tensor:
@@ -46,6 +46,17 @@ class FrontEnd(nn.Module):
             variance = feats.var(dim=1, correction=0, keepdim=True)
             feats = feats / (variance + VARIANCE_FLOOR).sqrt()
         return feats
+
+
+def loud_enough(waveforms: torch.Tensor, least_dbfs: float | None) -> torch.Tensor:
+    """Amplifies each of the waveforms (B, T) whose level is below `least_dbfs`, in dB of full scale, to that level.
+
+    The level is that of the root mean square. None leaves all as they are.
+    """
+    if least_dbfs is None:
+        return waveforms
+    level = waveforms.square().mean(dim=1, keepdim=True).sqrt()
+    return waveforms * (10 ** (least_dbfs / 20) / level.clamp(min=LEAST_LEVEL)).clamp(min=1)
 
 
 def filter_bank(config) -> nn.Module:

@@ -16,7 +16,10 @@ HOP_MS = 10  # from frame to frame, unless a config says otherwise
 INT16_SCALE = 32768.0
 EPSILON = float(np.finfo(np.float32).eps)  # the least power that Kaldi takes the logarithm of
 LEAST_POWER, RANGE_DB = 1e-10, 80  # SpeechBrain's least power, and how far under the peak its decibels reach
+LEAST_LEVEL = 1e-12  # root mean square of a waveform that is amplified, at least
 OFFSET = 1e-6  # added to clova's powers
+# Resemblyzer's windows in frames: their length, the steps between them, and how much of the last one must be speech.
+WINDOW, WINDOW_HOP, WINDOW_LEAST = 160, 77, 120
 
 
 def num_frames(num_samples: int, rate: int = 16000) -> int:
@@ -78,6 +81,14 @@ def mel_filters(num_mels: int, fft_size: int, rate: int, high_hz: float = 0.0) -
     return np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
 
 
+def frames_of_windows(frames: int) -> int:
+    """Gives the number of frames up to the end of Resemblyzer's last window, of a recording of so many centred frames.
+
+    The last window is the last one of which more than WINDOW_LEAST frames are there, or the first.
+    """
+    return WINDOW_HOP * (max(0, frames - WINDOW_LEAST - 1) // WINDOW_HOP) + WINDOW
+
+
 def mel(hertz):
     """Converts Hz to mel by O'Shaughnessy, "Speech communication", 1987: 1000 Hz is 1000 mel."""
     return 2595 * np.log10(1 + np.asarray(hertz, dtype=np.float64) / 700)
@@ -86,6 +97,21 @@ def mel(hertz):
 def mel_corners(num_mels: int, low: float, high: float) -> np.ndarray:
     """Gives frequencies in Hz, (num_mels + 2,) float64, evenly spaced in mel from `low` to `high`."""
     return 700 * (10 ** (np.linspace(mel(low), mel(high), num_mels + 2) / 2595) - 1)
+
+
+def slaney_corners(num_mels: int, low: float, high: float) -> np.ndarray:
+    """Gives frequencies in Hz, (num_mels + 2,) float64, evenly spaced from `low` to `high` on Slaney's scale.
+
+    It is linear up to 1000 Hz, with 3 mels each 200 Hz, and logarithmic above, with 27 mels from 1000 to 6400 Hz
+    (Slaney, "Auditory toolbox", 1998; librosa's default).
+    """
+    knee, step = 15.0, np.log(6.4) / 27
+
+    def slaney(hertz):
+        return knee + np.log(hertz / 1000) / step if hertz > 1000 else 3 * hertz / 200
+
+    mels = np.linspace(slaney(low), slaney(high), num_mels + 2)
+    return np.where(mels < knee, mels * 200 / 3, 1000 * np.exp(step * (mels - knee)))
 
 
 def speechbrain_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
@@ -113,6 +139,12 @@ def redimnet2_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
     Arguments, and values below zero, as in `speechbrain_filters`.
     """
     return clova_filters(mel(bins), mel(corners))
+def slaney_filters(bins: np.ndarray, corners: np.ndarray) -> np.ndarray:
+    """Computes librosa's mel filters, (bins, num_mels) float64: clova's triangles, each of area 1 (norm `slaney`).
+
+    Arguments, and values below zero, as in `speechbrain_filters`.
+    """
+    return clova_filters(bins, corners) * 2 / (corners[2:] - corners[:-2])
 
 
 @dataclass(frozen=True)
@@ -121,9 +153,11 @@ class Centred:
 
     padding: its name in numpy.pad and torch. smallest_fft: the least number of points of the DFT. filters: (frequencies
     of bins, corners) -> mel filters. low_hz, high_hz: where the first filter begins and the last one ends, at most half
-    the rate. limits: of powers and mel powers. silence: added to the deviation that a waveform is divided by.
+    the rate. limits: of powers and mel powers. floor: added to the deviation that a waveform is divided by.
     short: whether padding is half a hop in place of half a transform, the window is symmetric, the Nyquist bin is left
     out, and the other bins are taken for frequencies from 0 to the Nyquist frequency, both included.
+    corners: (num_mels, low, high) -> corners of the filters in Hz. window: of COSINES. in_windows: whether features end
+    with Resemblyzer's last window, which silence fills.
     """
 
     padding: str
@@ -132,15 +166,20 @@ class Centred:
     low_hz: float = 0.0
     high_hz: float = float("inf")
     limits: tuple[float, float] = (0.0, float("inf"))
-    silence: float = 0.0
+    floor: float = 0.0
     short: bool = False
+    corners: Callable[[int, float, float], np.ndarray] = mel_corners
+    window: str = "hamming"
+    in_windows: bool = False
 
 
+COSINES = {"hamming": 0.54, "hann": 0.5}  # a of a - (1 - a) cos(2 pi n / length)
 CENTRED = {
     "speechbrain": Centred("constant", 400, speechbrain_filters),
     "clova": Centred("reflect", 512, clova_filters),
-    "redimnet": Centred("reflect", 512, clova_filters, LOW_HZ, 7600.0, silence=1e-6),
+    "redimnet": Centred("reflect", 512, clova_filters, LOW_HZ, 7600.0, floor=1e-6),
     "redimnet2": Centred("constant", 512, redimnet2_filters, LOW_HZ, 7600.0, (1e-8, 1e8), 1e-8, short=True),
+    "resemblyzer": Centred("constant", 400, slaney_filters, corners=slaney_corners, window="hann", in_windows=True),
 }
 
 
@@ -151,7 +190,8 @@ class Tables:
     length, hop: of frames, in samples. fft_size: points of the DFT. window: (length,) float64, times full scale.
     filters: (bins, num_mels) float32, for the first bins of the power spectrum. edges: samples to mirror at the start
     and the end. padding: the kind of padding, by `pad` samples at either end, before frames as long as a transform are
-    cut; None for none. limits: of powers and mel powers. silence: added to the deviation of a waveform.
+    cut; None for none. limits: of powers and mel powers. floor: added to the deviation of a waveform. in_windows:
+    whether features end with Resemblyzer's last window, which silence fills.
     """
 
     length: int
@@ -163,7 +203,8 @@ class Tables:
     padding: str | None = None
     pad: int = 0
     limits: tuple[float, float] = (0.0, float("inf"))
-    silence: float = 0.0
+    floor: float = 0.0
+    in_windows: bool = False
 
     @property
     def shortest(self) -> int:
@@ -175,8 +216,14 @@ class Tables:
         if samples < self.shortest:
             return 0
         if self.padding:
-            return 1 + (samples + 2 * self.pad - self.fft_size) // self.hop
-        return 1 + (samples + sum(self.edges) - self.length) // self.hop
+            frames = 1 + (samples + 2 * self.pad - self.fft_size) // self.hop
+        else:
+            frames = 1 + (samples + sum(self.edges) - self.length) // self.hop
+        return frames_of_windows(frames) if self.in_windows else frames
+
+    def silence(self, samples: int) -> int:
+        """Gives the number of zeros to add at the end of `samples` samples, so that they fill the last window."""
+        return max(0, self.num_frames(samples) * self.hop - samples) if self.in_windows else 0
 
 
 def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_hz: float = 0.0,
@@ -190,18 +237,18 @@ def kaldi_tables(num_mels: int, rate: int, window: str, full_scale: float, high_
 
 
 def centred_tables(kind: str, num_mels: int, rate: int, full_scale: float, hop_ms: int = HOP_MS) -> Tables:
-    """Computes the tables of `kind`, one of CENTRED: a Hamming window of 25 ms every `hop_ms`."""
+    """Computes the tables of `kind`, one of CENTRED: a window of 25 ms every `hop_ms`."""
     traits, length, hop = CENTRED[kind], rate * 25 // 1000, rate * hop_ms // 1000
-    fft_size = traits.smallest_fft
+    fft_size, a = traits.smallest_fft, COSINES[traits.window]
     while fft_size < length:
         fft_size *= 2
-    window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / (length - traits.short))
+    window = a - (1 - a) * np.cos(2 * np.pi * np.arange(length) / (length - traits.short))
     bins = np.linspace(0, rate // 2, fft_size // 2 + (not traits.short))
-    corners = mel_corners(num_mels, traits.low_hz, min(traits.high_hz, rate // 2))
+    corners = traits.corners(num_mels, traits.low_hz, min(traits.high_hz, rate // 2))
     filters = traits.filters(bins[:, None], corners).clip(min=0)
     pad = hop // 2 + (fft_size - length) // 2 if traits.short else fft_size // 2
     return Tables(length, hop, fft_size, window * full_scale, filters.astype(np.float32), padding=traits.padding,
-                  pad=pad, limits=traits.limits, silence=traits.silence)
+                  pad=pad, limits=traits.limits, floor=traits.floor, in_windows=traits.in_windows)
 
 
 def tables_of(config) -> Tables:

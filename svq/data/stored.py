@@ -20,8 +20,9 @@ from svq.errors import UserError
 NAME = "feats.yaml"
 # The settings of svq.data.frontend.FrontEndConfig; feats.scp itself does not tell them.
 SETTINGS = ("rate", "num_mels", "mean_normalize", "variance_normalize", "fbank", "window", "full_scale", "preemphasis",
-            "high_hz", "snip_edges", "hop_ms", "waveform_normalize")
-LATER = {"high_hz": 0.0, "snip_edges": True, "hop_ms": HOP_MS, "waveform_normalize": False}  # values for files older than these settings
+            "high_hz", "snip_edges", "hop_ms", "waveform_normalize", "least_dbfs")
+LATER = {"high_hz": 0.0, "snip_edges": True, "hop_ms": HOP_MS, "waveform_normalize": False,
+         "least_dbfs": None}  # values for files older than these settings
 FRAMES_PER_SECOND = 100
 TOLERANCE = 0.1
 

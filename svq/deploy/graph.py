@@ -25,7 +25,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.onnx.operators import shape_as_tensor
 
 from svq.data.fbank import with_mirrored_edges
-from svq.data.frontend import VARIANCE_FLOOR, FrontEnd
+from svq.data.frontend import VARIANCE_FLOOR, FrontEnd, loud_enough
+from svq.data.mels import WINDOW, WINDOW_HOP, WINDOW_LEAST
 from svq.errors import require
 from svq.nets import pooling, redimnet
 from svq.quant.api import FoldedBatchNorm, quantizable_modules
@@ -57,6 +58,18 @@ def lengthened(x: torch.Tensor, frames: int) -> torch.Tensor:
     lacking = (frames - length).clamp(min=0)
     index = torch.arange(length + lacking) - torch.div(lacking, 2, rounding_mode="floor")
     return x.index_select(1, torch.minimum(index.clamp(min=0), length - 1))
+
+
+def windowed_frames(x: torch.Tensor, hop: int) -> torch.Tensor:
+    """Counts frames as `svq.data.mels.frames_of_windows` of waveforms (B, T), in a graph for any T."""
+    beyond = (torch.div(shape_as_tensor(x)[1], hop, rounding_mode="floor") - WINDOW_LEAST).clamp(min=0)
+    return torch.div(beyond, WINDOW_HOP, rounding_mode="floor") * WINDOW_HOP + WINDOW
+
+
+def with_silence(x: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    """Lengthens waveforms (B, T) by zeros to at least so many samples, in a graph for any T."""
+    size = shape_as_tensor(x)
+    return torch.cat([x, x.new_zeros(()).expand(size[0], (samples - size[1]).clamp(min=0))], dim=1)
 
 
 def traced_variance(x: torch.Tensor, unbiased: bool = True) -> torch.Tensor:
@@ -246,7 +259,13 @@ class GraphFrontEnd(nn.Module):
         self.register_buffer("mel", mel.float().t().contiguous()[:, :, None])
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
+        waveforms = loud_enough(waveforms, self.config.least_dbfs)
+        if self.bank.tables.in_windows:
+            frames = windowed_frames(waveforms, self.hop)
+            waveforms = with_silence(waveforms, frames * self.hop)
         spectrum = F.conv1d(self._padded(waveforms)[:, None], self.matrix, stride=self.hop)
+        if self.bank.tables.in_windows:
+            spectrum = spectrum[:, :, :frames]
         real, imaginary = spectrum.chunk(2, dim=1)
         power = real.square() + imaginary.square()
         if self.bank.tables.limits[0]:

@@ -11,7 +11,7 @@ import numpy as np
 from svq.deploy.constants import Constants
 
 # (a, less, power) of the window (a - (1 - a) cos(2 pi n / (length - less))) ** power.
-COSINE_WINDOWS = ((0.5, 1, 0.85), (0.54, 1, 1.0), (0.54, 0, 1.0))
+COSINE_WINDOWS = ((0.5, 1, 0.85), (0.54, 1, 1.0), (0.54, 0, 1.0), (0.5, 0, 1.0))
 
 
 def kaldi_table(constants: Constants, bank) -> str:

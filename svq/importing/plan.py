@@ -20,7 +20,7 @@ from svq.files import require_file
 from svq.network import ModelConfig, load_tensors
 
 State = dict[str, torch.Tensor]
-WRAPPERS = ("model", "state_dict", "model_state_dict", "embedding_model")
+WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "embedding_model")
 
 
 class Rule(NamedTuple):

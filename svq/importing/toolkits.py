@@ -16,6 +16,11 @@ Its front end: torchaudio's mel spectrogram, log(x + 1e-6), every channel with m
 utterance. No tensor tells whether the logarithm is taken (`--log_input`); the published checkpoints are used with it.
 
 ReDimNet and ReDimNet2, of their authors: redimnet.py.
+
+resemble-ai/Resemblyzer: pretrained.pt, the network under `model_state` beside the training's step and optimizer. Its
+front end (resemblyzer/audio.py): librosa's mel powers, of recordings that are amplified to -30 dB of full scale where
+they are softer. Its windows, and the mean over them, are the network's (resemblyzer/voice_encoder.py). It also cuts out
+long silences (`trim_long_silences`, by webrtcvad); here recordings are taken as they are.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from svq.network import ModelConfig
 
 X_VECTOR_CONTEXTS = [5, 3, 3, 1, 1]  # of the layers of SpeechBrain's x-vector
 BLOCKS = (3, 4, 6, 3)  # in the stages of SpeechBrain's and clova's ResNets
+RESEMBLYZER_DBFS = -30.0  # softer recordings are amplified to this level
 FRONT_END = r"torchfb\..*|instancenorm\..*"  # tensors of clova's front end
 
 
@@ -239,5 +245,22 @@ CLOVA = Origin(
 )
 
 
+def resemblyzer_lstm(state: State, options) -> Plan:
+    """Plans the import of resemblyzer/voice_encoder.py."""
+    width, num_mels = state["lstm.weight_hh_l0"].shape[1], state["lstm.weight_ih_l0"].shape[1]
+    net = {"width": width, "layers": count(state, r"lstm\.weight_ih_l(\d+)$")}
+    front_end = FrontEndConfig(options.rate, num_mels, mean_normalize=False, fbank="resemblyzer",
+                               least_dbfs=RESEMBLYZER_DBFS)
+    rules = [Rule(r"lstm\.((?:weight|bias)_[ih]h_l\d+)", r"lstm.\1"), Rule(r"linear\.(\w+)", r"embedding.\1")]
+    return Plan(ModelConfig("GE2ELSTM", net, state["linear.weight"].shape[0], front_end), rules)
+
+
+RESEMBLYZER = Origin(
+    "resemblyzer",
+    (Family("VoiceEncoder", ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "linear.weight"), resemblyzer_lstm),),
+    left_out={r"similarity_(weight|bias)": "loss"},
+)
+
+
 ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (WESPEAKER, SPEECHBRAIN, THREEDSPEAKER, CLOVA,
-                                                                   redimnet.REDIMNET)}
+                                                                   redimnet.REDIMNET, RESEMBLYZER)}

@@ -12,7 +12,7 @@ from torch import nn
 
 from svq.errors import UserError
 from svq.nets import (
-    campplus, dfresnet, ecapa, eres2net, redimnet, redimnet2, repvgg, resnet, seresnet, simam, student, tdnn,
+    campplus, dfresnet, ecapa, eres2net, lstm, redimnet, redimnet2, repvgg, resnet, seresnet, simam, student, tdnn,
 )
 
 FAMILIES = (
@@ -28,6 +28,7 @@ FAMILIES = (
     redimnet2,
     eres2net,
     student,
+    lstm,
 )
 ARCHITECTURES = {name: make for family in FAMILIES for name, make in family.NETWORKS.items()}
 

@@ -181,7 +181,7 @@ class _Calibration:
                 self.biases |= {prefix + name: value for name, value in found.quantized.named_parameters()
                                 if name.startswith("bias")}
             quantized = self.recurrent[prefix].quantized
-            return joined(module, outputs, quantized(after if module.batch_first else after.transpose(0, 1)), self.size)
+            return joined(module, outputs, quantized(after if module.batch_first else after.transpose(0, 1)), len(after))
         return hook
 
     def _norm_hook(self, name):
@@ -344,19 +344,24 @@ def _previous(states: torch.Tensor) -> torch.Tensor:
 def both_inputs(module: nn.RNNBase, inputs: tuple, size: int, name: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Splits the input of `module` into those of the float and of the quantized network, (B, T, I) each.
 
-    Raises UserError for packed sequences and for given initial states.
+    B is the number of utterances, `size`, or a multiple of it where a network cuts them into windows. Raises UserError for
+    packed sequences, for given initial states, and for a batch whose rows cannot be told apart.
     """
     x = inputs[0]
     if not isinstance(x, torch.Tensor) or x.dim() != 3 or (len(inputs) > 1 and inputs[1] is not None):
         raise UserError(f"layer {name}: takes packed sequences or initial states, for which it cannot be calibrated; "
                         "quantize this network without ptq.calibrate")
-    return (x if module.batch_first else x.transpose(0, 1)).split(size)
+    x = x if module.batch_first else x.transpose(0, 1)
+    if len(x) % (2 * size):
+        raise UserError(f"layer {name}: its input has {len(x)} sequences for {2 * size} utterances, so it is unclear whose "
+                        "they are; quantize this network without ptq.calibrate")
+    return x.split(len(x) // 2)
 
 
 def joined(module: nn.RNNBase, outputs: tuple, quantized: tuple, size: int) -> tuple:
     """Returns `outputs` of a module with the second half of the batch replaced by `quantized`, of the quantized one.
 
-    Both hold a sequence and final states, as recurrent modules return them; size: utterances in each half.
+    Both hold a sequence and final states, as recurrent modules return them; size: sequences in each half.
     """
     batch = 0 if module.batch_first else 1
     states, others = ((part,) if isinstance(part, torch.Tensor) else part for part in (outputs[1], quantized[1]))

@@ -1,6 +1,7 @@
 """Front ends of published networks against kaldi-native-fbank and plain renderings; which features go with which."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ KINDS = {
     "half": FrontEndConfig(fbank="clova", num_mels=64, variance_normalize=True, preemphasis=0.97),
     "redimnet": FrontEndConfig(fbank="redimnet", num_mels=72, hop_ms=15),
     "redimnet2": FrontEndConfig(fbank="redimnet2", num_mels=72, waveform_normalize=True),
+    "resemblyzer": FrontEndConfig(fbank="resemblyzer", num_mels=40, mean_normalize=False, least_dbfs=-30.0),
 }
 
 
@@ -101,6 +103,29 @@ def test_redimnets(name, kind, num_mels, hop_ms, level):
     assert np.abs(expected).max() > 1
 
 
+@pytest.mark.parametrize("num_mels", [40, 24])
+def test_resemblyzers(name, num_mels):
+    """Powers, of which the least are told apart by their own size."""
+    wave = signals()[name]
+    config = FrontEndConfig(fbank="resemblyzer", num_mels=num_mels, mean_normalize=False)
+    expected = renderings.resemblyzer(wave, num_mels)
+    np.testing.assert_allclose(bank(config, wave), expected, rtol=1e-4, atol=1e-7 * max(1e-3, expected.max()))
+    level = np.sqrt(np.mean(wave.astype(np.float64) ** 2))
+    louder = expected * max(1.0, 10 ** (-20 / 20) / max(level, 1e-12)) ** 2
+    found = FrontEnd(replace(config, least_dbfs=-20.0))(torch.from_numpy(wave)[None])[0]
+    np.testing.assert_allclose(found, louder, rtol=2e-4, atol=1e-7 * max(1e-3, louder.max()))
+    assert name in ("silence",) or (louder.max() > expected.max()) == (level < 0.1)
+
+
+@pytest.mark.parametrize("samples, frames", [(400, 160), (160 * 196 + 159, 160), (160 * 197, 237), (160 * 273, 237),
+                                             (160 * 274, 314), (160 * 274 + 159, 314)])
+def test_resemblyzers_features_end_with_the_last_window(samples, frames):
+    """A window begins every 77 frames, and the last one is dropped where less than three quarters of it are there."""
+    front_end = FrontEnd(KINDS["resemblyzer"])
+    assert front_end.bank.num_frames(samples) == frames
+    assert front_end(torch.full((1, samples), 0.1)).shape == (1, frames, 40)
+
+
 def test_a_click_raises_speechbrains_floor():
     """80 dB under the loudest value of the utterance: of each utterance its own, whatever shares its batch."""
     soft = 1e-4 * np.random.RandomState(0).standard_normal(16000).astype(np.float32)
@@ -118,7 +143,8 @@ def test_the_default_is_as_it_was():
 
 
 @pytest.mark.parametrize("fbank, shortest", [("kaldi", 200), ("speechbrain", 200), ("clova", 257),
-                                             ("redimnet", 257), ("redimnet2", 200)])
+                                             ("redimnet", 257), ("redimnet2", 200),
+                                             ("resemblyzer", 200)])
 def test_the_shortest_recording_at_8_khz(fbank, shortest):
     """clova's edges are mirrored: half a transform of samples must be there for that."""
     config = FrontEndConfig(fbank=fbank, rate=8000, num_mels=40)
@@ -156,7 +182,7 @@ def test_other_rates_and_rows_of_a_batch(kind):
 def test_normalization(kind):
     config = KINDS[kind]
     feats = FrontEnd(config)(waveform())
-    assert feats.mean(dim=1).abs().max() < 1e-3
+    assert (feats.mean(dim=1).abs().max() < 1e-3) == config.mean_normalize
     deviation = feats.std(dim=1, correction=0)
     assert ((deviation - 1).abs().max() < 0.01) == config.variance_normalize
 
@@ -191,7 +217,9 @@ def test_packed_files_say_it_shortly(kind, tmp_path):
 @pytest.mark.parametrize("tree, words", [
     ({"fbank": "htk"}, "'fbank' is 'htk'"), ({"fbank": "clova", "window": "povey"}, "takes hamming only"),
     ({"full_scale": 0}, "full_scale is 0"), ({"preemphasis": 1.5}, "preemphasis is 1.5"),
-    ({"window": "hann"}, "'window' is 'hann'"), ({"high_hz": -8000}, "high_hz is -8000"), ({"high_hz": 8001}, "at most"),
+    ({"window": "hann"}, "fbank kaldi takes povey or hamming only"), ({"window": "sine"}, "'window' is 'sine'"),
+    ({"least_dbfs": 3}, "least_dbfs is 3.0; it must be"), ({"fbank": "resemblyzer", "window": "hamming"}, "takes hann"),
+    ({"high_hz": -8000}, "high_hz is -8000"), ({"high_hz": 8001}, "at most"),
     ({"high_hz": float("nan")}, "not nan"), ({"high_hz": 15}, "high_hz is 15"),
     ({"fbank": "clova", "high_hz": -400}, "takes 0.0 only"), ({"fbank": "speechbrain", "snip_edges": False}, "takes True"),
     ({"hop_ms": 15}, "hop_ms is 15; fbank kaldi takes 10 only"), ({"fbank": "redimnet", "hop_ms": 0}, "hop_ms is 0"),
@@ -206,6 +234,6 @@ def test_what_a_definition_brings_with_it():
     assert to_dict(FrontEndConfig(fbank="speechbrain")) == {
         "rate": 16000, "num_mels": 80, "mean_normalize": True, "variance_normalize": False, "fbank": "speechbrain",
         "window": "hamming", "full_scale": 1.0, "preemphasis": 0.0, "high_hz": 0.0, "snip_edges": True, "hop_ms": 10,
-        "waveform_normalize": False}
+        "waveform_normalize": False, "least_dbfs": None}
     assert FrontEndConfig(fbank="redimnet2").preemphasis == FrontEndConfig(fbank="redimnet").preemphasis == 0.97
     assert from_dict({"rate": 16000, "num_mels": 80, "mean_normalize": True}, FrontEndConfig) == FrontEndConfig()

@@ -273,6 +273,7 @@ def test_weights_are_folded(tmp_path):
                                        {"fbank": "clova", "variance_normalize": True, "preemphasis": 0.97},
                                        {"fbank": "redimnet", "hop_ms": 15},
                                        {"fbank": "redimnet2", "waveform_normalize": True},
+                                       {"fbank": "resemblyzer", "mean_normalize": False, "least_dbfs": -30.0},
                                        {"high_hz": -400.0, "snip_edges": False}, {"rate": 8000, "num_mels": 40}], ids=str)
 def test_front_end_for_nothing(tmp_path, front_end):
     """The tables are those that the plain file stores, up to 1 MB."""

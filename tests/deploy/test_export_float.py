@@ -71,7 +71,8 @@ def test_batch_norms_are_folded(resnet):
                                        {"high_hz": -400.0, "snip_edges": False},
                                        {"fbank": "clova", "variance_normalize": True, "preemphasis": 0.97},
                                        {"fbank": "redimnet", "hop_ms": 15},
-                                       {"fbank": "redimnet2", "waveform_normalize": True}])
+                                       {"fbank": "redimnet2", "waveform_normalize": True},
+                                       {"fbank": "resemblyzer", "mean_normalize": False, "least_dbfs": -30.0}])
 def test_front_end_inside(folder, front_end):
     """Waveforms in: the embeddings of svq.data.frontend and torch, for loud and for quiet recordings."""
     config = small_config("FCStudent", **front_end)

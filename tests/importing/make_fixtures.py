@@ -6,6 +6,7 @@
     python tests/importing/make_fixtures.py clova /path/to/voxceleb_trainer
     python tests/importing/make_fixtures.py redimnet /path/to/ReDimNet
     python tests/importing/make_fixtures.py redimnet2 /path/to/redimnet2
+    python tests/importing/make_fixtures.py resemblyzer /path/to/folder/with/resemblyzer
 
 writes tests/importing/fixtures/<origin>_*.json; names behind the checkout, such as campplus, make these alone. The checkout is only imported from; torchaudio has to be installed
 beside torch (2.11.0 was; its Python code suffices), and packages that the checkout imports but needs for no network or
@@ -18,10 +19,14 @@ front end may be missing: empty modules stand in for them. A fixture holds, of o
 - model_config: the network's arguments, where published files have them beside the tensors;
 - from_features: the first NUMBERS numbers of the embedding of `formula.features`;
 - from_waveform: the same of `formula.waveform`, through the toolkit's own front end;
-- rows: some rows of that front end's features of the waveform, normalised.
+- rows: some rows of that front end's features of the waveform, normalised;
+- windows: of Resemblyzer, (samples, gain, numbers of the embedding) of `formula.waveform`, through its own windows.
 
-The fixtures in the repository were made with wespeaker dfa7419, speechbrain 9c826ef, 3D-Speaker
-09e7806, voxceleb_trainer f51bab8, ReDimNet c994fce and redimnet2 ffe8f27, torch 2.13 and torchaudio 2.11, on a CPU. SpeechBrain's statistics pooling adds random noise
+For resemblyzer, tests/importing/published_resemblyzer.json has the same of the network that its package ships.
+
+The fixtures in the repository were made with wespeaker dfa7419, speechbrain 9c826ef, 3D-Speaker 09e7806, voxceleb_trainer
+f51bab8, ReDimNet c994fce and redimnet2 ffe8f27, torch 2.13 and torchaudio 2.11, and resemblyzer 0.1.4 with librosa 0.11,
+on a CPU. SpeechBrain's statistics pooling adds random noise
 of up to 9e-5 to its means; it is set to zero here, as no parity can be had with it.
 """
 
@@ -40,6 +45,8 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 NUMBERS = 32
 DENSE = {"gain": 2.0, "length": 290}  # no shortcut keeps values up, and features of several segments are needed
+WINDOW = 160  # frames of Resemblyzer's windows
+LENGTHS = ((3000, 1.0), (25639, 1.0), (31519, 0.01), (31520, 0.01), (43840, 1.0), (100001, 1.0))  # samples, gain
 ROWS = (0, 40, -1)
 NOT_NEEDED = {"hyperpyyaml", "huggingface_hub", "joblib", "sentencepiece", "requests", "pandas", "ruamel", "s3prl",
               "silero_vad", "whisper", "peft", "transformers", "umap", "hdbscan", "onnxruntime", "librosa",
@@ -222,6 +229,48 @@ def published(name, arch, kind, settings, **arguments):
     return name, arch, net, None, settings
 
 
+def resemblyzer():
+    import tempfile
+
+    import resemblyzer.voice_encoder as code
+
+    code.model_hidden_size, code.model_embedding_size, code.model_num_layers = 48, 40, 2
+    with tempfile.NamedTemporaryFile(suffix=".pt") as file:
+        torch.save({"model_state": {}}, file.name)
+        net = code.VoiceEncoder("cpu", verbose=False, weights_fpath=file.name)
+
+    def front_end(wave):
+        padded = torch.nn.functional.pad(wave, (0, WINDOW * 160 - wave.shape[1]))
+        return torch.from_numpy(code.audio.wav_to_mel_spectrogram(padded[0].numpy())[:WINDOW])[None]
+
+    settings = {"fbank": "resemblyzer", "mean_normalize": False, "least_dbfs": -30.0}
+    yield "small", "GE2ELSTM", net, front_end, settings, {"length": WINDOW}
+
+
+def in_windows(net) -> list:
+    """What Resemblyzer's own preparation (without the detection of speech) and windows make of waveforms."""
+    import formula
+    from resemblyzer.audio import normalize_volume
+
+    found = []
+    for samples, gain in LENGTHS:
+        wave = gain * formula.waveform(samples)[0].numpy()
+        wave = normalize_volume(wave, -30, increase_only=True).astype("float32")
+        found.append([samples, gain, numbers(torch.from_numpy(net.embed_utterance(wave))[:NUMBERS])])
+    return found
+
+
+def published_resemblyzer() -> dict:
+    """The embeddings of the network that the package ships, and the SHA-256 of its file."""
+    import hashlib
+
+    import resemblyzer
+
+    file = Path(resemblyzer.__file__).with_name("pretrained.pt")
+    return {"sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "windows": in_windows(resemblyzer.VoiceEncoder("cpu", verbose=False))}
+
+
 class StandIns(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Empty modules for the packages NOT_NEEDED."""
 
@@ -298,6 +347,7 @@ def fixture(origin, arch, net, front_end, settings, inputs=types.MappingProxyTyp
         "from_waveform": numbers((embedding(net, rows, False) if front_end else net(wave).reshape(-1))[:NUMBERS]),
         "frames": rows.shape[1], "rows": {str(row): numbers(rows[0, row], 5) for row in ROWS},
         "layers": formula.compact(shapes),
+        **({"windows": in_windows(net)} if origin == "resemblyzer" else {}),
     }
 
 
@@ -310,16 +360,19 @@ def main() -> None:
     sys.path.insert(0, checkout)
     sys.meta_path.append(StandIns())
     makers = {"wespeaker": wespeaker, "speechbrain": speechbrain, "3dspeaker": threedspeaker, "clova": clova,
-              "redimnet": redimnet, "redimnet2": redimnet2}
+              "redimnet": redimnet, "redimnet2": redimnet2, "resemblyzer": resemblyzer}
     toolkit = origin.replace("redimnet2", "redimnet")  # one toolkit here, two checkouts
+    if origin == "resemblyzer":  # first, as the networks of its fixture change its sizes
+        write(HERE / "published_resemblyzer.json", published_resemblyzer())
     for name, *parts in makers[origin]():
-        if only and name not in only:
-            continue
-        path = HERE / "fixtures" / f"{toolkit}_{name}.json"
-        found = fixture(toolkit, *parts)
-        lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
-        path.write_text(f"{{\n{lines}\n}}\n")
-        print(f"{path}: {path.stat().st_size} bytes")
+        if not only or name in only:
+            write(HERE / "fixtures" / f"{toolkit}_{name}.json", fixture(toolkit, *parts))
+
+
+def write(path: Path, found: dict) -> None:
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in found.items())
+    path.write_text(f"{{\n{lines}\n}}\n")
+    print(f"{path}: {path.stat().st_size} bytes")
 
 
 if __name__ == "__main__":

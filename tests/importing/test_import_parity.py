@@ -37,6 +37,9 @@ def case(request, tmp_path_factory):
         state = {f"__S__.{name}": tensor for name, tensor in state.items()} | {"__L__.w": torch.ones(1)}
     if "model_config" in fixture:
         state = {"state_dict": state, "model_config": fixture["model_config"]}
+    if fixture["origin"] == "resemblyzer":
+        loss = {f"similarity_{kind}": torch.ones(1) for kind in ("weight", "bias")}
+        state = {"step": 1564501, "model_state": state | loss, "optimizer_state": {"param_groups": [{"lr": 1e-4}]}}
     torch.save(state, folder / "origin.pt")
     told = ("--num-mels", fixture["front_end"]["num_mels"]) if fixture["origin"] == "clova" else \
         TOLD.get(request.param.stem, ())
@@ -52,7 +55,7 @@ def assert_near(found, expected, most: float) -> None:
 
 def test_there_are_fixtures_of_all_origins():
     assert {path.stem.partition("_")[0] for path in FIXTURES} == {"wespeaker", "speechbrain", "3dspeaker", "clova",
-                                                               "redimnet"}
+                                                               "redimnet", "resemblyzer"}
 
 
 def test_is_recognised(case):
@@ -105,7 +108,8 @@ def test_what_was_imported_is_written_down(case):
     fixture, folder, _, config = case
     told = yaml.safe_load((folder / "model" / "provenance.yaml").read_text())["config"]
     assert told["from"] == fixture["origin"] and len(told["sha256"]) == 64
-    left_out = {"wespeaker": ["projection.weight"], "clova": ["__L__.w"]}.get(fixture["origin"], [])
+    left_out = {"wespeaker": ["projection.weight"], "clova": ["__L__.w"],
+                "resemblyzer": ["similarity_bias", "similarity_weight"]}.get(fixture["origin"], [])
     single = {"backbone.stage0.0.w", "backbone.inputs_weights.0"}  # of one output, which a ReDimNet need not weigh
     assert told["left_out"] == sorted([*left_out, *single.intersection(fixture["layers"])])
     assert told["model"] == to_dict(config)
