@@ -103,6 +103,7 @@ def test_redimnets(name, kind, num_mels, hop_ms, level):
     assert np.abs(expected).max() > 1
 
 
+@pytest.mark.parametrize("name", signals())
 @pytest.mark.parametrize("num_mels", [40, 24])
 def test_resemblyzers(name, num_mels):
     """Powers, of which the least are told apart by their own size."""
