@@ -1,4 +1,4 @@
-"""Reads and writes embeddings in Kaldi float-vector archives, through scp files; reads them from an .npz file, too.
+"""Reads and writes embeddings in Kaldi float-vector archives, through scp files; reads them from .npz and .ark, too.
 
 A regular archive (binary vectors of one dimension, `path:offset` in the scp) is
 read by whole arrays through a memory map. Anything else that `svq.data.features` understands
@@ -14,6 +14,7 @@ import zlib
 import numpy as np
 
 from svq.atomic import atomic_path
+from svq.backend.archive import read_archive
 from svq.backend.speaker_sums import SpeakerSums
 from svq.data.ids import IdIndex, missing_message
 from svq.data.words import MAX_KEY, Tokens, read_groups, read_pairs, rows_at
@@ -45,7 +46,7 @@ def scp_in(folder, name="embedding"):
 class EmbeddingReader:
     """Embeddings by id, read when asked for.
 
-    path: an scp file, a folder that holds one (`scp_in`), or an .npz file of svq.bin.embed.
+    path: an scp file, a folder that holds one (`scp_in`), an .npz file of svq.bin.embed, or an .ark without its scp.
     ids: Tokens (N,), in the file's order; dim: values per embedding.
     Raises UserError naming file and line for what cannot be read.
     """
@@ -56,6 +57,9 @@ class EmbeddingReader:
         self._index = None
         if self.path.endswith(".npz"):
             self.ids, self._plan = _read_npz(self.path)
+        elif self.path.endswith(".ark"):
+            ids, matrix = read_archive(self.path)
+            self.ids, self._plan = Tokens.of(ids), _Held(matrix)
         else:
             self.ids, self._where = read_pairs(self.path)
             self._plan = _plan(self._where, self.path)

@@ -23,6 +23,9 @@ def main() -> None:
     arguments.add_argument("--teacher", help="model folder of the teacher; needs `distill` in the config")
     arguments.add_argument("--targets", help="folder of the teacher's cached levels (svq.bin.teacher_embeddings); "
                            "needs `distill.targets` in the config")
+    arguments.add_argument("--targets-ark", nargs="+", default=[], metavar="FILE",
+                           help="embeddings to learn from, whoever computed them, in place of --teacher: .scp, .ark or .npz "
+                           "files, or folders of steps/extract.sh, one for each teacher; needs `distill.targets` in the config")
     arguments.add_argument("--seed", type=int, help="seed in place of the config's")
     arguments.add_argument("--noise", help="data directory of noises; only with `augment` in the config")
     arguments.add_argument("--rir", help="data directory of room impulse responses; only with `augment`, too")

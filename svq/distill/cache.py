@@ -229,8 +229,8 @@ class Targets:
     """A student's targets: the levels of `config` in `folder`, for utterances `keys` (N,) in that order.
 
     model, net, teacher: path, network and config of the teacher. The mean over the data set is subtracted from each
-    level (where the config says so). Each level is then scaled to length 1, so that all count the same in the cosine of
-    all, whatever their sizes, and levels are put side by side: `dim` values. For frame-level levels (`per_frame`) this
+    level (where the config says so). Each level is then scaled to length 1 (unless the config says otherwise), so that
+    all count the same in the cosine of all, whatever their sizes, and levels are put side by side: `dim` values. For frame-level levels (`per_frame`) this
     is done frame by frame. An item is read from disk when it is asked for, a few kilobytes, so that any number of
     workers needs no memory. Raises UserError for a level that is missing, made from another teacher or of other layers,
     or lacks an utterance.
@@ -249,7 +249,7 @@ class Targets:
                 raise UserError(f"{path}: holds level '{info.level}' ({'+'.join(info.layers)}, {info.pool}), the "
                                 f"config wants '{name}' ({'+'.join(level.layers)}, {level.pool}); make that "
                                 f"with {MAKER}")
-            self.levels.append(CachedLevel(folder, level.file, info, keys, config.mean_normalize))
+            self.levels.append(CachedLevel(folder, level.file, info, keys, config))
         kinds = {level.per_frame for level in self.levels}
         if len(kinds) > 1:
             raise UserError(f"{folder}: levels {', '.join(config.levels)} are of frames and of whole utterances; a "
@@ -278,7 +278,7 @@ class Targets:
 class CachedLevel:
     """A level in a folder, read by utterance. Raises UserError where it lacks one of `keys`."""
 
-    def __init__(self, folder, file: str, info: LevelInfo, keys: np.ndarray, mean_normalize: bool):
+    def __init__(self, folder, file: str, info: LevelInfo, keys: np.ndarray, config: TargetsConfig = TargetsConfig()):
         self.per_frame, self.dim, self.clock = info.per_frame, info.dim, info.clock
         self.table = Table.read(os.path.join(folder, f"{file}.scp"))
         position, found = self.table.positions(keys)
@@ -287,7 +287,9 @@ class CachedLevel:
             raise UserError(f"{self.table.path}: no teacher embedding of {some_of(lost)} ({len(lost)} of {len(keys)}); "
                             f"{MAKER} makes them for all of a data directory")
         self.lines = position
-        self.mean = read_mean(os.path.join(folder, info.mean)) if mean_normalize else np.zeros(info.dim, np.float32)
+        centred = config.mean_normalize
+        self.mean = read_mean(os.path.join(folder, info.mean)) if centred else np.zeros(info.dim, np.float32)
+        self.scaled = unit if config.length_normalize else np.asarray
         if len(self.mean) != info.dim:
             raise UserError(f"{os.path.join(folder, info.mean)}: {len(self.mean)} values, the level has {info.dim}; "
                             f"make it anew with {MAKER}")
@@ -298,7 +300,7 @@ class CachedLevel:
         vector = read_vector(specifier)
         if len(vector) != self.dim:
             raise UserError(f"{specifier}: {len(vector)} values, not {self.dim}; make the level anew with {MAKER}")
-        return unit(vector - self.mean)
+        return self.scaled(vector - self.mean)
 
     def frames(self, index: int, first: int, frames: int) -> np.ndarray:
         """Reads `frames` frames from frame `first` on: (frames, D), zeros where the teacher has no output."""
@@ -313,7 +315,7 @@ class CachedLevel:
             if there.any():
                 low = row[there].min()
                 rows = matrix.rows(int(low), int(row[there].max() - low) + 1)
-                out[there] = unit(rows[row[there] - low] - self.mean)
+                out[there] = self.scaled(rows[row[there] - low] - self.mean)
         return out
 
 

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TargetsConfig:
-    """Cached levels of the teacher to learn from, in place of the teacher's embedding of the student's crop.
+    """Vectors that are there before the training, to learn from in place of the teacher's embedding of the crop.
 
-    levels: one or several, put side by side: utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by name
-    (svq.distill.levels). mean_normalize: whether the mean over the training set is subtracted from each of them first.
-    other_front_end: whether the student's front end may differ from the teacher's. Raises ValueError for no level, or
-    one named twice.
+    levels: cached levels of a teacher, put side by side: utterance, narrowBN, wideBN, sp_aggr, lde_aggr, or layers by
+    name (svq.distill.levels). Embeddings in files, whoever computed them, are the level utterance. mean_normalize:
+    whether the mean over the training set is subtracted from each level, or the embeddings of each file, first.
+    length_normalize: whether each is then scaled to length 1, so that all count the same. other_front_end: whether
+    frame-level targets may come from a teacher of another front end than the student's. Raises ValueError for no level,
+    or one named twice.
     """
 
     levels: tuple[str, ...] = ("utterance",)
     mean_normalize: bool = False
+    length_normalize: bool = True
     other_front_end: bool = False
 
     def __post_init__(self):
@@ -30,7 +33,7 @@ class DistillConfig:
 
     embedding_weight: weight of the embedding loss; label_weight: of the classification loss; logit_weight: of the
     divergence from the teacher's class posteriors, both softened by `temperature` (see `soft_label_loss`).
-    targets: cached levels; without them the target is the teacher's embedding of the student's crop. Raises ValueError
+    targets: cached levels, or embeddings in files; without them the target is the teacher's embedding of the student's crop. Raises ValueError
     for values out of range.
     """
 

@@ -1,7 +1,7 @@
 """One training run in this process, from its options. svq.bin.train and the trials of a search both use it.
 
-A network learns from labels, a teacher that runs beside the student, or a teacher's cached levels. A run has one stage
-or, for networks of mixed precision, several: low bits first.
+A network learns from labels, a teacher that runs beside the student, a teacher's cached levels, or embeddings in files.
+A run has one stage or, for networks of mixed precision, several: low bits first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from svq.config import load_config, to_dict
 from svq.data.dataset import TrainSet
 from svq.files import run_digest
 from svq.distill.cache import Targets
+from svq.distill.given import GivenTargets
 from svq.distill.levels import file_of
 from svq.distill.objective import EmbeddingObjective, Teacher
 from svq.errors import UserError
@@ -40,6 +41,7 @@ class RunOptions:
     bits: str | None = None
     teacher: str | None = None
     targets: str | None = None
+    targets_ark: tuple[str, ...] = ()
     noise: str | None = None
     rir: str | None = None
     set: tuple[str, ...] = ()
@@ -64,7 +66,7 @@ def run_training(options, after_epoch: Callable[[int, nn.Module], None] | None =
     head = make_head(config, options, train_set)
     teacher, objective = make_objective(config, net, head, options, train_set)
     world = join_world()
-    train(config, objective, train_set, options.out, run_id(config, options), world, teacher, after_epoch)
+    train(config, objective, train_set, options.out, run_id(config, options, train_set.targets), world, teacher, after_epoch)
     if world.is_main:
         save_trained(options.out, net, config, head and head.state_dict(), train_set.speakers)
     leave_world(world)
@@ -84,16 +86,32 @@ def with_augmentation(config: TrainConfig, options) -> TrainConfig:
 
 def check_options(config: TrainConfig, options) -> None:
     """Raises UserError where options of a training and its config do not fit: one without the other that it needs."""
-    if (config.distill is not None) != (options.teacher is not None):
-        raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither")
-    if (config.distill is not None and config.distill.targets is not None) != (options.targets is not None):
+    given = bool(options.targets_ark)
+    if (config.distill is not None) != (options.teacher is not None or given):
+        raise UserError(f"{options.config}: `distill` in the config and --teacher go together; give both or neither "
+                        "(embeddings in files, --targets-ark, stand in place of --teacher)")
+    if (config.distill is not None and config.distill.targets is not None) != (options.targets is not None or given):
         raise UserError(f"{options.config}: `distill.targets` in the config and --targets go together; give both or "
-                        "neither")
+                        "neither (embeddings in files, --targets-ark, stand in place of --targets)")
+    if given:
+        check_given(config, options)
     if config.quant is not None and not options.init:
         raise UserError(f"{options.config}: `quant` finetunes a trained network; name it with --init")
     if options.bits is not None and config.quant is None:
         raise UserError(f"{options.config}: --bits says how many bits layers get, but the config has no `quant`; "
                         "add it to say how they are quantized")
+
+
+def check_given(config: TrainConfig, options) -> None:
+    """Raises UserError where `config` or other options ask for more of a teacher than its embeddings in files."""
+    if options.teacher is not None or options.targets is not None:
+        raise UserError("--targets-ark stands in place of --teacher and --targets; leave those out")
+    if config.distill.targets.levels != ("utterance",):
+        raise UserError(f"{options.config}: distill.targets.levels is {list(config.distill.targets.levels)}, but embeddings "
+                        "in files (--targets-ark) are of the level utterance; take a row that learns that")
+    if config.distill.logit_weight > 0:
+        raise UserError(f"{options.config}: distill.logit_weight needs the class posteriors of --teacher, and embeddings in "
+                        "files (--targets-ark) have none; set it to 0")
 
 
 def decisive(config: TrainConfig) -> TrainConfig:
@@ -108,10 +126,10 @@ def decisive(config: TrainConfig) -> TrainConfig:
         data=dataclasses.replace(config.data, num_workers=defaults.data.num_workers))
 
 
-def run_id(config: TrainConfig, options) -> str:
+def run_id(config: TrainConfig, options, targets=None) -> str:
     """Computes the digest of all that the trained weights depend on; a checkpoint is resumed only where it agrees.
 
-    How a table of bits was made may change in between: its bits are in quant.layers.
+    targets: the Targets or GivenTargets of the run, if there are some. How a table of bits was made may change in between: its bits are in quant.layers.
     """
     lists = ("utt2spk", "wav.scp", "feats.scp", "segments", "reco2file_and_channel", "shards.index", "speeds")
     files = [os.path.join(options.data, name) for name in lists]
@@ -121,7 +139,8 @@ def run_id(config: TrainConfig, options) -> str:
         files += [os.path.join(folder, name) for name in ("model.safetensors", "head.safetensors")] if folder else []
     if options.targets:  # each level's JSON holds a digest of its values
         files += [os.path.join(options.targets, f"{file_of(name)}.json") for name in config.distill.targets.levels]
-    return run_digest(files, to_dict(decisive(config)))
+    given = [targets.content] if options.targets_ark else []
+    return run_digest(files, to_dict(decisive(config)), *given)
 
 
 def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax | None:
@@ -141,14 +160,18 @@ def make_head(config: TrainConfig, options, train_set: TrainSet) -> AAMSoftmax |
 def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, train_set: TrainSet):
     """Makes the teacher that runs beside the student, and the objective.
 
-    The teacher is None where there is none, or where its cached levels are enough; these go to `train_set.targets`.
-    Raises UserError where teacher, targets and student do not fit each other.
+    The teacher is None where there is none, or where its cached levels or embeddings in files are enough; these go to
+    `train_set.targets`. Raises UserError where teacher, targets and student do not fit each other.
     """
+    if options.targets_ark:
+        train_set.targets = GivenTargets(options.targets_ark, config.distill.targets, train_set.keys)
+        embedding = EmbeddingObjective(config.model.embed_dim, train_set.targets.dim)
+        return None, Objective(net, head, config.distill, embedding)
     if options.teacher is None:
         return None, Objective(net, head)
     teacher_net, model = load_model(options.teacher)
     distill, targets = config.distill, config.distill.targets
-    if model.front_end != config.model.front_end:
+    if targets is None or distill.logit_weight > 0:
         check_front_ends(config, options.teacher, model)
     teacher = None
     if targets is None or distill.logit_weight > 0:
@@ -161,6 +184,8 @@ def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, t
         return teacher, Objective(net, head, distill, EmbeddingObjective(config.model.embed_dim, model.embed_dim))
     train_set.targets = Targets(options.targets, targets, train_set.keys, options.teacher, teacher_net, model)
     per_frame = train_set.targets.per_frame
+    if per_frame and not targets.other_front_end:
+        check_front_ends(config, options.teacher, model, "; where that is meant, set distill.targets.other_front_end: true")
     if per_frame and not getattr(net, "has_frame_outputs", False):
         raise UserError(f"{options.config}: {config.model.arch} gives no output for each frame, but levels "
                         f"{', '.join(targets.levels)} need it; take FCStudent with pooling mean, or pool the levels")
@@ -168,13 +193,10 @@ def make_objective(config: TrainConfig, net, head: AAMSoftmax | None, options, t
     return teacher, Objective(net, head, distill, embedding, per_frame)
 
 
-def check_front_ends(config: TrainConfig, folder, model) -> None:
-    """Raises UserError unless a student may learn from a teacher whose front end differs from its own."""
-    front_end = f"{folder}: its front end {to_dict(model.front_end)} is not the student's"
-    if config.distill.targets is None or config.distill.logit_weight > 0:
-        raise UserError(front_end)
-    if not config.distill.targets.other_front_end:
-        raise UserError(f"{front_end}; where that is meant, set distill.targets.other_front_end: true")
+def check_front_ends(config: TrainConfig, folder, model, mend: str = "") -> None:
+    """Raises UserError, with a mend, where the front end of the teacher in `folder` is not the student's."""
+    if model.front_end != config.model.front_end:
+        raise UserError(f"{folder}: its front end {to_dict(model.front_end)} is not the student's{mend}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,7 @@ def test_frames_of_any_clock(tmp_path, stride, first, rows):
     write_ark(str(tmp_path / "x.ark"), str(tmp_path / "x.scp"), [("u", values)])
     clock = Clock(stride, first, 2 * first)
     info = LevelInfo("x", ("x",), "none", rows, True, clock, 1, "", FrontEndConfig(), "", "", "", "m")
-    level = CachedLevel(tmp_path, "x", info, np.array([b"u"]), False)
+    level = CachedLevel(tmp_path, "x", info, np.array([b"u"]))
     found = level.frames(0, 2, 40)
     for frame in range(40):
         row = (2 + frame - first) // stride
@@ -308,15 +308,16 @@ def test_what_does_not_fit_is_one_line_and_nothing_is_written(place, student, tm
 
 
 def test_a_teacher_with_another_front_end(place, student, tmp_path):
+    """A vector of an utterance is one whatever it was computed from; frames, and what runs beside the student, must agree."""
     make_teacher(tmp_path / "teacher", num_mels=20)
     cache(tmp_path / "teacher", place.data, tmp_path / "levels", "utterance", "wideBN:none")
     where = {"teacher": tmp_path / "teacher", "targets": tmp_path / "levels"}
     with pytest.raises(UserError, match="its front end .* not the student's; where that is meant, set .*other_front"):
-        student("refused", **where)
+        student("refused", "distill.targets.levels=['wideBN:none']", **where)
     with pytest.raises(UserError, match="its front end .* is not the student's$"):
         student("refused", "distill.logit_weight=1", "distill.targets.other_front_end=true", **where)
     assert not (place.folder / "refused").exists()
-    student("meant", "epochs=1", "distill.targets.other_front_end=true", **where)
+    student("vectors", "epochs=1", **where)
     frames = ("epochs=1", "distill.targets.other_front_end=true", "distill.targets.levels=['wideBN:none']")
     student("meant_frames", *frames, **where)
 
