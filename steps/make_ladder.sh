@@ -5,6 +5,7 @@
 #   e.g. steps/make_ladder.sh exp/cascade/2-4-32.yaml small_kmqat2 small_kmqat4 small_float
 set -euo pipefail
 exp=exp             # folder of the systems
+models=             # systems that are files, as NAME=FILE; exp/NAME/NAME.onnx is one without it
 cohort=cohort       # data set whose mean embedding was subtracted before scoring
 score=cosine_none   # BACKEND_NORM of the scores to use
 operating=eer       # threshold: eer (that of the last system on the development list), or for a prior, such as 0.01
@@ -30,6 +31,10 @@ rung() {                                          # <system>
   local model=$exp/$1 more='' file
   for file in model.svq model.xml model.onnx; do
     if [[ -e $exp/$1/$file ]]; then model=$exp/$1/$file; break; fi
+  done
+  if [[ $model == "$exp/$1" && ! -e $exp/$1/config.yaml && -e $exp/$1/$1.onnx ]]; then model=$exp/$1/$1.onnx; fi
+  for file in $models; do
+    if [[ ${file%%=*} == "$1" ]]; then model=${file#*=}; fi
   done
   if [[ $1 =~ ^(.*)-([0-9])bit$ && -e $exp/${BASH_REMATCH[1]}/model.svq ]]; then
     model=$exp/${BASH_REMATCH[1]}/model.svq more=", precision: ${BASH_REMATCH[2]}"

@@ -8,6 +8,8 @@
 #   ${net_of[$system]}          the float network that it is quantized from
 #   ${start_of[$system]}        the network that its finetuning starts from: that one, or the same quantized on speech
 #   ${teacher_of[$system]}      the network that it is distilled from; empty: none
+#   ${given_of[$system]}        the file (its system) whose embeddings it learns, in place of a network; empty: none
+#   ${file_of[$system]}         the file that the system is, such as an .onnx; empty: a model folder, or exported here
 #   ${seed_of[$system]}         the seed that its name gives; empty: that of its settings
 #   ${bits_of[$system]}         its table of bits by layer; empty: the bits of its settings for all
 #   ${speech_of[$system]}       the data directory that it is quantized on; empty: none
@@ -21,7 +23,7 @@
 declare -A kind_of=() net_of=() row_of=() start_of=() teacher_of=() levels_of=() config_of=() input_of=() seed_of=() \
   bits_of=() blocks_of=() speech_of=() whole_of=() member_bits_of=() exported_of=() model_of=() model_file_of=() \
   control_of=() compared_of=() rungs_of=() list_name_of=() set_of=() traded_of=() search_teacher_of=() value_of=() \
-  device_of=() calibration_of=() dictionary_of=() finetuning_of=()
+  given_of=() file_of=() device_of=() calibration_of=() dictionary_of=() finetuning_of=()
 
 if [[ -z $report && -n ${table-} ]]; then report=$exp/$table; fi
 _svq_words=("from_elsewhere=${from_elsewhere-false}")
@@ -46,10 +48,11 @@ if ((${num_gpus-0})); then device=cuda; fi
 for _svq_name in "${!speech_of[@]}"; do
   if [[ ${speech_of[$_svq_name]} == true ]]; then speech_of[$_svq_name]=$data/$cohort; else speech_of[$_svq_name]=; fi
 done
+for _svq_name in $file_teachers; do device_of[$_svq_name]=cpu; done
 for _svq_name in $systems; do
   device_of[$_svq_name]=$device calibration_of[$_svq_name]=
   case ${kind_of[$_svq_name]} in
-    exported) device_of[$_svq_name]=cpu ;;          # their runtimes have no other device
+    exported | file) device_of[$_svq_name]=cpu ;;   # their runtimes have no other device
     rounded | finetuned | member)
       if [[ " $backends " == *" cosine "* && ${row_of[$_svq_name]} != float ]]; then
         calibration_of[$_svq_name]=$exp/$_svq_name/scores/${list_name_of[$dev_list]}/cosine_none.calibration.json

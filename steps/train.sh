@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Trains a network: a teacher; with --teacher, a student of that teacher; with --init, a network that starts from a
-# trained one (quantization-aware finetuning, where the config has a `quant` part).
+# Trains a network: a teacher; with --teacher, a student of that teacher; with --targets-ark, a student of embeddings
+# that came from anywhere; with --init, a network that starts from a trained one (quantization-aware finetuning, where
+# the config has a `quant` part).
 #
 # Usage: steps/train.sh [options] <config.yaml> <data-dir> <model-dir>
 #
@@ -19,9 +20,15 @@ _forward_to=("svq.bin.train but config data out set")
 
 (($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 config=$1 data=${2%/} dir=${3%/}
+given=()
+for file in $targets_ark; do
+  if [[ -d $file ]]; then file=$file/$([[ -e $file/embedding.scp || ! -e $file/xvector.scp ]] && echo embedding || echo xvector).scp; fi
+  given+=(--in "$file")
+  if [[ $file == *.scp ]]; then given+=(--recordings "$file"); fi  # the archives that it names
+done
 step --dear --config "$config" --speech "$data" --reads settings ${noise:+--noise "$noise"} ${rir:+--noise "$rir"} \
   ${init:+--in "$init/model.safetensors" --maybe "$init/head.safetensors"} ${bits:+--in "$bits"} ${teacher:+--in "$teacher/model.safetensors"} \
-  ${targets:+--levels "$targets"} --out "$dir/model.safetensors" --out "$dir/config.yaml" \
+  ${targets:+--levels "$targets"} ${given[@]+"${given[@]}"} --out "$dir/model.safetensors" --out "$dir/config.yaml" \
   --also "$dir/head.safetensors" --also "$dir/speakers.txt" --neutral num-gpus --neutral num-nodes
 
 if [[ -n ${SVQ_ANEW-} ]]; then rm -rf -- "$dir/checkpoints"; fi

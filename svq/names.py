@@ -4,7 +4,7 @@
 name                 what the system is
 ==================== =======================================================================================
 NET                  a float network: trained from scratch as conf/NET.yaml says; without such a file, a model
-                     folder exp/NET that was made elsewhere
+                     folder exp/NET that was made elsewhere, or a file that runs: exp/NET/NET.onnx, or --models
 student              distilled from `teacher` as conf/student.yaml says
 student-TEACHER-ROW  distilled from TEACHER as row ROW says of the tables that conf/students.yaml names
 student-ROW          trained as row ROW says, a row without a teacher, such as student-labels (`distill: null`)

@@ -22,6 +22,7 @@ voxtube_meta=                  # folder of language_gender_meta.csv of VoxTube; 
 voxtube_speakers=400           # speakers to draw from VoxTube; 0: all
 from=../voxceleb               # recipe whose systems are tested
 systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems of $from to test
+models=                        # systems that are files, as NAME=FILE.onnx; exp/NAME/NAME.onnx is one without it; empty: none
 trials="dev/trials cnceleb/trials cnceleb/trials_concat vox1/trials_O"  # trial lists; the first one calibrates
 backends="cosine plda"         # scoring back ends
 norms="none asnorm"            # score normalizations
@@ -180,7 +181,7 @@ if stage 15 "cascades"; then
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
-    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
+    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" --models "$models" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done

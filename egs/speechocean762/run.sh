@@ -17,6 +17,7 @@ noise=                        # folder of noise recordings for augmentation
 rir=                          # folder of room impulse responses for augmentation
 malayalam=                    # folder of the Malayalam Speech Corpus: a test out of domain, malayalam/trials in --trials
 systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems to train, score and report
+models=                       # systems that are files, as NAME=FILE.onnx; exp/NAME/NAME.onnx is one without it; empty: none
 trials="dev/trials test/trials test/trials_all"      # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -119,11 +120,16 @@ if stage 4 "distillation: students of a teacher"; then
     once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "$device" --levels "${levels_of[$teacher]}" \
       --aggregation "${dictionary_of[$teacher]}" "$data/train_wav" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
   done
+  for teacher in $file_teachers; do
+    once steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$teacher]}" --sets "train_wav" \
+      "$data" "${model_of[$teacher]}" "$exp/$teacher/embeddings"
+  done
   at_a_time "$systems_nj"
   for system in $students; do
-    teacher=${teacher_of[$system]}
+    teacher=${teacher_of[$system]} given=${given_of[$system]}
     once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --seed "${seed_of[$system]}" "${augmentation[@]}" \
       --teacher "${teacher:+$exp/$teacher}" --targets "${levels_of[$system]:+$exp/$teacher/levels/train_wav}" \
+      --targets-ark "${given:+$exp/$given/embeddings/train_wav/embedding.scp}" \
       "${config_of[$system]}" "$data/train_wav" "$exp/$system"
   done
   all_done
@@ -227,7 +233,7 @@ fi
 if stage 10 "packing"; then
   at_a_time "$systems_nj"
   for system in $packed; do
-    once steps/pack.sh --cmd "$train_cmd" --calibration "${calibration_of[$system]}" "$exp/$system"
+    once steps/pack.sh --cmd "$train_cmd" --calibration "${calibration_of[$system]}" --file "${file_of[$system]}" "$exp/$system"
   done
   all_done
 fi
@@ -290,7 +296,7 @@ if stage 15 "cascades"; then
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
-    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
+    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" --models "$models" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done

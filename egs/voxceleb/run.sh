@@ -18,6 +18,7 @@ rirs=corpus/RIRS_NOISES       # RIRS_NOISES; empty: no rooms are added in traini
 counts=local/voxceleb.counts  # numbers of speakers, utterances and trials that must be found; empty: no check
 dev_speakers=100              # speakers of the test part of VoxCeleb2 that scores are calibrated on
 systems="teacher student teacher_float teacher_kmqat4 teacher_mixed2 teacher_adaptive student_kmqat4"  # systems to train, score and report
+models=                       # systems that are files, as NAME=FILE.onnx; exp/NAME/NAME.onnx is one without it; empty: none
 trials="dev/trials vox1/trials_O vox1/trials_E vox1/trials_H"  # trial lists; the first one calibrates
 backends="cosine plda"        # scoring back ends
 norms="none asnorm"           # score normalizations
@@ -74,7 +75,7 @@ if stage 1 "data directories"; then
     local/prepare_voxceleb.sh --vox1 "$vox1" --vox2 "$vox2" --trials "$lists" --musan="$musan" --rirs="$rirs" \
     --counts="$counts" --dev-speakers "$dev_speakers" --data "$data"
   once utils/validate_data_dir.sh --remember true --nj "$nj" "$data/train" "$data/dev" "$data/vox1"
-  if [[ $speed_perturb == true && ( -z $shards || -n $level_teachers ) ]]; then
+  if [[ $speed_perturb == true && ( -z $shards || -n $level_teachers$file_teachers ) ]]; then
     once utils/perturb_data_dir_speed_3way.sh "$data/train" "$data/train_sp"
   fi
   need_lists
@@ -115,11 +116,16 @@ if stage 4 "distillation: students of a teacher"; then
     once steps/teacher_embeddings.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "$device" --levels "${levels_of[$teacher]}" \
       --aggregation "${dictionary_of[$teacher]}" "$data/$all_speeds" "$exp/$teacher" "$exp/$teacher/levels/train_wav"
   done
+  for teacher in $file_teachers; do
+    once steps/extract.sh --cmd "$extract_cmd" --nj "$extract_nj" --device "${device_of[$teacher]}" --sets "$all_speeds" \
+      "$data" "${model_of[$teacher]}" "$exp/$teacher/embeddings"
+  done
   at_a_time "$systems_nj"
   for system in $students; do
-    teacher=${teacher_of[$system]}
+    teacher=${teacher_of[$system]} given=${given_of[$system]}
     once steps/train.sh --cmd "$cuda_cmd" --num-gpus "$num_gpus" --num-nodes "$num_nodes" --seed "${seed_of[$system]}" "${augmentation[@]}" \
       --teacher "${teacher:+$exp/$teacher}" --targets "${levels_of[$system]:+$exp/$teacher/levels/train_wav}" \
+      --targets-ark "${given:+$exp/$given/embeddings/$all_speeds/embedding.scp}" \
       "${config_of[$system]}" "$data/train_wav" "$exp/$system"
   done
   all_done
@@ -228,7 +234,7 @@ fi
 if stage 10 "packing"; then
   at_a_time "$systems_nj"
   for system in $packed; do
-    once steps/pack.sh --cmd "$train_cmd" --calibration "${calibration_of[$system]}" "$exp/$system"
+    once steps/pack.sh --cmd "$train_cmd" --calibration "${calibration_of[$system]}" --file "${file_of[$system]}" "$exp/$system"
   done
   all_done
 fi
@@ -291,7 +297,7 @@ if stage 15 "cascades"; then
   for ladder in $ladders; do
     cascade=$report/cascade/${ladder//:/-}
     read -ra rungs <<< "${rungs_of[$ladder]}"
-    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" "$cascade/systems.yaml" "${rungs[@]}"
+    once steps/make_ladder.sh --exp "$exp" --cohort "$cohort" --models "$models" "$cascade/systems.yaml" "${rungs[@]}"
     once steps/cascade.sh --cmd "$cuda_cmd" --device "$device" --limits "$cascade_limits" --run "$cascade_run" --run-trials "$live" \
       --title "$title: cascade of ${ladder//:/, }" "$cascade/systems.yaml" "$data/$dev_list" "$cascade" "${test_lists[@]/#/$data/}"
   done

@@ -5,6 +5,9 @@ must agree within a cosine distance of 1e-4, or nothing is left behind. A float 
 of model.safetensors. A nested model (method nested) is packed with all its precisions, and each of them is compared;
 its summary says how many bytes of the file a load at each precision reads.
 
+With --file the system is no model folder but that file, which was made elsewhere: an exported .onnx or .xml, or a .svq.
+It only gets its summary, in the folder MODEL.
+
 With --arch in place of MODEL it packs an untrained network, which shows how large a network of some size, width or
 method would be: `--arch ResNet34 --bits 2 --output x.svq`.
 """
@@ -24,6 +27,8 @@ def main() -> None:
     options = parse_options()
     if options.arch is not None:
         pack_untrained(options)
+    elif options.file is not None:
+        summarise_file(options)
     else:
         pack_folder(options)
 
@@ -32,6 +37,7 @@ def parse_options():
     arguments = parser(__doc__)
     arguments.add_argument("model", nargs="?", help="model folder")
     arguments.add_argument("--calibration", help="JSON of svq.bin.calibrate, kept in the packed file")
+    arguments.add_argument("--file", help="the file that the system is, in place of a model in the folder MODEL")
     arguments.add_argument("--entropy", action="store_true",
                            help="Huffman code the codes of the weights where that is smaller (summary.json says so)")
     arguments.add_argument("--output", help="write the packed file here, and no summary (None: MODEL/model.svq)")
@@ -48,6 +54,8 @@ def parse_options():
     options = arguments.parse_args()
     if (options.model is None) == (options.arch is None):
         arguments.error("give a model folder or --arch")
+    if options.file is not None and (options.arch is not None or options.output is not None or options.entropy):
+        arguments.error("--file is there already: leave out --arch, --output and --entropy")
     if options.arch is not None and options.output is None:
         arguments.error("--arch needs --output")
     check_names(arguments, options)
@@ -103,6 +111,18 @@ def untrained_options(options) -> dict:
     if options.width is not None:
         raise UserError(f"--width {options.width}: {options.arch} has no width; leave --width out")
     return {}
+
+
+def summarise_file(options) -> None:
+    """Writes the summary of a model that is a file into the folder of its system."""
+    from svq.deploy.summary import file_summary
+
+    if options.calibration:
+        print(f"{options.file}: --calibration is not used: the file is not packed")
+    summary = file_summary(options.file)
+    write_json(os.path.join(options.model, "summary.json"), summary)
+    print(f"{options.file}: {summary['size_bytes']} bytes, {summary['avg_bits']:g} bits per weight, "
+          f"{summary['params']} parameters")
 
 
 def pack_folder(options) -> None:

@@ -17,6 +17,7 @@ COUNTS = {"stage": 0, "stop_stage": 0, "nj": 1, "extract_nj": 1, "systems_nj": 1
           "max_probes": 2, "lda_dim": 0, "top_n": 2, "cohort_per_spk": 0, "cohort_speakers": 0, "analysis_utts": 0}
 # The runtimes of systems in INT8 arithmetic, and the endings of their files.
 RUNTIMES = {"openvino": "xml", "onnxruntime": "onnx"}
+FILES = (".onnx", ".xml", ".svq")  # the endings of files that are a model by themselves
 _COUNT = re.compile(r"-?[0-9]{1,18}\Z")
 _LIST = re.compile(r"(?:[A-Za-z0-9_+-][A-Za-z0-9._+-]*/)+trials(?:_[A-Za-z0-9_+-]+)?\Z")
 
@@ -27,6 +28,7 @@ class Options:
     turns it off. `read_options` makes and checks them."""
 
     systems: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
     trials: tuple[str, ...] = ()
     backends: tuple[str, ...] = BACKENDS[:1]
     norms: tuple[str, ...] = NORMS[:1]
@@ -51,6 +53,11 @@ class Options:
     def runs(self, stage: int) -> bool:
         """Says whether stage `stage` is among those to run."""
         return self.stage <= stage <= self.stop_stage
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files that --models names, by the names of their systems."""
+        return dict(word.split("=", 1) for word in self.models if "=" in word)
 
     @property
     def cohort(self) -> str:
@@ -85,7 +92,7 @@ def read_options(given: Mapping[str, str]) -> tuple[Options, list[str]]:
         elif kind == "bool":
             values[name] = text == "true"
     options = Options(**values)
-    return options, problems + _words(options) + _lists(options) + _limits(options)
+    return options, problems + _words(options) + _models(options) + _lists(options) + _limits(options)
 
 
 _FIELDS = {field.name: field.type for field in dataclasses.fields(Options)}
@@ -112,6 +119,22 @@ def _words(options: Options) -> list[str]:
         problems += [f"{_flag(name)}: '{word}' is no name: letters, digits and . _ + -, a letter or a digit first"
                      for word in getattr(options, name) if not NAME.match(word)]
     return problems
+
+
+def _models(options: Options) -> list[str]:
+    """Lists what is wrong with --models: each is NAME=FILE, the file one that is there and holds a model by itself."""
+    problems, seen = [], []
+    for word in options.models:
+        name, equals, file = word.partition("=")
+        seen.append(name)
+        if not equals or not NAME.match(name):
+            problems.append(f"--models {word}: write it as NAME=FILE; a name is letters, digits and . _ + -")
+        elif not file.endswith(FILES):
+            problems.append(f"--models {word}: the file of a model ends in {', '.join(FILES)}; a model folder is a system as "
+                            f"{os.path.join(options.exp, name)}")
+        elif not os.path.isfile(file):
+            problems.append(f"--models {word}: {file}: no such file")
+    return problems + [f"--models: {name} is given twice; take one out" for name in twice(seen)]
 
 
 def _lists(options: Options) -> list[str]:

@@ -16,7 +16,7 @@ from svq.errors import UserError
 from svq.names import FLOAT_ROW, NAME, PTQ, list_name
 from svq.recipe.options import RUNTIMES, Options, read_options, refuse
 from svq.recipe.settings import AGGREGATION, SEARCH, Conf
-from svq.recipe.systems import (EXPORTED, FINETUNED, FLOAT_KINDS, IMPORTED, MEMBER, ROUNDED, ROW_KINDS, STUDENT, TEACHER,
+from svq.recipe.systems import (EXPORTED, FILE, FINETUNED, FLOAT_KINDS, IMPORTED, MEMBER, ROUNDED, ROW_KINDS, STUDENT, TEACHER,
                                 Resolved, model_of, needs_dictionary, resolve)
 from svq.rows import unknown_row
 
@@ -52,7 +52,7 @@ def resolve_recipe(given: Mapping[str, str]) -> Recipe:
     Raises UserError with a line for each mistake that can be seen before anything runs.
     """
     options, problems = read_options(given)
-    conf = Conf(options.conf, options.exp)
+    conf = Conf(options.conf, options.exp, options.files)
     systems = {}
     for name in filter(NAME.match, options.systems):
         try:
@@ -77,7 +77,7 @@ def _missing(systems: dict[str, Resolved], conf: Conf, options: Options) -> list
                 problems.append(f"{each.name} {'learns from' if each.kind == STUDENT else 'is made from'} {name}, which is "
                                 f"neither among --systems nor made already ({conf.exp}/{name}/model.safetensors)"
                                 f"{_no_network(each, name, conf)}")
-            elif each.kind == STUDENT and name in systems and systems[name].kind not in (TEACHER, IMPORTED):
+            elif each.kind == STUDENT and name in systems and systems[name].kind not in (TEACHER, IMPORTED, FILE):
                 problems.append(f"{each.name} learns from {name}, which is made in the same stage or later; a teacher is a "
                                 "network that is trained from scratch or was made elsewhere")
     return problems
@@ -88,9 +88,10 @@ def _no_network(each: Resolved, name: str, conf: Conf) -> str:
     if each.kind in (MEMBER, EXPORTED) or conf.names.parse(name).student or conf.is_network(name):
         return ""
     told = f", and no network: there is neither {conf.path(name)}.yaml nor {conf.exp}/{name}/config.yaml"
-    if each.system.row is not None and conf.is_made_elsewhere(each.name) and not conf.is_made(name):
-        told += (f"; if {conf.exp}/{each.name} is a network that was made elsewhere, give the folder a name that does not end "
-                 f"in _{each.system.row}, a row")
+    if each.system.row is not None and conf.is_network(each.name) and not conf.is_made(name):
+        found = conf.file_of(each.name) or f"{conf.exp}/{each.name}"
+        told += (f"; if {found} is a network that was made elsewhere, give {'it' if conf.file_of(each.name) else 'the folder'} "
+                 f"a name that does not end in _{each.system.row}, a row")
     return told
 
 
@@ -127,7 +128,9 @@ class _Plan:
             except UserError as error:
                 problems.append(f"{option}: {error}")
                 continue
-            if known.kind not in FLOAT_KINDS:
+            if known.kind == FILE:
+                problems.append(f"{option}: {name} is a file that runs ({known.file}); this takes a model folder")
+            elif known.kind not in FLOAT_KINDS:
                 problems.append(f"{option}: {name} is no float system; name the one that it comes from, {known.system.net}")
         return problems
 
@@ -209,6 +212,10 @@ class _Plan:
                 found.setdefault(each.teacher, set()).update(each.levels)
         return {teacher: sorted(found[teacher]) for teacher in sorted(found)}
 
+    def file_teachers(self) -> list[str]:
+        """Lists the files whose embeddings students learn, sorted."""
+        return sorted({each.teacher for each in self.of_kind(STUDENT) if each.taught_by_file})
+
     def block_tables(self) -> dict[str, Resolved]:
         """Gives, for each NET:ROW, a system whose blocks are measured: NET_ROW and NET_ROW-ptq share one table."""
         found: dict[str, Resolved] = {}
@@ -285,6 +292,7 @@ class _Plan:
 
         return {
             "teachers": names(TEACHER), "imported": names(IMPORTED), "students": names(STUDENT),
+            "file_teachers": self.file_teachers(),
             "level_teachers": list(levels),
             "dictionaries": [teacher for teacher in levels if needs_dictionary(levels[teacher])],
             "sensitive": self.parents(lambda each: each.allocates),
@@ -308,10 +316,11 @@ class _Plan:
     def _fields(self, each: Resolved) -> dict[str, str]:
         """Gives the fields of a system; one that does not apply to it is empty."""
         system, exp = each.system, self.options.exp
-        model = model_of(system, self.options)
+        model = each.file or model_of(system, self.options)
         of_row = each.kind in ROW_KINDS
         return {
-            "kind": each.kind, "net": system.net, "row": system.row or "", "start": each.start, "teacher": each.teacher,
+            "kind": each.kind, "net": system.net, "row": system.row or "", "start": each.start,
+            "teacher": "" if each.taught_by_file else each.teacher, "given": each.teacher if each.taught_by_file else "",
             "levels": " ".join(each.levels), "config": each.config, "input": each.settings.input if each.config else "",
             "seed": "" if system.seed is None else str(system.seed),
             "bits": self.bits(each), "blocks": self.blocks(each),
@@ -319,13 +328,16 @@ class _Plan:
             "whole": system.whole if each.kind == MEMBER else "",
             "member_bits": str(system.bits) if each.kind == MEMBER else "",
             "exported": system.exported_from if system.int8 else "",
-            "model": model, "model_file": model if system.int8 else os.path.join(exp, each.name, "model.safetensors")}
+            "file": each.file, "model": model,
+            "model_file": model if each.file or system.int8 else os.path.join(exp, each.name, "model.safetensors")}
 
     def _keyed(self, fields: dict[tuple[str, str], str]) -> None:
         """Adds the fields of teachers of levels, tables of blocks, float systems, trial lists and ladders."""
         options = self.options
         for teacher, levels in self.level_teachers().items():
             fields["levels", teacher] = " ".join(levels)
+        for teacher in self.file_teachers():
+            fields["model", teacher] = self.conf.file_of(teacher)
         for key, each in self.block_tables().items():
             fields.update({("net", key): each.system.net, ("row", key): each.system.row, ("config", key): each.config,
                            ("blocks", key): self.blocks(each), ("speech", key): fields["speech", each.name]})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+from collections.abc import Mapping
 
 from svq.config_files import read_tree, row_tables
 from svq.errors import UserError
@@ -78,10 +79,13 @@ class Settings:
 
 
 class Conf:
-    """A folder of settings, `conf`, and the folder of systems, `exp`, that it is used with."""
+    """A folder of settings, `conf`, and the folder of systems, `exp`, that it is used with.
 
-    def __init__(self, conf: str, exp: str):
-        self.folder, self.exp = conf.rstrip("/") or "/", exp
+    files: name -> file of systems that are files wherever they lie.
+    """
+
+    def __init__(self, conf: str, exp: str, files: Mapping[str, str] | None = None):
+        self.folder, self.exp, self.files = conf.rstrip("/") or "/", exp, dict(files or {})
         self.finetune, self.students = self.path(FINETUNE), self.path(STUDENTS)
         self._settings: dict[str, Settings] = {}
 
@@ -120,9 +124,23 @@ class Conf:
         return own if os.path.isfile(own) else self.finetune
 
     def is_network(self, name: str) -> bool:
-        """Says whether `name` has settings here or a model folder."""
+        """Says whether `name` has settings here, a model folder or a file."""
+        return self._has_settings(name) or self.is_made_elsewhere(name) or bool(self.file_of(name))
+
+    def _has_settings(self, name: str) -> bool:
         found = Names(frozenset()).parse(name)
-        return bool(self.own_file(found.stem, found.seed)) or self.is_made_elsewhere(name)
+        return bool(self.own_file(found.stem, found.seed))
+
+    def file_of(self, name: str) -> str:
+        """Finds the file of a model that is no folder, given by name or as exp/NAME/NAME.onnx; "" where there is none.
+
+        A network with settings here or a model folder is what these say; an .onnx in its folder is an export of it.
+        """
+        if name in self.files:
+            return self.files[name]
+        path = os.path.join(self.exp, name, f"{name}.onnx")
+        ours = self._has_settings(name) or self.is_made_elsewhere(name)
+        return path if not ours and os.path.isfile(path) else ""
 
     def networks(self) -> list[str]:
         """Lists the networks that have settings here, sorted."""
@@ -136,7 +154,7 @@ class Conf:
 
     def is_made(self, name: str) -> bool:
         """Says whether the model of a system is there already."""
-        return os.path.isfile(os.path.join(self.exp, name, "model.safetensors"))
+        return bool(self.file_of(name)) or os.path.isfile(os.path.join(self.exp, name, "model.safetensors"))
 
     def config_of(self, system: System) -> str:
         """Gives the config by which a system is trained or quantized; "" for a network that was made elsewhere."""

@@ -13,6 +13,7 @@ from svq.recipe.settings import AGGREGATION, Conf, Settings, is_reserved
 from svq.rows import unknown_row
 
 TEACHER, IMPORTED, STUDENT = "teacher", "imported", "student"       # float networks
+FILE = "file"                                                       # a model that runs, and that nothing else is made of
 ROUNDED, FINETUNED = "rounded", "finetuned"                         # quantized by a row: without, or with training
 MEMBER, EXPORTED = "member", "exported"
 FLOAT_KINDS = (TEACHER, IMPORTED, STUDENT)
@@ -24,7 +25,8 @@ class Resolved:
     """A system and what the stages need to know of it. A field that does not apply is empty: "" or ().
 
     kind: one of the words above. config: its settings, FILE.yaml or FILE.yaml:ROW. teacher: the system that it learns from;
-    levels: the cached levels that it learns. needs: the systems that must be there before it can be made.
+    levels: the cached levels that it learns; taught_by_file: whether the teacher is a file, whose embeddings it learns.
+    needs: the systems that must be there before it can be made. file: of a system that is one.
     """
 
     system: System
@@ -35,6 +37,8 @@ class Resolved:
     levels: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
     given_bits: str = ""
+    file: str = ""
+    taught_by_file: bool = False
 
     @property
     def name(self) -> str:
@@ -73,6 +77,8 @@ def resolve(name: str, conf: Conf, options: Options) -> Resolved:
     system = conf.names.parse(name)
     if system.int8:
         of = resolve(system.exported_from, conf, options)
+        if of.kind == FILE:
+            raise UserError(f"{name}: {_only_runs(of.name, conf)}; its arithmetic is what it is")
         return Resolved(system, EXPORTED, needs=(of.name,))
     if system.bits is not None:
         return _member(system, conf, options)
@@ -101,6 +107,9 @@ def _member(system: System, conf: Conf, options: Options) -> Resolved:
 
 
 def _of_row(system: System, conf: Conf) -> Resolved:
+    if conf.file_of(system.net):
+        raise UserError(f"{system.name}: {_only_runs(system.net, conf)}; to quantize and finetune that network, import it or its "
+                        f"checkpoint to a model folder (python3 -m svq.bin.import_checkpoint)")
     own = conf.path(f"{system.stem}.yaml")
     if os.path.isfile(own):
         raise UserError(f"{system.name}: {own} makes {system.stem} a network, and {system.row} is a row that makes it "
@@ -142,10 +151,27 @@ def _student(system: System, conf: Conf, options: Options) -> Resolved:
     if not distils:
         return Resolved(system, STUDENT, config, settings)
     levels = settings.levels
+    if conf.file_of(system.teacher):
+        _check_taught_by_file(system, config, levels, conf)
+        return Resolved(system, STUDENT, config, settings, system.teacher, needs=(system.teacher,), taught_by_file=True)
     if needs_dictionary(levels) and not os.path.isfile(conf.path(AGGREGATION)):
         raise UserError(f"{system.name}: its levels need the dictionary of pooling lde, and {conf.path(AGGREGATION)}, which "
                         "says how that is trained, is missing")
     return Resolved(system, STUDENT, config, settings, system.teacher or "", levels, needs=(system.teacher,))
+
+
+def _check_taught_by_file(system: System, config: str, levels, conf: Conf) -> None:
+    """Raises UserError where a student of a file is to learn anything but the file's embeddings of whole utterances."""
+    if not levels:
+        raise UserError(f"{system.name}: {config} has its teacher compute each crop, and {_only_runs(system.teacher, conf)}; let "
+                        "it learn embeddings of utterances: distill: {targets: {levels: [utterance]}}")
+    if levels != ("utterance",):
+        raise UserError(f"{system.name}: it learns levels {' '.join(levels)}, and {_only_runs(system.teacher, conf)}, so it has "
+                        "the level utterance alone; take a row that learns that")
+
+
+def _only_runs(name: str, conf: Conf) -> str:
+    return f"{name} is a file that runs ({conf.file_of(name)}), no model folder"
 
 
 def needs_dictionary(levels) -> bool:
@@ -165,7 +191,12 @@ def _no_student(system: System, conf: Conf) -> str:
 
 
 def _network(system: System, conf: Conf, options: Options) -> Resolved:
-    config = conf.config_of(system)
+    config, file = conf.config_of(system), conf.file_of(system.name)
+    if file and (config or conf.is_made_elsewhere(system.name)):
+        other = config or os.path.join(conf.exp, system.name, "config.yaml")
+        raise UserError(f"--models: {system.name} is {file}, and {other} makes it another network; give the file another name")
+    if file:
+        return Resolved(system, FILE, file=file)
     if config:
         return Resolved(system, TEACHER, config, conf.read(config))
     if options.from_elsewhere:

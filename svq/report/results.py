@@ -9,6 +9,7 @@ A report has to know more of each system: the float network it comes from, its m
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import typing
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from svq.atomic import atomic_write
 from svq.errors import UserError, located
-from svq.files import open_file
+from svq.files import open_file, read_json
 from svq.names import Names, before_finetuning
 from svq.numbers import integer, printed
 
@@ -25,6 +26,7 @@ _NAME = re.compile(r"[^\s|]+\Z")
 FLOAT_BITS = 32
 FLOAT = "Float"
 INT8 = "INT8"
+FILE = "File"  # quantized, and made elsewhere: nobody here knows how
 # Names of rows are <method><bits>[-<variant>]; the order is that of a table's rows.
 FAMILIES = {"float": FLOAT, "uniform": "Uniform", "kmqat": "KMQAT", "pot": "PoT", "apot": "APoT", "twn": "TWN",
             "admm": "ADMM", "integer": "Integer", "selected": "Selected", "selective": "Selective", "mixed": "Mixed",
@@ -177,7 +179,8 @@ def read_systems(exp, rows: Iterable[Row], names: Names) -> dict[str, System]:
     """Reads name -> System for every system of the results, from exp/<system>/config.yaml. names: the grammar of their
     names.
 
-    An exported system, a file for a runtime with INT8 arithmetic, has no config: it is what its name and its row say.
+    An exported system, a file for a runtime with INT8 arithmetic, has no config: it is what its name and its row say. Nor
+    has a file that was made elsewhere: it belongs to no other system.
     Raises UserError for a config that is missing or malformed, or at odds with the bits in the results.
     """
     bits = {row.system: row.avg_bits for row in rows}
@@ -210,8 +213,10 @@ def _read_system(path: Path, name: str, bits: dict[str, float], names: Names) ->
     from svq.config import load_config
     from svq.network import ModelConfig
 
-    if names.parse(name).int8 and not path.is_file():
+    if not path.is_file() and names.parse(name).int8:
         return _exported(name, bits, names)
+    if not path.is_file() and _is_file(path.parent / "summary.json"):
+        return System(name, None, name, FLOAT if bits[name] >= FLOAT_BITS else FILE, "", "-", bits[name], {})
     config = load_config(path, ModelConfig)
     by_layer = _layer_bits(config)
     if bool(by_layer) != (bits[name] < FLOAT_BITS):
@@ -225,6 +230,14 @@ def _read_system(path: Path, name: str, bits: dict[str, float], names: Names) ->
     family = _family(own, config.quant.method, different)
     return System(name, parent, root, family, variant, _kind(config.quant.method, different), bits[name],
                   by_layer)
+
+
+def _is_file(summary: Path) -> bool:
+    """Says whether a system is a file that was made elsewhere, by what its summary.json says."""
+    with contextlib.suppress(OSError, ValueError):
+        tree = read_json(summary)
+        return isinstance(tree, dict) and tree.get("given") is True
+    return False
 
 
 def _own(name: str, names: Names) -> tuple[str, str]:

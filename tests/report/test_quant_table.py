@@ -317,3 +317,16 @@ def test_systems_of_a_network_are_those_that_the_recipe_makes_of_it():
     args = Namespace(parent="my", systems=[], trials=[], backend="", norm="")
     found = chosen([row(name) for name in names], args, Names(NAMES.quant, is_network=names.__contains__))
     assert [each.system for each in found] == ["my", "my_kmqat4", "my-int8", "my_kmqat4-s2", "my_float"]
+
+
+@pytest.mark.parametrize("bits, family", [(32.0, "Float"), (2.0, "File")])
+def test_a_file_that_was_made_elsewhere_belongs_to_no_system(tmp_path, bits, family):
+    quantized.write_exp(tmp_path, {"small": None})
+    (tmp_path / "exp" / "box").mkdir()
+    rows = [row("small", bits=32.0), row("box", bits=bits)]
+    (tmp_path / "exp" / "box" / "summary.json").write_text('{"file": "model.svq"}')
+    with pytest.raises(UserError, match="box/config.yaml"):  # a folder that has lost its config is none
+        read_systems(tmp_path / "exp", rows, NAMES)
+    (tmp_path / "exp" / "box" / "summary.json").write_text('{"file": "box.onnx", "given": true}')
+    found = read_systems(tmp_path / "exp", rows, NAMES)["box"]
+    assert (found.parent, found.root, found.family, found.bits, found.average) == (None, "box", family, {}, bits)
