@@ -18,16 +18,16 @@ from svq.files import sha256_of
 
 def main() -> None:
     options = parse_options()
-    from svq.importing import ORIGINS, Options, import_checkpoint
+    from svq.importing import KNOWN, Options, import_checkpoint
     from svq.models import save_model
     from svq.nets import num_parameters
 
-    if options.origin not in ORIGINS:
-        raise UserError(f"--from {options.origin}: known are {', '.join(ORIGINS)}")
+    if options.origin not in KNOWN:
+        raise UserError(f"--from {options.origin}: known are {', '.join(KNOWN)}")
     if os.path.exists(options.out) and not os.path.isdir(options.out):
         raise UserError(f"{options.out}: a file; --out takes a folder")
-    found = import_checkpoint(options.file, options.origin, options.arch,
-                              Options(options.rate, options.num_mels, options.pooling))
+    given = Options(options.rate, options.num_mels, options.pooling, options.front_end)
+    found = import_checkpoint(options.file, options.origin, options.arch, given)
     digest = sha256_of(options.file)
     write_provenance(options.out, {"from": options.origin, "file": os.path.basename(options.file), "sha256": digest,
                                    "left_out": sorted(found.left_out), "model": to_dict(found.config)}, seed=0)
@@ -36,6 +36,8 @@ def main() -> None:
     print(f"{options.out}: {found.config.arch} {found.config.net}, {num_parameters(found.net):,} parameters, "
           f"embeddings of {found.config.embed_dim} numbers, from {found.taken} tensors")
     print(f"front end: {front_end}")
+    for note in found.notes:
+        print(note)
     kinds = sorted(set(found.left_out.values()))
     for kind in kinds:
         print(f"left out ({kind}): {some_of(name for name, what in found.left_out.items() if what == kind)}")
@@ -45,7 +47,7 @@ def parse_options() -> argparse.Namespace:
     arguments = parser(__doc__)
     arguments.add_argument("file", help="the checkpoint")
     arguments.add_argument("--from", dest="origin", required=True, metavar="ORIGIN",
-                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova, redimnet or resemblyzer")
+                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova, redimnet or resemblyzer; or onnx")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
     arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")
@@ -55,6 +57,9 @@ def parse_options() -> argparse.Namespace:
     arguments.add_argument("--pooling", choices=["", "tstp", "tap", "tsdp"], default="",
                            help="what it pools frames to: means and deviations (tstp), means (tap) or deviations (tsdp); "
                                 "needed only where an error asks for it")
+    arguments.add_argument("--front-end", default="", metavar="TOOLKIT",
+                           help="for --from onnx: whose features the network takes, where the file does not say: "
+                                "wespeaker, 3dspeaker or sherpa-onnx")
     options = arguments.parse_args()
     if options.rate < 1 or options.num_mels < 0:
         arguments.error("--rate must be at least 1 and --num-mels must not be negative")

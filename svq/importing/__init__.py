@@ -1,7 +1,8 @@
 """Imports checkpoints of other toolkits as networks of svq/nets.
 
-toolkits.py describes the toolkits and architectures.py the networks that several of them write alike. plan.py reads
-files and defines plans and rules.
+source.py opens files and archives. toolkits.py describes the toolkits and architectures.py the networks that several of
+them write alike. plan.py reads state dicts and defines plans and rules. The modules onnx_*.py recognise the networks in
+ONNX files, whose weights have no names.
 
 Every tensor is accounted for: it becomes one of ours, or it belongs to the classifier or the front end and is named as
 left out. Anything else is an error. Sizes are read off the shapes, so the origin's config is not needed. Where two
@@ -11,35 +12,34 @@ networks have the same shapes, the user is asked which it is.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
-from torch import nn
 
-from svq import nets
 from svq.errors import UserError, some_of
+from svq.importing.made import Imported, check_arch, check_mels, uncommon
+from svq.importing.onnx_import import ORIGIN as ONNX
+from svq.importing.onnx_import import import_onnx
 from svq.importing.plan import Family, Options, Origin, Plan, State, read_checkpoint
 from svq.importing.toolkits import ORIGINS
-from svq.network import ModelConfig, load_state
+from svq.network import load_state
 
-
-@dataclass(frozen=True)
-class Imported:
-    """An imported network. net: in eval mode. taken: how many tensors of the checkpoint it got. left_out: the others by
-    name, and what each is."""
-
-    net: nn.Module
-    config: ModelConfig
-    taken: int
-    left_out: dict[str, str]
+KNOWN = (*ORIGINS, ONNX)
+# What programs put before the names of a network: torch's parallel training and compiler, Lightning, a larger model.
+PREFIXES = ("module.", "_orig_mod.", "model.", "speaker_encoder.")
 
 
 def import_checkpoint(path, origin: str, arch: str | None = None, options: Options = Options()) -> Imported:
     """Imports the network in the checkpoint `path`.
 
-    origin: the toolkit that wrote it, one of ORIGINS. arch: the architecture that it must be; None: any. UserError,
-    naming the file, for a file that is no checkpoint, a network that is not known here, and tensors that do not fit.
+    origin: the toolkit that wrote it, or onnx: one of KNOWN. arch: the architecture that it must be; None: any.
+    UserError, naming the file, for a file that is no checkpoint, a network that is not known here, and tensors that do
+    not fit.
     """
+    if origin == ONNX:
+        return import_onnx(path, arch, options)
+    if options.front_end:
+        raise UserError(f"--front-end is for --from {ONNX} alone: {origin}'s checkpoints have the front end of {origin}")
     state, told = read_checkpoint(path)
     options = replace(options, model_config=told)
     whole = without_prefix(state, ORIGINS[origin].prefixes)
@@ -51,8 +51,7 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
         raise UserError(f"{path}: looks like {origin}'s {family.name}, but {what}") from None
     model = replace(plan.model, net=uncommon(plan.model))
     check_mels(path, model, options)
-    if arch is not None and arch != model.arch:
-        raise UserError(f"{path}: holds {model.arch}, not {arch}; leave --arch out, or name another file")
+    check_arch(path, model, arch)
     state, left_out = set_aside(ORIGINS[origin], whole)
     try:
         with torch.device("meta"):  # shapes are compared before memory is taken
@@ -68,24 +67,17 @@ def import_checkpoint(path, origin: str, arch: str | None = None, options: Optio
     return Imported(net, model, len(state), left_out)
 
 
-def check_mels(path, model: ModelConfig, options: Options) -> None:
-    """Checks the number of mel channels that the user gives; UserError where the network has another."""
-    if options.num_mels not in (0, model.front_end.num_mels):
-        raise UserError(f"{path}: --num-mels {options.num_mels}, but its tensors are those of "
-                        f"{model.front_end.num_mels} mel channels; leave the option out")
+def without_prefix(state: State, prefixes: tuple[str, ...] = ()) -> State:
+    """Takes prefixes off the names of a state dict, PREFIXES and those given, in any order and one behind another.
 
-
-def uncommon(model: ModelConfig) -> dict:
-    """Picks the options of a network that differ from its architecture's defaults."""
-    usual = nets.options_of(model.arch)
-    return {name: value for name, value in model.net.items() if value != usual[name]}
-
-
-def without_prefix(state: State, prefixes: tuple[str, ...]) -> State:
-    """Takes prefixes off the names of a state dict, one after another, except where two names would become one."""
-    for prefix in prefixes:
-        bare = {name: name.removeprefix(prefix) for name in state}
-        state = {name if bare[name] in state else bare[name]: tensor for name, tensor in state.items()}
+    A prefix stays where two names would become one.
+    """
+    before = None
+    while before != list(state):
+        before = list(state)
+        for prefix in (*PREFIXES, *prefixes):
+            bare = {name: name.removeprefix(prefix) for name in state}
+            state = {name if bare[name] in state else bare[name]: tensor for name, tensor in state.items()}
     return state
 
 

@@ -5,7 +5,6 @@ No code of a file is ever run.
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -15,12 +14,15 @@ from typing import NamedTuple
 
 import torch
 
-from svq.errors import UserError
-from svq.files import require_file
+from svq.errors import UserError, some_of
+from svq.importing.source import Source, described, find_source
 from svq.network import ModelConfig, load_tensors
 
 State = dict[str, torch.Tensor]
 WRAPPERS = ("model", "state_dict", "model_state_dict", "model_state", "embedding_model")
+# Packages whose objects (settings, what the task is) lie beside the tensors in checkpoints, and single such classes.
+PROGRAMS = ("pyannote", "pytorch_lightning", "lightning", "lightning_fabric", "omegaconf")
+LONE_CLASSES = ("torch.torch_version.TorchVersion", "argparse.Namespace", "pathlib.PosixPath", "typing.Any")
 
 
 class Rule(NamedTuple):
@@ -62,7 +64,8 @@ class Family:
 @dataclass(frozen=True)
 class Options:
     """Facts that tensors do not tell. rate: samples a second. num_mels: 0: not given. pooling: one of
-    svq.importing.poolings.TOLD; empty: not given. These are the user's.
+    svq.importing.poolings.TOLD; empty: not given. front_end: whose, for an ONNX file that does not say; empty: not
+    given. These are the user's.
 
     model_config: the network's arguments that lie beside the tensors in some files; None where there are none.
     """
@@ -70,6 +73,7 @@ class Options:
     rate: int = 16000
     num_mels: int = 0
     pooling: str = ""
+    front_end: str = ""
     model_config: Mapping | None = None
 
 
@@ -80,7 +84,7 @@ class Origin:
 
     name: str
     families: tuple[Family, ...]
-    prefixes: tuple[str, ...] = ("module.",)
+    prefixes: tuple[str, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -95,32 +99,50 @@ def read_state(path) -> State:
 
 
 def read_checkpoint(path) -> tuple[State, Mapping | None]:
-    """Reads the state dict in `path`, a .safetensors or a file of torch.save: on the CPU, floating point as float32.
+    """Reads the state dict in `path`, a .safetensors or a file of torch.save, or an archive with one such file in it: on
+    the CPU, floating point as float32.
 
     Gives with it what lies beside it as `model_config`, None where there is nothing.
 
     The state dict may lie under one of WRAPPERS beside other things (epoch, optimizer). UserError for a file that is no
     whole checkpoint, holds more than tensors, or has values that are not finite.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        raise UserError(f"{path}: a folder; name the checkpoint file in it")
-    if not os.path.exists(path):
-        raise UserError(f"{path}: no such file")
-    found = load_tensors(path) if path.endswith(".safetensors") else _load(path)
+    source = find_source(path)
+    where = source.where
+    found = _load_safetensors(source) if source.name.endswith(".safetensors") else _load(source)
     state = _unwrapped(found)
     if not state:
-        raise UserError(f"{path}: holds no state dict (tensors by name); save one: torch.save(net.state_dict(), ...)")
+        raise UserError(f"{where}: holds no state dict (tensors by name){_held(found)}; save one: "
+                        "torch.save(net.state_dict(), ...)")
     for name, tensor in state.items():
         if not _is_plain(tensor):
-            raise UserError(f"{path}: {name} is no plain tensor of numbers but {tensor.layout}, {tensor.dtype}, "
+            raise UserError(f"{where}: {name} is no plain tensor of numbers but {tensor.layout}, {tensor.dtype}, "
                             f"{list(tensor.shape)}")
     state = {name: t.float() if t.is_floating_point() else t for name, t in state.items()}
     for name, tensor in state.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise UserError(f"{path}: {name} holds values that are not finite; copy the file again")
+            raise UserError(f"{where}: {name} holds values that are not finite; copy the file again")
     told = found.get("model_config") if isinstance(found, Mapping) else None
     return state, told if isinstance(told, Mapping) else None
+
+
+def _held(found) -> str:
+    """Says what the content of a file is instead of a state dict."""
+    if isinstance(found, Mapping):
+        return f": it has {some_of(map(str, found), 4)}" if found else ": it is empty"
+    return f": it is one {type(found).__name__}"
+
+
+def _load_safetensors(source: Source) -> State:
+    if source.content is None:
+        return load_tensors(source.where)
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(source.content)
+    except SafetensorError as error:
+        raise UserError(f"{source.where}: not a complete safetensors file ({error}); copy it again") from None
 
 
 def _is_plain(tensor: torch.Tensor) -> bool:
@@ -130,11 +152,12 @@ def _is_plain(tensor: torch.Tensor) -> bool:
     return tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
-def _load(path: str):
+def _load(source: Source):
+    path = source.where
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_stand_ins(source)):
             warnings.simplefilter("ignore")
-            return torch.load(require_file(path), map_location="cpu", weights_only=True)
+            return torch.load(source.opened(), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
         if "nsupported" in text and "invalid load key" not in text:  # an instruction that makes no tensor
@@ -146,8 +169,31 @@ def _load(path: str):
             UnicodeDecodeError, MemoryError, OverflowError) as error:
         if "TorchScript" in str(error):
             raise UserError(f"{path}: a TorchScript archive; import the checkpoint that it was made from") from None
-    raise UserError(f"{path}: neither a whole file of torch.save nor .safetensors: not a checkpoint, or cut short; "
-                    "copy it again")
+    raise UserError(f"{path}: {described(source)}neither a whole file of torch.save nor .safetensors: not a checkpoint, or "
+                    "cut short; copy it again")
+
+
+class StandIn:
+    """What is put where a checkpoint holds an object of its training program: it keeps nothing and does nothing."""
+
+    def __init__(self, *args, **options):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+
+def _stand_ins(source: Source) -> list[tuple[type, str]]:
+    """Lists stand-ins for the classes of PROGRAMS that a checkpoint names beside its tensors, by those names.
+
+    torch's reader, which runs no code, makes objects of allowed classes only; it gets StandIn for these. Any other name
+    stays forbidden.
+    """
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(source.opened())
+    except Exception:  # whatever is wrong with the file: torch.load says it
+        return []
+    return [(StandIn, name) for name in names if name.partition(".")[0] in PROGRAMS or name in LONE_CLASSES]
 
 
 def _unwrapped(found) -> dict[str, torch.Tensor] | None:

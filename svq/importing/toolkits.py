@@ -240,7 +240,7 @@ CLOVA = Origin(
         Family("ResNetSE34V2", ("conv1.weight", "layer4.0.se.fc.0.weight", "attention.0.weight", "fc.weight"),
                clova_half),
     ),
-    prefixes=("module.", "__S__."),
+    prefixes=("__S__.",),
     left_out={r"__L__\..*": "loss", FRONT_END: "front end"},
 )
 

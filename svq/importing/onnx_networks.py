@@ -1,0 +1,93 @@
+"""Says which network of svq/nets the layers of an ONNX file may be: architecture and sizes, read off their shapes.
+
+A wrong guess does no harm: the network is filled and run beside the file before anyone gets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from svq.importing.architectures import mel_channels, resnet_of
+from svq.importing.onnx_graph import Graph
+from svq.nets.resnet import BasicBlock, BottleneckBlock
+
+
+class OtherKind(ValueError):
+    """A graph of another kind of network, seen at its first layers."""
+
+
+class Guess(NamedTuple):
+    """A network that a graph may be: architecture, its options, and the sizes of its input and output."""
+
+    arch: str
+    net: dict
+    num_mels: int
+    embed_dim: int
+
+
+def resnet(graph: Graph, num_mels: int) -> Guess:
+    """Reads a ResNet of WeSpeaker or 3D-Speaker, with one or two embedding layers.
+
+    num_mels: as the file or the user says, 0: unknown. OtherKind for a graph of another kind, ValueError that says why
+    for a ResNet that is none of ours.
+    """
+    layers = graph.weighted
+    maps = [layer.weight.shape for layer in layers if layer.weight.ndim == 4]
+    rest = [layer.weight.shape for layer in layers[len(maps):]]
+    if not maps or maps[0][1:] != (1, 3, 3):
+        raise OtherKind("it does not begin with a 3x3 convolution of one channel")
+    if len(rest) not in (1, 2) or any(len(shape) != 2 for shape in rest):
+        raise ValueError(f"one or two linear layers must follow its convolutions, not {len(rest)} layers")
+    width = maps[0][0]
+    block = BottleneckBlock if len(maps) > 1 and maps[1][2:] == (1, 1) else BasicBlock
+    wide = [shape[0] for shape in maps[1:] if shape[2:] == (3, 3)]
+    inside = 2 if block is BasicBlock else 1
+    blocks = tuple(sum(channels == width * 2**stage for channels in wide) // inside for stage in range(4))
+    embed_dim, statistics = rest[0]
+    arch = resnet_of(block, blocks)
+    mels = mel_channels(statistics, 8 * width * block.expansion, num_mels)
+    net = {"width": width, "second_layer": len(rest) == 2, **_floor(graph)}
+    return Guess(arch, net, mels, rest[-1][0] if len(rest) == 2 else embed_dim)
+
+
+def _floor(graph: Graph) -> dict:
+    """Reads what the statistics pooling adds to variances. ValueError where the graph has no such number, or several."""
+    floors = sorted(set(graph.floors))
+    if len(floors) != 1:
+        raise ValueError(f"its pooling must add one small number to variances; it has {floors or 'none'}")
+    return {"variance_floor": floors[0]}
+
+
+def ecapa(graph: Graph, num_mels: int) -> Guess:
+    """Reads an ECAPA-TDNN in the form of WeSpeaker or of SpeechBrain and 3D-Speaker. As `resnet` otherwise."""
+    layers = graph.weighted
+    first = layers[0].weight.shape
+    parts, rest = divmod(sum(layer.weight.shape[2:] == (3,) for layer in layers), 3)
+    each = parts + 4  # layers in an SE-Res2Block
+    if len(first) != 3 or first[2] != 5 or rest or parts < 1:
+        raise OtherKind("it does not begin with a convolution over 5 frames and three Res2Net blocks over 3")
+    if len(layers) != 3 * each + 5:
+        raise ValueError(f"it has {len(layers)} layers with weights, where Res2Net blocks in {parts + 1} groups make "
+                         f"{3 * each + 5}")
+    squeeze, (mfa, hidden, _, last) = layers[each - 1].weight.shape[0], (layer.weight.shape for layer in layers[-4:])
+    wide, channels, seen = mfa[0], first[0], hidden[1]
+    norms = len(graph.layers) - len(layers) - 3 * (each - 2)
+    form = "speechbrain" if norms >= 4 else "wespeaker"
+    name = {"wespeaker": ("ECAPA512", "ECAPA1024"), "speechbrain": ("ECAPASpeechBrain512", "ECAPASpeechBrain")}[form]
+    net = {"channels": channels, "wide": wide, "form": form, "scale": parts + 1, "squeeze": squeeze,
+           "attention": hidden[0], "global_context": seen == 3 * wide}
+    return Guess(name[channels > 512], net, first[1], last[0])
+
+
+def x_vector(graph: Graph, num_mels: int) -> Guess:
+    """Reads an x-vector of WeSpeaker or 3D-Speaker. As `resnet` otherwise."""
+    shapes = [layer.weight.shape for layer in graph.weighted]
+    contexts = [shape[2] for shape in shapes if len(shape) == 3 and shape[2] > 1]
+    if contexts != [5, 3, 3] or len(shapes) not in (6, 7):
+        raise OtherKind("its layers are not those over 5, 3, 3 and 1 frames")
+    net = {"width": shapes[0][0], "wide": shapes[4][0], "segments": len(shapes) - 5, **_floor(graph)}
+    return Guess("XVector", net, shapes[0][1], shapes[-1][0])
+
+
+NETWORKS: dict[str, Callable[[Graph, int], Guess]] = {"ResNet": resnet, "ECAPA-TDNN": ecapa, "x-vector": x_vector}
