@@ -73,7 +73,7 @@ if stage 1 "the float network"; then
   else
     once "${model_in[@]}" --out "$float/model.safetensors" --out "$float/config.yaml" -- \
       python3 -m svq.bin.import_checkpoint "$model" --from "$from" --rate "$rate" \
-      --num-mels "$num_mels" --pooling "$pooling" --out "$float"
+      --num-mels "$num_mels" --pooling "$pooling" --front-end "$front_end" --out "$float"
   fi
 fi
 

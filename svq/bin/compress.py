@@ -15,7 +15,7 @@ from svq.compression.plan import METHODS, Settings, most_utterances, target_byte
 from svq.errors import UserError
 from svq.numbers import integer
 
-ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "redimnet", "resemblyzer", "svq")
+ORIGINS = ("speechbrain", "wespeaker", "3dspeaker", "clova", "pyannote", "redimnet", "resemblyzer", "onnx", "svq")
 FINETUNE = ("auto", "embedding", "labels", "none", "true", "false")
 
 
@@ -33,7 +33,7 @@ def do_check(args) -> None:
         inputs.check_speech(args.cohort)
     args.finetune = finetuning(args.finetune, speech, args.data, args.batch_size)
     plan = make_plan(settings_of(args, speech), speech, args.objective, args.model, args.origin,
-                     Options(args.rate, args.num_mels, args.pooling))
+                     Options(args.rate, args.num_mels, args.pooling, args.front_end))
     words = (plan.finetune, plan.objective, plan.head, tested.models, plan.per_channel)
     print(*(str(word).lower() for word in words))
 
@@ -182,6 +182,9 @@ def build_parser():
     add("--pooling", choices=["", "tstp", "tap", "tsdp"], default="",
         help="what the checkpoint pools frames to: means and deviations (tstp), means (tap) or deviations (tsdp); needed "
              "only where an error asks for it")
+    add("--front-end", default="",
+        help="for --from onnx: whose features the network takes, where the file does not say: wespeaker, 3dspeaker or "
+             "sherpa-onnx")
     add("--trials", required=True, help="trial list: enroll test [target|nontarget]")
     add("--trials-data", default="", help="data directory of its recordings; empty: the folder of --trials")
     add("--cohort", default="",

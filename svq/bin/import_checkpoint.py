@@ -2,7 +2,8 @@
 
 Recognises architecture and sizes from the tensors; the front end is the one that the toolkit trains with. Tensors of
 the classifier are left out and named. Any other tensor that does not fit is an error, and nothing is written.
-Reads only tensors from FILE (a state dict, .pt or .safetensors), never code.
+Reads only tensors from FILE (a state dict, .pt or .safetensors, or one in an archive), never code. From an ONNX file
+it takes the network that its graph is, and runs both side by side.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def parse_options() -> argparse.Namespace:
     arguments = parser(__doc__)
     arguments.add_argument("file", help="the checkpoint")
     arguments.add_argument("--from", dest="origin", required=True, metavar="ORIGIN",
-                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova, redimnet or resemblyzer; or onnx")
+                           help="the toolkit: wespeaker, 3dspeaker, speechbrain, clova, pyannote, redimnet or resemblyzer; or onnx "
+                                "for an ONNX file")
     arguments.add_argument("--out", required=True, help="folder for the model")
     arguments.add_argument("--arch", help="the architecture that it must turn out to be, e.g. ResNet34")
     arguments.add_argument("--rate", type=int, default=16000, help="samples per second that it was trained on")

@@ -17,6 +17,7 @@ from dataclasses import replace
 import torch
 
 from svq.errors import UserError, some_of
+from svq.importing.foreign import foreign
 from svq.importing.made import Imported, check_arch, check_mels, uncommon
 from svq.importing.onnx_import import ORIGIN as ONNX
 from svq.importing.onnx_import import import_onnx
@@ -94,12 +95,15 @@ def set_aside(origin: Origin, state: State) -> tuple[State, dict[str, str]]:
 def family_of(path, origin: str, state: State) -> Family:
     """Finds the family of networks of `origin` that a state dict belongs to.
 
-    UserError where there is none; it names another toolkit that the state dict looks like.
+    UserError where there is none; it names what else the state dict is, or another toolkit that it looks like.
     """
     for family in ORIGINS[origin].families:
         if all(mark in state for mark in family.marks):
             return family
     known = ", ".join(family.name for family in ORIGINS[origin].families)
+    told = foreign(state)
+    if told:
+        raise UserError(f"{path}: {told} (known of {origin}: {known})")
     others = [name for name, other in ORIGINS.items() if name != origin and any(
         all(mark in without_prefix(state, other.prefixes) for mark in family.marks) for family in other.families)]
     hint = f"; it looks like one of {' or '.join(others)}: --from {others[0]}" if others else ""

@@ -31,6 +31,9 @@ def import_onnx(path, arch: str | None = None, options: Options = Options()) -> 
     if OUR_KEY in graph.metadata:
         raise UserError(f"{graph.path}: svq exported it; take the model folder or .svq file that it was made from")
     guess, state, folded = recognised(graph, graph.shape[2] or options.num_mels)
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{graph.path}: its weights for {name} hold values that are not finite; copy the file again")
     front_end, why = front_end_of(graph, guess.num_mels, options)
     config = _config(guess, front_end, folded)
     check_mels(graph.path, config, options)

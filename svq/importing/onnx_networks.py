@@ -37,6 +37,8 @@ def resnet(graph: Graph, num_mels: int) -> Guess:
     rest = [layer.weight.shape for layer in layers[len(maps):]]
     if not maps or maps[0][1:] != (1, 3, 3):
         raise OtherKind("it does not begin with a 3x3 convolution of one channel")
+    if any(len(shape) == 3 and shape[2] > 1 for shape in rest):
+        raise OtherKind("convolutions over time follow those over maps")
     if len(rest) not in (1, 2) or any(len(shape) != 2 for shape in rest):
         raise ValueError(f"one or two linear layers must follow its convolutions, not {len(rest)} layers")
     width = maps[0][0]
@@ -90,4 +92,36 @@ def x_vector(graph: Graph, num_mels: int) -> Guess:
     return Guess("XVector", net, shapes[0][1], shapes[-1][0])
 
 
-NETWORKS: dict[str, Callable[[Graph, int], Guess]] = {"ResNet": resnet, "ECAPA-TDNN": ecapa, "x-vector": x_vector}
+def campplus(graph: Graph, num_mels: int) -> Guess:
+    """Reads a CAM++ of 3D-Speaker or WeSpeaker. As `resnet` otherwise."""
+    shapes = [layer.weight.shape for layer in graph.weighted]
+    maps = sum(len(shape) == 4 for shape in shapes)
+    rest = shapes[maps:]
+    if not maps or shapes[0][1:] != (1, 3, 3) or len(rest) < 3 or rest[0][2:] != (5,):
+        raise OtherKind("it does not begin with 3x3 convolutions and one over 5 frames behind them")
+    channels, inputs, _ = rest[0]
+    bands, odd = divmod(inputs, shapes[0][0])
+    if odd:
+        raise ValueError(f"its first time-delay layer takes {inputs} channels, no multiple of {shapes[0][0]}")
+    blocks = _dense_blocks(rest[1:-1])
+    dense = next((shape for shape in rest[1:] if shape[2:] == (3,)), (0, 0))
+    floor = {"variance_floor": 1e-12} if not graph.floors else _floor(graph)  # 3D-Speaker adds nothing
+    net = {"width": shapes[0][0], "channels": channels, "layers": blocks, "growth": dense[0], "bottleneck": dense[1],
+           **floor}
+    return Guess("CAMPPlus", net, 8 * bands, rest[-1][0])
+
+
+def _dense_blocks(shapes: list[tuple]) -> tuple[int, ...]:
+    """Counts the dense layers of each block. Each has four convolutions, the second over 3 frames; one more convolution
+    ends a block."""
+    blocks, layers, place = [], 0, 0
+    while place < len(shapes):
+        if place + 1 < len(shapes) and shapes[place + 1][2:] == (3,):
+            layers, place = layers + 1, place + 4
+        else:
+            blocks, layers, place = [*blocks, layers], 0, place + 1
+    return tuple(blocks)
+
+
+NETWORKS: dict[str, Callable[[Graph, int], Guess]] = {"ResNet": resnet, "ECAPA-TDNN": ecapa, "x-vector": x_vector,
+                                                     "CAM++": campplus}

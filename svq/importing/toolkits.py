@@ -4,6 +4,9 @@ WeSpeaker (wenet-e2e/wespeaker): avg_model.pt, a state dict of the network and t
 (wespeaker/dataset/processor.py, cli/speaker.py): Kaldi's log-mels on the 16-bit scale with a Hamming window, less the
 utterance's mean.
 
+pyannote (pyannote/pyannote-audio, models/embedding/wespeaker): pytorch_model.bin, a checkpoint of Lightning with
+WeSpeaker's ResNets under `resnet.` and WeSpeaker's front end.
+
 3D-Speaker (modelscope/3D-Speaker): embedding_model.ckpt, a state dict. Its front end (speakerlab/process/processor.py):
 Kaldi's log-mels with the povey window, of samples in [-1, 1], less the utterance's mean.
 
@@ -158,6 +161,13 @@ def speechbrain_resnet(state: State, options) -> Plan:
                             speechbrain_front_end(8 * (bins // (2 * width)), options)), rules)
 
 
+PYANNOTE = Origin(
+    "pyannote",
+    # Its pooling adds nothing to variances; this much keeps the slope of the root finite.
+    (architectures.resnet(wespeaker_front_end, variance_floor=1e-12),),
+    prefixes=("resnet.",),
+)
+
 SPEECHBRAIN = Origin("speechbrain", (
     architectures.ecapa_tdnn(speechbrain_front_end),
     Family("Xvector", ("blocks.0.conv.weight", "blocks.16.w.weight"), speechbrain_x_vector),
@@ -263,4 +273,4 @@ RESEMBLYZER = Origin(
 
 
 ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (WESPEAKER, SPEECHBRAIN, THREEDSPEAKER, CLOVA,
-                                                                   redimnet.REDIMNET, RESEMBLYZER)}
+                                                                   PYANNOTE, redimnet.REDIMNET, RESEMBLYZER)}

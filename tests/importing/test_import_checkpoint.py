@@ -189,7 +189,7 @@ def test_every_tensor_is_accounted_for(run, tmp_path, name):
 def test_another_origin_is_suggested(run, tmp_path):
     refused(run, tmp_path, "it looks like one of wespeaker or 3dspeaker: --from wesp", xvec(), origin="speechbrain")
     refused(run, tmp_path, "holds XVector, not ResNet34; leave --arch out", xvec(), "--arch", "ResNet34")
-    refused(run, tmp_path, "known are wespeaker, speechbrain, 3dspeaker, clova", xvec(), origin="kaldi")
+    refused(run, tmp_path, "known are wespeaker, speechbrain, 3dspeaker, clova, pyannote, onnx", xvec(), origin="kaldi")
 
 
 def test_places_that_are_none(run, tmp_path):
@@ -375,6 +375,6 @@ def test_the_command_ends_with_status_1_and_one_line(tmp_path):
     command = [sys.executable, "-m", "svq.bin.import_checkpoint", tmp_path / "x.pt", "--from", "clova"]
     done = subprocess.run([*command, "--out", tmp_path / "out"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith(f"svq.bin.import_checkpoint: {tmp_path}/x.pt: neither a whole") and \
+    assert done.stderr.startswith(f"svq.bin.import_checkpoint: {tmp_path}/x.pt: a text: neither a whole") and \
         done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
