@@ -1,4 +1,4 @@
-"""What an import gives, and what is checked of it whatever it came from."""
+"""Holds what an import gives, and the checks of it that all imports share."""
 
 from __future__ import annotations
 

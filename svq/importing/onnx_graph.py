@@ -82,7 +82,7 @@ class Graph:
 
 @dataclass
 class _Reading:
-    """What is known of a graph while its nodes are read."""
+    """A graph while its nodes are read: its constants by name, and what was found so far."""
 
     constants: dict[str, np.ndarray]
     layers: list[Layer] = field(default_factory=list)
@@ -100,7 +100,8 @@ def read_graph(source: Source) -> Graph:
     except Exception:  # protobuf's error, whose module changed between versions
         model = None
     if model is None or not model.graph.node:
-        raise UserError(f"{where}: {described(source)}not an ONNX model, or cut short; copy it again")
+        kind = "a zip archive, such as torch.save writes: " if content.startswith(b"PK") else described(source)
+        raise UserError(f"{where}: {kind}not an ONNX model, or cut short; copy it again")
     _check_model(onnx, where, model)
     graph = model.graph
     constants = {tensor.name: _array(onnx, where, tensor) for tensor in graph.initializer}

@@ -19,6 +19,7 @@ ORIGIN = "onnx"
 OUR_KEY = "svq"  # of the metadata of files that svq.bin.export writes
 LENGTHS = (61, 200, 347)  # frames that both networks are run on
 LARGEST_CHANGE = 1e-5  # between the two, relative to the largest number of the embedding
+LEAST_SPREAD = 1e-3  # between embeddings of different features, relative to their largest number
 
 
 def import_onnx(path, arch: str | None = None, options: Options = Options()) -> Imported:
@@ -86,21 +87,33 @@ def largest_change(graph: Graph, net: torch.nn.Module, config: ModelConfig) -> f
     runtime = require("onnxruntime")
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4
-    random, changes = np.random.default_rng(0), []
+    random, changes, made = np.random.default_rng(0), [], []
     batch, frames, mels = graph.shape[0] or 1, graph.shape[1], config.front_end.num_mels
     try:
         session = runtime.InferenceSession(graph.content, settings, providers=["CPUExecutionProvider"])
         for length in (frames,) * 3 if frames else LENGTHS:
-            feats = (2 * random.standard_normal((batch, length, mels))).astype(np.float32)
+            feats = random_features(random, batch, length, mels)
             theirs = session.run(None, {graph.input: feats})[0]
             ours = net(torch.from_numpy(feats)).numpy()
             if theirs.size != ours.size:
                 raise UserError(f"{graph.path}: gives {list(theirs.shape)} where {config.arch} gives {list(ours.shape)}; "
                                 "export it with the embedding alone")
+            made.append(ours[0])
             changes.append(float(np.abs(theirs.reshape(ours.shape) - ours).max() / np.abs(ours).max()))
     except UserError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no base class of their own
         said = (str(error).strip().splitlines() or [""])[0]
         raise UserError(f"{graph.path}: ONNX Runtime cannot run it ({said[:150]}); export it again") from None
+    if np.ptp(made, axis=0).max() < LEAST_SPREAD * np.abs(made).max():
+        raise UserError(f"{graph.path}: its embeddings hardly change with the features, so running it proves nothing; take "
+                        "the file of a trained network")
     return max(changes, key=lambda change: (np.isnan(change), change))
+
+
+def random_features(random: np.random.Generator, batch: int, frames: int, mels: int) -> np.ndarray:
+    """Makes features (batch, frames, mels) float32 that differ as log-mels of recordings do: each has a spectrum of its
+    own, which drifts, and noise."""
+    spectrum = 2 * random.standard_normal((batch, 1, mels))
+    drift = np.cumsum(0.2 * random.standard_normal((batch, frames, mels)), axis=1)
+    return (spectrum + drift + random.standard_normal((batch, frames, mels))).astype(np.float32)

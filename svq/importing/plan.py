@@ -160,7 +160,7 @@ def _load(source: Source):
             return torch.load(source.opened(), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         text = str(error)
-        if "nsupported" in text and "invalid load key" not in text:  # an instruction that makes no tensor
+        if "nsupported" in text and "invalid load key" not in text and not described(source):  # an instruction that makes no tensor
             what = next((line.strip() for line in text.splitlines() if "nsupported" in line), "")
             what = what.partition("WeightsUnpickler error: ")[2] or what
             raise UserError(f"{path}: holds more than tensors ({what.split('. ')[0]}), which is not read because "
@@ -174,7 +174,7 @@ def _load(source: Source):
 
 
 class StandIn:
-    """What is put where a checkpoint holds an object of its training program: it keeps nothing and does nothing."""
+    """A stand-in for an object of a training program in a checkpoint: it keeps nothing and does nothing."""
 
     def __init__(self, *args, **options):
         pass

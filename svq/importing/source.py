@@ -31,7 +31,6 @@ _KINDS = (
     (b"\x89HDF", "an HDF5 file (Keras, MATLAB)"), (b"GGUF", "a GGUF file"), (b"7z\xbc\xaf", "a 7-Zip archive; unpack it"),
     (b"Rar!", "a RAR archive; unpack it"), (b"\x28\xb5\x2f\xfd", "a Zstandard archive; unpack it"),
     (b"version https://git-lfs", "a Git LFS pointer, not the file itself; `git lfs pull` fetches that"),
-    (b"PK\x03\x04", "a zip archive, such as torch.save writes"),
     (b"<!DOCTYPE", "a web page; download the file itself"), (b"<html", "a web page; download the file itself"),
 )
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, KeyError,
@@ -136,7 +135,7 @@ def _is_torch_zip(path: str) -> bool:
 
 def _chosen(path: str, names: list[str], suffixes: tuple[str, ...]) -> str:
     """Chooses the checkpoint among the names of an archive's files."""
-    fit = [name for name in names if name.endswith(suffixes) and not name.rpartition("/")[2].startswith(".")]
+    fit = [name for name in dict.fromkeys(names) if name.endswith(suffixes) and not name.rpartition("/")[2].startswith(".")]
     if len(fit) > 1:
         fit = [name for name in fit if name.rpartition("/")[2] in MAIN] or fit
     if not fit:

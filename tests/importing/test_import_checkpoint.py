@@ -104,7 +104,7 @@ class Code:
 CUT = "neither a whole file of torch.save nor .safetensors"
 JUNK = {
     "code.pt": "holds more than tensors", "pickle.pt": "holds more than tensors",
-    "array.npy": "holds more than tensors", "module.pt": "save its state dict alone", "half.pt": CUT, "end.pt": CUT,
+    "array.npy": "a NumPy array: " + CUT, "module.pt": "save its state dict alone", "half.pt": CUT, "end.pt": CUT,
     "old half.pt": CUT, "text.pt": CUT, "empty.pt": CUT, "half.safetensors": "not a complete safetensors file",
     "numbers.pt": "holds no state dict", "script.pt": "TorchScript",
 }
