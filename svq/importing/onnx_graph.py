@@ -17,7 +17,7 @@ from svq.importing.source import Source, described
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DequantizeLinear", "QuantizeLinear",
                "DynamicQuantizeLinear", "MatMulNBits", "QGemm")
-LOOPS = ("Loop", "Scan", "If")
+LOOPS = ("Loop", "Scan")
 _SAME = ("Identity", "Dropout")  # operators that give what they take
 FLOORS = (1e-20, 1e-3)  # between these, a constant that is added or bounds from below is a floor of variances
 

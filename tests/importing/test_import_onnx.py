@@ -95,6 +95,22 @@ def test_a_file_of_one_duration(tmp_path):
     np.testing.assert_allclose(found.net(features(12)), net(features(12)), rtol=0, atol=1e-5)
 
 
+def behind_a_branch(graph):
+    """The output passes an If, as torch's exporter writes a squeeze whose axis it does not know."""
+    graph.node[-1].output[0] = "h"
+    sides = [onnx.helper.make_graph([onnx.helper.make_node("Identity", ["h"], [side])], side, [],
+                                    [onnx.helper.make_tensor_value_info(side, 1, None)]) for side in ("yes", "no")]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "is"))
+    graph.node.append(onnx.helper.make_node("If", ["is"], ["embs"], then_branch=sides[0], else_branch=sides[1]))
+
+
+@torch.no_grad()
+def test_a_branch_of_the_exporter(tmp_path, x_vector):
+    net, model = x_vector
+    found = imported(saved(changed(model, behind_a_branch), tmp_path / "x.onnx"), "onnx")
+    np.testing.assert_allclose(found.net(features(12)), net(features(12)), rtol=0, atol=1e-5)
+
+
 def changed(model, change):
     made = onnx.ModelProto()
     made.CopyFrom(model)
@@ -110,7 +126,7 @@ def leaky(graph):
 
 
 def test_another_network_of_the_same_layers_is_refused(tmp_path, x_vector):
-    """Only running both tells: here of activations, and of weights that are swapped."""
+    """Only running both tells."""
     with pytest.raises(UserError, match="looks like XVector, but its embeddings differ .* where 1e-05 is rounding"):
         imported(saved(changed(x_vector[1], leaky), tmp_path / "x.onnx"), "onnx")
 
@@ -151,6 +167,18 @@ def test_front_ends_that_are_not_told(tmp_path, x_vector, properties, options, w
     with pytest.raises(UserError) as error:
         imported(saved(with_metadata(x_vector[1], **properties), tmp_path / "x.onnx"), "onnx", options=options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def flat(graph):
+    """The embedding layer has no weights but a bias: every recording gives the same."""
+    for tensor in graph.initializer:
+        if list(tensor.dims) == [7, 7]:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros((7, 7), np.float32), tensor.name))
+
+
+def test_a_network_that_proves_nothing_is_refused(tmp_path, x_vector):
+    with pytest.raises(UserError, match="its embeddings hardly change with the features"):
+        imported(saved(changed(x_vector[1], flat), tmp_path / "x.onnx"), "onnx")
 
 
 def test_names_that_no_toolkit_writes(tmp_path, x_vector):
