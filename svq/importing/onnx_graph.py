@@ -111,13 +111,16 @@ def read_graph(source: Source) -> Graph:
     for node in graph.node:
         try:
             _read_node(onnx, where, reading, node)
-        except (IndexError, ValueError, TypeError, AttributeError) as error:
+        except (LookupError, ValueError, TypeError, AttributeError) as error:
             raise UserError(f"{where}: node {_name(node)} is no {node.op_type} as ONNX defines it ({error}); copy the file "
                             "again") from None
     users = collections.Counter(name for node in graph.node for name in node.input)
     metadata = {each.key: each.value for each in model.metadata_props}
     found = Graph(where, content, reading.layers, entry, output, shape, reading.floors, users, metadata)
-    return _with_tail(onnx, found, graph, reading)
+    try:
+        return replace(found, tail=_tail(found, graph, reading))
+    except (LookupError, ValueError, TypeError, AttributeError):  # not scales and shifts: running both says so
+        return found
 
 
 def _check_model(onnx, where: str, model) -> None:
@@ -250,34 +253,39 @@ def _read_constant(reading: _Reading, node, taken: list[str], settings: dict) ->
         reading.layers[-1] = replace(before, bias=value, output=node.output[0])
 
 
-def _with_tail(onnx, found: Graph, graph, reading: _Reading) -> Graph:
+def _tail(found: Graph, graph, reading: _Reading) -> tuple[np.ndarray, np.ndarray] | None:
     """Reads the scales and shifts between the last convolution or linear layer and the output, such as a batch norm or
-    the mean embedding that is subtracted; they belong to that layer."""
+    the mean embedding that is subtracted; they belong to that layer. None where there is none, or something else."""
     makers = {name: node for node in graph.node for name in node.output}
     last = {layer.output for layer in found.weighted[-1:]}
     norms = {layer.output: layer for layer in found.layers if layer.kind == "norm"}
     steps, name = [], found.output
     while name not in last:
-        node = makers.get(name)
-        taken = [reading.alias.get(each, each) for each in node.input] if node is not None else []
+        node = makers.pop(name, None)  # each once: a damaged graph may go in a circle
+        if node is None:
+            return None
+        taken = [reading.alias.get(each, each) for each in node.input]
         free = [each for each in taken if each not in reading.constants]
         if name in norms:
-            norm = norms[name]
-            scale = norm.weight / np.sqrt(norm.variance)
-            steps.append((scale, norm.bias - norm.mean * scale))
-        elif node is not None and node.op_type in ("Add", "Sub", "Mul", "Div") and len(free) == 1 and len(taken) == 2:
-            given = next(reading.constants[each] for each in taken if each not in free).astype(np.float64).reshape(-1)
+            scale = norms[name].weight / np.sqrt(norms[name].variance)
+            steps.append((scale, norms[name].bias - norms[name].mean * scale))
+        elif node.op_type in ("Add", "Sub", "Mul", "Div") and len(free) == 1 and len(taken) == 2:
             if node.op_type in ("Sub", "Div") and taken[0] not in free:
-                return found
-            scale = given if node.op_type == "Mul" else 1 / given if node.op_type == "Div" else np.ones_like(given)
-            shift = given if node.op_type == "Add" else -given if node.op_type == "Sub" else np.zeros_like(given)
-            steps.append((scale, shift))
-        elif node is None or node.op_type not in (*_SAME, "Squeeze"):
-            return found
-        name = free[0] if free else ""
-    if not steps or not found.weighted:
-        return found
-    scale, shift = np.ones(len(found.weighted[-1].weight)), np.zeros(len(found.weighted[-1].weight))
+                return None
+            steps.append(_step(node.op_type, next(reading.constants[each] for each in taken if each not in free)))
+        elif node.op_type not in (*_SAME, "Squeeze"):
+            return None
+        name = free[0]
+    size = len(found.weighted[-1].weight)
+    scale, shift = np.ones(size), np.zeros(size)
     for next_scale, next_shift in reversed(steps):
         scale, shift = scale * next_scale, shift * next_scale + next_shift
-    return replace(found, tail=(scale, shift))
+    return (np.broadcast_to(scale, size), np.broadcast_to(shift, size)) if steps else None
+
+
+def _step(op: str, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Gives the scale and the shift of an operator with one constant."""
+    value = given.astype(np.float64).reshape(-1)
+    one, none = np.ones_like(value), np.zeros_like(value)
+    with np.errstate(divide="ignore"):
+        return {"Add": (one, value), "Sub": (one, -value), "Mul": (value, none), "Div": (1 / value, none)}[op]

@@ -67,7 +67,7 @@ def recognised(graph: Graph, num_mels: int) -> tuple[Guess, State, dict[str, str
             with torch.device("meta"):
                 net = _config(guess, FrontEndConfig(num_mels=guess.num_mels)).build()
             return guess, *matched(graph, net, guess.num_mels)
-        except (OtherKind, IndexError):
+        except (OtherKind, LookupError, TypeError, ZeroDivisionError):
             continue
         except (ValueError, UserError) as error:
             reasons.append(f"; no {name}: {error}")

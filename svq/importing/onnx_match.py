@@ -140,7 +140,7 @@ def _is_tail(graph: Graph, norm: Layer) -> bool:
 
 def _put_tail_(state: State, last: str, tail: tuple[np.ndarray, np.ndarray]) -> None:
     """Multiplies the last layer of a state dict by a scale and adds a shift, in place."""
-    scale, shift = (torch.from_numpy(np.array(np.broadcast_to(each, len(state[f"{last}.weight"])))) for each in tail)
+    scale, shift = (torch.from_numpy(np.array(each)) for each in tail)
     weight = state[f"{last}.weight"].double()
     state[f"{last}.weight"] = (weight * scale.view(-1, *[1] * (weight.dim() - 1))).float()
     bias = state.get(f"{last}.bias", torch.zeros(len(weight))).double()

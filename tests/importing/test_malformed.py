@@ -12,12 +12,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from svq.bin import import_checkpoint
 from svq.errors import UserError
 from svq.importing import read_state
-from svq.importing.source import find_source
+from svq.importing.onnx_graph import read_graph
+from svq.importing.onnx_import import recognised
+from svq.importing.source import Source, find_source
 from tests.helpers import run_worker
 from tests.importing.anonymous import exported, network, with_metadata
 from tests.importing.test_import_checkpoint import xvec
@@ -167,6 +171,18 @@ ONNX = {
 def test_onnx_files(tmp_path, model, name):
     make, words = ONNX[name]
     refused(tmp_path, "x.onnx", make(model), words, "onnx")
+
+
+@given(st.integers(0, 20_000), st.binary(min_size=1, max_size=8), st.booleans())
+def test_damage_of_any_kind_is_one_line(model, start, bytes_, cut):
+    """Whatever bytes of a file are others or missing, it is read or refused."""
+    whole = model.SerializeToString()
+    damaged = whole[:start] + bytes_ + (b"" if cut else whole[start + len(bytes_):])
+    try:
+        graph = read_graph(Source("x.onnx", "x.onnx", damaged))
+        recognised(graph, 12)
+    except UserError as error:
+        assert str(error).startswith("x.onnx: ") and "\n" not in str(error)
 
 
 def refused(tmp_path, name, content, words, origin):
