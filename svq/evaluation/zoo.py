@@ -111,7 +111,7 @@ PUBLISHED = {
                                              "Desplanques et al. 2020, table 1"),
     "ECAPA-TDNN 1024 (SpeechBrain)": ZooEntry("ECAPASpeechBrain", {}, 80, 192, "20.8", "3D-Speaker"),
     "CAM++": ZooEntry("CAMPPlus", {}, 80, 512, "7.18", "3D-Speaker, WeSpeaker"),
-    "CAM++ (200,000 speakers)": ZooEntry("CAMPPlus", {"variance_floor": 1e-12}, 80, 192),
+    "CAM++ (192)": ZooEntry("CAMPPlus", {"variance_floor": 1e-12}, 80, 192),
     "ERes2Net-base": ZooEntry("ERes2NetBase", {}, 80, 192, "6.61", "3D-Speaker"),
     "ERes2Net-base (512)": ZooEntry("ERes2NetBase", {}, 80, 512, "7.88", "WeSpeaker", _ERES2NET),
     "ERes2Net-large": ZooEntry("ERes2NetLarge", {}, 80, 192, "22.46", "3D-Speaker"),

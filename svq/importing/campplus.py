@@ -14,7 +14,8 @@ from svq.network import ModelConfig
 MARKS = ("head.conv1.weight", "xvector.tdnn.linear.weight", "xvector.block1.tdnnd1.cam_layer.linear_local.weight",
          "xvector.dense.linear.weight")
 LAYER = (("nonlinear1.batchnorm", "bn1"), ("linear1", "conv1"), ("nonlinear2.batchnorm", "bn2"),
-         ("cam_layer.linear_local", "conv2"), ("cam_layer.linear1", "mask.squeeze"), ("cam_layer.linear2", "mask.excite"))
+         ("cam_layer.linear_local", "conv2"),
+         ("cam_layer.linear1", "mask.squeeze"), ("cam_layer.linear2", "mask.excite"))
 
 
 def campplus(front_end, variance_floor: float) -> Family:
@@ -29,7 +30,8 @@ def campplus(front_end, variance_floor: float) -> Family:
         channels, inputs, _ = state["xvector.tdnn.linear.weight"].shape
         bands, rest = divmod(inputs, width)
         if rest:
-            raise ValueError(f"its first time-delay layer takes {inputs} channels, no multiple of the {width} of its head")
+            raise ValueError(f"its first time-delay layer takes {inputs} channels, no multiple of the {width} of its "
+                             "head")
         embed_dim, pooled, _ = state["xvector.dense.linear.weight"].shape
         before = state["xvector.out_nonlinear.batchnorm.weight"].shape[0]
         if pooled == before:

@@ -40,7 +40,7 @@ def eres2net(front_end, variance_floor: float, version: int = 1) -> Family:
         expansion, scale = outputs // (8 * width), inside // group
         embed_dim, statistics = state["seg_1.weight"].shape
         num_mels = mel_channels(statistics, outputs, options.num_mels)
-        # Any number that is rounded down to the same groups in all stages makes the same network; the least one is taken.
+        # Whatever is rounded down to the same groups in all stages makes the same network; the least is taken.
         net = {"width": width, "base_width": -(-8 * group // width), "scale": scale, "expansion": expansion,
                "second_layer": "seg_2.weight" in state, "variance_floor": variance_floor}
         model = ModelConfig(name_of(version, width, expansion), net, embed_dim, front_end(num_mels, options))

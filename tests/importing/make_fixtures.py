@@ -8,9 +8,10 @@
     python tests/importing/make_fixtures.py redimnet2 /path/to/redimnet2
     python tests/importing/make_fixtures.py resemblyzer /path/to/folder/with/resemblyzer
 
-writes tests/importing/fixtures/<origin>_*.json; names behind the checkout, such as campplus, make these alone. The checkout is only imported from; torchaudio has to be installed
-beside torch (2.11.0 was; its Python code suffices), and packages that the checkout imports but needs for no network or
-front end may be missing: empty modules stand in for them. A fixture holds, of one network:
+writes tests/importing/fixtures/<origin>_*.json; names behind the checkout, such as campplus_small, make these alone.
+The checkout is only imported from. torchaudio has to be installed beside torch (2.11.0 was; its Python code suffices).
+Packages that the checkout imports but needs for no network or front end may be missing: empty modules stand in for
+them. A fixture holds, of one network:
 
 - origin, arch: where it is from, and what it must become here;
 - layers: its state dict's names and shapes (formula.expand gives them, formula.checkpoint fills them);

@@ -130,7 +130,8 @@ def test_the_least_groups():
     ({"width": 1}, "arch ERes2NetBase: width is 1 and base_width 32: groups of the first stage would have no channel; "
                    "their product must be at least 64"),
     ({"width": 7, "base_width": 9, "scale": 1}, "width is 7 and base_width 9"),
-    ({"scale": 65}, "scale is 65; it must be at most 64"), ({"variance_floor": 1.0}, "variance_floor is 1.0; it must be above 0 and below 1"),
+    ({"scale": 65}, "scale is 65; it must be at most 64"),
+    ({"variance_floor": 1.0}, "variance_floor is 1.0; it must be above 0 and below 1"),
     ({"scale": 0}, "must be a positive integer"), ({"blocks": (1, 1, 1, 1)}, "takes no option 'blocks'")])
 def test_mistakes(options, words):
     with pytest.raises(UserError) as error:

@@ -78,8 +78,9 @@ V2 = as_theirs(OURS["ERes2NetV2"], "3dspeaker", "ERes2NetV2")
 
 def run(tmp_path, state, *words, origin="3dspeaker"):
     torch.save(state, tmp_path / "a checkpoint.ckpt")
-    run_worker(import_checkpoint.main, tmp_path / "a checkpoint.ckpt", "--from", origin, "--out", tmp_path / "out", *words)
-    return load_model(tmp_path / "out")
+    out = tmp_path / "out"
+    run_worker(import_checkpoint.main, tmp_path / "a checkpoint.ckpt", "--from", origin, "--out", out, *words)
+    return load_model(out)
 
 
 def refused(tmp_path, words, *arguments, **options):
@@ -111,7 +112,7 @@ def test_every_tensor_is_accounted_for(origin, arch, state):
     ({**BASE, "layer5.0.conv1.weight": torch.ones(2)}, "wespeaker", "ERes2NetBase has no place for layer5.0.conv1"),
     ({**V2, "layer1.3.conv1.weight": torch.ones(2)}, "3dspeaker",
      "looks like 3dspeaker's ERes2NetV2, but its stages have (4, 4, 6, 3) blocks, not (3, 4, 6, 3)"),
-    ({**BASE, "seg_1.weight": BASE["seg_1.weight"][:, :640].clone()}, "wespeaker", "say which, with --num-mels 40 or --num"),
+    ({**BASE, "seg_1.weight": BASE["seg_1.weight"][:, :640].clone()}, "wespeaker", "say which, with --num-mels 40 or"),
     ({**BASE, "seg_1.weight": torch.ones(6, 65)}, "wespeaker", "its seg_1 takes 65 values, no multiple of the 64"),
     ({**V2, "layer2.0.convs.1.weight": torch.ones(3, 4, 3, 3)}, "3dspeaker", "layer2.0.convs.1.weight has shape [3, 4"),
     ({**V2, "conv1.weight": torch.ones(100, 1, 3, 3)}, "3dspeaker", "option 'expansion' is 0"),
@@ -123,7 +124,7 @@ def test_checkpoints_that_do_not_fit(tmp_path, state, origin, words):
     refused(tmp_path, words, state, origin=origin)
 
 
-def test_wespeakers_names_are_taken_from_3dspeaker_too(tmp_path):
-    """A network of WeSpeaker's was trained elsewhere, or the other way round: the names say how to read it."""
+def test_names_say_which_toolkits_blocks_they_are(tmp_path):
+    """So a network that WeSpeaker took over from 3D-Speaker is imported with WeSpeaker's front end."""
     net, _ = run(tmp_path, as_theirs(OURS["ERes2NetBase"], "3dspeaker", "ERes2Net"), origin="wespeaker")
     assert all(torch.equal(tensor, OURS["ERes2NetBase"][name]) for name, tensor in net.state_dict().items())
