@@ -133,6 +133,7 @@ PUBLISHED = {
     "ReDimNet2-B4": ZooEntry("ReDimNet2B4", {}, 72, 192, "6.6", _REDIMNET2, _CUT),
     "ReDimNet2-B5": ZooEntry("ReDimNet2B5", {}, 72, 192, "8.9", _REDIMNET2, _CUT),
     "ReDimNet2-B6": ZooEntry("ReDimNet2B6", {}, 72, 192, "12.3", _REDIMNET2, _CUT),
+    "GE2E LSTM": ZooEntry("GE2ELSTM", {}, 40, 256, "1.423618", "Resemblyzer's file"),
 }
 
 
