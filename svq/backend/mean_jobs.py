@@ -87,6 +87,7 @@ class _Share:
         self.keys = [utterances.keys[row] for row in rows]
         self.place = {key: place for place, key in enumerate(self.keys)}
         self.speaker = folder.speaker_index[folder.utt2spk.indices(self.keys)] if self.keys else np.zeros(0, np.int32)
+        folder.forget("utt2spk")
         self.block = utterances.block_of[rows]
         self.numbers, self.left = np.unique(self.block, return_counts=True)
         self.at = 0  # the blocks before this one of `numbers` are whole

@@ -63,6 +63,10 @@ class DataDir:
             self._tables[name] = Table.read(self.path / name, need_value=name not in MAY_BE_BLANK)
         return self._tables[name]
 
+    def forget(self, name: str) -> None:
+        """Lets go of a table, which is read again where it is asked for: those of millions of lines take gigabytes."""
+        self._tables.pop(name, None)
+
     def names(self) -> list[str]:
         """Lists the files of the directory, sorted, without hidden ones and folders (.backup, split4, ...)."""
         return sorted(p.name for p in self.path.iterdir() if p.is_file() and not p.name.startswith("."))

@@ -22,6 +22,7 @@ from svq.data.audio import require_sound
 from svq.data.datadir import DataDir
 from svq.data.features import job_slice, read_matrix
 from svq.data.frontend import FrontEnd, check_stored, takes_stored
+from svq.data.table import Table
 from svq.errors import UserError
 
 
@@ -65,17 +66,21 @@ class Utterances:
             takes_stored(front_end, data_dir) or not folder.has("wav.scp")))
         if self.feats:
             check_stored(front_end, data_dir)
-        self.table = folder.feats if self.feats else folder.wav
         self.device, self.max_seconds = device, max_seconds
         self.front_end = FrontEnd(front_end).to(device)
-        keys = np.sort(folder.utt2spk.key_array)
+        # One table at a time: of 30 million utterances, each takes 3 to 4 GB, in every job.
+        keys = folder.utt2spk.key_array if folder.utt2spk.is_sorted else np.sort(folder.utt2spk.key_array)
+        folder.forget("utt2spk")
         frames = self._frames(folder, keys)
         blocks = _blocks(frames)
         part = job_slice(blocks.max() + 1, job, num_jobs)
         mine, self.end = np.flatnonzero(_in_slice(blocks, part)), part.stop  # the number after that of its last block
         self.longest = int(frames[mine].max(initial=0))  # frames, about; 0 where nothing tells
         self.keys = [key.decode() for key in keys[mine]]
+        self.table = folder.feats if self.feats else folder.wav
         self.lines = self._lines(self.table, keys[mine])
+        if num_jobs > 1 and type(self.table) is Table:  # no channels are named
+            self.table, self.lines = self.table.taken(self.lines), np.arange(len(mine))
         self.block_of = blocks[mine]
         self.order = np.lexsort((frames[mine], self.block_of))
 
@@ -93,6 +98,7 @@ class Utterances:
             return np.zeros(len(keys))
         lengths = folder.table(name)
         frames = lengths.float_array()[self._lines(lengths, keys)] * (1 if self.feats else 100)
+        folder.forget(name)
         return np.clip(frames, 0.0, self.max_seconds * 100 or 1e9)
 
     def __len__(self) -> int:

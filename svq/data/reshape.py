@@ -23,10 +23,13 @@ def _require_sorted(table: Table) -> Table:
 
 
 class _Selector:
-    """The lines of every table of a data directory that belong to given utterances, themselves lines of utt2spk."""
+    """The lines of every table of a data directory that belong to given utterances, themselves lines of utt2spk.
 
-    def __init__(self, folder: DataDir):
-        self.folder = folder
+    once: lets go of each table when it is written, as a selector that writes one directory may: less memory.
+    """
+
+    def __init__(self, folder: DataDir, once: bool = False):
+        self.folder, self.once = folder, once
         self.utt2spk = _require_sorted(folder.utt2spk)
         self.segments = _require_sorted(folder.table("segments")) if folder.has_segments else None
         self.recording = self.segments.columns(1)[0][0] if self.segments else None
@@ -72,6 +75,8 @@ class _Selector:
             rows = self.rows(name, utterances)
             if len(rows):  # a table of speakers or of channels may know none of these
                 self.folder.table(name).write(dest / name, rows, atomic)
+            if self.once:
+                self.folder.forget(name)
         _remove_others(dest, {"utt2spk", "spk2utt", *self.names})
 
 
@@ -235,7 +240,7 @@ def chosen_by_list(folder: DataDir, list_file, speakers: bool = False) -> np.nda
 
 def subset(source, dest, utterances: np.ndarray) -> None:
     """Writes directory `dest` with some utterances (ascending lines of utt2spk) of `source`, without its trials."""
-    _Selector(DataDir(source)).write(utterances, _not_into_itself(dest, source))
+    _Selector(DataDir(source), once=True).write(utterances, _not_into_itself(dest, source))
 
 
 # ---- combine
