@@ -72,8 +72,6 @@ ECAPA_RULES = [
 ]
 
 
-# No speaker verification network is known to have more mel channels: a reading with more is ruled out.
-MOST_MELS = 128
 RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
 
 

@@ -8,8 +8,8 @@ fusions, and its batch norm, apart from the others.
 
 from __future__ import annotations
 
-from svq.importing.architectures import mel_channels
 from svq.importing.plan import Family, Plan, Rule, State, count
+from svq.importing.poolings import mel_channels
 from svq.nets.eres2net import FUSED_BLOCKS, STAGES
 from svq.network import ModelConfig
 
@@ -39,7 +39,9 @@ def eres2net(front_end, variance_floor: float, version: int = 1) -> Family:
         group = state["layer4.0.fuse_models.0.local_att.3.weight"].shape[0]
         expansion, scale = outputs // (8 * width), inside // group
         embed_dim, statistics = state["seg_1.weight"].shape
-        num_mels = mel_channels(statistics, outputs, options.num_mels)
+        num_mels, pooling = mel_channels(statistics, outputs, options.num_mels, options.pooling)
+        if pooling != "tstp":
+            raise ValueError(f"its pooling is {pooling}; ERes2Nets here pool means and deviations (tstp)")
         # Whatever is rounded down to the same groups in all stages makes the same network; the least is taken.
         net = {"width": width, "base_width": -(-8 * group // width), "scale": scale, "expansion": expansion,
                "second_layer": "seg_2.weight" in state, "variance_floor": variance_floor}

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from svq.importing.architectures import mel_channels, resnet_of
+from svq.importing.architectures import resnet_of
 from svq.importing.onnx_graph import Graph
+from svq.importing.poolings import mel_channels
 from svq.nets.resnet import BasicBlock, BottleneckBlock
 
 
@@ -48,8 +49,8 @@ def resnet(graph: Graph, num_mels: int) -> Guess:
     blocks = tuple(sum(channels == width * 2**stage for channels in wide) // inside for stage in range(4))
     embed_dim, statistics = rest[0]
     arch = resnet_of(block, blocks)
-    mels = mel_channels(statistics, 8 * width * block.expansion, num_mels)
-    net = {"width": width, "second_layer": len(rest) == 2, **_floor(graph)}
+    mels, pooling = mel_channels(statistics, 8 * width * block.expansion, num_mels)
+    net = {"width": width, "second_layer": len(rest) == 2, "pooling": pooling, **_floor(graph)}
     return Guess(arch, net, mels, rest[-1][0] if len(rest) == 2 else embed_dim)
 
 

@@ -164,7 +164,7 @@ def speechbrain_resnet(state: State, options) -> Plan:
 PYANNOTE = Origin(
     "pyannote",
     # Its pooling adds nothing to variances; this much keeps the slope of the root finite.
-    (architectures.resnet(wespeaker_front_end, variance_floor=1e-12),),
+    (architectures.resnet(wespeaker_front_end, Floors(plain=1e-12, attentive=1e-7)),),
     prefixes=("resnet.",),
 )
 
