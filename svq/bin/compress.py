@@ -33,7 +33,7 @@ def do_check(args) -> None:
         inputs.check_speech(args.cohort)
     args.finetune = finetuning(args.finetune, speech, args.data, args.batch_size)
     plan = make_plan(settings_of(args, speech), speech, args.objective, args.model, args.origin,
-                     Options(args.rate, args.num_mels, args.pooling, args.front_end))
+                     Options(args.rate, args.num_mels, pooling=args.pooling, front_end=args.front_end))
     words = (plan.finetune, plan.objective, plan.head, tested.models, plan.per_channel)
     print(*(str(word).lower() for word in words))
 

@@ -27,7 +27,7 @@ def main() -> None:
         raise UserError(f"--from {options.origin}: known are {', '.join(KNOWN)}")
     if os.path.exists(options.out) and not os.path.isdir(options.out):
         raise UserError(f"{options.out}: a file; --out takes a folder")
-    given = Options(options.rate, options.num_mels, options.pooling, options.front_end)
+    given = Options(options.rate, options.num_mels, pooling=options.pooling, front_end=options.front_end)
     found = import_checkpoint(options.file, options.origin, options.arch, given)
     digest = sha256_of(options.file)
     write_provenance(options.out, {"from": options.origin, "file": os.path.basename(options.file), "sha256": digest,

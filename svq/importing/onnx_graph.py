@@ -22,9 +22,9 @@ _SAME = ("Identity", "Dropout")  # operators that give what they take
 FLOORS = (1e-20, 1e-3)  # between these, a constant that is added or bounds from below is a floor of variances
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer of the graph.
+    """A layer of the graph; equal to itself alone.
 
     kind: `layer` (convolution or linear) or `norm`. weight: (out, in, ...) of a layer, (C,) of a norm; bias: (C,) or
     None. steps: stride, dilation and groups of a convolution. mean, variance: of a norm, its eps in the variance.

@@ -87,6 +87,7 @@ def largest_change(graph: Graph, net: torch.nn.Module, config: ModelConfig) -> f
     runtime = require("onnxruntime")
     settings = runtime.SessionOptions()
     settings.log_severity_level = 4
+    settings.intra_op_num_threads = torch.get_num_threads()
     random, changes, made = np.random.default_rng(0), [], []
     batch, frames, mels = graph.shape[0] or 1, graph.shape[1], config.front_end.num_mels
     try:

@@ -13,6 +13,9 @@ from svq.importing.onnx_graph import Graph
 from svq.importing.poolings import mel_channels
 from svq.nets.resnet import BasicBlock, BottleneckBlock
 
+# For a pooling that adds nothing to variances (3D-Speaker's CAM++): a root of 1e-8, so that its slope stays finite.
+NO_FLOOR = 1e-16
+
 
 class OtherKind(ValueError):
     """A graph of another kind of network, seen at its first layers."""
@@ -106,7 +109,7 @@ def campplus(graph: Graph, num_mels: int) -> Guess:
         raise ValueError(f"its first time-delay layer takes {inputs} channels, no multiple of {shapes[0][0]}")
     blocks = _dense_blocks(rest[1:-1])
     dense = next((shape for shape in rest[1:] if shape[2:] == (3,)), (0, 0))
-    floor = {"variance_floor": 1e-12} if not graph.floors else _floor(graph)  # 3D-Speaker adds nothing
+    floor = _floor(graph) if graph.floors else {"variance_floor": NO_FLOOR}
     net = {"width": shapes[0][0], "channels": channels, "layers": blocks, "growth": dense[0], "bottleneck": dense[1],
            **floor}
     return Guess("CAMPPlus", net, 8 * bands, rest[-1][0])

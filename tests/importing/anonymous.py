@@ -50,13 +50,17 @@ class Less(nn.Module):
         return (self.net(feats) - self.mean) * self.scale
 
 
-def exported(net: nn.Module, mels: int, names=("feats", "embs"), frames: int | None = None):
-    """Exports a network with torch's own exporter; gives an onnx.ModelProto whose weights have no names."""
+def exported(net: nn.Module, mels: int, names=("feats", "embs"), frames: int | None = None, folded: bool = True):
+    """Exports a network with torch's own exporter; gives an onnx.ModelProto whose weights have no names.
+
+    names: of input and output. frames: the only number that it takes; None: any. folded: whether batch norms are folded.
+    """
     buffer = io.BytesIO()
     axes = {names[0]: {0: "B", 1: "T"}, names[1]: {0: "B"}}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(net, (torch.ones(1, frames or 200, mels),), buffer, dynamo=False, opset_version=14,
+                          training=torch.onnx.TrainingMode.EVAL if folded else torch.onnx.TrainingMode.PRESERVE,
                           input_names=[names[0]], output_names=[names[1]], dynamic_axes=None if frames else axes)
     model = onnx.load_from_string(buffer.getvalue())
     numbers = {tensor.name: str(number) for number, tensor in enumerate(model.graph.initializer)}

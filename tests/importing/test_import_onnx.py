@@ -84,6 +84,17 @@ def test_a_mean_and_a_scale_behind_the_network(tmp_path):
 
 
 @torch.no_grad()
+def test_batch_norms_that_are_not_folded(tmp_path):
+    """They are kept as they are."""
+    net = network("resnet")
+    found = imported(saved(exported(net, 16, folded=False), tmp_path / "x.onnx"), "onnx")
+    assert found.config.folded is None
+    for name, tensor in net.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            np.testing.assert_allclose(found.net.state_dict()[name], tensor, rtol=1e-6, atol=1e-7)
+
+
+@torch.no_grad()
 def test_a_file_of_one_duration(tmp_path):
     net = network("x-vector")
     found = imported(saved(exported(net, 12, frames=60), tmp_path / "x.onnx"), "onnx")
