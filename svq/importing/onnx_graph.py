@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from svq.errors import UserError, require, some_of
-from svq.importing.source import Source, described
+from svq.importing.source import Source, described, like_onnx
 
 FLOATS = {1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"}
 INTEGER_OPS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DequantizeLinear", "QuantizeLinear",
@@ -100,7 +100,8 @@ def read_graph(source: Source) -> Graph:
     except Exception:  # protobuf's error, whose module changed between versions
         model = None
     if model is None or not model.graph.node:
-        kind = "a zip archive, such as torch.save writes: " if content.startswith(b"PK") else described(source)
+        kind = "" if like_onnx(content) else described(source)  # what begins like ONNX is a damaged one
+        kind = "a zip archive, such as torch.save writes: " if content.startswith(b"PK") else kind
         raise UserError(f"{where}: {kind}not an ONNX model, or cut short; copy it again")
     _check_model(onnx, where, model)
     graph = model.graph

@@ -87,7 +87,7 @@ def what_it_is(content: bytes) -> str | None:
     for magic, kind in _KINDS:
         if content.startswith(magic):
             return kind
-    if _like_onnx(content):
+    if like_onnx(content):
         return "an ONNX file; --from onnx takes it"
     head = content[:512]
     try:
@@ -108,7 +108,7 @@ def described(source: Source) -> str:
     return f"{kind}: " if kind else ""
 
 
-def _like_onnx(content: bytes) -> bool:
+def like_onnx(content: bytes) -> bool:
     """Says whether bytes begin like an ONNX model: with the fields ir_version and producer_name."""
     return len(content) > 3 and content[0] == 0x08 and 3 <= content[1] < 64 and content[2] in (0x12, 0x1A, 0x3A, 0x42)
 

@@ -139,7 +139,7 @@ def loop() -> bytes:
 
 # What --from onnx refuses: name of the file, what it holds, made of a right one, and words of the line.
 ONNX = {
-    "cut": (lambda model: model.SerializeToString()[:3000], "not an ONNX model, or cut short; copy it again"),
+    "cut": (lambda model: model.SerializeToString()[:3000], "x.onnx: not an ONNX model, or cut short; copy it again"),
     "empty": (lambda model: b"", "an empty file: not an ONNX model"),
     "a picture": (lambda model: PICTURE, "a picture (PNG): not an ONNX model"),
     "a text": (lambda model: b"Hello, world!\n" * 9, "a text: not an ONNX model"),
