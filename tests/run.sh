@@ -5,7 +5,7 @@
 #   bash tests/run.sh --slurm           what runs jobs, on a Slurm cluster that it starts here; root installs the packages
 #   bash tests/run.sh --torture         one recipe killed, starved of disk and robbed of files: a quarter of an hour or more
 #   bash tests/run.sh --tables          the five tables of a paper, trained and scored at debug size: a quarter of an hour
-#   bash tests/run.sh --scale           lists of 30 million utterances: an hour, 14 GB of memory and 12 GB of disk
+#   bash tests/run.sh --scale           lists of 30 million utterances: half an hour, 12 GB of memory and 20 GB of disk
 #   bash tests/run.sh tests/utils -x    those named, all of them; what stands here goes to pytest
 [ -n "${BASH_VERSION-}" ] || exec bash "$0" "$@"   # sh run.sh
 set -euo pipefail
