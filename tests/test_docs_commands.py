@@ -125,7 +125,7 @@ def test_workers_take_what_they_are_given():
 # Options that make a bench small: does it run.
 SMALL = {
     "allocation.py": "--width 4 --averages 2 --repeats 1", "compact.py": "--network ECAPALite --bits 2 --rounds 1",
-    "data_dirs.py": "--utterances 2000 --speakers 20", "extract.py": "--width 4 --utterances 2 --threads 1",
+    "data_dirs.py": "--utterances 2000 --speakers 64", "extract.py": "--width 4 --utterances 2 --threads 1",
     "fbank.py": "--repeats 1",
     "latency.py": "--networks ECAPALite --threads 1 --batches 1 --seconds 0.5 --rounds 1",
     "loader.py": "--utts 4 --batches 1 --rounds 1", "quantizers.py": "--quick --methods kmqat4",

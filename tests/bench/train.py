@@ -23,7 +23,7 @@ from svq.hardware import describe  # noqa: E402
 from svq.nets import build  # noqa: E402
 from svq.quant import QuantConfig, quantize_  # noqa: E402
 from svq.train.objective import AAMSoftmax, Objective  # noqa: E402
-from svq.train.arithmetic import autocast, low_precision  # noqa: E402
+from svq.train.arithmetic import autocast, low_precision, memory_format  # noqa: E402
 from svq.train.config import OptimizerConfig
 from svq.train.optimizer import make_optimizer, set_learning_rate  # noqa: E402
 
@@ -35,8 +35,7 @@ def stepper(net, bf16, channels_last, batch, clock):
     """A function that takes one training step and returns its seconds."""
     # float32 with channels-last weights is never used: torch 2.13 is slow there, and not always sound.
     objective = Objective(net, AAMSoftmax(256, CLASSES)).train()
-    if channels_last:
-        objective = objective.to(memory_format=torch.channels_last)
+    objective = objective.to(memory_format=memory_format(objective, channels_last, CPU))  # not where it is unsafe, as svq trains
     optimizer = make_optimizer(OptimizerConfig(), objective)
     set_learning_rate(optimizer, 1e-3)
     feats, labels = torch.randn(batch, 200, 80), torch.arange(batch) % CLASSES
