@@ -24,6 +24,7 @@ for system; do
 done
 step "${ins[@]}" --out "$out"
 
+read -ra named <<< "$models"
 quoted() { printf "'%s'" "${1//\'/\'\'}"; }  # as YAML quotes
 
 # Prints one line of the ladder. It names the file that runs: packed, exported, or the nested file of all precisions.
@@ -33,7 +34,7 @@ rung() {                                          # <system>
     if [[ -e $exp/$1/$file ]]; then model=$exp/$1/$file; break; fi
   done
   if [[ $model == "$exp/$1" && ! -e $exp/$1/config.yaml && -e $exp/$1/$1.onnx ]]; then model=$exp/$1/$1.onnx; fi
-  for file in $models; do
+  for file in ${named[@]+"${named[@]}"}; do
     if [[ ${file%%=*} == "$1" ]]; then model=${file#*=}; fi
   done
   if [[ $1 =~ ^(.*)-([0-9])bit$ && -e $exp/${BASH_REMATCH[1]}/model.svq ]]; then

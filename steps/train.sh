@@ -21,7 +21,8 @@ _forward_to=("svq.bin.train but config data out set")
 (($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 config=$1 data=${2%/} dir=${3%/}
 given=()
-for file in $targets_ark; do
+read -ra files <<< "$targets_ark"
+for file in ${files[@]+"${files[@]}"}; do
   if [[ -d $file ]]; then file=$file/$([[ -e $file/embedding.scp || ! -e $file/xvector.scp ]] && echo embedding || echo xvector).scp; fi
   given+=(--in "$file")
   if [[ $file == *.scp ]]; then given+=(--recordings "$file"); fi  # the archives that it names

@@ -21,7 +21,7 @@ def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     config = small_config("XVector", num_mels=80)
     save_model(folder / "float", small_net(config), config)
-    quant = QuantConfig("kmqat", 2, layers={"frame1": 32})
+    quant = QuantConfig("kmqat", 2, layers={"frame1.conv": 32})
     low = ModelConfig(config.arch, config.net, config.embed_dim, FrontEndConfig(num_mels=80), quant)
     save_model(folder / "low", quantize_(small_net(config), quant), low)
     for name in ("float", "low"):
