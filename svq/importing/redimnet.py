@@ -113,6 +113,7 @@ def group_widths(state: State) -> list[int]:
 
 
 def form_of(state: State) -> str:
+    """Tells the form of the blocks, one of svq.nets.redimnet.FORMS, by the names of their layers."""
     if any(".conv_block.pwconv1." in name for name in state):
         return "convnext"
     return "resnet_se" if any(".conv_block.se." in name for name in state) else "resnet"

@@ -48,6 +48,7 @@ FRONT_END = r"torchfb\..*|instancenorm\..*"  # tensors of clova's front end
 
 
 def wespeaker_front_end(num_mels: int, options) -> FrontEndConfig:
+    """Gives the front end of WeSpeaker's networks: Kaldi's log-mels with a Hamming window. options: `Options`."""
     return FrontEndConfig(options.rate, num_mels, window="hamming")
 
 
@@ -99,6 +100,7 @@ WESPEAKER = Origin(
 
 
 def threedspeaker_front_end(num_mels: int, options) -> FrontEndConfig:
+    """Gives the front end of 3D-Speaker's networks: Kaldi's log-mels of samples in [-1, 1]. options: `Options`."""
     return FrontEndConfig(options.rate, num_mels, full_scale=1.0)
 
 

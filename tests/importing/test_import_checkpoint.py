@@ -189,7 +189,7 @@ def test_every_tensor_is_accounted_for(run, tmp_path, name):
 def test_another_origin_is_suggested(run, tmp_path):
     refused(run, tmp_path, "it looks like one of wespeaker or 3dspeaker: --from wesp", xvec(), origin="speechbrain")
     refused(run, tmp_path, "holds XVector, not ResNet34; leave --arch out", xvec(), "--arch", "ResNet34")
-    refused(run, tmp_path, "known are wespeaker, speechbrain, 3dspeaker, clova, pyannote, onnx", xvec(), origin="kaldi")
+    refused(run, tmp_path, "known are wespeaker, speechbrain, 3dspeaker, clova, pyannote, redimnet, resemblyzer, onnx", xvec(), origin="kaldi")
 
 
 def test_places_that_are_none(run, tmp_path):
