@@ -213,7 +213,7 @@ def test_every_system_and_row_in_commands_exists():
         systems += [rung for ladder in value_of("--ladders", words).split() for rung in ladder.split(":")]
         if words[0] == "local/table.sh" and len(words) > 2 and " " in words[2]:
             systems += words[2].split()
-        models = {word.partition("=")[0] for word in value_of("--models", words).split()}  # systems that this command names itself
+        models = {word.partition("=")[0] for word in value_of("--models", words).split()}
         for system in map(names.parse, systems):
             network = system.net if system.row else system.stem
             known = network in {*IMPORTED, *models} or network.startswith("student") or any(ROOT.glob(f"egs/*/conf/{network}.yaml"))

@@ -242,7 +242,7 @@ VECTORS = st.integers(1, 5).flatmap(lambda dim: st.dictionaries(
     IDS, st.lists(st.floats(-1e6, 1e6, width=32), min_size=dim, max_size=dim), min_size=1, max_size=6))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(VECTORS, st.booleans())
 def test_an_archive_is_read_as_it_was_written(tmp_path_factory, vectors, text):
     path = save(tmp_path_factory.mktemp("ark") / ("t.txt" if text else "t.ark"),
