@@ -72,7 +72,7 @@ ECAPA_RULES = [
 ]
 
 
-RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "seg_1.weight")
+RESNET_MARKS = ("conv1.weight", "bn1.running_mean", "layer4.0.conv1.weight", "layer4.0.conv2.weight", "seg_1.weight")
 
 
 def resnet(front_end, floors: Floors) -> Family:

@@ -1,7 +1,7 @@
 """ERes2Nets as 3D-Speaker and WeSpeaker write them, and the rules that say where each of their tensors goes.
 
 speakerlab/models/eres2net/ERes2Net.py, ERes2Net_huge.py and ERes2NetV2.py, wespeaker/models/eres2net.py: conv1, bn1,
-layer1 to layer4, one downsampling and one fusion for each stage that is fused, statistics pooling, seg_1 and, with two
+layer1 to layer4, one downsampling and one fusion for each stage that is fused, pooling, seg_1 and, with two
 embedding layers, seg_bn_1 (without scale and shift) and seg_2. WeSpeaker names the first convolution of a block with
 fusions, and its batch norm, apart from the others.
 """
@@ -9,7 +9,7 @@ fusions, and its batch norm, apart from the others.
 from __future__ import annotations
 
 from svq.importing.plan import Family, Plan, Rule, State, count
-from svq.importing.poolings import mel_channels
+from svq.importing.poolings import EMBEDDING_RULES, Floors, pooling_of
 from svq.nets.eres2net import FUSED_BLOCKS, STAGES
 from svq.network import ModelConfig
 
@@ -23,10 +23,10 @@ BETWEEN = {1: {2: ("layer1_downsample", "fuse_mode12"), 3: ("layer2_downsample",
            2: {4: ("layer3_ds", "fuse34")}}
 
 
-def eres2net(front_end, variance_floor: float, version: int = 1) -> Family:
+def eres2net(front_end, floors: Floors, version: int = 1) -> Family:
     """Describes the family ERes2Net, or ERes2NetV2 with `version=2`.
 
-    front_end: (num_mels, options) -> FrontEndConfig. variance_floor: added to variances in the pooling.
+    front_end: (num_mels, options) -> FrontEndConfig. floors: of the toolkit's poolings.
     """
     between = [f"{BETWEEN[version][4][0]}.weight", f"{BETWEEN[version][4][1]}.local_att.0.weight"]
 
@@ -38,13 +38,11 @@ def eres2net(front_end, variance_floor: float, version: int = 1) -> Family:
         outputs, inside = state["layer4.0.conv3.weight"].shape[:2]
         group = state["layer4.0.fuse_models.0.local_att.3.weight"].shape[0]
         expansion, scale = outputs // (8 * width), inside // group
-        embed_dim, statistics = state["seg_1.weight"].shape
-        num_mels, pooling = mel_channels(statistics, outputs, options.num_mels, options.pooling)
-        if pooling != "tstp":
-            raise ValueError(f"its pooling is {pooling}; ERes2Nets here pool means and deviations (tstp)")
+        embed_dim = state["seg_1.weight"].shape[0]
+        num_mels, pooling = pooling_of(state, state["seg_1.weight"], outputs, options, floors)
         # Whatever is rounded down to the same groups in all stages makes the same network; the least is taken.
         net = {"width": width, "base_width": -(-8 * group // width), "scale": scale, "expansion": expansion,
-               "second_layer": "seg_2.weight" in state, "variance_floor": variance_floor}
+               "second_layer": "seg_2.weight" in state, **pooling}
         model = ModelConfig(name_of(version, width, expansion), net, embed_dim, front_end(num_mels, options))
         return Plan(model, rules(version, scale if APART in state else 0))
 
@@ -63,8 +61,7 @@ def rules(version: int, apart: int) -> list[Rule]:
 
     apart: number of groups in a block where the first one's convolution is named apart (WeSpeaker), else 0.
     """
-    found = [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), Rule(r"seg_1\.(\w+)", r"embedding.\1"),
-             Rule(r"seg_bn_1\.(\w+)", r"second.1.\1"), Rule(r"seg_2\.(\w+)", r"second.2.\1"),
+    found = [Rule(r"(conv1|bn1)\.(\w+)", r"\1.\2"), *EMBEDDING_RULES,
              Rule(r"(layer\d\.\d)\.((?:conv|bn)[13]|shortcut\.\d)\.(\w+)", r"\1.\2.\3")]
     fused = "".join(map(str, FUSED_BLOCKS))
     for kind in ("conv", "bn") if apart else ():

@@ -89,7 +89,7 @@ WESPEAKER = Origin(
         campplus(wespeaker_front_end, variance_floor=1e-7),
         redimnet.wespeaker_first(wespeaker_front_end),
         redimnet.WESPEAKER_SECOND,
-        eres2net(wespeaker_front_end, variance_floor=1e-7),
+        eres2net(wespeaker_front_end, WESPEAKER_FLOORS),
         maps.gemini_df_resnet(wespeaker_front_end, WESPEAKER_FLOORS),
         maps.simam_resnet(wespeaker_front_end),
         maps.rep_vgg(wespeaker_front_end, WESPEAKER_FLOORS, merged=False),
@@ -104,13 +104,14 @@ def threedspeaker_front_end(num_mels: int, options) -> FrontEndConfig:
     return FrontEndConfig(options.rate, num_mels, full_scale=1.0)
 
 
+THREEDSPEAKER_FLOORS = Floors(plain=1e-8, attentive=1e-10)
 THREEDSPEAKER = Origin("3dspeaker", (
-    architectures.resnet(threedspeaker_front_end, Floors(plain=1e-8, attentive=1e-10)),
+    architectures.resnet(threedspeaker_front_end, THREEDSPEAKER_FLOORS),
     architectures.ecapa_tdnn(threedspeaker_front_end),
     architectures.x_vector(threedspeaker_front_end, variance_floor=1e-8),
     campplus(threedspeaker_front_end, variance_floor=1e-12),
-    eres2net(threedspeaker_front_end, variance_floor=1e-8),
-    eres2net(threedspeaker_front_end, variance_floor=1e-8, version=2),
+    eres2net(threedspeaker_front_end, THREEDSPEAKER_FLOORS),
+    eres2net(threedspeaker_front_end, THREEDSPEAKER_FLOORS, version=2),
 ))
 
 

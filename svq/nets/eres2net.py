@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from svq.nets.pooling import VARIANCE_FLOOR, StatisticsPooling
+from svq.nets.pooling import VARIANCE_FLOOR, make_pooling
 from svq.nets.resnet import conv1x1, conv3x3, second_embedding, shortcut
 
 STAGES = (3, 4, 6, 3)  # blocks in each stage
@@ -107,13 +107,15 @@ class ERes2Net(nn.Module):
         expansion: times as many channels come out of a block.
         second_layer: whether ReLU, batch norm (without scale and shift) and one more linear layer follow the embedding
             layer; the embedding is then the output of that layer.
-        variance_floor: argument of the statistics pooling; 3D-Speaker's networks have 1e-8.
+        variance_floor: argument of the pooling; 3D-Speaker's networks have 1e-8, and 1e-10 with attention.
+        pooling: one of svq.nets.pooling.POOLINGS.
     """
 
     FUSED = (2, 3, 4)  # stages whose output is fused with what comes from the stage before
 
     def __init__(self, feat_dim: int = 80, embed_dim: int = 192, width: int = 32, base_width: int = 32, scale: int = 2,
-                 expansion: int = 2, second_layer: bool = False, variance_floor: float = VARIANCE_FLOOR):
+                 expansion: int = 2, second_layer: bool = False, variance_floor: float = VARIANCE_FLOOR,
+                 pooling: str = "tstp"):
         super().__init__()
         if width * base_width < WHOLE:  # of one channel in the first stage on, all stages have enough for a fusion
             raise ValueError(f"width is {width} and base_width {base_width}: groups of the first stage would have no "
@@ -134,9 +136,9 @@ class ERes2Net(nn.Module):
             if stage in self.FUSED:
                 self.add_module(f"down{stage}", conv3x3(before, channels, stride=2))
                 self.add_module(f"fuse{stage}", AttentionalFusion(channels))
-        self.pool = StatisticsPooling(variance_floor)
         bands = -(-feat_dim // 8)  # three strides of 2, each rounding up
-        self.embedding = nn.Linear(2 * channels * bands, embed_dim)
+        self.pool, pooled = make_pooling(pooling, channels * bands, variance_floor)
+        self.embedding = nn.Linear(pooled, embed_dim)
         self.second = second_embedding(embed_dim) if second_layer else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

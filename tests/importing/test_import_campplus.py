@@ -6,11 +6,9 @@ import pytest
 import torch
 
 from svq import nets
-from svq.bin import import_checkpoint
 from svq.errors import UserError
 from svq.importing import ORIGINS, Options, fill, uncommon
-from svq.models import load_model
-from tests.helpers import run_worker
+from tests.importing.worker import imported, refused
 
 FAMILIES = {name: family for name in ("wespeaker", "3dspeaker") for family in ORIGINS[name].families
             if family.name == "CAM++"}
@@ -43,24 +41,10 @@ OURS = nets.build("CAMPPlus", 24, 10, **SIZES).state_dict()
 SMALL = as_theirs(OURS)
 
 
-def run(tmp_path, tensors, *words, origin="3dspeaker"):
-    torch.save(tensors, tmp_path / "a checkpoint.ckpt")
-    out = tmp_path / "out"
-    run_worker(import_checkpoint.main, tmp_path / "a checkpoint.ckpt", "--from", origin, "--out", out, *words)
-    return load_model(out)
-
-
-def refused(tmp_path, words, *arguments, **options):
-    with pytest.raises(UserError) as error:
-        run(tmp_path, *arguments, **options)
-    assert words in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("origin, settings, options", [
     ("wespeaker", {"window": "hamming"}, {}), ("3dspeaker", {"full_scale": 1.0}, {"variance_floor": 1e-12})])
 def test_sizes_and_front_end(tmp_path, origin, settings, options):
-    net, config = run(tmp_path, SMALL, origin=origin)
+    net, config = imported(tmp_path, SMALL, origin=origin)
     assert {**config.net, "layers": tuple(config.net["layers"])} == SIZES | options
     assert (config.embed_dim, config.front_end.num_mels) == (10, 24)
     assert all(getattr(config.front_end, name) == value for name, value in settings.items())

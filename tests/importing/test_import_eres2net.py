@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from svq import nets
-from svq.bin import import_checkpoint
 from svq.errors import UserError
 from svq.importing import ORIGINS, Options, fill, uncommon
-from svq.models import load_model
 from svq.nets import eres2net
-from tests.helpers import run_worker
+from tests.importing.worker import imported, refused
 
 PLACES = {"squeeze": "0", "bn1": "1", "excite": "3", "bn2": "4"}
 BETWEEN = {"ERes2Net": {"down2": "layer1_downsample", "down3": "layer2_downsample", "down4": "layer3_downsample",
@@ -76,23 +74,9 @@ BASE = as_theirs(OURS["ERes2NetBase"], "wespeaker", "ERes2Net")
 V2 = as_theirs(OURS["ERes2NetV2"], "3dspeaker", "ERes2NetV2")
 
 
-def run(tmp_path, state, *words, origin="3dspeaker"):
-    torch.save(state, tmp_path / "a checkpoint.ckpt")
-    out = tmp_path / "out"
-    run_worker(import_checkpoint.main, tmp_path / "a checkpoint.ckpt", "--from", origin, "--out", out, *words)
-    return load_model(out)
-
-
-def refused(tmp_path, words, *arguments, **options):
-    with pytest.raises(UserError) as error:
-        run(tmp_path, *arguments, **options)
-    assert words in str(error.value) and "\n" not in str(error.value)
-    assert not (tmp_path / "out").exists()
-
-
 @pytest.mark.parametrize("arch, state, origin", [("ERes2NetBase", BASE, "wespeaker"), ("ERes2NetV2", V2, "3dspeaker")])
 def test_tensors_are_where_they_were(tmp_path, arch, state, origin):
-    net, config = run(tmp_path, state, origin=origin)
+    net, config = imported(tmp_path, state, origin=origin)
     assert config.arch == arch and config.net["width"] == 4
     assert all(torch.equal(tensor, OURS[arch][name]) for name, tensor in net.state_dict().items())
 
@@ -112,8 +96,8 @@ def test_every_tensor_is_accounted_for(origin, arch, state):
     ({**BASE, "layer5.0.conv1.weight": torch.ones(2)}, "wespeaker", "ERes2NetBase has no place for layer5.0.conv1"),
     ({**V2, "layer1.3.conv1.weight": torch.ones(2)}, "3dspeaker",
      "looks like 3dspeaker's ERes2NetV2, but its stages have (4, 4, 6, 3) blocks, not (3, 4, 6, 3)"),
-    ({**BASE, "seg_1.weight": BASE["seg_1.weight"][:, :640].clone()}, "wespeaker", "say which, with --num-mels 40 or"),
-    ({**BASE, "seg_1.weight": torch.ones(6, 65)}, "wespeaker", "its seg_1 takes 65 values, no multiple of the 64"),
+    ({**BASE, "seg_1.weight": BASE["seg_1.weight"][:, :640].clone()}, "wespeaker", "say which, with --pooling tstp, "),
+    ({**BASE, "seg_1.weight": torch.ones(6, 65)}, "wespeaker", "embedding layer takes 65 values, no multiple of the 64"),
     ({**V2, "layer2.0.convs.1.weight": torch.ones(3, 4, 3, 3)}, "3dspeaker", "layer2.0.convs.1.weight has shape [3, 4"),
     ({**V2, "conv1.weight": torch.ones(100, 1, 3, 3)}, "3dspeaker", "option 'expansion' is 0"),
     (V2, "wespeaker", "it looks like one of 3dspeaker: --from 3dspeaker"),
@@ -126,5 +110,5 @@ def test_checkpoints_that_do_not_fit(tmp_path, state, origin, words):
 
 def test_names_say_which_toolkits_blocks_they_are(tmp_path):
     """So a network that WeSpeaker took over from 3D-Speaker is imported with WeSpeaker's front end."""
-    net, _ = run(tmp_path, as_theirs(OURS["ERes2NetBase"], "3dspeaker", "ERes2Net"), origin="wespeaker")
+    net, _ = imported(tmp_path, as_theirs(OURS["ERes2NetBase"], "3dspeaker", "ERes2Net"), origin="wespeaker")
     assert all(torch.equal(tensor, OURS["ERes2NetBase"][name]) for name, tensor in net.state_dict().items())
