@@ -13,16 +13,19 @@ num_nodes=1    # machines of a cluster to train on (slurm.py); --num-gpus or --n
 num_procs=1    # processes on the CPU (where num_gpus is 0)
 num_threads=2  # CPU threads the dispatcher reserves for each process, besides one for each of its data-loading workers
 mem=8G         # memory the dispatcher reserves
-_forward_to=("svq.bin.train but config data out set")
+targets_ark=   # embeddings to learn from, in place of --teacher: a file or folder, or several without blanks in their names
+_forward_to=("svq.bin.train but config data out set targets-ark")
 . "${0%"${0##*/}"}../utils/parse_options.sh"
 . "${0%"${0##*/}"}../path.sh"
 . "$SVQ_ROOT/utils/step.sh"
 
 (($# == 3)) || { echo "train.sh: needs <config.yaml> <data-dir> <model-dir> (--help says more)" >&2; exit 2; }
 config=$1 data=${2%/} dir=${3%/}
-given=()
-read -ra files <<< "$targets_ark"
+given=() files=("$targets_ark") learned=()
+if [[ ! -e $targets_ark ]]; then read -ra files <<< "$targets_ark"; fi
+if [[ -n $targets_ark ]]; then learned=(--targets-ark "${files[@]}"); fi
 for file in ${files[@]+"${files[@]}"}; do
+  if [[ -z $file ]]; then continue; fi
   if [[ -d $file ]]; then file=$file/$([[ -e $file/embedding.scp || ! -e $file/xvector.scp ]] && echo embedding || echo xvector).scp; fi
   given+=(--in "$file")
   if [[ $file == *.scp ]]; then given+=(--recordings "$file"); fi  # the archives that it names
@@ -49,5 +52,5 @@ fi
 if ((num_gpus == 0)); then launch=(env CUDA_VISIBLE_DEVICES= "${launch[@]}"); fi  # it would take a card that it sees
 
 export SVQ_RESUMES=1  # training goes on from its checkpoint: a cluster may end it at the time limit and start it again
-$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" \
+$cmd "${resources[@]}" "$dir/log/train.log" "${launch[@]}" -m svq.bin.train "${to_train[@]}" ${learned[@]+"${learned[@]}"} \
   --config "$config" --data "$data" --out "$dir"
