@@ -19,6 +19,7 @@ OWN = {
     "extract.sh": {"sets": "between blanks; the worker gets those that are not up to date"},
     "score.sh": {"lists": "trial lists; the worker gets LIST:BACKEND:NORM of those that are not up to date",
                  "threads": "which the dispatcher reserves; the worker takes all that its machine has"},
+    "train.sh": {"targets_ark": "one path, blanks and all, or several between blanks; the worker gets a word for each"},
     "score_norm.sh": {"lists": "as of score.sh", "threads": "as of score.sh"},
 }
 STEPS = [path for path in sorted((ROOT / "steps").glob("*.sh")) if path.name not in ("lists.sh", "systems.sh")]
