@@ -39,6 +39,15 @@ def pytest_collection_modifyitems(items):
     items.sort(key=group.get)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A test that runs a worker in this process may leave torch at two threads, which then wait for each other for ever."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 def pytest_collection_finish(session):
     """pytest-xdist writes groups into names in a way that not every pytest lets it; without them, all is spread silently."""
     lost = getattr(session.config.option, "loadgroup", False) and any("@" not in item.nodeid for item in session.items)
