@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 
 from svq.draw.tables import markdown_table
 from svq.errors import UserError
+from svq.files import read_json
 
 Row = dict  # a step of a report.json, see svq.compression.report.Step, and `folder`
 NUMBERS = (("bytes", "size_bytes", "d"), ("bits", "bits", ".3f"), ("eer", "eer", ".3f"), ("mindcf01", "mindcf01", ".4f"),
@@ -24,8 +24,7 @@ def read(folders: Sequence) -> list[Row]:
     for folder in map(os.fspath, folders):
         path = os.path.join(folder, "report.json")
         try:
-            with open(path, encoding="utf-8") as file:
-                found = json.load(file)
+            found = read_json(path)
             before, *steps = found["steps"]
             same = {"trials": found["trials"], **{name: before[name] for name in ("size_bytes", "eer", "mindcf01")}}
         except FileNotFoundError:

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from svq.errors import UserError
+from svq.files import open_file
 
 LIST = os.path.join(os.path.dirname(__file__), "models.yaml")
 
@@ -42,7 +43,7 @@ class Published:
 
 def catalogue() -> dict[str, Published]:
     """Reads all published checkpoints, by name."""
-    with open(LIST, encoding="utf-8") as file:
+    with open_file(LIST, "r", encoding="utf-8") as file:
         return {name: Published(name, **about) for name, about in yaml.safe_load(file).items()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from svq.atomic import atomic_write, locked
 from svq.errors import UserError
-from svq.files import sha256_of
+from svq.files import open_file, sha256_of
 from svq.hub.catalogue import Published
 from svq.progress import progress
 
@@ -124,7 +124,7 @@ def check(published: Published, path: str, name: str) -> None:
     kept = f"{name}.sha256"
     known, whose = published.sha256, "the published one"
     if known is None and os.path.exists(kept):
-        with open(kept, encoding="ascii", errors="replace") as file:
+        with open_file(kept, "r", encoding="ascii", errors="replace") as file:
             known, whose = file.read().split(" ")[0].strip(), f"that of the first download ({kept})"
     if known is not None and found != known:
         raise UserError(f"{name}: its SHA-256 is {found}, not {whose}: damaged, or replaced by its publisher; remove it "

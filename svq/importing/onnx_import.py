@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -31,7 +33,7 @@ def import_onnx(path, arch: str | None = None, options: Options = Options()) -> 
     graph = read_graph(find_source(path, (".onnx",)))
     if OUR_KEY in graph.metadata:
         raise UserError(f"{graph.path}: svq exported it; take the model folder or .svq file that it was made from")
-    guess, state, folded = recognised(graph, graph.shape[2] or options.num_mels)
+    guess, state, folded = recognised(graph, replace(options, num_mels=graph.shape[2] or options.num_mels))
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise UserError(f"{graph.path}: its weights for {name} hold values that are not finite; copy the file again")
@@ -53,17 +55,17 @@ def import_onnx(path, arch: str | None = None, options: Options = Options()) -> 
     return Imported(net, config, len(state), {}, notes)
 
 
-def recognised(graph: Graph, num_mels: int) -> tuple[Guess, State, dict[str, str]]:
+def recognised(graph: Graph, told: Options) -> tuple[Guess, State, dict[str, str]]:
     """Finds the network that a graph is, the state dict of ours, and the norms that are folded in it.
 
-    num_mels: mel channels as the file or the user says, 0: unknown. UserError where it is none of NETWORKS.
+    told: mel channels, as the file or the user says, and the pooling. UserError where it is none of NETWORKS.
     """
     if not graph.weighted:
         raise UserError(f"{graph.path}: no network with weights; {graph.summary()}")
     reasons = []
     for name, guess_of in NETWORKS.items():
         try:
-            guess = guess_of(graph, num_mels)
+            guess = guess_of(graph, told)
             with torch.device("meta"):
                 net = _config(guess, FrontEndConfig(num_mels=guess.num_mels)).build()
             return guess, *matched(graph, net, guess.num_mels)

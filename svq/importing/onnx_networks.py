@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from svq.importing.architectures import resnet_of
 from svq.importing.onnx_graph import Graph
+from svq.importing.plan import Options
 from svq.importing.poolings import mel_channels
 from svq.nets.resnet import BasicBlock, BottleneckBlock
 
@@ -30,10 +31,10 @@ class Guess(NamedTuple):
     embed_dim: int
 
 
-def resnet(graph: Graph, num_mels: int) -> Guess:
+def resnet(graph: Graph, told: Options) -> Guess:
     """Reads a ResNet of WeSpeaker or 3D-Speaker, with one or two embedding layers.
 
-    num_mels: as the file or the user says, 0: unknown. OtherKind for a graph of another kind, ValueError that says why
+    told: mel channels, as the file or the user says, and the pooling. OtherKind for a graph of another kind, ValueError that says why
     for a ResNet that is none of ours.
     """
     layers = graph.weighted
@@ -52,7 +53,7 @@ def resnet(graph: Graph, num_mels: int) -> Guess:
     blocks = tuple(sum(channels == width * 2**stage for channels in wide) // inside for stage in range(4))
     embed_dim, statistics = rest[0]
     arch = resnet_of(block, blocks)
-    mels, pooling = mel_channels(statistics, 8 * width * block.expansion, num_mels)
+    mels, pooling = mel_channels(statistics, 8 * width * block.expansion, told.num_mels, told.pooling)
     net = {"width": width, "second_layer": len(rest) == 2, "pooling": pooling, **_floor(graph)}
     return Guess(arch, net, mels, rest[-1][0] if len(rest) == 2 else embed_dim)
 
@@ -65,7 +66,7 @@ def _floor(graph: Graph) -> dict:
     return {"variance_floor": floors[0]}
 
 
-def ecapa(graph: Graph, num_mels: int) -> Guess:
+def ecapa(graph: Graph, told: Options) -> Guess:
     """Reads an ECAPA-TDNN in the form of WeSpeaker or of SpeechBrain and 3D-Speaker. As `resnet` otherwise."""
     layers = graph.weighted
     first = layers[0].weight.shape
@@ -86,7 +87,7 @@ def ecapa(graph: Graph, num_mels: int) -> Guess:
     return Guess(name[channels > 512], net, first[1], last[0])
 
 
-def x_vector(graph: Graph, num_mels: int) -> Guess:
+def x_vector(graph: Graph, told: Options) -> Guess:
     """Reads an x-vector of WeSpeaker or 3D-Speaker. As `resnet` otherwise."""
     shapes = [layer.weight.shape for layer in graph.weighted]
     contexts = [shape[2] for shape in shapes if len(shape) == 3 and shape[2] > 1]
@@ -96,7 +97,7 @@ def x_vector(graph: Graph, num_mels: int) -> Guess:
     return Guess("XVector", net, shapes[0][1], shapes[-1][0])
 
 
-def campplus(graph: Graph, num_mels: int) -> Guess:
+def campplus(graph: Graph, told: Options) -> Guess:
     """Reads a CAM++ of 3D-Speaker or WeSpeaker. As `resnet` otherwise."""
     shapes = [layer.weight.shape for layer in graph.weighted]
     maps = sum(len(shape) == 4 for shape in shapes)
@@ -127,5 +128,5 @@ def _dense_blocks(shapes: list[tuple]) -> tuple[int, ...]:
     return tuple(blocks)
 
 
-NETWORKS: dict[str, Callable[[Graph, int], Guess]] = {"ResNet": resnet, "ECAPA-TDNN": ecapa, "x-vector": x_vector,
+NETWORKS: dict[str, Callable[[Graph, Options], Guess]] = {"ResNet": resnet, "ECAPA-TDNN": ecapa, "x-vector": x_vector,
                                                      "CAM++": campplus}

@@ -29,7 +29,7 @@ def levels_of(row):
 def test_single_levels_pairs_a_triple_four_and_labels():
     counts = sorted(len(levels_of(row)) for row in ROWS)
     assert {1, 2, 3, 4} < set(counts) and counts.count(0) == 2
-    assert counts.count(1) == 5 + 3  # those with the mean taken off
+    assert counts.count(1) == 5 + 4  # those with the mean taken off
     assert {levels_of(row)[0] for row in ROWS if len(levels_of(row)) == 1} == {
         "utterance", "narrowBN", "wideBN", "sp_aggr", "lde_aggr"}
 

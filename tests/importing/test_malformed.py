@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from svq.bin import import_checkpoint
 from svq.errors import UserError
-from svq.importing import read_state
+from svq.importing.plan import Options, read_state
 from svq.importing.onnx_graph import read_graph
 from svq.importing.onnx_import import recognised
 from svq.importing.source import Source, find_source
@@ -180,7 +180,7 @@ def test_damage_of_any_kind_is_one_line(model, start, bytes_, cut):
     damaged = whole[:start] + bytes_ + (b"" if cut else whole[start + len(bytes_):])
     try:
         graph = read_graph(Source("x.onnx", "x.onnx", damaged))
-        recognised(graph, 12)
+        recognised(graph, Options(num_mels=12))
     except UserError as error:
         assert str(error).startswith("x.onnx: ") and "\n" not in str(error)
 

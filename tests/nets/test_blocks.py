@@ -24,7 +24,7 @@ def test_every_layer_is_in_one_block(arch):
         assert [layer for block in blocks.values() for layer in block] == layers
         assert all(layer == name or layer.startswith(f"{name}.") for name, block in blocks.items() for layer in block)
     assert list(blocks) == layers
-    assert 3 <= len(blocks_of(net)) <= len(layers)
+    assert 2 <= len(blocks_of(net)) <= len(layers)
     titles = titles_of(net, blocks_of(net))
     assert list(titles) == list(blocks_of(net)) and len(set(titles.values())) == len(titles)
 

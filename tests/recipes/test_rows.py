@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ from tests.recipes.conftest import ROOT
 CONFS = sorted((ROOT / "egs").glob("*/conf/**/finetune.yaml"))
 ROWS = {conf: row_names(row_tables(conf)) for conf in CONFS}
 OWN = {"mini": set(), "voxceleb": {"mixed2-converged"},
-       "speechocean762": {"mixed2-converged", "kmqat2-conv1", "kmqat2-stage1", "kmqat2-stage2", "kmqat2-stage3",
+       "speechocean762": {"mixed2-converged", "float-long", "kmqat1-long", "kmqat2-conv1", "kmqat2-stage1", "kmqat2-stage2", "kmqat2-stage3",
                           "kmqat2-stage4", "kmqat2-embedding"}}
 LEFT_IN_FLOAT = {"conv1": "conv1", "embedding": "embedding", "stage1": "layers.[01].*", "stage2": "layers.[23].*",
                  "stage3": "layers.[45].*", "stage4": "layers.[67].*"}
@@ -41,7 +42,8 @@ def test_row_says_what_its_name_says(conf, row):
     config = load_config(f"{conf}:{row}", TrainConfig)
     method, bits = re.match(r"([a-z]+?)(?:(\d[\d.]*))?(?:-.*)?$", row).groups()
     if method == "float":
-        assert config == load_config(conf, TrainConfig) and config.quant is None
+        whole = load_config(conf, TrainConfig)
+        assert config == (replace(whole, epochs=4) if row == "float-long" else whole) and config.quant is None
         return
     bits = float(bits or {"twn": 2}.get(method, 1))
     if method in ("mixed", "best") and config.allocate:
@@ -77,11 +79,12 @@ def test_row_says_what_its_name_says(conf, row):
 @pytest.mark.parametrize("conf", CONFS, ids=label)
 def test_rows_are_finetuned_alike(conf):
     """Same data, schedule and length for every row, so that a difference is the quantizer's. Calibrated rows, which start
-    near where they end, have rates of their own; mixed ones, which take stages, may have more epochs, all as many."""
+    near where they end, have rates of their own; mixed ones, which take stages, may have more epochs, all as many, and so
+    have the rows that they are compared with (-long)."""
     configs = {row: load_config(f"{conf}:{row}", TrainConfig) for row in ROWS[conf] if not row.startswith("calibrated")}
     assert len({(config.data, config.schedule, config.optimizer, config.batch_size, config.augment)
                 for config in configs.values()}) == 1
-    epochs = {mixed: {config.epochs for row, config in configs.items() if row.startswith("mixed") == mixed}
+    epochs = {mixed: {config.epochs for row, config in configs.items() if (row.startswith("mixed") or row.endswith("-long")) == mixed}
               for mixed in (False, True)}
     assert len(epochs[False]) == 1 and len(epochs[True]) <= 1
 
