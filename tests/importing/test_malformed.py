@@ -18,9 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from svq.bin import import_checkpoint
 from svq.errors import UserError
-from svq.importing.plan import Options, read_state
 from svq.importing.onnx_graph import read_graph
 from svq.importing.onnx_import import recognised
+from svq.importing.plan import Options, read_state
 from svq.importing.source import Source, find_source
 from tests.helpers import run_worker
 from tests.importing.anonymous import exported, network, with_metadata
