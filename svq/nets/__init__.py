@@ -11,9 +11,8 @@ import torch
 from torch import nn
 
 from svq.errors import UserError
-from svq.nets import (
-    campplus, dfresnet, ecapa, eres2net, lstm, redimnet, redimnet2, repvgg, resnet, seresnet, simam, student, tdnn,
-)
+from svq.nets import campplus, dfresnet, ecapa, eres2net, lstm, redimnet, redimnet2, repvgg
+from svq.nets import resnet, seresnet, simam, student, tdnn
 
 FAMILIES = (
     resnet,

@@ -175,7 +175,7 @@ def trial_lists() -> list[Case]:
         case("an unknown id", TRIALS + "a-1 zz target\n", "no embedding for 1 id: zz"),
         case("1 MB of id", TRIALS + "z" * (1 << 20) + " a-1 target\n", "trials:4: a word of 1048576 bytes"),
         case("256 bytes of id", TRIALS + "z" * 256 + " a-1 target\n", "trials:4: a word of 256 bytes"),
-        case("a byte order mark", "\ufeff" + TRIALS, "no embedding for 1 id"),
+        case("a byte order mark", "\ufeff" + TRIALS, "begins with a byte order mark"),
         case("UTF-16", TRIALS.encode("utf-16"), ""), case("Latin-1", b"a-1 \xe4 target\n", ""),
         case("noise", bytes(range(33, 256)) * 9, "trials:1: "),
         case("a model", first.replace("a-1", "m"), None, lambda made: len(made) == 1, "--enroll-spk2utt", "@models"),

@@ -52,7 +52,7 @@ def lines_that_are_none() -> list[Case]:
         "a blank line": (lambda raw, _: raw.replace(b"\n", b"\n\n", 1), "is blank"),
         "Latin-1": (lambda raw, _: raw.replace(b"a-2", b"a\xe42", 1), "is not UTF-8"),
         "UTF-16": (lambda raw, _: raw.decode().encode("utf-16"), ":1: "),
-        "a byte order mark": (lambda raw, _: b"\xef\xbb\xbf" + raw, "sorted"),
+        "a byte order mark": (lambda raw, _: b"\xef\xbb\xbf" + raw, "begins with a byte order mark"),
         "a blank first": (lambda raw, _: b" " + raw, "begins with white space"),
         "an id alone": (lambda raw, _: raw.partition(b" ")[0] + b"\n" + raw.partition(b"\n")[2], "nothing after it"),
         "an id twice": (lambda raw, _: raw.split(b"\n")[0] + b"\n" + raw, "already on line 1"),
